@@ -1,0 +1,59 @@
+"""The composition root: which parts the service has, and how they are joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, request
+
+from app import errors, health, logs, pages, predict, serving
+from app.config import Config
+from app.door import Door, visit
+from app.metrics import Metrics
+from app.serving import Serving
+
+_log = logging.getLogger("tabserve")
+
+
+class Service(Flask):
+    """A Flask application that knows what it serves; `in_flight` is replaced by the server that runs it."""
+
+    serving: Serving
+    in_flight: Callable[[], int] = staticmethod(lambda: 0)
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Log what broke under the request's id; without the exception's message, which may quote the payload."""
+        guest = visit(request.environ)
+        _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": guest.request_id}})
+
+
+def create_app(
+    config: Config | None = None, *, write_line: Callable[[dict[str, Any]], None] = logs.write_line
+) -> Service:
+    """Load the models and return the service.
+
+    Reads the environment where no `config` is given. A model that cannot be loaded leaves the service alive and
+    not ready. Raises `ConfigError` for settings that are wrong.
+    """
+    config = config or Config.from_environ(os.environ)
+    app = Service("app")
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.url_map.merge_slashes = False  # `//predict` is answered 404, not with a redirect
+    app.serving = serving.load(config.store, config.models)
+    metrics = Metrics(models=lambda: app.serving.models.values())
+
+    app.register_blueprint(predict.blueprint(app.serving, config, metrics, lambda: app.in_flight()))
+    app.register_blueprint(health.blueprint(app.serving, metrics))
+    app.register_blueprint(pages.blueprint(app.serving))
+    errors.register(app)
+
+    @app.before_request
+    def name_route() -> None:
+        if request.url_rule:
+            visit(request.environ).route = request.url_rule.rule
+
+    app.wsgi_app = Door(app.wsgi_app, metrics, write_line if config.log_requests else None)  # type: ignore[method-assign]
+    return app

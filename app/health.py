@@ -1,0 +1,35 @@
+"""GET /livez, /readyz and /metrics: what the platform and the person on call ask."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from app.errors import RETRY_AFTER_SECONDS
+from app.metrics import Metrics
+from app.serving import Serving
+
+
+def blueprint(serving: Serving, metrics: Metrics) -> Blueprint:
+    """Routes for probes and for Prometheus."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/livez")
+    def livez() -> dict[str, object]:
+        """Say that the process serves. Never depends on a model: a restart would not mend one."""
+        return {"live": True}
+
+    @routes.get("/readyz")
+    def readyz() -> tuple[dict[str, object], int, dict[str, str]]:
+        """Say whether requests should be sent here: verified models are loaded, and the server is not stopping."""
+        reason = serving.unready
+        if reason:
+            return {"ready": False, "reason": reason}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return {"ready": True, "models": {name: model.version for name, model in serving.models.items()}}, 200, {}
+
+    @routes.get("/metrics")
+    def prometheus() -> Response:
+        """Render the metrics of all workers."""
+        body, content_type = metrics.render(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
+
+    return routes

@@ -1,0 +1,110 @@
+"""Every Prometheus metric of the service, each with the question that it answers.
+
+Under gunicorn, `PROMETHEUS_MULTIPROC_DIR` is set and prometheus_client keeps the values in files there, one
+set a worker slot (see gunicorn.conf.py): whichever worker is scraped answers for all of them, and a worker that
+takes a dead one's slot counts on from where that one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.values import MultiProcessValue
+
+from model import Artifact
+
+# From well below a millisecond, where a single row is answered, to where callers give up.
+DURATION_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def use_worker_slots(slot: Callable[[], str]) -> None:
+    """Keep values in files named by a worker's slot instead of its process id; before any `Metrics` is made.
+
+    Slots are used again where process ids are not, so the files do not grow in number as workers come and go.
+    """
+    values.ValueClass = MultiProcessValue(slot)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The metrics of one service.
+
+    >>> metrics = Metrics(models=lambda: [])
+    >>> metrics.observe_request("/predict", "POST", 200, seconds=0.0004)
+    """
+
+    def __init__(self, models: Callable[[], Iterable[Artifact]]) -> None:
+        self._models = _ModelCollector(models)
+        self._registry = CollectorRegistry()
+        self._registry.register(self._models)
+        # Is the service answering, and how: rate and errors, by route.
+        self._requests = Counter(
+            "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self._registry
+        )
+        # How long do callers wait: latency objectives and their burn rate, by route.
+        self._durations = Histogram(
+            "http_request_duration_seconds",
+            "Time from a request's arrival in the worker to its complete reply.",
+            ["route"],
+            buckets=DURATION_BUCKETS,
+            registry=self._registry,
+        )
+        # How much work is that: capacity, and batches behind one request.
+        self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
+        # Which clients' rows do not fit the schema, and why.
+        self._rejected = Counter(
+            "tabserve_rejected_rows_total",
+            "Rows refused because they do not fit the schema.",
+            ["model", "version", "reason"],
+            registry=self._registry,
+        )
+
+    def observe_request(self, route: str, method: str, status: int, *, seconds: float) -> None:
+        """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
+        self._requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
+        self._durations.labels(route).observe(seconds)
+
+    def count_rows(self, model: Artifact, n_rows: int) -> None:
+        """Count the rows of one answered prediction."""
+        self._rows.labels(model.name, str(model.version)).inc(n_rows)
+
+    def count_rejected(self, model: Artifact, n_rows: int, reason: str) -> None:
+        """Count rows refused for one of `model.REASONS`."""
+        self._rejected.labels(model.name, str(model.version), reason).inc(n_rows)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return all workers' metrics and their content type, in the format that the scraper asks for."""
+        encode, content_type = choose_encoder(accept)
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            registry.register(self._models)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return encode(registry), content_type
+
+
+class _ModelCollector(Collector):
+    """Says which models are loaded, from what is loaded: every worker has the same, so no file is needed."""
+
+    def __init__(self, models: Callable[[], Iterable[Artifact]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        labels = ["model", "version", "algorithm", "digest"]
+        # Which version answers: to tell one from another in every other panel.
+        info = GaugeMetricFamily("tabserve_model_info", "Models loaded and verified, each 1.", labels=labels)
+        for model in self._models():
+            facts = model.manifest
+            info.add_metric([model.name, str(model.version), facts["algorithm"], facts["digest"]], 1)
+        yield info

@@ -1,0 +1,125 @@
+"""The native request formats: JSON in four forms or CSV to one matrix, and predictions to JSON.
+
+The forms of `application/json`, told apart by their shape:
+
+- columns, as `DataFrame.to_json()` writes them: `{"RM": {"0": 6.575, "1": 6.421}, …}`
+- one record: `{"RM": 6.575, …}`
+- a list of records: `[{"RM": 6.575, …}, …]`
+- a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from flask import Request, Response
+from numpy.typing import NDArray
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from app.errors import NotJSONError, TooLargeError, UnsupportedMediaTypeError
+from model import Artifact, Matrix, Problem, Schema, SchemaError, columns_from_csv, misfits
+
+JSON_TYPE = "application/json"
+CSV_TYPE = "text/csv"
+
+
+def decode(request: Request, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of a request as `(n_rows, n_features)` float64, in the schema's order.
+
+    Raises `UnsupportedMediaTypeError`, `NotJSONError`, `TooLargeError`, or `SchemaError` with every problem.
+    """
+    kind = request.mimetype
+    if kind not in (JSON_TYPE, CSV_TYPE):
+        said = f"the content type is {kind}" if kind else "there is no Content-Type"
+        raise UnsupportedMediaTypeError(f"{said}; this route reads {JSON_TYPE} and {CSV_TYPE}")
+    if request.content_encoding not in (None, "identity"):
+        raise UnsupportedMediaTypeError(f"the content encoding is {request.content_encoding}; send the body as it is")
+    try:
+        body = request.get_data(cache=False)
+    except OSError:  # a broken chunk, or a client that went away
+        raise NotJSONError("the body could not be read to its end") from None
+    except RequestEntityTooLarge:
+        raise TooLargeError(f"the body is longer than {request.max_content_length} bytes") from None
+    return parse_csv(body, schema, max_rows) if kind == CSV_TYPE else parse_json(body, schema, max_rows)
+
+
+def parse_json(body: bytes, schema: Schema, max_rows: int) -> Matrix:
+    """Return the matrix that a JSON body states in any of the four forms."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise NotJSONError(f"the body is not JSON: {error}") from None
+    if isinstance(value, list):
+        return _from_records(value, schema, max_rows)
+    if not isinstance(value, dict):
+        raise NotJSONError("the body is neither a JSON object nor a list of them")
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return _from_table(value, schema, max_rows)
+    if any(isinstance(cells, dict) for cells in value.values()):
+        return _from_columns(value, schema, max_rows)
+    return _from_records([value], schema, max_rows)
+
+
+def parse_csv(body: bytes, schema: Schema, max_rows: int) -> Matrix:
+    """Return the matrix that a CSV body with a header states."""
+    # A row takes a line at least: refuse what is far too long before parsing it.
+    _check_rows(body.count(b"\n") - 1, max_rows, at_least=0)
+    try:
+        columns, n_rows = columns_from_csv(body.decode())
+    except ValueError as error:
+        raise NotJSONError(f"the body is not a CSV table: {error}") from None
+    _check_rows(n_rows, max_rows)
+    return schema.matrix_from_columns(columns)
+
+
+def encode(prediction: NDArray[np.float64], model: Artifact, *, request_id: str) -> Response:
+    """Return the reply: `{"prediction", "model", "version", "request_id"}`, floats written to read back the same."""
+    body = orjson.dumps(
+        {"prediction": prediction, "model": model.name, "version": model.version, "request_id": request_id},
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+    return Response(body, headers={"X-Model-Version": str(model.version)}, mimetype=JSON_TYPE)
+
+
+def _from_records(records: list[Any], schema: Schema, max_rows: int) -> Matrix:
+    _check_rows(len(records), max_rows)
+    if not all(isinstance(record, dict) for record in records):
+        problems = [
+            Problem(row, None, "not an object") for row, record in enumerate(records) if not isinstance(record, dict)
+        ]
+        raise SchemaError(problems, n_rows=len(records))
+    return schema.matrix_from_records(records)
+
+
+def _from_table(table: dict[str, Any], schema: Schema, max_rows: int) -> Matrix:
+    header, data = table["columns"], table["data"]
+    _check_rows(len(data), max_rows)
+    problems = [Problem(None, key, "unknown") for key in table if key not in ("columns", "data", "index")]
+    problems += [Problem(None, str(name), "unknown") for name in header if not isinstance(name, str)]
+    problems += [Problem(row, None, "not a list") for row, cells in enumerate(data) if not isinstance(cells, list)]
+    if not problems:
+        problems += [Problem(None, name, "repeated") for name in dict.fromkeys(header) if header.count(name) > 1]
+        problems += misfits(data, header)
+    if problems:
+        raise SchemaError(problems, n_rows=len(data))
+    return schema.matrix_from_columns(dict(zip(header, zip(*data))))
+
+
+def _from_columns(columns: dict[str, Any], schema: Schema, max_rows: int) -> Matrix:
+    problems = [Problem(None, name, "not an object") for name, cells in columns.items() if not isinstance(cells, dict)]
+    if problems:
+        raise SchemaError(problems, n_rows=0)
+    index = next(iter(columns.values())).keys()
+    if any(cells.keys() != index for cells in columns.values()):
+        index = dict.fromkeys(key for cells in columns.values() for key in cells)  # a cell that is not there is missing
+    _check_rows(len(index), max_rows)
+    return schema.matrix_from_columns({name: [cells.get(key) for key in index] for name, cells in columns.items()})
+
+
+def _check_rows(n_rows: int, max_rows: int, *, at_least: int = 1) -> None:
+    if n_rows > max_rows:
+        raise TooLargeError(f"{n_rows} rows are more than the {max_rows} that one request may have")
+    if n_rows < at_least:
+        raise SchemaError([Problem(None, None, "the request has no rows")], n_rows=0)

@@ -1,0 +1,66 @@
+"""POST /predict and /models/<name>/predict: the native API."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from flask import Blueprint, Response, request
+
+from app import payload
+from app.config import Config
+from app.door import visit
+from app.errors import OverloadedError
+from app.metrics import Metrics
+from app.serving import Serving
+from model import REASONS, Artifact, SchemaError
+
+
+def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> Blueprint:
+    """Routes that answer predictions; `in_flight` says how many requests this worker has taken on."""
+    routes = Blueprint("predict", __name__)
+
+    @routes.post("/predict")
+    def predict() -> Response:
+        """Answer with the default model, in whichever native format the body is."""
+        return answer(serving.default())
+
+    @routes.post("/models/<name>/predict")
+    def predict_with(name: str) -> Response:
+        """Answer with one of several models."""
+        return answer(serving.get(name))
+
+    @routes.get("/models")
+    def models() -> dict[str, object]:
+        """List the loaded models; the default one answers `/predict`."""
+        return {
+            "models": [{"name": model.name, "version": model.version} for model in serving.models.values()],
+            "default": serving.default_name,
+        }
+
+    def answer(model: Artifact) -> Response:
+        guest = visit(request.environ)
+        guest.model, guest.version = model.name, model.version
+        if in_flight() > config.max_in_flight:
+            raise OverloadedError(f"more than {config.max_in_flight} requests are waiting here")
+        try:
+            rows = payload.decode(request, model.schema, max_rows=config.max_rows)
+        except SchemaError as error:
+            for reason, n_rows in rejected_rows(error).items():
+                metrics.count_rejected(model, n_rows, reason)
+            raise
+        prediction = model.predict(rows)
+        guest.rows = len(rows)
+        metrics.count_rows(model, len(rows))
+        return payload.encode(prediction, model, request_id=guest.request_id)
+
+    return routes
+
+
+def rejected_rows(error: SchemaError) -> Counter[str]:
+    """Return how many rows were refused for each reason; a whole column's problem concerns every row."""
+    rows: Counter[str] = Counter()
+    for reason in {problem.reason for problem in error.problems}:
+        found = {problem.row for problem in error.problems if problem.reason == reason}
+        rows[reason if reason in REASONS else "shape"] += error.n_rows if None in found else len(found)
+    return rows

@@ -1,0 +1,80 @@
+"""How gunicorn runs the service; `gunicorn` in this folder reads it by itself.
+
+`PORT` and `WEB_CONCURRENCY` are gunicorn's own variables; everything else can be overruled by `GUNICORN_CMD_ARGS`
+or flags. SIGHUP loads the champions again and keeps the old ones if they do not verify; SIGTERM drains.
+"""
+
+import gc
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+from app.logs import LOGGING
+from app.metrics import use_worker_slots
+
+wsgi_app = "app:create_app()"
+workers = int(os.environ.get("WEB_CONCURRENCY", 2))
+# Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
+preload_app = True
+worker_class = "gthread"
+# More than one, so that probes are answered beside a slow upload; few, since they share one interpreter lock.
+threads = 4
+keepalive = 75  # longer than the idle timeout of common load balancers (60 s), so that they close first
+graceful_timeout = 25  # below the 30 s after which Kubernetes and SageMaker kill
+logconfig_dict = LOGGING
+
+# What is written at run time: metric values that workers share, and gunicorn's control socket.
+_shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+if not _shared:
+    _shared = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="tabserve-")
+control_socket = str(Path(_shared) / "gunicorn.ctl")
+
+_slot = "master"
+use_worker_slots(lambda: _slot)
+
+
+def when_ready(server):
+    """Keep the collector from touching, and so copying, the pages that workers share with the master."""
+    gc.collect()
+    gc.freeze()
+
+
+def pre_fork(server, worker):
+    """Give the worker the lowest slot that no living worker has."""
+    taken = {sibling.slot for sibling in server.WORKERS.values()}
+    worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def post_fork(server, worker):
+    """Count in the files of this worker's slot from now on."""
+    global _slot
+    _slot = str(worker.slot)
+
+
+def post_worker_init(worker):
+    """Tell the service how busy its worker is, and when it is told to stop."""
+    service = worker.wsgi
+    service.in_flight = lambda: worker.nr_conns - len(worker.keepalived_conns) - len(worker.pending_conns)
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def drain(number, frame):
+        service.serving.draining = True
+        stop(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+def on_reload(server):
+    """Load the models again for the new workers, unless they do not verify."""
+    fresh = server.app.load()
+    if fresh.serving.unready:
+        server.log.error("the models are not loaded again: %s", fresh.serving.unready)
+    else:
+        server.app.callable = fresh
+
+
+def on_exit(server):
+    """Remove what was written at run time."""
+    shutil.rmtree(_shared, ignore_errors=True)

@@ -1,0 +1,187 @@
+"""One version of a model on disk: write it whole, and load it only when every byte and every answer is right.
+
+An artifact is a folder: `manifest.json`, which names and hashes every other file, and those files. Serving
+reads the manifest, `model.onnx` and `golden.json`; it never opens a pickle.
+
+To change the format: raise FORMAT_VERSION, teach `load` to read the older versions (they stay readable for
+ever), keep one artifact of each older version in the tests, and say in CHANGELOG.md what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import schema
+from model.engine import Engine
+from model.errors import ArtifactError
+from model.schema import Matrix, Schema
+
+FORMAT_VERSION = 1
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+GOLDEN = "golden.json"
+
+_RESTORE = "restore the artifact from where it came, or train it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An artifact that has no version yet: the facts of its manifest, and its files by relative name."""
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One verified version of a model, ready to answer."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    schema: Schema
+    engine: Engine
+    golden_rows: Matrix
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def version(self) -> int:
+        return int(self.manifest["version"])
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order."""
+        return self.engine.predict(X)
+
+
+def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
+    """Write the draft as `folder`, whole or not at all, and return it. The folder must not exist."""
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "version": version,
+        **draft.manifest,
+        "files": {name: _fingerprint(content) for name, content in sorted(draft.files.items())},
+    }
+    manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    incoming = folder.with_name(f".incoming-{uuid.uuid4().hex}")
+    try:
+        for relative, content in {**draft.files, MANIFEST: to_json(manifest)}.items():
+            path = incoming / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        incoming.rename(folder)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
+    return folder
+
+
+def load(folder: Path) -> Artifact:
+    """Return the artifact after checking every file's hash and replaying the golden rows.
+
+    Raises `ArtifactError`, which names the file and what to do; nothing is half-loaded.
+    """
+    manifest, files = read(folder)
+    try:
+        model_schema = schema.from_manifest(manifest)
+        golden = json.loads(files[GOLDEN])
+        rows = np.array(golden["X"], dtype=np.float64)
+        answers = np.array(golden["y"], dtype=np.float64)
+        graph = files[GRAPH]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error!r})", _RESTORE) from None
+    try:
+        engine = Engine(graph)
+        replayed = engine.predict(rows)
+    except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
+        raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
+    different = int((replayed.view(np.int64) != answers.view(np.int64)).sum()) if len(replayed) else 0
+    if len(replayed) == 0 or len(replayed) != len(answers) or different:
+        raise ArtifactError(
+            folder / GOLDEN,
+            f"{different} of {len(answers)} golden rows are answered otherwise than by the trained model",
+            "do not serve it; train it again on this machine and compare",
+        )
+    return Artifact(path=folder, manifest=manifest, schema=model_schema, engine=engine, golden_rows=rows)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest and every file's bytes, each checked against its hash. Raises `ArtifactError`."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(_read_bytes(path))
+        found = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(path, "is not a manifest", _RESTORE) from None
+    if type(found) is not int or found < 1:
+        raise ArtifactError(path, f"has the format version {found!r}, which never was one", _RESTORE)
+    if found > FORMAT_VERSION:
+        raise ArtifactError(
+            path,
+            f"is of format {found}, and this tabserve reads formats up to {FORMAT_VERSION}",
+            "upgrade tabserve, or train the model again with this one",
+        )
+    expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    if manifest.get("digest") != digest(expected):
+        raise ArtifactError(path, "was changed after it was written: its digest is another", _RESTORE)
+    files = {}
+    for name, fingerprint in manifest["files"].items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
+        content = _read_bytes(folder / name)
+        if len(content) != fingerprint["size"]:
+            raise ArtifactError(
+                folder / name, f"has {len(content)} bytes where the manifest says {fingerprint['size']}", _RESTORE
+            )
+        if _fingerprint(content) != fingerprint:
+            raise ArtifactError(folder / name, "was changed after it was written: its hash is another", _RESTORE)
+        files[name] = content
+    return manifest, files
+
+
+def read_draft(folder: Path) -> Draft:
+    """Return the draft that an artifact was saved from, so that it can be saved again with more files."""
+    manifest, files = read(folder)
+    own = ("format_version", "name", "version", "files", "digest", "created_at")
+    return Draft({key: value for key, value in manifest.items() if key not in own}, files)
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's facts, independent of their order and of when they were written."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as strict JSON that a person can read; floats are written so that they read back the same."""
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(path, "is missing", _RESTORE) from None
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read: {error.strerror}", "check its permissions") from None

@@ -1,0 +1,63 @@
+"""The model card: what a person should know of a model before using it, from the facts of its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """Return the model card as Markdown."""
+    validation, training = facts["metrics"]["validation"], facts["metrics"]["training"]
+    target = facts["target"]
+    unit = f" ({target['unit']})" if target["unit"] else ""
+    parity = facts["engine"]["parity"]
+    data = facts["data"]
+    features = "\n".join(
+        f"| {f['name']} | {f['description']} | {f['unit']} | {f['minimum']:g} to {f['maximum']:g} |"
+        for f in facts["features"]
+    )
+    figures = "\n".join(
+        f"| {label} | {training[key]:.4g} | {validation[key]:.4g} |"
+        for key, label in (
+            ("rows", "rows"),
+            ("mse", "mean squared error"),
+            ("rmse", "root mean squared error"),
+            ("mae", "mean absolute error"),
+            ("bias", "bias (predicted less actual)"),
+            ("r2", "R²"),
+        )
+    )
+    return f"""# Model card: {facts["title"]}
+
+Predicts {target["name"]}: {target["description"]}{unit}.
+
+- Algorithm: {facts["algorithm"]}, {facts["hyperparameters"]["n_estimators"]} trees
+- Data: {data["source"]}; {data["rows"]} rows
+- Split: {data["split"]["validation_share"]:.0%} for validation, random state {data["split"]["random_state"]}
+
+## Features
+
+| name | what | unit | seen in training |
+|---|---|---|---|
+{features}
+
+## How good it is
+
+| | training | validation |
+|---|---|---|
+{figures}
+
+The validation rows took no part in fitting. Values outside the ranges above are answered, but nothing in the data
+says how well.
+
+## What is served is what was trained
+
+The compiled model gave the trained model's answer, to the last bit, on all {parity["training_rows"]:,} rows of
+the table, {parity["random_rows"]:,} random rows in and beyond the training range, {parity["split_rows"]:,} rows on
+both sides of every split and {parity["limit_rows"]} rows at the limits of what the trained model accepts.
+
+## Limits
+
+{facts["limits"]}
+"""

@@ -1,0 +1,43 @@
+"""The exact engine: arrays in, arrays out. Knows nothing of JSON, files or HTTP."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.schema import Matrix
+
+# From 1.29 on, ONNX Runtime reports what it runs to its maker, in a thread that it starts when it is imported:
+# a server has no business doing that, and a process that forks under the thread aborts when it exits.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+INPUT_NAME = "X"
+OUTPUT_NAME = "y"
+
+
+class Engine:
+    """Runs one compiled model.
+
+    One thread, always: a parallel sum would add the trees in another order and so give other bits. Without
+    threads of its own it also survives a fork, so that workers share the memory of a model loaded before them.
+    """
+
+    def __init__(self, onnx_model: bytes) -> None:
+        """Compile the graph. Raises `ValueError` for bytes that are no graph which can run here."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: warnings about graph optimisation help no one on call
+        try:
+            self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception classes share no base but Exception
+            raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
+        y: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
+        return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)

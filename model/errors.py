@@ -1,0 +1,61 @@
+"""What can go wrong with a model, as classes that carry the facts; none of them knows of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ModelError(Exception):
+    """Base of every error that `model` raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a table: where it is and why.
+
+    `row` counts data rows from 0 and is None where the whole column is concerned;
+    `feature` is None where the whole row is.
+    """
+
+    row: int | None
+    feature: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = [] if self.row is None else [f"row {self.row}"]
+        where += [] if self.feature is None else [f"column {self.feature}"]
+        return f"{', '.join(where)}: {self.reason}" if where else self.reason
+
+
+class SchemaError(ModelError):
+    """Rows do not fit the schema; `problems` lists every one of them, `n_rows` how many rows were looked at."""
+
+    def __init__(self, problems: Sequence[Problem], *, n_rows: int) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
+        super().__init__(f"{count}: {problems[0]}")
+        self.problems = tuple(problems)
+        self.n_rows = n_rows
+
+
+class DataError(ModelError):
+    """A table cannot be trained on; the message is the whole report."""
+
+
+class ParityError(ModelError):
+    """The compiled engine does not answer as the trained model does, so no artifact may be written."""
+
+
+class ArtifactError(ModelError):
+    """An artifact cannot be used; names the file, what is wrong with it and what to do."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+
+class NotInStoreError(ModelError):
+    """The store has no such model, version or alias."""

@@ -1,0 +1,65 @@
+"""How good a model is: the split that keeps rows for judging it, and the figures that judge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
+
+from model.schema import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows to fit on and rows to judge by: matrices `(n_rows, n_features)`, targets `(n_rows,)`, all float64."""
+
+    X_train: Matrix
+    X_validation: Matrix
+    y_train: NDArray[np.float64]
+    y_validation: NDArray[np.float64]
+    validation_share: float
+    random_state: int
+
+
+def split(X: pd.DataFrame, y: pd.Series, *, validation_share: float = 0.2, random_state: int = 7) -> Split:
+    """Split the rows of `X` and `y` at random, the same way for the same state."""
+    X_train, X_validation, y_train, y_validation = train_test_split(
+        X.to_numpy(), y.to_numpy(), test_size=validation_share, random_state=random_state
+    )
+    return Split(X_train, X_validation, y_train, y_validation, validation_share, random_state)
+
+
+def metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
+    """Return the usual figures of a regression for targets and predictions, both `(n_rows,)`.
+
+    `bias` is the mean of prediction less truth; `r2` is the coefficient of determination.
+    """
+    error = predicted - y
+    mse = float(np.mean(error**2))
+    return {
+        "rows": len(y),
+        "mse": mse,
+        "rmse": mse**0.5,
+        "mae": float(np.mean(np.abs(error))),
+        "bias": float(np.mean(error)),
+        "r2": 1 - mse / float(np.var(y)),
+    }
+
+
+def importance(pipeline: Pipeline, rows: Split, *, repeats: int = 20) -> dict[str, Any]:
+    """Return how much the validation MSE rises when a feature's values are shuffled: means and deviations."""
+    result = permutation_importance(
+        pipeline,
+        rows.X_validation,
+        rows.y_validation,
+        scoring="neg_mean_squared_error",
+        n_repeats=repeats,
+        random_state=rows.random_state,
+    )
+    return {"mean": result.importances_mean.tolist(), "sd": result.importances_std.tolist()}

@@ -1,0 +1,246 @@
+"""Fit the scaled GBM of scikit-learn, and compile it to one ONNX graph that gives the same bits.
+
+scikit-learn answers `float32((x - mean) / scale) <= threshold` at each split, for a float64 `x`. Subtraction,
+division by a positive number and rounding are all monotone, so for each split one float64 is the largest that
+still goes left. Compiling puts that number in the threshold's place: the scaler is gone from the graph and
+every float64 takes the branch that it took in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from model.engine import INPUT_NAME, OUTPUT_NAME
+from model.schema import Matrix
+
+ALGORITHM = "StandardScaler + GradientBoostingRegressor"
+# The highest IR version that needs nothing newer than ai.onnx.ml 5, so that older runtimes load the graph too.
+IR_VERSION = 10
+ONNX_OPSET = 21
+ONNX_ML_OPSET = 5
+
+
+def fit(X: Matrix, y: NDArray[np.float64], *, n_estimators: int = 400, random_state: int = 7) -> Pipeline:
+    """Fit the scaler and the trees on `X` `(n_rows, n_features)` and `y` `(n_rows,)`."""
+    steps = [
+        ("scaler", StandardScaler()),
+        ("gbm", GradientBoostingRegressor(n_estimators=n_estimators, random_state=random_state)),
+    ]
+    return Pipeline(steps).fit(X, y)
+
+
+def search(
+    X: Matrix,
+    y: NDArray[np.float64],
+    *,
+    n_estimators: Sequence[int] = range(50, 401, 50),
+    folds: int = 10,
+    random_state: int = 7,
+) -> dict[str, Any]:
+    """Return the cross-validated mean squared error for each number of trees, and the best.
+
+    Unshuffled folds, and a scaler that is fitted once on all of `X`, as in the published example. Strictly the
+    scaler belongs inside each fold; since trees only look at the order of values, it makes no difference but
+    that of rounding.
+    """
+    grid = GridSearchCV(
+        GradientBoostingRegressor(random_state=random_state),
+        {"n_estimators": list(n_estimators)},
+        scoring="neg_mean_squared_error",
+        cv=KFold(folds),
+    ).fit(StandardScaler().fit_transform(X), y)
+    results = grid.cv_results_
+    return {
+        "folds": folds,
+        "best": {**grid.best_params_, "mse": float(-grid.best_score_)},
+        "results": [
+            {"n_estimators": int(parameters["n_estimators"]), "mse": float(-mean), "mse_sd": float(sd)}
+            for parameters, mean, sd in zip(results["params"], results["mean_test_score"], results["std_test_score"])
+        ],
+    }
+
+
+def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Matrix:
+    """Return, for each of `n` monotone predicates, the largest float64 for which it holds, infinities included.
+
+    `holds` takes `(n,)` float64 and answers each of its own predicate, true up to some number and false above.
+    Bisects over the ordered bit patterns of float64, so 64 steps are always enough. Raises `ValueError` where a
+    predicate holds nowhere.
+    """
+    low = np.full(n, _ordinal(np.array(-np.inf)), dtype=np.int64)
+    high = np.full(n, _ordinal(np.array(np.inf)), dtype=np.int64)
+    if not holds(_float(low)).all():
+        raise ValueError("a predicate holds for no float64")
+    while (low < high).any():
+        # The upper middle, written so that the sum of two large ordinals cannot overflow.
+        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
+        true = holds(_float(middle))
+        low = np.where(true, middle, low)
+        high = np.where(true, high, middle - 1)
+    return _float(low)
+
+
+def _ordinal(x: Matrix) -> NDArray[np.int64]:
+    """Return the place of each float64 among all float64s: an integer with the same order."""
+    bits = x.view(np.int64)
+    return np.where(bits < 0, np.int64(-(2**63)) - bits, bits)
+
+
+def _float(ordinal: NDArray[np.int64]) -> Matrix:
+    """Return the float64 at each place: the inverse of `_ordinal`."""
+    return np.where(ordinal < 0, np.int64(-(2**63)) - ordinal, ordinal).view(np.float64)
+
+
+def _scaled(x: Matrix, mean: Matrix, scale: Matrix) -> NDArray[np.float32]:
+    """Scale as StandardScaler does, then round as the trees do."""
+    with np.errstate(over="ignore"):
+        return ((x - mean) / scale).astype(np.float32)
+
+
+def fold_thresholds(thresholds: Matrix, *, mean: Matrix, scale: Matrix) -> Matrix:
+    """Return, for each split, the largest float64 `x` with `float32((x - mean) / scale) <= threshold`.
+
+    All three are `(n_splits,)`. Replaces a threshold on a scaled feature by one on the raw feature, with the
+    same answer for every float64.
+    """
+    return largest_float64(lambda x: _scaled(x, mean, scale) <= thresholds, len(thresholds))
+
+
+def accepted_limits(pipeline: Pipeline) -> tuple[Matrix, Matrix]:
+    """Return the lowest and highest value of each feature that the pipeline answers, both `(n_features,)`.
+
+    Beyond them the scaled value overflows float32, and scikit-learn refuses the row.
+    """
+    mean, scale = pipeline["scaler"].mean_, pipeline["scaler"].scale_
+    highest = largest_float64(lambda x: _scaled(x, mean, scale) <= np.finfo(np.float32).max, len(mean))
+    below = largest_float64(lambda x: _scaled(x, mean, scale) < np.finfo(np.float32).min, len(mean))
+    return np.nextafter(below, np.inf), highest
+
+
+def _trees(pipeline: Pipeline) -> list[Any]:
+    return [estimator.tree_ for estimator in pipeline["gbm"].estimators_[:, 0]]
+
+
+def _folded(pipeline: Pipeline) -> list[Matrix]:
+    """Return each tree's thresholds on the raw features, `(n_nodes,)`; what stands at a leaf means nothing."""
+    trees = _trees(pipeline)
+    feature = np.concatenate([np.maximum(tree.feature, 0) for tree in trees])  # a leaf's feature is -2
+    threshold = np.concatenate([tree.threshold for tree in trees])
+    scaler = pipeline["scaler"]
+    raw = fold_thresholds(threshold, mean=scaler.mean_[feature], scale=scaler.scale_[feature])
+    return np.split(raw, np.cumsum([tree.node_count for tree in trees])[:-1])
+
+
+def rows_at_splits(pipeline: Pipeline, X: Matrix) -> Matrix:
+    """Return rows that stand exactly on both sides of every split, `(2 * n_splits, n_features)`.
+
+    Each is a row of `X` that reaches the split, with the split's feature set to the largest value that goes left
+    and to the next float64, which goes right. A threshold that is off by one bit thus changes an answer.
+    """
+    scaled = pipeline["scaler"].transform(X).astype(np.float32)
+    sides = []
+    for tree, thresholds in zip(_trees(pipeline), _folded(pipeline)):
+        splits = np.flatnonzero(tree.children_left != tree.children_right)
+        reached = tree.decision_path(scaled).toarray()[:, splits].astype(bool)  # (n_rows, n_splits)
+        for split, rows in zip(splits, reached.T):
+            if rows.any():  # a split that only rows outside X reach cannot be placed
+                for value in (thresholds[split], np.nextafter(thresholds[split], np.inf)):
+                    row = X[rows.argmax()].copy()
+                    row[tree.feature[split]] = value
+                    sides.append(row)
+    return np.array(sides).reshape(-1, X.shape[1])
+
+
+def compile(pipeline: Pipeline) -> bytes:
+    """Return the fitted pipeline as one ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
+
+    A first tree of one leaf holds the initial prediction; the others follow in the order in which they were
+    fitted, their leaves multiplied by the learning rate, so that a sum in tree order gives scikit-learn's bits.
+    """
+    gbm = pipeline["gbm"]
+    modes, features, thresholds, leaves, roots = [], [], [], [float(gbm.init_.constant_[0, 0])], []
+    true_ids, true_leafs, false_ids, false_leafs = [], [], [], []
+
+    def add_split(feature: int, threshold: float, true: tuple[int, bool], false: tuple[int, bool]) -> None:
+        """Add a split whose branches are (number, whether that is the number of a leaf)."""
+        modes.append(0)  # BRANCH_LEQ
+        features.append(feature)
+        thresholds.append(threshold)
+        true_ids.append(int(true[0]))
+        true_leafs.append(int(true[1]))
+        false_ids.append(int(false[0]))
+        false_leafs.append(int(false[1]))
+
+    def add_lone_leaf(leaf: int) -> None:
+        """Add a tree of one leaf: TreeEnsemble wants a split, so both of its branches are that leaf."""
+        roots.append(len(features))
+        add_split(0, 0.0, (leaf, True), (leaf, True))
+
+    add_lone_leaf(0)
+    for tree, folded in zip(_trees(pipeline), _folded(pipeline)):
+        is_leaf = tree.children_left == tree.children_right
+        # Splits and leaves are numbered apart, each across all trees.
+        number = np.where(is_leaf, np.cumsum(is_leaf) - 1 + len(leaves), np.cumsum(~is_leaf) - 1 + len(features))
+        if is_leaf[0]:
+            add_lone_leaf(number[0])
+        else:
+            roots.append(len(features))
+        for node in np.flatnonzero(~is_leaf):
+            left, right = tree.children_left[node], tree.children_right[node]
+            add_split(
+                int(tree.feature[node]),
+                float(folded[node]),
+                (number[left], is_leaf[left]),
+                (number[right], is_leaf[right]),
+            )
+        leaves.extend((gbm.learning_rate * tree.value[is_leaf, 0, 0]).tolist())
+    node = onnx.helper.make_node(
+        "TreeEnsemble",
+        [INPUT_NAME],
+        [OUTPUT_NAME],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function=1,  # SUM
+        post_transform=0,  # NONE
+        tree_roots=roots,
+        nodes_modes=_tensor("nodes_modes", onnx.TensorProto.UINT8, modes),
+        nodes_featureids=features,
+        nodes_splits=_tensor("nodes_splits", onnx.TensorProto.DOUBLE, thresholds),
+        nodes_truenodeids=true_ids,
+        nodes_trueleafs=true_leafs,
+        nodes_falsenodeids=false_ids,
+        nodes_falseleafs=false_leafs,
+        leaf_targetids=[0] * len(leaves),
+        leaf_weights=_tensor("leaf_weights", onnx.TensorProto.DOUBLE, leaves),
+    )
+    double = onnx.TensorProto.DOUBLE
+    graph = onnx.helper.make_graph(
+        [node],
+        "gbm",
+        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", gbm.n_features_in_])],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="tabserve",
+        ir_version=IR_VERSION,
+        opset_imports=[
+            onnx.helper.make_opsetid("", ONNX_OPSET),
+            onnx.helper.make_opsetid("ai.onnx.ml", ONNX_ML_OPSET),
+        ],
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _tensor(name: str, kind: int, values: Sequence[float]) -> onnx.TensorProto:
+    return onnx.helper.make_tensor(name, kind, [len(values)], values)

@@ -1,0 +1,42 @@
+"""Run a notebook from top to bottom with parameters, and keep what it showed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+import papermill
+from traitlets.config import Config
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = {"boston-housing": ROOT / "notebooks" / "01_boston_housing_gbm.ipynb"}
+
+
+def run(notebook: Path, *, parameters: Mapping[str, Any], store: Path, progress: bool = True) -> bytes:
+    """Execute the notebook with the store that its last cell adds to, and return it with its outputs.
+
+    What differs from run to run (times, the store's path) is taken out, so that the same notebook on the same
+    data gives the same bytes. Raises `papermill.PapermillExecutionError` with the failing cell.
+    """
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / notebook.name
+        papermill.execute_notebook(
+            notebook,
+            output,
+            parameters={**parameters, "store": str(store)},
+            cwd=ROOT,  # where `import model` works
+            progress_bar=progress,
+            kernel_name="python3",
+            config=Config(KernelManager={"transport": "ipc"}),  # no other user of the machine can listen
+        )
+        executed = nbformat.read(output, as_version=4)
+    executed.metadata.pop("papermill", None)
+    for number, cell in enumerate(executed.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        cell.source = cell.source.replace(str(store), "store")
+    return bytes(nbformat.writes(executed), "utf-8")

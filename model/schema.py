@@ -1,0 +1,209 @@
+"""A model's schema: which features a row has, in which order, and how named cells become one matrix.
+
+Knows of names, types and ranges; not of JSON, HTTP or how a model computes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import Problem, SchemaError
+
+Matrix = NDArray[np.float64]
+
+MISSING = "missing"
+UNKNOWN = "unknown"
+NOT_A_NUMBER = "not a number"
+NOT_FINITE = "not finite"
+OUT_OF_RANGE = "out of range"
+REPEATED = "repeated"
+REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
+"""Every reason that a `SchemaError` can give: a bounded set, fit for a metric's label."""
+
+# What pandas, R and spreadsheets write into a cell that has no value.
+_MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of a model: its name, its unit and its ranges.
+
+    `minimum` and `maximum` are what training saw; values beyond them are answered. `lowest` and `highest`
+    are the limits beyond which the trained model itself refuses to answer, and so does the server.
+    """
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    type: str = "number"
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a model in the order of its matrix, and its target."""
+
+    features: tuple[Feature, ...]
+    target: Feature
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def _limits(self) -> tuple[Matrix, Matrix]:
+        lowest = np.array([feature.lowest for feature in self.features], dtype=np.float64)
+        highest = np.array([feature.highest for feature in self.features], dtype=np.float64)
+        return lowest, highest
+
+    def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
+        """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
+
+        Raises `SchemaError` with every problem of every row.
+        """
+        names = self.names
+        width = len(names)
+        try:
+            cells = [record[name] for record in records for name in names]
+        except KeyError:
+            raise self._rejection(records) from None
+        if not all(len(record) == width for record in records):
+            raise self._rejection(records)
+        matrix = self._matrix(cells)
+        if matrix is None:
+            raise self._rejection(records)
+        return matrix
+
+    def matrix_from_columns(self, columns: Mapping[str, Sequence[Any]]) -> Matrix:
+        """Return `(n_rows, n_features)` float64 from columns of equal length, in any order.
+
+        Raises `SchemaError` with every problem; a column that is missing or unknown is one problem, not one a row.
+        """
+        n_rows = len(next(iter(columns.values()), ()))
+        problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
+        problems += [Problem(None, name, UNKNOWN) for name in columns if name not in self.names]
+        present = [feature for feature in self.features if feature.name in columns]
+        if not problems:
+            matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
+            if matrix is not None:
+                return matrix
+        for row in range(n_rows):
+            problems += self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
+        raise SchemaError(problems, n_rows=n_rows)
+
+    def _matrix(self, cells: list[Any]) -> Matrix | None:
+        """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
+        if not set(map(type, cells)) <= {float, int}:
+            return None
+        try:
+            matrix = np.array(cells, dtype=np.float64).reshape(-1, len(self.features))
+        except OverflowError:  # an integer beyond float64
+            return None
+        lowest, highest = self._limits
+        # NaN compares false with everything, so it is caught here too.
+        accepted = np.isfinite(matrix) & (matrix >= lowest) & (matrix <= highest)
+        return matrix if accepted.all() else None
+
+    def _rejection(self, records: Sequence[Mapping[str, Any]]) -> SchemaError:
+        """Return the error that says everything that is wrong with `records`."""
+        known = frozenset(self.names)
+        problems: list[Problem] = []
+        for row, record in enumerate(records):
+            problems += self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
+            problems += [Problem(row, name, UNKNOWN) for name in record if name not in known]
+        return SchemaError(problems, n_rows=len(records))
+
+    @staticmethod
+    def _cell_problems(row: int, cells: Iterable[tuple[Feature, Any]]) -> Iterable[Problem]:
+        for feature, cell in cells:
+            reason = cell_reason(cell, feature)
+            if reason:
+                yield Problem(row, feature.name, reason)
+
+
+def cell_reason(cell: Any, feature: Feature) -> str | None:
+    """Return why `cell` cannot be a value of `feature`, or None if it can."""
+    if cell is None:
+        return MISSING
+    if type(cell) not in (int, float):  # bool is an int, and True is not a measurement
+        return NOT_A_NUMBER
+    try:
+        value = float(cell)
+    except OverflowError:
+        return OUT_OF_RANGE
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
+
+
+def parse_cell(text: str) -> float | str | None:
+    """Return the number that a cell of text states, None for an empty one, the text itself for anything else.
+
+    Correctly rounded, as `float` is; `1_000` and digits of other scripts, which `float` takes, are not numbers.
+    """
+    text = text.strip()
+    if text.lower() in _MISSING_CELLS:
+        return None
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def columns_from_csv(text: str) -> tuple[dict[str, list[Any]], int]:
+    """Return the columns of a CSV table with a header, each a list of parsed cells, and the number of rows.
+
+    Blank lines are skipped. Raises `SchemaError` for a header that repeats a name and for rows of another
+    length than the header; `ValueError` for text that is no CSV at all.
+    """
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff")), strict=True) if line]
+    except csv.Error as error:
+        raise ValueError(f"not CSV: {error}") from None
+    if not lines:
+        raise ValueError("not CSV: it has no header line")
+    header = [name.strip() for name in lines[0]]
+    rows = lines[1:]
+    problems = [Problem(None, name, REPEATED) for name in dict.fromkeys(header) if header.count(name) > 1]
+    problems += misfits(rows, header)
+    if problems:
+        raise SchemaError(problems, n_rows=len(rows))
+    return {name: [parse_cell(row[i]) for row in rows] for i, name in enumerate(header)}, len(rows)
+
+
+def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
+    """Return a problem for each cell that a row lacks and for each row with more cells than the header names."""
+    problems: list[Problem] = []
+    for number, row in enumerate(rows):
+        problems += [Problem(number, name, MISSING) for name in header[len(row) :]]
+        if len(row) > len(header):
+            problems.append(Problem(number, None, UNKNOWN))
+    return problems
+
+
+def to_manifest(schema: Schema) -> dict[str, Any]:
+    """Return the schema as the manifest writes it: JSON has no infinity, so an absent limit means none."""
+    features = [
+        {key: value for key, value in asdict(feature).items() if value not in (math.inf, -math.inf)}
+        for feature in (*schema.features, schema.target)
+    ]
+    return {"features": features[:-1], "target": features[-1]}
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> Schema:
+    """Return the schema that `to_manifest` wrote."""
+    return Schema(
+        features=tuple(Feature(**feature) for feature in manifest["features"]),
+        target=Feature(**manifest["target"]),
+    )

@@ -1,0 +1,139 @@
+"""One trained model for all tests, the service around it, and a real gunicorn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+
+from app import create_app
+from app.config import Config
+from model.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "model" / "data" / "boston_housing.csv"
+
+# The first row of the table: the request that the README shows.
+HOUSE = {"CHAS": 0, "RM": 6.575, "TAX": 296.0, "PTRATIO": 15.3, "B": 396.9, "LSTAT": 4.98}
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of boston-housing, trained by the command line. Tests must not change it."""
+    root: Path = tmp_path_factory.mktemp("store")
+    assert main(["--store", str(root), "train", "boston-housing"]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def pipeline(store: Path) -> Any:
+    """The fitted scikit-learn pipeline that the artifact keeps: the truth that serving is held against."""
+    return joblib.load(store / "boston-housing" / "1" / "pipeline.joblib")
+
+
+@pytest.fixture(scope="session")
+def houses() -> pd.DataFrame:
+    """The features of all 506 rows, columns in the schema's order."""
+    return pd.read_csv(TABLE).drop(columns="MEDV").astype(float)
+
+
+@pytest.fixture
+def log_lines() -> list[dict[str, Any]]:
+    """The lines that `client` logs."""
+    return []
+
+
+@pytest.fixture
+def client(store: Path, log_lines: list[dict[str, Any]]) -> FlaskClient:
+    """A client of the service, in this process."""
+    return create_app(Config(store=store), write_line=log_lines.append).test_client()
+
+
+@dataclass
+class Server:
+    """A running gunicorn: its address, its process and what it wrote."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def terminate(self) -> int:
+        """Send SIGTERM, wait for the end and return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=40)
+
+
+@contextmanager
+def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) -> Iterator[Server]:
+    """Run gunicorn as `make run` does, on a free port, until the block ends; `wait` for a path to answer 200.
+
+    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
+    environ = {**kept, "TABSERVE_STORE": str(store), "TMPDIR": str(folder), **settings}
+    stdout, stderr = folder / "stdout.log", folder / "stderr.log"
+    command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=err)
+    server = Server(f"http://127.0.0.1:{port}", process, stdout, stderr)
+    try:
+        _wait_for(server, wait)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for(server: Server, path: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(server.url + path, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            if server.process.poll() is not None:
+                break
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not answer {path}:\n{server.stderr.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gunicorn with two workers, for tests that do not stop it."""
+    with serve(store, tmp_path_factory.mktemp("server"), WEB_CONCURRENCY="2") as running:
+        yield running
+
+
+def bits(values: Any) -> NDArray[np.int64]:
+    """Return the bit patterns of float64 values, so that equality is to the last bit."""
+    return np.asarray(values, dtype=np.float64).view(np.int64)
