@@ -6,7 +6,6 @@ import io
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,21 +105,21 @@ def describe(table: Table, pipeline: Pipeline) -> Schema:
     """Return the schema of the features and the target, with the ranges that the table and the pipeline give."""
     lowest, highest = gbm.accepted_limits(pipeline)
 
-    def describe_column(column: Column, **limits: float) -> Feature:
+    def describe_column(column: Column, lowest: float = -np.inf, highest: float = np.inf) -> Feature:
         values = table.frame[column.name]
-        feature = Feature(
+        return Feature(
             column.name,
             column.unit,
             column.description,
             minimum=float(values.min()),
             maximum=float(values.max()),
+            lowest=float(lowest),
+            highest=float(highest),
         )
-        return replace(feature, **limits)
 
     return Schema(
         features=tuple(
-            describe_column(column, lowest=float(low), highest=float(high))
-            for column, low, high in zip(table.dataset.features, lowest, highest)
+            describe_column(column, low, high) for column, low, high in zip(table.dataset.features, lowest, highest)
         ),
         target=describe_column(table.dataset.target),
     )
