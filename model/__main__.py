@@ -137,6 +137,7 @@ def _predict(options: argparse.Namespace) -> None:
     found = Store(options.store).load(options.model)
     text = options.table.read_text(encoding="utf-8") if options.table else sys.stdin.read()
     columns, _ = columns_from_csv(text)
+    columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
     for value in found.predict(found.schema.matrix_from_columns(columns)).tolist():
         print(value)
 

@@ -47,6 +47,10 @@ class ParityError(ModelError):
     """The compiled engine does not answer as the trained model does, so no artifact may be written."""
 
 
+class NotebookError(ModelError):
+    """A notebook stopped before its end; the message names the cell and what it raised."""
+
+
 class ArtifactError(ModelError):
     """An artifact cannot be used; names the file, what is wrong with it and what to do."""
 

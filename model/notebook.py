@@ -11,6 +11,8 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
+from model.errors import NotebookError
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"boston-housing": ROOT / "notebooks" / "01_boston_housing_gbm.ipynb"}
 
@@ -19,19 +21,24 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], store: Path, progress:
     """Execute the notebook with the store that its last cell adds to, and return it with its outputs.
 
     What differs from run to run (times, the store's path) is taken out, so that the same notebook on the same
-    data gives the same bytes. Raises `papermill.PapermillExecutionError` with the failing cell.
+    data gives the same bytes. Raises `NotebookError` where a cell fails.
     """
     with TemporaryDirectory() as folder:
         output = Path(folder) / notebook.name
-        papermill.execute_notebook(
-            notebook,
-            output,
-            parameters={**parameters, "store": str(store)},
-            cwd=ROOT,  # where `import model` works
-            progress_bar=progress,
-            kernel_name="python3",
-            config=Config(KernelManager={"transport": "ipc"}),  # no other user of the machine can listen
-        )
+        try:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters={**parameters, "store": str(store)},
+                cwd=ROOT,  # where `import model` works
+                progress_bar=progress,
+                kernel_name="python3",
+                config=Config(KernelManager={"transport": "ipc"}),  # no other user of the machine can listen
+            )
+        except papermill.PapermillExecutionError as error:
+            raise NotebookError(
+                f"{notebook.name} stopped at its cell {error.exec_count}: {error.ename}: {error.evalue}"
+            ) from None
         executed = nbformat.read(output, as_version=4)
     executed.metadata.pop("papermill", None)
     for number, cell in enumerate(executed.cells):

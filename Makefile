@@ -1,0 +1,76 @@
+# Every target works from a bare clone, makes .venv in the project, and is quick when there is nothing to do.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+STORE ?= store
+MODEL ?= boston-housing
+
+BIN := .venv/bin
+SETUP := .venv/.setup
+INSTALLED := .venv/.installed
+DEV := .venv/.installed-dev
+NOTEBOOK := .venv/.installed-notebook
+CHAMPION := $(STORE)/$(MODEL)/aliases.json
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup install lint format test train run notebook bench all clean
+
+help: ## say what the targets do
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(SETUP) ## make the virtual environment .venv
+install: $(INSTALLED) ## install what training and serving need
+all: install lint test ## install, lint and test
+
+lint: $(DEV) ## check style, types and shell scripts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run
+
+format: $(DEV) ## put the code into the format that lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(DEV) ## run all tests
+	$(BIN)/python -m pytest
+
+train: $(INSTALLED) ## train MODEL through its notebook and make the new version the champion
+	$(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
+
+run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
+	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
+	@TABSERVE_STORE=$(STORE) exec $(BIN)/gunicorn --bind $(HOST):$(PORT)
+
+notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
+	PYTHONPATH=. $(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(DEV) | $(CHAMPION) ## measure the engine and the service on this machine
+	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks
+
+clean: ## remove the virtual environment and caches; the store stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CHAMPION): | $(INSTALLED)
+	$(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
+
+$(SETUP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Tabserve needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+$(INSTALLED): requirements.txt requirements-serve.txt constraints.txt | $(SETUP)
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(INSTALLED)
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(NOTEBOOK): requirements-notebook.txt $(INSTALLED)
+	$(PIP) -r requirements-notebook.txt
+	@touch $@
