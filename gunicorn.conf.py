@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from app.logs import LOGGING
-from app.metrics import use_worker_slots
+from app.metrics import take_slot, use_worker_slots
 
 wsgi_app = "app:create_app()"
 workers = int(os.environ.get("WEB_CONCURRENCY", 2))
@@ -31,8 +31,7 @@ if not _shared:
     _shared = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="tabserve-")
 control_socket = str(Path(_shared) / "gunicorn.ctl")
 
-_slot = "master"
-use_worker_slots(lambda: _slot)
+use_worker_slots()
 
 
 def when_ready(server):
@@ -49,8 +48,7 @@ def pre_fork(server, worker):
 
 def post_fork(server, worker):
     """Count in the files of this worker's slot from now on."""
-    global _slot
-    _slot = str(worker.slot)
+    take_slot(worker.slot)
 
 
 def post_worker_init(worker):

@@ -39,7 +39,7 @@ def create_app(
     not ready. Raises `ConfigError` for settings that are wrong.
     """
     config = config or Config.from_environ(os.environ)
-    app = Service("app")
+    app = Service("app", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.merge_slashes = False  # `//predict` is answered 404, not with a redirect
     app.serving = serving.load(config.store, config.models)

@@ -29,12 +29,21 @@ UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def use_worker_slots(slot: Callable[[], str]) -> None:
+_slot = "master"
+
+
+def use_worker_slots() -> None:
     """Keep values in files named by a worker's slot instead of its process id; before any `Metrics` is made.
 
     Slots are used again where process ids are not, so the files do not grow in number as workers come and go.
     """
-    values.ValueClass = MultiProcessValue(slot)  # type: ignore[no-untyped-call]
+    values.ValueClass = MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]
+
+
+def take_slot(slot: int) -> None:
+    """Count in the files of `slot` from now on: in a new worker, before it answers a request."""
+    global _slot
+    _slot = str(slot)
 
 
 class Metrics:

@@ -100,7 +100,6 @@ def _from_table(table: dict[str, Any], schema: Schema, max_rows: int) -> Matrix:
     problems += [Problem(None, str(name), "unknown") for name in header if not isinstance(name, str)]
     problems += [Problem(row, None, "not a list") for row, cells in enumerate(data) if not isinstance(cells, list)]
     if not problems:
-        problems += [Problem(None, name, "repeated") for name in dict.fromkeys(header) if header.count(name) > 1]
         problems += misfits(data, header)
     if problems:
         raise SchemaError(problems, n_rows=len(data))
@@ -115,7 +114,11 @@ def _from_columns(columns: dict[str, Any], schema: Schema, max_rows: int) -> Mat
     if any(cells.keys() != index for cells in columns.values()):
         index = dict.fromkeys(key for cells in columns.values() for key in cells)  # a cell that is not there is missing
     _check_rows(len(index), max_rows)
-    return schema.matrix_from_columns({name: [cells.get(key) for key in index] for name, cells in columns.items()})
+    # A column that the schema does not know is refused by its name alone: its cells could be far more than were sent.
+    known = frozenset(schema.names)
+    return schema.matrix_from_columns(
+        {name: [cells.get(key) for key in index] if name in known else () for name, cells in columns.items()}
+    )
 
 
 def _check_rows(n_rows: int, max_rows: int, *, at_least: int = 1) -> None:

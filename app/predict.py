@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from flask import Blueprint, Response, request
@@ -57,10 +56,9 @@ def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Cal
     return routes
 
 
-def rejected_rows(error: SchemaError) -> Counter[str]:
+def rejected_rows(error: SchemaError) -> dict[str, int]:
     """Return how many rows were refused for each reason; a whole column's problem concerns every row."""
-    rows: Counter[str] = Counter()
-    for reason in {problem.reason for problem in error.problems}:
-        found = {problem.row for problem in error.problems if problem.reason == reason}
-        rows[reason if reason in REASONS else "shape"] += error.n_rows if None in found else len(found)
-    return rows
+    rows: dict[str, set[int | None]] = {}
+    for problem in error.problems:
+        rows.setdefault(problem.reason if problem.reason in REASONS else "shape", set()).add(problem.row)
+    return {reason: error.n_rows if None in found else len(found) for reason, found in rows.items()}

@@ -142,16 +142,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
     if manifest.get("digest") != digest(expected):
         raise ArtifactError(path, "was changed after it was written: its digest is another", _RESTORE)
+    try:
+        sizes = {name: fingerprint["size"] for name, fingerprint in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise ArtifactError(path, "does not say which files there are", _RESTORE) from None
     files = {}
-    for name, fingerprint in manifest["files"].items():
+    for name, size in sizes.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
         content = _read_bytes(folder / name)
-        if len(content) != fingerprint["size"]:
-            raise ArtifactError(
-                folder / name, f"has {len(content)} bytes where the manifest says {fingerprint['size']}", _RESTORE
-            )
-        if _fingerprint(content) != fingerprint:
+        if len(content) != size:
+            raise ArtifactError(folder / name, f"has {len(content)} bytes where the manifest says {size}", _RESTORE)
+        if _fingerprint(content) != manifest["files"][name]:
             raise ArtifactError(folder / name, "was changed after it was written: its hash is another", _RESTORE)
         files[name] = content
     return manifest, files

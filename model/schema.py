@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -93,7 +94,7 @@ class Schema:
 
         Raises `SchemaError` with every problem; a column that is missing or unknown is one problem, not one a row.
         """
-        n_rows = len(next(iter(columns.values()), ()))
+        n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
         problems += [Problem(None, name, UNKNOWN) for name in columns if name not in self.names]
         present = [feature for feature in self.features if feature.name in columns]
@@ -168,27 +169,28 @@ def columns_from_csv(text: str) -> tuple[dict[str, list[Any]], int]:
     length than the header; `ValueError` for text that is no CSV at all.
     """
     try:
-        lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff")), strict=True) if line]
+        lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True) if line]
     except csv.Error as error:
         raise ValueError(f"not CSV: {error}") from None
     if not lines:
         raise ValueError("not CSV: it has no header line")
     header = [name.strip() for name in lines[0]]
     rows = lines[1:]
-    problems = [Problem(None, name, REPEATED) for name in dict.fromkeys(header) if header.count(name) > 1]
-    problems += misfits(rows, header)
+    problems = misfits(rows, header)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
     return {name: [parse_cell(row[i]) for row in rows] for i, name in enumerate(header)}, len(rows)
 
 
 def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
-    """Return a problem for each cell that a row lacks and for each row with more cells than the header names."""
-    problems: list[Problem] = []
-    for number, row in enumerate(rows):
-        problems += [Problem(number, name, MISSING) for name in header[len(row) :]]
-        if len(row) > len(header):
-            problems.append(Problem(number, None, UNKNOWN))
+    """Return a problem for each name that the header repeats and for each row of another length than the header."""
+    problems = [Problem(None, name, REPEATED) for name, count in Counter(header).items() if count > 1]
+    width = len(header)
+    problems += [
+        Problem(number, None, f"has {len(row)} cells where the header has {width}")
+        for number, row in enumerate(rows)
+        if len(row) != width
+    ]
     return problems
 
 
