@@ -36,7 +36,7 @@ class JSONFormatter(logging.Formatter):
             "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _without_request_line(record.getMessage()),
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0]:
@@ -44,6 +44,11 @@ class JSONFormatter(logging.Formatter):
             fields["exception"] = kind.__name__
             fields["trace"] = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(trace)]
         return orjson.dumps(fields, default=str).decode()
+
+
+def _without_request_line(message: str) -> str:
+    """Return gunicorn's complaint of a malformed request without what was sent, which may be a payload."""
+    return message.partition(": ")[0] if message.startswith("Invalid request from ") else message
 
 
 LOGGING = {

@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 from flask import Request, Response
 from numpy.typing import NDArray
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.errors import NotJSONError, TooLargeError, UnsupportedMediaTypeError
 from model import Artifact, Matrix, Problem, Schema, SchemaError, columns_from_csv, misfits
@@ -25,23 +24,42 @@ JSON_TYPE = "application/json"
 CSV_TYPE = "text/csv"
 
 
-def decode(request: Request, schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the rows of a request as `(n_rows, n_features)` float64, in the schema's order.
+def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """Return the whole body of a request of a type that `decode` reads.
 
-    Raises `UnsupportedMediaTypeError`, `NotJSONError`, `TooLargeError`, or `SchemaError` with every problem.
+    Raises `UnsupportedMediaTypeError`; `TooLargeError` for a body beyond `max_bytes`, which is not read to its end;
+    `NotJSONError` for one that breaks off.
     """
-    kind = request.mimetype
-    if kind not in (JSON_TYPE, CSV_TYPE):
-        said = f"the content type is {kind}" if kind else "there is no Content-Type"
+    if request.mimetype not in (JSON_TYPE, CSV_TYPE):
+        said = f"the content type is {request.mimetype}" if request.mimetype else "there is no Content-Type"
         raise UnsupportedMediaTypeError(f"{said}; this route reads {JSON_TYPE} and {CSV_TYPE}")
     if request.content_encoding not in (None, "identity"):
         raise UnsupportedMediaTypeError(f"the content encoding is {request.content_encoding}; send the body as it is")
+    length = request.content_length  # None for a body in chunks
+    too_large = TooLargeError(f"the body is longer than {max_bytes} bytes")
+    if length is not None and length > max_bytes:
+        raise too_large
+    wanted = max_bytes + 1 if length is None else length
+    pieces = []
     try:
-        body = request.get_data(cache=False)
-    except OSError:  # a broken chunk, or a client that went away
-        raise NotJSONError("the body could not be read to its end") from None
-    except RequestEntityTooLarge:
-        raise TooLargeError(f"the body is longer than {request.max_content_length} bytes") from None
+        # Werkzeug's own stream would cut a body in chunks at the limit and call that its end.
+        while wanted and (piece := request.environ["wsgi.input"].read(wanted)):
+            pieces.append(piece)
+            wanted -= len(piece)
+    except Exception as error:  # what the server raises for a broken chunk or a lost client is its own affair
+        raise NotJSONError(f"the body could not be read to its end ({type(error).__name__})") from None
+    if length is None and not wanted:
+        raise too_large
+    if length is not None and wanted:
+        raise NotJSONError(f"the body ended {wanted} bytes before the length that was announced")
+    return b"".join(pieces)
+
+
+def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of a body of content type `kind` as `(n_rows, n_features)` float64, in the schema's order.
+
+    Raises `NotJSONError`, `TooLargeError`, or `SchemaError` with every problem.
+    """
     return parse_csv(body, schema, max_rows) if kind == CSV_TYPE else parse_json(body, schema, max_rows)
 
 
@@ -64,8 +82,6 @@ def parse_json(body: bytes, schema: Schema, max_rows: int) -> Matrix:
 
 def parse_csv(body: bytes, schema: Schema, max_rows: int) -> Matrix:
     """Return the matrix that a CSV body with a header states."""
-    # A row takes a line at least: refuse what is far too long before parsing it.
-    _check_rows(body.count(b"\n") - 1, max_rows, at_least=0)
     try:
         columns, n_rows = columns_from_csv(body.decode())
     except ValueError as error:
@@ -121,8 +137,8 @@ def _from_columns(columns: dict[str, Any], schema: Schema, max_rows: int) -> Mat
     )
 
 
-def _check_rows(n_rows: int, max_rows: int, *, at_least: int = 1) -> None:
+def _check_rows(n_rows: int, max_rows: int) -> None:
     if n_rows > max_rows:
         raise TooLargeError(f"{n_rows} rows are more than the {max_rows} that one request may have")
-    if n_rows < at_least:
+    if n_rows == 0:
         raise SchemaError([Problem(None, None, "the request has no rows")], n_rows=0)

@@ -43,7 +43,8 @@ def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Cal
         if in_flight() > config.max_in_flight:
             raise OverloadedError(f"more than {config.max_in_flight} requests are waiting here")
         try:
-            rows = payload.decode(request, model.schema, max_rows=config.max_rows)
+            body = payload.read_body(request, max_bytes=config.max_body_bytes)
+            rows = payload.decode(body, request.mimetype, model.schema, max_rows=config.max_rows)
         except SchemaError as error:
             for reason, n_rows in rejected_rows(error).items():
                 metrics.count_rejected(model, n_rows, reason)

@@ -68,6 +68,8 @@ def load(store: Path, references: Sequence[str]) -> Serving:
     for reference in asked:
         try:
             model = Store(store).load(reference)
+            if model.name in models:
+                raise NotInStoreError(f"{reference} is asked for beside another version of {model.name}: name one")
             models[model.name] = model
             _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
         except (ModelError, OSError) as error:

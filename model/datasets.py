@@ -148,7 +148,9 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
             findings += _check_cells(column, cells[column.name])
         else:
             findings.append(Finding(COMPLETENESS, Problem(None, column.name, "there is no such column")))
-    wanted = {column.name for column in dataset.columns} | {dataset.timeliness.column if dataset.timeliness else ""}
+    wanted = {column.name for column in dataset.columns}
+    if dataset.timeliness:
+        wanted.add(dataset.timeliness.column)
     findings += [
         Finding(CONSISTENCY, Problem(None, name, "is no column of the data set and is left out"), fatal=False)
         for name in cells

@@ -24,12 +24,13 @@ def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> di
 def reference_bins(values: NDArray[np.float64]) -> dict[str, list[float]]:
     """Return the quantile bins of `values` `(n,)` and the share of them in each.
 
-    `edges` rise strictly from the smallest value to the largest. Bin `i` of `shares` holds the values up to and
-    with `edges[i]` that no earlier bin holds, so the first holds the smallest value alone where it is frequent
-    enough to be a quantile itself. Edges are values that occur, which keeps the bins of a 0/1 column apart.
+    `edges` rise strictly to the largest value, and are values that occur. Bin `i` of `shares` holds the values up
+    to and with `edges[i]` that no earlier bin holds. A column of few values, such as 0 and 1, has a bin for each.
     """
-    quantiles = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:], method="inverted_cdf")
-    edges = np.unique(np.concatenate([quantiles, values[[values.argmax()]]]))
+    edges = np.unique(values)
+    if len(edges) > BINS:
+        last = -(-np.arange(1, BINS + 1) * len(values) // BINS) - 1  # of each tenth of the sorted values
+        edges = np.unique(np.sort(values)[last])
     counts = np.bincount(bin_numbers(values, edges), minlength=len(edges))
     return {"minimum": float(values.min()), "edges": edges.tolist(), "shares": (counts / len(values)).tolist()}
 

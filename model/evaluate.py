@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.inspection import permutation_importance
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
@@ -40,15 +41,14 @@ def metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str,
 
     `bias` is the mean of prediction less truth; `r2` is the coefficient of determination.
     """
-    error = predicted - y
-    mse = float(np.mean(error**2))
+    mse = float(mean_squared_error(y, predicted))
     return {
         "rows": len(y),
         "mse": mse,
         "rmse": mse**0.5,
-        "mae": float(np.mean(np.abs(error))),
-        "bias": float(np.mean(error)),
-        "r2": 1 - mse / float(np.var(y)),
+        "mae": float(mean_absolute_error(y, predicted)),
+        "bias": float(np.mean(predicted - y)),
+        "r2": float(r2_score(y, predicted)),
     }
 
 

@@ -128,9 +128,9 @@ def describe(table: Table, pipeline: Pipeline) -> Schema:
 def golden_rows(X: Matrix, split_rows: Matrix, limit_rows: Matrix) -> Matrix:
     """Return the rows that travel in the artifact: the table's first row, others of it, at splits and at limits."""
     random = np.random.default_rng(0)
-    spare = GOLDEN_ROWS - 1 - len(limit_rows)
-    some = random.choice(X, size=spare // 2, replace=False)
-    at_splits = random.choice(split_rows, size=spare - spare // 2, replace=False)
+    spare = max(GOLDEN_ROWS - 1 - len(limit_rows), 2)
+    some = random.permutation(X)[: spare // 2]
+    at_splits = random.permutation(split_rows)[: spare - spare // 2]
     return np.vstack([X[:1], some, at_splits, limit_rows])
 
 

@@ -20,6 +20,7 @@ ALIASES = "aliases.json"
 
 # Names become folders, URLs and label values: nothing that would have to be quoted in any of them.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_VERSION = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class Store:
         """Return the versions of a model, oldest first; none if there is no such model."""
         folder = self._folder(name)
         return (
-            sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()) if folder.is_dir() else []
+            sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
+            if folder.is_dir()
+            else []
         )
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -51,21 +54,24 @@ class Store:
         path = self._folder(name) / ALIASES
         try:
             aliases = json.loads(path.read_bytes())
-            return {str(alias): int(version) for alias, version in aliases.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, AttributeError, TypeError):
-            raise ArtifactError(path, "is not a table of aliases", 'write it anew: {"champion": 1}') from None
+        except ValueError:
+            aliases = None
+        if not isinstance(aliases, dict) or not all(type(version) is int for version in aliases.values()):
+            raise ArtifactError(path, "is not a table of aliases", 'write it anew: {"champion": 1}')
+        return aliases
 
     def add(self, name: str, draft: Draft, *, alias: str = CHAMPION) -> Path:
         """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
+            aliases = self.aliases(name)
             version = max(self.versions(name), default=0) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
             incoming = folder / f".{ALIASES}"
-            incoming.write_bytes(artifact.to_json({**self.aliases(name), alias: version}))
+            incoming.write_bytes(artifact.to_json({**aliases, alias: version}))
             incoming.replace(folder / ALIASES)
         return path
 
@@ -80,7 +86,8 @@ class Store:
                 f"train it with `python -m model train {name}`, or name another store"
             )
         aliases = self.aliases(name)
-        version = int(wanted) if wanted.isdecimal() else aliases.get(wanted or CHAMPION)
+        by_number = {str(version): version for version in versions}
+        version = by_number.get(wanted) or aliases.get(wanted or CHAMPION)
         if version not in versions:
             raise NotInStoreError(
                 f"the model {name!r} in the store {self.root} has no version {wanted or CHAMPION!r}; "
@@ -90,7 +97,15 @@ class Store:
 
     def load(self, reference: str) -> Artifact:
         """Load and verify the version that `reference` asks for. Raises `NotInStoreError`, `ArtifactError`."""
-        return artifact.load(self.find(reference))
+        path = self.find(reference)
+        found = artifact.load(path)
+        if (found.name, str(found.version)) != (path.parent.name, path.name):
+            raise ArtifactError(
+                path / artifact.MANIFEST,
+                f"is of {found.name} version {found.version}, which belongs in another folder",
+                "put it back there, or train this version again",
+            )
+        return found
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
