@@ -5,14 +5,24 @@ or flags. SIGHUP loads the champions again and keeps the old ones if they do not
 """
 
 import gc
+import logging
 import os
 import shutil
 import signal
 import tempfile
+from logging.config import dictConfig
 from pathlib import Path
 
+from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.metrics import take_slot, use_worker_slots
+
+try:
+    Config.from_environ(os.environ)
+except ConfigError as error:
+    dictConfig(LOGGING)
+    logging.getLogger("tabserve").critical("%s", error)
+    raise SystemExit(2) from None
 
 wsgi_app = "app:create_app()"
 workers = int(os.environ.get("WEB_CONCURRENCY", 2))
@@ -62,6 +72,17 @@ def post_worker_init(worker):
         stop(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
+
+    # gunicorn's worker keeps the listener open until its end: whoever connects while it drains would wait in vain.
+    switch = worker.set_accept_enabled
+
+    def close_for_good(enabled):
+        switch(enabled)
+        if not enabled and not worker.alive:
+            for listener in worker.sockets:
+                listener.close()
+
+    worker.set_accept_enabled = close_for_good
 
 
 def on_reload(server):

@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from model import NotInStoreError, SchemaError
+from model import NotInStoreError, SchemaError, TooManyRowsError
 
 # Enough to see what is wrong with a table; beyond it a reply would outgrow the request that caused it.
 MAX_DETAILS = 1_000
@@ -26,7 +26,7 @@ class NotJSONError(Exception):
 
 
 class TooLargeError(Exception):
-    """The request has more bytes or rows than the service takes."""
+    """The body has more bytes than the service takes."""
 
 
 class UnsupportedMediaTypeError(Exception):
@@ -45,6 +45,7 @@ STATUS: dict[type[Exception], int] = {
     NotJSONError: 400,
     NotInStoreError: 404,
     TooLargeError: 413,
+    TooManyRowsError: 413,
     UnsupportedMediaTypeError: 415,
     SchemaError: 422,
     OverloadedError: 503,

@@ -40,7 +40,7 @@ def create_app(
     """
     config = config or Config.from_environ(os.environ)
     app = Service("app", static_folder=None)
-    app.url_map.merge_slashes = False  # `//predict` is answered 404, not with a redirect
+    app.url_map.merge_slashes = False  # `/models//predict` is answered 404, not with a redirect
     app.serving = serving.load(config.store, config.models)
     metrics = Metrics(models=lambda: app.serving.models.values())
 

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 import orjson
-from flask import Blueprint, render_template, url_for
+from flask import Blueprint, Response, render_template, url_for
 
 from app.serving import Serving
 from model import Artifact
@@ -17,10 +17,11 @@ def blueprint(serving: Serving) -> Blueprint:
     routes = Blueprint("pages", __name__)
 
     @routes.get("/")
-    def index() -> str:
+    def index() -> Response:
         """Show every loaded model: version, metrics, features, and a request that works."""
         models = list(serving.models.values())
-        return render_template("index.html", models=[_describe(model) for model in models], reason=serving.unready)
+        page = render_template("index.html", models=[_describe(model) for model in models], reason=serving.unready)
+        return Response(page, headers={"Cache-Control": "no-store"})  # it shows the host that was asked
 
     def _describe(model: Artifact) -> dict[str, Any]:
         route = "predict.predict" if model.name == serving.default_name else "predict.predict_with"

@@ -6,6 +6,8 @@ The forms of `application/json`, told apart by their shape:
 - one record: `{"RM": 6.575, …}`
 - a list of records: `[{"RM": 6.575, …}, …]`
 - a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
+
+Where an object repeats a key, its last value counts, as in every JSON parser at hand.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from flask import Request, Response
 from numpy.typing import NDArray
 
 from app.errors import NotJSONError, TooLargeError, UnsupportedMediaTypeError
-from model import Artifact, Matrix, Problem, Schema, SchemaError, columns_from_csv, misfits
+from model import Artifact, Matrix, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv, misfits
 
 JSON_TYPE = "application/json"
 CSV_TYPE = "text/csv"
@@ -83,7 +85,7 @@ def parse_json(body: bytes, schema: Schema, max_rows: int) -> Matrix:
 def parse_csv(body: bytes, schema: Schema, max_rows: int) -> Matrix:
     """Return the matrix that a CSV body with a header states."""
     try:
-        columns, n_rows = columns_from_csv(body.decode())
+        columns, n_rows = columns_from_csv(body.decode(), max_rows=max_rows)
     except ValueError as error:
         raise NotJSONError(f"the body is not a CSV table: {error}") from None
     _check_rows(n_rows, max_rows)
@@ -113,7 +115,8 @@ def _from_table(table: dict[str, Any], schema: Schema, max_rows: int) -> Matrix:
     header, data = table["columns"], table["data"]
     _check_rows(len(data), max_rows)
     problems = [Problem(None, key, "unknown") for key in table if key not in ("columns", "data", "index")]
-    problems += [Problem(None, str(name), "unknown") for name in header if not isinstance(name, str)]
+    if not all(isinstance(name, str) for name in header):
+        problems.append(Problem(None, None, "the columns are not all names"))
     problems += [Problem(row, None, "not a list") for row, cells in enumerate(data) if not isinstance(cells, list)]
     if not problems:
         problems += misfits(data, header)
@@ -139,6 +142,6 @@ def _from_columns(columns: dict[str, Any], schema: Schema, max_rows: int) -> Mat
 
 def _check_rows(n_rows: int, max_rows: int) -> None:
     if n_rows > max_rows:
-        raise TooLargeError(f"{n_rows} rows are more than the {max_rows} that one request may have")
+        raise TooManyRowsError(max_rows)
     if n_rows == 0:
         raise SchemaError([Problem(None, None, "the request has no rows")], n_rows=0)

@@ -22,7 +22,7 @@ def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Cal
     @routes.post("/predict")
     def predict() -> Response:
         """Answer with the default model, in whichever native format the body is."""
-        return answer(serving.default())
+        return answer(serving.get(None))
 
     @routes.post("/models/<name>/predict")
     def predict_with(name: str) -> Response:

@@ -15,15 +15,21 @@ _log = logging.getLogger("tabserve")
 
 @dataclass(slots=True)
 class Serving:
-    """The loaded models by name, the default first, and why any that was asked for is not among them.
+    """The loaded models by name, and why any that was asked for is not among them.
 
-    `draining` is set when the server was told to stop: it goes on answering, and says that it is not ready.
+    `asked` holds the names of all models that were asked for, the default first. `draining` is set when the server
+    was told to stop: it goes on answering, and says that it is not ready.
     """
 
     models: dict[str, Artifact] = field(default_factory=dict)
-    default_name: str | None = None
+    asked: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     draining: bool = False
+
+    @property
+    def default_name(self) -> str | None:
+        """Return the name of the model that `/predict` answers with."""
+        return self.asked[0] if self.asked else None
 
     @property
     def unready(self) -> str | None:
@@ -32,23 +38,17 @@ class Serving:
             return "the server is stopping"
         return "; ".join(self.problems) or None
 
-    def default(self) -> Artifact:
-        """Return the model that `/predict` answers with. Raises `NotReadyError`."""
-        return self.get(self.default_name) if self.default_name else self._refuse()
-
-    def get(self, name: str) -> Artifact:
-        """Return a loaded model.
+    def get(self, name: str | None) -> Artifact:
+        """Return a loaded model, the default one for None.
 
         Raises `NotReadyError` if it failed to load, `NotInStoreError` if nobody asked for it.
         """
+        name = name or self.default_name
         if name in self.models:
             return self.models[name]
-        if name == self.default_name or self.problems:
-            self._refuse()
+        if name is None or name in self.asked:
+            raise NotReadyError("no verified model is loaded; /readyz says why")
         raise NotInStoreError(f"there is no model {name!r} here; there are: {', '.join(self.models)}")
-
-    def _refuse(self) -> Artifact:
-        raise NotReadyError("no verified model is loaded; /readyz says why")
 
 
 def load(store: Path, references: Sequence[str]) -> Serving:
@@ -78,6 +78,6 @@ def load(store: Path, references: Sequence[str]) -> Serving:
         _log.error("not ready: %s", problem)
     return Serving(
         models=models,
-        default_name=asked[0].partition("@")[0] if asked else None,
+        asked=tuple(reference.partition("@")[0] for reference in asked),
         problems=tuple(problems),
     )

@@ -5,7 +5,7 @@ Everything here imports no more than numpy and ONNX Runtime. Training lives in `
 """
 
 from model.artifact import Artifact
-from model.errors import ArtifactError, ModelError, NotInStoreError, Problem, SchemaError
+from model.errors import ArtifactError, ModelError, NotInStoreError, Problem, SchemaError, TooManyRowsError
 from model.schema import REASONS, Feature, Matrix, Schema, columns_from_csv, misfits
 from model.store import Store
 
@@ -21,6 +21,7 @@ __all__ = [
     "Schema",
     "SchemaError",
     "Store",
+    "TooManyRowsError",
     "columns_from_csv",
     "misfits",
 ]

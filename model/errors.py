@@ -39,6 +39,13 @@ class SchemaError(ModelError):
         self.n_rows = n_rows
 
 
+class TooManyRowsError(ModelError):
+    """A table has more rows than the caller takes."""
+
+    def __init__(self, max_rows: int) -> None:
+        super().__init__(f"more than {max_rows} rows")
+
+
 class DataError(ModelError):
     """A table cannot be trained on; the message is the whole report."""
 

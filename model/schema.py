@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import Problem, SchemaError
+from model.errors import Problem, SchemaError, TooManyRowsError
 
 Matrix = NDArray[np.float64]
 
@@ -163,20 +164,24 @@ def parse_cell(text: str) -> float | str | None:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def columns_from_csv(text: str) -> tuple[dict[str, list[Any]], int]:
+def columns_from_csv(text: str, *, max_rows: int | None = None) -> tuple[dict[str, list[Any]], int]:
     """Return the columns of a CSV table with a header, each a list of parsed cells, and the number of rows.
 
     Blank lines are skipped. Raises `SchemaError` for a header that repeats a name and for rows of another
-    length than the header; `ValueError` for text that is no CSV at all.
+    length than the header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text
+    that is no CSV at all.
     """
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True) if line]
+        lines = list(islice(filter(None, reader), None if max_rows is None else max_rows + 2))
     except csv.Error as error:
         raise ValueError(f"not CSV: {error}") from None
     if not lines:
         raise ValueError("not CSV: it has no header line")
     header = [name.strip() for name in lines[0]]
     rows = lines[1:]
+    if max_rows is not None and len(rows) > max_rows:
+        raise TooManyRowsError(max_rows)
     problems = misfits(rows, header)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))

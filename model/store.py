@@ -43,11 +43,9 @@ class Store:
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, oldest first; none if there is no such model."""
         folder = self._folder(name)
-        return (
-            sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
-            if folder.is_dir()
-            else []
-        )
+        if not folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version that each alias of a model stands for."""

@@ -1,0 +1,266 @@
+"""An artifact loads only when every byte and every answer is right, and says what to do where one is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import ROOT, bits
+from model import ArtifactError, artifact
+
+FILES = [
+    "card.md",
+    "golden.json",
+    "model.onnx",
+    "pipeline.joblib",
+    "plots/correlations.png",
+    "plots/distributions.png",
+    "plots/importance.png",
+    "plots/predicted_against_actual.png",
+    "plots/residuals.png",
+    "plots/search.png",
+    "reference.json",
+]
+
+
+@pytest.fixture(scope="module")
+def kept(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One copy of the trained artifact, for tests that put back what they change."""
+    folder: Path = tmp_path_factory.mktemp("kept") / "1"
+    yield shutil.copytree(store / "boston-housing" / "1", folder)
+    artifact.load(folder)
+
+
+@pytest.fixture
+def folder(store: Path, tmp_path: Path) -> Path:
+    """A copy of the trained artifact, to break."""
+    return shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] | None = None) -> None:
+    """Change an artifact as someone would who knows the format: hashes, sizes and the digest are right again."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for name, content in (files or {}).items():
+        (folder / name).write_bytes(content)
+        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    change(manifest)
+    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    manifest["digest"] = artifact.digest(facts)
+    (folder / "manifest.json").write_bytes(artifact.to_json(manifest))
+
+
+def refusal(folder: Path) -> ArtifactError:
+    """Return the error with which an artifact is refused; it names a file, what is wrong and what to do."""
+    with pytest.raises(ArtifactError) as caught:
+        artifact.load(folder)
+    assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}; {caught.value.remedy}"
+    return caught.value
+
+
+def test_good_artifact_answers_as_the_pipeline(folder: Path, pipeline: Any, houses: pd.DataFrame) -> None:
+    """A loaded artifact knows its name, version and schema, and gives the pipeline's bits."""
+    found = artifact.load(folder)
+
+    assert (found.name, found.version, found.path) == ("boston-housing", 1, folder)
+    assert found.schema.names == tuple(houses.columns)
+    assert found.golden_rows.shape == (64, 6)
+    assert np.array_equal(bits(found.predict(houses.to_numpy())), bits(pipeline.predict(houses.to_numpy())))
+
+
+def test_manifest_names_every_file(folder: Path) -> None:
+    """Every file of the folder but the manifest is named in it, and the tests below break each of them."""
+    there = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+
+    assert sorted(manifest["files"]) == FILES
+    assert there == sorted([*FILES, "manifest.json"])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (None, "is missing"),
+        (lambda content: content[:-1], "bytes where the manifest says"),
+        (lambda content: b"", "has 0 bytes where the manifest says"),
+        (lambda content: content + b"\n", "bytes where the manifest says"),
+        (lambda content: bytes([content[0] ^ 1]) + content[1:], "was changed after it was written"),
+    ],
+    ids=["missing", "truncated", "emptied", "appended", "flipped"],
+)
+def test_damaged_file_is_named(folder: Path, name: str, damage: Callable[[bytes], bytes] | None, reason: str) -> None:
+    """Whichever file is missing or changed, the error names it and says to restore the artifact."""
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(content))
+
+    error = refusal(folder)
+    assert (error.path, error.remedy) == (path, "restore the artifact from where it came, or train it again")
+    assert reason in error.reason
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (None, "is missing"),
+        (lambda text: "", "is not a manifest"),
+        (lambda text: text[:-3], "is not a manifest"),
+        (lambda text: "[]", "is not a manifest"),
+        (lambda text: "{}", "is not a manifest"),
+        (lambda text: text.replace('"n_estimators": 400', '"n_estimators": 401'), "was changed after it was written"),
+        (lambda text: text.replace('"n_estimators": 400', '"n_estimators": NaN'), "was changed after it was written"),
+        (lambda text: text.replace("e+37", "e937"), "was changed after it was written"),
+        (lambda text: text.replace('"digest"', '"digets"'), "was changed after it was written"),
+    ],
+    ids=["missing", "empty", "truncated", "list", "no facts", "edited", "NaN", "infinite", "no digest"],
+)
+def test_damaged_manifest_is_named(folder: Path, damage: Callable[[str], str] | None, reason: str) -> None:
+    """A manifest that is missing, is none or was edited is refused, and the error names it."""
+    path = folder / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    if damage:
+        assert damage(text) != text
+        path.write_text(damage(text), encoding="utf-8")
+
+    error = refusal(folder)
+    assert (error.path, error.remedy) == (path, "restore the artifact from where it came, or train it again")
+    assert reason in error.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_changed_byte_loads(kept: Path, data: st.DataObject) -> None:
+    """A byte changed anywhere is refused, unless the manifest still says the same, but for when it was written."""
+    path = kept / data.draw(st.sampled_from([*FILES, "manifest.json"]))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    changed = bytes([content[place] ^ data.draw(st.integers(1, 255))])
+    path.write_bytes(content[:place] + changed + content[place + 1 :])
+    try:
+        found = artifact.load(kept)
+    except ArtifactError:
+        found = None
+    finally:
+        path.write_bytes(content)
+
+    if found is not None:
+        assert path.name == "manifest.json"
+        assert {**found.manifest, "created_at": ""} == {**json.loads(content), "created_at": ""}
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None, [1]])
+def test_format_version_that_never_was_is_refused(folder: Path, version: Any) -> None:
+    """A format version is an integer from 1 on, and nothing that looks like one."""
+    rewrite(folder, lambda manifest: manifest.update(format_version=version))
+
+    assert refusal(folder).reason == f"has the format version {version!r}, which never was one"
+
+
+def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
+    """An artifact of a later format is refused with its version and the advice to upgrade."""
+    rewrite(folder, lambda manifest: manifest.update(format_version=2))
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert (error.reason, error.remedy) == (
+        "is of format 2, and this tabserve reads formats up to 1",
+        "upgrade tabserve, or train the model again with this one",
+    )
+
+
+@pytest.mark.parametrize("row", [0, 31, -1])
+def test_golden_answer_off_by_one_bit_is_refused(folder: Path, row: int) -> None:
+    """A golden answer that is another by one bit is refused, although every hash is right."""
+    golden = json.loads((folder / "golden.json").read_bytes())
+    golden["y"][row] = float(np.nextafter(golden["y"][row], np.inf))
+    rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json(golden)})
+
+    error = refusal(folder)
+    assert error.path == folder / "golden.json"
+    assert error.reason == "1 of 64 golden rows are answered otherwise than by the trained model"
+    assert error.remedy.startswith("do not serve it")
+
+
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [([], []), ([[0.0] * 6] * 2, [1.0]), ([[0.0] * 6] * 2, [1.0] * 3), ([[0.0]], [1.0]), ([[0.0], [0.0, 1.0]], [1.0])],
+    ids=["no rows", "one answer too few", "one answer too many", "narrow rows", "ragged rows"],
+)
+def test_golden_rows_that_prove_nothing_are_refused(folder: Path, X: Any, y: Any) -> None:
+    """Golden rows that are none, or not as many as answers, or of another width, are an `ArtifactError`."""
+    rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json({"X": X, "y": y})})
+
+    assert refusal(folder).remedy != ""
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x0a" * 50])
+def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> None:
+    """A graph that the runtime cannot load is refused by name, although every hash is right."""
+    rewrite(folder, lambda manifest: None, {"model.onnx": content})
+
+    error = refusal(folder)
+    assert error.path == folder / "model.onnx"
+    assert error.reason.startswith("does not run: ")
+
+
+@pytest.mark.parametrize("name", ["../x", "plots/../../x", "/etc/hostname", "a/../../x"])
+def test_file_outside_the_folder_is_not_read(folder: Path, name: str) -> None:
+    """A manifest that names a file outside its folder is refused, and that file is not read."""
+    rewrite(folder, lambda manifest: manifest["files"].update({name: {"sha256": "", "size": 0}}))
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert error.reason == f"names a file outside its folder: {name!r}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("files"),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest["files"].update({"card.md": {}}),
+        lambda manifest: manifest["files"].pop("model.onnx"),
+        lambda manifest: manifest.pop("features"),
+        lambda manifest: manifest["features"][0].update(colour="red"),
+    ],
+    ids=["no files", "files as a list", "no size", "no graph", "no features", "unknown key"],
+)
+def test_manifest_that_does_not_describe_a_model_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """A manifest of a right digest that lacks what loading needs is an `ArtifactError` that names it."""
+    rewrite(folder, change)
+
+    assert refusal(folder).path == folder / "manifest.json"
+
+
+def test_loading_opens_no_pickle(store: Path, tmp_path: Path) -> None:
+    """`verify` accepts an artifact whose pickle is garbage of the right hash, and loads no training package."""
+    root = shutil.copytree(store, tmp_path / "store")
+    rewrite(root / "boston-housing" / "1", lambda manifest: None, {"pipeline.joblib": b"garbage"})
+    script = """if True:
+        import sys
+        sys.addaudithook(lambda event, _: sys.exit(event) if event == "pickle.find_class" else None)
+        from model.__main__ import main
+        status = main(["--store", sys.argv[1], "verify", "boston-housing"])
+        training = {"joblib", "matplotlib", "onnx", "pandas", "papermill", "scipy", "sklearn", "torch"}
+        print(status, sorted(training & set(sys.modules)))"""
+    command = [sys.executable, "-c", script, str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "0 []"

@@ -1,0 +1,123 @@
+"""Owns the settings: what the environment may say, and that every mistake in it is reported at once."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import Config, ConfigError
+
+
+def mistakes(environ: dict[str, str]) -> str:
+    """Return the message that a wrong environment gets."""
+    with pytest.raises(ConfigError) as caught:
+        Config.from_environ(environ)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    """Without a setting in the environment every default holds."""
+    assert Config.from_environ({"PATH": "/bin", "PORT": "x", "tabserve_store": "y"}) == Config(
+        store=Path("store"),
+        models=(),
+        max_body_bytes=8 * 2**20,
+        max_rows=10_000,
+        max_in_flight=512,
+        log_requests=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "expected"),
+    [
+        ("STORE", "/srv/models", "store", Path("/srv/models")),
+        ("MODELS", "a", "models", ("a",)),
+        ("MODELS", " a, b@challenger,c@3 ,", "models", ("a", "b@challenger", "c@3")),
+        ("MODELS", "", "models", ()),
+        ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
+        ("MAX_ROWS", "100000", "max_rows", 100_000),
+        ("MAX_IN_FLIGHT", "64", "max_in_flight", 64),
+        ("LOG_REQUESTS", "false", "log_requests", False),
+        ("LOG_REQUESTS", "True", "log_requests", True),
+    ],
+)
+def test_setting(name: str, text: str, field: str, expected: Any) -> None:
+    """A setting is read as its type, and leaves the others as they are."""
+    config = Config.from_environ({f"TABSERVE_{name}": text})
+
+    assert config == Config(**{field: expected})
+    assert type(getattr(config, field)) is type(expected) or isinstance(expected, Path)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1e3", "1_000", " 1", "٣", "²", "9" * 5_000])
+def test_number_that_is_none(text: str) -> None:
+    """A number is written in plain digits and is at least 1; the message says what was found and what is wanted."""
+    message = mistakes({"TABSERVE_MAX_ROWS": text})
+
+    assert message.startswith(f"TABSERVE_MAX_ROWS is {text!r}, ")
+    if len(text) < 10:
+        assert message.endswith("not a whole number from 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("LOG_REQUESTS", "yes", "TABSERVE_LOG_REQUESTS is 'yes', neither true nor false"),
+        ("LOG_REQUESTS", "", "TABSERVE_LOG_REQUESTS is '', neither true nor false"),
+        ("STORE", "", "TABSERVE_STORE is '', not a path"),
+    ],
+)
+def test_value_of_another_type(name: str, text: str, message: str) -> None:
+    """A value of another type is refused with its name, what was found and what is wanted."""
+    assert mistakes({f"TABSERVE_{name}": text}) == message
+
+
+def test_every_mistake_at_once() -> None:
+    """All mistakes are in one error, unknown names among them, and what is right is not."""
+    message = mistakes(
+        {
+            "TABSERVE_STORE": "fine",
+            "TABSERVE_MAX_ROWS": "x",
+            "TABSERVE_MAXROWS": "3",
+            "TABSERVE_LOG_REQUESTS": "on",
+        }
+    )
+
+    assert [part.split(" ")[0] for part in message.split("; ") if part.startswith("TABSERVE_")] == [
+        "TABSERVE_LOG_REQUESTS",
+        "TABSERVE_MAXROWS",
+        "TABSERVE_MAX_ROWS",
+    ]
+
+
+@pytest.mark.parametrize("name", ["TABSERVE_MAXROWS", "TABSERVE_max_rows", "TABSERVE_"])
+def test_unknown_name(name: str) -> None:
+    """A name that is no setting is refused, and the message says which there are: a typo is not silently a default."""
+    message = mistakes({name: "1"})
+
+    assert message.startswith(f"{name} is not a setting")
+    assert all(item.metadata["name"] in message for item in fields(Config))
+
+
+def test_every_setting_has_its_help() -> None:
+    """Every field is read from TABSERVE_ and its own name, and says what it is for."""
+    for item in fields(Config):
+        assert item.metadata["name"] == f"TABSERVE_{item.name.upper()}"
+        assert len(item.metadata["help"]) > 10
+
+
+@given(name=st.sampled_from([item.metadata["name"] for item in fields(Config)]), text=st.text())
+def test_any_text(name: str, text: str) -> None:
+    """Any text is a value of the setting or a `ConfigError` that names it, nothing else."""
+    try:
+        Config.from_environ({name: text})
+        message = None
+    except ConfigError as error:
+        message = str(error)
+
+    assert message is None or message.startswith(f"{name} is {text!r}, ")

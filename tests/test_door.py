@@ -1,0 +1,208 @@
+"""Owns what happens to every request as it comes in and goes out: its id, its log line, and what no log ever holds."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import HOUSE, Server, serve
+
+OWN_ID = re.compile("[0-9a-f]{32}")
+# Numbers and words that are nowhere but in these tests' requests.
+SECRETS = ("7.31905577", "431.90557", "marmalade", "quince")
+SECRET_HOUSE = {**HOUSE, "RM": 7.31905577, "TAX": 431.90557}
+
+
+@pytest.mark.parametrize("caller", ["a", "x" * 128, "0af7651916cd43dd8448eb211c80319c", "{!~\"';}"])
+def test_id_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
+    """A caller's id of 1 to 128 visible ASCII characters is taken over in header, body and log."""
+    reply = client.post("/predict", json=HOUSE, headers={"X-Request-Id": caller})
+
+    assert reply.headers.getlist("X-Request-Id") == [caller]
+    assert reply.get_json()["request_id"] == caller
+    assert [line["request_id"] for line in log_lines] == [caller]
+
+
+@pytest.mark.parametrize("caller", ["", "x" * 129, "a b", "a\tb", "a\x7fb", "é", "a\xa0"], ids=ascii)
+def test_id_that_is_not_taken_over(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
+    """Any other id is replaced by one of our own, the same in header, body and log."""
+    reply = client.post("/predict", json=HOUSE, environ_overrides={"HTTP_X_REQUEST_ID": caller})
+    own = reply.headers["X-Request-Id"]
+
+    assert OWN_ID.fullmatch(own)
+    assert reply.get_json()["request_id"] == own
+    assert [line["request_id"] for line in log_lines] == [own]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(caller=st.text(st.characters(max_codepoint=255), max_size=140))
+def test_any_id(client: FlaskClient, caller: str) -> None:
+    """Whatever the caller's id is, line breaks among it, the reply has the same or one of our own."""
+    reply = client.get("/livez", environ_overrides={"HTTP_X_REQUEST_ID": caller})
+    acceptable = 1 <= len(caller) <= 128 and all("!" <= character <= "~" for character in caller)
+
+    assert (reply.headers["X-Request-Id"] == caller) is acceptable
+    assert acceptable or OWN_ID.fullmatch(reply.headers["X-Request-Id"])
+
+
+def test_own_ids_differ(client: FlaskClient) -> None:
+    """Every request without an id gets another one."""
+    ids = {client.get("/livez").headers["X-Request-Id"] for _ in range(100)}
+
+    assert len(ids) == 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/no", 404),
+        ("PUT", "/predict", 405),
+        ("POST", "/predict", 415),
+    ],
+)
+def test_every_reply_has_an_id(client: FlaskClient, method: str, path: str, status: int) -> None:
+    """Refusals carry the id too."""
+    reply = client.open(path, method=method, headers={"X-Request-Id": "mine"})
+
+    assert (reply.status_code, reply.headers["X-Request-Id"]) == (status, "mine")
+
+
+def test_line_of_a_prediction(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
+    """A prediction is one line: when, who, what, how it ended, how long it took, which version and how many rows."""
+    started = datetime.now(UTC)
+    client.post("/predict", json=[HOUSE] * 3, headers={"X-Request-Id": "mine"})
+    took = (datetime.now(UTC) - started).total_seconds() * 1000
+
+    assert len(log_lines) == 1
+    line = log_lines[0]
+    assert abs(datetime.fromisoformat(line.pop("time")) - started).total_seconds() < took / 1000 + 0.001
+    assert 0 < line.pop("duration_ms") <= took
+    assert line == {
+        "request_id": "mine",
+        "method": "POST",
+        "route": "/predict",
+        "status": 200,
+        "model": "boston-housing",
+        "version": 1,
+        "rows": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/livez", "/livez", 200),
+        ("GET", "/nothing/marmalade?quince=1", "unmatched", 404),
+        ("POST", "/models/marmalade/predict", "/models/<name>/predict", 404),
+        ("MARMALADE-AND-MUCH-MORE-OF-IT", "/", "unmatched", 405),
+    ],
+)
+def test_line_of_any_request(
+    client: FlaskClient, log_lines: list[dict[str, Any]], method: str, path: str, route: str, status: int
+) -> None:
+    """Every request is one line with the route's pattern, never the path or a long method that a caller made up."""
+    client.open(path, method=method)
+
+    assert [(line["method"], line["route"], line["status"]) for line in log_lines] == [(method[:16], route, status)]
+    assert "model" not in log_lines[0]
+
+
+def logged(server: Server) -> list[dict[str, Any]]:
+    """Return every line that the server wrote; fails for a line that is no JSON object."""
+    time.sleep(0.2)  # a line is written after the reply
+    text = server.stdout.read_text() + server.stderr.read_text()
+    lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(line, dict) for line in lines)
+    return lines
+
+
+@pytest.fixture
+def own_server(store: Path, tmp_path: Path) -> Any:
+    """A server of one's own, with one worker, for tests that read all that it wrote."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as running:
+        yield running
+
+
+def send(server: Server, body: bytes, **headers: str) -> None:
+    """Send bytes as the body of a prediction, whatever the headers say of them, and wait until all are answered."""
+    with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as connection:
+        connection.putrequest("POST", "/predict")
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders(body)
+        connection.sock.shutdown(1)
+        while connection.sock.recv(65536):
+            pass
+
+
+def test_no_payload_in_any_log(own_server: Server) -> None:
+    """No value and no text of a request's body is ever written, whether it is answered, refused or malformed."""
+    url = f"{own_server.url}/predict"
+    good = json.dumps(SECRET_HOUSE).encode()
+    bad = json.dumps({**SECRET_HOUSE, "B": "marmalade", "quince": 1}).encode()
+    csv = b"CHAS,RM,TAX,PTRATIO,B,quince\n0,7.31905577,431.90557,15.3,marmalade,1\n"
+    for body, kind in [(good, "json"), (bad, "json"), (good[:-1], "json"), (b"marmalade" + good, "json")]:
+        requests.post(url, data=body, headers={"Content-Type": f"application/{kind}"}, timeout=10)
+    requests.post(url, data=csv, headers={"Content-Type": "text/csv"}, timeout=10)
+    requests.post(url, data=b'"quince\xff', headers={"Content-Type": "text/csv"}, timeout=10)
+    requests.post(url, data=good, headers={"Content-Type": "marmalade/quince"}, timeout=10)
+    requests.get(f"{own_server.url}/marmalade?TAX=431.90557", timeout=10)
+
+    lines = logged(own_server)
+    assert len([line for line in lines if line.get("status")]) >= 8
+    assert [line for line in lines if any(secret in json.dumps(line) for secret in SECRETS)] == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Length": "1000"}, json.dumps(SECRET_HOUSE).encode()),
+        ({"Transfer-Encoding": "chunked"}, b"marmalade\r\n" + json.dumps(SECRET_HOUSE).encode()),
+        ({"Transfer-Encoding": "chunked"}, b"3\r\n[0]7.31905577\r\n0\r\n\r\n"),
+        ({"Content-Length": "2"}, b"[]" + json.dumps(SECRET_HOUSE, separators=(",", ":")).encode() + b"\r\n\r\n"),
+        ({"Content-Length": "2"}, b"[]MARMALADE 7.31905577 HTTP/1.1\r\n431.90557: 1\r\n\r\n"),
+    ],
+    ids=["cut off", "no size of a chunk", "another size of a chunk", "more than its length", "a second request"],
+)
+def test_no_payload_of_a_broken_request(own_server: Server, headers: dict[str, str], body: bytes) -> None:
+    """Bytes of a body whose framing is wrong are not written either, where the server takes them for a request."""
+    send(own_server, body, **headers)
+
+    lines = logged(own_server)
+    assert [line for line in lines if any(secret in json.dumps(line).lower() for secret in SECRETS)] == []
+
+
+def test_one_line_a_request(own_server: Server) -> None:
+    """The real server writes one JSON line a request to standard output, and nothing but JSON lines anywhere."""
+    ids = [f"mine-{number}" for number in range(30)]
+    for own in ids:
+        requests.post(f"{own_server.url}/predict", json=HOUSE, headers={"X-Request-Id": own}, timeout=10)
+    logged(own_server)
+
+    lines = [json.loads(line) for line in own_server.stdout.read_text().splitlines()]
+    assert [line["request_id"] for line in lines if line["route"] == "/predict"] == ids
+    assert all({"time", "request_id", "method", "route", "status", "duration_ms"} <= line.keys() for line in lines)
+
+
+def test_requests_need_not_be_logged(store: Path, tmp_path: Path) -> None:
+    """TABSERVE_LOG_REQUESTS=false silences the requests' lines, and the server's own stay JSON to its end."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_LOG_REQUESTS="false") as server:
+        assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
+        assert server.terminate() == 0
+
+    assert server.stdout.read_bytes() == b""
+    assert {"level", "logger", "message", "time"} <= logged(server)[0].keys()

@@ -1,0 +1,411 @@
+"""Owns what the service refuses: which status each kind of bad request gets, and the one shape of every refusal."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app import create_app
+from app.config import Config
+from app.factory import Service
+from app.logs import JSONFormatter
+from conftest import HOUSE, Server, serve
+from model import Matrix
+
+JSON = "application/json"
+CSV = "text/csv"
+COLUMNS = list(HOUSE)
+ROW = list(HOUSE.values())
+LINE = ",".join(map(str, ROW))
+HEADER = ",".join(COLUMNS)
+COLUMN_FORM = {name: {"0": value} for name, value in HOUSE.items()}
+WITHOUT_RM = {name: value for name, value in HOUSE.items() if name != "RM"}
+
+UNREADABLE: list[tuple[str, bytes]] = [
+    (JSON, b""),
+    (JSON, b" \n"),
+    (JSON, b"hello"),
+    (JSON, json.dumps(HOUSE).encode()[:-1]),
+    (JSON, json.dumps(HOUSE).encode() + b"}"),
+    (JSON, json.dumps({**HOUSE, "RM": float("nan")}).encode()),
+    (JSON, json.dumps({**HOUSE, "RM": float("-inf")}).encode()),
+    (JSON, b"{'RM': 6.575}"),
+    (JSON, b"1"),
+    (JSON, b'"house"'),
+    (JSON, b"null"),
+    (JSON, b"true"),
+    (JSON, b'{"RM": "\xff"}'),
+    (JSON, b'{"RM": "\\ud800"}'),
+    (JSON, b"[" * 10_000 + b"]" * 10_000),
+    (JSON, b'{"RM":' * 10_000 + b"1" + b"}" * 10_000),
+    (CSV, b""),
+    (CSV, b"\n\n"),
+    (CSV, b'CHAS,RM\n"0,6.575\n'),
+    (CSV, b"CHAS,RM\n\xff,6.575\n"),
+    (CSV, b'CHAS,RM\n"0"1,6.575\n'),
+    (CSV, b"CHAS," + b"x" * 200_000 + b"\n0,1\n"),
+]
+
+
+def refusal(reply: Any, status: int) -> list[dict[str, Any]]:
+    """Return the details of a refusal, after checking that it has the status and the one shape of all refusals."""
+
+    def not_strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    body = json.loads(reply.content if isinstance(reply, requests.Response) else reply.data, parse_constant=not_strict)
+    assert reply.status_code == status, body
+    assert reply.headers["Content-Type"] == JSON
+    assert list(body) == ["error", "status", "details"]
+    assert body["status"] == status
+    assert body["error"]
+    assert all(list(detail) == ["row", "feature", "reason"] for detail in body["details"])
+    details: list[dict[str, Any]] = body["details"]
+    return details
+
+
+def problems(client: FlaskClient, body: Any, content_type: str = JSON) -> list[tuple[int | None, str | None, str]]:
+    """Return the (row, feature, reason) of every detail of the 422 that `body` gets."""
+    data = body if isinstance(body, str) else json.dumps(body)
+    reply = client.post("/predict", data=data, content_type=content_type)
+    return [(detail["row"], detail["feature"], detail["reason"]) for detail in refusal(reply, 422)]
+
+
+@pytest.mark.parametrize(("content_type", "body"), UNREADABLE, ids=[f"{c} {b[:20]!r}" for c, b in UNREADABLE])
+def test_body_that_cannot_be_read(client: FlaskClient, content_type: str, body: bytes) -> None:
+    """A body that is not what its content type says is 400."""
+    assert refusal(client.post("/predict", data=body, content_type=content_type), 400) == []
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/predict/", "/models//predict", "/models/titanic", "/%00"])
+def test_path_that_there_is_not(client: FlaskClient, path: str) -> None:
+    """A path that is none is 404, never a redirect."""
+    assert refusal(client.get(path), 404) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/predict", {"OPTIONS", "POST"}),
+        ("PUT", "/predict", {"OPTIONS", "POST"}),
+        ("DELETE", "/models/boston-housing/predict", {"OPTIONS", "POST"}),
+        ("POST", "/livez", {"GET", "HEAD", "OPTIONS"}),
+        ("BREW", "/", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_method_that_is_not_allowed(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
+    """A method that the path does not have is 405, and Allow names those that it has."""
+    reply = client.open(path, method=method)
+
+    assert refusal(reply, 405) == []
+    assert set(reply.headers["Allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": JSON, "Content-Encoding": "gzip"},
+        {"Content-Type": CSV, "Content-Encoding": "br"},
+    ],
+    ids=str,
+)
+def test_type_or_encoding_that_is_not_read(client: FlaskClient, headers: dict[str, str]) -> None:
+    """A content type other than JSON and CSV, none at all, or a content encoding is 415."""
+    assert refusal(client.post("/predict", data=json.dumps(HOUSE), headers=headers), 415) == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (JSON, json.dumps([HOUSE] * 4)),
+        (JSON, json.dumps({"columns": COLUMNS, "data": [ROW] * 4})),
+        (JSON, json.dumps({name: dict.fromkeys("abcd", value) for name, value in HOUSE.items()})),
+        (CSV, f"{HEADER}\n" + f"{LINE}\n" * 4),
+    ],
+    ids=["records", "table", "columns", "csv"],
+)
+def test_too_many_rows(store: Path, content_type: str, body: str) -> None:
+    """A request of more rows than are allowed is 413 in every form."""
+    client = create_app(Config(store=store, max_rows=3)).test_client()
+
+    assert refusal(client.post("/predict", data=body, content_type=content_type), 413) == []
+
+
+@pytest.mark.parametrize("content_type", [JSON, CSV])
+def test_too_many_bytes(store: Path, content_type: str) -> None:
+    """A body that is longer than allowed is 413, whatever is in it."""
+    client = create_app(Config(store=store, max_body_bytes=100)).test_client()
+
+    assert refusal(client.post("/predict", data=b" " * 101, content_type=content_type), 413) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (WITHOUT_RM, [(0, "RM", "missing")]),
+        ([HOUSE, {**HOUSE, "RM": None}], [(1, "RM", "missing")]),
+        ({**HOUSE, "ZN": 18.0}, [(0, "ZN", "unknown")]),
+        ({**HOUSE, "RM": "6.575"}, [(0, "RM", "not a number")]),
+        ({**HOUSE, "RM": True}, [(0, "RM", "not a number")]),
+        ({**HOUSE, "RM": [6.575]}, [(0, "RM", "not a number")]),
+        ([{**HOUSE, "RM": {"0": 6.575}}], [(0, "RM", "not a number")]),
+        ({**HOUSE, "RM": 1e300}, [(0, "RM", "out of range")]),
+        ({**HOUSE, "RM": -(10**300)}, [(0, "RM", "out of range")]),
+        ([], [(None, None, "the request has no rows")]),
+        ({"columns": COLUMNS, "data": []}, [(None, None, "the request has no rows")]),
+        ({name: {} for name in HOUSE}, [(None, None, "the request has no rows")]),
+        ({}, [(0, name, "missing") for name in HOUSE]),
+        ([HOUSE, 1, HOUSE, None], [(1, None, "not an object"), (3, None, "not an object")]),
+        ({**COLUMN_FORM, "RM": 6.575}, [(None, "RM", "not an object")]),
+        ({name: COLUMN_FORM[name] for name in WITHOUT_RM}, [(None, "RM", "missing")]),
+        ({**COLUMN_FORM, "ZN": {"0": 18.0}}, [(None, "ZN", "unknown")]),
+        ({**COLUMN_FORM, "RM": {}}, [(0, "RM", "missing")]),
+        ({**COLUMN_FORM, "RM": {"1": 6.5}}, [(0, "RM", "missing"), *[(1, name, "missing") for name in WITHOUT_RM]]),
+        ({"columns": COLUMNS, "data": [ROW, ROW[:-1]]}, [(1, None, "has 5 cells where the header has 6")]),
+        ({"columns": COLUMNS, "data": [[*ROW, 1.0]]}, [(0, None, "has 7 cells where the header has 6")]),
+        ({"columns": COLUMNS, "data": [ROW, 1]}, [(1, None, "not a list")]),
+        ({"columns": ["RM", *COLUMNS], "data": [[6.5, *ROW]]}, [(None, "RM", "repeated")]),
+        ({"columns": [*COLUMNS, 7], "data": [[*ROW, 7]]}, [(None, None, "the columns are not all names")]),
+        ({"columns": COLUMNS, "data": [ROW], "more": 1}, [(None, "more", "unknown")]),
+        (f"{HEADER}\n", [(None, None, "the request has no rows")]),
+        (f"{HEADER}\n{LINE}\n0,a,NaN,,inf,1e300\n", None),
+        (f"{HEADER}\n{LINE},9\n", [(0, None, "has 7 cells where the header has 6")]),
+        (f"{HEADER}\n0,6.575\n", [(0, None, "has 2 cells where the header has 6")]),
+        (f"RM,{HEADER}\n6.5,{LINE}\n", [(None, "RM", "repeated")]),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)
+def test_rows_that_do_not_fit(client: FlaskClient, body: Any, expected: list[tuple[Any, ...]] | None) -> None:
+    """Rows that do not fit the schema are 422 with row, feature and reason of each problem and of nothing else."""
+    if expected is None:
+        expected = [(1, "RM", "not a number"), (1, "TAX", "missing"), (1, "PTRATIO", "missing")]
+        expected += [(1, "B", "not finite"), (1, "LSTAT", "out of range")]
+
+    assert sorted(problems(client, body, CSV if isinstance(body, str) else JSON), key=str) == sorted(expected, key=str)
+
+
+def test_all_problems_at_once(client: FlaskClient) -> None:
+    """Every problem of every row of a request is reported in one reply."""
+    rows = [HOUSE, {**WITHOUT_RM, "ZN": 1, "TAX": "high"}, {**HOUSE, "B": None, "LSTAT": 1e300}]
+
+    assert set(problems(client, rows)) == {
+        (1, "RM", "missing"),
+        (1, "ZN", "unknown"),
+        (1, "TAX", "not a number"),
+        (2, "B", "missing"),
+        (2, "LSTAT", "out of range"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (CSV, ",".join(f"c{i}" for i in range(20_000)) + "\n1"),
+        (CSV, "," * 40_000 + "\n1" * 100),
+        (JSON, json.dumps({"columns": [str(i) for i in range(20_000)], "data": [[1]]})),
+        (JSON, json.dumps({"A": dict.fromkeys(range(2_000), 1), **{f"c{i}": {} for i in range(20_000)}})),
+        (JSON, json.dumps({"columns": ["RM", "x" * 100_000], "data": [[1]] * 1_000})),
+    ],
+    ids=["names of CSV", "cells that CSV lacks", "names of a table", "cells that columns lack", "one long name"],
+)
+def test_refusing_costs_no_more_than_the_body(client: FlaskClient, content_type: str, body: str) -> None:
+    """A bad body is refused in time, and in a reply, that grow with its length and not with rows times columns."""
+    started = time.process_time()
+    reply = client.post("/predict", data=body, content_type=content_type)
+    seconds = time.process_time() - started
+
+    refusal(reply, 422)
+    assert seconds < 0.5  # what was written for it takes 0.1 s; a product of rows and columns takes several
+    assert len(reply.data) < 2 * len(body) + 200_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [HEADER + "\n1" * 500_000, HEADER + "\r1" * 500_000, "RM" + "\n1" * 500_000, "[" + "1," * 500_000 + "1]"],
+    ids=["csv", "csv of an old Mac", "csv of one column", "records"],
+)
+def test_too_many_rows_cost_little(client: FlaskClient, body: str) -> None:
+    """More rows than are allowed are refused before each of them is looked at, whatever is in them."""
+    started = time.process_time()
+    reply = client.post("/predict", data=body, content_type=JSON if body.startswith("[") else CSV)
+    seconds = time.process_time() - started
+
+    refusal(reply, 413)
+    assert seconds < 0.3  # reading all of the rows takes two to five times as long
+
+
+def test_no_model(tmp_path: Path) -> None:
+    """Without a model a prediction is 503 and says when to try again."""
+    reply = create_app(Config(store=tmp_path)).test_client().post("/predict", json=HOUSE)
+
+    assert refusal(reply, 503) == []
+    assert reply.headers["Retry-After"] == "1"
+
+
+def test_overloaded_worker(client: FlaskClient) -> None:
+    """A worker with more requests than it may keep answers predictions with 503, and probes as ever."""
+    service = cast(Service, client.application)
+    service.in_flight = lambda: 513
+
+    reply = client.post("/predict", json=HOUSE)
+    assert refusal(reply, 503) == []
+    assert reply.headers["Retry-After"] == "1"
+    assert client.get("/livez").status_code == 200
+    service.in_flight = lambda: 512
+    assert client.post("/predict", json=HOUSE).status_code == 200
+
+
+def test_failure_tells_nothing_of_the_inside(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
+    """A 500 says nothing of what broke; the log has its class under the request's id, without its message."""
+
+    class Broken:
+        def predict(self, X: Matrix) -> Matrix:
+            raise ZeroDivisionError(f"secret {X.tolist()}")
+
+    models = cast(Service, client.application).serving.models
+    models["boston-housing"] = replace(models["boston-housing"], engine=cast(Any, Broken()))
+    written = io.StringIO()
+    log = logging.StreamHandler(written)
+    log.setFormatter(JSONFormatter())
+    logging.getLogger("tabserve").addHandler(log)
+    try:
+        reply = client.post("/predict", json=HOUSE, headers={"X-Request-Id": "who"})
+    finally:
+        logging.getLogger("tabserve").removeHandler(log)
+
+    line = json.loads(written.getvalue())
+    assert refusal(reply, 500) == []
+    assert (line["request_id"], line["exception"]) == ("who", "ZeroDivisionError")
+    assert [entry["status"] for entry in log_lines] == [500]
+    for text in (reply.text, written.getvalue(), str(log_lines)):
+        assert "secret" not in text
+        assert "6.575" not in text
+    assert "ZeroDivisionError" not in reply.text
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([*COLUMNS, HOUSE]),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(st.sampled_from(["columns", "data", "index", "", *COLUMNS]) | st.text(), inner, max_size=8)
+    ),
+    max_leaves=30,
+)
+bodies = json_values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=bodies, content_type=st.sampled_from([JSON, CSV]))
+def test_no_body_breaks_the_service(client: FlaskClient, body: bytes, content_type: str) -> None:
+    """Whatever is sent is answered or refused in the one shape, never with a 5xx."""
+    reply = client.post("/predict", data=body, content_type=content_type)
+
+    if reply.status_code != 200:
+        refusal(reply, reply.status_code)
+        assert reply.status_code in (400, 422)
+
+
+def test_server_outlives_hostile_bodies(server: Server) -> None:
+    """After every unreadable body the real server answers a good request, on the same connection."""
+    with requests.Session() as session:
+        for content_type, body in UNREADABLE:
+            headers = {"Content-Type": content_type}
+            refusal(session.post(f"{server.url}/predict", data=body, headers=headers, timeout=10), 400)
+            assert session.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
+def test_too_many_bytes_for_gunicorn(server: Server, chunked: bool) -> None:
+    """A body of more than 8 MiB is 413 from the real server, whether it says its length first or not."""
+    piece = b" " * 2**16
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(129):
+            yield piece
+
+    body = pieces() if chunked else piece * 129
+    reply = requests.post(f"{server.url}/predict", data=body, headers={"Content-Type": JSON}, timeout=10)
+
+    assert refusal(reply, 413) == []
+
+
+def unfinished(server: Server, headers: dict[str, str], sent: bytes) -> tuple[int, bytes] | None:
+    """Send a body that breaks off or is malformed; return the status and the reply, or None if it was cut off."""
+    with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as connection:
+        connection.putrequest("POST", "/predict")
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(sent)
+        connection.sock.shutdown(socket.SHUT_WR)  # no more is coming; the reply is still read
+        try:
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        except (http.client.HTTPException, ConnectionError):
+            return None
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        ({"Content-Type": JSON, "Transfer-Encoding": "chunked"}, b"no size\r\n" + json.dumps(HOUSE).encode()),
+        ({"Content-Type": JSON, "Transfer-Encoding": "chunked"}, b"5\r\n{}XX\r\n0\r\n\r\n"),
+        ({"Content-Type": JSON, "Transfer-Encoding": "chunked"}, b"2\r\n{}"),
+        ({"Content-Type": JSON, "Content-Length": "1000"}, json.dumps(HOUSE).encode()),
+        ({"Content-Type": CSV, "Content-Length": "1000"}, f"{HEADER}\n{LINE}\n".encode()),
+    ],
+    ids=["chunk without a size", "chunk of another size", "no last chunk", "JSON cut off", "CSV cut off"],
+)
+def test_body_that_breaks_off(server: Server, headers: dict[str, str], sent: bytes) -> None:
+    """A body that does not come to its end is 400 or cut off, never answered in part; and the server lives."""
+    answer = unfinished(server, headers, sent)
+
+    assert answer is None or answer[0] == 400, answer
+    assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
+
+
+def test_overloaded_server(store: Path, tmp_path: Path) -> None:
+    """Predictions that pile up beyond what a worker may keep are 503, and later ones are answered again."""
+    limits = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_IN_FLIGHT": "1", "GUNICORN_CMD_ARGS": "--threads 1"}
+    body = json.dumps(HOUSE).encode()
+    with (
+        serve(store, tmp_path, **limits) as server,
+        ThreadPoolExecutor(20) as pool,
+        closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as slow,
+    ):
+        slow.putrequest("POST", "/predict")
+        slow.putheader("Content-Type", JSON)
+        slow.putheader("Content-Length", str(len(body)))
+        slow.endheaders(body[:10])
+        time.sleep(0.5)  # it has been let in
+        waiting = [pool.submit(requests.post, f"{server.url}/predict", json=HOUSE, timeout=20) for _ in range(20)]
+        time.sleep(0.5)  # all of them wait for the only thread
+        slow.send(body[10:])
+        replies = [future.result() for future in waiting]
+
+        assert slow.getresponse().status in (200, 503)
+        assert {reply.status_code for reply in replies} - {200} == {503}
+        for reply in replies:
+            if reply.status_code == 503:
+                assert refusal(reply, 503) == []
+                assert reply.headers["Retry-After"] == "1"
+        assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200

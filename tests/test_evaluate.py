@@ -1,0 +1,87 @@
+"""How good a model is: the figures are scikit-learn's, and the split is the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+
+from model import evaluate
+from model.datasets import BOSTON_HOUSING, read
+
+pairs = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=50)
+
+
+def expected_metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
+    """Return what scikit-learn says of the same predictions."""
+    return {
+        "rows": len(y),
+        "mse": reference.mean_squared_error(y, predicted),
+        "rmse": reference.root_mean_squared_error(y, predicted),
+        "mae": reference.mean_absolute_error(y, predicted),
+        "bias": float(predicted.mean() - y.mean()),
+        "r2": reference.r2_score(y, predicted),
+    }
+
+
+@given(cells=pairs)
+def test_metrics_are_those_of_scikit_learn(cells: list[tuple[float, float]]) -> None:
+    """Every figure is the one that scikit-learn gives; bias is the mean prediction less the mean truth."""
+    y, predicted = (np.array(column) for column in zip(*cells))
+    assume(np.ptp(y) > 1e-3)  # the ratio of r2 needs a spread, see below
+
+    assert evaluate.metrics(y, predicted) == pytest.approx(expected_metrics(y, predicted), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("predicted", [[5.0, 5.0, 5.0], [5.0, 6.0, 7.0]], ids=["perfect", "wrong"])
+def test_metrics_of_one_target_value_are_those_of_scikit_learn(predicted: list[float]) -> None:
+    """Validation rows that all have one target, as rows at a cap may, have figures too."""
+    y = np.full(3, 5.0)
+
+    assert evaluate.metrics(y, np.array(predicted)) == pytest.approx(expected_metrics(y, np.array(predicted)))
+
+
+def test_metrics_of_a_known_case() -> None:
+    """Predictions of 2, 2 and 5 for truths of 1, 2 and 3 have figures that a person can check."""
+    assert evaluate.metrics(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0])) == pytest.approx(
+        {"rows": 3, "mse": 5 / 3, "rmse": (5 / 3) ** 0.5, "mae": 1.0, "bias": 1.0, "r2": -1.5}
+    )
+
+
+def test_split_is_reproducible() -> None:
+    """The same state gives the same rows, another state others, and each row is on one side with its own target."""
+    table = read(BOSTON_HOUSING)
+    once, again = (evaluate.split(table.X, table.y, random_state=7) for _ in range(2))
+    other = evaluate.split(table.X, table.y, random_state=8)
+
+    assert np.array_equal(once.X_train, again.X_train)
+    assert np.array_equal(once.y_validation, again.y_validation)
+    assert not np.array_equal(once.X_validation, other.X_validation)
+    assert (len(once.X_train), len(once.X_validation)) == (404, 102)
+    rows = np.vstack([np.c_[once.X_train, once.y_train], np.c_[once.X_validation, once.y_validation]])
+    assert sorted(rows.tolist()) == sorted(table.frame.to_numpy().tolist())
+
+
+@pytest.mark.parametrize(("share", "n_validation"), [(0.1, 51), (0.5, 253)])
+def test_split_keeps_the_share_for_validation(share: float, n_validation: int) -> None:
+    """The share of the rows, rounded up, is kept from fitting, and the split says how it was made."""
+    table = read(BOSTON_HOUSING)
+    rows = evaluate.split(table.X, table.y, validation_share=share, random_state=3)
+
+    assert (len(rows.X_train), len(rows.y_validation)) == (506 - n_validation, n_validation)
+    assert (rows.validation_share, rows.random_state) == (share, 3)
+
+
+def test_importance_ranks_what_matters() -> None:
+    """A feature that decides the answer is important, one that the model never looks at is not at all."""
+    table = read(BOSTON_HOUSING)
+    rows = evaluate.split(table.X, table.X["RM"] * 3)
+    figures = evaluate.importance(make_pipeline(LinearRegression()).fit(rows.X_train, rows.y_train), rows)
+
+    assert int(np.argmax(figures["mean"])) == list(table.X.columns).index("RM")
+    assert sorted(figures["mean"])[-2] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,191 @@
+"""Owns what platforms and people ask first: /livez, /readyz and the page at /."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+
+from app import create_app
+from app.config import Config
+from conftest import HOUSE, Server, serve
+from model import Store
+from model.artifact import read_draft
+
+NAME = "boston-housing"
+
+
+@pytest.fixture
+def own_store(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store, for tests that damage it."""
+    return Path(shutil.copytree(store, tmp_path / "store"))
+
+
+def damage(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def curl_line(page: str) -> str:
+    """Return the command that the page shows."""
+    found = re.search("<pre>(.*?)</pre>", page, re.DOTALL)
+    assert found
+    return html.unescape(found[1])
+
+
+def test_livez(client: FlaskClient) -> None:
+    """A process that answers at all is live."""
+    reply = client.get("/livez")
+
+    assert (reply.status_code, reply.get_json()) == (200, {"live": True})
+
+
+def test_readyz(client: FlaskClient) -> None:
+    """A service with a verified model is ready, and says which version it serves."""
+    reply = client.get("/readyz")
+
+    assert (reply.status_code, reply.get_json()) == (200, {"ready": True, "models": {NAME: 1}})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.json", "manifest.json", "pipeline.joblib", "card.md"])
+def test_damaged_artifact(own_store: Path, name: str) -> None:
+    """A model with a changed file is not served; /readyz names the file, and liveness does not depend on it."""
+    path = own_store / NAME / "1" / name
+    damage(path)
+    client = create_app(Config(store=own_store)).test_client()
+
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.headers["Retry-After"] == "1"
+    assert ready.get_json()["ready"] is False
+    assert str(path) in ready.get_json()["reason"]
+    assert client.get("/livez").status_code == 200
+    assert client.post("/predict", json=HOUSE).status_code == 503
+    assert client.get("/").status_code == 200
+
+
+def test_missing_file(own_store: Path) -> None:
+    """A model that lacks a file is not served, and /readyz names the file."""
+    path = own_store / NAME / "1" / "model.onnx"
+    path.unlink()
+    ready = create_app(Config(store=own_store)).test_client().get("/readyz")
+
+    assert ready.status_code == 503
+    assert str(path) in ready.get_json()["reason"]
+
+
+@pytest.mark.parametrize("reference", ["titanic", f"{NAME}@7", f"{NAME}@challenger", "../store", ""])
+def test_model_that_the_store_does_not_have(store: Path, reference: str) -> None:
+    """A reference to no version leaves the service alive and not ready, and /readyz says what was asked for."""
+    client = create_app(Config(store=store, models=(reference,))).test_client()
+    wanted = reference.partition("@")[2] or reference
+
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert repr(wanted) in client.get("/readyz").get_json()["reason"]
+    assert client.post("/predict", json=HOUSE).status_code == 503
+
+
+@pytest.mark.parametrize(("damaged", "sound"), [(NAME, "other"), ("other", NAME)])
+def test_one_of_two_models_is_damaged(own_store: Path, damaged: str, sound: str) -> None:
+    """Beside a damaged model the other one is answered, never in its place, and the service is not ready."""
+    Store(own_store).add("other", read_draft(own_store / NAME / "1"))
+    damage(own_store / damaged / "1" / "model.onnx")
+    client = create_app(Config(store=own_store, models=(NAME, "other"))).test_client()
+
+    assert client.get("/readyz").status_code == 503
+    assert client.post(f"/models/{sound}/predict", json=HOUSE).status_code == 200
+    assert client.post(f"/models/{damaged}/predict", json=HOUSE).status_code == 503
+    assert client.post("/predict", json=HOUSE).status_code == (503 if damaged == NAME else 200)
+
+
+def test_two_versions_of_one_model(own_store: Path) -> None:
+    """The first model that is asked for answers /predict, or none does, even if two are versions of one model."""
+    Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
+    client = create_app(Config(store=own_store, models=(f"{NAME}@2", f"{NAME}@1"))).test_client()
+    reply = client.post("/predict", json=HOUSE)
+
+    assert reply.headers.get("X-Model-Version", "2") == "2"
+
+
+def test_folder_of_another_version(own_store: Path) -> None:
+    """A version is served only from the folder that it was written as: asked for 2, nothing else answers."""
+    shutil.copytree(own_store / NAME / "1", own_store / NAME / "2")
+    client = create_app(Config(store=own_store, models=(f"{NAME}@2",))).test_client()
+
+    assert client.get("/readyz").status_code == 503
+    assert client.post("/predict", json=HOUSE).status_code == 503
+
+
+def test_page(client: FlaskClient, store: Path) -> None:
+    """The page shows each model's name, version, metrics and features, and a request that works."""
+    page = client.get("/").text
+    facts = json.loads((store / NAME / "1" / "manifest.json").read_bytes())
+
+    assert f"{NAME}, version 1" in page
+    for metric in ("rmse", "mae", "r2"):
+        assert f"{facts['metrics']['validation'][metric]:.3f}" in page
+    for feature in facts["features"]:
+        assert f"<td>{feature['name']}</td>" in page
+        assert f"{feature['minimum']} to {feature['maximum']}" in page
+    assert facts["digest"] in page
+    assert "Not ready" not in page
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_line(server: Server) -> None:
+    """The page's curl line, run by a shell, answers the number that the page says."""
+    page = requests.get(f"{server.url}/", timeout=10).text
+    promised = re.search("It answers <strong>(.*?)</strong>", page)
+    written = subprocess.run(curl_line(page), shell=True, capture_output=True, check=True, timeout=10).stdout
+
+    assert promised
+    assert json.loads(written)["prediction"] == [float(promised[1])]
+
+
+@pytest.mark.parametrize("host", ["a$(touch x)", "a';touch x;'", 'a"><script>', "a`b`"])
+def test_page_does_not_trust_the_host(client: FlaskClient, host: str) -> None:
+    """A Host header cannot put markup into the page or a command into its curl line."""
+    page = client.get("/", headers={"Host": host}).text
+
+    assert "<script>" not in page
+    if "<pre>" in page:
+        line = curl_line(page).replace("curl -s", "printf '%s\\n'", 1)
+        printed = subprocess.run(line, shell=True, capture_output=True, check=True, timeout=10, text=True).stdout
+        assert printed.splitlines()[0].endswith("/predict")
+        assert len(printed.splitlines()) == 5
+
+
+def test_page_of_an_empty_store(tmp_path: Path) -> None:
+    """Where nothing is served, the page says why and how to train a model."""
+    page = create_app(Config(store=tmp_path)).test_client().get("/").text
+
+    assert f"Not ready: the store {tmp_path} has no model" in html.unescape(page)
+    assert "python -m model train boston-housing" in page
+
+
+def test_store_that_there_is_not(tmp_path: Path) -> None:
+    """A store that does not exist leaves the real server alive and not ready."""
+    with serve(tmp_path / "none", tmp_path, wait="/livez", WEB_CONCURRENCY="1") as server:
+        ready = requests.get(f"{server.url}/readyz", timeout=10)
+
+        assert ready.status_code == 503
+        assert str(tmp_path / "none") in ready.json()["reason"]
+
+
+@pytest.mark.parametrize("path", ["//predict", "/predict/", "//", "/livez/", "//models/boston-housing//predict"])
+def test_no_redirects(server: Server, path: str) -> None:
+    """No path is answered with a redirect: a client that posts would lose its body."""
+    reply = requests.post(server.url + path, json=HOUSE, timeout=10, allow_redirects=False)
+
+    assert "Location" not in reply.headers
+    assert reply.status_code in (200, 404, 405)

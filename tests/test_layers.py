@@ -1,0 +1,151 @@
+"""Owns the floors: which module may import which, and what importing the service loads, starts and leaves behind."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import model
+from conftest import ROOT
+
+# From the lowest floor up; a module imports only from floors that stand before its own.
+MODEL_FLOORS = [{"errors"}, {"schema"}, {"engine", "drift", "parity"}, {"artifact"}, {"store"}]
+TRAINING = {"gbm", "evaluate", "datasets", "plots", "export", "card", "notebook", "__main__"}
+HEAVY_READERS = TRAINING - {"card"}
+HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
+
+APP_FLOORS = [
+    {"config", "metrics", "errors", "logs"},
+    {"payload", "serving", "door"},
+    {"predict", "health", "pages"},
+    {"factory"},
+]
+
+MODULES = sorted([*(ROOT / "model").glob("*.py"), *(ROOT / "app").glob("*.py")])
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """Return every import of a file, inside functions too, as (module, name); the name is empty in `import x`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {(node.module or "", alias.name) for alias in node.names}
+    return found
+
+
+def siblings(path: Path) -> set[str]:
+    """Return the modules of its own package that a file imports."""
+    package = path.parent.name
+    names = {found.stem for found in path.parent.glob("*.py")}
+    direct = {module.split(".")[1] for module, _ in imports(path) if module.startswith(f"{package}.")}
+    return direct | {name for module, name in imports(path) if module == package and name in names}
+
+
+def packages(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports."""
+    return {module.split(".")[0] for module, _ in imports(path)}
+
+
+def test_every_module_has_a_floor() -> None:
+    """Every module of both packages stands in the tables of this file, and they name no other."""
+    floors = {"model": set().union(*MODEL_FLOORS, TRAINING), "app": set().union(*APP_FLOORS)}
+
+    for package, names in floors.items():
+        assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} == names
+
+
+@pytest.mark.parametrize(("package", "floors"), [("model", MODEL_FLOORS), ("app", APP_FLOORS)], ids=["model", "app"])
+def test_imports_go_down(package: str, floors: list[set[str]]) -> None:
+    """A module imports only from floors below its own, never beside it or above."""
+    for number, floor in enumerate(floors):
+        below = set().union(*floors[:number])
+        for name in floor:
+            assert siblings(ROOT / package / f"{name}.py") - below == set(), name
+
+
+def test_lowest_floor() -> None:
+    """The service's lowest floor imports nothing of the service itself."""
+    for name in APP_FLOORS[0]:
+        assert siblings(ROOT / "app" / f"{name}.py") == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_training_packages_stay_in_training(path: Path) -> None:
+    """Only the modules that train import scikit-learn, pandas, matplotlib, joblib, papermill or onnx."""
+    if path.parent.name == "model" and path.stem in HEAVY_READERS:
+        assert packages(path) & {"app", "flask", "gunicorn"} == set()
+    else:
+        assert packages(path) & {*HEAVY, "torch", "nbformat"} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "model").glob("*.py")), ids=lambda path: path.stem)
+def test_model_knows_nothing_of_the_service(path: Path) -> None:
+    """The model imports nothing of the web and reads no environment variable; engine.py sets the one for telemetry."""
+    source = path.read_text()
+    uses = [line.strip() for line in source.splitlines() if "environ" in line and "os.environ" in line]
+
+    assert packages(path) & {"app", "flask", "werkzeug", "gunicorn", "prometheus_client", "requests"} == set()
+    assert "getenv" not in source
+    assert uses == (['os.environ["ORT_DISABLE_TELEMETRY"] = "1"'] if path.stem == "engine" else [])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.stem)
+def test_service_uses_the_public_model(path: Path) -> None:
+    """The service imports of the model only what its `__all__` names, and no module of it."""
+    names = {name for module, name in imports(path) if module == "model"}
+
+    assert [module for module, _ in imports(path) if module.startswith("model.")] == []
+    assert ("model", "") not in imports(path)
+    assert names <= set(model.__all__)
+
+
+def test_public_names_exist() -> None:
+    """Every name of `model.__all__` is one that the package has."""
+    assert [name for name in model.__all__ if not hasattr(model, name)] == []
+
+
+def run(code: str, **environ: str) -> str:
+    """Run code in a process of its own, in the repository's root, and return what it prints."""
+    command = [sys.executable, "-c", code]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_"))}
+    return subprocess.run(
+        command, cwd=ROOT, env={**kept, **environ}, capture_output=True, check=True, text=True, timeout=60
+    ).stdout.strip()
+
+
+def test_service_loads_no_training_package() -> None:
+    """Importing the service loads neither scikit-learn, pandas, torch nor anything else of training."""
+    loaded = run("import sys, app; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
+
+    assert "onnxruntime" in loaded
+    assert set(loaded) & {*HEAVY, "torch", "scipy", "nbformat", "IPython", "seaborn"} == set()
+
+
+def test_import_starts_no_thread() -> None:
+    """Importing the service starts no thread, since the process that imports it forks."""
+    code = "import os, app; print(len(os.listdir('/proc/self/task')))"
+
+    assert run(code, OPENBLAS_NUM_THREADS="1") == "1"
+
+
+def test_loading_a_model_starts_no_thread_and_leaves_no_file(store: Path, tmp_path: Path) -> None:
+    """Loading a model and predicting starts no thread and leaves no file at home: nothing is reported to anyone."""
+    code = (
+        "import os, app\n"
+        "service = app.create_app(write_line=lambda fields: None)\n"
+        "print(service.test_client().get('/').status_code, service.serving.unready)\n"
+        "print(len(os.listdir('/proc/self/task')), os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    printed = run(code, **home, TABSERVE_STORE=str(store), OPENBLAS_NUM_THREADS="1")
+
+    assert printed.splitlines() == ["200 None", "1 1"]
+    assert list(tmp_path.rglob("*")) == []

@@ -1,0 +1,254 @@
+"""Owns the metrics: their names and labels, and that counts are right across workers that come and go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from conftest import HOUSE, Server, serve
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+MODEL = {"model": "boston-housing", "version": "1"}
+PREDICTED = {"method": "POST", "route": "/predict", "status": "200"}
+
+
+def series(text: str) -> Series:
+    """Return the value of every series; fails for text that Prometheus would not read, or a series twice."""
+    found: Series = {}
+    for family in parse_text(text):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    """Return the value of one series, 0 if there is none."""
+    return found.get((name, frozenset(labels.items())), 0.0)
+
+
+def by_label(found: Series, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return the values of one metric by the values of some of its labels."""
+    return {tuple(dict(key[1])[label] for label in labels): count for key, count in found.items() if key[0] == name}
+
+
+def scrape(server: Server) -> Series:
+    """Return every series that one of the workers answers, on a connection of its own."""
+    return series(requests.get(f"{server.url}/metrics", timeout=10).text)
+
+
+def predict(server: Server, count: int) -> None:
+    """Send predictions, each on a connection of its own, so that any worker may take it."""
+    for _ in range(count):
+        assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Return as soon as something is true; fail if it is not within 15 s."""
+    deadline = time.monotonic() + 15
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_worker(server: Server) -> None:
+    """Kill one of two workers as the kernel does when memory runs out, and wait for the one that takes its place."""
+    victim = server.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in server.workers() and len(server.workers()) == 2)
+
+
+def test_names_and_labels(client: FlaskClient) -> None:
+    """The metrics are exactly those that the design names, with exactly those labels."""
+    client.post("/predict", json=HOUSE)
+    client.post("/predict", json={})
+    families = {family.name: family for family in parse_text(client.get("/metrics").text)}
+    labels = {name: {label for sample in one.samples for label in sample.labels} for name, one in families.items()}
+
+    assert {name: family.type for name, family in families.items() if not name.endswith("_created")} == {
+        "http_requests": "counter",
+        "http_request_duration_seconds": "histogram",
+        "tabserve_rows": "counter",
+        "tabserve_rejected_rows": "counter",
+        "tabserve_model_info": "gauge",
+    }
+    assert labels["http_requests"] == {"method", "route", "status"}
+    assert labels["http_request_duration_seconds"] == {"route", "le"}
+    assert labels["tabserve_rows"] == {"model", "version"}
+    assert labels["tabserve_rejected_rows"] == {"model", "version", "reason"}
+    assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "digest"}
+    assert all(family.documentation for family in families.values())
+
+
+def test_every_request_is_counted_once(client: FlaskClient) -> None:
+    """A request counts under its method, the route's pattern and its status."""
+    client.post("/predict", json=HOUSE)
+    client.post("/predict", json={})
+    client.post("/models/boston-housing/predict", json=HOUSE)
+    client.get("/predict")
+    found = series(client.get("/metrics").text)
+
+    assert by_label(found, "http_requests_total", "method", "route", "status") == {
+        ("POST", "/predict", "200"): 1,
+        ("POST", "/predict", "422"): 1,
+        ("POST", "/models/<name>/predict", "200"): 1,
+        ("GET", "unmatched", "405"): 1,
+    }
+    assert value(found, "http_request_duration_seconds_count", route="/predict") == 2
+
+
+def test_rows_are_counted(client: FlaskClient) -> None:
+    """Predicted rows count under their model's version, rejected ones under each reason."""
+    client.post("/predict", json=[HOUSE] * 3)
+    client.post("/predict", json=HOUSE)
+    client.post("/predict", json=[HOUSE, {**HOUSE, "RM": "x", "TAX": "y"}, {**HOUSE, "RM": None}])
+    client.post("/predict", json={"columns": [*list(HOUSE)[1:], "ZN"], "data": [list(HOUSE.values())] * 5})
+    client.post("/predict", json=[1, 2])
+    client.post("/predict", data="{", content_type="application/json")
+    found = series(client.get("/metrics").text)
+
+    assert value(found, "tabserve_rows_total", **MODEL) == 4
+    assert by_label(found, "tabserve_rejected_rows_total", "reason") == {
+        ("not a number",): 1,
+        ("missing",): 1 + 5,
+        ("unknown",): 5,
+        ("shape",): 2,
+    }
+
+
+def test_reasons_are_bounded(client: FlaskClient) -> None:
+    """No text of a client becomes a label's value."""
+    bodies: list[Any] = [[], {}, [1], {"ZN": 1}, {"a": {}}, {"columns": [1], "data": [1]}]
+    for body in [*bodies, {"columns": ["x", "x"], "data": [[1, 2]]}]:
+        client.post("/predict", json=body)
+    found = series(client.get("/metrics").text)
+
+    assert {reason for (reason,) in by_label(found, "tabserve_rejected_rows_total", "reason")} == {
+        "missing",
+        "unknown",
+        "repeated",
+        "shape",
+    }
+
+
+def test_model_info(client: FlaskClient, store: Path) -> None:
+    """The loaded version is a series of its own, with the algorithm and the digest of the artifact."""
+    found = series(client.get("/metrics").text)
+    info = [dict(labels) for name, labels in found if name == "tabserve_model_info"]
+
+    assert len(info) == 1
+    assert info[0].items() >= MODEL.items()
+    assert info[0]["digest"] in (store / "boston-housing" / "1" / "manifest.json").read_text()
+    assert info[0]["algorithm"]
+
+
+def test_buckets_tell_fast_requests_apart(client: FlaskClient) -> None:
+    """Several buckets are below a millisecond, where single rows are answered, and they reach to 10 s."""
+    client.post("/predict", json=HOUSE)
+    found = series(client.get("/metrics").text)
+    bounds = sorted(float(dict(labels)["le"]) for name, labels in found if name.endswith("_seconds_bucket"))
+
+    assert len([bound for bound in bounds if bound < 0.001]) >= 3
+    assert bounds[-2:] == [10.0, float("inf")]
+
+
+def test_junk_makes_no_series(client: FlaskClient) -> None:
+    """200 paths and methods that are none add two series: one for each kind of answer."""
+    client.get("/metrics")
+    before = series(client.get("/metrics").text)
+    for number in range(100):
+        client.get(f"/junk{number}")
+        client.open(f"/junk/{number}?x={number}", method=f"JUNK{number}")
+    found = series(client.get("/metrics").text)
+
+    added = {(name, labels) for name, labels in found.keys() - before.keys() if name == "http_requests_total"}
+    assert {frozenset(dict(labels).values()) for _, labels in added} == {
+        frozenset({"GET", "unmatched", "404"}),
+        frozenset({"other", "unmatched", "404"}),
+    }
+    assert value(found, "http_requests_total", method="GET", route="unmatched", status="404") == 100
+
+
+def test_names_of_models_make_no_series(client: FlaskClient) -> None:
+    """Models that are asked for and are not there add no series for each name."""
+    for number in range(50):
+        client.post(f"/models/junk-{number}/predict", json=HOUSE)
+
+    assert "junk" not in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("multiprocess", [False, True], ids=["one process", "gunicorn"])
+def test_openmetrics(client: FlaskClient, server: Server, multiprocess: bool) -> None:
+    """Whoever accepts OpenMetrics gets it, and Prometheus' parser of it reads it."""
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    reply: Any = requests.get(f"{server.url}/metrics", headers=accept, timeout=10)
+    if not multiprocess:
+        client.post("/predict", json=HOUSE)
+        reply = client.get("/metrics", headers=accept)
+
+    assert reply.headers["Content-Type"].startswith("application/openmetrics-text")
+    families = parse_openmetrics(reply.text)  # type: ignore[no-untyped-call]
+    assert {"http_requests", "tabserve_model_info"} <= {family.name for family in families}
+
+
+def test_counts_across_workers(server: Server) -> None:
+    """Whichever worker is scraped, every request of every worker is counted exactly once."""
+    before = scrape(server)
+    predict(server, 60)
+    counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(12)]
+    after = scrape(server)
+
+    assert counts == [value(before, "http_requests_total", **PREDICTED) + 60] * 12
+    assert value(after, "tabserve_rows_total", **MODEL) - value(before, "tabserve_rows_total", **MODEL) == 60
+    assert value(after, "http_request_duration_seconds_count", route="/predict") == counts[0]
+    assert len([name for name, _ in after if name == "tabserve_model_info"]) == 1
+
+
+def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
+    """When workers are killed and replaced no count is lost, none goes back and no more files are made."""
+    shared = tmp_path / "values"
+    shared.mkdir()
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(shared)) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        predict(server, 20)
+        counts = [value(scrape(server), "http_requests_total", **PREDICTED)]
+        files = {path.name for path in shared.glob("*.db")}
+        for _ in range(4):
+            kill_worker(server)
+            counts.append(value(scrape(server), "http_requests_total", **PREDICTED))
+            predict(server, 20)
+            counts.append(value(scrape(server), "http_requests_total", **PREDICTED))
+
+        assert counts == [20, 20, 40, 40, 60, 60, 80, 80, 100]
+        assert len({path.name for path in shared.glob("*.db")}) <= max(len(files), 4)  # two kinds for each of two slots
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["loaded again", "refused"])
+def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> None:
+    """After SIGHUP, whether the models are loaded again or refused, every request is still counted exactly once."""
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    with serve(own, tmp_path, WEB_CONCURRENCY="2") as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        predict(server, 20)
+        old = set(server.workers())
+        if damaged:
+            (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not old & set(server.workers()) and len(server.workers()) == 2)
+        predict(server, 60)
+        counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(6)]
+
+        assert counts == [80] * 6

@@ -1,0 +1,213 @@
+"""The proof of equality: it passes an honest graph, and no graph that answers one row otherwise by one bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from conftest import bits
+from model import Matrix, Schema, evaluate, export, gbm, parity
+from model.__main__ import main
+from model.datasets import BOSTON_HOUSING, Table, read
+from model.engine import Engine
+from model.errors import ParityError
+from model.evaluate import Split
+
+N_TREES = 25
+# Node 0 is that of the initial prediction, whose branches are one leaf; the others are splits that decide.
+NODES = [1, 2, 7, 40, 100, -1]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small pipeline with its data and everything that the proof takes."""
+
+    table: Table
+    rows: Split
+    pipeline: Any
+    graph: bytes
+    schema: Schema
+    split_rows: Matrix
+
+    def predict(self, rows: Matrix) -> NDArray[np.float64]:
+        """Answer as the pipeline does, whose own checks overflow for rows at the limits."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            answers: NDArray[np.float64] = self.pipeline.predict(rows)
+            return answers
+
+    def prove(self, compiled: parity.Predict) -> dict[str, Any]:
+        """Prove what was compiled equal to the pipeline."""
+        return parity.prove(
+            self.predict,
+            compiled,
+            schema=self.schema,
+            training_rows=self.table.X.to_numpy(),
+            split_rows=self.split_rows,
+        )
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    """A pipeline of a few trees on the built-in table."""
+    table = read(BOSTON_HOUSING)
+    rows = evaluate.split(table.X, table.y)
+    pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=N_TREES)
+    return Trained(
+        table,
+        rows,
+        pipeline,
+        gbm.compile(pipeline),
+        export.describe(table, pipeline),
+        gbm.rows_at_splits(pipeline, rows.X_train),
+    )
+
+
+def changed(graph: bytes, attribute: str, number: int, change: Callable[[float], float]) -> bytes:
+    """Return the graph with one number of one attribute of its tree ensemble changed."""
+    model = onnx.load_from_string(graph)
+    tensor = next(item for item in model.graph.node[0].attribute if item.name == attribute).t
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    before = float(values[number])
+    values[number] = change(before)
+    assert values[number] != before
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return bytes(model.SerializeToString())
+
+
+def up(value: float) -> float:
+    return math.nextafter(value, math.inf)
+
+
+def down(value: float) -> float:
+    return math.nextafter(value, -math.inf)
+
+
+def test_honest_graph_is_proven(trained: Trained) -> None:
+    """An honest graph gives the figures: how many rows of each kind, and that none differs."""
+    assert trained.prove(Engine(trained.graph).predict) == {
+        "training_rows": 506,
+        "random_rows": 100_000,
+        "limit_rows": 14,
+        "split_rows": len(trained.split_rows),
+        "different_rows": 0,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("change", [up, down])
+def test_threshold_off_by_one_bit_is_found(trained: Trained, node: int, change: Callable[[float], float]) -> None:
+    """A single threshold moved to the next float64, up or down, fails the proof on the rows at the splits."""
+    broken = changed(trained.graph, "nodes_splits", node, change)
+
+    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of \d+ split rows, by up to "):
+        trained.prove(Engine(broken).predict)
+
+
+def test_every_threshold_has_rows_that_find_it_moved(trained: Trained) -> None:
+    """No split of any tree can move by one bit, up or down, without an answer at the splits changing."""
+    answers = trained.pipeline.predict(trained.split_rows)
+    n_nodes = 1 + len(trained.split_rows) // 2
+    unseen = [
+        (node, change.__name__)
+        for node in range(1, n_nodes)
+        for change in (up, down)
+        if np.array_equal(
+            bits(Engine(changed(trained.graph, "nodes_splits", node, change)).predict(trained.split_rows)),
+            bits(answers),
+        )
+    ]
+    assert unseen == []
+
+
+@pytest.mark.parametrize("leaf", [0, 1, 50, -1])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Trained, leaf: int, direction: int) -> None:
+    """A single leaf, the initial prediction among them, off by the last bit of the answers fails the proof at once."""
+    # The last bit of a small leaf itself is lost when it is added to an answer: no answer shows it, nor need any.
+    bit = direction * float(np.spacing(64.0))
+    broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
+
+    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of 506 training rows, by up to "):
+        trained.prove(Engine(broken).predict)
+
+
+@pytest.mark.parametrize("group", ["training_rows", "random_rows", "limit_rows", "split_rows"])
+def test_one_bit_of_one_answer_fails_its_group(trained: Trained, group: str) -> None:
+    """One answer among all that is off by one bit fails the proof, which names the group that the row is of."""
+    groups = {
+        "training_rows": trained.table.X.to_numpy(),
+        "random_rows": parity.random_rows(trained.schema, parity.RANDOM_ROWS, seed=0),
+        "limit_rows": parity.limit_rows(trained.schema),
+        "split_rows": trained.split_rows,
+    }
+    engine = Engine(trained.graph)
+
+    def off_by_one_bit(rows: Matrix) -> NDArray[np.float64]:
+        answers = engine.predict(rows)
+        if np.array_equal(rows, groups[group]):
+            answers[-1] = np.nextafter(answers[-1], np.inf)
+        return answers
+
+    with pytest.raises(ParityError, match=rf"on 1 of {len(groups[group])} {group.replace('_', ' ')}, by up to"):
+        trained.prove(off_by_one_bit)
+
+
+def test_random_rows_are_half_beyond_the_range(trained: Trained) -> None:
+    """Every other random row is within the training range, the others are up to its width beyond, anew by seed."""
+    low = np.array([feature.minimum for feature in trained.schema.features])
+    high = np.array([feature.maximum for feature in trained.schema.features])
+    rows = parity.random_rows(trained.schema, 1000, seed=1)
+
+    within: NDArray[np.bool_] = np.all((rows >= low) & (rows <= high), axis=1)  # (n_rows,)
+    assert within[::2].all()
+    assert within[1::2].mean() < 0.1
+    assert ((rows >= low - (high - low)) & (rows <= high + (high - low))).all()
+    assert np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=1))
+    assert not np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=2))
+
+
+def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the compiler set the last threshold one bit too high from here on."""
+    honest = gbm.compile
+    monkeypatch.setattr(gbm, "compile", lambda pipeline: changed(honest(pipeline), "nodes_splits", -1, up))
+
+
+def test_broken_compiler_gives_no_draft(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that compiles to a graph one bit off cannot be exported."""
+    break_compile(monkeypatch)
+
+    with pytest.raises(ParityError, match=r"split rows.*nothing was written"):
+        export.draft(trained.table, trained.rows, trained.pipeline, search={}, figures={})
+
+
+def test_broken_compiler_leaves_the_store_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`train` with a compiler that is one bit off exits with 1, says why and writes nothing."""
+    break_compile(monkeypatch)
+    monkeypatch.setattr(gbm, "search", lambda *_, **__: {"results": []})  # saves ten seconds, and proves nothing
+
+    assert main(["--store", str(tmp_path / "store"), "train", "boston-housing", "--n-estimators", "25"]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: the compiled model differs from the trained one on ")
+    assert output.out == ""
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("n_estimators", [1, 2, 5])
+def test_small_models_can_be_exported(trained: Trained, n_estimators: int) -> None:
+    """A model with few splits is exported like any other: golden rows are those that there are."""
+    pipeline = gbm.fit(trained.rows.X_train, trained.rows.y_train, n_estimators=n_estimators)
+    draft = export.draft(trained.table, trained.rows, pipeline, search={}, figures={})
+
+    assert draft.manifest["engine"]["parity"]["different_rows"] == 0
+    assert draft.manifest["hyperparameters"]["n_estimators"] == n_estimators

@@ -1,0 +1,295 @@
+"""The schema: named cells become one matrix in the schema's order, and every bad cell is told why it is bad."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from conftest import bits
+from model import Feature, Problem, Schema, SchemaError, columns_from_csv
+from model.artifact import to_json
+from model.schema import REASONS, cell_reason, from_manifest, misfits, parse_cell, to_manifest
+
+SCHEMA = Schema((Feature("a", lowest=-1e30, highest=1e30), Feature("b"), Feature("c")), target=Feature("y"))
+HUGE = 10**400
+
+good_cells = st.floats(-1e30, 1e30) | st.integers(-(10**30), 10**30)
+any_cells = (
+    st.none()
+    | st.booleans()
+    | st.text()
+    | st.lists(st.integers(), max_size=2)
+    | st.floats()
+    | st.integers()
+    | st.integers(10**300, HUGE)
+    | st.sampled_from([1e30, -1e30, math.nextafter(1e30, math.inf), math.nextafter(-1e30, -math.inf), -HUGE])
+)
+tables = st.lists(st.tuples(good_cells, good_cells, good_cells), min_size=1, max_size=5)
+
+
+def problems_of(records: list[dict[str, Any]]) -> list[Problem]:
+    """Return what `SCHEMA` finds wrong with the records, nothing for good ones."""
+    try:
+        SCHEMA.matrix_from_records(records)
+    except SchemaError as error:
+        return list(error.problems)
+    return []
+
+
+@given(table=tables, seed=st.integers(0, 2**32))
+def test_names_in_any_order_give_one_matrix(table: list[tuple[Any, ...]], seed: int) -> None:
+    """Records and columns give the same bits, in the schema's order, whatever the order of the names."""
+    order = random.Random(seed).sample(range(3), 3)
+    records = [{SCHEMA.names[i]: row[i] for i in order} for row in table]
+    columns = {SCHEMA.names[i]: [row[i] for row in table] for i in order}
+    expected = [[float(cell) for cell in row] for row in table]
+
+    assert bits(SCHEMA.matrix_from_records(records)).tolist() == bits(expected).tolist()
+    assert bits(SCHEMA.matrix_from_columns(columns)).tolist() == bits(expected).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (None, "missing"),
+        (True, "not a number"),
+        ("1", "not a number"),
+        ([1.0], "not a number"),
+        ({}, "not a number"),
+        (math.nan, "not finite"),
+        (math.inf, "not finite"),
+        (-math.inf, "not finite"),
+        (HUGE, "out of range"),
+        (-HUGE, "out of range"),
+        (math.nextafter(1e30, math.inf), "out of range"),
+        (math.nextafter(-1e30, -math.inf), "out of range"),
+        (1e30, None),
+        (-1e30, None),
+        (0, None),
+        (5e-324, None),
+    ],
+)
+def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
+    """A cell is refused for the one reason that fits it, in records and in columns, and the limits themselves pass."""
+    expected = [] if reason is None else [Problem(0, "a", reason)]
+    assert problems_of([{"a": cell, "b": 1, "c": 1.5}]) == expected
+
+    columns = {"a": [cell], "b": [1], "c": [1.5]}
+    if expected:
+        with pytest.raises(SchemaError) as caught:
+            SCHEMA.matrix_from_columns(columns)
+        assert list(caught.value.problems) == expected
+    else:
+        assert SCHEMA.matrix_from_columns(columns).tolist() == [[float(cell), 1.0, 1.5]]
+
+
+@given(rows=st.lists(st.tuples(good_cells | any_cells, good_cells, good_cells | any_cells), min_size=1, max_size=3))
+@example(rows=[(1, 2.0, math.inf)])
+@example(rows=[(1, 2.0, math.nan)])
+def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -> None:
+    """Rows are refused exactly where `cell_reason` finds a cell that is not acceptable, with all of its findings."""
+    expected = [
+        Problem(number, feature.name, reason)
+        for number, row in enumerate(rows)
+        for feature, cell in zip(SCHEMA.features, row)
+        if (reason := cell_reason(cell, feature))
+    ]
+    assert problems_of([dict(zip(SCHEMA.names, row)) for row in rows]) == expected
+    assert {problem.reason for problem in expected} <= set(REASONS)
+
+
+def test_all_problems_of_records_come_at_once() -> None:
+    """One error carries every problem of every row, and how many rows were looked at."""
+    rows: list[dict[str, Any]] = [{"a": None, "b": True, "c": 1}, {"a": 1, "b": 2, "c": 3}, {"b": 1, "c": "x", "d": 4}]
+    with pytest.raises(SchemaError, match=r"^5 problems, the first: row 0, column a: missing$") as caught:
+        SCHEMA.matrix_from_records(rows)
+
+    assert caught.value.n_rows == 3
+    assert caught.value.problems == (
+        Problem(0, "a", "missing"),
+        Problem(0, "b", "not a number"),
+        Problem(2, "a", "missing"),
+        Problem(2, "c", "not a number"),
+        Problem(2, "d", "unknown"),
+    )
+
+
+def test_all_problems_of_columns_come_at_once() -> None:
+    """A missing or an unknown column is one problem of the table, told together with its bad cells."""
+    with pytest.raises(SchemaError) as caught:
+        SCHEMA.matrix_from_columns({"c": [1, None], "a": [math.nan, 1], "d": [1, 1]})
+
+    assert caught.value.n_rows == 2
+    assert caught.value.problems == (
+        Problem(None, "b", "missing"),
+        Problem(None, "d", "unknown"),
+        Problem(0, "a", "not finite"),
+        Problem(1, "c", "missing"),
+    )
+
+
+def test_unknown_name_alone_is_refused() -> None:
+    """A row that has everything and one name more is refused for that name, which may be a typing mistake."""
+    assert problems_of([{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3, "C": 3}]) == [Problem(1, "C", "unknown")]
+
+
+def test_no_rows_give_an_empty_matrix() -> None:
+    """A table without rows is a matrix of no rows and all columns."""
+    assert SCHEMA.matrix_from_records([]).shape == (0, 3)
+    assert SCHEMA.matrix_from_columns({"a": [], "b": [], "c": []}).shape == (0, 3)
+
+
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_csv_keeps_every_float(values: list[float]) -> None:
+    """Any float64 that is written with `repr` is read back to the last bit."""
+    columns, n_rows = columns_from_csv("x\n" + "".join(f"{value!r}\n" for value in values))
+
+    assert n_rows == len(values)
+    assert bits(columns["x"]).tolist() == bits(values).tolist()
+
+
+@given(cells=st.lists(st.lists(st.text(), min_size=2, max_size=2), min_size=1))
+def test_csv_agrees_with_its_writer(cells: list[list[str]]) -> None:
+    """Whatever the csv module quotes is read as the cells that were written."""
+    written = io.StringIO()
+    csv.writer(written, quoting=csv.QUOTE_ALL).writerows([["x", "y"], *cells])
+    columns, _ = columns_from_csv(written.getvalue())
+
+    assert [list(row) for row in zip(columns["x"], columns["y"])] == [[parse_cell(c) for c in row] for row in cells]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y\n1,2\n3,4\n",
+        "x,y\n1,2\n3,4",
+        "x,y\r\n1,2\r\n3,4\r\n",
+        "x,y\r1,2\r3,4\r",
+        "\ufeffx,y\n1,2\n3,4\n",
+        '\ufeff"x","y"\n"1","2"\n"3","4"\n',
+        "\nx,y\n\n1,2\n\n\n3,4\n\n",
+        " x , y \n 1 ,\t2\n+3.,4e0\n",
+    ],
+    ids=["plain", "no last newline", "CRLF", "CR", "BOM", "BOM and quotes", "blank lines", "spaces"],
+)
+def test_csv_of_every_writer_is_one_table(text: str) -> None:
+    """Byte order mark, quotes, line ends, blank lines and spaces around a cell change nothing."""
+    assert columns_from_csv(text) == ({"x": [1.0, 3.0], "y": [2.0, 4.0]}, 2)
+
+
+@pytest.mark.parametrize("text", ["", " ", "NA", "n/a", "NaN", "nan", "NULL", "None", " na "])
+def test_csv_cell_without_a_value_is_missing(text: str) -> None:
+    """What pandas, R and spreadsheets write for no value is a missing cell."""
+    assert columns_from_csv(f"x,y\n{text},1\n") == ({"x": [None], "y": [1.0]}, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["1_000", "١٢", "１", "0x10", "1e", "e5", ".", "+", "1.2.3", "--1", "1 2", "True", "infinit", "1d3"]
+)
+def test_csv_text_that_is_no_number_stays_text(text: str) -> None:
+    """Underscores, digits of other scripts and everything else that is no decimal number is not taken for one."""
+    assert parse_cell(text) == text
+
+
+@given(text=st.text(alphabet="0123456789.eE+-_ infaty", max_size=12))
+def test_csv_number_is_what_float_says(text: str) -> None:
+    """A cell that is taken for a number has the value that `float` gives it, and `float` takes all such cells."""
+    cell = parse_cell(text)
+
+    if isinstance(cell, float):
+        assert bits([cell]).tolist() == bits([float(text)]).tolist()
+    elif isinstance(cell, str) and "_" not in text:
+        with pytest.raises(ValueError, match="could not convert"):
+            float(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problems", "n_rows"),
+    [
+        (
+            "x,y\n1\n1,2\n1,2,3\n",
+            [
+                Problem(0, None, "has 1 cells where the header has 2"),
+                Problem(2, None, "has 3 cells where the header has 2"),
+            ],
+            3,
+        ),
+        ("x,y,x,y,x\n1,2,3,4,5\n", [Problem(None, "x", "repeated"), Problem(None, "y", "repeated")], 1),
+        (
+            "x, x\n1,2\n3\n",
+            [Problem(None, "x", "repeated"), Problem(1, None, "has 1 cells where the header has 2")],
+            2,
+        ),
+    ],
+    ids=["ragged", "repeated header", "both"],
+)
+def test_csv_of_the_wrong_shape_is_refused(text: str, problems: list[Problem], n_rows: int) -> None:
+    """A name that the header repeats and each row of another length than the header are told together."""
+    with pytest.raises(SchemaError) as caught:
+        columns_from_csv(text)
+    assert (list(caught.value.problems), caught.value.n_rows) == (problems, n_rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\ufeff", "\n\n", 'x\n"1', 'x\n"1"2\n', f"x\n{'1' * 200_000}\n"],
+    ids=["empty", "BOM only", "blank lines", "open quote", "text after quote", "endless cell"],
+)
+def test_text_that_is_no_csv_is_refused(text: str) -> None:
+    """Text without a header, with broken quotes or with an endless cell is no CSV."""
+    with pytest.raises(ValueError, match=r"^not CSV: "):
+        columns_from_csv(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"x\n{'1' * 10_000}x\n", ",".join(f"x{i}" for i in range(10_000))],
+    ids=["long cell", "wide header"],
+)
+def test_csv_takes_time_in_proportion_to_its_length(text: str) -> None:
+    """A small text from a stranger, a long cell or a wide header, cannot keep a worker busy."""
+    start = time.perf_counter()
+    columns_from_csv(text)
+    assert time.perf_counter() - start < 0.25  # some ms, where time in proportion to the square takes 0.9 s
+
+
+def test_misfits_of_a_small_table_are_few() -> None:
+    """The problems of rows that are too short do not outgrow the text that they are the problems of."""
+    header, rows = [f"x{i}" for i in range(400)], [["1"]] * 400
+    assert len(misfits(rows, header)) <= len(",".join(header)) + 2 * len(rows)
+
+
+@given(
+    features=st.lists(
+        st.builds(
+            Feature,
+            name=st.text(min_size=1),
+            unit=st.text(),
+            description=st.text(),
+            minimum=st.floats(-1e300, 1e300),
+            maximum=st.floats(-1e300, 1e300),
+            lowest=st.just(-math.inf) | st.floats(-sys.float_info.max, 0),
+            highest=st.just(math.inf) | st.floats(0, sys.float_info.max),
+        ),
+        min_size=2,
+    )
+)
+def test_schema_survives_the_manifest(features: list[Feature]) -> None:
+    """A schema written to a manifest, which is strict JSON without infinities, is read back equal to the last bit."""
+    schema = Schema(tuple(features[1:]), target=features[0])
+    text = to_json(to_manifest(schema)).decode()
+
+    found = from_manifest(json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON")))
+    assert found == schema
+    assert np.array_equal(bits([f.lowest for f in found.features]), bits([f.lowest for f in schema.features]))

@@ -1,0 +1,260 @@
+"""Owns how gunicorn runs the service: workers that die, SIGTERM, SIGHUP, shared memory and a start that fails."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from conftest import HOUSE, ROOT, Server, serve
+from model import Store
+from model.artifact import read_draft
+
+NAME = "boston-housing"
+BODY = json.dumps(HOUSE).encode()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Return as soon as something is true; fail if it is not within 15 s."""
+    deadline = time.monotonic() + 15
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def connect(server: Server) -> closing[http.client.HTTPConnection]:
+    """Return a connection to the server that is closed at the end of its block."""
+    return closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10))
+
+
+def begin(connection: http.client.HTTPConnection) -> None:
+    """Send a prediction's head and half of its body, and wait until a worker reads it."""
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(BODY)))
+    connection.endheaders(BODY[:20])
+    time.sleep(0.3)
+
+
+def versions(server: Server) -> set[str]:
+    """Return the versions that ten requests, each on a connection of its own, are answered by."""
+    replies = [requests.post(f"{server.url}/predict", json=HOUSE, timeout=10) for _ in range(10)]
+    assert {reply.status_code for reply in replies} == {200}
+    return {reply.headers["X-Model-Version"] for reply in replies}
+
+
+def reload(server: Server) -> None:
+    """Send SIGHUP to a server of two workers and wait until only new ones are left."""
+    wait_until(lambda: len(server.workers()) == 2)
+    old = set(server.workers())
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: not old & set(server.workers()) and len(server.workers()) == 2)
+
+
+@contextmanager
+def load(server: Server) -> Iterator[list[int]]:
+    """Send prediction after prediction beside the block; yield the list of their statuses, 0 for none."""
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:  # kept-alive connections are the hard case: a server may close them
+            while not stop.is_set():
+                try:
+                    statuses.append(session.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code)
+                except requests.RequestException:
+                    statuses.append(0)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def own_store(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store, for tests that add versions to it or damage them."""
+    return Path(shutil.copytree(store, tmp_path / "store"))
+
+
+def test_killed_worker_is_replaced(store: Path, tmp_path: Path) -> None:
+    """A worker that is killed is replaced, and the service goes on meanwhile."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        before = server.workers()
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: before[0] not in server.workers() and len(server.workers()) == 2)
+
+        assert versions(server) == {"1"}
+        assert before[1] in server.workers()
+
+
+def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path) -> None:
+    """A worker that waits for the rest of a body still answers probes and predictions."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as slow:
+        begin(slow)
+
+        assert requests.get(f"{server.url}/livez", timeout=2).status_code == 200
+        assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=2).status_code == 200
+        slow.send(BODY[20:])
+        assert slow.getresponse().status == 200
+
+
+def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
+    """SIGTERM lets the request in flight be answered; then the server cleans up and ends with 0."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, connect(server) as slow:
+        shared = list(tmp_path.glob("tabserve-*"))
+        begin(slow)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        slow.send(BODY[20:])
+        reply = slow.getresponse()
+
+        assert reply.status == 200
+        assert json.loads(reply.read())["prediction"] == [25.002145787183498]
+        assert server.process.wait(timeout=15) == 0
+        assert len(shared) == 1
+        assert list(tmp_path.glob("tabserve-*")) == []
+
+
+def test_draining_server_lets_nobody_in(store: Path, tmp_path: Path) -> None:
+    """While it drains, the server refuses new connections at once instead of leaving them without an answer."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as slow:
+        begin(slow)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        with connect(server) as late:
+            try:
+                late.connect()
+                refused = False
+            except ConnectionRefusedError:
+                refused = True
+        slow.send(BODY[20:])
+        with slow.getresponse() as reply:
+            assert reply.status == 200
+
+    assert refused
+
+
+def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
+    """While it drains, the server says on the connections that it has that it is live and not ready."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as probe, connect(server) as live:
+        for path, connection in (("/readyz", probe), ("/livez", live)):
+            connection.request("GET", path)
+            before = connection.getresponse()
+            assert (before.status, before.read() != b"") == (200, True)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        probe.request("GET", "/readyz")
+        live.request("GET", "/livez")
+        reply = probe.getresponse()
+
+        assert reply.status == 503
+        assert json.loads(reply.read()) == {"ready": False, "reason": "the server is stopping"}
+        assert live.getresponse().status == 200
+        assert server.process.wait(timeout=15) == 0
+
+
+def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
+    """SIGHUP serves the version that became champion, and no request under way fails for it."""
+    with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
+        assert versions(server) == {"1"}
+        Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
+        assert versions(server) == {"1"}
+        reload(server)
+        assert versions(server) == {"2"}
+        assert requests.get(f"{server.url}/readyz", timeout=10).json()["models"] == {NAME: 2}
+
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
+
+
+def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
+    """SIGHUP with a champion that does not verify keeps the old one, ready, and the log names the damaged file."""
+    with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
+        damaged = Store(own_store).add(NAME, read_draft(own_store / NAME / "1")) / "model.onnx"
+        damaged.write_bytes(b"damaged")
+        reload(server)
+        assert versions(server) == {"1"}
+        assert requests.get(f"{server.url}/readyz", timeout=10).status_code == 200
+        log = [json.loads(line) for line in server.stderr.read_text().splitlines()]
+        assert [line for line in log if line["level"] == "error" and str(damaged) in line["message"]]
+
+        damaged.write_bytes((own_store / NAME / "1" / "model.onnx").read_bytes())
+        reload(server)
+        assert versions(server) == {"2"}
+
+    assert set(statuses) == {200}
+
+
+def private_kibibytes(pid: int) -> int:
+    """Return how much of a process's memory it wrote and shares with no other."""
+    found = re.search(r"^Private_Dirty:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say")
+def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
+    """A worker has less than half of what a process that loads the service by itself has for itself."""
+    code = "import sys, app; service = app.create_app(); print('loaded', flush=True); sys.stdin.read()"
+    environ = {**os.environ, "TABSERVE_STORE": str(store)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as alone:
+        assert alone.stdout
+        assert alone.stdin
+        assert alone.stdout.readline() == b"loaded\n"
+        bound = private_kibibytes(alone.pid) / 2
+        alone.stdin.close()
+
+    with serve(store, tmp_path, WEB_CONCURRENCY="4") as server:
+        wait_until(lambda: len(server.workers()) == 4)
+        for _ in range(10):
+            versions(server)
+        workers = [private_kibibytes(pid) for pid in server.workers()]
+
+    assert max(workers) < bound
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"TABSERVE_MAX_ROWS": "x"}, ["TABSERVE_MAX_ROWS is 'x'"]),
+        ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
+    ],
+    ids=["one", "two"],
+)
+def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
+    """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
+    environ = {**os.environ, "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path), **settings}
+    command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", "127.0.0.1:0"]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20)
+    lines = ended.stderr.splitlines()
+
+    assert ended.returncode != 0
+    assert [all(name in line for name in named) for line in lines].count(True) == 1
+    assert "Traceback" not in ended.stderr
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,294 @@
+"""The store: versions are written whole, counted up and found by reference; and the command line on top of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from conftest import ROOT, TABLE, bits
+from model import ArtifactError, NotInStoreError, Store, artifact, evaluate, export, gbm, plots
+from model.__main__ import main
+from model.artifact import Draft
+from model.datasets import BOSTON_HOUSING, read
+
+SMALL = Draft({"title": "x"}, {"a.txt": b"a", "plots/b.png": b"b"})
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Store:
+    """A store with versions 1 to 3 of `m`, of which 3 is the champion and 2 the challenger."""
+    shelf = Store(tmp_path / "store")
+    for alias in ("champion", "challenger", "champion"):
+        shelf.add("m", SMALL, alias=alias)
+    return shelf
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A copy of the trained store, to break."""
+    return shutil.copytree(store, tmp_path / "copy")
+
+
+def test_saved_draft_is_read_back(tmp_path: Path) -> None:
+    """What is saved is read back, with the facts of the folder on top, and nothing else is left beside it."""
+    folder = artifact.save(SMALL, tmp_path / "3", name="m", version=3)
+    manifest, files = artifact.read(folder)
+
+    assert files == SMALL.files
+    assert (manifest["name"], manifest["version"], manifest["format_version"]) == ("m", 3, artifact.FORMAT_VERSION)
+    assert artifact.read_draft(folder) == SMALL
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("good_files", [0, 1, 2])
+def test_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_files: int) -> None:
+    """A disk that fails at any file leaves neither a version nor the folder that was being written."""
+    calls: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > good_files:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        artifact.save(SMALL, tmp_path / "1", name="m", version=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename that fails leaves nothing behind."""
+
+    def rename(path: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="Input/output"):
+        artifact.save(SMALL, tmp_path / "1", name="m", version=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_is_never_overwritten(tmp_path: Path) -> None:
+    """Saving where a version stands fails and leaves it as it is."""
+    folder = artifact.save(SMALL, tmp_path / "1", name="m", version=1)
+    with pytest.raises(OSError, match="not empty"):
+        artifact.save(Draft({}, {"a.txt": b"other"}), folder, name="m", version=1)
+
+    assert artifact.read(folder)[1] == SMALL.files
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_versions_count_up(shelf: Store) -> None:
+    """Each draft becomes the next version, and its alias points to it."""
+    assert shelf.names() == ["m"]
+    assert shelf.versions("m") == [1, 2, 3]
+    assert shelf.aliases("m") == {"champion": 3, "challenger": 2}
+    assert [artifact.read(shelf.find(f"m@{n}"))[0]["version"] for n in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_number_of_a_version_is_not_given_again(shelf: Store) -> None:
+    """The next version is one above the highest, not the first that is free, and is found among more than nine."""
+    shutil.rmtree(shelf.root / "m" / "2")
+    for expected in range(4, 12):
+        assert shelf.add("m", SMALL).name == str(expected)
+    assert shelf.versions("m") == [1, *range(3, 12)]
+
+
+@pytest.mark.parametrize(
+    ("reference", "version"), [("m", "3"), ("m@champion", "3"), ("m@challenger", "2"), ("m@1", "1"), ("m@3", "3")]
+)
+def test_reference_finds_its_version(shelf: Store, reference: str, version: str) -> None:
+    """A model is found by its name, which means the champion, by alias and by version."""
+    assert shelf.find(reference) == shelf.root / "m" / version
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("x", "there is no model 'x' in the store .*, which has m; train it with `python -m model train x`"),
+        ("m@4", "has no version '4'; its versions are .1, 2, 3., its aliases .'champion': 3, 'challenger': 2."),
+        ("m@0", "has no version '0'"),
+        ("m@-1", "has no version '-1'"),
+        ("m@best", "has no version 'best'; its versions are .1, 2, 3."),
+        ("m@1@2", "has no version '1@2'"),
+        ("m@../1", "has no version '../1'"),
+        ("m@٣", "has no version '٣'"),
+        ("m@" + "9" * 5000, "has no version '9+'"),
+        ("", "'' is not a model's name: small letters, digits and single dashes"),
+        ("@1", "'' is not a model's name"),
+        ("../m", "'../m' is not a model's name"),
+        ("/m", "'/m' is not a model's name"),
+        ("M", "'M' is not a model's name"),
+        ("m--n", "'m--n' is not a model's name"),
+        ("m\n", r"'m\\n' is not a model's name"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_wrong_reference_is_told_what_there_is(shelf: Store, reference: str, text: str) -> None:
+    """A reference that finds nothing, and never leaves the store, says what there is instead."""
+    with pytest.raises(NotInStoreError, match=text):
+        shelf.find(reference)
+
+
+def test_alias_to_a_version_that_is_gone(shelf: Store) -> None:
+    """An alias whose version was deleted finds nothing, and the message shows both."""
+    shutil.rmtree(shelf.root / "m" / "3")
+    with pytest.raises(NotInStoreError, match=r"has no version 'champion'; its versions are \[1, 2\].*'champion': 3"):
+        shelf.find("m")
+
+
+def test_empty_store_says_so(tmp_path: Path) -> None:
+    """A store that is not there yet has no models, and says so when asked for one."""
+    assert Store(tmp_path / "none").names() == []
+    with pytest.raises(NotInStoreError, match="which has no model at all"):
+        Store(tmp_path / "none").find("m")
+
+
+def test_strangers_in_the_folder_are_ignored(shelf: Store) -> None:
+    """Files, hidden folders, models without a version and folders that are no version are not models."""
+    for name in (".incoming-1", "Other", "empty", "m/.incoming-2", "m/4x", "m/latest"):
+        (shelf.root / name).mkdir()
+    (shelf.root / "readme").write_text("")
+
+    assert shelf.names() == ["m"]
+    assert shelf.versions("m") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b"[]", b"1", b'{"champion": "x"}', b'{"champion": null}', b'{"champion": 1e999}'],
+)
+def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
+    """A table of aliases that is none is an `ArtifactError` that names it."""
+    path = shelf.root / "m" / "aliases.json"
+    path.write_bytes(content)
+
+    with pytest.raises(ArtifactError, match="is not a table of aliases") as caught:
+        shelf.find("m")
+    assert caught.value.path == path
+
+
+def test_nothing_is_added_to_broken_aliases(shelf: Store) -> None:
+    """Adding where the table of aliases is broken fails whole: no version is written that no alias points to."""
+    path = shelf.root / "m" / "aliases.json"
+    path.write_bytes(b"{")
+
+    with pytest.raises(ArtifactError, match="is not a table of aliases"):
+        shelf.add("m", SMALL)
+    assert (shelf.versions("m"), path.read_bytes()) == ([1, 2, 3], b"{")
+
+
+def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
+    """Processes that add to one model at the same time each get a version of their own, and no alias is lost."""
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from model.artifact import Draft
+        from model.store import Store
+        for _ in range(5):
+            Store(Path(sys.argv[1])).add("m", Draft({}, {"a": b"a" * 1000}), alias="by-" + sys.argv[2])"""
+    command = [sys.executable, "-c", script, str(shelf.root)]
+    running = [subprocess.Popen([*command, str(number)], cwd=ROOT) for number in range(4)]
+
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert shelf.versions("m") == list(range(1, 24))
+    assert [artifact.read(shelf.find(f"m@{n}"))[0]["version"] for n in range(4, 24)] == list(range(4, 24))
+    assert sorted(shelf.aliases("m")) == ["by-0", "by-1", "by-2", "by-3", "challenger", "champion"]
+
+
+def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
+    """Two trainings on one table write the same files, pictures too, and manifests that differ in `created_at`."""
+    paths = []
+    for name in ("one", "two"):
+        table = read(BOSTON_HOUSING)
+        rows = evaluate.split(table.X, table.y)
+        pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=20)
+        search = gbm.search(rows.X_train, rows.y_train, n_estimators=(5, 10), folds=2)
+        figures = {"search": plots.search(search["results"]), "correlations": plots.correlations(table)}
+        draft = export.draft(table, rows, pipeline, search=search, figures=figures)
+        paths.append(Store(tmp_path / name).add("boston-housing", draft))
+    one, two = (artifact.read(path) for path in paths)
+
+    assert one[1] == two[1]
+    assert {**one[0], "created_at": ""} == {**two[0], "created_at": ""}
+
+
+def test_list_and_show(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`list` prints each version with its aliases, `show` the manifest as it stands."""
+    assert main(["--store", str(store), "list"]) == 0
+    assert capsys.readouterr().out == "boston-housing@1 champion\n"
+    assert main(["--store", str(store), "show", "boston-housing"]) == 0
+    assert capsys.readouterr().out == (store / "boston-housing" / "1" / "manifest.json").read_text()
+
+
+def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`verify` says what it checked; where a file was changed it exits with 1 and names it."""
+    assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
+    assert capsys.readouterr().out == (
+        "boston-housing version 1: 11 files unchanged, 64 golden rows answered to the last bit\n"
+    )
+    path = copy / "boston-housing" / "1" / "card.md"
+    path.write_text("better")
+    assert main(["--store", str(copy), "verify", "boston-housing"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"error: {path}: has 6 bytes where the manifest says ")
+
+
+@pytest.mark.parametrize("source", ["file", "stdin", "table with the truth"])
+def test_predict_answers_a_line_per_row(
+    store: Path,
+    pipeline: Any,
+    houses: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+) -> None:
+    """`predict` reads a file or standard input, columns in any order, and prints the pipeline's answers to the bit."""
+    text = houses[houses.columns[::-1]].to_csv(index=False)
+    path = tmp_path / "houses.csv"
+    path.write_text(text)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    arguments = {"file": [str(path)], "stdin": [], "table with the truth": [str(TABLE)]}[source]
+
+    assert main(["--store", str(store), "predict", "boston-housing", *arguments]) == 0
+    answers = [float(line) for line in capsys.readouterr().out.splitlines()]
+    assert bits(answers).tolist() == bits(pipeline.predict(houses.to_numpy())).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "boston"], "there is no model 'boston' in the store"),
+        (["verify", "boston-housing@2"], "the model 'boston-housing' in the store .* has no version '2'"),
+        (["predict", "../x"], "'../x' is not a model's name"),
+        (["predict", "boston-housing", "/no/table.csv"], "No such file or directory: '/no/table.csv'"),
+        (["predict", "boston-housing"], "7 problems, the first: column CHAS: missing"),
+        (["train", "iris"], "there is no data set 'iris'; there are: boston-housing"),
+        (["train", "boston-housing", "--data", "/no/table.csv"], "/no/table.csv cannot be read: No such file"),
+    ],
+)
+def test_mistake_is_one_message(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """Every mistake exits with 1 and one message on standard error, without a traceback and without output."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x\n1\n"))
+
+    assert main(["--store", str(store), *arguments]) == 1
+    output = capsys.readouterr()
+    assert re.match(f"error: .*{message}", output.err)
+    assert (output.out, output.err.count("\n")) == ("", 1)
