@@ -181,13 +181,13 @@ def wrk(port: int, path: str, body: str, connections: int, seconds: int) -> str:
         file.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", file.name]
         done = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
-    figures = {
-        name: found[1] if (found := re.search(pattern, done.stdout)) else "?"
-        for name, pattern in {"p50": r"50%\s+(\S+)", "p99": r"99%\s+(\S+)", "rate": r"Requests/sec:\s+(\S+)"}.items()
-    }
+    p50, p99, rate = (
+        re.findall(pattern, done.stdout, re.MULTILINE)[0]
+        for pattern in (r"^ +50% +(\S+)", r"^ +99% +(\S+)", r"^Requests/sec: +(\S+)")
+    )
     failed = re.search(r"(Non-2xx.*|Socket errors.*)", done.stdout)
     errors = f" ({failed[1].strip()})" if failed else ""
-    return f"| {connections} | {float(figures['rate']):,.0f}{errors} | {figures['p50']} | {figures['p99']} |"
+    return f"| {connections} | {float(rate):,.0f}{errors} | {p50} | {p99} |"
 
 
 if __name__ == "__main__":

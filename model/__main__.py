@@ -11,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model import ModelError, Store, columns_from_csv
+from model import ModelError, SchemaError, Store, columns_from_csv
 from model import artifact as artifacts
 from model.artifact import Draft
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 1 with one message on standard error."""
+    """Run one command and return its exit status: 0, or 1 with what is wrong on standard error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+    except SchemaError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 1
     except (ModelError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -97,17 +101,19 @@ def _draft(options: argparse.Namespace) -> Draft:
 
 def _draft_from_notebook(options: argparse.Namespace) -> Draft:
     """Let the notebook train into a store of its own, and take the artifact from there with the notebook in it."""
-    from model import datasets, notebook
+    from model import notebook
 
-    parameters = {
-        "data": str((options.data or datasets.DATASETS[options.name].path).resolve()),
-        "n_estimators": options.n_estimators,
-        "random_state": options.random_state,
-        "owner": options.owner,
-    }
     with TemporaryDirectory() as folder:
-        executed = notebook.run(notebook.NOTEBOOKS[options.name], parameters=parameters, store=Path(folder))
-        draft = artifacts.read_draft(Store(Path(folder)).find(options.name))
+        store = Path(folder) / "store"
+        parameters = {
+            "store": store,
+            "data": options.data.resolve() if options.data else "",
+            "n_estimators": options.n_estimators,
+            "random_state": options.random_state,
+            "owner": options.owner,
+        }
+        executed = notebook.run(notebook.NOTEBOOKS[options.name], parameters=parameters)
+        draft = artifacts.read_draft(Store(store).find(options.name))
     return replace(draft, files={**draft.files, "notebook.ipynb": executed})
 
 
@@ -135,8 +141,11 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     found = Store(options.store).load(options.model)
-    text = options.table.read_text(encoding="utf-8") if options.table else sys.stdin.read()
-    columns, _ = columns_from_csv(text)
+    try:
+        text = options.table.read_text(encoding="utf-8") if options.table else sys.stdin.read()
+        columns, _ = columns_from_csv(text)
+    except ValueError as error:
+        raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
     columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
     for value in found.predict(found.schema.matrix_from_columns(columns)).tolist():
         print(value)

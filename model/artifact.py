@@ -71,10 +71,10 @@ class Artifact:
 def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
     """Write the draft as `folder`, whole or not at all, and return it. The folder must not exist."""
     facts = {
+        **draft.manifest,
         "format_version": FORMAT_VERSION,
         "name": name,
         "version": version,
-        **draft.manifest,
         "files": {name: _fingerprint(content) for name, content in sorted(draft.files.items())},
     }
     manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -83,15 +83,20 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
         for relative, content in {**draft.files, MANIFEST: to_json(manifest)}.items():
             path = incoming / relative
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write(path, content)
         incoming.rename(folder)
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
     return folder
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file through to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(folder: Path) -> Artifact:
@@ -131,7 +136,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
         manifest = json.loads(_read_bytes(path))
         found = manifest["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
     if type(found) is not int or found < 1:
         raise ArtifactError(path, f"has the format version {found!r}, which never was one", _RESTORE)
@@ -191,5 +196,6 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(path, "is missing", _RESTORE) from None
-    except OSError as error:
-        raise ArtifactError(path, f"cannot be read: {error.strerror}", "check its permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        reason = getattr(error, "strerror", error)
+        raise ArtifactError(path, f"cannot be read: {reason}", "check its name and permissions") from None

@@ -53,7 +53,7 @@ says how well.
 
 ## What is served is what was trained
 
-The compiled model gave the trained model's answer, to the last bit, on all {parity["training_rows"]:,} rows of
+The compiled model gave the trained model's answer, to the last bit, on all {parity["table_rows"]:,} rows of
 the table, {parity["random_rows"]:,} random rows in and beyond the training range, {parity["split_rows"]:,} rows on
 both sides of every split and {parity["limit_rows"]} rows at the limits of what the trained model accepts.
 

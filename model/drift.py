@@ -21,7 +21,7 @@ def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> di
     }
 
 
-def reference_bins(values: NDArray[np.float64]) -> dict[str, list[float]]:
+def reference_bins(values: NDArray[np.float64]) -> dict[str, Any]:
     """Return the quantile bins of `values` `(n,)` and the share of them in each.
 
     `edges` rise strictly to the largest value, and are values that occur. Bin `i` of `shares` holds the values up

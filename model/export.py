@@ -6,6 +6,7 @@ import io
 import platform
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sklearn.pipeline import Pipeline
 
 from model import artifact, card, drift, evaluate, gbm, parity, plots, schema
 from model.artifact import Draft
-from model.datasets import Column, Table
+from model.datasets import Table
 from model.engine import Engine
 from model.evaluate import Split
 from model.schema import Feature, Matrix, Schema
@@ -45,7 +46,7 @@ def draft(
     Raises `ParityError` if a single bit of a single answer differs.
     """
     X = table.X.to_numpy()
-    model_schema = describe(table, pipeline)
+    model_schema = describe(table, rows, pipeline)
     graph = gbm.compile(pipeline)
     engine = Engine(graph)
     split_rows = gbm.rows_at_splits(pipeline, rows.X_train)
@@ -55,7 +56,7 @@ def draft(
             answers: NDArray[np.float64] = pipeline.predict(rows)
             return answers
 
-    proof = parity.prove(trained, engine.predict, schema=model_schema, training_rows=X, split_rows=split_rows)
+    proof = parity.prove(trained, engine.predict, schema=model_schema, table_rows=X, split_rows=split_rows)
     golden = golden_rows(X, split_rows, parity.limit_rows(model_schema))
     dataset = table.dataset
     facts = {
@@ -101,27 +102,25 @@ def draft(
     return Draft(manifest=facts, files=files)
 
 
-def describe(table: Table, pipeline: Pipeline) -> Schema:
-    """Return the schema of the features and the target, with the ranges that the table and the pipeline give."""
+def describe(table: Table, rows: Split, pipeline: Pipeline) -> Schema:
+    """Return the schema, with the ranges of the rows that were fitted on and the limits of the pipeline."""
     lowest, highest = gbm.accepted_limits(pipeline)
-
-    def describe_column(column: Column, lowest: float = -np.inf, highest: float = np.inf) -> Feature:
-        values = table.frame[column.name]
-        return Feature(
+    *features, target = [
+        Feature(
             column.name,
             column.unit,
             column.description,
             minimum=float(values.min()),
             maximum=float(values.max()),
-            lowest=float(lowest),
-            highest=float(highest),
         )
-
+        for column, values in zip(table.dataset.columns, (*rows.X_train.T, rows.y_train))
+    ]
     return Schema(
         features=tuple(
-            describe_column(column, low, high) for column, low, high in zip(table.dataset.features, lowest, highest)
+            replace(feature, lowest=float(low), highest=float(high))
+            for feature, low, high in zip(features, lowest, highest)
         ),
-        target=describe_column(table.dataset.target),
+        target=target,
     )
 
 

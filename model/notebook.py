@@ -17,19 +17,20 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"boston-housing": ROOT / "notebooks" / "01_boston_housing_gbm.ipynb"}
 
 
-def run(notebook: Path, *, parameters: Mapping[str, Any], store: Path, progress: bool = True) -> bytes:
-    """Execute the notebook with the store that its last cell adds to, and return it with its outputs.
+def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:
+    """Execute the notebook and return it with its outputs.
 
-    What differs from run to run (times, the store's path) is taken out, so that the same notebook on the same
-    data gives the same bytes. Raises `NotebookError` where a cell fails.
+    What differs from run to run is taken out: times, and of a parameter that is a `Path` all but its name. So the
+    same notebook on the same data gives the same bytes. Raises `NotebookError` where a cell fails.
     """
+    paths = {name: value for name, value in parameters.items() if isinstance(value, Path)}
     with TemporaryDirectory() as folder:
         output = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
                 notebook,
                 output,
-                parameters={**parameters, "store": str(store)},
+                parameters={**parameters, **{name: str(path) for name, path in paths.items()}},
                 cwd=ROOT,  # where `import model` works
                 progress_bar=progress,
                 kernel_name="python3",
@@ -45,5 +46,6 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], store: Path, progress:
         cell.id = f"cell-{number}"
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        cell.source = cell.source.replace(str(store), "store")
+        for path in paths.values():
+            cell.source = cell.source.replace(str(path), path.name)
     return bytes(nbformat.writes(executed), "utf-8")

@@ -21,17 +21,17 @@ def prove(
     compiled: Predict,
     *,
     schema: Schema,
-    training_rows: Matrix,
+    table_rows: Matrix,
     split_rows: Matrix,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare both bit for bit and return the figures; raise `ParityError` if a single bit differs.
 
-    On the training rows, on `RANDOM_ROWS` rows in and beyond the training range, on rows at the limits of what
+    On all rows of the table, on `RANDOM_ROWS` rows in and beyond the training range, on rows at the limits of what
     the trained model accepts, and on `split_rows`, which stand on both sides of every split.
     """
     groups = {
-        "training_rows": training_rows,
+        "table_rows": table_rows,
         "random_rows": random_rows(schema, RANDOM_ROWS, seed=seed),
         "limit_rows": limit_rows(schema),
         "split_rows": split_rows,

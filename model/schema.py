@@ -30,7 +30,7 @@ NOT_FINITE = "not finite"
 OUT_OF_RANGE = "out of range"
 REPEATED = "repeated"
 REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
-"""Every reason that a `SchemaError` can give: a bounded set, fit for a metric's label."""
+"""Why a cell or a column is refused: a bounded set, fit for a metric's label. The shape of rows has free text."""
 
 # What pandas, R and spreadsheets write into a cell that has no value.
 _MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})

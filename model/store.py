@@ -45,7 +45,7 @@ class Store:
         folder = self._folder(name)
         if not folder.is_dir():
             return []
-        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
+        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version that each alias of a model stands for."""
@@ -69,7 +69,7 @@ class Store:
             version = max(self.versions(name), default=0) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
             incoming = folder / f".{ALIASES}"
-            incoming.write_bytes(artifact.to_json({**aliases, alias: version}))
+            artifact.write(incoming, artifact.to_json({**aliases, alias: version}))
             incoming.replace(folder / ALIASES)
         return path
 

@@ -49,7 +49,7 @@ class Trained:
             self.predict,
             compiled,
             schema=self.schema,
-            training_rows=self.table.X.to_numpy(),
+            table_rows=self.table.X.to_numpy(),
             split_rows=self.split_rows,
         )
 
@@ -65,7 +65,7 @@ def trained() -> Trained:
         rows,
         pipeline,
         gbm.compile(pipeline),
-        export.describe(table, pipeline),
+        export.describe(table, rows, pipeline),
         gbm.rows_at_splits(pipeline, rows.X_train),
     )
 
@@ -93,7 +93,7 @@ def down(value: float) -> float:
 def test_honest_graph_is_proven(trained: Trained) -> None:
     """An honest graph gives the figures: how many rows of each kind, and that none differs."""
     assert trained.prove(Engine(trained.graph).predict) == {
-        "training_rows": 506,
+        "table_rows": 506,
         "random_rows": 100_000,
         "limit_rows": 14,
         "split_rows": len(trained.split_rows),
@@ -136,15 +136,15 @@ def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Trained, leaf: int, 
     bit = direction * float(np.spacing(64.0))
     broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
 
-    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of 506 training rows, by up to "):
+    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of 506 table rows, by up to "):
         trained.prove(Engine(broken).predict)
 
 
-@pytest.mark.parametrize("group", ["training_rows", "random_rows", "limit_rows", "split_rows"])
+@pytest.mark.parametrize("group", ["table_rows", "random_rows", "limit_rows", "split_rows"])
 def test_one_bit_of_one_answer_fails_its_group(trained: Trained, group: str) -> None:
     """One answer among all that is off by one bit fails the proof, which names the group that the row is of."""
     groups = {
-        "training_rows": trained.table.X.to_numpy(),
+        "table_rows": trained.table.X.to_numpy(),
         "random_rows": parity.random_rows(trained.schema, parity.RANDOM_ROWS, seed=0),
         "limit_rows": parity.limit_rows(trained.schema),
         "split_rows": trained.split_rows,

@@ -254,14 +254,14 @@ def test_text_that_is_no_csv_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [f"x\n{'1' * 10_000}x\n", ",".join(f"x{i}" for i in range(10_000))],
+    [f"x\n{'1' * 130_000}x\n", ",".join(f"x{i}" for i in range(200_000))],
     ids=["long cell", "wide header"],
 )
 def test_csv_takes_time_in_proportion_to_its_length(text: str) -> None:
-    """A small text from a stranger, a long cell or a wide header, cannot keep a worker busy."""
-    start = time.perf_counter()
+    """A text from a stranger, a long cell or a wide header, cannot keep a worker busy."""
+    start = time.process_time()
     columns_from_csv(text)
-    assert time.perf_counter() - start < 0.25  # some ms, where time in proportion to the square takes 0.9 s
+    assert time.process_time() - start < 20  # well under 1 s, where time in proportion to the square takes minutes
 
 
 def test_misfits_of_a_small_table_are_few() -> None:
