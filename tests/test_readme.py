@@ -1,0 +1,95 @@
+"""The README: its commands work, its tables and its tree say what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from app import create_app
+from app.config import Config
+from conftest import ROOT, Server
+
+README = (ROOT / "README.md").read_text()
+# Each block of commands, with the JSON block that follows it where the README shows an answer.
+BLOCKS = re.findall(r"```sh\n(.*?)```\n(?:\n```json\n(.*?)```\n)?", README, re.DOTALL)
+COMMANDS = [command for commands, _ in BLOCKS for command in commands.splitlines()]
+CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.startswith("curl")]
+
+
+def test_every_command_is_run_by_a_test_or_by_ci() -> None:
+    """A command of the README is a make target that .ci/run calls, or of a kind that the tests below run."""
+    ci = (ROOT / ".ci" / "run").read_text()
+
+    def is_run(command: str) -> bool:
+        if command.startswith("make "):
+            return command in ci
+        return command.startswith(("curl ", ".venv/bin/python -m model "))
+
+    assert [command for command in COMMANDS if not is_run(command)] == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize(("command", "shown"), CURLS)
+def test_curl_answers_as_shown(server: Server, command: str, shown: str) -> None:
+    """A curl line of the README gets the answer that stands below it, but for the request's id."""
+    here = command.replace("localhost:8000", server.url.removeprefix("http://"))
+    done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=True)
+
+    answer, expected = json.loads(done.stdout), json.loads(shown)
+    assert answer.pop("request_id") != expected.pop("request_id")
+    assert answer == expected
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(".venv/bin/python -m model ")])
+def test_model_commands_work(store: Path, command: str) -> None:
+    """A command of the README that works on the store ends well and prints something."""
+    words = shlex.split(command)
+    assert words[:3] == [".venv/bin/python", "-m", "model"]
+    run = [sys.executable, "-m", "model", "--store", str(store), *words[3:]]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() != ""
+
+
+def test_settings_table_is_the_configuration() -> None:
+    """The README names every setting with its default and its help, word for word, and no other."""
+    rows = re.findall(r"^\| `(TABSERVE_\w+)` \| (?:`(.*?)`)? ?\| (.*) \|$", README, re.MULTILINE)
+
+    def shown(default: object) -> str:
+        return str(default).lower() if isinstance(default, bool) else str(default or "")
+
+    settings = [(item.metadata["name"], item.default, item.metadata["help"]) for item in fields(Config)]
+    assert rows == [(name, "" if default == () else shown(default), text) for name, default, text in settings]
+
+
+def test_endpoint_table_is_the_routes(store: Path) -> None:
+    """The README names every route of the service, and no other."""
+    rules = create_app(Config(store=store)).url_map.iter_rules()
+    routes = {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    assert set(re.findall(r"^\| `((?:GET|POST) \S+)` \|", README, re.MULTILINE)) == routes
+
+
+def test_make_targets_exist() -> None:
+    """Every `make TARGET` that the README speaks of is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE)) - targets == set()
+
+
+@pytest.mark.parametrize("folder", ["app", "model"])
+def test_tree_names_every_module(folder: str) -> None:
+    """The README's tree has a line for every module, and none for a module that is not there."""
+    tree = README[README.index("## What is where") :]
+    section = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", tree, re.MULTILINE)
+    assert section is not None
+
+    named = set(re.findall(r"^  (\w+\.py)", section[1], re.MULTILINE))
+    assert named == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
