@@ -45,7 +45,7 @@ run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no mo
 	@TABSERVE_STORE=$(STORE) exec $(BIN)/gunicorn --bind $(HOST):$(PORT)
 
 notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
-	PYTHONPATH=. $(BIN)/jupyter lab --notebook-dir=notebooks
+	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(DEV) | $(CHAMPION) ## measure the engine and the service on this machine
 	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks

@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import struct
 import tempfile
 from logging.config import dictConfig
 from pathlib import Path
@@ -17,35 +19,49 @@ from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.metrics import take_slot, use_worker_slots
 
+workers = int(os.environ.get("WEB_CONCURRENCY", 2))
+
 try:
-    Config.from_environ(os.environ)
+    settings = Config.from_environ(os.environ)
+    if workers < 1:
+        raise ConfigError("WEB_CONCURRENCY is 0, and it takes a worker to answer")
 except ConfigError as error:
     dictConfig(LOGGING)
     logging.getLogger("tabserve").critical("%s", error)
     raise SystemExit(2) from None
 
 wsgi_app = "app:create_app()"
-workers = int(os.environ.get("WEB_CONCURRENCY", 2))
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
 preload_app = True
 worker_class = "gthread"
 # More than one, so that probes are answered beside a slow upload; few, since they share one interpreter lock.
 threads = 4
+# Beside what may be in flight there is room for connections that only wait for their next request.
+worker_connections = settings.max_in_flight + 1000
+# A client that stalls in the middle of a request holds a thread: no longer than a probe can wait for the next try.
+STALL_SECONDS = 5
 keepalive = 75  # longer than the idle timeout of common load balancers (60 s), so that they close first
 graceful_timeout = 25  # below the 30 s after which Kubernetes and SageMaker kill
 logconfig_dict = LOGGING
 
 # What is written at run time: metric values that workers share, and gunicorn's control socket.
-_shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-if not _shared:
-    _shared = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="tabserve-")
-control_socket = str(Path(_shared) / "gunicorn.ctl")
+_made = None
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    _made = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="tabserve-")
+control_socket = str(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / "gunicorn.ctl")
 
 use_worker_slots()
 
 
+def on_starting(server):
+    """Remember which folder is ours to remove: this file is read again on SIGHUP, and would not know."""
+    server.made_folder = _made
+
+
 def when_ready(server):
-    """Keep the collector from touching, and so copying, the pages that workers share with the master."""
+    """Bound the wait for a client's next bytes; keep the collector from copying the pages that workers share."""
+    for listener in server.LISTENERS:  # connections inherit the bound from the socket that accepts them
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
     gc.collect()
     gc.freeze()
 
@@ -87,13 +103,18 @@ def post_worker_init(worker):
 
 def on_reload(server):
     """Load the models again for the new workers, unless they do not verify."""
-    fresh = server.app.load()
-    if fresh.serving.unready:
-        server.log.error("the models are not loaded again: %s", fresh.serving.unready)
+    try:
+        fresh = server.app.load()
+        reason = fresh.serving.unready
+    except Exception as error:  # whatever it is, the server goes on with what it has
+        reason = repr(error)
+    if reason:
+        server.log.error("the models are not loaded again: %s", reason)
     else:
         server.app.callable = fresh
 
 
 def on_exit(server):
-    """Remove what was written at run time."""
-    shutil.rmtree(_shared, ignore_errors=True)
+    """Remove what was written at run time, unless in a folder that was given."""
+    if server.made_folder:
+        shutil.rmtree(server.made_folder, ignore_errors=True)

@@ -28,7 +28,7 @@ class Config:
         "MODELS",
         (),
         "models to serve, separated by commas, each `name`, `name@alias` or `name@version`; the first answers "
-        "`/predict`; empty: every model of the store",
+        "`/predict`; empty: every model of the store, in alphabetical order",
     )
     max_body_bytes: int = setting("MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413")
     max_rows: int = setting("MAX_ROWS", 10_000, "most rows in one request; more are answered 413")

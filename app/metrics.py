@@ -64,7 +64,7 @@ class Metrics:
         # How long do callers wait: latency objectives and their burn rate, by route.
         self._durations = Histogram(
             "http_request_duration_seconds",
-            "Time from a request's arrival in the worker to its complete reply.",
+            "Time in the application, without waiting for a thread and without sending.",
             ["route"],
             buckets=DURATION_BUCKETS,
             registry=self._registry,

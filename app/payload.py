@@ -12,6 +12,7 @@ Where an object repeats a key, its last value counts, as in every JSON parser at
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,10 @@ def parse_json(body: bytes, schema: Schema, max_rows: int) -> Matrix:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise NotJSONError(f"the body is not JSON: {error}") from None
+        # A number beyond float64 is JSON all the same: Python's parser reads it, and the schema says where it stands.
+        value = _loads_beyond_float64(body) if "infinity" in str(error) else None
+        if value is None:
+            raise NotJSONError(f"the body is not JSON: {error}") from None
     if isinstance(value, list):
         return _from_records(value, schema, max_rows)
     if not isinstance(value, dict):
@@ -99,6 +103,14 @@ def encode(prediction: NDArray[np.float64], model: Artifact, *, request_id: str)
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
     return Response(body, headers={"X-Model-Version": str(model.version)}, mimetype=JSON_TYPE)
+
+
+def _loads_beyond_float64(body: bytes) -> Any:
+    """Return what a body of JSON with huge numbers says, or None if it is not JSON for another reason too."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _from_records(records: list[Any], schema: Schema, max_rows: int) -> Matrix:

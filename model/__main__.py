@@ -119,6 +119,8 @@ def _draft_from_notebook(options: argparse.Namespace) -> Draft:
 
 def _list(options: argparse.Namespace) -> None:
     store = Store(options.store)
+    if not store.names():
+        print(f"the store {store.root} has no model; train one: python -m model train boston-housing", file=sys.stderr)
     for name in store.names():
         aliases = store.aliases(name)
         for version in store.versions(name):

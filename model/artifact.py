@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import schema
-from model.engine import Engine
+from model.engine import Engine, predict_one_by_one
 from model.errors import ArtifactError
 from model.schema import Matrix, Schema
 
@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
+INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
 _RESTORE = "restore the artifact from where it came, or train it again"
 
@@ -50,18 +51,12 @@ class Artifact:
     """One verified version of a model, ready to answer."""
 
     path: Path
+    name: str
+    version: int
     manifest: Mapping[str, Any]
     schema: Schema
     engine: Engine
     golden_rows: Matrix
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["name"])
-
-    @property
-    def version(self) -> int:
-        return int(self.manifest["version"])
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order."""
@@ -78,7 +73,7 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
         "files": {name: _fingerprint(content) for name, content in sorted(draft.files.items())},
     }
     manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    incoming = folder.with_name(f".incoming-{uuid.uuid4().hex}")
+    incoming = folder.with_name(INCOMING + uuid.uuid4().hex)
     try:
         for relative, content in {**draft.files, MANIFEST: to_json(manifest)}.items():
             path = incoming / relative
@@ -107,27 +102,36 @@ def load(folder: Path) -> Artifact:
     manifest, files = read(folder)
     try:
         model_schema = schema.from_manifest(manifest)
-        golden = json.loads(files[GOLDEN])
-        rows = np.array(golden["X"], dtype=np.float64)
-        answers = np.array(golden["y"], dtype=np.float64)
+        name, version = str(manifest["name"]), int(manifest["version"])
+        if not {"title", "algorithm", "metrics"} <= manifest.keys():
+            raise ValueError("title, algorithm or metrics are missing")
         graph = files[GRAPH]
-    except (KeyError, TypeError, ValueError) as error:
+        golden = json.loads(files[GOLDEN])
+        columns = tuple(golden["columns"])
+        rows = np.array(golden["X"], dtype=np.float64).reshape(-1, len(columns))
+        answers = np.array(golden["y"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error!r})", _RESTORE) from None
+    if columns != model_schema.names:
+        raise ArtifactError(folder / GOLDEN, "has other columns, or in another order, than the manifest", _RESTORE)
     try:
         engine = Engine(graph)
-        replayed = engine.predict(rows)
+        # At once and one by one: the runtime has a way of its own for a single row.
+        replayed = np.stack([engine.predict(rows), predict_one_by_one(engine.predict, rows)])
     except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
         raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
-    if len(replayed) == 0 or replayed.shape != answers.shape:
+    if len(rows) == 0 or answers.shape != (len(rows),):
         raise ArtifactError(folder / GOLDEN, f"has {len(rows)} rows and {answers.size} answers", _RESTORE)
-    different = int((replayed.view(np.int64) != answers.view(np.int64)).sum())
+    if replayed.dtype != np.float64 or replayed.shape != (2, len(rows)):
+        raise ArtifactError(folder / GRAPH, f"answers {replayed.dtype}, and float64 is wanted", _RESTORE)
+    different = int((replayed.view(np.int64) != answers.view(np.int64)).any(axis=0).sum())
     if different:
         raise ArtifactError(
             folder / GOLDEN,
             f"{different} of {len(answers)} golden rows are answered otherwise than by the trained model",
             "do not serve it; train it again on this machine and compare",
         )
-    return Artifact(path=folder, manifest=manifest, schema=model_schema, engine=engine, golden_rows=rows)
+    return Artifact(folder, name, version, manifest, model_schema, engine, golden_rows=rows)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -92,6 +92,7 @@ class Table:
 
     dataset: Dataset
     frame: pd.DataFrame
+    source: str
     sha256: str
     warnings: tuple[Finding, ...]
 
@@ -110,6 +111,7 @@ def read(dataset: Dataset, path: Path | None = None, *, today: date | None = Non
     CSV with a header, UTF-8 with or without a byte order mark. Raises `DataError` with the report of every
     problem, by row (data rows count from 0) and column.
     """
+    source = path.name if path else dataset.source
     path = path or dataset.path
     try:
         content = path.read_bytes()
@@ -126,7 +128,7 @@ def read(dataset: Dataset, path: Path | None = None, *, today: date | None = Non
     if any(finding.fatal for finding in findings):
         raise DataError(report(path, findings))
     frame = pd.DataFrame({column.name: cells[column.name] for column in dataset.columns}, dtype="float64")
-    return Table(dataset, frame, hashlib.sha256(content).hexdigest(), tuple(findings))
+    return Table(dataset, frame, source, hashlib.sha256(content).hexdigest(), tuple(findings))
 
 
 def report(path: Path, findings: Sequence[Finding]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from model.schema import Matrix
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
+
+Predict = Callable[[Matrix], NDArray[np.float64]]
 
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
@@ -41,3 +44,8 @@ class Engine:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
         y: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
         return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)
+
+
+def predict_one_by_one(predict: Predict, X: Matrix) -> NDArray[np.float64]:
+    """Return what `predict` answers to each row of `X` alone, `(n_rows,)`."""
+    return np.concatenate([predict(X[i : i + 1]) for i in range(len(X))])

@@ -75,7 +75,7 @@ def draft(
             "validation": evaluate.metrics(rows.y_validation, pipeline.predict(rows.X_validation)),
         },
         "data": {
-            "source": dataset.source,
+            "source": table.source,
             "sha256": table.sha256,
             "rows": len(X),
             "warnings": [str(warning) for warning in table.warnings],
@@ -93,7 +93,9 @@ def draft(
     }
     files = {
         artifact.GRAPH: graph,
-        artifact.GOLDEN: artifact.to_json({"X": golden.tolist(), "y": trained(golden).tolist()}),
+        artifact.GOLDEN: artifact.to_json(
+            {"columns": list(table.X.columns), "X": golden.tolist(), "y": trained(golden).tolist()}
+        ),
         PIPELINE: _joblib(pipeline),
         "reference.json": artifact.to_json(drift.reference(rows.X_train, pipeline.predict(rows.X_train), model_schema)),
         "card.md": card.render(facts).encode(),

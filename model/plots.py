@@ -85,8 +85,9 @@ def importance(names: tuple[str, ...], figures: dict[str, Any]) -> Figure:
 def search(results: list[dict[str, Any]]) -> Figure:
     """Draw the cross-validated error over the number of trees."""
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot([r["n_estimators"] for r in results], [r["mse"] for r in results], marker="o", color=_BLUE)
-    axis.set(xlabel="number of trees", ylabel="cross-validated MSE")
+    trees, mse, sd = ([result[key] for result in results] for key in ("n_estimators", "mse", "mse_sd"))
+    axis.errorbar(trees, mse, yerr=sd, marker="o", capsize=3, color=_BLUE)
+    axis.set(xlabel="number of trees", ylabel="cross-validated MSE (mean and sd of the folds)")
     return _closed(figure)
 
 

@@ -210,8 +210,15 @@ def to_manifest(schema: Schema) -> dict[str, Any]:
 
 
 def from_manifest(manifest: Mapping[str, Any]) -> Schema:
-    """Return the schema that `to_manifest` wrote."""
-    return Schema(
+    """Return the schema that `to_manifest` wrote. Raises `TypeError` or `ValueError` for what is none."""
+    schema = Schema(
         features=tuple(Feature(**feature) for feature in manifest["features"]),
         target=Feature(**manifest["target"]),
     )
+    for feature in (*schema.features, schema.target):
+        limits = (feature.minimum, feature.maximum, feature.lowest, feature.highest)
+        if feature.type != "number" or not all(type(limit) in (int, float) for limit in limits):
+            raise ValueError(f"the feature {feature.name!r} is not one of numbers with numeric limits")
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("two features have the same name")
+    return schema

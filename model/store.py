@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,13 +65,17 @@ class Store:
         """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with _locked(folder) as descriptor:
+            for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed while it wrote
+                shutil.rmtree(abandoned)
             aliases = self.aliases(name)
             version = max(self.versions(name), default=0) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
             incoming = folder / f".{ALIASES}"
             artifact.write(incoming, artifact.to_json({**aliases, alias: version}))
+            os.fsync(descriptor)  # the new version's name, before the alias that points to it
             incoming.replace(folder / ALIASES)
+            os.fsync(descriptor)
         return path
 
     def find(self, reference: str) -> Path:
@@ -112,11 +117,11 @@ class Store:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two trainings at once get two versions."""
+def _locked(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock and yield its descriptor, so that two trainings at once get two versions."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -264,3 +265,47 @@ def test_loading_opens_no_pickle(store: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def swap(values: list[Any]) -> None:
+    """Swap the first two of a list."""
+    values[0], values[1] = values[1], values[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: swap(manifest["features"]),
+        lambda manifest: manifest["features"].pop(),
+        lambda manifest: manifest["features"][0].update(name="RM"),
+        lambda manifest: manifest["features"][0].update(type="category"),
+        lambda manifest: manifest["features"][0].update(lowest="x"),
+        lambda manifest: manifest.update(version="x"),
+        lambda manifest: manifest.pop("metrics"),
+        lambda manifest: manifest.pop("algorithm"),
+    ],
+    ids=["swapped", "one fewer", "one twice", "category", "limit", "version", "no metrics", "no algorithm"],
+)
+def test_manifest_that_does_not_fit_the_model_is_refused(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """A manifest that describes another model than the graph and the golden rows are of is refused."""
+    rewrite(folder, change)
+
+    assert refusal(folder).path.name in ("manifest.json", "golden.json")
+
+
+def test_golden_rows_nested_without_end_are_refused(folder: Path) -> None:
+    """Golden rows that no parser can read are refused like every other damage."""
+    rewrite(folder, lambda manifest: None, {"golden.json": b"[" * 100_000})
+
+    assert refusal(folder).remedy == "restore the artifact from where it came, or train it again"
+
+
+def test_graph_of_another_precision_is_refused(folder: Path) -> None:
+    """A graph that answers float32 is refused, and not compared bit for bit with float64."""
+    model = onnx.load_from_string((folder / "model.onnx").read_bytes())
+    model.graph.node[0].output[0] = "double"
+    model.graph.node.append(onnx.helper.make_node("Cast", ["double"], ["y"], to=onnx.TensorProto.FLOAT))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
+
+    assert refusal(folder).reason == "answers float32, and float64 is wanted"

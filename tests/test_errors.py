@@ -419,3 +419,14 @@ def test_overloaded_server(store: Path, tmp_path: Path) -> None:
                 assert refusal(reply, 503) == []
                 assert reply.headers["Retry-After"] == "1"
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
+
+
+def test_numbers_beyond_float64(client: FlaskClient) -> None:
+    """A number that JSON can write and float64 cannot hold is a problem of its cell, told with all the others."""
+    body = json.dumps({**HOUSE, "TAX": None}).replace("6.575", "1e400").replace("15.3", "9" * 400)
+
+    assert sorted(problems(client, body, JSON)) == [
+        (0, "PTRATIO", "out of range"),
+        (0, "RM", "not finite"),
+        (0, "TAX", "missing"),
+    ]

@@ -17,7 +17,7 @@ from conftest import bits
 from model import Matrix, Schema, evaluate, export, gbm, parity
 from model.__main__ import main
 from model.datasets import BOSTON_HOUSING, Table, read
-from model.engine import Engine
+from model.engine import Engine, Predict
 from model.errors import ParityError
 from model.evaluate import Split
 
@@ -43,7 +43,7 @@ class Trained:
             answers: NDArray[np.float64] = self.pipeline.predict(rows)
             return answers
 
-    def prove(self, compiled: parity.Predict) -> dict[str, Any]:
+    def prove(self, compiled: Predict) -> dict[str, Any]:
         """Prove what was compiled equal to the pipeline."""
         return parity.prove(
             self.predict,

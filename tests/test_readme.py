@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -29,11 +30,31 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
 
     def is_run(command: str) -> bool:
+        if command == "make notebook":  # test_notebooks_can_import_the_models
+            return True
         if command.startswith("make "):
-            return command in ci
+            return re.search(rf"\b{command}\b", ci) is not None
         return command.startswith(("curl ", ".venv/bin/python -m model "))
 
-    assert [command for command in COMMANDS if not is_run(command)] == []
+    inline = re.findall(r"`(make [a-z]+)", README)
+    assert [command for command in COMMANDS + inline if not is_run(command)] == []
+
+
+def test_notebooks_can_import_the_models() -> None:
+    """A kernel that JupyterLab starts in the notebooks' folder finds `model` by what `make notebook` sets."""
+    shown = subprocess.run(["make", "-n", "notebook"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    path = re.findall(r"^PYTHONPATH=(\S+) .*jupyter lab", shown, re.MULTILINE)[0]
+    command = [sys.executable, "-c", "import model; print(model.__file__)"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT / "notebooks",
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert Path(done.stdout.strip()) == ROOT / "model" / "__init__.py"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

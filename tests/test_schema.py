@@ -283,6 +283,7 @@ def test_misfits_of_a_small_table_are_few() -> None:
             highest=st.just(math.inf) | st.floats(0, sys.float_info.max),
         ),
         min_size=2,
+        unique_by=lambda feature: feature.name,
     )
 )
 def test_schema_survives_the_manifest(features: list[Feature]) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,6 +114,16 @@ def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path) ->
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=2).status_code == 200
         slow.send(BODY[20:])
         assert slow.getresponse().status == 200
+
+
+@pytest.mark.slow
+def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path) -> None:
+    """More clients that stall in the middle of a request than there are threads are let go of after some seconds."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, ExitStack() as stack:
+        for _ in range(12):
+            begin(stack.enter_context(connect(server)))
+
+        assert requests.get(f"{server.url}/livez", timeout=25).status_code == 200
 
 
 def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
@@ -242,9 +252,10 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     ("settings", "named"),
     [
         ({"TABSERVE_MAX_ROWS": "x"}, ["TABSERVE_MAX_ROWS is 'x'"]),
+        ({"WEB_CONCURRENCY": "0"}, ["WEB_CONCURRENCY is 0"]),
         ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
     ],
-    ids=["one", "two"],
+    ids=["one", "no worker", "two"],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
     """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
@@ -258,3 +269,16 @@ def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dic
     assert "Traceback" not in ended.stderr
     assert all(isinstance(json.loads(line), dict) for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_given_folder_of_metrics_is_kept(store: Path, tmp_path: Path) -> None:
+    """A folder that PROMETHEUS_MULTIPROC_DIR names, and what lies in it, outlives the server, SIGHUP or not."""
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "kept.txt").write_text("mine")
+    with serve(store, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(given)) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert requests.get(f"{server.url}/livez", timeout=5).status_code == 200
+        assert server.terminate() == 0
+
+    assert (given / "kept.txt").read_text() == "mine"
