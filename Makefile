@@ -12,6 +12,7 @@ INSTALLED := .venv/.installed
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CHAMPION := $(STORE)/$(MODEL)/aliases.json
+TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest
 
 train: $(INSTALLED) ## train MODEL through its notebook and make the new version the champion
-	$(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
+	$(TRAIN)
 
 run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
@@ -55,7 +56,7 @@ clean: ## remove the virtual environment and caches; the store stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CHAMPION): | $(INSTALLED)
-	$(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
+	$(TRAIN)
 
 $(SETUP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

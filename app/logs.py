@@ -57,7 +57,7 @@ LOGGING = {
     "formatters": {"json": {"()": "app.logs.JSONFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
-    # gunicorn adds handlers of its own; without propagation its lines would be written by them alone.
+    # gunicorn keeps its logger from propagating to the root, so it needs the handler itself.
     "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False}},
 }
 """For `logging.config.dictConfig`: everything to standard error as JSON."""

@@ -61,7 +61,7 @@ class Metrics:
         self._requests = Counter(
             "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )
-        # How long do callers wait: latency objectives and their burn rate, by route.
+        # How long does an answer take to make: latency objectives and their burn rate, by route.
         self._durations = Histogram(
             "http_request_duration_seconds",
             "Time in the application, without waiting for a thread and without sending.",

@@ -61,7 +61,7 @@ def read_body(request: Request, *, max_bytes: int) -> bytes:
 def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int) -> Matrix:
     """Return the rows of a body of content type `kind` as `(n_rows, n_features)` float64, in the schema's order.
 
-    Raises `NotJSONError`, `TooLargeError`, or `SchemaError` with every problem.
+    Raises `NotJSONError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     return parse_csv(body, schema, max_rows) if kind == CSV_TYPE else parse_json(body, schema, max_rows)
 

@@ -57,23 +57,27 @@ def load(store: Path, references: Sequence[str]) -> Serving:
     A model that cannot be loaded is left out and said why: the process lives on, is not ready, and its
     liveness does not depend on it.
     """
-    models, problems = {}, []
+    shelf = Store(store)
+    models: dict[str, Artifact] = {}
+    problems: list[str] = []
     asked = list(references)
     try:
-        asked = asked or Store(store).names()
-        if not asked:
-            raise NotInStoreError(f"the store {store} has no model; train one: python -m model train boston-housing")
-    except (ModelError, OSError) as error:
+        asked = asked or shelf.names()
+    except OSError as error:
         problems.append(str(error))
+    if not (asked or problems):
+        problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")
     for reference in asked:
         try:
-            model = Store(store).load(reference)
-            if model.name in models:
-                raise NotInStoreError(f"{reference} is asked for beside another version of {model.name}: name one")
-            models[model.name] = model
-            _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
+            model = shelf.load(reference)
         except (ModelError, OSError) as error:
             problems.append(str(error))
+            continue
+        if model.name in models:
+            problems.append(f"{reference} is asked for beside another version of {model.name}: name one")
+            continue
+        models[model.name] = model
+        _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
     for problem in problems:
         _log.error("not ready: %s", problem)
     return Serving(

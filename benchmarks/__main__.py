@@ -1,7 +1,7 @@
 """make bench: the engine alone against scikit-learn, then the service: start, memory, latency and throughput.
 
 Speeds are ratios of what ran in turns in one process, since machines are shared and noisy; load comes from wrk
-where it is installed (Debian: `apt-get install wrk`) and from one Python client otherwise.
+where it is installed (Debian: `apt-get install wrk`), and the latency of a lone client is measured in any case.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ def print_service(artifact: Artifact, store: Path, seconds: int) -> None:
     """Start the service as `make run` does and measure it from outside."""
     row = dict(zip(artifact.schema.names, artifact.golden_rows[0].tolist()))
     body = json.dumps(row).encode()
+    path = f"/models/{artifact.name}/predict"
     starts = []
     for _ in range(5):
         with serving(store) as (_, _, started):
             starts.append(started)
     with serving(store) as (process, port, _):
-        latencies = python_client(port, f"/models/{artifact.name}/predict", body, requests=3000)
+        latencies = python_client(port, path, body, requests=3000)
         processes = [process, *process.children(recursive=True)]
         memory = [each.memory_full_info().pss / 2**20 for each in processes]
         quantiles = statistics.quantiles(latencies, n=100)
@@ -118,11 +119,7 @@ def print_service(artifact: Artifact, store: Path, seconds: int) -> None:
             return
         print("| connections | requests a second | p50 | p99 |\n|---|---|---|---|")
         runs = [
-            [
-                wrk(port, f"/models/{artifact.name}/predict", body.decode(), connections, seconds)
-                for connections in CONNECTIONS
-            ]
-            for _ in range(ROUNDS)
+            [wrk(port, path, body.decode(), connections, seconds) for connections in CONNECTIONS] for _ in range(ROUNDS)
         ]
         for connections, found in zip(CONNECTIONS, zip(*runs)):
             rate, p50, p99 = (statistics.median(figures) for figures in zip(*found))
