@@ -5,18 +5,21 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 STORE ?= store
 MODEL ?= boston-housing
+URL ?= http://localhost:8000
+ARGS ?=
 
 BIN := .venv/bin
 SETUP := .venv/.setup
 INSTALLED := .venv/.installed
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
+CLIENTS := .venv-clients/.installed
 CHAMPION := $(STORE)/$(MODEL)/aliases.json
 TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install lint format test train run notebook bench all clean
+.PHONY: help setup install lint format test conformance train run notebook bench all clean
 
 help: ## say what the targets do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,8 +38,11 @@ format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(DEV) ## run all tests
+test: $(DEV) $(CLIENTS) ## run all tests, also with the platforms' own clients
 	$(BIN)/python -m pytest
+
+conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
+	$(BIN)/python -m pytest conformance --url $(URL) $(ARGS)
 
 train: $(INSTALLED) ## train MODEL through its notebook and make the new version the champion
 	$(TRAIN)
@@ -52,7 +58,7 @@ bench: $(DEV) | $(CHAMPION) ## measure the engine and the service on this machin
 	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks
 
 clean: ## remove the virtual environment and caches; the store stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CHAMPION): | $(INSTALLED)
@@ -70,6 +76,14 @@ $(INSTALLED): requirements.txt requirements-serve.txt constraints.txt | $(SETUP)
 
 $(DEV): requirements-dev.txt $(INSTALLED)
 	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(CLIENTS): requirements-clients.txt constraints-clients.txt | $(SETUP)
+	@mkdir -p .venv-clients
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))'; then \
+		$(BIN)/python -m venv .venv-clients && \
+		.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt; \
+	else echo "kserve's client needs a Python before 3.14: tests with the platforms' clients are skipped" >&2; fi
 	@touch $@
 
 $(NOTEBOOK): requirements-notebook.txt $(INSTALLED)

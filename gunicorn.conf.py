@@ -1,7 +1,8 @@
 """How gunicorn runs the service; `gunicorn` in this folder reads it by itself.
 
-`PORT` and `WEB_CONCURRENCY` are gunicorn's own variables; everything else can be overruled by `GUNICORN_CMD_ARGS`
-or flags. SIGHUP loads the champions again and keeps the old ones if they do not verify; SIGTERM drains.
+`PORT` and `WEB_CONCURRENCY` are gunicorn's own variables, `AIP_HTTP_PORT` is Vertex AI's; everything else can be
+overruled by `GUNICORN_CMD_ARGS` or flags. SIGHUP loads the champions again and keeps the old ones if they do not
+verify; SIGTERM drains.
 """
 
 import gc
@@ -12,6 +13,8 @@ import signal
 import socket
 import struct
 import tempfile
+import time
+from contextlib import suppress
 from logging.config import dictConfig
 from pathlib import Path
 
@@ -29,6 +32,9 @@ except ConfigError as error:
     dictConfig(LOGGING)
     logging.getLogger("tabserve").critical("%s", error)
     raise SystemExit(2) from None
+
+if os.environ.get("AIP_HTTP_PORT") and not os.environ.get("PORT"):
+    bind = f"0.0.0.0:{os.environ['AIP_HTTP_PORT']}"
 
 wsgi_app = "app:create_app()"
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
@@ -99,6 +105,26 @@ def post_worker_init(worker):
                 listener.close()
 
     worker.set_accept_enabled = close_for_good
+
+    # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread.
+    handle, notify, since = worker.handle, worker.notify, {}
+
+    def handle_in_time(connection):
+        since[connection] = time.monotonic()
+        try:
+            return handle(connection)
+        finally:
+            del since[connection]
+
+    def notify_and_look(*args):  # the worker's loop calls this at least once a second
+        notify(*args)
+        late = time.monotonic() - settings.max_read_seconds
+        for connection, started in list(since.items()):
+            if started < late:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
+
+    worker.handle, worker.notify = handle_in_time, notify_and_look
 
 
 def on_reload(server):

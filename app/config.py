@@ -1,7 +1,11 @@
-"""Every setting of the service, with its default and its help; read from the environment once, all mistakes at once."""
+"""Every setting of the service, with its default and its help; read from the environment once, all mistakes at once.
+
+Tabserve's own names begin with `TABSERVE_`; the others are what a platform sets.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,30 +18,49 @@ class ConfigError(Exception):
     """The settings are not usable; the message lists every one that is wrong."""
 
 
+class Route(str):
+    """A path that the service answers at; empty for none."""
+
+
+# What a path may be made of (RFC 3986); angle brackets would be Flask's placeholders.
+_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+
+
 def setting(name: str, default: Any, help_text: str) -> Any:
-    """Return a dataclass field that is read from `TABSERVE_<name>`, of the default's type."""
-    return field(default=default, metadata={"name": PREFIX + name, "help": help_text})
+    """Return a dataclass field that is read from the variable `name`, of the default's type."""
+    return field(default=default, metadata={"name": name, "help": help_text})
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one service."""
 
-    store: Path = setting("STORE", Path("store"), "folder of models: `<name>/<version>/`")
+    store: Path = setting("TABSERVE_STORE", Path("store"), "folder of models: `<name>/<version>/`")
     models: tuple[str, ...] = setting(
-        "MODELS",
+        "TABSERVE_MODELS",
         (),
         "models to serve, separated by commas, each `name`, `name@alias` or `name@version`; the first answers "
         "`/predict`; empty: every model of the store, in alphabetical order",
     )
-    max_body_bytes: int = setting("MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413")
-    max_rows: int = setting("MAX_ROWS", 10_000, "most rows in one request; more are answered 413")
+    max_body_bytes: int = setting(
+        "TABSERVE_MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413"
+    )
+    max_rows: int = setting("TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413")
     max_in_flight: int = setting(
-        "MAX_IN_FLIGHT",
+        "TABSERVE_MAX_IN_FLIGHT",
         512,
         "most requests that one worker answers or keeps waiting; a prediction beyond that is answered 503",
     )
-    log_requests: bool = setting("LOG_REQUESTS", True, "write a JSON line to standard output for each request")
+    max_read_seconds: int = setting(
+        "TABSERVE_MAX_READ_SECONDS",
+        30,
+        "longest time that a client may take to send a request; one that is not whole by then is answered 400",
+    )
+    log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")
+    aip_health_route: Route = setting("AIP_HEALTH_ROUTE", Route(""), "path at which Vertex AI asks for readiness")
+    aip_predict_route: Route = setting(
+        "AIP_PREDICT_ROUTE", Route(""), "path at which Vertex AI asks for predictions of the default model"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
@@ -45,10 +68,9 @@ class Config:
         by_name = {item.metadata["name"]: item for item in fields(cls)}
         values, mistakes = {}, []
         for name, text in sorted(environ.items()):
-            if not name.startswith(PREFIX):
-                continue
             if name not in by_name:
-                mistakes.append(f"{name} is not a setting; there are {', '.join(by_name)}")
+                if name.startswith(PREFIX):
+                    mistakes.append(f"{name} is not a setting; there are {', '.join(by_name)}")
                 continue
             item = by_name[name]
             try:
@@ -70,6 +92,10 @@ def _parse(text: str, default: Any) -> Any:
         if not text.isascii() or not text.isdecimal() or int(text) < 1:
             raise ValueError("not a whole number from 1")
         return int(text)
+    if isinstance(default, Route):
+        if not _ROUTE.fullmatch(text):
+            raise ValueError("not a path that begins with / and has no placeholders")
+        return Route(text)
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if not text:

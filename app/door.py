@@ -12,6 +12,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.logs import timestamp
 from app.metrics import UNMATCHED, Metrics
+from model import Artifact
 
 _KEY = "tabserve.visit"
 # What a caller's id may be to be taken over: it goes into a header and into the log.
@@ -24,8 +25,7 @@ class Visit:
 
     request_id: str
     route: str = UNMATCHED
-    model: str | None = None
-    version: int | None = None
+    model: Artifact | None = None
     rows: int | None = None
 
 
@@ -67,6 +67,8 @@ class Door:
             seconds = time.perf_counter() - started
             method = environ["REQUEST_METHOD"]
             self._metrics.observe_request(guest.route, method, status, seconds=seconds)
+            if guest.model:
+                self._metrics.observe_inference(guest.model, succeeded=status < 400, seconds=seconds)
             if self._write_line:
                 fields = {
                     "time": timestamp(time.time()),
@@ -76,6 +78,6 @@ class Door:
                     "status": status,
                     "duration_ms": round(seconds * 1000, 3),
                 }
-                if guest.model is not None:
-                    fields |= {"model": guest.model, "version": guest.version, "rows": guest.rows}
+                if guest.model:
+                    fields |= {"model": guest.model.name, "version": guest.model.version, "rows": guest.rows}
                 self._write_line(fields)

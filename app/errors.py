@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from model import NotInStoreError, SchemaError, TooManyRowsError
+from model import NotInStoreError, Problem, SchemaError, TooManyRowsError
 
-# Enough to see what is wrong with a table; beyond it a reply would outgrow the request that caused it.
+# Enough to see what is wrong with a table; beyond that a reply would outgrow the request that caused it.
 MAX_DETAILS = 1_000
 RETRY_AFTER_SECONDS = 1
 
@@ -21,8 +23,8 @@ _MESSAGES = {
 }
 
 
-class NotJSONError(Exception):
-    """The body is not the JSON or CSV that its content type says."""
+class BodyError(Exception):
+    """The body is not what its content type says, or what the protocol asks for."""
 
 
 class TooLargeError(Exception):
@@ -42,7 +44,7 @@ class NotReadyError(Exception):
 
 
 STATUS: dict[type[Exception], int] = {
-    NotJSONError: 400,
+    BodyError: 400,
     NotInStoreError: 404,
     TooLargeError: 413,
     TooManyRowsError: 413,
@@ -53,28 +55,53 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
-def response(error: Exception) -> Response:
-    """Return the reply for an error: `{"error", "status", "details"}`, and nothing of the inside for a 500."""
-    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-    message = str(error)
-    headers = {}
-    if isinstance(error, HTTPException):
-        status = error.code or 500
-        message = _MESSAGES.get(status, error.description or error.name)
-        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    details: list[dict[str, Any]] = []
-    if isinstance(error, SchemaError):
-        details = [
-            {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
-            for problem in error.problems[:MAX_DETAILS]
-        ]
-    body = orjson.dumps({"error": message, "status": status, "details": details})
-    return Response(body, status, headers, mimetype="application/json")
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told of an error; each protocol writes it in its own words."""
+
+    status: int
+    message: str
+    problems: Sequence[Problem] = ()
+
+    def full_message(self) -> str:
+        """Return the message with every problem, for protocols that have one string and no list."""
+        if len(self.problems) < 2:
+            return self.message
+        told = "; ".join(map(str, self.problems[:MAX_DETAILS]))
+        rest = len(self.problems) - MAX_DETAILS
+        return f"{len(self.problems)} problems: {told}" + (f"; and {rest} more" if rest > 0 else "")
 
 
-def register(app: Flask) -> None:
-    """Answer every error that a route raises, and Flask's own, from the table."""
+def native(refusal: Refusal) -> dict[str, Any]:
+    """Return the body of an error in the native API: `{"error", "status", "details"}`."""
+    details = [
+        {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
+        for problem in refusal.problems[:MAX_DETAILS]
+    ]
+    return {"error": refusal.message, "status": refusal.status, "details": details}
+
+
+def register(
+    scope: Flask | Blueprint, *, render: Callable[[Refusal], dict[str, Any]] = native, unfit: int = 422
+) -> None:
+    """Answer every error that a route of `scope` raises, and Flask's own, from the table.
+
+    `unfit` is the status for rows that do not fit the schema. A 500 says nothing of the inside.
+    """
+
+    def response(error: Exception) -> Response:
+        status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+        refusal = Refusal(status, str(error))
+        headers = {}
+        if isinstance(error, SchemaError):
+            refusal = Refusal(unfit, str(error), error.problems)
+        elif isinstance(error, HTTPException):
+            status = error.code or 500
+            refusal = Refusal(status, _MESSAGES.get(status, error.description or error.name))
+            headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        if refusal.status == 503:
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return Response(orjson.dumps(render(refusal)), refusal.status, headers, mimetype="application/json")
+
     for kind in (*STATUS, HTTPException):
-        app.register_error_handler(kind, response)
+        scope.register_error_handler(kind, response)

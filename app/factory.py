@@ -9,9 +9,21 @@ from typing import Any
 
 from flask import Flask, request
 
-from app import errors, health, logs, pages, predict, serving
+from app import (
+    errors,
+    health,
+    logs,
+    mlflow_scoring,
+    open_inference,
+    pages,
+    predict,
+    serving,
+    tensorflow_serving,
+    vertex_ai,
+)
 from app.config import Config
 from app.door import Door, visit
+from app.inference import Inference
 from app.metrics import Metrics
 from app.serving import Serving
 
@@ -40,13 +52,20 @@ def create_app(
     """
     config = config or Config.from_environ(os.environ)
     app = Service("app", static_folder=None)
-    app.url_map.merge_slashes = False  # `/models//predict` is answered 404, not with a redirect
+    # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.serving = serving.load(config.store, config.models)
     metrics = Metrics(models=lambda: app.serving.models.values())
 
-    app.register_blueprint(predict.blueprint(app.serving, config, metrics, lambda: app.in_flight()))
+    inference = Inference(config, metrics, lambda: app.in_flight())
+
+    app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
+    app.register_blueprint(predict.blueprint(app.serving, inference))
+    app.register_blueprint(open_inference.blueprint(app.serving, inference, metrics))
+    app.register_blueprint(tensorflow_serving.blueprint(app.serving, inference))
+    app.register_blueprint(mlflow_scoring.blueprint(app.serving, inference, config))
     app.register_blueprint(health.blueprint(app.serving, metrics))
-    app.register_blueprint(pages.blueprint(app.serving))
+    app.register_blueprint(pages.blueprint(app.serving, config))
     errors.register(app)
 
     @app.before_request

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, values
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -28,6 +29,8 @@ UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+
+M = TypeVar("M", Counter, Histogram, Summary)
 
 _slot = "master"
 
@@ -54,6 +57,7 @@ class Metrics:
     """
 
     def __init__(self, models: Callable[[], Iterable[Artifact]]) -> None:
+        self._children: dict[tuple[object, ...], Any] = {}
         self._models = _ModelCollector(models)
         self._registry = CollectorRegistry()
         self._registry.register(self._models)
@@ -69,6 +73,17 @@ class Metrics:
             buckets=DURATION_BUCKETS,
             registry=self._registry,
         )
+        # Which model's requests are answered, how long they take, and V2's statistics: by outcome.
+        self._inferences = Summary(
+            "tabserve_inference_duration_seconds",
+            "Time in the application of requests for predictions; outcome is success or failure.",
+            ["model", "version", "outcome"],
+            registry=self._registry,
+        )
+        # How much of that is the model: is the engine slow, or what is around it?
+        self._engine = Summary(
+            "tabserve_engine_duration_seconds", "Time in the engine.", ["model", "version"], registry=self._registry
+        )
         # How much work is that: capacity, and batches behind one request.
         self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
         # Which clients' rows do not fit the schema, and why.
@@ -81,26 +96,56 @@ class Metrics:
 
     def observe_request(self, route: str, method: str, status: int, *, seconds: float) -> None:
         """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
-        self._requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
-        self._durations.labels(route).observe(seconds)
+        self._child(self._requests, method if method in _METHODS else "other", route, status).inc()
+        self._child(self._durations, route).observe(seconds)
 
-    def count_rows(self, model: Artifact, n_rows: int) -> None:
-        """Count the rows of one answered prediction."""
-        self._rows.labels(model.name, str(model.version)).inc(n_rows)
+    def observe_inference(self, model: Artifact, *, succeeded: bool, seconds: float) -> None:
+        """Count one request for predictions."""
+        outcome = "success" if succeeded else "failure"
+        self._child(self._inferences, model.name, model.version, outcome).observe(seconds)
+
+    def observe_engine(self, model: Artifact, n_rows: int, *, seconds: float) -> None:
+        """Count the rows of one prediction, and the time that the engine took for it."""
+        self._child(self._rows, model.name, model.version).inc(n_rows)
+        self._child(self._engine, model.name, model.version).observe(seconds)
 
     def count_rejected(self, model: Artifact, n_rows: int, reason: str) -> None:
         """Count rows refused for one of `model.REASONS`."""
-        self._rejected.labels(model.name, str(model.version), reason).inc(n_rows)
+        self._child(self._rejected, model.name, model.version, reason).inc(n_rows)
+
+    def _child(self, metric: M, *labels: object) -> M:
+        """Return a metric's child, kept: `labels` itself takes as long as counting does."""
+        child: M | None = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
+
+    def statistics(self, model: Artifact) -> dict[str, float]:
+        """Return what all workers counted for a model since the start, by sample: its name, and outcome if it has one.
+
+        >>> Metrics(models=lambda: []).statistics(model)["tabserve_engine_duration_seconds_count"]
+        12.0
+        """
+        found = {}
+        for family in self._all_workers().collect():
+            for sample in family.samples:
+                if (sample.labels.get("model"), sample.labels.get("version")) == (model.name, str(model.version)):
+                    found["/".join(filter(None, (sample.name, sample.labels.get("outcome"))))] = sample.value
+        return found
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return all workers' metrics and their content type, in the format that the scraper asks for."""
         encode, content_type = choose_encoder(accept)
-        registry = self._registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            registry.register(self._models)
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return encode(registry), content_type
+        return encode(self._all_workers()), content_type
+
+    def _all_workers(self) -> CollectorRegistry:
+        """Return a registry of all workers' metrics, where there are several."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return self._registry
+        registry = CollectorRegistry()
+        registry.register(self._models)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry
 
 
 class _ModelCollector(Collector):

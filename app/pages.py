@@ -1,4 +1,4 @@
-"""GET /: a page for people, which says what is served here and how to ask it."""
+"""GET /, /docs and /openapi.json: what is served here and how to ask it, for people and for tools."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import shlex
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, render_template, url_for
+from flask import Blueprint, Response, render_template, request, url_for
+from flask_swagger_ui import get_swaggerui_blueprint
 
+from app import openapi
+from app.body import to_json
+from app.config import Config
 from app.serving import Serving
 from model import Artifact
 
 
-def blueprint(serving: Serving) -> Blueprint:
-    """Routes that answer HTML."""
+def blueprint(serving: Serving, config: Config) -> Blueprint:
+    """Routes for people, and the document that they and tools read."""
     routes = Blueprint("pages", __name__)
+    # Swagger UI from its package, so that no page asks another host for anything: its validator would.
+    interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None}
+    routes.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config=interactive))
+
+    @routes.get("/openapi.json")
+    def document() -> Response:
+        """Return the OpenAPI document of the loaded models."""
+        return to_json(openapi.document(serving, config))
 
     @routes.get("/")
     def index() -> Response:
-        """Show every loaded model: version, metrics, features, and a request that works."""
+        """Show every loaded model: version, metrics, features, and a request that works.
+
+        Who asks for no HTML, as KServe's V1 client, is told that the process lives.
+        """
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) != "text/html":
+            return to_json({"status": "alive"})
         models = list(serving.models.values())
         page = render_template("index.html", models=[_describe(model) for model in models], reason=serving.unready)
         return Response(page, headers={"Cache-Control": "no-store"})  # it shows the host that was asked

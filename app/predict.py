@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from flask import Blueprint, Response, request
 
 from app import payload
-from app.config import Config
+from app.body import CSV_TYPE, JSON_TYPE, content_type
 from app.door import visit
-from app.errors import OverloadedError
-from app.metrics import Metrics
+from app.inference import Inference
 from app.serving import Serving
-from model import REASONS, Artifact, SchemaError
+from model import Artifact
 
 
-def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> Blueprint:
-    """Routes that answer predictions; `in_flight` says how many requests this worker has taken on."""
+def blueprint(serving: Serving, inference: Inference) -> Blueprint:
+    """Routes that answer predictions in the native formats."""
     routes = Blueprint("predict", __name__)
 
     @routes.post("/predict")
@@ -38,28 +37,9 @@ def blueprint(serving: Serving, config: Config, metrics: Metrics, in_flight: Cal
         }
 
     def answer(model: Artifact) -> Response:
-        guest = visit(request.environ)
-        guest.model, guest.version = model.name, model.version
-        if in_flight() > config.max_in_flight:
-            raise OverloadedError(f"more than {config.max_in_flight} requests are waiting here")
-        try:
-            body = payload.read_body(request, max_bytes=config.max_body_bytes)
-            rows = payload.decode(body, request.mimetype, model.schema, max_rows=config.max_rows)
-        except SchemaError as error:
-            for reason, n_rows in rejected_rows(error).items():
-                metrics.count_rejected(model, n_rows, reason)
-            raise
-        prediction = model.predict(rows)
-        guest.rows = len(rows)
-        metrics.count_rows(model, len(rows))
-        return payload.encode(prediction, model, request_id=guest.request_id)
+        kind = content_type(request, (JSON_TYPE, CSV_TYPE))
+        decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows)
+        prediction = inference.predict(model, inference.decode(model, decode))
+        return payload.encode(prediction, model, request_id=visit(request.environ).request_id)
 
     return routes
-
-
-def rejected_rows(error: SchemaError) -> dict[str, int]:
-    """Return how many rows were refused for each reason; a whole column's problem concerns every row."""
-    rows: dict[str, set[int | None]] = {}
-    for problem in error.problems:
-        rows.setdefault(problem.reason if problem.reason in REASONS else "shape", set()).add(problem.row)
-    return {reason: error.n_rows if None in found else len(found) for reason, found in rows.items()}

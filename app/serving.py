@@ -38,14 +38,17 @@ class Serving:
             return "the server is stopping"
         return "; ".join(self.problems) or None
 
-    def get(self, name: str | None) -> Artifact:
-        """Return a loaded model, the default one for None.
+    def get(self, name: str | None, version: str | None = None) -> Artifact:
+        """Return a loaded model, the default one for None, in whichever version is loaded or in that one alone.
 
         Raises `NotReadyError` if it failed to load, `NotInStoreError` if nobody asked for it.
         """
         name = name or self.default_name
         if name in self.models:
-            return self.models[name]
+            model = self.models[name]
+            if version not in (None, str(model.version)):
+                raise NotInStoreError(f"{name} is served in version {model.version} here, not in {version!r}")
+            return model
         if name is None or name in self.asked:
             raise NotReadyError("no verified model is loaded; /readyz says why")
         raise NotInStoreError(f"there is no model {name!r} here; there are: {', '.join(self.models)}")

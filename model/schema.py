@@ -108,6 +108,18 @@ class Schema:
             problems += self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
         raise SchemaError(problems, n_rows=n_rows)
 
+    def matrix_from_array(self, X: Matrix) -> Matrix:
+        """Return `(n_rows, n_features)` float64, in the schema's order, as it is, if every cell is acceptable.
+
+        Raises `SchemaError` with every problem.
+        """
+        if self._accepts(X):
+            return X
+        problems: list[Problem] = []
+        for row, cells in enumerate(X.tolist()):
+            problems += self._cell_problems(row, zip(self.features, cells))
+        raise SchemaError(problems, n_rows=len(X))
+
     def _matrix(self, cells: list[Any]) -> Matrix | None:
         """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
         if not set(map(type, cells)) <= {float, int}:
@@ -116,10 +128,13 @@ class Schema:
             matrix = np.array(cells, dtype=np.float64).reshape(-1, len(self.features))
         except OverflowError:  # an integer beyond float64
             return None
+        return matrix if self._accepts(matrix) else None
+
+    def _accepts(self, X: Matrix) -> bool:
         lowest, highest = self._limits
         # NaN compares false with everything, so it is caught here too.
-        accepted = np.isfinite(matrix) & (matrix >= lowest) & (matrix <= highest)
-        return matrix if accepted.all() else None
+        accepted = np.isfinite(X) & np.greater_equal(X, lowest) & np.less_equal(X, highest)
+        return bool(accepted.all())
 
     def _rejection(self, records: Sequence[Mapping[str, Any]]) -> SchemaError:
         """Return the error that says everything that is wrong with `records`."""
@@ -164,12 +179,15 @@ def parse_cell(text: str) -> float | str | None:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def columns_from_csv(text: str, *, max_rows: int | None = None) -> tuple[dict[str, list[Any]], int]:
-    """Return the columns of a CSV table with a header, each a list of parsed cells, and the number of rows.
+def columns_from_csv(
+    text: str, *, max_rows: int | None = None, header: bool | None = True, names: Sequence[str] = ()
+) -> tuple[dict[str, list[Any]], int]:
+    """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
 
-    Blank lines are skipped. Raises `SchemaError` for a header that repeats a name and for rows of another
-    length than the header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text
-    that is no CSV at all.
+    The first line is the header; where `header` is False there is none and `names` stands for it; where it is
+    None, a first line that is all numbers is data. Blank lines are skipped. Raises `SchemaError` for a header that
+    repeats a name and for rows of another length than the header; `TooManyRowsError` as soon as there are more
+    than `max_rows`; `ValueError` for text that is no CSV at all.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     try:
@@ -177,15 +195,16 @@ def columns_from_csv(text: str, *, max_rows: int | None = None) -> tuple[dict[st
     except csv.Error as error:
         raise ValueError(f"not CSV: {error}") from None
     if not lines:
-        raise ValueError("not CSV: it has no header line")
-    header = [name.strip() for name in lines[0]]
-    rows = lines[1:]
+        raise ValueError("not CSV: it is empty")
+    if header is None:
+        header = not all(isinstance(parse_cell(cell), float) for cell in lines[0])
+    columns, rows = ([name.strip() for name in lines[0]], lines[1:]) if header else (list(names), lines)
     if max_rows is not None and len(rows) > max_rows:
         raise TooManyRowsError(max_rows)
-    problems = misfits(rows, header)
+    problems = misfits(rows, columns)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
-    return {name: [parse_cell(row[i]) for row in rows] for i, name in enumerate(header)}, len(rows)
+    return {name: [parse_cell(row[i]) for row in rows] for i, name in enumerate(columns)}, len(rows)
 
 
 def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:

@@ -210,7 +210,7 @@ def test_missing_date_column_is_fatal(write: Write) -> None:
     [
         (None, "cannot be read: No such file or directory"),
         (b"\xff\xfe\x00", "is not a table: it is not UTF-8 text"),
-        (b"", "is not a table: not CSV: it has no header line"),
+        (b"", "is not a table: not CSV: it is empty"),
         (b'x\n"1', "is not a table: not CSV: unexpected end of data"),
     ],
 )

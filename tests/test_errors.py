@@ -45,8 +45,8 @@ UNREADABLE: list[tuple[str, bytes]] = [
     (JSON, b"hello"),
     (JSON, json.dumps(HOUSE).encode()[:-1]),
     (JSON, json.dumps(HOUSE).encode() + b"}"),
-    (JSON, json.dumps({**HOUSE, "RM": float("nan")}).encode()),
-    (JSON, json.dumps({**HOUSE, "RM": float("-inf")}).encode()),
+    (JSON, json.dumps({**HOUSE, "RM": float("nan")}).encode()[:-1]),
+    (JSON, b'{"RM": 1e999, "\\ud800": 1}'),
     (JSON, b"{'RM': 6.575}"),
     (JSON, b"1"),
     (JSON, b'"house"'),
@@ -95,7 +95,7 @@ def test_body_that_cannot_be_read(client: FlaskClient, content_type: str, body: 
     assert refusal(client.post("/predict", data=body, content_type=content_type), 400) == []
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/predict/", "/models//predict", "/models/titanic", "/%00"])
+@pytest.mark.parametrize("path", ["/nothing", "/models//predict", "/models/titanic", "/%00"])
 def test_path_that_there_is_not(client: FlaskClient, path: str) -> None:
     """A path that is none is 404, never a redirect."""
     assert refusal(client.get(path), 404) == []
@@ -126,7 +126,7 @@ def test_method_that_is_not_allowed(client: FlaskClient, method: str, path: str,
         {"Content-Type": "application/x-www-form-urlencoded"},
         {"Content-Type": "multipart/form-data; boundary=x"},
         {"Content-Type": "text/plain"},
-        {"Content-Type": JSON, "Content-Encoding": "gzip"},
+        {"Content-Type": JSON, "Content-Encoding": "gzip, gzip"},
         {"Content-Type": CSV, "Content-Encoding": "br"},
     ],
     ids=str,
@@ -189,6 +189,7 @@ def test_too_many_bytes(store: Path, content_type: str) -> None:
         ({"columns": ["RM", *COLUMNS], "data": [[6.5, *ROW]]}, [(None, "RM", "repeated")]),
         ({"columns": [*COLUMNS, 7], "data": [[*ROW, 7]]}, [(None, None, "the columns are not all names")]),
         ({"columns": COLUMNS, "data": [ROW], "more": 1}, [(None, "more", "unknown")]),
+        ({**HOUSE, "RM": float("nan"), "B": float("-inf")}, [(0, "RM", "not finite"), (0, "B", "not finite")]),
         (f"{HEADER}\n", [(None, None, "the request has no rows")]),
         (f"{HEADER}\n{LINE}\n0,a,NaN,,inf,1e300\n", None),
         (f"{HEADER}\n{LINE},9\n", [(0, None, "has 7 cells where the header has 6")]),

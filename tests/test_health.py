@@ -20,6 +20,7 @@ from model import Store
 from model.artifact import read_draft
 
 NAME = "boston-housing"
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_damaged_artifact(own_store: Path, name: str) -> None:
     assert str(path) in ready.get_json()["reason"]
     assert client.get("/livez").status_code == 200
     assert client.post("/predict", json=HOUSE).status_code == 503
-    assert client.get("/").status_code == 200
+    assert client.get("/", headers=BROWSER).status_code == 200
 
 
 def test_missing_file(own_store: Path) -> None:
@@ -128,7 +129,7 @@ def test_folder_of_another_version(own_store: Path) -> None:
 
 def test_page(client: FlaskClient, store: Path) -> None:
     """The page shows each model's name, version, metrics and features, and a request that works."""
-    page = client.get("/").text
+    page = client.get("/", headers=BROWSER).text
     facts = json.loads((store / NAME / "1" / "manifest.json").read_bytes())
 
     assert f"{NAME}, version 1" in page
@@ -144,7 +145,7 @@ def test_page(client: FlaskClient, store: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_line(server: Server) -> None:
     """The page's curl line, run by a shell, answers the number that the page says."""
-    page = requests.get(f"{server.url}/", timeout=10).text
+    page = requests.get(f"{server.url}/", headers=BROWSER, timeout=10).text
     promised = re.search("It answers <strong>(.*?)</strong>", page)
     written = subprocess.run(curl_line(page), shell=True, capture_output=True, check=True, timeout=10).stdout
 
@@ -155,7 +156,7 @@ def test_curl_line(server: Server) -> None:
 @pytest.mark.parametrize("host", ["a$(touch x)", "a';touch x;'", 'a"><script>', "a`b`"])
 def test_page_does_not_trust_the_host(client: FlaskClient, host: str) -> None:
     """A Host header cannot put markup into the page or a command into its curl line."""
-    page = client.get("/", headers={"Host": host}).text
+    page = client.get("/", headers={**BROWSER, "Host": host}).text
 
     assert "<script>" not in page
     if "<pre>" in page:
@@ -167,7 +168,7 @@ def test_page_does_not_trust_the_host(client: FlaskClient, host: str) -> None:
 
 def test_page_of_an_empty_store(tmp_path: Path) -> None:
     """Where nothing is served, the page says why and how to train a model."""
-    page = create_app(Config(store=tmp_path)).test_client().get("/").text
+    page = create_app(Config(store=tmp_path)).test_client().get("/", headers=BROWSER).text
 
     assert f"Not ready: the store {tmp_path} has no model" in html.unescape(page)
     assert "python -m model train boston-housing" in page

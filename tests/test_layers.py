@@ -20,9 +20,12 @@ HEAVY_READERS = TRAINING - {"card"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
 APP_FLOORS = [
-    {"config", "metrics", "errors", "logs"},
-    {"payload", "serving", "door"},
-    {"predict", "health", "pages"},
+    {"config", "metrics", "errors", "logs", "version"},
+    {"body", "tables", "serving", "door"},
+    {"inference", "payload", "tensors"},
+    {"predict", "open_inference", "tensorflow_serving", "vertex_ai", "mlflow_scoring", "health"},
+    {"openapi"},
+    {"pages"},
     {"factory"},
 ]
 

@@ -81,12 +81,16 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert {name: family.type for name, family in families.items() if not name.endswith("_created")} == {
         "http_requests": "counter",
         "http_request_duration_seconds": "histogram",
+        "tabserve_inference_duration_seconds": "summary",
+        "tabserve_engine_duration_seconds": "summary",
         "tabserve_rows": "counter",
         "tabserve_rejected_rows": "counter",
         "tabserve_model_info": "gauge",
     }
     assert labels["http_requests"] == {"method", "route", "status"}
     assert labels["http_request_duration_seconds"] == {"route", "le"}
+    assert labels["tabserve_inference_duration_seconds"] == {"model", "version", "outcome"}
+    assert labels["tabserve_engine_duration_seconds"] == {"model", "version"}
     assert labels["tabserve_rows"] == {"model", "version"}
     assert labels["tabserve_rejected_rows"] == {"model", "version", "reason"}
     assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "digest"}

@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,48 @@ def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path) ->
             begin(stack.enter_context(connect(server)))
 
         assert requests.get(f"{server.url}/livez", timeout=25).status_code == 200
+
+
+@pytest.mark.parametrize("whole_head", [True, False], ids=["in the body", "in the head"])
+def test_trickling_clients_do_not_stop_the_service(store: Path, tmp_path: Path, whole_head: bool) -> None:
+    """Clients that send a byte now and then get no longer than TABSERVE_MAX_READ_SECONDS for a whole request."""
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    stop = threading.Event()
+
+    def trickle(sockets: list[socket.socket]) -> None:
+        while not stop.wait(0.3):
+            for one in sockets:
+                with suppress(OSError):
+                    one.send(b"1")
+
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_MAX_READ_SECONDS="2") as server, ExitStack() as stack:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        sockets = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(8)]
+        for one in sockets:
+            one.sendall(head + b"\r\n[" if whole_head else head + b"X-Slow: ")
+        thread = threading.Thread(target=trickle, args=[sockets])
+        thread.start()
+        try:
+            assert requests.get(f"{server.url}/livez", timeout=15).status_code == 200
+            replies = [one.recv(1000) for one in sockets]
+        finally:
+            stop.set()
+            thread.join()
+
+        assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if whole_head else {b""})
+
+
+def test_vertex_port(store: Path, tmp_path: Path) -> None:
+    """Vertex AI's AIP_HTTP_PORT is where the server listens, on all interfaces, unless PORT says otherwise."""
+    code = "import runpy; print(runpy.run_path('gunicorn.conf.py').get('bind'))"
+    environ = {"PATH": os.environ["PATH"], "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path)}
+
+    def bind(**more: str) -> str:
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, check=True, text=True).stdout
+
+    assert bind(AIP_HTTP_PORT="8123") == "0.0.0.0:8123\n"
+    assert bind(AIP_HTTP_PORT="8123", PORT="9000") == "None\n"
 
 
 def test_sigterm_drains(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Bodies: read to their limit, decompressed to the same limit, parsed as JSON that is not too deep; and replies."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from flask import Request, Response
+
+from app.errors import BodyError, TooLargeError, UnsupportedMediaTypeError
+
+JSON_TYPE = "application/json"
+CSV_TYPE = "text/csv"
+
+MAX_JSON_DEPTH = 100  # Triton's; the deepest of our forms has four levels
+
+# zlib's window bits for each content coding: 15 is the largest window, 16 more asks for gzip's frame.
+_CODINGS = {"gzip": 15 + 16, "deflate": 15}
+_MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
+
+# How each byte moves the depth of nesting.
+_STEPS = np.zeros(256, dtype=np.int8)
+_STEPS[list(b"[{")] = 1
+_STEPS[list(b"]}")] = -1
+
+
+def content_type(request: Request, known: Sequence[str]) -> str:
+    """Return the body's type without its parameters. Raises `UnsupportedMediaTypeError` if it is none of `known`."""
+    if request.environ.get("CONTENT_TYPE") in known:  # most are, and parsing a header takes longer than the model
+        return str(request.environ["CONTENT_TYPE"])
+    if request.mimetype not in known:
+        said = f"the content type is {request.mimetype}" if request.mimetype else "there is no Content-Type"
+        raise UnsupportedMediaTypeError(f"{said}; this route reads {' and '.join(known)}")
+    return request.mimetype
+
+
+def read(request: Request, *, max_bytes: int) -> bytes:
+    """Return the whole body, decompressed where it says that it is gzip or deflate (RFC 9110: zlib's format).
+
+    Raises `TooLargeError` for a body beyond `max_bytes`, sent or decompressed, which is not read to its end;
+    `BodyError` for one that breaks off; `UnsupportedMediaTypeError` for another coding.
+    """
+    coding = request.environ.get("HTTP_CONTENT_ENCODING")
+    if coding not in (None, "identity", *_CODINGS):
+        raise UnsupportedMediaTypeError(f"the content encoding is {coding}; gzip and deflate are read")
+    length = request.content_length  # None for a body in chunks
+    too_large = TooLargeError(f"the body is longer than {max_bytes} bytes")
+    if length is not None and length > max_bytes:
+        raise too_large
+    wanted = max_bytes + 1 if length is None else length
+    pieces = []
+    try:
+        # Werkzeug's own stream would cut a body in chunks at the limit and call that its end.
+        while wanted and (piece := request.environ["wsgi.input"].read(wanted)):
+            pieces.append(piece)
+            wanted -= len(piece)
+    except Exception as error:  # what the server raises for a broken chunk or a lost client is its own affair
+        raise BodyError(f"the body could not be read to its end ({type(error).__name__})") from None
+    if length is None and not wanted:
+        raise too_large
+    if length is not None and wanted:
+        raise BodyError(f"the body ended {wanted} bytes before the length that was announced")
+    body = b"".join(pieces)
+    return _decompress(body, coding, max_bytes) if coding in _CODINGS else body
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the value of a JSON body. Raises `BodyError`, also for one that is nested too deep.
+
+    Numbers beyond float64, NaN and infinities, which some writers put into JSON, come out as they are: the schema
+    says of them where they stand.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _depth(body) > MAX_JSON_DEPTH:
+        raise BodyError(f"the body is JSON nested more than {MAX_JSON_DEPTH} levels deep")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if "infinity" in str(error) or b"NaN" in body or b"Infinity" in body:
+            try:
+                value = json.loads(body.decode())
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be reported
+                return value
+            except (ValueError, RecursionError):
+                pass
+        raise BodyError(f"the body is not JSON: {error}") from None
+
+
+def to_json(value: Any) -> Response:
+    """Return a reply of strict JSON; numpy arrays are written as lists, floats so that they read back the same."""
+    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), mimetype=JSON_TYPE)
+
+
+def compress(reply: Response, request: Request) -> Response:
+    """Return the reply in a coding that the client accepts, if there is something to gain."""
+    reply.vary.add("Accept-Encoding")
+    plain = reply.get_data()
+    coding = request.accept_encodings.best_match(_CODINGS)
+    if coding and len(plain) >= _MIN_COMPRESSED_BYTES:
+        deflate = zlib.compressobj(zlib.Z_BEST_SPEED, wbits=_CODINGS[coding])
+        reply.set_data(deflate.compress(plain) + deflate.flush())
+        reply.content_encoding = coding
+    return reply
+
+
+def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
+    inflate = zlib.decompressobj(_CODINGS[coding])
+    try:
+        plain = inflate.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BodyError(f"the body is not {coding}: {error}") from None
+    if len(plain) > max_bytes:
+        raise TooLargeError(f"the body is longer than {max_bytes} bytes when it is decompressed")
+    if not inflate.eof or inflate.unused_data:
+        raise BodyError(f"the body is not one whole {coding} stream")
+    return plain
+
+
+def _depth(body: bytes) -> int:
+    """Return how deep the brackets of a JSON text are nested, those inside of strings left out."""
+    text = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), dtype=np.uint8)
+    outside = ~np.logical_xor.accumulate(text == ord('"'))
+    steps = _STEPS[text[outside]]
+    return int(np.cumsum(steps[steps != 0], dtype=np.int32).max(initial=0))

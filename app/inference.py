@@ -1,0 +1,65 @@
+"""The one way from a request to its predictions, whichever protocol it came in: limits, counts and the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from flask import request
+from numpy.typing import NDArray
+
+from app import body
+from app.config import Config
+from app.door import visit
+from app.errors import OverloadedError
+from app.metrics import Metrics
+from model import REASONS, Artifact, Matrix, SchemaError
+
+T = TypeVar("T")
+
+
+class Inference:
+    """What a route that answers predictions does: `decode` the request, then `predict`.
+
+    `in_flight` says how many requests this worker has taken on.
+    """
+
+    def __init__(self, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> None:
+        self.max_rows = config.max_rows
+        self._config = config
+        self._metrics = metrics
+        self._in_flight = in_flight
+
+    def decode(self, model: Artifact, decode: Callable[[bytes], T]) -> T:
+        """Read the request's body for `model` and return what `decode` makes of it; count the rows it refuses.
+
+        Raises `OverloadedError`, what `body.read` raises, and what `decode` raises.
+        """
+        visit(request.environ).model = model
+        if self._in_flight() > self._config.max_in_flight:
+            raise OverloadedError(f"more than {self._config.max_in_flight} requests are waiting here")
+        content = body.read(request, max_bytes=self._config.max_body_bytes)
+        try:
+            return decode(content)
+        except SchemaError as error:
+            for reason, n_rows in rejected_rows(error).items():
+                self._metrics.count_rejected(model, n_rows, reason)
+            raise
+
+    def predict(self, model: Artifact, X: Matrix) -> NDArray[np.float64]:
+        """Return the model's answers `(n_rows,)` to `X`, `(n_rows, n_features)`."""
+        started = time.perf_counter()
+        y = model.predict(X)
+        self._metrics.observe_engine(model, len(X), seconds=time.perf_counter() - started)
+        visit(request.environ).rows = len(X)
+        return y
+
+
+def rejected_rows(error: SchemaError) -> dict[str, int]:
+    """Return how many rows were refused for each reason; a whole column's problem concerns every row."""
+    rows: dict[str, set[int | None]] = {}
+    for problem in error.problems:
+        rows.setdefault(problem.reason if problem.reason in REASONS else "shape", set()).add(problem.row)
+    return {reason: error.n_rows if None in found else len(found) for reason, found in rows.items()}

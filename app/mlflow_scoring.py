@@ -1,0 +1,112 @@
+"""/ping, /version and /invocations: MLflow's scoring server, and what Amazon SageMaker adds to it.
+
+Sources: mlflow 3.17, pyfunc/scoring_server; SageMaker's "custom inference code" for endpoints and batch transforms.
+Parquet, which MLflow reads where pyarrow is installed, is not read: what a page of it decompresses to has no bound
+that could be checked before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+
+from flask import Blueprint, Response, request
+
+from app import body, errors, tables
+from app.body import CSV_TYPE, JSON_TYPE
+from app.config import Config
+from app.errors import BodyError, NotReadyError, Refusal, UnsupportedMediaTypeError
+from app.inference import Inference
+from app.serving import Serving
+from app.version import VERSION
+from model import Matrix, Schema
+
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+_FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_CUSTOM_ATTRIBUTES = re.compile(r"[ -~]{1,1024}")
+_ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+
+
+def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
+    """Routes of MLflow and SageMaker; the default model answers. An error is `{"error_code": …, "message": …}`."""
+    routes = Blueprint("mlflow_scoring", __name__)
+    errors.register(routes, render=_error, unfit=400)
+
+    @routes.get("/ping")
+    @routes.get("/health")
+    def ping() -> Response:
+        """Say whether requests should be sent here. Raises `NotReadyError`, 503, where they should not."""
+        if serving.unready:
+            raise NotReadyError(serving.unready)
+        return Response("\n", mimetype=JSON_TYPE)
+
+    @routes.get("/version")
+    def version() -> Response:
+        """Return the version of the server."""
+        return Response(VERSION, mimetype="text/plain")
+
+    @routes.get("/execution-parameters")
+    def execution_parameters() -> dict[str, object]:
+        """Tell a SageMaker batch transform what a request may be; SageMaker wants 100 MB in flight at most."""
+        megabytes = max(1, config.max_body_bytes // 10**6)
+        concurrent = max(1, min(2 * (os.cpu_count() or 1), 100 // megabytes))  # two a core leave none idle
+        return {
+            "MaxConcurrentTransforms": concurrent,
+            "BatchStrategy": "MULTI_RECORD",
+            "MaxPayloadInMB": megabytes,
+        }
+
+    @routes.post("/invocations")
+    def invocations() -> Response:
+        """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
+        model = serving.get(None)
+        kind = body.content_type(request, (JSON_TYPE, CSV_TYPE))
+        parameters = request.mimetype_params
+        if parameters.get("charset", "utf-8").lower() != "utf-8":
+            raise UnsupportedMediaTypeError("the charset is not utf-8")
+        header = {"present": True, "absent": False}.get(parameters.get("header", ""))
+        if kind == CSV_TYPE:
+            read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
+        else:
+            read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
+        prediction = inference.predict(model, inference.decode(model, read))
+        if request.accept_mimetypes.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
+            reply = Response("".join(f"{value!r}\n" for value in prediction.tolist()), mimetype=CSV_TYPE)
+        else:
+            reply = body.to_json({"predictions": prediction})
+        attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
+        if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
+            reply.headers[CUSTOM_ATTRIBUTES] = attributes
+        return reply
+
+    return routes
+
+
+def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are not looked at.
+
+    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    document = body.parse_json(content)
+    forms = [form for form in _FORMS if form in document] if isinstance(document, dict) else []
+    if len(forms) != 1:
+        raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(_FORMS)}")
+    value = document[forms[0]]
+    if forms[0] == "instances":
+        return tables.from_instances(value, schema, max_rows=max_rows)
+    if forms[0] == "inputs":
+        return tables.from_inputs(value, schema, max_rows=max_rows)
+    if forms[0] == "dataframe_records":
+        if not isinstance(value, list):
+            raise BodyError("dataframe_records is not a list")
+        return tables.from_records(value, schema, max_rows=max_rows)
+    data, columns = (value.get("data"), value.get("columns", list(schema.names))) if isinstance(value, dict) else (0, 0)
+    if not isinstance(data, list) or not isinstance(columns, list):
+        raise BodyError("dataframe_split is not an object with the lists columns and data")
+    return tables.from_rows(data, columns, schema, max_rows=max_rows)
+
+
+def _error(refusal: Refusal) -> dict[str, str]:
+    return {"error_code": _ERROR_CODES.get(refusal.status, "BAD_REQUEST"), "message": refusal.full_message()}

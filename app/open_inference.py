@@ -1,0 +1,163 @@
+"""/v2: the Open Inference Protocol over REST, as KServe, Triton and MLServer speak it, with Triton's extensions.
+
+Binary tensors, model configuration and statistics are Triton's, as its Python client asks for them; so are request
+bodies in gzip and deflate. What a request says of sequences, priorities and time-outs is not looked at.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flask import Blueprint, Response, request
+
+from app import body, errors, tensors
+from app.errors import BodyError
+from app.inference import Inference
+from app.metrics import Metrics
+from app.serving import Serving
+from app.version import VERSION
+from model import Artifact
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
+PLATFORM = "onnxruntime_onnx"
+JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Blueprint:
+    """Routes of V2. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
+    routes = Blueprint("open_inference", __name__, url_prefix="/v2")
+    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+
+    @routes.get("")
+    def server() -> dict[str, object]:
+        """Say which server this is, and which extensions it has."""
+        return {"name": "tabserve", "version": VERSION, "extensions": EXTENSIONS}
+
+    @routes.get("/health/live")
+    def live() -> dict[str, bool]:
+        """Say that the process serves."""
+        return {"live": True}
+
+    @routes.get("/health/ready")
+    def ready() -> tuple[dict[str, bool], int]:
+        """Say whether requests should be sent here. Clients look at the status, or read `live` or `ready`."""
+        return {"live": True, "ready": not serving.unready}, 503 if serving.unready else 200
+
+    @routes.get("/models")
+    def models() -> dict[str, list[str]]:
+        """List the loaded models, as KServe does."""
+        return {"models": list(serving.models)}
+
+    @routes.post("/repository/index")
+    def index() -> list[dict[str, str]]:
+        """List the models that were asked for, and why any is not loaded; `{"ready": true}` leaves those out."""
+        content = body.read(request, max_bytes=_MAX_INDEX_BYTES)
+        asked = body.parse_json(content) if content else {}
+        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
+            raise BodyError("the request is not a JSON object in which ready is true or false")
+        loaded = [
+            {"name": model.name, "version": str(model.version), "state": "READY", "reason": ""}
+            for model in serving.models.values()
+        ]
+        missing = [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(serving.problems)}
+            for name in serving.asked
+            if name not in serving.models
+        ]
+        return loaded if asked.get("ready") else loaded + missing
+
+    @routes.get("/models/<name>")
+    @routes.get("/models/<name>/versions/<version>")
+    def metadata(name: str, version: str | None = None) -> dict[str, object]:
+        """Name the tensors that a model takes and gives."""
+        model = serving.get(name, version)
+        facts = {"name": model.name, "versions": [str(model.version)], "platform": PLATFORM}
+        return {**facts, **tensors.metadata(model.schema)}
+
+    @routes.get("/models/<name>/ready")
+    @routes.get("/models/<name>/versions/<version>/ready")
+    def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int]:
+        """Say whether a model is loaded, and the server is not stopping."""
+        ready = name not in serving.asked or name in serving.models
+        if ready:
+            name, ready = serving.get(name, version).name, not serving.draining
+        return {"name": name, "ready": ready}, 200 if ready else 503
+
+    @routes.post("/models/<name>/infer")
+    @routes.post("/models/<name>/versions/<version>/infer")
+    def infer(name: str, version: str | None = None) -> Response:
+        """Answer predictions. Any content type is taken: Triton's client sends none."""
+        model = serving.get(name, version)
+        json_length = request.headers.get(JSON_LENGTH)
+        decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
+        asked = inference.decode(model, decode)
+        content, length = tensors.encode(inference.predict(model, asked.rows), model, asked)
+        if length is None:
+            reply = Response(content, mimetype=body.JSON_TYPE)
+        else:
+            reply = Response(content, headers={JSON_LENGTH: str(length)}, mimetype="application/octet-stream")
+        return body.compress(reply, request)
+
+    @routes.get("/models/<name>/config")
+    @routes.get("/models/<name>/versions/<version>/config")
+    def config(name: str, version: str | None = None) -> dict[str, object]:
+        """Return what Triton calls a model's configuration (extension_model_configuration.md)."""
+        model = serving.get(name, version)
+        described = tensors.metadata(model.schema)
+        return {
+            "name": model.name,
+            "platform": PLATFORM,
+            "backend": "onnxruntime",
+            "version_policy": {"specific": {"versions": [model.version]}},
+            "max_batch_size": 0,  # the number of rows is a dimension like any other
+            "input": [_config(tensor) for tensor in described["inputs"]],
+            "output": [_config(tensor) for tensor in described["outputs"]],
+        }
+
+    @routes.get("/models/stats")
+    def all_statistics() -> dict[str, object]:
+        """Return the statistics of all models."""
+        return {"model_stats": [_statistics(model, metrics) for model in serving.models.values()]}
+
+    @routes.get("/models/<name>/stats")
+    @routes.get("/models/<name>/versions/<version>/stats")
+    def statistics(name: str, version: str | None = None) -> dict[str, object]:
+        """Return what was counted for a model since the start (extension_statistics.md)."""
+        return {"model_stats": [_statistics(serving.get(name, version), metrics)]}
+
+    return routes
+
+
+# The index is asked for with `{"ready": true}` at most.
+_MAX_INDEX_BYTES = 1_024
+
+
+def _config(tensor: dict[str, object]) -> dict[str, object]:
+    return {"name": tensor["name"], "data_type": f"TYPE_{tensors.DATATYPE}", "dims": tensor["shape"]}
+
+
+def _statistics(model: Artifact, metrics: Metrics) -> dict[str, object]:
+    """Return Triton's record of a model; steps that are not measured apart have a count of 0."""
+    counted = metrics.statistics(model)
+
+    def duration(name: str, outcome: str = "") -> dict[str, int]:
+        count, seconds = (counted.get(f"{name}_{part}{outcome}", 0.0) for part in ("count", "sum"))
+        return {"count": int(count), "ns": int(seconds * 1e9)}
+
+    requests, engine = "tabserve_inference_duration_seconds", "tabserve_engine_duration_seconds"
+    unmeasured = {"count": 0, "ns": 0}
+    return {
+        "name": model.name,
+        "version": str(model.version),
+        "inference_count": int(counted.get("tabserve_rows_total", 0)),
+        "execution_count": duration(engine)["count"],
+        "inference_stats": {
+            "success": duration(requests, "/success"),
+            "fail": duration(requests, "/failure"),
+            "queue": unmeasured,
+            "compute_input": unmeasured,
+            "compute_infer": duration(engine),
+            "compute_output": unmeasured,
+        },
+        "batch_stats": [],
+    }

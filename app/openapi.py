@@ -1,0 +1,456 @@
+"""The OpenAPI 3.1 document of the service, made from the schemas of the models that are loaded.
+
+Every model has paths of its own, so that its features, their ranges and a request that works stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app import tensors
+from app.config import Config
+from app.serving import Serving
+from app.tensorflow_serving import SIGNATURE
+from app.version import VERSION
+from model import Artifact, Feature
+
+JSON = dict[str, Any]
+
+_NATIVE_ERROR = {"$ref": "#/components/schemas/Error"}
+_MESSAGE = {"$ref": "#/components/schemas/Message"}
+_MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
+
+_COMPONENTS: JSON = {
+    "Error": {
+        "type": "object",
+        "required": ["error", "status", "details"],
+        "properties": {
+            "error": {"type": "string"},
+            "status": {"type": "integer"},
+            "details": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["row", "feature", "reason"],
+                    "properties": {
+                        "row": {"type": ["integer", "null"], "description": "from 0; null for a whole column"},
+                        "feature": {"type": ["string", "null"], "description": "null for a whole row"},
+                        "reason": {"type": "string"},
+                    },
+                },
+            },
+        },
+    },
+    "Message": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+    "MLflowError": {
+        "type": "object",
+        "required": ["error_code", "message"],
+        "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
+    },
+}
+
+
+def document(serving: Serving, config: Config) -> JSON:
+    """Return the document of everything that is served now."""
+    paths = _operations()
+    components = dict(_COMPONENTS)
+    for model in serving.models.values():
+        components[f"{model.name}.row"] = _row(model)
+        components[f"{model.name}.native"] = _native(model, config.max_rows)
+        components[f"{model.name}.instances"] = _instances(model, config.max_rows)
+        if model.name == serving.default_name:
+            paths |= _default_paths(model, config)
+        paths |= _model_paths(model)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tabserve",
+            "version": VERSION,
+            "description": "Serves exactly the models that were trained, to the last bit, in every platform's words.",
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operations() -> JSON:
+    """Return the paths that no model belongs to."""
+    ready = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+    names = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
+    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
+    return {
+        "/": _get(
+            "Service", "A page for people; for clients that want no HTML, that the process lives", alive, html=True
+        ),
+        "/docs/": _get("Service", "These pages", None, html=True),
+        "/openapi.json": _get("Service", "This document", {"type": "object"}),
+        "/livez": _get("Service", "Whether the process serves", _flags("live")),
+        "/readyz": _get("Service", "Whether requests should be sent here", ready, unready=ready),
+        "/metrics": _get("Service", "Metrics of all workers, for Prometheus", None, text=True),
+        "/models": _get("Native", "The loaded models, and which is the default", names),
+        "/v2": _get("Open Inference Protocol V2", "The server and its extensions", {"type": "object"}),
+        "/v2/health/live": _get("Open Inference Protocol V2", "Whether the process serves", _flags("live")),
+        "/v2/health/ready": _get(
+            "Open Inference Protocol V2",
+            "Whether requests should be sent here",
+            _flags("live", "ready"),
+            unready=_flags("live", "ready"),
+        ),
+        "/v2/models": _get("Open Inference Protocol V2", "The loaded models", names),
+        "/v2/models/stats": _get("Open Inference Protocol V2", "Statistics of all models", _STATISTICS),
+        "/v2/repository/index": _post(
+            "Open Inference Protocol V2",
+            "The models that were asked for, and their state",
+            {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
+            {"type": "array", "items": {"type": "object", "required": ["name", "version", "state", "reason"]}},
+            _MESSAGE,
+            required=False,
+        ),
+        "/v1/models": _get("KServe V1 and TensorFlow Serving", "The loaded models", names),
+        "/ping": _get("MLflow and SageMaker", "Whether requests should be sent here", {}, unready=_MLFLOW_ERROR),
+        "/health": _get("MLflow and SageMaker", "The same", {}, unready=_MLFLOW_ERROR),
+        "/version": _get("MLflow and SageMaker", "The version of the server", None, text=True),
+        "/execution-parameters": _get(
+            "MLflow and SageMaker",
+            "What a request of a SageMaker batch transform may be",
+            {"type": "object", "required": ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]},
+        ),
+    }
+
+
+def _default_paths(model: Artifact, config: Config) -> JSON:
+    """Return the paths that the default model answers."""
+    example, rows = _example(model), {"$ref": f"#/components/schemas/{model.name}.row"}
+    instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
+    records = {"type": "array", "items": rows, "minItems": 1, "maxItems": config.max_rows}
+    predictions = _predictions("predictions")
+    mlflow = {
+        "type": "object",
+        "properties": {
+            "dataframe_split": {
+                "type": "object",
+                "required": ["data"],
+                "properties": {"columns": _columns(model), "data": _lists(model, config.max_rows)},
+            },
+            "dataframe_records": records,
+            "instances": instances,
+            "inputs": _inputs(model),
+            "params": {},
+        },
+        "oneOf": [{"required": [form]} for form in ("dataframe_split", "dataframe_records", "instances", "inputs")],
+    }
+    split = {"columns": list(model.schema.names), "data": [list(example.values())]}
+    paths = {
+        "/predict": _predict(model, f"Predictions of {model.name}"),
+        "/invocations": _post(
+            "MLflow and SageMaker",
+            f"Predictions of {model.name}",
+            {
+                "application/json": {"schema": mlflow, "example": {"dataframe_split": split}},
+                "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
+            },
+            predictions,
+            _MLFLOW_ERROR,
+            more={"text/csv": {"schema": {"type": "string"}}},
+        ),
+    }
+    vertex = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
+    if config.aip_health_route:
+        paths[config.aip_health_route] = _get(
+            "Vertex AI", "Whether requests should be sent here", _flags("ready"), unready=_flags("ready")
+        )
+    if config.aip_predict_route:
+        paths[config.aip_predict_route] = _post(
+            "Vertex AI",
+            f"Predictions of {model.name}",
+            {"application/json": {"schema": vertex, "example": {"instances": [example]}}},
+            predictions,
+            _MESSAGE,
+        )
+    return paths
+
+
+def _model_paths(model: Artifact) -> JSON:
+    """Return the paths that name a model, and those that name its version too."""
+    paths = {f"/models/{model.name}/predict": _predict(model, f"Predictions of {model.name}")}
+    one = [[value] for value in _example(model).values()]
+    inputs = [
+        {"name": name, "shape": [1], "datatype": tensors.DATATYPE, "data": data}
+        for name, data in zip(model.schema.names, one)
+    ]
+    infer = _post(
+        "Open Inference Protocol V2",
+        f"Predictions of {model.name}",
+        {
+            "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
+            "application/octet-stream": {},
+        },
+        _INFER_REPLY,
+        _MESSAGE,
+        more={"application/octet-stream": {}},
+    )
+    v1 = {
+        "type": "object",
+        "properties": {
+            "instances": {"$ref": f"#/components/schemas/{model.name}.instances"},
+            "inputs": _inputs(model),
+            "signature_name": {"enum": [SIGNATURE, None]},
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    }
+    predict = _post(
+        "KServe V1 and TensorFlow Serving",
+        f"Predictions of {model.name}",
+        {"application/json": {"schema": v1, "example": {"instances": [_example(model)]}}},
+        {"anyOf": [_predictions("predictions"), _predictions("outputs")]},
+        _MESSAGE,
+    )
+    ready = {"type": "object", "required": ["name", "ready"]}
+    for path in (model.name, f"{model.name}/versions/{model.version}"):
+        v2, title = f"/v2/models/{path}", f"{model.name}: "
+        paths |= {
+            v2: _get("Open Inference Protocol V2", title + "its tensors", _METADATA),
+            f"{v2}/ready": _get("Open Inference Protocol V2", title + "whether it is ready", ready, unready=ready),
+            f"{v2}/config": _get("Open Inference Protocol V2", title + "Triton's configuration", {"type": "object"}),
+            f"{v2}/stats": _get("Open Inference Protocol V2", title + "statistics", _STATISTICS),
+            f"{v2}/infer": infer,
+            f"/v1/models/{path}": _get(
+                "KServe V1 and TensorFlow Serving", title + "whether it is ready", ready, unready=ready
+            ),
+            f"/v1/models/{path}:predict": predict,
+        }
+    return paths
+
+
+def _predict(model: Artifact, summary: str) -> JSON:
+    example = _example(model)
+    reply = {
+        "type": "object",
+        "required": ["prediction", "model", "version", "request_id"],
+        "properties": {
+            "prediction": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+            "model": {"const": model.name},
+            "version": {"const": model.version},
+            "request_id": {"type": "string"},
+        },
+    }
+    content = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{model.name}.native"}, "example": example},
+        "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
+    }
+    return _post("Native", summary, content, reply, _NATIVE_ERROR)
+
+
+def _row(model: Artifact) -> JSON:
+    return {
+        "type": "object",
+        "description": f"{model.manifest['title']}: one row",
+        "required": list(model.schema.names),
+        "properties": {feature.name: _number(feature) for feature in model.schema.features},
+        "additionalProperties": False,
+        "examples": [_example(model)],
+    }
+
+
+def _native(model: Artifact, max_rows: int) -> JSON:
+    row = {"$ref": f"#/components/schemas/{model.name}.row"}
+    columns = {
+        feature.name: {"type": "object", "additionalProperties": _number(feature), "minProperties": 1}
+        for feature in model.schema.features
+    }
+    return {
+        "anyOf": [
+            {**row, "description": "one record"},
+            {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows},
+            {
+                "type": "object",
+                "description": "columns, as DataFrame.to_json() writes them",
+                "required": list(columns),
+                "properties": columns,
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "description": "a table",
+                "required": ["columns", "data"],
+                "properties": {"columns": _columns(model), "data": _lists(model, max_rows), "index": {}},
+                "additionalProperties": False,
+            },
+        ]
+    }
+
+
+def _instances(model: Artifact, max_rows: int) -> JSON:
+    row = {"$ref": f"#/components/schemas/{model.name}.row"}
+    forms = [{"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}, _lists(model, max_rows)]
+    if len(model.schema.names) == 1:
+        forms.append({"type": "array", "items": _number(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
+    return {"anyOf": forms}
+
+
+def _inputs(model: Artifact) -> JSON:
+    columns = {
+        feature.name: {"type": "array", "items": _number(feature), "minItems": 1} for feature in model.schema.features
+    }
+    return {
+        "anyOf": [
+            {"type": "object", "required": list(columns), "properties": columns, "additionalProperties": False},
+            {"$ref": f"#/components/schemas/{model.name}.instances"},
+        ]
+    }
+
+
+def _columns(model: Artifact) -> JSON:
+    names = list(model.schema.names)
+    return {
+        "type": "array",
+        "items": {"enum": names},
+        "uniqueItems": True,
+        "minItems": len(names),
+        "maxItems": len(names),
+    }
+
+
+def _lists(model: Artifact, max_rows: int) -> JSON:
+    width = len(model.schema.names)
+    row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
+
+
+def _number(feature: Feature) -> JSON:
+    """Return the schema of a feature: its range is what the model answers, its description says what it has seen."""
+    seen = f"{feature.minimum} to {feature.maximum} in training"
+    parts = [feature.description, feature.unit and f"({feature.unit})", seen]
+    return {
+        "type": "number",
+        "description": " ".join(filter(None, parts)),
+        "minimum": feature.lowest,
+        "maximum": feature.highest,
+    }
+
+
+def _example(model: Artifact) -> dict[str, float]:
+    return dict(zip(model.schema.names, model.golden_rows[0].tolist()))
+
+
+def _csv(row: Mapping[str, float]) -> str:
+    return ",".join(row) + "\n" + ",".join(map(repr, row.values())) + "\n"
+
+
+def _flags(*names: str) -> JSON:
+    return {"type": "object", "required": list(names), "properties": {name: {"type": "boolean"} for name in names}}
+
+
+def _predictions(key: str) -> JSON:
+    values = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    return {"type": "object", "required": [key], "properties": {key: values}, "additionalProperties": False}
+
+
+def _get(
+    tag: str, summary: str, schema: JSON | None, *, html: bool = False, text: bool = False, unready: JSON | None = None
+) -> JSON:
+    content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
+    content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
+    content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
+    responses: JSON = {"200": {"description": "as asked", "content": content}}
+    if unready:
+        responses["503"] = {"description": "not now", "content": {"application/json": {"schema": unready}}}
+    return {"get": {"tags": [tag], "summary": summary, "responses": responses}}
+
+
+def _post(
+    tag: str,
+    summary: str,
+    content: JSON,
+    reply: JSON,
+    error: JSON,
+    *,
+    required: bool = True,
+    more: Mapping[str, JSON] | None = None,
+) -> JSON:
+    responses: JSON = {
+        "200": {"description": "as asked", "content": {"application/json": {"schema": reply}, **(more or {})}}
+    }
+    for status, description in _FAILURES.items():
+        responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}
+    body = {"required": required, "content": content}
+    return {"post": {"tags": [tag], "summary": summary, "requestBody": body, "responses": responses}}
+
+
+_TEXT_TYPES: Sequence[str] = ("text/plain", "application/openmetrics-text")
+_FAILURES = {
+    "400": "not what the content type says, or not what the model takes",
+    "404": "no such model or version",
+    "413": "too many bytes or rows",
+    "415": "another content type or encoding",
+    "422": "the rows do not fit the model's schema",
+    "503": "not ready, or overloaded; Retry-After says when to try again",
+}
+_TENSOR = {"type": "object", "required": ["name", "datatype", "shape"]}
+_METADATA = {
+    "type": "object",
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+    "properties": {
+        "name": {"type": "string"},
+        "versions": {"type": "array", "items": {"type": "string"}},
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
+_STATISTICS = {"type": "object", "required": ["model_stats"], "properties": {"model_stats": {"type": "array"}}}
+_PARAMETERS = {"type": ["object", "null"]}
+_INFER_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 1},
+                        "minItems": 1,
+                        "maxItems": 2,
+                    },
+                    "datatype": {"enum": list(tensors.DATATYPES)},
+                    "parameters": _PARAMETERS,
+                    "data": {"type": "array"},
+                },
+            },
+        },
+        "outputs": {
+            "type": ["array", "null"],
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"const": tensors.OUTPUT}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+_INFER_REPLY = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape", "data"],
+                "properties": {"data": {"type": "array", "items": {"type": "number"}}},
+            },
+        },
+    },
+}

@@ -1,0 +1,113 @@
+"""Tables as every protocol but V2 states them, in JSON's values or in CSV, to one matrix in the schema's order.
+
+Each function checks the number of rows before it looks at a cell, raises `TooManyRowsError` for too many, and
+`SchemaError` with every problem for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.errors import BodyError
+from model import Matrix, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv, misfits
+
+
+def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of `[{"RM": 6.575, …}, …]`."""
+    check_rows(len(records), max_rows)
+    if not all(isinstance(record, dict) for record in records):
+        problems = [
+            Problem(row, None, "not an object") for row, record in enumerate(records) if not isinstance(record, dict)
+        ]
+        raise SchemaError(problems, n_rows=len(records))
+    return schema.matrix_from_records(records)
+
+
+def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of rows `[[6.575, …], …]` whose cells `header` names."""
+    check_rows(len(rows), max_rows)
+    problems = (
+        [] if all(isinstance(name, str) for name in header) else [Problem(None, None, "the columns are not all names")]
+    )
+    problems += [Problem(row, None, "not a list") for row, cells in enumerate(rows) if not isinstance(cells, list)]
+    if not problems:
+        problems += misfits(rows, header)
+    if problems:
+        raise SchemaError(problems, n_rows=len(rows))
+    return schema.matrix_from_columns(dict(zip(header, zip(*rows))))
+
+
+def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of TensorFlow's row format: all objects by feature name, or all lists in the schema's order.
+
+    A model of one feature takes bare numbers too. Raises `BodyError` for what is no list.
+    """
+    if not isinstance(instances, list):
+        raise BodyError("the instances are not a list")
+    if any(isinstance(instance, dict) for instance in instances):
+        return from_records(instances, schema, max_rows=max_rows)
+    if len(schema.names) == 1 and not any(isinstance(instance, list) for instance in instances):
+        return from_columns({schema.names[0]: instances}, schema, max_rows=max_rows)
+    return from_rows(instances, schema.names, schema, max_rows=max_rows)
+
+
+def from_inputs(inputs: Any, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of TensorFlow's column format: `{"RM": [6.575, …], …}`, or what `from_instances` reads."""
+    if isinstance(inputs, dict):
+        return from_columns(inputs, schema, max_rows=max_rows)
+    return from_instances(inputs, schema, max_rows=max_rows)
+
+
+def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of `{"RM": [6.575, …], …}`."""
+    problems = [Problem(None, name, "not a list") for name, cells in columns.items() if not isinstance(cells, list)]
+    if problems:
+        raise SchemaError(problems, n_rows=0)
+    n_rows = max(map(len, columns.values()), default=0)
+    check_rows(n_rows, max_rows)
+    problems = [
+        Problem(None, name, f"has {len(cells)} rows where another column has {n_rows}")
+        for name, cells in columns.items()
+        if len(cells) != n_rows
+    ]
+    if problems:
+        raise SchemaError(problems, n_rows=n_rows)
+    return schema.matrix_from_columns(columns)
+
+
+def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of `{"RM": {"0": 6.575, …}, …}`, as `DataFrame.to_json()` writes it."""
+    problems = [Problem(None, name, "not an object") for name, cells in columns.items() if not isinstance(cells, dict)]
+    if problems:
+        raise SchemaError(problems, n_rows=0)
+    index = next(iter(columns.values())).keys()
+    if any(cells.keys() != index for cells in columns.values()):
+        index = dict.fromkeys(key for cells in columns.values() for key in cells)  # a cell that is not there is missing
+    check_rows(len(index), max_rows)
+    # A column that the schema does not know is refused by its name alone: its cells could be far more than were sent.
+    known = frozenset(schema.names)
+    return schema.matrix_from_columns(
+        {name: [cells.get(key) for key in index] if name in known else () for name, cells in columns.items()}
+    )
+
+
+def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
+    """Return the matrix of a CSV table with a header; without one where `header` is False.
+
+    Where it is None, a first row that is all numbers is data. Raises `BodyError` for what is no CSV.
+    """
+    try:
+        columns, n_rows = columns_from_csv(body.decode(), max_rows=max_rows, header=header, names=schema.names)
+    except ValueError as error:
+        raise BodyError(f"the body is not a CSV table: {error}") from None
+    check_rows(n_rows, max_rows)
+    return schema.matrix_from_columns(columns)
+
+
+def check_rows(n_rows: int, max_rows: int) -> None:
+    """Raise if there are more rows than the service takes, or none."""
+    if n_rows > max_rows:
+        raise TooManyRowsError(max_rows)
+    if n_rows == 0:
+        raise SchemaError([Problem(None, None, "the request has no rows")], n_rows=0)

@@ -1,0 +1,67 @@
+"""/v1: KServe's V1 protocol and TensorFlow Serving's REST API, which share their paths.
+
+Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_rest.md. Every reply has what both read.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flask import Blueprint, Response
+
+from app import errors, tables
+from app.body import parse_json, to_json
+from app.errors import BodyError
+from app.inference import Inference
+from app.serving import Serving
+from model import Matrix, Schema
+
+SIGNATURE = "serving_default"
+
+
+def blueprint(serving: Serving, inference: Inference) -> Blueprint:
+    """Routes of V1. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
+    routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
+    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+
+    @routes.get("/models")
+    def models() -> dict[str, list[str]]:
+        """List the loaded models."""
+        return {"models": list(serving.models)}
+
+    @routes.get("/models/<name>")
+    @routes.get("/models/<name>/versions/<version>")
+    def status(name: str, version: str | None = None) -> tuple[dict[str, object], int]:
+        """Say whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
+        model = serving.get(name, version)
+        state = "UNLOADING" if serving.draining else "AVAILABLE"
+        statuses = [
+            {"version": str(model.version), "state": state, "status": {"error_code": "OK", "error_message": ""}}
+        ]
+        ready = not serving.draining
+        return {"name": model.name, "ready": ready, "model_version_status": statuses}, 200 if ready else 503
+
+    @routes.post("/models/<name>:predict")
+    @routes.post("/models/<name>/versions/<version>:predict")
+    def predict(name: str, version: str | None = None) -> Response:
+        """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
+        model = serving.get(name, version)
+        key, rows = inference.decode(model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
+        return to_json({key: inference.predict(model, rows)})
+
+    return routes
+
+
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
+    """Return the key of the reply, and the rows of `instances` or `inputs` as `(n_rows, n_features)` float64.
+
+    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
+        raise BodyError("the request is not a JSON object with one of instances and inputs")
+    if document.get("signature_name") not in (None, SIGNATURE):
+        raise BodyError(f"signature_name is not {SIGNATURE!r}, the only one there is")
+    if "instances" in document:
+        return "predictions", tables.from_instances(document["instances"], schema, max_rows=max_rows)
+    return "outputs", tables.from_inputs(document["inputs"], schema, max_rows=max_rows)

@@ -1,0 +1,231 @@
+"""V2's tensors: a request in JSON or in JSON and binary to one matrix, and a prediction back.
+
+Formats: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's
+extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) and the servers disagree, this holds:
+
+- The YAML has no null where a field is absent, and servers send nulls: absent fields are left out.
+- The YAML wants an array of numbers as `data`; its text, and every server, take nested arrays too: so do we.
+- The YAML knows no `binary_data_size` and no reply but JSON; Triton's extension adds both, and its client uses them
+  unless told otherwise.
+- FP32 given in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
+- Number tensors of any width are taken for a feature, which is FP64; Triton itself asks for the declared one. BOOL
+  and BYTES are no numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app import tables
+from app.body import parse_json
+from app.errors import BodyError
+from model import Artifact, Matrix, Problem, Schema, SchemaError
+
+DATATYPE = "FP64"
+OUTPUT = "prediction"
+
+DATATYPES = {f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
+DATATYPES |= {f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)}
+DATATYPES |= {f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)}
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a request asks for: rows `(n_rows, n_features)`, its id, and whether the reply's tensor is binary."""
+
+    rows: Matrix
+    id: str | None
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input as it was sent: `cells` are numbers of its datatype, or what JSON had in place of some of them."""
+
+    name: str
+    shape: tuple[int, ...]
+    cells: NDArray[Any] | list[Any]
+
+
+def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: int) -> InferRequest:
+    """Return what an infer request asks for; `json_length` is its Inference-Header-Content-Length, if it has one.
+
+    The inputs are one tensor a feature, `[n]` or `[n, 1]`, in any order; or one `[n, n_features]` of any other name, in
+    the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    header, tail = _split(body, json_length)
+    document = parse_json(header)
+    if not isinstance(document, dict):
+        raise BodyError("the request is not a JSON object")
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise BodyError("id is not a string")
+    binary = _wants_binary(document)
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise BodyError("inputs is not a list of tensors")
+    return InferRequest(_matrix(_tensors(inputs, tail, max_rows), schema), identity, binary)
+
+
+def encode(prediction: NDArray[np.float64], model: Artifact, asked: InferRequest) -> tuple[bytes, int | None]:
+    """Return the reply's body, and how long its JSON is where binary data follow it."""
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": prediction.shape}
+    raw = prediction.astype("<f8", copy=False).tobytes() if asked.binary else b""
+    output |= {"parameters": {"binary_data_size": len(raw)}} if asked.binary else {"data": prediction}
+    document: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version), "outputs": [output]}
+    if asked.id is not None:
+        document["id"] = asked.id
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text + raw, len(text) if asked.binary else None
+
+
+def metadata(schema: Schema) -> dict[str, Any]:
+    """Return the tensors that a model takes and gives, as V2's metadata names them."""
+    inputs = [{"name": name, "datatype": DATATYPE, "shape": [-1]} for name in schema.names]
+    return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+
+
+def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON and the binary part of a body."""
+    if json_length is None:
+        return body, memoryview(b"")
+    digits = json_length.isascii() and json_length.isdecimal() and len(json_length) < 20
+    if not digits or not 0 < int(json_length) <= len(body):
+        raise BodyError(f"Inference-Header-Content-Length is not a length within the body's {len(body)} bytes")
+    return body[: int(json_length)], memoryview(body)[int(json_length) :]
+
+
+def _wants_binary(document: dict[str, Any]) -> bool:
+    """Return whether the one output is asked for in binary: its own parameter goes before the request's."""
+    parameters = _parameters(document, "the request")
+    binary = parameters.get("binary_data_output", False)
+    outputs = document.get("outputs")
+    if outputs is None:
+        outputs = []
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise BodyError("outputs is not a list of objects")
+    names = [output.get("name") for output in outputs]
+    if any(name != OUTPUT for name in names):
+        raise BodyError(f"outputs names one that the model does not have; it has {OUTPUT!r}")
+    if len(names) > 1:
+        raise BodyError(f"outputs names {OUTPUT!r} more than once")
+    for output in outputs:
+        own = _parameters(output, f"the output {OUTPUT!r}")
+        if own.get("classification"):
+            raise BodyError("the classification extension is not offered; the model is a regressor")
+        binary = own.get("binary_data", binary)
+    if not isinstance(binary, bool):
+        raise BodyError("binary_data and binary_data_output are true or false")
+    return binary
+
+
+def _parameters(value: dict[str, Any], owner: str) -> dict[str, Any]:
+    parameters = value.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise BodyError(f"the parameters of {owner} are not an object")
+    return parameters
+
+
+def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]:
+    """Return the inputs as tensors; binary ones lie in `tail`, one after the other."""
+    tensors, problems = [], []
+    for item in inputs:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise BodyError("an input is not an object with a name")
+        name, shape, size = item["name"], item.get("shape"), _parameters(item, "an input").get("binary_data_size")
+        if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(map(_is_length, shape)):
+            raise BodyError(f"the shape of the input {name!r} is not a list of one or two lengths")
+        tables.check_rows(shape[0], max_rows)
+        raw = None
+        if size is not None:
+            if not _is_length(size) or size > len(tail):
+                raise BodyError(f"the binary_data_size of the input {name!r} is not within what was sent")
+            raw, tail = tail[:size], tail[size:]
+        if (raw is None) == (item.get("data") is None):
+            problems.append(Problem(None, name, "has neither data nor binary_data_size, or both"))
+            continue
+        cells = _cells(item, prod(shape), raw)
+        if isinstance(cells, str):
+            problems.append(Problem(None, name, cells))
+        else:
+            tensors.append(Tensor(name, tuple(shape), cells))
+    if problems:
+        raise SchemaError(problems, n_rows=inputs[0]["shape"][0])
+    if len(tail):
+        raise BodyError(f"{len(tail)} bytes follow the last binary tensor")
+    return tensors
+
+
+def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
+    """Return the `count` values of an input, or why there are none."""
+    datatype = item.get("datatype")
+    dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None:
+        return f"the datatype is not one of {', '.join(DATATYPES)}"
+    if raw is not None:
+        if len(raw) != count * dtype.itemsize:
+            return f"has {len(raw)} bytes where its shape and datatype make {count * dtype.itemsize}"
+        return np.frombuffer(raw, dtype)
+    cells = _flatten(item["data"], item["shape"])
+    if cells is None:
+        return "its data do not fill its shape"
+    kinds = set(map(type, cells))
+    if not kinds <= {int, float}:
+        return cells
+    if dtype.kind != "f" and float in kinds:
+        return f"its data are not all {datatype}"
+    try:
+        with np.errstate(over="ignore"):  # what overflows is infinite, and the schema says of it where it stands
+            return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
+    except OverflowError:
+        return f"its data are not all within {datatype}"
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _flatten(data: Any, shape: list[int]) -> list[Any] | None:
+    """Return nested or flat data as one list in row-major order, or None if they do not fill `shape`."""
+    if not isinstance(data, list):
+        return None
+    if len(shape) == 2 and data and isinstance(data[0], list):
+        if len(data) != shape[0] or not all(isinstance(row, list) and len(row) == shape[1] for row in data):
+            return None
+        return list(chain.from_iterable(data))
+    return data if len(data) == prod(shape) else None
+
+
+def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
+    """Return the tensors of a request as one matrix."""
+    n_rows, names = tensors[0].shape[0], schema.names
+    if len(tensors) == 1 and tensors[0].name not in names:
+        tensor = tensors[0]
+        if tensor.shape != (n_rows, len(names)):
+            text = f"is no feature, and a matrix of all would have the shape [n, {len(names)}]"
+            raise SchemaError([Problem(None, tensor.name, text)], n_rows=n_rows)
+        columns = {name: tensor.cells[i :: len(names)] for i, name in enumerate(names)}
+    else:
+        columns = {tensor.name: tensor.cells for tensor in tensors}
+        problems = [
+            Problem(None, tensor.name, f"its shape is not [{n_rows}] or [{n_rows}, 1]")
+            for tensor in tensors
+            if tensor.shape not in ((n_rows,), (n_rows, 1))
+        ]
+        if len(columns) < len(tensors):
+            problems.append(Problem(None, None, "an input is named more than once"))
+        if problems:
+            raise SchemaError(problems, n_rows=n_rows)
+    arrays = {name: cells.astype(np.float64) for name, cells in columns.items() if isinstance(cells, np.ndarray)}
+    if columns.keys() == arrays.keys() == set(names):
+        return schema.matrix_from_array(np.column_stack([arrays[name] for name in names]))
+    return schema.matrix_from_columns(columns | {name: cells.tolist() for name, cells in arrays.items()})

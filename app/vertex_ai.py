@@ -1,0 +1,51 @@
+"""Vertex AI's two routes, at the paths that it names in AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE, where it does.
+
+Source: Vertex AI, custom container requirements for inference.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flask import Blueprint, Response
+
+from app import errors, tables
+from app.body import parse_json, to_json
+from app.config import Config
+from app.errors import BodyError
+from app.inference import Inference
+from app.serving import Serving
+from model import Matrix, Schema
+
+
+def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
+    """Routes of Vertex AI; the default model answers. They go before routes of the same path."""
+    routes = Blueprint("vertex_ai", __name__)
+    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+
+    def health() -> tuple[dict[str, bool], int]:
+        """Say whether requests should be sent here."""
+        return {"ready": not serving.unready}, 503 if serving.unready else 200
+
+    def predict() -> Response:
+        """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
+        model = serving.get(None)
+        rows = inference.decode(model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
+        return to_json({"predictions": inference.predict(model, rows)})
+
+    if config.aip_health_route:
+        routes.add_url_rule(config.aip_health_route, view_func=health)
+    if config.aip_predict_route:
+        routes.add_url_rule(config.aip_predict_route, view_func=predict, methods=["POST"])
+    return routes
+
+
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of `instances` as `(n_rows, n_features)` float64.
+
+    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict) or "instances" not in document:
+        raise BodyError("the request is not a JSON object with instances")
+    return tables.from_instances(document["instances"], schema, max_rows=max_rows)
