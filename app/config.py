@@ -93,7 +93,7 @@ def _parse(text: str, default: Any) -> Any:
             raise ValueError("not a whole number from 1")
         return int(text)
     if isinstance(default, Route):
-        if not _ROUTE.fullmatch(text):
+        if text and not _ROUTE.fullmatch(text):
             raise ValueError("not a path that begins with / and has no placeholders")
         return Route(text)
     if isinstance(default, tuple):

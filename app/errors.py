@@ -72,6 +72,11 @@ class Refusal:
         return f"{len(self.problems)} problems: {told}" + (f"; and {rest} more" if rest > 0 else "")
 
 
+def readiness(body: dict[str, Any], *, ready: bool) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Return the reply of a probe: 200, or 503 and when to ask again."""
+    return (body, 200, {}) if ready else (body, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
 def native(refusal: Refusal) -> dict[str, Any]:
     """Return the body of an error in the native API: `{"error", "status", "details"}`."""
     details = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from app.errors import RETRY_AFTER_SECONDS
+from app.errors import readiness
 from app.metrics import Metrics
 from app.serving import Serving
 
@@ -23,8 +23,9 @@ def blueprint(serving: Serving, metrics: Metrics) -> Blueprint:
         """Say whether requests should be sent here: verified models are loaded, and the server is not stopping."""
         reason = serving.unready
         if reason:
-            return {"ready": False, "reason": reason}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return {"ready": True, "models": {name: model.version for name, model in serving.models.items()}}, 200, {}
+            return readiness({"ready": False, "reason": reason}, ready=False)
+        versions = {name: model.version for name, model in serving.models.items()}
+        return readiness({"ready": True, "models": versions}, ready=True)
 
     @routes.get("/metrics")
     def prometheus() -> Response:

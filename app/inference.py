@@ -37,10 +37,11 @@ class Inference:
 
         Raises `OverloadedError`, what `body.read` raises, and what `decode` raises.
         """
-        visit(request.environ).model = model
+        environ = request.environ
+        visit(environ).model = model
         if self._in_flight() > self._config.max_in_flight:
             raise OverloadedError(f"more than {self._config.max_in_flight} requests are waiting here")
-        content = body.read(request, max_bytes=self._config.max_body_bytes)
+        content = body.read(environ, max_bytes=self._config.max_body_bytes)
         try:
             return decode(content)
         except SchemaError as error:

@@ -49,9 +49,9 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> dict[str, object]:
-        """Tell a SageMaker batch transform what a request may be; SageMaker wants 100 MB in flight at most."""
-        megabytes = max(1, config.max_body_bytes // 10**6)
-        concurrent = max(1, min(2 * (os.cpu_count() or 1), 100 // megabytes))  # two a core leave none idle
+        """Tell a SageMaker batch transform what a request may be; SageMaker takes 100 MB in all at most."""
+        megabytes = min(max(1, config.max_body_bytes // 10**6), 100)
+        concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core leave none idle
         return {
             "MaxConcurrentTransforms": concurrent,
             "BatchStrategy": "MULTI_RECORD",
@@ -62,8 +62,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     def invocations() -> Response:
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
         model = serving.get(None)
-        kind = body.content_type(request, (JSON_TYPE, CSV_TYPE))
-        parameters = request.mimetype_params
+        kind, parameters = body.content_type(request.environ, (JSON_TYPE, CSV_TYPE))
         if parameters.get("charset", "utf-8").lower() != "utf-8":
             raise UnsupportedMediaTypeError("the charset is not utf-8")
         header = {"present": True, "absent": False}.get(parameters.get("header", ""))

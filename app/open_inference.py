@@ -39,9 +39,10 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
         return {"live": True}
 
     @routes.get("/health/ready")
-    def ready() -> tuple[dict[str, bool], int]:
+    def ready() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here. Clients look at the status, or read `live` or `ready`."""
-        return {"live": True, "ready": not serving.unready}, 503 if serving.unready else 200
+        ready = not serving.unready
+        return errors.readiness({"live": True, "ready": ready}, ready=ready)
 
     @routes.get("/models")
     def models() -> dict[str, list[str]]:
@@ -51,7 +52,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
     @routes.post("/repository/index")
     def index() -> list[dict[str, str]]:
         """List the models that were asked for, and why any is not loaded; `{"ready": true}` leaves those out."""
-        content = body.read(request, max_bytes=_MAX_INDEX_BYTES)
+        content = body.read(request.environ, max_bytes=_MAX_INDEX_BYTES)
         asked = body.parse_json(content) if content else {}
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise BodyError("the request is not a JSON object in which ready is true or false")
@@ -76,12 +77,12 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
 
     @routes.get("/models/<name>/ready")
     @routes.get("/models/<name>/versions/<version>/ready")
-    def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int]:
+    def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is loaded, and the server is not stopping."""
         ready = name not in serving.asked or name in serving.models
         if ready:
             name, ready = serving.get(name, version).name, not serving.draining
-        return {"name": name, "ready": ready}, 200 if ready else 503
+        return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
     @routes.post("/models/<name>/infer")
     @routes.post("/models/<name>/versions/<version>/infer")

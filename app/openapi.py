@@ -5,6 +5,7 @@ Every model has paths of its own, so that its features, their ranges and a reque
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,14 @@ def document(serving: Serving, config: Config) -> JSON:
         if model.name == serving.default_name:
             paths |= _default_paths(model, config)
         paths |= _model_paths(model)
+    for model in serving.models.values():
+        if model.name == serving.default_name:
+            for path, operations in _vertex_paths(model, config):
+                paths[path] = paths.get(path, {}) | operations  # they answer before any other route of the same path
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            # What a link to one operation, or a generated client's function, is called.
+            operation["operationId"] = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -131,7 +140,7 @@ def _default_paths(model: Artifact, config: Config) -> JSON:
             "dataframe_split": {
                 "type": "object",
                 "required": ["data"],
-                "properties": {"columns": _columns(model), "data": _lists(model, config.max_rows)},
+                "properties": {"columns": _columns(model), "data": _lists(model, config.max_rows, in_order=False)},
             },
             "dataframe_records": records,
             "instances": instances,
@@ -155,42 +164,59 @@ def _default_paths(model: Artifact, config: Config) -> JSON:
             more={"text/csv": {"schema": {"type": "string"}}},
         ),
     }
-    vertex = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
-    if config.aip_health_route:
-        paths[config.aip_health_route] = _get(
-            "Vertex AI", "Whether requests should be sent here", _flags("ready"), unready=_flags("ready")
-        )
-    if config.aip_predict_route:
-        paths[config.aip_predict_route] = _post(
-            "Vertex AI",
-            f"Predictions of {model.name}",
-            {"application/json": {"schema": vertex, "example": {"instances": [example]}}},
-            predictions,
-            _MESSAGE,
-        )
     return paths
+
+
+def _vertex_paths(model: Artifact, config: Config) -> list[tuple[str, JSON]]:
+    """Return what is asked for at Vertex AI's routes, which may be one and the same path."""
+    instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
+    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
+    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
+    summary = "Whether requests should be sent here"
+    routes = [
+        (config.aip_health_route, _get("Vertex AI", summary, _flags("ready"), unready=_flags("ready"))),
+        (
+            config.aip_predict_route,
+            _post("Vertex AI", f"Predictions of {model.name}", content, _predictions("predictions"), _MESSAGE),
+        ),
+    ]
+    return [(str(path), operations) for path, operations in routes if path]
 
 
 def _model_paths(model: Artifact) -> JSON:
     """Return the paths that name a model, and those that name its version too."""
     paths = {f"/models/{model.name}/predict": _predict(model, f"Predictions of {model.name}")}
-    one = [[value] for value in _example(model).values()]
+    ready = {"type": "object", "required": ["name", "ready"]}
+    for path in (model.name, f"{model.name}/versions/{model.version}"):
+        v1, v2, title = f"/v1/models/{path}", f"/v2/models/{path}", f"{model.name}: "
+        paths |= {
+            v2: _get("Open Inference Protocol V2", title + "its tensors", _METADATA),
+            f"{v2}/ready": _get("Open Inference Protocol V2", title + "whether it is ready", ready, unready=ready),
+            f"{v2}/config": _get("Open Inference Protocol V2", title + "Triton's configuration", {"type": "object"}),
+            f"{v2}/stats": _get("Open Inference Protocol V2", title + "statistics", _STATISTICS),
+            f"{v2}/infer": _infer(model),
+            v1: _get("KServe V1 and TensorFlow Serving", title + "whether it is ready", ready, unready=ready),
+            f"{v1}:predict": _predict_v1(model),
+        }
+    return paths
+
+
+def _infer(model: Artifact) -> JSON:
     inputs = [
-        {"name": name, "shape": [1], "datatype": tensors.DATATYPE, "data": data}
-        for name, data in zip(model.schema.names, one)
+        {"name": name, "shape": [1], "datatype": tensors.DATATYPE, "data": [value]}
+        for name, value in _example(model).items()
     ]
-    infer = _post(
-        "Open Inference Protocol V2",
-        f"Predictions of {model.name}",
-        {
-            "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
-            "application/octet-stream": {},
-        },
-        _INFER_REPLY,
-        _MESSAGE,
-        more={"application/octet-stream": {}},
-    )
-    v1 = {
+    content = {
+        "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
+        "application/octet-stream": {},
+    }
+    more: JSON = {"application/octet-stream": {}}
+    summary = f"Predictions of {model.name}"
+    return _post("Open Inference Protocol V2", summary, content, _INFER_REPLY, _MESSAGE, more=more)
+
+
+def _predict_v1(model: Artifact) -> JSON:
+    schema = {
         "type": "object",
         "properties": {
             "instances": {"$ref": f"#/components/schemas/{model.name}.instances"},
@@ -199,28 +225,9 @@ def _model_paths(model: Artifact) -> JSON:
         },
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     }
-    predict = _post(
-        "KServe V1 and TensorFlow Serving",
-        f"Predictions of {model.name}",
-        {"application/json": {"schema": v1, "example": {"instances": [_example(model)]}}},
-        {"anyOf": [_predictions("predictions"), _predictions("outputs")]},
-        _MESSAGE,
-    )
-    ready = {"type": "object", "required": ["name", "ready"]}
-    for path in (model.name, f"{model.name}/versions/{model.version}"):
-        v2, title = f"/v2/models/{path}", f"{model.name}: "
-        paths |= {
-            v2: _get("Open Inference Protocol V2", title + "its tensors", _METADATA),
-            f"{v2}/ready": _get("Open Inference Protocol V2", title + "whether it is ready", ready, unready=ready),
-            f"{v2}/config": _get("Open Inference Protocol V2", title + "Triton's configuration", {"type": "object"}),
-            f"{v2}/stats": _get("Open Inference Protocol V2", title + "statistics", _STATISTICS),
-            f"{v2}/infer": infer,
-            f"/v1/models/{path}": _get(
-                "KServe V1 and TensorFlow Serving", title + "whether it is ready", ready, unready=ready
-            ),
-            f"/v1/models/{path}:predict": predict,
-        }
-    return paths
+    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
+    reply = {"anyOf": [_predictions("predictions"), _predictions("outputs")]}
+    return _post("KServe V1 and TensorFlow Serving", f"Predictions of {model.name}", content, reply, _MESSAGE)
 
 
 def _predict(model: Artifact, summary: str) -> JSON:
@@ -274,7 +281,11 @@ def _native(model: Artifact, max_rows: int) -> JSON:
                 "type": "object",
                 "description": "a table",
                 "required": ["columns", "data"],
-                "properties": {"columns": _columns(model), "data": _lists(model, max_rows), "index": {}},
+                "properties": {
+                    "columns": _columns(model),
+                    "data": _lists(model, max_rows, in_order=False),
+                    "index": {},
+                },
                 "additionalProperties": False,
             },
         ]
@@ -312,9 +323,12 @@ def _columns(model: Artifact) -> JSON:
     }
 
 
-def _lists(model: Artifact, max_rows: int) -> JSON:
+def _lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
+    """Return the schema of rows as lists: in the schema's order, or in one that stands elsewhere in the request."""
     width = len(model.schema.names)
-    row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    if in_order:
+        row["prefixItems"] = [_number(feature) for feature in model.schema.features]
     return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
 
 
@@ -353,7 +367,7 @@ def _get(
     content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
     content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
     content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
-    responses: JSON = {"200": {"description": "as asked", "content": content}}
+    responses: JSON = {"200": {"description": "the answer", "content": content}}
     if unready:
         responses["503"] = {"description": "not now", "content": {"application/json": {"schema": unready}}}
     return {"get": {"tags": [tag], "summary": summary, "responses": responses}}
@@ -370,9 +384,9 @@ def _post(
     more: Mapping[str, JSON] | None = None,
 ) -> JSON:
     responses: JSON = {
-        "200": {"description": "as asked", "content": {"application/json": {"schema": reply}, **(more or {})}}
+        "200": {"description": "the answer", "content": {"application/json": {"schema": reply}, **(more or {})}}
     }
-    for status, description in _FAILURES.items():
+    for status, description in (_FAILURES | (_UNFIT if error is _NATIVE_ERROR else {})).items():
         responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}
     body = {"required": required, "content": content}
     return {"post": {"tags": [tag], "summary": summary, "requestBody": body, "responses": responses}}
@@ -384,9 +398,9 @@ _FAILURES = {
     "404": "no such model or version",
     "413": "too many bytes or rows",
     "415": "another content type or encoding",
-    "422": "the rows do not fit the model's schema",
     "503": "not ready, or overloaded; Retry-After says when to try again",
 }
+_UNFIT = {"422": "the rows do not fit the model's schema"}
 _TENSOR = {"type": "object", "required": ["name", "datatype", "shape"]}
 _METADATA = {
     "type": "object",

@@ -37,7 +37,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         }
 
     def answer(model: Artifact) -> Response:
-        kind = content_type(request, (JSON_TYPE, CSV_TYPE))
+        kind, _ = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
         decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows)
         prediction = inference.predict(model, inference.decode(model, decode))
         return payload.encode(prediction, model, request_id=visit(request.environ).request_id)

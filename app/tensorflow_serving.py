@@ -31,7 +31,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
-    def status(name: str, version: str | None = None) -> tuple[dict[str, object], int]:
+    def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
         model = serving.get(name, version)
         state = "UNLOADING" if serving.draining else "AVAILABLE"
@@ -39,7 +39,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
             {"version": str(model.version), "state": state, "status": {"error_code": "OK", "error_message": ""}}
         ]
         ready = not serving.draining
-        return {"name": model.name, "ready": ready, "model_version_status": statuses}, 200 if ready else 503
+        return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
     @routes.post("/models/<name>:predict")
     @routes.post("/models/<name>/versions/<version>:predict")

@@ -14,6 +14,7 @@ extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) an
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -111,15 +112,17 @@ def _wants_binary(document: dict[str, Any]) -> bool:
         outputs = []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise BodyError("outputs is not a list of objects")
-    names = [output.get("name") for output in outputs]
-    if any(name != OUTPUT for name in names):
-        raise BodyError(f"outputs names one that the model does not have; it has {OUTPUT!r}")
-    if len(names) > 1:
+    for output in outputs:
+        if output.get("name") != OUTPUT:
+            raise BodyError(f"the model has no output {output.get('name')!r}; it has {OUTPUT!r}")
+    if len(outputs) > 1:
         raise BodyError(f"outputs names {OUTPUT!r} more than once")
     for output in outputs:
         own = _parameters(output, f"the output {OUTPUT!r}")
         if own.get("classification"):
             raise BodyError("the classification extension is not offered; the model is a regressor")
+        if "shared_memory_region" in own:
+            raise BodyError("the shared memory extensions are not offered; the reply carries its data")
         binary = own.get("binary_data", binary)
     if not isinstance(binary, bool):
         raise BodyError("binary_data and binary_data_output are true or false")
@@ -144,11 +147,10 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
         name, shape, size = item["name"], item.get("shape"), _parameters(item, "an input").get("binary_data_size")
         if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(map(_is_length, shape)):
             raise BodyError(f"the shape of the input {name!r} is not a list of one or two lengths")
-        tables.check_rows(shape[0], max_rows)
         raw = None
         if size is not None:
-            if not _is_length(size) or size > len(tail):
-                raise BodyError(f"the binary_data_size of the input {name!r} is not within what was sent")
+            if not _is_length(size):
+                raise BodyError(f"the binary_data_size of the input {name!r} is not a length")
             raw, tail = tail[:size], tail[size:]
         if (raw is None) == (item.get("data") is None):
             problems.append(Problem(None, name, "has neither data nor binary_data_size, or both"))
@@ -157,9 +159,10 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
         if isinstance(cells, str):
             problems.append(Problem(None, name, cells))
         else:
+            tables.check_rows(shape[0], max_rows)  # a shape that data fill, not one that is only claimed
             tensors.append(Tensor(name, tuple(shape), cells))
     if problems:
-        raise SchemaError(problems, n_rows=inputs[0]["shape"][0])
+        raise SchemaError(problems, n_rows=0)
     if len(tail):
         raise BodyError(f"{len(tail)} bytes follow the last binary tensor")
     return tensors
@@ -172,8 +175,11 @@ def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[
     if dtype is None:
         return f"the datatype is not one of {', '.join(DATATYPES)}"
     if raw is not None:
-        if len(raw) != count * dtype.itemsize:
-            return f"has {len(raw)} bytes where its shape and datatype make {count * dtype.itemsize}"
+        size, expected = item["parameters"]["binary_data_size"], count * dtype.itemsize
+        if size != expected:
+            return f"has a binary_data_size of {size} where its shape and datatype make {expected} bytes"
+        if len(raw) != expected:
+            return f"has {len(raw)} bytes left of what was sent where its shape and datatype make {expected}"
         return np.frombuffer(raw, dtype)
     cells = _flatten(item["data"], item["shape"])
     if cells is None:
@@ -191,7 +197,7 @@ def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[
 
 
 def _is_length(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _flatten(data: Any, shape: list[int]) -> list[Any] | None:
@@ -221,8 +227,8 @@ def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
             for tensor in tensors
             if tensor.shape not in ((n_rows,), (n_rows, 1))
         ]
-        if len(columns) < len(tensors):
-            problems.append(Problem(None, None, "an input is named more than once"))
+        names_given = Counter(tensor.name for tensor in tensors)
+        problems += [Problem(None, name, "repeated") for name, count in names_given.items() if count > 1]
         if problems:
             raise SchemaError(problems, n_rows=n_rows)
     arrays = {name: cells.astype(np.float64) for name, cells in columns.items() if isinstance(cells, np.ndarray)}

@@ -23,9 +23,10 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     routes = Blueprint("vertex_ai", __name__)
     errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
 
-    def health() -> tuple[dict[str, bool], int]:
+    def health() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here."""
-        return {"ready": not serving.unready}, 503 if serving.unready else 200
+        ready = not serving.unready
+        return errors.readiness({"ready": ready}, ready=ready)
 
     def predict() -> Response:
         """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""

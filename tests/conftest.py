@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,67 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
 from app import create_app
-from app.config import Config
+from app.config import Config, Route
 from model.__main__ import main
+
+# These run in an environment of their own, by test_clients.py.
+collect_ignore = ["clients"]
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "model" / "data" / "boston_housing.csv"
 
 # The first row of the table: the request that the README shows.
 HOUSE = {"CHAS": 0, "RM": 6.575, "TAX": 296.0, "PTRATIO": 15.3, "B": 396.9, "LSTAT": 4.98}
+COLUMNS = list(HOUSE)
+
+Rows = Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to ask for predictions: where, how rows are written, and what a reply and an error hold."""
+
+    path: str
+    write: Callable[[Rows], dict[str, Any]]  # cells in the schema's order
+    read: Callable[[Any], list[float]]
+    error: tuple[str, ...] = ("error",)
+    message: str = "error"
+    unfit: int = 400  # the status for rows that do not fit the schema
+
+
+def write_tensors(rows: Rows) -> dict[str, Any]:
+    """Return rows as V2's request of one FP64 tensor a feature."""
+    shape = {"shape": [len(rows)], "datatype": "FP64"}
+    return {"inputs": [{"name": name, **shape, "data": [row[i] for row in rows]} for i, name in enumerate(COLUMNS)]}
+
+
+PROTOCOLS = {
+    "native": Protocol(
+        "/predict",
+        write=lambda rows: {"columns": COLUMNS, "data": rows},
+        read=lambda reply: reply["prediction"],
+        error=("error", "status", "details"),
+        unfit=422,
+    ),
+    "V2": Protocol(
+        "/v2/models/boston-housing/infer", write=write_tensors, read=lambda reply: reply["outputs"][0]["data"]
+    ),
+    "V1": Protocol(
+        "/v1/models/boston-housing:predict",
+        write=lambda rows: {"instances": rows},
+        read=lambda reply: reply["predictions"],
+    ),
+    "Vertex AI": Protocol(
+        "/vertex/predict", write=lambda rows: {"instances": rows}, read=lambda reply: reply["predictions"]
+    ),
+    "MLflow": Protocol(
+        "/invocations",
+        write=lambda rows: {"dataframe_split": {"columns": COLUMNS, "data": rows}},
+        read=lambda reply: reply["predictions"],
+        error=("error_code", "message"),
+        message="message",
+    ),
+}
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +117,18 @@ def log_lines() -> list[dict[str, Any]]:
 def client(store: Path, log_lines: list[dict[str, Any]]) -> FlaskClient:
     """A client of the service, in this process."""
     return create_app(Config(store=store), write_line=log_lines.append).test_client()
+
+
+def everywhere_client(store: Path, write_line: Callable[[dict[str, Any]], None], **settings: Any) -> FlaskClient:
+    """Return a client of a service that answers at the paths of all `PROTOCOLS`."""
+    routes = {"aip_health_route": Route("/vertex/health"), "aip_predict_route": Route("/vertex/predict")}
+    return create_app(Config(store=store, **{**routes, **settings}), write_line=write_line).test_client()
+
+
+@pytest.fixture(scope="session")
+def everywhere(store: Path) -> FlaskClient:
+    """A client of the service at the paths of all `PROTOCOLS`. Tests must not change the service, nor count on it."""
+    return everywhere_client(store, lambda fields: None)
 
 
 @dataclass
@@ -137,3 +203,26 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def bits(values: Any) -> NDArray[np.int64]:
     """Return the bit patterns of float64 values, so that equality is to the last bit."""
     return np.asarray(values, dtype=np.float64).view(np.int64)
+
+
+def strict_json(reply: Any) -> Any:
+    """Return the JSON of a reply, of the test client or of requests; fails for NaN and infinities, which are none."""
+
+    def not_strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert reply.headers["Content-Type"] == "application/json"
+    return json.loads(reply.content if isinstance(reply, requests.Response) else reply.data, parse_constant=not_strict)
+
+
+def refused(reply: Any, status: int, protocol: str = "V2") -> str:
+    """Return the message of a refusal, after checking its status, its protocol's shape and that it tells no inside."""
+    form, body = PROTOCOLS[protocol], strict_json(reply)
+    assert (reply.status_code, tuple(body)) == (status, form.error), body
+    message = body[form.message]
+    assert isinstance(message, str)
+    assert message
+    assert not [
+        inside for inside in ("Traceback", ".py", "numpy", "orjson", "zlib", " object at ") if inside in message
+    ]
+    return message

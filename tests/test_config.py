@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Config, ConfigError
+from app.config import Config, ConfigError, Route
 
 
 def mistakes(environ: dict[str, str]) -> str:
@@ -75,6 +75,34 @@ def test_number_that_is_none(text: str) -> None:
 def test_value_of_another_type(name: str, text: str, message: str) -> None:
     """A value of another type is refused with its name, what was found and what is wanted."""
     assert mistakes({f"TABSERVE_{name}": text}) == message
+
+
+ROUTES = [("AIP_HEALTH_ROUTE", "aip_health_route"), ("AIP_PREDICT_ROUTE", "aip_predict_route")]
+
+
+@pytest.mark.parametrize(("name", "field"), ROUTES)
+@pytest.mark.parametrize("text", ["/", "/health", "/v1/endpoints/1/deployedModels/2:predict", "/a-b_c.d~e/%20", "//a/"])
+def test_route(name: str, field: str, text: str) -> None:
+    """A path that Vertex AI names is taken as it is."""
+    expected: dict[str, Any] = {field: Route(text)}
+
+    assert Config.from_environ({name: text}) == Config(**expected)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ROUTES])
+@pytest.mark.parametrize(
+    "text", ["predict", " /x", "/x\n", "/a b", "/<name>", "/a?b=1", "/a#b", "http://host/a", "/é", "\\x", "/{x}", "/\0"]
+)
+def test_route_that_is_none(name: str, text: str) -> None:
+    """What is no path, or would be one with placeholders, is refused."""
+    assert mistakes({name: text}).startswith(f"{name} is {text!r}, not a path")
+
+
+def test_other_variables_of_a_platform() -> None:
+    """Variables of a platform that are no settings are left alone, whatever they hold."""
+    environ = {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "", "AIP_MODE": "PREDICTION", "SM_X": "1"}
+
+    assert Config.from_environ(environ) == Config()
 
 
 def test_every_mistake_at_once() -> None:

@@ -27,12 +27,11 @@ from app import create_app
 from app.config import Config
 from app.factory import Service
 from app.logs import JSONFormatter
-from conftest import HOUSE, Server, serve
+from conftest import COLUMNS, HOUSE, Server, serve, strict_json
 from model import Matrix
 
 JSON = "application/json"
 CSV = "text/csv"
-COLUMNS = list(HOUSE)
 ROW = list(HOUSE.values())
 LINE = ",".join(map(str, ROW))
 HEADER = ",".join(COLUMNS)
@@ -67,13 +66,8 @@ UNREADABLE: list[tuple[str, bytes]] = [
 
 def refusal(reply: Any, status: int) -> list[dict[str, Any]]:
     """Return the details of a refusal, after checking that it has the status and the one shape of all refusals."""
-
-    def not_strict(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    body = json.loads(reply.content if isinstance(reply, requests.Response) else reply.data, parse_constant=not_strict)
+    body = strict_json(reply)
     assert reply.status_code == status, body
-    assert reply.headers["Content-Type"] == JSON
     assert list(body) == ["error", "status", "details"]
     assert body["status"] == status
     assert body["error"]

@@ -133,6 +133,29 @@ def test_rows_are_counted(client: FlaskClient) -> None:
     }
 
 
+def test_inferences_are_measured(client: FlaskClient) -> None:
+    """Requests for predictions are measured by their outcome, those of them that reach the engine there too."""
+    started = time.perf_counter()
+    for rows in (1, 3, 200):
+        client.post("/predict", json=[HOUSE] * rows)
+    for body in ("{", "{}", "[]"):
+        client.post("/predict", data=body, content_type="application/json")
+    client.post("/models/titanic/predict", json=HOUSE)
+    client.get("/models")
+    took = time.perf_counter() - started
+    found = series(client.get("/metrics").text)
+    inference, engine = "tabserve_inference_duration_seconds", "tabserve_engine_duration_seconds"
+
+    assert by_label(found, f"{inference}_count", "outcome") == {("success",): 3, ("failure",): 3}
+    assert value(found, f"{engine}_count", **MODEL) == 3
+    in_engine, succeeded = (
+        value(found, f"{engine}_sum", **MODEL),
+        value(found, f"{inference}_sum", **MODEL, outcome="success"),
+    )
+    assert 0 < in_engine < succeeded < took
+    assert 0 < value(found, f"{inference}_sum", **MODEL, outcome="failure") < took
+
+
 def test_reasons_are_bounded(client: FlaskClient) -> None:
     """No text of a client becomes a label's value."""
     bodies: list[Any] = [[], {}, [1], {"ZN": 1}, {"a": {}}, {"columns": [1], "data": [1]}]

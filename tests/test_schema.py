@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conftest import bits
-from model import Feature, Problem, Schema, SchemaError, columns_from_csv
+from model import Feature, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv
 from model.artifact import to_json
 from model.schema import REASONS, cell_reason, from_manifest, misfits, parse_cell, to_manifest
 
@@ -144,10 +144,65 @@ def test_unknown_name_alone_is_refused() -> None:
     assert problems_of([{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3, "C": 3}]) == [Problem(1, "C", "unknown")]
 
 
+floats = st.floats() | st.sampled_from([1e30, -1e30, math.nextafter(1e30, math.inf), -0.0, 5e-324])
+
+
+@given(rows=st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=5))
+def test_array_is_judged_as_its_cells_are(rows: list[tuple[float, ...]]) -> None:
+    """A matrix is taken as it is, or refused for exactly what records of the same cells are refused for."""
+    X = np.array(rows, dtype=np.float64)
+    expected = problems_of([dict(zip(SCHEMA.names, row)) for row in rows])
+    if expected:
+        with pytest.raises(SchemaError) as caught:
+            SCHEMA.matrix_from_array(X)
+        assert (list(caught.value.problems), caught.value.n_rows) == (expected, len(rows))
+    else:
+        assert SCHEMA.matrix_from_array(X) is X
+
+
 def test_no_rows_give_an_empty_matrix() -> None:
     """A table without rows is a matrix of no rows and all columns."""
     assert SCHEMA.matrix_from_records([]).shape == (0, 3)
     assert SCHEMA.matrix_from_columns({"a": [], "b": [], "c": []}).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "header", "expected"),
+    [
+        ("x,y\n1,2\n", True, ({"x": [1.0], "y": [2.0]}, 1)),
+        ("x,y\n1,2\n", None, ({"x": [1.0], "y": [2.0]}, 1)),
+        ("x,y\n1,2\n", False, ({"a": ["x", 1.0], "b": ["y", 2.0]}, 2)),
+        ("3,4\n1,2\n", True, ({"3": [1.0], "4": [2.0]}, 1)),
+        ("3,4\n1,2\n", None, ({"a": [3.0, 1.0], "b": [4.0, 2.0]}, 2)),
+        ("3,4\n1,2\n", False, ({"a": [3.0, 1.0], "b": [4.0, 2.0]}, 2)),
+        ('\ufeff\n"3", inf\n', None, ({"a": [3.0], "b": [math.inf]}, 1)),
+        ("3,\n1,2\n", None, ({"3": [1.0], "": [2.0]}, 1)),
+        ("3,\n1,2\n", False, ({"a": [3.0, 1.0], "b": [None, 2.0]}, 2)),
+        ("3,NaN\n1,2\n", None, ({"3": [1.0], "NaN": [2.0]}, 1)),
+        ("3,4", True, ({"3": [], "4": []}, 0)),
+        ("3,4", None, ({"a": [3.0], "b": [4.0]}, 1)),
+    ],
+)
+def test_csv_header(text: str, header: bool | None, expected: tuple[dict[str, list[Any]], int]) -> None:
+    """The first line is the header or data as is said; where nothing is said, it is data if it is all numbers."""
+    assert columns_from_csv(text, header=header, names=("a", "b")) == expected
+
+
+@pytest.mark.parametrize("header", [True, False, None])
+def test_csv_rows_are_counted_without_the_header(header: bool | None) -> None:
+    """As many rows as are allowed are read and one more is too many, whether there is a header or not."""
+    lines = "x,y\n" * (header is True) + "1,2\n" * 3
+
+    assert columns_from_csv(lines, max_rows=3, header=header, names=("a", "b"))[1] == 3
+    with pytest.raises(TooManyRowsError):
+        columns_from_csv(lines + "1,2\n", max_rows=3, header=header, names=("a", "b"))
+
+
+def test_csv_without_a_header_has_the_width_of_the_names() -> None:
+    """Without a header every row has as many cells as there are names."""
+    with pytest.raises(SchemaError) as caught:
+        columns_from_csv("1,2\n1\n1,2,3\n", header=False, names=("a", "b"))
+    assert [problem.row for problem in caught.value.problems] == [1, 2]
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))

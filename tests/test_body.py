@@ -1,0 +1,367 @@
+"""Owns what is done with a body before any protocol looks at it: codings, limits, depth, and numbers that are none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from flask.testing import FlaskClient
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.test import TestResponse
+
+from app.body import parse_json
+from app.errors import BodyError
+from conftest import HOUSE, PROTOCOLS, Server, everywhere_client, refused, serve, strict_json
+from test_metrics import wait_until
+
+ANSWER = 25.002145787183498
+ROW = list(HOUSE.values())
+CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+every_coding = pytest.mark.parametrize("coding", CODINGS)
+
+
+def plain_body(protocol: str, rows: Any = (ROW,)) -> bytes:
+    """Return the body of a request of a protocol."""
+    return json.dumps(PROTOCOLS[protocol].write(rows)).encode()
+
+
+def post(client: FlaskClient, protocol: str, body: bytes, coding: str | None = None) -> TestResponse:
+    """Send a body to a protocol's path, in a content coding that is named."""
+    headers = {"Content-Type": "application/json"} | ({} if coding is None else {"Content-Encoding": coding})
+    return client.post(PROTOCOLS[protocol].path, data=body, headers=headers)
+
+
+def answer(reply: Any, protocol: str) -> list[float]:
+    """Return the predictions of a reply."""
+    assert reply.status_code == 200, reply.text
+    return PROTOCOLS[protocol].read(strict_json(reply))
+
+
+def bomb(coding: str, mebibytes: int) -> bytes:
+    """Return a body that decompresses to so many MiB of spaces; one block of deflate, again and again."""
+    deflate = zlib.compressobj(wbits=-15)
+    block = deflate.compress(b" " * 2**20) + deflate.flush(zlib.Z_FULL_FLUSH)
+    head = {"gzip": bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255]), "deflate": b"\x78\x01"}
+    return head[coding] + block * mebibytes
+
+
+@every_protocol
+@pytest.mark.parametrize("coding", [*CODINGS, "identity"])
+def test_compressed_body(everywhere: FlaskClient, protocol: str, coding: str) -> None:
+    """A body in gzip or deflate, or one that says that it is in neither, is answered as the plain one is."""
+    body = CODINGS.get(coding, bytes)(plain_body(protocol))
+
+    assert answer(post(everywhere, protocol, body, coding), protocol) == [ANSWER]
+
+
+@pytest.mark.parametrize("coding", ["GZIP", "Deflate", "Identity"])
+def test_name_of_a_coding_in_any_case(everywhere: FlaskClient, coding: str) -> None:
+    """The names of content codings are case-insensitive (RFC 9110, section 8.4.1)."""
+    body = CODINGS.get(coding.lower(), bytes)(plain_body("V2"))
+
+    assert answer(post(everywhere, "V2", body, coding), "V2") == [ANSWER]
+
+
+@every_coding
+@pytest.mark.parametrize("path", ["/predict", "/invocations"])
+def test_compressed_csv(everywhere: FlaskClient, path: str, coding: str) -> None:
+    """CSV in gzip or deflate is answered as the plain text is."""
+    body = CODINGS[coding](f"{','.join(HOUSE)}\n{','.join(map(str, ROW))}\n".encode())
+    reply = everywhere.post(path, data=body, headers={"Content-Type": "text/csv", "Content-Encoding": coding})
+
+    assert [value for value in strict_json(reply).values() if isinstance(value, list)] == [[ANSWER]]
+
+
+def broken(plain: bytes, coding: str) -> dict[str, bytes]:
+    """Return what is not one whole stream of a coding, by what is wrong with it."""
+    whole = CODINGS[coding](plain)
+    other = CODINGS["deflate" if coding == "gzip" else "gzip"](plain)
+    return {
+        "nothing": b"",
+        "plain": plain,
+        "garbage": b"\x00\xff" * 50,
+        "the other coding": other,
+        "deflate without zlib's frame": whole[2:-4] if coding == "deflate" else whole[10:-8],
+        "half": whole[: len(whole) // 2],
+        "all but the last byte": whole[:-1],
+        "no checksum": whole[:-4],
+        "another checksum": whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+        if coding == "gzip"
+        else whole[:-1] + b"\0",
+        "a byte too many": whole + b"\0",
+        "two members": whole + whole,
+        "one in the other": CODINGS[coding](whole),
+    }
+
+
+@every_protocol
+@every_coding
+@pytest.mark.parametrize("case", broken(b"x", "gzip"))
+def test_broken_coding(everywhere: FlaskClient, protocol: str, coding: str, case: str) -> None:
+    """A body that is not one whole stream of what it says it is, is 400, and never answered in part."""
+    body = broken(plain_body(protocol), coding)[case]
+    message = refused(post(everywhere, protocol, body, coding), 400, protocol)
+
+    assert message.startswith("the body is not ")
+    assert coding in message or case == "one in the other"
+
+
+@every_protocol
+@pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "gzip, deflate", "gzip;q=1", "\xff"])
+def test_unknown_coding(everywhere: FlaskClient, protocol: str, coding: str) -> None:
+    """A coding that is not read is 415, and the message says which are."""
+    message = refused(post(everywhere, protocol, gzip.compress(plain_body(protocol)), coding), 415, protocol)
+
+    assert message == f"the content encoding is {coding}; gzip and deflate are read"
+
+
+@every_protocol
+@every_coding
+def test_bomb(everywhere: FlaskClient, protocol: str, coding: str) -> None:
+    """A small body that would become too large is 413, and says that it would."""
+    message = refused(post(everywhere, protocol, bomb(coding, 9), coding), 413, protocol)
+
+    assert message == "the body is longer than 8388608 bytes when it is decompressed"
+
+
+@every_protocol
+@pytest.mark.parametrize("coding", [None, *CODINGS])
+def test_limit_is_exact(store: Path, protocol: str, coding: str | None) -> None:
+    """A body of the limit's length is answered and one byte more is 413, plain and decompressed."""
+    plain = plain_body(protocol, [ROW] * 50)
+    client = everywhere_client(store, lambda fields: None, max_body_bytes=len(plain))
+    compress = CODINGS.get(coding or "", bytes)
+
+    assert answer(post(client, protocol, compress(plain), coding), protocol) == [ANSWER] * 50
+    message = refused(post(client, protocol, compress(plain + b" "), coding), 413, protocol)
+    assert message.startswith(f"the body is longer than {len(plain)} bytes")
+
+
+@every_protocol
+@every_coding
+def test_limit_of_sent_bytes(store: Path, protocol: str, coding: str) -> None:
+    """The limit holds for the bytes that are sent, even where they become fewer when they are decompressed."""
+    plain = plain_body(protocol)
+    stored = gzip.compress(plain, 0) if coding == "gzip" else zlib.compress(plain, 0)
+    just, short = (
+        everywhere_client(store, lambda fields: None, max_body_bytes=limit) for limit in (len(stored), len(stored) - 1)
+    )
+
+    assert len(stored) > len(plain)
+    assert answer(post(just, protocol, stored, coding), protocol) == [ANSWER]
+    assert (
+        refused(post(short, protocol, stored, coding), 413, protocol)
+        == f"the body is longer than {len(stored) - 1} bytes"
+    )
+
+
+def test_bytes_after_the_limit_of_a_stream(store: Path) -> None:
+    """What follows a stream that is exactly as long as is allowed is still seen."""
+    plain = plain_body("V2", [ROW] * 50)
+    client = everywhere_client(store, lambda fields: None, max_body_bytes=len(plain))
+
+    for coding, compress in CODINGS.items():
+        refused(post(client, "V2", compress(plain) + b"x", coding), 400)
+        refused(post(client, "V2", compress(plain)[:-1], coding), 400)
+
+
+@pytest.fixture(scope="module")
+def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gunicorn with two workers and Vertex AI's path."""
+    settings = {"WEB_CONCURRENCY": "2", "AIP_PREDICT_ROUTE": PROTOCOLS["Vertex AI"].path}
+    with serve(store, tmp_path_factory.mktemp("server"), **settings) as running:
+        yield running
+
+
+def post_to(server: Server, protocol: str, body: Any, **headers: str) -> requests.Response:
+    """Send a body to a running server, on a connection of its own."""
+    named = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    return requests.post(server.url + PROTOCOLS[protocol].path, data=body, headers=named, timeout=30)
+
+
+@contextmanager
+def peak_memory(server: Server) -> Iterator[dict[int, int]]:
+    """Yield how many bytes each worker held at most while the block ran, complete after it."""
+    workers = [psutil.Process(pid) for pid in server.workers()]
+    peaks = {worker.pid: worker.memory_info().rss for worker in workers}
+    over = Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            for worker in workers:
+                peaks[worker.pid] = max(peaks[worker.pid], worker.memory_info().rss)
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        over.set()
+        watcher.join()
+
+
+@every_coding
+def test_bombs_take_no_memory(server: Server, coding: str) -> None:
+    """Bombs of 2 GiB, several at once, are 413 on every protocol; memory stays flat and good rows are answered."""
+    body = bomb(coding, 2048)
+    for protocol in PROTOCOLS:
+        post_to(server, protocol, plain_body(protocol))  # what the first request takes is not the bomb's
+    wait_until(lambda: len(server.workers()) == 2)
+    before = {pid: psutil.Process(pid).memory_info().rss for pid in server.workers()}
+    with peak_memory(server) as peaks, ThreadPoolExecutor(4) as pool:
+        sent = [
+            (protocol, pool.submit(post_to, server, protocol, body, Content_Encoding=coding))
+            for protocol in [*PROTOCOLS] * 3
+        ]
+        for protocol, reply in sent:
+            refused(reply.result(), 413, protocol)
+        for protocol in PROTOCOLS:
+            assert answer(post_to(server, protocol, plain_body(protocol)), protocol) == [ANSWER]
+    after = {pid: psutil.Process(pid).memory_info().rss for pid in server.workers()}
+
+    assert len(body) < 5 * 2**20
+    assert peaks.keys() == before.keys() == after.keys()
+    # Four threads, each with what was sent and a limit's worth of what it becomes, twice while a buffer grows.
+    assert max(peaks[pid] - before[pid] for pid in before) < 4 * 24 * 2**20
+    assert max(after[pid] - before[pid] for pid in before) < 32 * 2**20
+
+
+@every_protocol
+@pytest.mark.parametrize("coding", [None, "gzip"])
+def test_limit_in_chunks(server: Server, protocol: str, coding: str | None) -> None:
+    """A body in chunks, whose length nobody says first, has the same limit to the byte."""
+    whole = plain_body(protocol).ljust(8 * 2**20)
+    headers = {} if coding is None else {"Content_Encoding": coding}
+
+    def chunks(body: bytes) -> Iterator[bytes]:
+        sent = body if coding is None else gzip.compress(body, 1)
+        yield from (sent[start : start + 2**18] for start in range(0, len(sent), 2**18))
+
+    assert answer(post_to(server, protocol, chunks(whole), **headers), protocol) == [ANSWER]
+    refused(post_to(server, protocol, chunks(whole + b" "), **headers), 413, protocol)
+
+
+def depth(value: Any) -> int:
+    """Return how deep lists and objects are nested."""
+    if isinstance(value, dict):
+        return 1 + max(map(depth, value.values()), default=0)
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+def nested(levels: int, inner: Any = 1, *, objects: bool = False) -> Any:
+    """Return a value inside of so many lists or objects."""
+    for _ in range(levels):
+        inner = {"[": inner} if objects else [inner]
+    return inner
+
+
+# Text that brackets and quotes could be mistaken in.
+texts = st.text(alphabet='[]{}"\\/,:ué\U0001f600 \n\x00', max_size=12)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    value=values,
+    levels=st.integers(0, 3) | st.integers(92, 103),
+    objects=st.booleans(),
+    around=st.lists(values, max_size=2),
+    indent=st.sampled_from([None, 0, 1]),
+    ascii_only=st.booleans(),
+)
+@example(value='\\"[', levels=99, objects=False, around=["["], indent=None, ascii_only=True)
+@example(value="\\\\", levels=99, objects=True, around=['"'], indent=None, ascii_only=False)
+def test_depth(value: Any, levels: int, objects: bool, around: list[Any], indent: int | None, ascii_only: bool) -> None:
+    """JSON of 100 levels is read as it was written and of 101 is refused, whatever its strings and keys hold."""
+    document = [*around, nested(levels, value, objects=objects), "]" * 200, "[" * 200]
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
+
+    if depth(document) <= 100:
+        assert parse_json(body) == document
+    else:
+        with pytest.raises(BodyError, match="nested more than 100 levels deep"):
+            parse_json(body)
+
+
+@every_protocol
+@pytest.mark.parametrize("objects", [False, True], ids=["lists", "objects"])
+def test_depth_of_a_request(everywhere: FlaskClient, protocol: str, objects: bool) -> None:
+    """A cell that makes 100 levels is refused for itself, one that makes 101 for the depth."""
+    around = depth(PROTOCOLS[protocol].write([ROW]))
+    just, deeper = (
+        plain_body(protocol, [[nested(levels - around, objects=objects), *ROW[1:]]]) for levels in (100, 101)
+    )
+
+    status = PROTOCOLS[protocol].unfit
+    assert "column CHAS: not a number" in refused(post(everywhere, protocol, just), status, protocol)
+    assert (
+        refused(post(everywhere, protocol, deeper), 400, protocol)
+        == "the body is JSON nested more than 100 levels deep"
+    )
+
+
+@every_protocol
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_numbers_that_are_not_finite(everywhere: FlaskClient, protocol: str, token: str) -> None:
+    """NaN, infinities and what overflows float64 are named by row and feature, though they are no strict JSON."""
+    body = plain_body(protocol, [ROW, [0, "TOKEN", *ROW[2:]]]).replace(b'"TOKEN"', token.encode())
+    message = refused(post(everywhere, protocol, body), PROTOCOLS[protocol].unfit, protocol)
+
+    assert message == "1 problem: row 1, column RM: not finite"
+
+
+@every_protocol
+@pytest.mark.parametrize("digits", [309, 400, 4300, 4301, 100_000])
+def test_whole_number_beyond_float64(everywhere: FlaskClient, protocol: str, digits: int) -> None:
+    """A whole number that float64 cannot hold is refused, however many digits it has."""
+    body = plain_body(protocol, [[0, "TOKEN", *ROW[2:]]]).replace(b'"TOKEN"', b"9" * digits)
+    reply = post(everywhere, protocol, body)
+
+    assert "RM" in refused(reply, reply.status_code, protocol) or digits > 4300
+    assert reply.status_code in (400, PROTOCOLS[protocol].unfit)
+
+
+@every_protocol
+@pytest.mark.parametrize("where", ["key", "cell", "beside NaN"])
+def test_half_a_surrogate_pair(everywhere: FlaskClient, protocol: str, where: str) -> None:
+    """Half of a surrogate pair is no text: 400 wherever it stands, and whichever parser sees it."""
+    document = PROTOCOLS[protocol].write([ROW if where == "key" else [float("nan"), *ROW[1:]]])
+    document = document | {"\ud800": 1} if where != "cell" else PROTOCOLS[protocol].write([["\udc00", *ROW[1:]]])
+
+    refused(post(everywhere, protocol, json.dumps(document).encode()), 400, protocol)
+
+
+@pytest.mark.parametrize("protocol", ["V2", "V1", "Vertex AI", "MLflow"])
+def test_whole_surrogate_pair(everywhere: FlaskClient, protocol: str) -> None:
+    """A whole pair is a character, also where JSON writes it in two."""
+    body = plain_body(protocol)[:-1] + b', "\\ud83d\\ude00": "\\ud83d\\ude00"}'
+
+    assert answer(post(everywhere, protocol, body), protocol) == [ANSWER]
+
+
+@given(body=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
+def test_parser_agrees_with_another(body: bytes) -> None:
+    """Whatever is read has the value that Python's own parser gives it, and the rest is a `BodyError`."""
+    try:
+        found = parse_json(body)
+    except BodyError:
+        return
+    expected = json.loads(body)
+
+    assert repr(found) == repr(expected) or found == expected

@@ -1,0 +1,888 @@
+"""Owns /v2: what it says of server and models, tensors in JSON and in binary, and that whatever else comes is 4xx."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import requests
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.config import Config
+from app.factory import Service
+from conftest import COLUMNS, HOUSE, Server, bits, refused, strict_json, write_tensors
+
+NAME = "boston-housing"
+MODEL = f"/v2/models/{NAME}"
+INFER = f"{MODEL}/infer"
+JSON_LENGTH = "Inference-Header-Content-Length"
+ANSWER = 25.002145787183498
+ROW = list(HOUSE.values())
+OTHER = [1, 5.0, 666.0, 20.2, 24.65, 30.81]
+
+DTYPES = {
+    **{f"UINT{width}": np.dtype(f"<u{width // 8}") for width in (8, 16, 32, 64)},
+    **{f"INT{width}": np.dtype(f"<i{width // 8}") for width in (8, 16, 32, 64)},
+    **{f"FP{width}": np.dtype(f"<f{width // 8}") for width in (16, 32, 64)},
+}
+HUGE = [2**60 + 1, 2**62, 2**63, 2**64, 10**30]
+
+Document = dict[str, Any]
+Change = Callable[[Document], Any]
+
+
+def infer(client: FlaskClient, document: Any, tail: bytes | None = None, *, path: str = INFER) -> TestResponse:
+    """Ask for predictions as Triton's client does, without a Content-Type; `tail` is the binary part, if any."""
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    headers = {} if tail is None else {JSON_LENGTH: str(len(body))}
+    return client.post(path, data=body + (tail or b""), headers=headers)
+
+
+def tensor(name: str, data: Any, shape: list[int] | None = None, datatype: str = "FP64") -> Document:
+    """Return an input in JSON, of shape `[n]` if none is given."""
+    return {"name": name, "shape": shape or [len(data)], "datatype": datatype, "data": data}
+
+
+def binary(tensors: list[Document]) -> tuple[list[Document], bytes]:
+    """Return inputs with flat data as inputs whose data follow in binary, and these."""
+    pieces = [np.array(item["data"], DTYPES[item["datatype"]]).tobytes() for item in tensors]
+    sized = [
+        {**{key: item[key] for key in ("name", "shape", "datatype")}, "parameters": {"binary_data_size": len(piece)}}
+        for item, piece in zip(tensors, pieces)
+    ]
+    return sized, b"".join(pieces)
+
+
+def predictions(reply: TestResponse) -> NDArray[np.float64]:
+    """Return the answers of a reply in JSON or in binary, after checking that it is one of V2 and nothing more."""
+    assert reply.status_code == 200, reply.text
+    length = reply.headers.get(JSON_LENGTH)
+    document = json.loads(reply.data[: int(length)]) if length else strict_json(reply)
+    (output,) = document["outputs"]
+    assert document.keys() - {"id"} == {"model_name", "model_version", "outputs"}
+    assert (document["model_name"], document["model_version"]) == (NAME, "1")
+    assert (output["name"], output["datatype"], len(output["shape"])) == ("prediction", "FP64", 1)
+    if length is None:
+        assert output.keys() == {"name", "datatype", "shape", "data"}
+        found = np.array(output["data"], np.float64)
+    else:
+        raw = reply.data[int(length) :]
+        assert reply.headers["Content-Type"] == "application/octet-stream"
+        assert output.keys() == {"name", "datatype", "shape", "parameters"}
+        assert output["parameters"] == {"binary_data_size": len(raw)}
+        found = np.frombuffer(raw, "<f8")
+    assert output["shape"] == [len(found)]
+    return found
+
+
+def native(client: FlaskClient, rows: Any) -> NDArray[np.float64]:
+    """Return what `/predict` answers to rows in the schema's order."""
+    reply = client.post("/predict", json={"columns": COLUMNS, "data": np.asarray(rows, np.float64).tolist()})
+    return np.array(strict_json(reply)["prediction"], np.float64)
+
+
+def same(found: NDArray[np.float64], expected: Any) -> bool:
+    """Return whether answers are equal to the last bit."""
+    return bool(np.array_equal(bits(found), bits(expected)))
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+def test_server_metadata(everywhere: FlaskClient, path: str) -> None:
+    """/v2 says which server this is and which of Triton's extensions it has, with a slash at its end or without."""
+    found = strict_json(everywhere.get(path))
+
+    assert found.keys() == {"name", "version", "extensions"}
+    assert found["name"] == "tabserve"
+    assert "binary_tensor_data" in found["extensions"]
+
+
+@pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/1", f"{MODEL}/"])
+def test_model_metadata(everywhere: FlaskClient, path: str) -> None:
+    """A model's tensors are one FP64 a feature, in the schema's order, and one for the prediction; -1 is any number."""
+    reply = everywhere.get(path)
+
+    assert strict_json(reply) == {
+        "name": NAME,
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": name, "datatype": "FP64", "shape": [-1]} for name in COLUMNS],
+        "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+    }
+
+
+@pytest.mark.parametrize("path", [f"{MODEL}/config", f"{MODEL}/versions/1/config"])
+def test_model_configuration(everywhere: FlaskClient, path: str) -> None:
+    """Triton's configuration of a model names the same tensors in Triton's words."""
+    found = strict_json(everywhere.get(path))
+
+    assert found["name"] == NAME
+    assert found["max_batch_size"] == 0
+    assert found["input"] == [{"name": name, "data_type": "TYPE_FP64", "dims": [-1]} for name in COLUMNS]
+    assert found["output"] == [{"name": "prediction", "data_type": "TYPE_FP64", "dims": [-1]}]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"live": True, "ready": True}),
+        (f"{MODEL}/ready", {"name": NAME, "ready": True}),
+        (f"{MODEL}/versions/1/ready", {"name": NAME, "ready": True}),
+        ("/v2/models", {"models": [NAME]}),
+    ],
+)
+def test_ready(everywhere: FlaskClient, path: str, expected: Document) -> None:
+    """A service with all of its models says so in every one of V2's ways."""
+    reply = everywhere.get(path)
+
+    assert (reply.status_code, strict_json(reply)) == (200, expected)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"ready": false}', b'{"ready": true}', b'{"unknown": 1}'])
+def test_index(everywhere: FlaskClient, body: bytes) -> None:
+    """The index lists the loaded models, with a body or without."""
+    found = strict_json(everywhere.post("/v2/repository/index", data=body))
+
+    assert found == [{"name": NAME, "version": "1", "state": "READY", "reason": ""}]
+
+
+@pytest.mark.parametrize("body", [b"1", b"[]", b'"x"', b'{"ready": 1}', b'{"ready": null}', b'{"ready": "yes"}', b"{"])
+def test_index_refuses(everywhere: FlaskClient, body: bytes) -> None:
+    """What is no request for an index is 400."""
+    refused(everywhere.post("/v2/repository/index", data=body), 400)
+
+
+def test_index_has_a_limit(everywhere: FlaskClient) -> None:
+    """A request for an index has a small limit of its own, which holds for what it decompresses to."""
+    refused(everywhere.post("/v2/repository/index", data=b" " * 1_025), 413)
+    packed = gzip.compress(b" " * 10**6)
+    refused(everywhere.post("/v2/repository/index", data=packed, headers={"Content-Encoding": "gzip"}), 413)
+
+
+@pytest.fixture
+def half_loaded(store: Path) -> FlaskClient:
+    """A client of a service that was asked for two models, and could load one."""
+    return create_app(Config(store=store, models=(NAME, "titanic")), write_line=lambda fields: None).test_client()
+
+
+def test_unloaded_model(half_loaded: FlaskClient) -> None:
+    """A model that was asked for and could not be loaded is 503, its neighbour is ready, and the index says why."""
+    assert strict_json(half_loaded.get("/v2/health/ready")) == {"live": True, "ready": False}
+    assert half_loaded.get("/v2/health/ready").status_code == 503
+    assert half_loaded.get("/v2/health/live").status_code == 200
+    for path in ("/v2/models/titanic/ready", "/v2/models/titanic/versions/1/ready"):
+        reply = half_loaded.get(path)
+        assert (reply.status_code, strict_json(reply)) == (503, {"name": "titanic", "ready": False})
+    for path in ("/v2/models/titanic", "/v2/models/titanic/config", "/v2/models/titanic/stats"):
+        refused(half_loaded.get(path), 503)
+    refused(infer(half_loaded, write_tensors([ROW]), path="/v2/models/titanic/infer"), 503)
+    assert half_loaded.get(f"{MODEL}/ready").status_code == 200
+    assert same(predictions(infer(half_loaded, write_tensors([ROW]))), [ANSWER])
+
+    everything, ready = (
+        strict_json(half_loaded.post("/v2/repository/index", data=body)) for body in (b"{}", b'{"ready": true}')
+    )
+    assert [(model["name"], model["version"], model["state"]) for model in everything] == [
+        (NAME, "1", "READY"),
+        ("titanic", "", "UNAVAILABLE"),
+    ]
+    assert "titanic" in everything[1]["reason"]
+    assert ready == everything[:1]
+
+
+def test_draining(client: FlaskClient) -> None:
+    """A server that was told to stop is live, not ready, and answers what still reaches it."""
+    cast(Service, client.application).serving.draining = True
+
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.get("/v2/health/ready").status_code == 503
+    assert strict_json(client.get("/v2/health/ready")) == {"live": True, "ready": False}
+    for path in (f"{MODEL}/ready", f"{MODEL}/versions/1/ready"):
+        reply = client.get(path)
+        assert (reply.status_code, strict_json(reply)) == (503, {"name": NAME, "ready": False})
+    assert same(predictions(infer(client, write_tensors([ROW]))), [ANSWER])
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["titanic", "titanic/versions/1", *(f"{NAME}/versions/{v}" for v in ("2", "0", "01", "1.0", "-1", "champion"))],
+)
+@pytest.mark.parametrize("call", ["", "/ready", "/config", "/stats", "/infer"])
+def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str, call: str) -> None:
+    """A model or a version that is not served is 404 in every call, and the message says what is."""
+    path = f"/v2/models/{model}{call}"
+    reply = infer(everywhere, write_tensors([ROW]), path=path) if call == "/infer" else everywhere.get(path)
+
+    assert NAME in refused(reply, 404)
+
+
+def test_statistics_across_workers(server: Server) -> None:
+    """Whichever worker is asked, rows, requests and failures are those of all workers, and durations grow with them."""
+
+    def statistics(path: str = f"{MODEL}/stats") -> Document:
+        (found,) = strict_json(requests.get(server.url + path, timeout=10))["model_stats"]
+        return cast(Document, found)
+
+    def post(document: Document, count: int) -> None:
+        for _ in range(count):  # each on a connection of its own, so that any worker may take it
+            requests.post(server.url + INFER, json=document, timeout=10)
+
+    before = statistics()
+    started = time.perf_counter()
+    post(write_tensors([ROW] * 3), 20)
+    took = time.perf_counter() - started
+    post(write_tensors([[None, *ROW[1:]]]), 5)
+    requests.post(f"{server.url}/v2/models/titanic/infer", json=write_tensors([ROW]), timeout=10)
+    seen = [statistics(path) for path in (f"{MODEL}/stats", f"{MODEL}/versions/1/stats", "/v2/models/stats") * 4]
+    after = seen[0]
+
+    assert seen == [after] * 12
+    assert (after["name"], after["version"], after["batch_stats"]) == (NAME, "1", [])
+    assert after["inference_count"] - before["inference_count"] == 60
+    assert after["execution_count"] - before["execution_count"] == 20
+    grown = {
+        step: {
+            key: after["inference_stats"][step][key] - before["inference_stats"][step][key] for key in ("count", "ns")
+        }
+        for step in after["inference_stats"]
+    }
+    assert {step: counted["count"] for step, counted in grown.items() if counted["count"]} == {
+        "success": 20,
+        "fail": 5,
+        "compute_infer": 20,
+    }
+    assert 0 < grown["compute_infer"]["ns"] < grown["success"]["ns"] < took * 1e9
+    assert grown["success"]["ns"] > 20 * 10_000  # no request takes less than 10 µs
+    assert grown["fail"]["ns"] > 0
+
+
+@pytest.mark.parametrize("path", [INFER, f"{MODEL}/versions/1/infer"])
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/octet-stream", "text/csv", "x"])
+def test_infer(everywhere: FlaskClient, path: str, content_type: str | None) -> None:
+    """A request is read whatever its content type says, and by version too."""
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    reply = everywhere.post(path, data=json.dumps(write_tensors([ROW])), headers=headers)
+
+    assert same(predictions(reply), [ANSWER])
+
+
+ROWS = [ROW, OTHER, ROW]
+FEATURES = list(zip(COLUMNS, map(list, zip(*ROWS))))
+FLAT = [cell for row in ROWS for cell in row]
+
+FORMS: dict[str, list[Document]] = {
+    "[n] a feature": [tensor(name, cells) for name, cells in FEATURES],
+    "[n, 1] flat": [tensor(name, cells, [3, 1]) for name, cells in FEATURES],
+    "[n, 1] nested": [tensor(name, [[cell] for cell in cells], [3, 1]) for name, cells in FEATURES],
+    "[n] and [n, 1]": [tensor(name, cells, [3, 1] if i % 2 else [3]) for i, (name, cells) in enumerate(FEATURES)],
+    "backwards": [tensor(name, cells) for name, cells in FEATURES[::-1]],
+    "matrix, flat": [tensor("X", FLAT, [3, 6])],
+    "matrix, nested": [tensor("input-0", ROWS, [3, 6])],
+    "matrix without a name": [tensor("", ROWS, [3, 6])],
+    "nulls": [{**tensor(name, cells), "parameters": None} for name, cells in FEATURES],
+    "more than is known": [{**tensor(name, cells), "extra": [1]} for name, cells in FEATURES],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms(everywhere: FlaskClient, form: str) -> None:
+    """One tensor a feature, in any order, or one matrix of any other name, flat or nested, get the same bits."""
+    assert same(predictions(infer(everywhere, {"inputs": FORMS[form]})), native(everywhere, ROWS))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "nested" not in form and "name" not in form])
+def test_binary_forms(everywhere: FlaskClient, form: str) -> None:
+    """Every form may be sent in binary, and a single input of several too."""
+    inputs, tail = binary(FORMS[form])
+    assert same(predictions(infer(everywhere, {"inputs": inputs}, tail)), native(everywhere, ROWS))
+
+    mixed, tail = binary(FORMS[form][:1])
+    mixed += FORMS[form][1:]
+    assert same(predictions(infer(everywhere, {"inputs": mixed[::-1]}, tail)), native(everywhere, ROWS))
+
+
+@pytest.mark.parametrize("identity", ["42", "", "é😀", "x" * 1_000, '"\\\n'])
+def test_id_is_echoed(everywhere: FlaskClient, identity: str) -> None:
+    """A request's id comes back, in JSON and beside binary data."""
+    document = {**write_tensors([ROW]), "id": identity}
+    plain = infer(everywhere, document)
+    raw = infer(everywhere, {**document, "parameters": {"binary_data_output": True}})
+
+    assert strict_json(plain)["id"] == identity
+    assert json.loads(raw.data[: int(raw.headers[JSON_LENGTH])])["id"] == identity
+    assert same(predictions(plain), [ANSWER])
+    assert same(predictions(raw), [ANSWER])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"id": None},
+        {"outputs": None},
+        {"outputs": []},
+        {"outputs": [{"name": "prediction"}]},
+        {"outputs": [{"name": "prediction", "parameters": {"classification": 0, "x": 1}}], "parameters": None},
+        {"parameters": {"sequence_id": 1, "priority": 0, "timeout": 5}},
+        {"extra": {"NaN": []}},
+    ],
+    ids=str,
+)
+def test_what_may_be_left_out(everywhere: FlaskClient, extra: Document) -> None:
+    """Without an id none comes back; null is absent; unknown parameters and fields are not looked at."""
+    reply = infer(everywhere, write_tensors([ROW]) | extra)
+
+    assert "id" not in strict_json(reply)
+    assert same(predictions(reply), [ANSWER])
+
+
+@pytest.mark.parametrize(
+    ("of_request", "of_output", "expected"),
+    [
+        (None, None, False),
+        (True, None, True),
+        (False, None, False),
+        (None, True, True),
+        (None, False, False),
+        (True, False, False),
+        (False, True, True),
+        (True, True, True),
+    ],
+)
+def test_which_output_is_binary(
+    everywhere: FlaskClient, of_request: bool | None, of_output: bool | None, expected: bool
+) -> None:
+    """An output's own `binary_data` goes before the request's `binary_data_output`; without both it is JSON."""
+    document = write_tensors([ROW, OTHER])
+    if of_request is not None:
+        document["parameters"] = {"binary_data_output": of_request}
+    own = {} if of_output is None else {"parameters": {"binary_data": of_output}}
+    for outputs in [{"outputs": [{"name": "prediction", **own}]}] + ([{}] if of_output is None else []):
+        reply = infer(everywhere, document | outputs)
+        assert (JSON_LENGTH in reply.headers) is expected
+        assert same(predictions(reply), native(everywhere, [ROW, OTHER]))
+
+
+def values_of(datatype: str) -> st.SearchStrategy[Any]:
+    """Return the values of a datatype that the trained model answers, all of which it can hold."""
+    dtype = DTYPES[datatype]
+    if dtype.kind != "f":
+        return st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    bound = float(dtype.type(min(1e37, float(np.finfo(dtype).max))))
+    return st.floats(-bound, bound, width=cast(Any, 8 * dtype.itemsize))
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), as_matrix=st.booleans(), sent_binary=st.booleans(), answered_binary=st.booleans())
+def test_every_datatype(
+    everywhere: FlaskClient,
+    datatype: str,
+    data: st.DataObject,
+    as_matrix: bool,
+    sent_binary: bool,
+    answered_binary: bool,
+) -> None:
+    """Every number that a datatype holds is answered as /predict answers it, bit for bit, in JSON and in binary."""
+    rows = data.draw(st.lists(st.tuples(*[values_of(datatype)] * 6), min_size=1, max_size=6))
+    columns = [list(column) for column in zip(*rows)]
+    inputs = (
+        [tensor("X", [cell for row in rows for cell in row], [len(rows), 6], datatype)]
+        if as_matrix
+        else [tensor(name, cells, None, datatype) for name, cells in zip(COLUMNS, columns)]
+    )
+    tail = None
+    if sent_binary:
+        inputs, tail = binary(inputs)
+    document = {"inputs": inputs, "parameters": {"binary_data_output": answered_binary}}
+    reply = infer(everywhere, document, tail)
+
+    assert (JSON_LENGTH in reply.headers) is answered_binary
+    assert same(predictions(reply), native(everywhere, np.array(rows, DTYPES[datatype]).astype(np.float64)))
+
+
+def test_datatypes_beside_each_other(everywhere: FlaskClient) -> None:
+    """Each tensor has a datatype of its own."""
+    datatypes = ["UINT8", "FP32", "INT16", "FP16", "FP64", "FP64"]
+    row = [0, 6.5, 296, 15.25, 396.9, 4.98]
+    inputs = [tensor(name, [cell], None, kind) for name, cell, kind in zip(COLUMNS, row, datatypes)]
+    sized, tail = binary(inputs)
+
+    assert same(predictions(infer(everywhere, {"inputs": inputs})), native(everywhere, [row]))
+    assert same(predictions(infer(everywhere, {"inputs": sized}, tail)), native(everywhere, [row]))
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16"])
+@given(rm=st.floats(3.5, 8.8), lstat=st.floats(1.7, 38.0))
+@settings(max_examples=25, deadline=None)
+def test_narrow_floats_are_rounded(everywhere: FlaskClient, datatype: str, rm: float, lstat: float) -> None:
+    """A number that FP32 or FP16 cannot hold is rounded to one that it can, in JSON as it is in binary."""
+    row = [0, rm, 296.0, 15.3, 396.9, lstat]
+    inputs = [tensor(name, [cell], None, datatype) for name, cell in zip(COLUMNS, row)]
+    sized, tail = binary(inputs)
+    expected = native(everywhere, np.array([row], DTYPES[datatype]))
+
+    assert same(predictions(infer(everywhere, {"inputs": inputs})), expected)
+    assert same(predictions(infer(everywhere, {"inputs": sized}, tail)), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(*[st.floats(-1e37, 1e37)] * 6), min_size=1, max_size=20))
+def test_float64_round_trip(everywhere: FlaskClient, rows: list[tuple[float, ...]]) -> None:
+    """Any float64 rows get the same bits in JSON, in binary both ways, and from /predict."""
+    inputs = write_tensors(rows)["inputs"]
+    sized, tail = binary(inputs)
+    expected = native(everywhere, rows)
+
+    assert same(predictions(infer(everywhere, {"inputs": inputs})), expected)
+    assert same(
+        predictions(infer(everywhere, {"inputs": sized, "parameters": {"binary_data_output": True}}, tail)), expected
+    )
+
+
+def put(*path: Any, value: Any) -> Change:
+    """Return what puts a value at a place of a request."""
+
+    def change(document: Document) -> Document:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        return document
+
+    return change
+
+
+def take(*path: Any) -> Change:
+    """Return what takes out what is at a place of a request."""
+
+    def change(document: Document) -> Document:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        del place[path[-1]]
+        return document
+
+    return change
+
+
+def first(**fields: Any) -> Change:
+    """Return what changes fields of the first input, CHAS."""
+    return lambda document: {"inputs": [{**document["inputs"][0], **fields}, *document["inputs"][1:]]}
+
+
+def matrix(data: Any, shape: list[Any], **fields: Any) -> Change:
+    """Return what puts one matrix in place of all inputs."""
+    return lambda document: {"inputs": [{**tensor("X", data, shape), **fields}]}
+
+
+def output(**fields: Any) -> Change:
+    """Return what asks for the output with more fields."""
+    return put("outputs", value=[{"name": "prediction", **fields}])
+
+
+Wrong = dict[str, tuple[Change, str]]
+
+
+def each(what: str, values: Iterable[Any], change: Callable[[Any], Change], named: str) -> Wrong:
+    """Return one wrong request for each of some values, and what its message has to name."""
+    return {f"{what} {value}": (change(value), named) for value in values}
+
+
+def replaced(*path: Any) -> Callable[[Any], Change]:
+    """Return what makes of a value the change that puts it at a place."""
+    return lambda value: put(*path, value=value)
+
+
+def added(item: Document) -> Change:
+    """Return what adds an input."""
+    return lambda document: {"inputs": [*document["inputs"], item]}
+
+
+SHAPES: list[Any] = [
+    *(None, 2, "2", {}, [], ["2"], [None], [2.0], [2.5], [True], [[2]], [1e999]),
+    *([-1], [-2], [2, -1], [-1, -2], [2, 1, 1], [1, 1, 2], [2, 1, 1, 1], [1] * 1_000),
+]
+# Triton's own tests send these.
+OVERFLOWING = [shape for length in HUGE for shape in ([length], [length, 1], [2, length])] + [[2**32] * 2, [2**60] * 2]
+
+# All sent without binary data, each with what the message has to name.
+WRONG: Wrong = {
+    **each("request", [[], 1, "x", None, True], lambda value: lambda _: value, "JSON object"),
+    **each("id", [42, 1.5, True, [], {}], replaced("id"), "id"),
+    **each("parameters", [[1], "x", 1, True], replaced("parameters"), "parameters"),
+    **each(
+        "binary_data_output",
+        ["true", 1, [], {}],
+        lambda value: put("parameters", value={"binary_data_output": value}),
+        "binary_data_output",
+    ),
+    "no inputs": (take("inputs"), "inputs"),
+    **each("inputs", [None, [], {}, "x", 1], replaced("inputs"), "inputs"),
+    **each("input", [None, 1, "RM", [], {}], replaced("inputs", 2), "input"),
+    "no name": (take("inputs", 0, "name"), "name"),
+    **each("name", [None, 1, ["CHAS"], {}], replaced("inputs", 0, "name"), "name"),
+    "unknown name": (first(name="ZN"), "ZN"),
+    "name of another case": (first(name="chas"), "chas"),
+    "missing input": (take("inputs", 1), "RM"),
+    "one input alone": (lambda document: {"inputs": document["inputs"][:1]}, "RM"),
+    "input too many": (added(tensor("ZN", [1.0, 2.0])), "ZN"),
+    "input twice": (added(tensor("RM", [1.0, 2.0])), "more than once"),
+    "input in place of another": (first(name="RM"), "more than once"),
+    "matrix beside inputs": (added(tensor("X", [0.0] * 12, [2, 6])), "X"),
+    "matrix twice": (lambda _: {"inputs": [tensor("X", [0.0] * 12, [2, 6])] * 2}, "X"),
+    "no datatype": (take("inputs", 0, "datatype"), "CHAS"),
+    **each("datatype", [None, 64, ["FP64"], {}, ""], replaced("inputs", 0, "datatype"), "CHAS"),
+    **each("datatype", ["FP8", "BF16", "fp64", "float64", "BOOL", "BYTES"], replaced("inputs", 0, "datatype"), "CHAS"),
+    "no shape": (take("inputs", 0, "shape"), "CHAS"),
+    **each("shape", SHAPES, replaced("inputs", 0, "shape"), "CHAS"),
+    **each("shape", OVERFLOWING, replaced("inputs", 0, "shape"), "CHAS"),
+    "shape true, which would fit": (lambda _: first(shape=[True])(write_tensors([ROW])), "CHAS"),
+    "shape of no rows": (first(shape=[0], data=[]), "no rows"),
+    "shape of no columns": (first(shape=[2, 0], data=[]), "CHAS"),
+    "no data": (take("inputs", 0, "data"), "CHAS"),
+    **each("data", [None, 1, 1.5, "1", {}, True, {"0": 1}], replaced("inputs", 0, "data"), "CHAS"),
+    **each("data of another length", [[], [1.0], [1.0] * 3], replaced("inputs", 0, "data"), "CHAS"),
+    "one input shorter": (first(shape=[1], data=[1.0]), "shape"),
+    "one input longer": (first(shape=[3], data=[1.0] * 3), "shape"),
+    "one input wider": (first(shape=[2, 2], data=[1.0] * 4), "CHAS"),
+    "nested where flat": (first(data=[[1.0], [2.0]]), "row 0, column CHAS"),
+    "one nested": (first(data=[1.0, [2.0]]), "row 1, column CHAS"),
+    **each(
+        "column",
+        [[[1.0], [2.0, 3.0]], [[1.0], 2.0], [1.0, [2.0]], [[[1.0]], [[2.0]]], [[1.0, 2.0]]],
+        lambda value: first(shape=[2, 1], data=value),
+        "CHAS",
+    ),
+    "matrix ragged": (matrix([ROW, ROW[:-1]], [2, 6]), "X"),
+    "matrix mixed": (matrix([ROW, *ROW[:5]], [2, 6]), "X"),
+    "matrix too short": (matrix([0.0] * 11, [2, 6]), "X"),
+    "matrix too narrow": (matrix([0.0] * 10, [2, 5]), "X"),
+    "matrix too wide": (matrix([0.0] * 14, [2, 7]), "X"),
+    "matrix on its side": (matrix([0.0] * 12, [6, 2]), "X"),
+    "matrix without rows": (matrix([], [0, 6]), "no rows"),
+    "matrix of one dimension": (matrix(ROW, [6]), "X"),
+    "matrix of three": (matrix([[ROW]], [1, 1, 6]), "X"),
+    "matrix of the name of a feature": (matrix([0.0] * 12, [2, 6], name="RM"), "RM"),
+    "null": (first(data=[1.0, None]), "row 1, column CHAS: missing"),
+    "text": (first(data=["1", 2.0]), "row 0, column CHAS: not a number"),
+    "true": (first(data=[1.0, True]), "row 1, column CHAS: not a number"),
+    "true among whole numbers": (first(data=[1, True], datatype="INT64"), "row 1, column CHAS: not a number"),
+    "object": (first(data=[1.0, {}]), "row 1, column CHAS: not a number"),
+    "null in a matrix": (matrix([*ROW, 0, None, *ROW[2:]], [2, 6]), "row 1, column RM: missing"),
+    "NaN": (first(data=[1.0, float("nan")]), "row 1, column CHAS: not finite"),
+    "infinity in a matrix": (matrix([[*ROW[:5], float("-inf")]], [1, 6]), "row 0, column LSTAT: not finite"),
+    "beyond the model": (first(data=[1.0, 1e300]), "row 1, column CHAS: out of range"),
+    "FP32 overflows": (first(data=[1.0, 1e39], datatype="FP32"), "row 1, column CHAS: not finite"),
+    "FP16 overflows": (first(data=[70_000, 1], datatype="FP16"), "row 0, column CHAS: not finite"),
+    "FP16 overflows in a matrix": (matrix([*ROW[:4], 1e6, 1.0], [1, 6], datatype="FP16"), "row 0, column B"),
+    **{
+        f"{value!r} in {datatype}": (first(data=[0, value], datatype=datatype), "column CHAS: its data are not all")
+        for datatype, dtype in DTYPES.items()
+        if dtype.kind != "f"
+        for value in (int(np.iinfo(dtype).min) - 1, int(np.iinfo(dtype).max) + 1, 0.5, 1.0, -0.0, float("nan"))
+    },
+    **each("outputs", ["all", {}, 1, [1], [None], [[]]], replaced("outputs"), "outputs"),
+    **each(
+        "output",
+        [{}, {"name": "y"}, {"name": None}, {"name": ["prediction"]}],
+        lambda value: put("outputs", value=[value]),
+        "outputs",
+    ),
+    "output twice": (put("outputs", value=[{"name": "prediction"}] * 2), "more than once"),
+    "one output more": (put("outputs", value=[{"name": "prediction"}, {"name": "y"}]), "outputs"),
+    "output's parameters": (output(parameters=[1]), "prediction"),
+    **each("binary_data", ["x", 1, [], {}], lambda value: output(parameters={"binary_data": value}), "binary_data"),
+    "classification": (output(parameters={"classification": 3}), "classification"),
+    **each("input's parameters", [[1], "x", 1, True], replaced("inputs", 0, "parameters"), "parameters"),
+    **each(
+        "binary_data_size",
+        [-1, 1.0, True, "8", [8], {}, 8, 2**62, 10**30, float("nan")],  # of what was not sent
+        lambda value: first(data=None, parameters={"binary_data_size": value}),
+        "binary_data_size",
+    ),
+    "both data and size": (first(parameters={"binary_data_size": 0}), "CHAS"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
+    """Whatever is wrong with a request is 400 with a message that names it and nothing of the inside."""
+    change, named = WRONG[case]
+    message = refused(infer(everywhere, change(write_tensors([ROW, ROW]))), 400)
+
+    assert named in message
+
+
+@pytest.mark.parametrize("digits", [19, 20, 309, 4_300, 4_301])
+@pytest.mark.parametrize(
+    ("fields", "tail"),
+    [({"data": [1.0]}, None), ({"parameters": {"binary_data_size": 0}}, b"")],
+    ids=["JSON", "binary"],
+)
+def test_shape_of_many_digits(everywhere: FlaskClient, fields: Document, tail: bytes | None, digits: int) -> None:
+    """A length of thousands of digits is as wrong as any other, in JSON and with binary data."""
+    item = {"name": "X", "shape": [10, "LENGTH"], "datatype": "FP64", **fields}
+    body = json.dumps({"inputs": [item]}).replace('"LENGTH"', "9" * digits).encode()
+
+    refused(infer(everywhere, body, tail), 400)
+
+
+def test_all_problems_at_once(everywhere: FlaskClient) -> None:
+    """Every problem of every input is in the one message."""
+    inputs = write_tensors([[None, "x", 296.0, 15.3, 396.9, 4.98], [0, 6.5, 1e300, 15.3, float("nan"), 4.98]])["inputs"]
+    told = refused(infer(everywhere, {"inputs": [*inputs[:5], {**inputs[5], "name": "ZN"}]}), 400)
+    shapes = [{**inputs[0], "datatype": "BYTES"}, {**inputs[1], "data": [1]}, *inputs[2:]]
+
+    assert told.removeprefix("6 problems: ").split("; ") == [
+        "column LSTAT: missing",
+        "column ZN: unknown",
+        "row 0, column CHAS: missing",
+        "row 0, column RM: not a number",
+        "row 1, column TAX: out of range",
+        "row 1, column B: not finite",
+    ]
+    assert refused(infer(everywhere, {"inputs": shapes}), 400).startswith(
+        "2 problems: column CHAS: the datatype is not"
+    )
+
+
+# The JSON of a binary request for two rows, and its binary part.
+PACKED, TAIL = binary(write_tensors([ROW, OTHER])["inputs"])
+
+
+def resized(*sizes: Any) -> Document:
+    """Return the binary request with other sizes of its first inputs."""
+    changed = [{**item, "parameters": {"binary_data_size": size}} for item, size in zip(PACKED, sizes)]
+    return {"inputs": changed + PACKED[len(sizes) :]}
+
+
+def packed(**fields: Any) -> Document:
+    """Return the binary request with other fields of its first input."""
+    return {"inputs": [{**PACKED[0], **fields}, *PACKED[1:]]}
+
+
+SIZES: list[Any] = [0, 8, 15, -16, 16.0, True, "16", None, 2**64]
+
+WRONG_BINARY: dict[str, tuple[Document, bytes, str]] = {
+    "one byte left over": ({"inputs": PACKED}, TAIL + b"\0", "1 bytes follow"),
+    "twice as much": ({"inputs": PACKED}, TAIL * 2, f"{len(TAIL)} bytes follow"),
+    "one byte short": ({"inputs": PACKED}, TAIL[:-1], "LSTAT"),
+    "nothing": ({"inputs": PACKED}, b"", "CHAS"),
+    "after JSON": (write_tensors([ROW]), b"x", "1 bytes follow"),
+    **{f"size {size}": (resized(size), TAIL, "CHAS") for size in SIZES},
+    "size true, which would fit": (
+        first(datatype="UINT8", data=None, parameters={"binary_data_size": True})(write_tensors([ROW])),
+        b"\0",
+        "CHAS",
+    ),
+    "size of one byte more": (resized(17), TAIL, "binary_data_size"),
+    "size of two": (resized(16, 32), TAIL, "binary_data_size"),
+    "size of all": (resized(len(TAIL)), TAIL, "binary_data_size"),
+    "size of more than all": (resized(len(TAIL) + 1), TAIL, "CHAS"),
+    "sizes that only add up": (resized(8, 24), TAIL, "CHAS"),
+    "both data and size": (packed(data=[1.0, 2.0]), TAIL, "CHAS"),
+    "longer shape": (packed(shape=[4]), TAIL, "CHAS"),
+    "wide shape": (packed(shape=[2, 2**60]), TAIL, "CHAS"),
+    **{f"datatype {kind}": (packed(datatype=kind), TAIL, "CHAS") for kind in ("FP32", "INT8", "BOOL", "BYTES")},
+    "input missing": ({"inputs": PACKED[:5]}, TAIL[:80], "LSTAT"),
+    "data of an input that is missing": ({"inputs": PACKED[:5]}, TAIL, "16 bytes follow"),
+    "input twice": ({"inputs": [*PACKED, PACKED[0]]}, TAIL + TAIL[:16], "more than once"),
+    "NaN": ({"inputs": PACKED}, TAIL[:-8] + struct.pack("<d", float("nan")), "row 1, column LSTAT: not finite"),
+    "infinity": ({"inputs": PACKED}, struct.pack("<d", float("inf")) + TAIL[8:], "row 0, column CHAS: not finite"),
+    "beyond the model": ({"inputs": PACKED}, struct.pack("<d", -1e300) + TAIL[8:], "row 0, column CHAS: out of range"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_BINARY)
+def test_wrong_binary_request(everywhere: FlaskClient, case: str) -> None:
+    """Binary data of another length than was said, left over, overlapping or not numbers are 400, and named."""
+    document, tail, named = WRONG_BINARY[case]
+
+    assert named in refused(infer(everywhere, document, tail), 400)
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        *("", " ", "-1", "+5", "0", "00", "1.5", "1e3", "0x10", "five", "5 5", "5,5", "5;", "NaN", "\xb2", "\u0661"),
+        *("99999999999", str(2**63), str(2**64), "9" * 19, "9" * 20, "9" * 5_000, "1", "10", "BODY+1"),
+    ],
+)
+def test_wrong_header_length(everywhere: FlaskClient, length: str) -> None:
+    """A length of the JSON that is none, lies beyond the body, or cuts the JSON is 400."""
+    body = json.dumps({"inputs": PACKED}).encode() + TAIL
+    sent = str(len(body) + 1) if length == "BODY+1" else length.encode().decode("latin-1")  # as WSGI passes bytes on
+    reply = everywhere.post(INFER, data=body, environ_overrides={"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": sent})
+    message = refused(reply, 400)
+
+    assert JSON_LENGTH in message or length in ("1", "10")
+
+
+def test_header_length_of_a_whole_body(everywhere: FlaskClient) -> None:
+    """A body without binary data may say how long its JSON is, with zeros in front too."""
+    body = json.dumps(write_tensors([ROW])).encode()
+    for length in (str(len(body)), f"000{len(body)}"):
+        assert same(predictions(everywhere.post(INFER, data=body, headers={JSON_LENGTH: length})), [ANSWER])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_binary_request(everywhere: FlaskClient, coding: str) -> None:
+    """A body in gzip or deflate is JSON and binary data once it is decompressed, where the header's length holds."""
+    text = json.dumps({"inputs": PACKED}).encode()
+    body = gzip.compress(text + TAIL) if coding == "gzip" else zlib.compress(text + TAIL)
+    reply = everywhere.post(INFER, data=body, headers={JSON_LENGTH: str(len(text)), "Content-Encoding": coding})
+
+    assert same(predictions(reply), native(everywhere, [ROW, OTHER]))
+
+
+DECOMPRESS: dict[str | None, Callable[[bytes], bytes]] = {
+    None: bytes,
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+}
+
+
+@pytest.mark.parametrize("answered_binary", [False, True], ids=["JSON", "binary"])
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (None, {None}),
+        ("", {None}),
+        ("gzip", {"gzip"}),
+        ("deflate", {"deflate"}),
+        ("gzip, deflate", {"gzip", "deflate"}),
+        ("deflate;q=0.5, gzip;q=0.9", {"gzip"}),
+        ("deflate;q=0.9, gzip;q=0.5", {"deflate"}),
+        ("GZIP", {"gzip"}),
+        ("*", {None, "gzip", "deflate"}),
+        ("br", {None}),
+        ("br, gzip", {"gzip"}),
+        ("identity", {None}),
+        ("gzip;q=0", {None}),
+        ("gzip;q=0, deflate;q=0", {None}),
+        ("gzip;q=0, deflate", {"deflate"}),
+        ("*;q=0", {None}),
+        ("gzip;q=0, *", {None, "deflate"}),
+        ("identity, gzip;q=0.5", {None, "gzip"}),
+        ("gzip;q=x", {None, "gzip"}),
+        (";;,=", {None}),
+    ],
+)
+def test_reply_is_compressed(
+    everywhere: FlaskClient, answered_binary: bool, accepted: str | None, expected: set[str | None]
+) -> None:
+    """A large reply is in a coding that the caller accepts, the one that it likes best, and says what it varies by."""
+    document = {**write_tensors([ROW, OTHER] * 200), "parameters": {"binary_data_output": answered_binary}}
+    headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    reply = everywhere.post(INFER, data=json.dumps(document), headers=headers)
+    coding = reply.headers.get("Content-Encoding")
+    sent = len(reply.data)
+
+    assert coding in expected
+    assert "Accept-Encoding" in reply.headers["Vary"]
+    assert int(reply.headers["Content-Length"]) == sent
+    assert coding is None or sent < 3_200  # 400 float64 numbers
+    reply.set_data(DECOMPRESS[coding](reply.data))
+    assert same(predictions(reply), [*native(everywhere, [ROW, OTHER])] * 200)
+
+
+def test_small_reply_is_not_compressed(everywhere: FlaskClient) -> None:
+    """A reply of one packet is sent as it is, and still says that a larger one would vary."""
+    reply = everywhere.post(INFER, data=json.dumps(write_tensors([ROW])), headers={"Accept-Encoding": "gzip"})
+
+    assert "Content-Encoding" not in reply.headers
+    assert "Accept-Encoding" in reply.headers["Vary"]
+    assert same(predictions(reply), [ANSWER])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([*HUGE, -1, 0, 1, 2, 10**400])
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([*COLUMNS, *DTYPES, "BOOL", "BYTES", "prediction", ROW, {"binary_data_size": 8}]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "data"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container inside of a JSON value with each of its keys."""
+    if isinstance(value, dict | list):
+        for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield value, key
+            yield from places(inner)
+
+
+@st.composite
+def damaged_documents(draw: st.DrawFn) -> Any:
+    """Return a request that was good before up to three of its places were replaced or taken out."""
+    parameters = {"parameters": {"binary_data_output": True}, "outputs": [{"name": "prediction", "parameters": {}}]}
+    bases = [write_tensors([ROW, OTHER]), {"inputs": PACKED, **parameters}, {"inputs": FORMS["matrix, nested"]}]
+    document = copy.deepcopy(draw(st.sampled_from(bases)))
+    for _ in range(draw(st.integers(1, 3))):
+        if not (found := list(places(document))):
+            break
+        place, key = found[draw(st.integers(0, len(found) - 1))]
+        if draw(st.booleans()):
+            place[key] = copy.deepcopy(draw(json_values))
+        else:
+            del place[key]
+    return document
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    body=(damaged_documents() | json_values).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=100),
+    tail=st.none() | st.just(TAIL) | st.binary(max_size=100),
+    length=st.none() | st.integers(-1, 200) | st.text(max_size=5),
+)
+def test_no_request_breaks_the_service(
+    everywhere: FlaskClient, body: bytes, tail: bytes | None, length: int | str | None
+) -> None:
+    """Whatever is sent is answered, or refused in V2's one shape, never with a 5xx and always in strict JSON."""
+    said = str(len(body) if length is None else length).encode().decode("latin-1")
+    environ = {} if tail is None and length is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": said}
+    reply = everywhere.post(INFER, data=body + (tail or b""), environ_overrides=environ)
+
+    if reply.status_code == 200:
+        predictions(reply)
+    else:
+        refused(reply, reply.status_code)
+        assert reply.status_code in (400, 413)
+
+
+def test_server_outlives_hostile_requests(server: Server) -> None:
+    """The real server refuses every wrong request on one connection, and answers the good one after it."""
+    good = json.dumps(write_tensors([ROW])).encode()
+    with requests.Session() as session:
+        for change, _ in WRONG.values():
+            body = json.dumps(change(write_tensors([ROW, ROW]))).encode()
+            assert 400 <= session.post(server.url + INFER, data=body, timeout=10).status_code < 500
+        for length in ("99999999999", "-1", "0", "9" * 5_000):
+            reply = session.post(server.url + INFER, data=good, headers={JSON_LENGTH: length}, timeout=10)
+            refused(reply, 400)
+        reply = session.post(server.url + INFER, data=good, timeout=10)
+        assert strict_json(reply)["outputs"][0]["data"] == [ANSWER]
