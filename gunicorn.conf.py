@@ -28,13 +28,16 @@ try:
     settings = Config.from_environ(os.environ)
     if workers < 1:
         raise ConfigError("WEB_CONCURRENCY is 0, and it takes a worker to answer")
+    vertex_port = os.environ.get("AIP_HTTP_PORT", "")
+    if vertex_port and not (vertex_port.isascii() and vertex_port.isdecimal()):
+        raise ConfigError(f"AIP_HTTP_PORT is {vertex_port!r}, not a port")
 except ConfigError as error:
     dictConfig(LOGGING)
     logging.getLogger("tabserve").critical("%s", error)
     raise SystemExit(2) from None
 
-if os.environ.get("AIP_HTTP_PORT") and not os.environ.get("PORT"):
-    bind = f"0.0.0.0:{os.environ['AIP_HTTP_PORT']}"
+if vertex_port and not os.environ.get("PORT"):
+    bind = f"0.0.0.0:{vertex_port}"
 
 wsgi_app = "app:create_app()"
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.

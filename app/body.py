@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
@@ -35,13 +35,26 @@ _STEPS[list(b"]}")] = -1
 
 
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the body's type and its parameters. Raises `UnsupportedMediaTypeError` if it is none of `known`."""
+    """Return the body's type and its parameters.
+
+    Raises `UnsupportedMediaTypeError` if it is none of `known`, or in another charset than UTF-8.
+    """
     said = environ.get("CONTENT_TYPE", "")
     kind, parameters = (said, {}) if said in known else parse_options_header(said)
     if kind.lower() not in known:
         found = f"the content type is {kind}" if kind else "there is no Content-Type"
         raise UnsupportedMediaTypeError(f"{found}; this route reads {' and '.join(known)}")
+    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMediaTypeError("the charset is not utf-8")
     return kind.lower(), parameters
+
+
+def csv_header(parameters: Mapping[str, str], *, unsaid: bool | None) -> bool | None:
+    """Return whether a CSV body has a header: what `text/csv; header=present|absent` says (RFC 4180), else `unsaid`."""
+    said = parameters.get("header")
+    if said not in (None, "present", "absent"):
+        raise UnsupportedMediaTypeError(f"header={said} is neither header=present nor header=absent")
+    return unsaid if said is None else said == "present"
 
 
 def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
@@ -90,7 +103,7 @@ def parse_json(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         if "infinity" in str(error) or b"NaN" in body or b"Infinity" in body:
             try:
-                value = json.loads(body.decode())
+                value = json.loads(body.decode(), parse_int=_parse_int)
                 json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be reported
                 return value
             except (ValueError, RecursionError):
@@ -113,6 +126,11 @@ def compress(reply: Response, request: Request) -> Response:
         reply.set_data(deflate.compress(plain) + deflate.flush())
         reply.content_encoding = coding
     return reply
+
+
+def _parse_int(digits: str) -> int | float:
+    """Return an integer; infinity for one far beyond float64, which Python would refuse to read for its length."""
+    return int(digits) if len(digits) < 400 else float(digits)
 
 
 def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:

@@ -22,8 +22,8 @@ class Route(str):
     """A path that the service answers at; empty for none."""
 
 
-# What a path may be made of (RFC 3986); angle brackets would be Flask's placeholders.
-_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+# What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
+_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
 def setting(name: str, default: Any, help_text: str) -> Any:

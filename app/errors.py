@@ -86,6 +86,11 @@ def native(refusal: Refusal) -> dict[str, Any]:
     return {"error": refusal.message, "status": refusal.status, "details": details}
 
 
+def message(refusal: Refusal) -> dict[str, Any]:
+    """Return the body of an error in V1, V2 and Vertex AI's dialect: every problem in one string."""
+    return {"error": refusal.full_message()}
+
+
 def register(
     scope: Flask | Blueprint, *, render: Callable[[Refusal], dict[str, Any]] = native, unfit: int = 422
 ) -> None:

@@ -59,12 +59,13 @@ def create_app(
 
     inference = Inference(config, metrics, lambda: app.in_flight())
 
-    app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
-    app.register_blueprint(predict.blueprint(app.serving, inference))
+    # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.
+    app.register_blueprint(health.blueprint(app.serving, metrics))
     app.register_blueprint(open_inference.blueprint(app.serving, inference, metrics))
     app.register_blueprint(tensorflow_serving.blueprint(app.serving, inference))
     app.register_blueprint(mlflow_scoring.blueprint(app.serving, inference, config))
-    app.register_blueprint(health.blueprint(app.serving, metrics))
+    app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
+    app.register_blueprint(predict.blueprint(app.serving, inference))
     app.register_blueprint(pages.blueprint(app.serving, config))
     errors.register(app)
 

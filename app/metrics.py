@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, values
@@ -47,6 +48,31 @@ def take_slot(slot: int) -> None:
     """Count in the files of `slot` from now on: in a new worker, before it answers a request."""
     global _slot
     _slot = str(slot)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What was counted for one version of a model: requests by outcome, runs of the engine, rows; times in seconds."""
+
+    rows: float = 0
+    engine_runs: float = 0
+    engine_seconds: float = 0
+    successes: float = 0
+    success_seconds: float = 0
+    failures: float = 0
+    failure_seconds: float = 0
+
+
+# Which sample, of which outcome, is which field.
+_STATISTICS = {
+    ("tabserve_rows_total", None): "rows",
+    ("tabserve_engine_duration_seconds_count", None): "engine_runs",
+    ("tabserve_engine_duration_seconds_sum", None): "engine_seconds",
+    ("tabserve_inference_duration_seconds_count", "success"): "successes",
+    ("tabserve_inference_duration_seconds_sum", "success"): "success_seconds",
+    ("tabserve_inference_duration_seconds_count", "failure"): "failures",
+    ("tabserve_inference_duration_seconds_sum", "failure"): "failure_seconds",
+}
 
 
 class Metrics:
@@ -110,7 +136,7 @@ class Metrics:
         self._child(self._engine, model.name, model.version).observe(seconds)
 
     def count_rejected(self, model: Artifact, n_rows: int, reason: str) -> None:
-        """Count rows refused for one of `model.REASONS`."""
+        """Count rows refused for one of `model.REASONS`, or for their shape."""
         self._child(self._rejected, model.name, model.version, reason).inc(n_rows)
 
     def _child(self, metric: M, *labels: object) -> M:
@@ -120,17 +146,15 @@ class Metrics:
             child = self._children[metric, labels] = metric.labels(*labels)
         return child
 
-    def statistics(self, model: Artifact) -> dict[str, float]:
-        """Return what all workers counted for a model since the start, by sample: its name, and outcome if it has one.
-
-        >>> Metrics(models=lambda: []).statistics(model)["tabserve_engine_duration_seconds_count"]
-        12.0
-        """
-        found = {}
+    def statistics(self) -> dict[tuple[str, str], Statistics]:
+        """Return what all workers counted since the start, by model and version."""
+        found: dict[tuple[str, str], Statistics] = {}
         for family in self._all_workers().collect():
             for sample in family.samples:
-                if (sample.labels.get("model"), sample.labels.get("version")) == (model.name, str(model.version)):
-                    found["/".join(filter(None, (sample.name, sample.labels.get("outcome"))))] = sample.value
+                field = _STATISTICS.get((sample.name, sample.labels.get("outcome")))
+                if field:
+                    one = found.setdefault((sample.labels["model"], sample.labels["version"]), Statistics())
+                    setattr(one, field, sample.value)
         return found
 
     def render(self, accept: str) -> tuple[bytes, str]:

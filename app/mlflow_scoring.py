@@ -16,7 +16,7 @@ from flask import Blueprint, Response, request
 from app import body, errors, tables
 from app.body import CSV_TYPE, JSON_TYPE
 from app.config import Config
-from app.errors import BodyError, NotReadyError, Refusal, UnsupportedMediaTypeError
+from app.errors import BodyError, NotReadyError, Refusal
 from app.inference import Inference
 from app.serving import Serving
 from app.version import VERSION
@@ -24,7 +24,7 @@ from model import Matrix, Schema
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
-_FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CUSTOM_ATTRIBUTES = re.compile(r"[ -~]{1,1024}")
 _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
 
@@ -49,12 +49,18 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> dict[str, object]:
-        """Tell a SageMaker batch transform what a request may be; SageMaker takes 100 MB in all at most."""
-        megabytes = min(max(1, config.max_body_bytes // 10**6), 100)
+        """Tell a SageMaker batch transform what a request may be; SageMaker takes 100 MB in all at most.
+
+        It fills requests of several records up to the payload: they are asked for only if as many rows are taken
+        as could come then, at two bytes a cell.
+        """
+        megabytes = min(max(1, config.max_body_bytes // 2**20), 100)
         concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core leave none idle
+        bytes_per_row = 2 * len(serving.get(None).schema.names)
+        fits = megabytes * 2**20 // bytes_per_row <= inference.max_rows
         return {
             "MaxConcurrentTransforms": concurrent,
-            "BatchStrategy": "MULTI_RECORD",
+            "BatchStrategy": "MULTI_RECORD" if fits else "SINGLE_RECORD",
             "MaxPayloadInMB": megabytes,
         }
 
@@ -63,10 +69,8 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
         model = serving.get(None)
         kind, parameters = body.content_type(request.environ, (JSON_TYPE, CSV_TYPE))
-        if parameters.get("charset", "utf-8").lower() != "utf-8":
-            raise UnsupportedMediaTypeError("the charset is not utf-8")
-        header = {"present": True, "absent": False}.get(parameters.get("header", ""))
         if kind == CSV_TYPE:
+            header = body.csv_header(parameters, unsaid=None)
             read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
         else:
             read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
@@ -89,9 +93,9 @@ def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     document = body.parse_json(content)
-    forms = [form for form in _FORMS if form in document] if isinstance(document, dict) else []
+    forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(forms) != 1:
-        raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(_FORMS)}")
+        raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")
     value = document[forms[0]]
     if forms[0] == "instances":
         return tables.from_instances(value, schema, max_rows=max_rows)

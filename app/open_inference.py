@@ -6,6 +6,7 @@ bodies in gzip and deflate. What a request says of sequences, priorities and tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from flask import Blueprint, Response, request
@@ -13,7 +14,7 @@ from flask import Blueprint, Response, request
 from app import body, errors, tensors
 from app.errors import BodyError
 from app.inference import Inference
-from app.metrics import Metrics
+from app.metrics import Metrics, Statistics
 from app.serving import Serving
 from app.version import VERSION
 from model import Artifact
@@ -21,12 +22,13 @@ from model import Artifact
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
+_MAX_INDEX_BYTES = 1_024  # the index is asked for with `{"ready": true}` at most
 
 
 def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Blueprint:
     """Routes of V2. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("open_inference", __name__, url_prefix="/v2")
-    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+    errors.register(routes, render=errors.message, unfit=400)
 
     @routes.get("")
     def server() -> dict[str, object]:
@@ -56,8 +58,9 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
         asked = body.parse_json(content) if content else {}
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise BodyError("the request is not a JSON object in which ready is true or false")
+        state, reason = ("UNAVAILABLE", "the server is stopping") if serving.draining else ("READY", "")
         loaded = [
-            {"name": model.name, "version": str(model.version), "state": "READY", "reason": ""}
+            {"name": model.name, "version": str(model.version), "state": state, "reason": reason}
             for model in serving.models.values()
         ]
         missing = [
@@ -65,7 +68,8 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
             for name in serving.asked
             if name not in serving.models
         ]
-        return loaded if asked.get("ready") else loaded + missing
+        models = loaded + missing
+        return [model for model in models if model["state"] == "READY"] if asked.get("ready") else models
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
@@ -118,47 +122,41 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
     @routes.get("/models/stats")
     def all_statistics() -> dict[str, object]:
         """Return the statistics of all models."""
-        return {"model_stats": [_statistics(model, metrics) for model in serving.models.values()]}
+        counted = metrics.statistics()
+        return {"model_stats": [_statistics(model, counted) for model in serving.models.values()]}
 
     @routes.get("/models/<name>/stats")
     @routes.get("/models/<name>/versions/<version>/stats")
     def statistics(name: str, version: str | None = None) -> dict[str, object]:
         """Return what was counted for a model since the start (extension_statistics.md)."""
-        return {"model_stats": [_statistics(serving.get(name, version), metrics)]}
+        return {"model_stats": [_statistics(serving.get(name, version), metrics.statistics())]}
 
     return routes
-
-
-# The index is asked for with `{"ready": true}` at most.
-_MAX_INDEX_BYTES = 1_024
 
 
 def _config(tensor: dict[str, object]) -> dict[str, object]:
     return {"name": tensor["name"], "data_type": f"TYPE_{tensors.DATATYPE}", "dims": tensor["shape"]}
 
 
-def _statistics(model: Artifact, metrics: Metrics) -> dict[str, object]:
+def _statistics(model: Artifact, counted: Mapping[tuple[str, str], Statistics]) -> dict[str, object]:
     """Return Triton's record of a model; steps that are not measured apart have a count of 0."""
-    counted = metrics.statistics(model)
+    found = counted.get((model.name, str(model.version)), Statistics())
 
-    def duration(name: str, outcome: str = "") -> dict[str, int]:
-        count, seconds = (counted.get(f"{name}_{part}{outcome}", 0.0) for part in ("count", "sum"))
+    def duration(count: float, seconds: float) -> dict[str, int]:
         return {"count": int(count), "ns": int(seconds * 1e9)}
 
-    requests, engine = "tabserve_inference_duration_seconds", "tabserve_engine_duration_seconds"
-    unmeasured = {"count": 0, "ns": 0}
     return {
         "name": model.name,
         "version": str(model.version),
-        "inference_count": int(counted.get("tabserve_rows_total", 0)),
-        "execution_count": duration(engine)["count"],
+        "inference_count": int(found.rows),
+        "execution_count": int(found.engine_runs),
         "inference_stats": {
-            "success": duration(requests, "/success"),
-            "fail": duration(requests, "/failure"),
-            "queue": unmeasured,
-            "compute_input": unmeasured,
-            "compute_infer": duration(engine),
-            "compute_output": unmeasured,
+            "success": duration(found.successes, found.success_seconds),
+            "fail": duration(found.failures, found.failure_seconds),
+            "queue": duration(0, 0),
+            "compute_input": duration(0, 0),
+            "compute_infer": duration(found.engine_runs, found.engine_seconds),
+            "compute_output": duration(0, 0),
         },
         "batch_stats": [],
     }

@@ -5,18 +5,24 @@ Every model has paths of its own, so that its features, their ranges and a reque
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import tensors
 from app.config import Config
+from app.mlflow_scoring import FORMS
+from app.open_inference import JSON_LENGTH
 from app.serving import Serving
 from app.tensorflow_serving import SIGNATURE
 from app.version import VERSION
 from model import Artifact, Feature
 
 JSON = dict[str, Any]
+
+NATIVE, V2, V1 = "Native", "Open Inference Protocol V2", "KServe V1 and TensorFlow Serving"
+MLFLOW, VERTEX, SERVICE = "MLflow and SageMaker", "Vertex AI", "Service"
 
 _NATIVE_ERROR = {"$ref": "#/components/schemas/Error"}
 _MESSAGE = {"$ref": "#/components/schemas/Message"}
@@ -51,347 +57,6 @@ _COMPONENTS: JSON = {
     },
 }
 
-
-def document(serving: Serving, config: Config) -> JSON:
-    """Return the document of everything that is served now."""
-    paths = _operations()
-    components = dict(_COMPONENTS)
-    for model in serving.models.values():
-        components[f"{model.name}.row"] = _row(model)
-        components[f"{model.name}.native"] = _native(model, config.max_rows)
-        components[f"{model.name}.instances"] = _instances(model, config.max_rows)
-        if model.name == serving.default_name:
-            paths |= _default_paths(model, config)
-        paths |= _model_paths(model)
-    for model in serving.models.values():
-        if model.name == serving.default_name:
-            for path, operations in _vertex_paths(model, config):
-                paths[path] = paths.get(path, {}) | operations  # they answer before any other route of the same path
-    for path, operations in paths.items():
-        for method, operation in operations.items():
-            # What a link to one operation, or a generated client's function, is called.
-            operation["operationId"] = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Tabserve",
-            "version": VERSION,
-            "description": "Serves exactly the models that were trained, to the last bit, in every platform's words.",
-        },
-        "paths": paths,
-        "components": {"schemas": components},
-    }
-
-
-def _operations() -> JSON:
-    """Return the paths that no model belongs to."""
-    ready = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
-    names = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
-    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
-    return {
-        "/": _get(
-            "Service", "A page for people; for clients that want no HTML, that the process lives", alive, html=True
-        ),
-        "/docs/": _get("Service", "These pages", None, html=True),
-        "/openapi.json": _get("Service", "This document", {"type": "object"}),
-        "/livez": _get("Service", "Whether the process serves", _flags("live")),
-        "/readyz": _get("Service", "Whether requests should be sent here", ready, unready=ready),
-        "/metrics": _get("Service", "Metrics of all workers, for Prometheus", None, text=True),
-        "/models": _get("Native", "The loaded models, and which is the default", names),
-        "/v2": _get("Open Inference Protocol V2", "The server and its extensions", {"type": "object"}),
-        "/v2/health/live": _get("Open Inference Protocol V2", "Whether the process serves", _flags("live")),
-        "/v2/health/ready": _get(
-            "Open Inference Protocol V2",
-            "Whether requests should be sent here",
-            _flags("live", "ready"),
-            unready=_flags("live", "ready"),
-        ),
-        "/v2/models": _get("Open Inference Protocol V2", "The loaded models", names),
-        "/v2/models/stats": _get("Open Inference Protocol V2", "Statistics of all models", _STATISTICS),
-        "/v2/repository/index": _post(
-            "Open Inference Protocol V2",
-            "The models that were asked for, and their state",
-            {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
-            {"type": "array", "items": {"type": "object", "required": ["name", "version", "state", "reason"]}},
-            _MESSAGE,
-            required=False,
-        ),
-        "/v1/models": _get("KServe V1 and TensorFlow Serving", "The loaded models", names),
-        "/ping": _get("MLflow and SageMaker", "Whether requests should be sent here", {}, unready=_MLFLOW_ERROR),
-        "/health": _get("MLflow and SageMaker", "The same", {}, unready=_MLFLOW_ERROR),
-        "/version": _get("MLflow and SageMaker", "The version of the server", None, text=True),
-        "/execution-parameters": _get(
-            "MLflow and SageMaker",
-            "What a request of a SageMaker batch transform may be",
-            {"type": "object", "required": ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]},
-        ),
-    }
-
-
-def _default_paths(model: Artifact, config: Config) -> JSON:
-    """Return the paths that the default model answers."""
-    example, rows = _example(model), {"$ref": f"#/components/schemas/{model.name}.row"}
-    instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
-    records = {"type": "array", "items": rows, "minItems": 1, "maxItems": config.max_rows}
-    predictions = _predictions("predictions")
-    mlflow = {
-        "type": "object",
-        "properties": {
-            "dataframe_split": {
-                "type": "object",
-                "required": ["data"],
-                "properties": {"columns": _columns(model), "data": _lists(model, config.max_rows, in_order=False)},
-            },
-            "dataframe_records": records,
-            "instances": instances,
-            "inputs": _inputs(model),
-            "params": {},
-        },
-        "oneOf": [{"required": [form]} for form in ("dataframe_split", "dataframe_records", "instances", "inputs")],
-    }
-    split = {"columns": list(model.schema.names), "data": [list(example.values())]}
-    paths = {
-        "/predict": _predict(model, f"Predictions of {model.name}"),
-        "/invocations": _post(
-            "MLflow and SageMaker",
-            f"Predictions of {model.name}",
-            {
-                "application/json": {"schema": mlflow, "example": {"dataframe_split": split}},
-                "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
-            },
-            predictions,
-            _MLFLOW_ERROR,
-            more={"text/csv": {"schema": {"type": "string"}}},
-        ),
-    }
-    return paths
-
-
-def _vertex_paths(model: Artifact, config: Config) -> list[tuple[str, JSON]]:
-    """Return what is asked for at Vertex AI's routes, which may be one and the same path."""
-    instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
-    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
-    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
-    summary = "Whether requests should be sent here"
-    routes = [
-        (config.aip_health_route, _get("Vertex AI", summary, _flags("ready"), unready=_flags("ready"))),
-        (
-            config.aip_predict_route,
-            _post("Vertex AI", f"Predictions of {model.name}", content, _predictions("predictions"), _MESSAGE),
-        ),
-    ]
-    return [(str(path), operations) for path, operations in routes if path]
-
-
-def _model_paths(model: Artifact) -> JSON:
-    """Return the paths that name a model, and those that name its version too."""
-    paths = {f"/models/{model.name}/predict": _predict(model, f"Predictions of {model.name}")}
-    ready = {"type": "object", "required": ["name", "ready"]}
-    for path in (model.name, f"{model.name}/versions/{model.version}"):
-        v1, v2, title = f"/v1/models/{path}", f"/v2/models/{path}", f"{model.name}: "
-        paths |= {
-            v2: _get("Open Inference Protocol V2", title + "its tensors", _METADATA),
-            f"{v2}/ready": _get("Open Inference Protocol V2", title + "whether it is ready", ready, unready=ready),
-            f"{v2}/config": _get("Open Inference Protocol V2", title + "Triton's configuration", {"type": "object"}),
-            f"{v2}/stats": _get("Open Inference Protocol V2", title + "statistics", _STATISTICS),
-            f"{v2}/infer": _infer(model),
-            v1: _get("KServe V1 and TensorFlow Serving", title + "whether it is ready", ready, unready=ready),
-            f"{v1}:predict": _predict_v1(model),
-        }
-    return paths
-
-
-def _infer(model: Artifact) -> JSON:
-    inputs = [
-        {"name": name, "shape": [1], "datatype": tensors.DATATYPE, "data": [value]}
-        for name, value in _example(model).items()
-    ]
-    content = {
-        "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
-        "application/octet-stream": {},
-    }
-    more: JSON = {"application/octet-stream": {}}
-    summary = f"Predictions of {model.name}"
-    return _post("Open Inference Protocol V2", summary, content, _INFER_REPLY, _MESSAGE, more=more)
-
-
-def _predict_v1(model: Artifact) -> JSON:
-    schema = {
-        "type": "object",
-        "properties": {
-            "instances": {"$ref": f"#/components/schemas/{model.name}.instances"},
-            "inputs": _inputs(model),
-            "signature_name": {"enum": [SIGNATURE, None]},
-        },
-        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
-    }
-    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
-    reply = {"anyOf": [_predictions("predictions"), _predictions("outputs")]}
-    return _post("KServe V1 and TensorFlow Serving", f"Predictions of {model.name}", content, reply, _MESSAGE)
-
-
-def _predict(model: Artifact, summary: str) -> JSON:
-    example = _example(model)
-    reply = {
-        "type": "object",
-        "required": ["prediction", "model", "version", "request_id"],
-        "properties": {
-            "prediction": {"type": "array", "items": {"type": "number"}, "minItems": 1},
-            "model": {"const": model.name},
-            "version": {"const": model.version},
-            "request_id": {"type": "string"},
-        },
-    }
-    content = {
-        "application/json": {"schema": {"$ref": f"#/components/schemas/{model.name}.native"}, "example": example},
-        "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
-    }
-    return _post("Native", summary, content, reply, _NATIVE_ERROR)
-
-
-def _row(model: Artifact) -> JSON:
-    return {
-        "type": "object",
-        "description": f"{model.manifest['title']}: one row",
-        "required": list(model.schema.names),
-        "properties": {feature.name: _number(feature) for feature in model.schema.features},
-        "additionalProperties": False,
-        "examples": [_example(model)],
-    }
-
-
-def _native(model: Artifact, max_rows: int) -> JSON:
-    row = {"$ref": f"#/components/schemas/{model.name}.row"}
-    columns = {
-        feature.name: {"type": "object", "additionalProperties": _number(feature), "minProperties": 1}
-        for feature in model.schema.features
-    }
-    return {
-        "anyOf": [
-            {**row, "description": "one record"},
-            {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows},
-            {
-                "type": "object",
-                "description": "columns, as DataFrame.to_json() writes them",
-                "required": list(columns),
-                "properties": columns,
-                "additionalProperties": False,
-            },
-            {
-                "type": "object",
-                "description": "a table",
-                "required": ["columns", "data"],
-                "properties": {
-                    "columns": _columns(model),
-                    "data": _lists(model, max_rows, in_order=False),
-                    "index": {},
-                },
-                "additionalProperties": False,
-            },
-        ]
-    }
-
-
-def _instances(model: Artifact, max_rows: int) -> JSON:
-    row = {"$ref": f"#/components/schemas/{model.name}.row"}
-    forms = [{"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}, _lists(model, max_rows)]
-    if len(model.schema.names) == 1:
-        forms.append({"type": "array", "items": _number(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
-    return {"anyOf": forms}
-
-
-def _inputs(model: Artifact) -> JSON:
-    columns = {
-        feature.name: {"type": "array", "items": _number(feature), "minItems": 1} for feature in model.schema.features
-    }
-    return {
-        "anyOf": [
-            {"type": "object", "required": list(columns), "properties": columns, "additionalProperties": False},
-            {"$ref": f"#/components/schemas/{model.name}.instances"},
-        ]
-    }
-
-
-def _columns(model: Artifact) -> JSON:
-    names = list(model.schema.names)
-    return {
-        "type": "array",
-        "items": {"enum": names},
-        "uniqueItems": True,
-        "minItems": len(names),
-        "maxItems": len(names),
-    }
-
-
-def _lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
-    """Return the schema of rows as lists: in the schema's order, or in one that stands elsewhere in the request."""
-    width = len(model.schema.names)
-    row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
-    if in_order:
-        row["prefixItems"] = [_number(feature) for feature in model.schema.features]
-    return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
-
-
-def _number(feature: Feature) -> JSON:
-    """Return the schema of a feature: its range is what the model answers, its description says what it has seen."""
-    seen = f"{feature.minimum} to {feature.maximum} in training"
-    parts = [feature.description, feature.unit and f"({feature.unit})", seen]
-    return {
-        "type": "number",
-        "description": " ".join(filter(None, parts)),
-        "minimum": feature.lowest,
-        "maximum": feature.highest,
-    }
-
-
-def _example(model: Artifact) -> dict[str, float]:
-    return dict(zip(model.schema.names, model.golden_rows[0].tolist()))
-
-
-def _csv(row: Mapping[str, float]) -> str:
-    return ",".join(row) + "\n" + ",".join(map(repr, row.values())) + "\n"
-
-
-def _flags(*names: str) -> JSON:
-    return {"type": "object", "required": list(names), "properties": {name: {"type": "boolean"} for name in names}}
-
-
-def _predictions(key: str) -> JSON:
-    values = {"type": "array", "items": {"type": "number"}, "minItems": 1}
-    return {"type": "object", "required": [key], "properties": {key: values}, "additionalProperties": False}
-
-
-def _get(
-    tag: str, summary: str, schema: JSON | None, *, html: bool = False, text: bool = False, unready: JSON | None = None
-) -> JSON:
-    content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
-    content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
-    content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
-    responses: JSON = {"200": {"description": "the answer", "content": content}}
-    if unready:
-        responses["503"] = {"description": "not now", "content": {"application/json": {"schema": unready}}}
-    return {"get": {"tags": [tag], "summary": summary, "responses": responses}}
-
-
-def _post(
-    tag: str,
-    summary: str,
-    content: JSON,
-    reply: JSON,
-    error: JSON,
-    *,
-    required: bool = True,
-    more: Mapping[str, JSON] | None = None,
-) -> JSON:
-    responses: JSON = {
-        "200": {"description": "the answer", "content": {"application/json": {"schema": reply}, **(more or {})}}
-    }
-    for status, description in (_FAILURES | (_UNFIT if error is _NATIVE_ERROR else {})).items():
-        responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}
-    body = {"required": required, "content": content}
-    return {"post": {"tags": [tag], "summary": summary, "requestBody": body, "responses": responses}}
-
-
 _TEXT_TYPES: Sequence[str] = ("text/plain", "application/openmetrics-text")
 _FAILURES = {
     "400": "not what the content type says, or not what the model takes",
@@ -401,6 +66,7 @@ _FAILURES = {
     "503": "not ready, or overloaded; Retry-After says when to try again",
 }
 _UNFIT = {"422": "the rows do not fit the model's schema"}
+_NAMES = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
 _TENSOR = {"type": "object", "required": ["name", "datatype", "shape"]}
 _METADATA = {
     "type": "object",
@@ -468,3 +134,358 @@ _INFER_REPLY = {
         },
     },
 }
+
+
+def document(serving: Serving, config: Config) -> JSON:
+    """Return the document of everything that is served now."""
+    default = [model for model in serving.models.values() if model.name == serving.default_name]
+    parts = [_health_paths(), _v2_paths(), _v1_paths(), _mlflow_paths()]
+    parts += [_invocations(model, config) for model in default]
+    parts += [part for model in default for part in _vertex_paths(model, config)]
+    parts += [{"/predict": _predict(model)} for model in default]
+    parts += [_model_paths(model) for model in serving.models.values()]
+    parts += [_pages(), {"/models": _get(NATIVE, "The loaded models, and which is the default", _NAMES)}]
+    paths: JSON = {}
+    for part in parts:
+        for path, operations in part.items():  # as with routes, the first of one path and method is the one that is
+            paths[path] = operations | paths.get(path, {})
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            # What a link to one operation, or a generated client's function, is called.
+            operation["operationId"] = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
+    components = dict(_COMPONENTS)
+    for model in serving.models.values():
+        components[f"{model.name}.row"] = _row(model)
+        components[f"{model.name}.native"] = _native(model, config.max_rows)
+        components[f"{model.name}.instances"] = _instances(model, config.max_rows)
+        components[f"{model.name}.inputs"] = _inputs(model, config.max_rows)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tabserve",
+            "version": VERSION,
+            "description": "Serves exactly the models that were trained, to the last bit, in every platform's words.",
+        },
+        "tags": [{"name": name} for name in (NATIVE, V2, V1, MLFLOW, VERTEX, SERVICE)],
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _health_paths() -> JSON:
+    return {
+        "/livez": _get(SERVICE, "Whether the process serves", _flags("live")),
+        "/readyz": _get(SERVICE, "Whether requests should be sent here", _flags("ready"), unready=_flags("ready")),
+        "/metrics": _get(SERVICE, "Metrics of all workers, for Prometheus", None, text=True),
+    }
+
+
+def _pages() -> JSON:
+    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
+    return {
+        "/": _get(
+            SERVICE, "A page for people; for clients that want no HTML, that the process lives", alive, html=True
+        ),
+        "/docs/": _get(SERVICE, "These pages", None, html=True),
+        "/openapi.json": _get(SERVICE, "This document", {"type": "object"}),
+    }
+
+
+def _v2_paths() -> JSON:
+    """Return V2's paths that no model belongs to."""
+    ready = _flags("live", "ready")
+    index = _post(
+        V2,
+        "The models that were asked for, and their state",
+        {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
+        {"type": "array", "items": {"type": "object", "required": ["name", "version", "state", "reason"]}},
+        _MESSAGE,
+    )
+    index["post"]["requestBody"]["required"] = False
+    return {
+        "/v2": _get(V2, "The server and its extensions", {"type": "object"}),
+        "/v2/health/live": _get(V2, "Whether the process serves", _flags("live")),
+        "/v2/health/ready": _get(V2, "Whether requests should be sent here", ready, unready=ready),
+        "/v2/models": _get(V2, "The loaded models", _NAMES),
+        "/v2/models/stats": _get(V2, "Statistics of all models", _STATISTICS),
+        "/v2/repository/index": index,
+    }
+
+
+def _v1_paths() -> JSON:
+    """Return V1's path that no model belongs to."""
+    return {"/v1/models": _get(V1, "The loaded models", _NAMES)}
+
+
+def _mlflow_paths() -> JSON:
+    """Return MLflow's and SageMaker's paths that answer no predictions."""
+    parameters = ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]
+    return {
+        "/ping": _get(MLFLOW, "Whether requests should be sent here", {}, unready=_MLFLOW_ERROR),
+        "/health": _get(MLFLOW, "The same", {}, unready=_MLFLOW_ERROR),
+        "/version": _get(MLFLOW, "The version of the server", None, text=True),
+        "/execution-parameters": _get(
+            MLFLOW,
+            "What a request of a SageMaker batch transform may be",
+            {"type": "object", "required": parameters},
+            unready=_MLFLOW_ERROR,
+        ),
+    }
+
+
+def _invocations(model: Artifact, config: Config) -> JSON:
+    example, rows = _example(model), {"$ref": f"#/components/schemas/{model.name}.row"}
+    lists = _lists(model, config.max_rows, in_order=False)
+    forms = {
+        "dataframe_split": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"columns": _columns(model), "data": lists},
+        },
+        "dataframe_records": {"type": "array", "items": rows, "minItems": 1, "maxItems": config.max_rows},
+        "instances": {"$ref": f"#/components/schemas/{model.name}.instances"},
+        "inputs": {"$ref": f"#/components/schemas/{model.name}.inputs"},
+    }
+    schema = {
+        "type": "object",
+        "properties": forms | {"params": {}},
+        "oneOf": [{"required": [form]} for form in FORMS],
+    }
+    split = {"columns": list(model.schema.names), "data": [list(example.values())]}
+    content = {
+        "application/json": {"schema": schema, "example": {"dataframe_split": split}},
+        "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
+    }
+    more = {"text/csv": {"schema": {"type": "string"}}}
+    summary = f"Predictions of {model.name}"
+    return {"/invocations": _post(MLFLOW, summary, content, _predictions("predictions"), _MLFLOW_ERROR, more=more)}
+
+
+def _vertex_paths(model: Artifact, config: Config) -> list[JSON]:
+    """Return what is asked for at Vertex AI's routes, which may be one and the same path."""
+    instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
+    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
+    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
+    health = _get(VERTEX, "Whether requests should be sent here", _flags("ready"), unready=_flags("ready"))
+    predict = _post(VERTEX, f"Predictions of {model.name}", content, _predictions("predictions"), _MESSAGE)
+    routes = [(config.aip_health_route, health), (config.aip_predict_route, predict)]
+    return [{str(path): operations} for path, operations in routes if path]
+
+
+def _model_paths(model: Artifact) -> JSON:
+    """Return the paths that name a model, and those that name its version too."""
+    paths = {f"/models/{model.name}/predict": _predict(model)}
+    ready = {"type": "object", "required": ["name", "ready"]}
+    for path in (model.name, f"{model.name}/versions/{model.version}"):
+        v1, v2, title = f"/v1/models/{path}", f"/v2/models/{path}", f"{model.name}: "
+        paths |= {
+            v2: _get(V2, title + "its tensors", _METADATA),
+            f"{v2}/ready": _get(V2, title + "whether it is ready", ready, unready=ready),
+            f"{v2}/config": _get(V2, title + "Triton's configuration", {"type": "object"}),
+            f"{v2}/stats": _get(V2, title + "statistics", _STATISTICS),
+            f"{v2}/infer": _infer(model),
+            v1: _get(V1, title + "whether it is ready", ready, unready=ready),
+            f"{v1}:predict": _predict_v1(model),
+        }
+    return paths
+
+
+def _infer(model: Artifact) -> JSON:
+    inputs = [
+        {"name": name, "shape": [1], "datatype": tensors.DATATYPE, "data": [value]}
+        for name, value in _example(model).items()
+    ]
+    content = {
+        "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
+        "application/octet-stream": {},
+    }
+    more: JSON = {"application/octet-stream": {}}
+    summary = f"Predictions of {model.name}"
+    operation = _post(V2, summary, content, _INFER_REPLY, _MESSAGE, more=more)
+    operation["post"]["parameters"] = [
+        {
+            "name": JSON_LENGTH,
+            "in": "header",
+            "description": "bytes of JSON, where binary tensors follow it",
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    ]
+    return operation
+
+
+def _predict_v1(model: Artifact) -> JSON:
+    schema = {
+        "type": "object",
+        "properties": {
+            "instances": {"$ref": f"#/components/schemas/{model.name}.instances"},
+            "inputs": {"$ref": f"#/components/schemas/{model.name}.inputs"},
+            "signature_name": {"enum": [SIGNATURE, None]},
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    }
+    content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
+    reply = {"anyOf": [_predictions("predictions"), _predictions("outputs")]}
+    return _post(V1, f"Predictions of {model.name}", content, reply, _MESSAGE)
+
+
+def _predict(model: Artifact) -> JSON:
+    example = _example(model)
+    reply = {
+        "type": "object",
+        "required": ["prediction", "model", "version", "request_id"],
+        "properties": {
+            "prediction": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+            "model": {"const": model.name},
+            "version": {"const": model.version},
+            "request_id": {"type": "string"},
+        },
+    }
+    content = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{model.name}.native"}, "example": example},
+        "text/csv": {"schema": {"type": "string"}, "example": _csv(example)},
+    }
+    return _post(NATIVE, f"Predictions of {model.name}", content, reply, _NATIVE_ERROR, unfit=_UNFIT)
+
+
+def _row(model: Artifact) -> JSON:
+    return {
+        "type": "object",
+        "description": f"{model.manifest['title']}: one row",
+        "required": list(model.schema.names),
+        "properties": {feature.name: _number(feature) for feature in model.schema.features},
+        "additionalProperties": False,
+        "examples": [_example(model)],
+    }
+
+
+def _native(model: Artifact, max_rows: int) -> JSON:
+    row = {"$ref": f"#/components/schemas/{model.name}.row"}
+    columns = {
+        feature.name: {"type": "object", "additionalProperties": _number(feature), "minProperties": 1}
+        for feature in model.schema.features
+    }
+    return {
+        "anyOf": [
+            {**row, "description": "one record"},
+            {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows},
+            {
+                "type": "object",
+                "description": "columns, as DataFrame.to_json() writes them",
+                "required": list(columns),
+                "properties": columns,
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "description": "a table",
+                "required": ["columns", "data"],
+                "properties": {
+                    "columns": _columns(model),
+                    "data": _lists(model, max_rows, in_order=False),
+                    "index": {},
+                },
+                "additionalProperties": False,
+            },
+        ]
+    }
+
+
+def _instances(model: Artifact, max_rows: int) -> JSON:
+    row = {"$ref": f"#/components/schemas/{model.name}.row"}
+    forms = [{"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}, _lists(model, max_rows)]
+    if len(model.schema.names) == 1:
+        forms.append({"type": "array", "items": _number(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
+    return {"anyOf": forms}
+
+
+def _inputs(model: Artifact, max_rows: int) -> JSON:
+    columns = {
+        feature.name: {"type": "array", "items": _number(feature), "minItems": 1, "maxItems": max_rows}
+        for feature in model.schema.features
+    }
+    return {
+        "anyOf": [
+            {"type": "object", "required": list(columns), "properties": columns, "additionalProperties": False},
+            {"$ref": f"#/components/schemas/{model.name}.instances"},
+        ]
+    }
+
+
+def _columns(model: Artifact) -> JSON:
+    names = list(model.schema.names)
+    return {
+        "type": "array",
+        "items": {"enum": names},
+        "uniqueItems": True,
+        "minItems": len(names),
+        "maxItems": len(names),
+    }
+
+
+def _lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
+    """Return the schema of rows as lists: in the schema's order, or in one that stands elsewhere in the request."""
+    width = len(model.schema.names)
+    row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    if in_order:
+        row["prefixItems"] = [_number(feature) for feature in model.schema.features]
+    return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
+
+
+def _number(feature: Feature) -> JSON:
+    """Return the schema of a feature: its range is what the model answers, its description says what it has seen."""
+    seen = f"{feature.minimum} to {feature.maximum} in training"
+    parts = [feature.description, feature.unit and f"({feature.unit})", seen]
+    limits = {"minimum": feature.lowest, "maximum": feature.highest}
+    return {
+        "type": "number",
+        "description": " ".join(filter(None, parts)),
+        **{name: limit for name, limit in limits.items() if math.isfinite(limit)},
+    }
+
+
+def _example(model: Artifact) -> dict[str, float]:
+    return dict(zip(model.schema.names, model.golden_rows[0].tolist()))
+
+
+def _csv(row: Mapping[str, float]) -> str:
+    return ",".join(row) + "\n" + ",".join(map(repr, row.values())) + "\n"
+
+
+def _flags(*names: str) -> JSON:
+    return {"type": "object", "required": list(names), "properties": {name: {"type": "boolean"} for name in names}}
+
+
+def _predictions(key: str) -> JSON:
+    values = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    return {"type": "object", "required": [key], "properties": {key: values}, "additionalProperties": False}
+
+
+def _get(
+    tag: str, summary: str, schema: JSON | None, *, html: bool = False, text: bool = False, unready: JSON | None = None
+) -> JSON:
+    content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
+    content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
+    content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
+    responses: JSON = {"200": {"description": "the answer", "content": content}}
+    if unready:
+        responses["503"] = {"description": "not now", "content": {"application/json": {"schema": unready}}}
+    return {"get": {"tags": [tag], "summary": summary, "responses": responses}}
+
+
+def _post(
+    tag: str,
+    summary: str,
+    content: JSON,
+    reply: JSON,
+    error: JSON,
+    *,
+    more: Mapping[str, JSON] | None = None,
+    unfit: Mapping[str, str] | None = None,
+) -> JSON:
+    responses: JSON = {
+        "200": {"description": "the answer", "content": {"application/json": {"schema": reply}, **(more or {})}}
+    }
+    for status, description in {**_FAILURES, **(unfit or {})}.items():
+        responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}
+    body = {"required": True, "content": content}
+    return {"post": {"tags": [tag], "summary": summary, "requestBody": body, "responses": responses}}

@@ -20,7 +20,7 @@ def blueprint(serving: Serving, config: Config) -> Blueprint:
     """Routes for people, and the document that they and tools read."""
     routes = Blueprint("pages", __name__)
     # Swagger UI from its package, so that no page asks another host for anything: its validator would.
-    interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None}
+    interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
     routes.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config=interactive))
 
     @routes.get("/openapi.json")
@@ -34,11 +34,14 @@ def blueprint(serving: Serving, config: Config) -> Blueprint:
 
         Who asks for no HTML, as KServe's V1 client, is told that the process lives.
         """
-        if request.accept_mimetypes.best_match(("application/json", "text/html")) != "text/html":
-            return to_json({"status": "alive"})
-        models = list(serving.models.values())
-        page = render_template("index.html", models=[_describe(model) for model in models], reason=serving.unready)
-        return Response(page, headers={"Cache-Control": "no-store"})  # it shows the host that was asked
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
+            models = [_describe(model) for model in serving.models.values()]
+            reply = Response(render_template("index.html", models=models, reason=serving.unready))
+        else:
+            reply = to_json({"status": "alive"})
+        reply.cache_control.no_store = True  # the page shows the host that was asked
+        reply.vary.add("Accept")
+        return reply
 
     def _describe(model: Artifact) -> dict[str, Any]:
         route = "predict.predict" if model.name == serving.default_name else "predict.predict_with"

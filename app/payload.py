@@ -22,13 +22,13 @@ from app.errors import BodyError
 from model import Artifact, Matrix, Problem, Schema, SchemaError
 
 
-def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int) -> Matrix:
+def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
     """Return the rows of a body of content type `kind` as `(n_rows, n_features)` float64, in the schema's order.
 
-    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    `header` says whether CSV has one. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     if kind == CSV_TYPE:
-        return tables.from_csv(body, schema, max_rows=max_rows)
+        return tables.from_csv(body, schema, max_rows=max_rows, header=header)
     value = parse_json(body)
     if isinstance(value, list):
         return tables.from_records(value, schema, max_rows=max_rows)

@@ -7,7 +7,7 @@ from functools import partial
 from flask import Blueprint, Response, request
 
 from app import payload
-from app.body import CSV_TYPE, JSON_TYPE, content_type
+from app.body import CSV_TYPE, JSON_TYPE, content_type, csv_header
 from app.door import visit
 from app.inference import Inference
 from app.serving import Serving
@@ -37,8 +37,9 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         }
 
     def answer(model: Artifact) -> Response:
-        kind, _ = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
-        decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows)
+        kind, parameters = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
+        header = csv_header(parameters, unsaid=True)
+        decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows, header=header)
         prediction = inference.predict(model, inference.decode(model, decode))
         return payload.encode(prediction, model, request_id=visit(request.environ).request_id)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.errors import BodyError
-from model import Matrix, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv, misfits
+from model import Matrix, Problem, Schema, SchemaError, TooManyRowsError, check_width, columns_from_csv, misfits
 
 
 def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix:
@@ -27,9 +27,10 @@ def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix
 def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of rows `[[6.575, …], …]` whose cells `header` names."""
     check_rows(len(rows), max_rows)
-    problems = (
-        [] if all(isinstance(name, str) for name in header) else [Problem(None, None, "the columns are not all names")]
-    )
+    check_width(len(header), schema.names)
+    problems = []
+    if not all(isinstance(name, str) for name in header):
+        problems.append(Problem(None, None, "the columns are not all names"))
     problems += [Problem(row, None, "not a list") for row, cells in enumerate(rows) if not isinstance(cells, list)]
     if not problems:
         problems += misfits(rows, header)
@@ -61,6 +62,7 @@ def from_inputs(inputs: Any, schema: Schema, *, max_rows: int) -> Matrix:
 
 def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of `{"RM": [6.575, …], …}`."""
+    check_width(len(columns), schema.names)
     problems = [Problem(None, name, "not a list") for name, cells in columns.items() if not isinstance(cells, list)]
     if problems:
         raise SchemaError(problems, n_rows=0)
@@ -78,6 +80,7 @@ def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -
 
 def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of `{"RM": {"0": 6.575, …}, …}`, as `DataFrame.to_json()` writes it."""
+    check_width(len(columns), schema.names)
     problems = [Problem(None, name, "not an object") for name, cells in columns.items() if not isinstance(cells, dict)]
     if problems:
         raise SchemaError(problems, n_rows=0)
@@ -95,12 +98,16 @@ def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: i
 def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
     """Return the matrix of a CSV table with a header; without one where `header` is False.
 
-    Where it is None, a first row that is all numbers is data. Raises `BodyError` for what is no CSV.
+    Where it is None, a first line without any text is data. Raises `BodyError` for what is no CSV.
     """
     try:
-        columns, n_rows = columns_from_csv(body.decode(), max_rows=max_rows, header=header, names=schema.names)
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise BodyError("the body is not CSV: it is not UTF-8") from None
+    try:
+        columns, n_rows = columns_from_csv(text, max_rows=max_rows, header=header, names=schema.names)
     except ValueError as error:
-        raise BodyError(f"the body is not a CSV table: {error}") from None
+        raise BodyError(f"the body is {error}") from None
     check_rows(n_rows, max_rows)
     return schema.matrix_from_columns(columns)
 

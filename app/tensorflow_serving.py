@@ -22,7 +22,7 @@ SIGNATURE = "serving_default"
 def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     """Routes of V1. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
-    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+    errors.register(routes, render=errors.message, unfit=400)
 
     @routes.get("/models")
     def models() -> dict[str, list[str]]:

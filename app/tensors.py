@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from app import tables
 from app.body import parse_json
 from app.errors import BodyError
-from model import Artifact, Matrix, Problem, Schema, SchemaError
+from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width
 
 DATATYPE = "FP64"
 OUTPUT = "prediction"
@@ -72,6 +72,7 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise BodyError("inputs is not a list of tensors")
+    check_width(len(inputs), schema.names)
     return InferRequest(_matrix(_tensors(inputs, tail, max_rows), schema), identity, binary)
 
 
@@ -114,7 +115,7 @@ def _wants_binary(document: dict[str, Any]) -> bool:
         raise BodyError("outputs is not a list of objects")
     for output in outputs:
         if output.get("name") != OUTPUT:
-            raise BodyError(f"the model has no output {output.get('name')!r}; it has {OUTPUT!r}")
+            raise BodyError(f"the model has no output {str(output.get('name'))[:100]!r}; it has {OUTPUT!r}")
     if len(outputs) > 1:
         raise BodyError(f"outputs names {OUTPUT!r} more than once")
     for output in outputs:
@@ -153,7 +154,7 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
                 raise BodyError(f"the binary_data_size of the input {name!r} is not a length")
             raw, tail = tail[:size], tail[size:]
         if (raw is None) == (item.get("data") is None):
-            problems.append(Problem(None, name, "has neither data nor binary_data_size, or both"))
+            problems.append(Problem(None, name, "has no data" if raw is None else "has data and binary_data_size"))
             continue
         cells = _cells(item, prod(shape), raw)
         if isinstance(cells, str):
@@ -173,7 +174,7 @@ def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[
     datatype = item.get("datatype")
     dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        return f"the datatype is not one of {', '.join(DATATYPES)}"
+        return f"the datatype {str(datatype)[:20]!r} is not one of {', '.join(DATATYPES)}"
     if raw is not None:
         size, expected = item["parameters"]["binary_data_size"], count * dtype.itemsize
         if size != expected:
@@ -192,8 +193,8 @@ def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[
     try:
         with np.errstate(over="ignore"):  # what overflows is infinite, and the schema says of it where it stands
             return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
-    except OverflowError:
-        return f"its data are not all within {datatype}"
+    except OverflowError:  # an integer beyond float64, which the schema tells of too, or beyond its own datatype
+        return cells if dtype.kind == "f" else f"its data are not all within {datatype}"
 
 
 def _is_length(value: Any) -> bool:
@@ -214,11 +215,14 @@ def _flatten(data: Any, shape: list[int]) -> list[Any] | None:
 def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
     """Return the tensors of a request as one matrix."""
     n_rows, names = tensors[0].shape[0], schema.names
+    columns: dict[str, NDArray[Any] | list[Any]]
     if len(tensors) == 1 and tensors[0].name not in names:
         tensor = tensors[0]
         if tensor.shape != (n_rows, len(names)):
             text = f"is no feature, and a matrix of all would have the shape [n, {len(names)}]"
             raise SchemaError([Problem(None, tensor.name, text)], n_rows=n_rows)
+        if isinstance(tensor.cells, np.ndarray):
+            return schema.matrix_from_array(tensor.cells.reshape(tensor.shape).astype(np.float64))
         columns = {name: tensor.cells[i :: len(names)] for i, name in enumerate(names)}
     else:
         columns = {tensor.name: tensor.cells for tensor in tensors}

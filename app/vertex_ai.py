@@ -19,9 +19,12 @@ from model import Matrix, Schema
 
 
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
-    """Routes of Vertex AI; the default model answers. They go before routes of the same path."""
+    """Routes of Vertex AI; the default model answers.
+
+    Where Vertex AI names a path that health, V1, V2 or MLflow have, theirs answers: each says what Vertex AI reads.
+    """
     routes = Blueprint("vertex_ai", __name__)
-    errors.register(routes, render=lambda refusal: {"error": refusal.full_message()}, unfit=400)
+    errors.register(routes, render=errors.message, unfit=400)
 
     def health() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here."""

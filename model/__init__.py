@@ -6,7 +6,7 @@ Everything here imports no more than numpy and ONNX Runtime. Training lives in `
 
 from model.artifact import Artifact
 from model.errors import ArtifactError, ModelError, NotInStoreError, Problem, SchemaError, TooManyRowsError
-from model.schema import REASONS, Feature, Matrix, Schema, columns_from_csv, misfits
+from model.schema import REASONS, Feature, Matrix, Schema, check_width, columns_from_csv, misfits
 from model.store import Store
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SchemaError",
     "Store",
     "TooManyRowsError",
+    "check_width",
     "columns_from_csv",
     "misfits",
 ]

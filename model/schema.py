@@ -32,6 +32,9 @@ REPEATED = "repeated"
 REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
 """Why a cell or a column is refused: a bounded set, fit for a metric's label. The shape of rows has free text."""
 
+# How many names that a row has too many are told one by one: there may be a million of them in a small body.
+MAX_UNKNOWN = 20
+
 # What pandas, R and spreadsheets write into a cell that has no value.
 _MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
 # Written so that no digit can be matched in two ways: a long cell must not take time in proportion to its square.
@@ -142,7 +145,10 @@ class Schema:
         problems: list[Problem] = []
         for row, record in enumerate(records):
             problems += self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
-            problems += [Problem(row, name, UNKNOWN) for name in record if name not in known]
+            unknown = [name for name in record if name not in known]
+            problems += [Problem(row, name, UNKNOWN) for name in unknown[:MAX_UNKNOWN]]
+            if len(unknown) > MAX_UNKNOWN:
+                problems.append(Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} unknown names more"))
         return SchemaError(problems, n_rows=len(records))
 
     @staticmethod
@@ -161,8 +167,8 @@ def cell_reason(cell: Any, feature: Feature) -> str | None:
         return NOT_A_NUMBER
     try:
         value = float(cell)
-    except OverflowError:
-        return OUT_OF_RANGE
+    except OverflowError:  # an integer beyond float64
+        return NOT_FINITE
     if not math.isfinite(value):
         return NOT_FINITE
     return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
@@ -180,31 +186,42 @@ def parse_cell(text: str) -> float | str | None:
 
 
 def columns_from_csv(
-    text: str, *, max_rows: int | None = None, header: bool | None = True, names: Sequence[str] = ()
+    text: str, *, max_rows: int | None = None, header: bool | None = True, names: Sequence[str] | None = None
 ) -> tuple[dict[str, list[Any]], int]:
     """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
 
-    The first line is the header; where `header` is False there is none and `names` stands for it; where it is
-    None, a first line that is all numbers is data. Blank lines are skipped. Raises `SchemaError` for a header that
-    repeats a name and for rows of another length than the header; `TooManyRowsError` as soon as there are more
-    than `max_rows`; `ValueError` for text that is no CSV at all.
+    The first line is the header. Where `header` is False there is none, and `names` stands for it; where it is None,
+    a first line without any text is data. Columns that `names` does not have come out empty. Blank lines are skipped.
+    Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
+    header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text that is no CSV at all.
     """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    lines = filter(None, csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True))
     try:
-        lines = list(islice(filter(None, reader), None if max_rows is None else max_rows + 2))
+        first = next(lines, None)
+        if first is None:
+            raise ValueError("not CSV: it is empty")
+        if header is None:
+            header = any(isinstance(parse_cell(cell), str) for cell in first[: len(names or ()) + MAX_UNKNOWN])
+        columns = [name.strip() for name in first] if header else list(names or ())
+        check_width(len(columns), names)
+        rows = [] if header else [first]
+        rows += islice(lines, None if max_rows is None else max_rows + 1)
     except csv.Error as error:
         raise ValueError(f"not CSV: {error}") from None
-    if not lines:
-        raise ValueError("not CSV: it is empty")
-    if header is None:
-        header = not all(isinstance(parse_cell(cell), float) for cell in lines[0])
-    columns, rows = ([name.strip() for name in lines[0]], lines[1:]) if header else (list(names), lines)
     if max_rows is not None and len(rows) > max_rows:
         raise TooManyRowsError(max_rows)
     problems = misfits(rows, columns)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
-    return {name: [parse_cell(row[i]) for row in rows] for i, name in enumerate(columns)}, len(rows)
+    known = frozenset(columns if names is None else names)
+    cells = {name: [parse_cell(row[i]) for row in rows] if name in known else [] for i, name in enumerate(columns)}
+    return cells, len(rows)
+
+
+def check_width(n_columns: int, names: Sequence[str] | None) -> None:
+    """Raise `SchemaError` for far more columns than there are `names`, before anything is made of each."""
+    if names is not None and n_columns > len(names) + MAX_UNKNOWN:
+        raise SchemaError([Problem(None, None, f"has {n_columns} columns where there are {len(names)}")], n_rows=0)
 
 
 def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
@@ -212,7 +229,7 @@ def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Proble
     problems = [Problem(None, name, REPEATED) for name, count in Counter(header).items() if count > 1]
     width = len(header)
     problems += [
-        Problem(number, None, f"has {len(row)} cells where the header has {width}")
+        Problem(number, None, f"has {len(row)} cells where there are {width} columns")
         for number, row in enumerate(rows)
         if len(row) != width
     ]

@@ -365,3 +365,14 @@ def test_parser_agrees_with_another(body: bytes) -> None:
     expected = json.loads(body)
 
     assert repr(found) == repr(expected) or found == expected
+
+
+@every_protocol
+def test_number_of_containers(everywhere: FlaskClient, protocol: str) -> None:
+    """More than 200,000 lists and objects are refused before they are made: in gzip they are next to nothing."""
+    for count, refused_for_it in ((200_000, False), (200_001, True)):
+        body = json.dumps({"parameters": [[]] * (count - 2)}).encode()
+        status = 422 if protocol == "native" and not refused_for_it else 400
+        told = refused(post(everywhere, protocol, body), status, protocol)
+
+        assert ("JSON of more than 200000 lists and objects" in told) == refused_for_it

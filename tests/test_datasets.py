@@ -93,8 +93,8 @@ def test_columns_are_matched_by_name(write: Write) -> None:
         (("6.575", "inf"), "accuracy      row 0, column RM: inf is not plausible: 1 to 20 rooms"),
         (("0,6.575", "2,6.575"), "accuracy      row 0, column CHAS: 2 is none of 0, 1"),
         ((",24", ",50.1"), "accuracy      row 0, column MEDV: 50.1 is not plausible: 0 to 50 1,000 USD"),
-        ((",24", ",24,7"), "consistency   row 0: has 8 cells where the header has 7"),
-        ((",24", ""), "consistency   row 0: has 6 cells where the header has 7"),
+        ((",24", ",24,7"), "consistency   row 0: has 8 cells where there are 7 columns"),
+        ((",24", ""), "consistency   row 0: has 6 cells where there are 7 columns"),
     ],
 )
 def test_bad_cell_is_reported_where_it_stands(write: Write, change: tuple[str, str], finding: str) -> None:

@@ -177,8 +177,8 @@ def test_too_many_bytes(store: Path, content_type: str) -> None:
         ({**COLUMN_FORM, "ZN": {"0": 18.0}}, [(None, "ZN", "unknown")]),
         ({**COLUMN_FORM, "RM": {}}, [(0, "RM", "missing")]),
         ({**COLUMN_FORM, "RM": {"1": 6.5}}, [(0, "RM", "missing"), *[(1, name, "missing") for name in WITHOUT_RM]]),
-        ({"columns": COLUMNS, "data": [ROW, ROW[:-1]]}, [(1, None, "has 5 cells where the header has 6")]),
-        ({"columns": COLUMNS, "data": [[*ROW, 1.0]]}, [(0, None, "has 7 cells where the header has 6")]),
+        ({"columns": COLUMNS, "data": [ROW, ROW[:-1]]}, [(1, None, "has 5 cells where there are 6 columns")]),
+        ({"columns": COLUMNS, "data": [[*ROW, 1.0]]}, [(0, None, "has 7 cells where there are 6 columns")]),
         ({"columns": COLUMNS, "data": [ROW, 1]}, [(1, None, "not a list")]),
         ({"columns": ["RM", *COLUMNS], "data": [[6.5, *ROW]]}, [(None, "RM", "repeated")]),
         ({"columns": [*COLUMNS, 7], "data": [[*ROW, 7]]}, [(None, None, "the columns are not all names")]),
@@ -186,8 +186,8 @@ def test_too_many_bytes(store: Path, content_type: str) -> None:
         ({**HOUSE, "RM": float("nan"), "B": float("-inf")}, [(0, "RM", "not finite"), (0, "B", "not finite")]),
         (f"{HEADER}\n", [(None, None, "the request has no rows")]),
         (f"{HEADER}\n{LINE}\n0,a,NaN,,inf,1e300\n", None),
-        (f"{HEADER}\n{LINE},9\n", [(0, None, "has 7 cells where the header has 6")]),
-        (f"{HEADER}\n0,6.575\n", [(0, None, "has 2 cells where the header has 6")]),
+        (f"{HEADER}\n{LINE},9\n", [(0, None, "has 7 cells where there are 6 columns")]),
+        (f"{HEADER}\n0,6.575\n", [(0, None, "has 2 cells where there are 6 columns")]),
         (f"RM,{HEADER}\n6.5,{LINE}\n", [(None, "RM", "repeated")]),
     ],
     ids=lambda value: json.dumps(value)[:60],
@@ -416,12 +416,38 @@ def test_overloaded_server(store: Path, tmp_path: Path) -> None:
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
 
 
+MANY = [f"c{i}" for i in range(27)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ",".join(MANY) + "\n" + ",".join("1" * 27) + "\n",
+        {"columns": MANY, "data": [[1] * 27]},
+        {name: {"0": 1} for name in MANY},
+    ],
+    ids=["CSV", "table", "columns"],
+)
+def test_far_too_many_columns(client: FlaskClient, body: Any) -> None:
+    """A table much wider than the model is refused by its width: a small body can have a million columns."""
+    content_type = CSV if isinstance(body, str) else JSON
+
+    assert problems(client, body, content_type) == [(None, None, "has 27 columns where there are 6")]
+
+
+def test_far_too_many_names_in_a_record(client: FlaskClient) -> None:
+    """Of the names that a record has too many, the first are told, and how many more there are."""
+    told = problems(client, [{**HOUSE, **dict.fromkeys(MANY, 1)}, HOUSE])
+
+    assert told == [*((0, name, "unknown") for name in MANY[:20]), (0, None, "has 7 unknown names more")]
+
+
 def test_numbers_beyond_float64(client: FlaskClient) -> None:
     """A number that JSON can write and float64 cannot hold is a problem of its cell, told with all the others."""
-    body = json.dumps({**HOUSE, "TAX": None}).replace("6.575", "1e400").replace("15.3", "9" * 400)
+    body = json.dumps({**HOUSE, "TAX": None}).replace("6.575", "1e400").replace("15.3", "9" * 5000)
 
     assert sorted(problems(client, body, JSON)) == [
-        (0, "PTRATIO", "out of range"),
+        (0, "PTRATIO", "not finite"),
         (0, "RM", "not finite"),
         (0, "TAX", "missing"),
     ]

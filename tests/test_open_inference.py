@@ -541,8 +541,12 @@ WRONG: Wrong = {
     "missing input": (take("inputs", 1), "RM"),
     "one input alone": (lambda document: {"inputs": document["inputs"][:1]}, "RM"),
     "input too many": (added(tensor("ZN", [1.0, 2.0])), "ZN"),
-    "input twice": (added(tensor("RM", [1.0, 2.0])), "more than once"),
-    "input in place of another": (first(name="RM"), "more than once"),
+    "inputs by the dozen": (
+        lambda _: {"inputs": [tensor(f"c{i}", [1.0], [1]) for i in range(27)]},
+        "27 columns where there are 6",
+    ),
+    "input twice": (added(tensor("RM", [1.0, 2.0])), "column RM: repeated"),
+    "input in place of another": (first(name="RM"), "column RM: repeated"),
     "matrix beside inputs": (added(tensor("X", [0.0] * 12, [2, 6])), "X"),
     "matrix twice": (lambda _: {"inputs": [tensor("X", [0.0] * 12, [2, 6])] * 2}, "X"),
     "no datatype": (take("inputs", 0, "datatype"), "CHAS"),
@@ -601,10 +605,10 @@ WRONG: Wrong = {
         "output",
         [{}, {"name": "y"}, {"name": None}, {"name": ["prediction"]}],
         lambda value: put("outputs", value=[value]),
-        "outputs",
+        "has no output",
     ),
     "output twice": (put("outputs", value=[{"name": "prediction"}] * 2), "more than once"),
-    "one output more": (put("outputs", value=[{"name": "prediction"}, {"name": "y"}]), "outputs"),
+    "one output more": (put("outputs", value=[{"name": "prediction"}, {"name": "y"}]), "no output 'y'"),
     "output's parameters": (output(parameters=[1]), "prediction"),
     **each("binary_data", ["x", 1, [], {}], lambda value: output(parameters={"binary_data": value}), "binary_data"),
     "classification": (output(parameters={"classification": 3}), "classification"),
@@ -657,7 +661,7 @@ def test_all_problems_at_once(everywhere: FlaskClient) -> None:
         "row 1, column B: not finite",
     ]
     assert refused(infer(everywhere, {"inputs": shapes}), 400).startswith(
-        "2 problems: column CHAS: the datatype is not"
+        "2 problems: column CHAS: the datatype 'BYTES' is not"
     )
 
 
@@ -701,7 +705,7 @@ WRONG_BINARY: dict[str, tuple[Document, bytes, str]] = {
     **{f"datatype {kind}": (packed(datatype=kind), TAIL, "CHAS") for kind in ("FP32", "INT8", "BOOL", "BYTES")},
     "input missing": ({"inputs": PACKED[:5]}, TAIL[:80], "LSTAT"),
     "data of an input that is missing": ({"inputs": PACKED[:5]}, TAIL, "16 bytes follow"),
-    "input twice": ({"inputs": [*PACKED, PACKED[0]]}, TAIL + TAIL[:16], "more than once"),
+    "input twice": ({"inputs": [*PACKED, PACKED[0]]}, TAIL + TAIL[:16], "column CHAS: repeated"),
     "NaN": ({"inputs": PACKED}, TAIL[:-8] + struct.pack("<d", float("nan")), "row 1, column LSTAT: not finite"),
     "infinity": ({"inputs": PACKED}, struct.pack("<d", float("inf")) + TAIL[8:], "row 0, column CHAS: not finite"),
     "beyond the model": ({"inputs": PACKED}, struct.pack("<d", -1e300) + TAIL[8:], "row 0, column CHAS: out of range"),

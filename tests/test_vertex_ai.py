@@ -50,10 +50,10 @@ def test_paths(store: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/predict", "/invocations", "/v1/models/boston-housing:predict", "/v2/models/boston-housing/infer", "/"]
+    "path", ["/predict", "/v1/models/boston-housing:predict", "/v2/models/boston-housing/infer", "/"]
 )
 def test_predictions_at_a_path_of_another_protocol(store: Path, path: str) -> None:
-    """Vertex AI's predictions go before the route that is at the same path, and leave every other route."""
+    """Vertex AI's predictions go before the route of a model or the native one, and leave every other route."""
     client = routed(store, predict=path)
     reply = client.post(path, json={"instances": [ROW]})
 
@@ -64,7 +64,7 @@ def test_predictions_at_a_path_of_another_protocol(store: Path, path: str) -> No
     assert client.get("/ping").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/livez", "/readyz", "/v2/health/ready", "/", "/metrics"])
+@pytest.mark.parametrize("path", ["/ready", "/", "/models"])
 def test_health_at_a_path_of_another_protocol(store: Path, path: str) -> None:
     """Vertex AI's health goes before the route that is at the same path, and leaves every other route."""
     client = routed(store, health=path)
@@ -73,6 +73,16 @@ def test_health_at_a_path_of_another_protocol(store: Path, path: str) -> None:
     assert strict_json(client.post("/predict", json=HOUSE))["prediction"] == [ANSWER]
     cast(Service, client.application).serving.draining = True
     assert (client.get(path).status_code, strict_json(client.get(path))) == (503, {"ready": False})
+
+
+def test_routes_that_say_what_vertex_reads_stay(store: Path) -> None:
+    """A path that health, V1, V2 or MLflow have keeps its own route: the status and `predictions` are there too."""
+    client = routed(store, health="/livez", predict="/invocations")
+
+    assert strict_json(client.post("/invocations", json={"instances": [ROW]})) == {"predictions": [ANSWER]}
+    assert strict_json(client.post("/invocations", json={"dataframe_records": [HOUSE]})) == {"predictions": [ANSWER]}
+    cast(Service, client.application).serving.draining = True
+    assert strict_json(client.get("/livez")) == {"live": True}
 
 
 def test_both_at_one_path(store: Path) -> None:
