@@ -7,6 +7,9 @@ STORE ?= store
 MODEL ?= boston-housing
 URL ?= http://localhost:8000
 ARGS ?=
+OVERLAY ?= cpu
+# A model goes into an image only where it is named: MODEL above has a default.
+BAKED = $(if $(findstring command,$(origin MODEL)),MODEL=$(MODEL),MODEL=)
 
 BIN := .venv/bin
 SETUP := .venv/.setup
@@ -19,20 +22,22 @@ TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install lint format test conformance train run notebook bench all clean
+.PHONY: help setup install lint format test conformance train run notebook bench \
+	image image-cuda push deploy undeploy all clean
 
 help: ## say what the targets do
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(SETUP) ## make the virtual environment .venv
 install: $(INSTALLED) ## install what training and serving need
 all: install lint test ## install, lint and test
 
-lint: $(DEV) ## check style, types and shell scripts
+lint: $(DEV) ## check style, types, shell scripts and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run *.sh docker/*.sh
+	$(BIN)/hadolint Dockerfile
 
 format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
@@ -50,6 +55,21 @@ train: $(INSTALLED) ## train MODEL through its notebook and make the new version
 run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@TABSERVE_STORE=$(STORE) exec $(BIN)/gunicorn --bind $(HOST):$(PORT)
+
+image: ## build the image; with MODEL=NAME on the command line, with that model in it
+	@$(BAKED) docker/build.sh
+
+image-cuda: ## the same with PyTorch and CUDA
+	@$(BAKED) VARIANT=cuda docker/build.sh
+
+push: ## build the image and push it to IMAGE
+	@$(BAKED) ./upload_docker.sh
+
+deploy: ## apply OVERLAY to the cluster and forward PORT to it
+	@OVERLAY=$(OVERLAY) PORT=$(PORT) ./run_kubernetes.sh
+
+undeploy: ## take OVERLAY out of the cluster
+	kubectl delete --kustomize k8s/overlays/$(OVERLAY)
 
 notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
 	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=notebooks

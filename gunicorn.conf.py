@@ -121,6 +121,7 @@ def post_worker_init(worker):
 
     def notify_and_look(*args):  # the worker's loop calls this at least once a second
         notify(*args)
+        service.metrics.set_in_flight(service.in_flight())
         late = time.monotonic() - settings.max_read_seconds
         for connection, started in list(since.items()):
             if started < late:
@@ -128,6 +129,12 @@ def post_worker_init(worker):
                     connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
 
     worker.handle, worker.notify = handle_in_time, notify_and_look
+
+
+def worker_exit(server, worker):
+    """Say that a worker which is gone has no requests: its place may stay empty."""
+    if worker.wsgi:
+        worker.wsgi.metrics.set_in_flight(0)
 
 
 def on_reload(server):

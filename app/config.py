@@ -22,6 +22,9 @@ class Route(str):
     """A path that the service answers at; empty for none."""
 
 
+# What Kubernetes tells every pod of a Service that is named tabserve.
+_SERVICE_LINK = re.compile(r"TABSERVE_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+
 # What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
@@ -35,7 +38,9 @@ def setting(name: str, default: Any, help_text: str) -> Any:
 class Config:
     """The settings of one service."""
 
-    store: Path = setting("TABSERVE_STORE", Path("store"), "folder of models: `<name>/<version>/`")
+    store: Path = setting(
+        "TABSERVE_STORE", Path("store"), "folder of models: `<name>/<version>/`, or one version's own folder"
+    )
     models: tuple[str, ...] = setting(
         "TABSERVE_MODELS",
         (),
@@ -69,7 +74,7 @@ class Config:
         values, mistakes = {}, []
         for name, text in sorted(environ.items()):
             if name not in by_name:
-                if name.startswith(PREFIX):
+                if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name):
                     mistakes.append(f"{name} is not a setting; there are {', '.join(by_name)}")
                 continue
             item = by_name[name]

@@ -34,6 +34,7 @@ class Service(Flask):
     """A Flask application that knows what it serves; `in_flight` is replaced by the server that runs it."""
 
     serving: Serving
+    metrics: Metrics
     in_flight: Callable[[], int] = staticmethod(lambda: 0)
 
     def log_exception(self, exc_info: Any) -> None:
@@ -55,7 +56,7 @@ def create_app(
     # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.serving = serving.load(config.store, config.models)
-    metrics = Metrics(models=lambda: app.serving.models.values())
+    metrics = app.metrics = Metrics(models=lambda: app.serving.models.values())
 
     inference = Inference(config, metrics, lambda: app.in_flight())
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, values
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -110,6 +110,13 @@ class Metrics:
         self._engine = Summary(
             "tabserve_engine_duration_seconds", "Time in the engine.", ["model", "version"], registry=self._registry
         )
+        # How busy is it just now: what an autoscaler goes by.
+        self._in_flight = Gauge(
+            "tabserve_requests_in_flight",
+            "Requests that all workers answer or keep waiting, each as it was within the last second.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
         # How much work is that: capacity, and batches behind one request.
         self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
         # Which clients' rows do not fit the schema, and why.
@@ -124,6 +131,10 @@ class Metrics:
         """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
         self._child(self._requests, method if method in _METHODS else "other", route, status).inc()
         self._child(self._durations, route).observe(seconds)
+
+    def set_in_flight(self, requests: int) -> None:
+        """Say how many requests this worker has taken on."""
+        self._in_flight.set(requests)
 
     def observe_inference(self, model: Artifact, *, succeeded: bool, seconds: float) -> None:
         """Count one request for predictions."""

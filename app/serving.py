@@ -66,7 +66,7 @@ def load(store: Path, references: Sequence[str]) -> Serving:
     asked = list(references)
     try:
         asked = asked or shelf.names()
-    except OSError as error:
+    except (ModelError, OSError) as error:
         problems.append(str(error))
     if not (asked or problems):
         problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")

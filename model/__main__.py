@@ -1,4 +1,4 @@
-"""The command line: python -m model train | list | show | verify | predict.
+"""The command line: python -m model train | list | show | verify | predict | pack | pull | find.
 
 Training packages are imported only by the commands that train, so that the others run in the serving image.
 """
@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model import ModelError, SchemaError, Store, columns_from_csv
+from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_csv, transfer
 from model import artifact as artifacts
 from model.artifact import Draft
+from model.store import find_store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +62,39 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", help=reference)
     predict.add_argument("table", nargs="?", type=Path, help="CSV with a header; without it, standard input")
     predict.set_defaults(run=_predict)
+
+    pack = commands.add_parser("pack", help="write one version to an archive and print the archive's SHA-256")
+    pack.add_argument("model", help=reference)
+    pack.add_argument("file", type=Path, help="the archive: a .tar.gz, always the same for the same version")
+    pack.set_defaults(run=_pack)
+
+    pull = commands.add_parser("pull", help="download an archive, verify what is in it and put that into the store")
+    pull.add_argument("url", help="a .tar.gz of one version or of a store: http, https or file")
+    pull.add_argument("--sha256", metavar="HEX", help="the archive's SHA-256; another archive is refused")
+    pull.add_argument("--alias", help="what to point to the version (default: champion; a store has its own)")
+    pull.add_argument(
+        "--max-bytes",
+        type=int,
+        default=transfer.MAX_DOWNLOAD_BYTES,
+        help="longest archive that is downloaded (default: %(default)s)",
+    )
+    pull.add_argument(
+        "--max-unpacked-bytes",
+        type=int,
+        default=transfer.MAX_UNPACKED_BYTES,
+        help="most that it may unpack to (default: %(default)s)",
+    )
+    pull.add_argument(
+        "--max-seconds",
+        type=float,
+        default=transfer.MAX_SECONDS,
+        help="longest time that the download may take (default: %(default)s)",
+    )
+    pull.set_defaults(run=_pull)
+
+    find = commands.add_parser("find", help="print the first of some folders that has a model, or the folder in it")
+    find.add_argument("path", nargs="+", type=Path, help="a store, an artifact, or a folder with exactly one of these")
+    find.set_defaults(run=_find)
     return parser
 
 
@@ -151,6 +185,34 @@ def _predict(options: argparse.Namespace) -> None:
     columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
     for value in found.predict(found.schema.matrix_from_columns(columns)).tolist():
         print(value)
+
+
+def _pack(options: argparse.Namespace) -> None:
+    print(f"{transfer.pack(Store(options.store), options.model, options.file)}  {options.file}")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    versions = transfer.pull(
+        Store(options.store),
+        options.url,
+        sha256=options.sha256,
+        alias=options.alias,
+        max_download_bytes=options.max_bytes,
+        max_unpacked_bytes=options.max_unpacked_bytes,
+        max_seconds=options.max_seconds,
+    )
+    for path, is_new in versions.items():
+        print(f"{path.parent.name} version {path.name}: {'verified, and now' if is_new else 'was already'} in {path}")
+
+
+def _find(options: argparse.Namespace) -> None:
+    path = find_store(options.path)
+    if path is None:
+        raise NotInStoreError(
+            f"there is no model in {', '.join(map(str, options.path))}: one of them should be a store (with "
+            "NAME/VERSION/manifest.json), an artifact (with manifest.json), or hold exactly one of these"
+        )
+    print(path)
 
 
 if __name__ == "__main__":

@@ -134,11 +134,11 @@ def load(folder: Path) -> Artifact:
     return Artifact(folder, name, version, manifest, model_schema, engine, golden_rows=rows)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest and every file's bytes, each checked against its hash. Raises `ArtifactError`."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest after checking its format and its digest, and none of its files. Raises `ArtifactError`."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(_read_bytes(path))
+        manifest: dict[str, Any] = json.loads(_read_bytes(path))
         found = manifest["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
@@ -157,6 +157,13 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         unchanged = False
     if not unchanged:
         raise ArtifactError(path, "was changed after it was written: its digest is another", _RESTORE)
+    return manifest
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest and every file's bytes, each checked against its hash. Raises `ArtifactError`."""
+    path = folder / MANIFEST
+    manifest = read_manifest(folder)
     try:
         sizes = {name: fingerprint["size"] for name, fingerprint in manifest["files"].items()}
     except (KeyError, TypeError, AttributeError):

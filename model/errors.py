@@ -70,3 +70,7 @@ class ArtifactError(ModelError):
 
 class NotInStoreError(ModelError):
     """The store has no such model, version or alias."""
+
+
+class TransferError(ModelError):
+    """A model was not brought here and nothing was changed; names where it comes from, without what is secret there."""

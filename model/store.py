@@ -1,4 +1,7 @@
-"""Versions and aliases of models: `<root>/<name>/<version>/` and `<root>/<name>/aliases.json`."""
+"""Versions and aliases of models: `<root>/<name>/<version>/` and `<root>/<name>/aliases.json`.
+
+A platform may mount one artifact where a store is looked for: a root with a manifest is a store of that version alone.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +30,7 @@ _VERSION = re.compile(r"[1-9][0-9]*")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of models.
+    """A folder of models, or one artifact, which is then the champion of its name and cannot get company.
 
     A model is asked for as `name` (its champion), `name@alias` or `name@version`.
     """
@@ -34,7 +38,9 @@ class Store:
     root: Path
 
     def names(self) -> list[str]:
-        """Return the models that have a version."""
+        """Return the models that have a version. Raises `ArtifactError` if the root is a broken artifact."""
+        if own := self._own():
+            return list(own)
         if not self.root.is_dir():
             return []
         return sorted(
@@ -44,6 +50,8 @@ class Store:
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, oldest first; none if there is no such model."""
         folder = self._folder(name)
+        if own := self._own():
+            return [own[name]] if name in own else []
         if not folder.is_dir():
             return []
         return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
@@ -51,6 +59,8 @@ class Store:
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version that each alias of a model stands for."""
         path = self._folder(name) / ALIASES
+        if own := self._own():
+            return {CHAMPION: own[name]} if name in own else {}
         try:
             aliases = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -63,6 +73,7 @@ class Store:
 
     def add(self, name: str, draft: Draft, *, alias: str = CHAMPION) -> Path:
         """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
+        self._check_takes_models()
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as descriptor:
@@ -96,13 +107,13 @@ class Store:
                 f"the model {name!r} in the store {self.root} has no version {wanted or CHAMPION!r}; "
                 f"its versions are {versions}, its aliases {aliases}"
             )
-        return self._folder(name) / str(version)
+        return self.root if self._own() else self._folder(name) / str(version)
 
     def load(self, reference: str) -> Artifact:
         """Load and verify the version that `reference` asks for. Raises `NotInStoreError`, `ArtifactError`."""
         path = self.find(reference)
         found = artifact.load(path)
-        if (found.name, str(found.version)) != (path.parent.name, path.name):
+        if path != self.root and (found.name, str(found.version)) != (path.parent.name, path.name):
             raise ArtifactError(
                 path / artifact.MANIFEST,
                 f"is of {found.name} version {found.version}, which belongs in another folder",
@@ -110,18 +121,133 @@ class Store:
             )
         return found
 
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """Yield a new folder on the store's file system that is gone at the end, with all that is left in it.
+
+        Removes those of processes that were killed.
+        """
+        self._check_takes_models()
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = self.root / (artifact.INCOMING + uuid.uuid4().hex)
+        with ExitStack() as held:
+            with _locked(self.root):
+                for other in self.root.glob(artifact.INCOMING + "*"):
+                    # Whoever is alive holds the lock of its folder until that is gone.
+                    with suppress(BlockingIOError, FileNotFoundError), _locked(other, wait=False):
+                        shutil.rmtree(other)
+                folder.mkdir()
+                held.enter_context(_locked(folder))
+                held.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield folder
+
+    def take(self, other: Store, *, alias: str | None = None) -> dict[Path, bool]:
+        """Move all versions of `other`, which lies on the same file system, here, and set its aliases.
+
+        With `alias`, point that to each model's newest version instead. Return each version's folder, and whether it
+        is new: one that is here already stays. Raises `ArtifactError`, with nothing changed, if that is damaged or is
+        not the same.
+        """
+        self._check_takes_models()
+        self._moves(other)  # before a folder is made, so that a refusal leaves none
+        with ExitStack() as held:
+            locks: dict[str, int] = {}
+            for name in other.names():  # sorted, so that two that take at once do not wait for each other
+                self._folder(name).mkdir(exist_ok=True)
+                locks[name] = held.enter_context(_locked(self._folder(name)))
+            moves = self._moves(other)
+            changed: dict[Path, int] = {}  # tables of aliases that wait to be put in place, with their folders
+            for name, descriptor in locks.items():
+                old = self.aliases(name)
+                new = {**old, **({alias: other.versions(name)[-1]} if alias else other.aliases(name))}
+                if new != old:
+                    path = self._folder(name) / f".{ALIASES}"
+                    held.callback(path.unlink, missing_ok=True)
+                    artifact.write(path, artifact.to_json(new))
+                    changed[path] = descriptor
+            for path, source in moves.items():
+                if source:
+                    source.rename(path)
+            for descriptor in locks.values():
+                os.fsync(descriptor)  # the new versions' names, before the aliases that point to them
+            for path, descriptor in changed.items():
+                path.replace(path.with_name(ALIASES))
+                os.fsync(descriptor)
+        return {path: source is not None for path, source in moves.items()}
+
+    def _moves(self, other: Store) -> dict[Path, Path | None]:
+        """Return the folder here of each version of `other`, and the one to be moved to it: None if it is here."""
+        moves: dict[Path, Path | None] = {}
+        for name in other.names():
+            for version in other.versions(name):
+                source, path = other.find(f"{name}@{version}"), self._folder(name) / str(version)
+                moves[path] = source
+                if version in self.versions(name):
+                    moves[path] = None
+                    found = self.load(f"{name}@{version}")
+                    if found.manifest["digest"] != artifact.read_manifest(source)["digest"]:
+                        remedy = "remove it if that is to take its place"
+                        raise ArtifactError(path, "is here already, and is not the one that arrives", remedy)
+        return moves
+
+    def _own(self) -> dict[str, int]:
+        """Return the name and the version of the artifact that the root itself is; nothing if it is none."""
+        path = self.root / artifact.MANIFEST
+        if not path.is_file():
+            return {}
+        manifest = artifact.read_manifest(self.root)
+        name, version = manifest.get("name"), manifest.get("version")
+        if not (isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and version > 0):
+            raise ArtifactError(path, "does not say of which model and version it is", "train it again")
+        return {name: version}
+
+    def _check_takes_models(self) -> None:
+        if self._own():
+            raise ArtifactError(self.root, "is one artifact and not a store, so nothing is added", "name another store")
+
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise NotInStoreError(f"{name!r} is not a model's name: small letters, digits and single dashes")
         return self.root / name
 
 
+def find_store(candidates: Sequence[Path]) -> Path | None:
+    """Return the first candidate with a model, or the one folder in it, at most two levels down, that has one.
+
+    A folder has a model if it is an artifact, or a store that is not empty. A store of one version without aliases,
+    as mounted from `<name>/<version>/`, is found as that artifact. What cannot be read has no model.
+    """
+    found = (_find_in(candidate, levels=2) for candidate in candidates)
+    return next((path for path in found if path), None)
+
+
+def _find_in(folder: Path, *, levels: int) -> Path | None:
+    with suppress(OSError):
+        if (folder / artifact.MANIFEST).is_file():
+            return folder
+        shelf = Store(folder)
+        models = {name: shelf.versions(name) for name in shelf.names()}
+        paths = [folder / name / str(version) for name, versions in models.items() for version in versions]
+        n_versions = sum((path / artifact.MANIFEST).is_file() for path in paths)
+        if n_versions > 1 or (n_versions and any((folder / name / ALIASES).is_file() for name in models)):
+            return folder
+        inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        found = [path for path in (_find_in(path, levels=levels - 1) for path in inside if levels) if path]
+        if len(found) == 1:
+            return found[0]
+        return folder if n_versions else None
+    return None
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock and yield its descriptor, so that two trainings at once get two versions."""
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold the folder's lock and yield its descriptor, so that two trainings at once get two versions.
+
+    Raises `BlockingIOError` where another process holds it and there is no time to `wait`.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -150,3 +150,17 @@ def test_any_text(name: str, text: str) -> None:
         message = str(error)
 
     assert message is None or message.startswith(f"{name} is {text!r}, ")
+
+
+def test_variables_of_a_service_named_tabserve() -> None:
+    """What Kubernetes tells every pod of a Service that is named tabserve is no setting, and no mistake either."""
+    told = {
+        "TABSERVE_SERVICE_HOST": "10.0.0.1",
+        "TABSERVE_SERVICE_PORT": "80",
+        "TABSERVE_SERVICE_PORT_HTTP": "80",
+        "TABSERVE_PORT": "tcp://10.0.0.1:80",
+        "TABSERVE_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+
+    assert Config.from_environ(told) == Config()
+    assert mistakes({"TABSERVE_PORTS": "1"}).startswith("TABSERVE_PORTS is not a setting")

@@ -81,6 +81,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert {name: family.type for name, family in families.items() if not name.endswith("_created")} == {
         "http_requests": "counter",
         "http_request_duration_seconds": "histogram",
+        "tabserve_requests_in_flight": "gauge",
         "tabserve_inference_duration_seconds": "summary",
         "tabserve_engine_duration_seconds": "summary",
         "tabserve_rows": "counter",

@@ -19,6 +19,7 @@ from model import ArtifactError, NotInStoreError, Store, artifact, evaluate, exp
 from model.__main__ import main
 from model.artifact import Draft
 from model.datasets import BOSTON_HOUSING, read
+from model.store import find_store
 
 SMALL = Draft({"title": "x"}, {"a.txt": b"a", "plots/b.png": b"b"})
 
@@ -252,6 +253,117 @@ def test_version_in_a_folder_that_is_not_its_own_is_refused(copy: Path, place: s
 
     with pytest.raises(ArtifactError, match="is of boston-housing version 1, which belongs in another folder"):
         Store(copy).load(place.replace("/", "@"))
+
+
+def test_one_artifact_is_a_store(store: Path, tmp_path: Path) -> None:
+    """A root that is one artifact is a store of that version, its champion, whatever the folder is called."""
+    shelf = Store(shutil.copytree(store / "boston-housing" / "1", tmp_path / "7"))
+
+    assert (shelf.names(), shelf.versions("boston-housing")) == (["boston-housing"], [1])
+    assert (shelf.aliases("boston-housing"), shelf.versions("m"), shelf.aliases("m")) == ({"champion": 1}, [], {})
+    for reference in ("boston-housing", "boston-housing@champion", "boston-housing@1"):
+        assert shelf.find(reference) == shelf.load(reference).path == tmp_path / "7"
+    for reference, text in (("boston-housing@7", "has no version '7'"), ("m", "which has boston-housing;")):
+        with pytest.raises(NotInStoreError, match=text):
+            shelf.find(reference)
+
+
+def test_nothing_is_added_to_one_artifact(copy: Path) -> None:
+    """One artifact is not a store to add to: that is an error that names it, and nothing is written."""
+    root = copy / "boston-housing" / "1"
+    before = sorted(root.rglob("*"))
+
+    with pytest.raises(ArtifactError, match="1: is one artifact and not a store, so nothing is added; name another"):
+        Store(root).add("boston-housing", SMALL)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_broken_artifact_as_a_store_is_named(copy: Path) -> None:
+    """A root that is an artifact is verified as any: its digest to be named at all, its files to be loaded."""
+    root = copy / "boston-housing" / "1"
+    (root / "card.md").write_text("better")
+    with pytest.raises(ArtifactError, match=r"card\.md: has 6 bytes"):
+        Store(root).load("boston-housing")
+
+    (root / "manifest.json").write_text('{"name": "boston-housing", "version": 1, "format_version": 1}')
+    with pytest.raises(ArtifactError, match=r"manifest\.json: was changed after it was written"):
+        Store(root).names()
+
+
+@pytest.mark.parametrize("facts", [{"name": "../x"}, {"name": None}, {"version": 0}, {"version": True}])
+def test_artifact_that_names_no_model_is_no_store(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """A manifest whose name or version could be no folder of a store, and no URL, is refused."""
+    manifest = {"format_version": 1, "name": "m", "version": 1, "files": {}, **facts}
+    (tmp_path / "manifest.json").write_bytes(artifact.to_json({**manifest, "digest": artifact.digest(manifest)}))
+
+    with pytest.raises(ArtifactError, match="does not say of which model and version it is"):
+        Store(tmp_path).names()
+
+
+def test_one_version_without_aliases_has_no_champion(copy: Path) -> None:
+    """Nobody is made champion unasked: without aliases, a version is found by its number alone, and that is said."""
+    (copy / "boston-housing" / "aliases.json").unlink()
+
+    assert Store(copy).find("boston-housing@1") == copy / "boston-housing" / "1"
+    with pytest.raises(NotInStoreError, match=r"has no version 'champion'; its versions are \[1\], its aliases {}"):
+        Store(copy).find("boston-housing")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["m/1/manifest.json", "m/aliases.json"], ""),
+        (["m/1/manifest.json", "m/2/manifest.json"], ""),
+        (["m/1/manifest.json", "n/1/manifest.json"], ""),
+        (["m/1/manifest.json", "m/aliases.json", "lost+found/x"], ""),
+        (["manifest.json"], ""),
+        (["manifest.json", "1/manifest.json"], ""),
+        (["1/manifest.json"], "1"),
+        (["model/manifest.json", "other/x", "read.me"], "model"),
+        (["model/7/manifest.json"], "model/7"),
+        (["store/m/1/manifest.json", "store/m/aliases.json"], "store"),
+        (["store/m/1/manifest.json"], "store"),
+        (["a/store/m/1/manifest.json", "a/store/m/aliases.json"], "a/store"),
+        ([".incoming-1/manifest.json", "m/.incoming-1/manifest.json"], None),
+        (["a/manifest.json", "b/manifest.json"], None),
+        (["a/b/c/manifest.json"], None),
+        (["m/1/x", "m/aliases.json"], None),
+        (["x"], None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_store_is_found(tmp_path: Path, files: list[str], expected: str | None) -> None:
+    """A store with a model is found, or an artifact, or the only one of these at most two folders down."""
+    root = tmp_path / "mounted"
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("{}")
+
+    assert find_store([root]) == (None if expected is None else root / expected)
+
+
+def test_first_store_is_found(shelf: Store, copy: Path) -> None:
+    """Of several candidates the first that has a model counts; one that is not there, or is empty, is passed over."""
+    empty = copy / "empty"
+    empty.mkdir()
+
+    assert find_store([copy / "none", empty, shelf.root / "m" / "3", shelf.root]) == shelf.root / "m" / "3"
+    assert find_store([]) is None
+
+
+def test_find_prints_the_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`find` prints the path to serve from, or says what it looked for."""
+    (copy / "boston-housing" / "aliases.json").unlink()
+    assert main(["find", "/none", str(copy)]) == 0
+    found = capsys.readouterr().out
+    assert found == f"{copy / 'boston-housing' / '1'}\n"
+    assert main(["--store", found.strip(), "verify", "boston-housing"]) == 0
+    capsys.readouterr()
+    assert main(["find", "/none", "/none/either"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert output.err.startswith("error: there is no model in /none, /none/either: one of them should be a store")
 
 
 @pytest.mark.parametrize("source", ["file", "stdin", "table with the truth"])

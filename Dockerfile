@@ -1,0 +1,79 @@
+# One file for both variants; BuildKit builds only the stages that the asked one needs.
+#   docker build -t tabserve .                                       the server; mount a model at /models
+#   docker build -t tabserve --build-arg MODEL=boston-housing .      with that model in it
+#   docker build -t tabserve-cuda --build-arg VARIANT=cuda .         with PyTorch and CUDA from its own wheels
+#   docker build -t tabserve-train --target train .                  what trains
+ARG PYTHON_VERSION=3.11
+# From store/ if it is there, else trained in the build.
+ARG MODEL=
+
+FROM python:${PYTHON_VERSION}-slim-bookworm AS build
+ARG VARIANT=cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
+WORKDIR /srv/tabserve
+COPY constraints.txt requirements-serve.txt requirements-cuda.txt ./
+# Without pip in it: the environment goes into the image as it is.
+RUN python -m venv --without-pip /opt/venv \
+    && case "${VARIANT}" in cpu) set=serve ;; cuda) set=cuda ;; *) echo "VARIANT is cpu or cuda" >&2; exit 1 ;; esac \
+    && pip --python /opt/venv/bin/python install --no-compile -r "requirements-${set}.txt"
+ENV PATH=/opt/venv/bin:${PATH}
+
+# What serves, compiled so that nothing in it depends on when it was built; its times follow SOURCE_DATE_EPOCH.
+FROM build AS serve
+COPY gunicorn.conf.py ./
+COPY docker/entrypoint.sh ./docker/
+COPY app ./app
+COPY model ./model
+ARG SOURCE_DATE_EPOCH=0
+RUN rm requirements-*.txt constraints.txt \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib . \
+    && find /opt/venv . -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +
+
+# What trains: the same, with the training packages and the notebooks.
+FROM build AS train
+COPY requirements.txt ./
+RUN pip --python /opt/venv/bin/python install -r requirements.txt
+COPY --from=serve /srv/tabserve ./
+COPY notebooks ./notebooks
+ENV TABSERVE_STORE=/models MPLBACKEND=agg HOME=/tmp
+USER 10001:10001
+ENTRYPOINT ["/srv/tabserve/docker/entrypoint.sh"]
+CMD ["train", "boston-housing"]
+
+# The model: none, or the one that is asked for.
+FROM build AS model-
+RUN mkdir /models
+FROM train AS model-baked
+ARG MODEL
+ARG SOURCE_DATE_EPOCH=0
+# hadolint ignore=DL3002
+USER 0:0
+COPY LICENSE stor[e] /context/
+RUN if [ -d "/context/${MODEL}" ]; then \
+        python -m model --store /context pack "${MODEL}" /tmp/model.tar.gz \
+        && python -m model --store /models pull file:///tmp/model.tar.gz; \
+    else python -m model --store /models train "${MODEL}"; fi \
+    && find /models -exec touch --date "@${SOURCE_DATE_EPOCH}" {} +
+# hadolint ignore=DL3006
+FROM model-${MODEL:+baked} AS model
+
+FROM python:${PYTHON_VERSION}-slim-bookworm
+RUN pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel 2>/dev/null; rm -rf /root/.cache
+COPY --from=serve /opt/venv /opt/venv
+COPY --from=model /models /models
+COPY --from=serve /srv/tabserve /srv/tabserve
+ENV PATH=/opt/venv/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+WORKDIR /srv/tabserve
+USER 10001:10001
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/srv/tabserve/docker/entrypoint.sh", "healthcheck"]
+ENTRYPOINT ["/srv/tabserve/docker/entrypoint.sh"]
+CMD ["serve"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Tabserve" \
+    org.opencontainers.image.description="Serves tabular models with exactly the answers that they gave in training" \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"

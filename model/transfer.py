@@ -1,0 +1,257 @@
+"""Models on their way: pack one into a `.tar.gz`, and pull such an archive by URL into a store.
+
+What arrives is not trusted: it is bounded while it comes, unpacked beside the models, verified as a server would, and
+only then moved among them. Knows nothing of how the store is laid out.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import os
+import re
+import shutil
+import tarfile
+import time
+import uuid
+import zlib
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from model import artifact
+from model.artifact import Artifact
+from model.errors import ArtifactError, TransferError
+from model.store import CHAMPION, Store, find_store
+
+MAX_DOWNLOAD_BYTES = 2**30  # about 3,000 times the example's archive
+MAX_UNPACKED_BYTES = 2**31
+MAX_SECONDS = 900.0
+STALL_SECONDS = 30.0
+
+_MAX_MEMBERS = 10_000  # an artifact has about a dozen files
+_CHUNK_BYTES = 2**16
+# What tarfile reads at once is a chunk of a file, or a header with a long name in it, which it keeps in memory.
+_MAX_READ_BYTES = 2**20
+
+
+def pack(store: Store, reference: str, file: Path) -> str:
+    """Verify a version, write it to `file` and return the SHA-256 of that; the same artifact gives the same bytes.
+
+    They depend on nothing but the artifact and the zlib that compresses it.
+    """
+    found = store.load(reference)
+    contents = {**artifact.read(found.path)[1], artifact.MANIFEST: (found.path / artifact.MANIFEST).read_bytes()}
+    incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with (
+            incoming.open("xb") as written,
+            gzip.GzipFile("", "wb", fileobj=written, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w:", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for name, content in sorted(contents.items()):
+                member = tarfile.TarInfo(name)  # of mode 0644 and, unless told, of nobody and no time
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        with incoming.open("rb") as whole:
+            sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
+        incoming.replace(file)
+    finally:
+        incoming.unlink(missing_ok=True)
+    return sha256
+
+
+def pull(
+    store: Store,
+    url: str,
+    *,
+    sha256: str | None = None,
+    alias: str | None = None,
+    max_download_bytes: int = MAX_DOWNLOAD_BYTES,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
+    max_seconds: float = MAX_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+) -> dict[Path, bool]:
+    """Bring the models of a `.tar.gz` into the store; return each version's folder, and whether it is new there.
+
+    The archive holds one artifact, to which `alias` (the champion, if not given) then points, or a store, which has
+    aliases of its own. Raises `TransferError` or `ArtifactError`, and the store is as it was.
+    """
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise TransferError("the SHA-256 to check is not 64 hexadecimal digits")
+    request, source = _parse(url)
+    with store.incoming() as folder:
+        archive, unpacked = folder / "archive.tar.gz", folder / "unpacked"
+        try:
+            found = _download(
+                request, archive, max_bytes=max_download_bytes, max_seconds=max_seconds, stall_seconds=stall_seconds
+            )
+            if sha256 is not None and found != sha256.lower():
+                raise TransferError(f"has the SHA-256 {found}, and {sha256.lower()} is wanted")
+            _unpack(archive, unpacked, max_bytes=max_unpacked_bytes)
+            root = find_store([unpacked])
+            if root is None:
+                raise TransferError("is neither an artifact nor a store with a model")
+            arrived = Store(root)
+            if root.joinpath(artifact.MANIFEST).is_file():
+                alias = alias or CHAMPION
+            elif alias:
+                raise TransferError("is a store, which has aliases of its own: an alias is for one artifact")
+            _verify(arrived)
+        except TransferError as error:
+            raise TransferError(f"{source}: {error}") from None
+        except ArtifactError as error:
+            place = error.path.relative_to(unpacked)
+            raise TransferError(f"{source}: {place}: {error.reason}; {error.remedy}") from None
+        return store.take(arrived, alias=alias)
+
+
+def _verify(store: Store) -> None:
+    """Load every version, check that aliases point to one, and remove every file that no manifest vouches for."""
+    for name in store.names():
+        versions = store.versions(name)
+        for version in versions:
+            _strip(store.load(f"{name}@{version}"))
+        for alias, version in store.aliases(name).items():
+            if version not in versions:
+                raise ArtifactError(
+                    store.root / name, f"has an alias {alias!r} to version {version}, which is not there", "add it"
+                )
+
+
+def _strip(found: Artifact) -> None:
+    vouched = {found.path / name for name in (artifact.MANIFEST, *found.manifest["files"])}
+    for path in found.path.rglob("*"):
+        if path.is_file() and path not in vouched:
+            path.unlink()
+
+
+def _parse(url: str) -> tuple[Request, str]:
+    """Return the request for a URL, and what may be shown of it: neither user, password, query nor fragment."""
+    try:
+        parts = urlsplit(url)
+        user, password, _ = parts.username, parts.password, parts.port
+    except ValueError:
+        raise TransferError("this is not a URL: its host or port cannot be read") from None
+    if parts.scheme not in ("http", "https", "file"):
+        raise TransferError("only URLs that begin with http://, https:// or file:// are fetched")
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
+    request = Request(urlunsplit(bare))
+    if user is not None:
+        credentials = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+        # Not a plain header: those go along to wherever a redirect leads.
+        request.add_unredirected_header("Authorization", f"Basic {credentials}")
+    return request, urlunsplit(bare._replace(query=""))
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follow redirects to http and https alone, and none from https to http."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        fp.close()  # the caller would read the reply's body, which may have no end
+        wanted = ("https",) if req.type == "https" else ("http", "https")
+        if urlsplit(newurl).scheme not in wanted:
+            raise TransferError(f"redirects to what is not {' or '.join(wanted)}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(request: Request, file: Path, *, max_bytes: int, max_seconds: float, stall_seconds: float) -> str:
+    """Write what the URL answers to a file and return its SHA-256. Raises `TransferError`."""
+    deadline = time.monotonic() + max_seconds
+    hashed, received = hashlib.sha256(), 0
+    try:
+        with build_opener(_Redirects).open(request, timeout=stall_seconds) as reply, file.open("xb") as written:
+            announced = reply.headers.get("Content-Length")
+            while content := reply.read1(_CHUNK_BYTES):  # what is there: a full read would wait for a slow sender
+                received += len(content)
+                if received > max_bytes:
+                    raise TransferError(f"is longer than {max_bytes} bytes")
+                if time.monotonic() > deadline:
+                    raise TransferError(f"did not come whole in {max_seconds:g} seconds")
+                hashed.update(content)
+                written.write(content)
+    except HTTPError as error:
+        error.close()
+        raise TransferError(f"was answered with status {error.code}") from None
+    except (HTTPException, ValueError) as error:  # their messages may show the URL
+        raise TransferError(f"could not be fetched: {type(error).__name__}") from None
+    except OSError as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise TransferError(f"could not be fetched: {getattr(reason, 'strerror', None) or reason}") from None
+    if announced is not None and announced != str(received):
+        raise TransferError(f"broke off after {received} of {announced} bytes")
+    return hashed.hexdigest()
+
+
+class _Decompressed(gzip.GzipFile):
+    """What is in a gzip file, for tarfile to read: forward, up to a number of bytes, and little at once."""
+
+    def __init__(self, file: Path, *, max_bytes: int) -> None:
+        super().__init__(file, "rb")
+        self._max_bytes = max_bytes
+        self._position = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _MAX_READ_BYTES:
+            raise TransferError(f"has a header of more than {_MAX_READ_BYTES} bytes")
+        content = super().read(size)
+        self._position += len(content)
+        if self._position > self._max_bytes:
+            raise TransferError(f"unpacks to more than {self._max_bytes} bytes")
+        return content
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if offset < self._position:  # a negative size in a header, by which the same would be read for ever
+            raise TransferError("is not a whole .tar.gz: it leads back")
+        while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
+            pass
+        return self._position
+
+
+def _unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
+    """Write the folders and plain files of a `.tar.gz` into a new folder. Raises `TransferError` for all else."""
+    folder.mkdir()
+    try:
+        with _Decompressed(archive, max_bytes=max_bytes) as stream:
+            with tarfile.open(fileobj=stream, mode="r:") as members:
+                for number, member in enumerate(members, start=1):
+                    if number > _MAX_MEMBERS:
+                        raise TransferError(f"has more than {_MAX_MEMBERS} files")
+                    _write(members, member, folder)
+            while stream.read(_CHUNK_BYTES):  # to the end, where gzip's own checksum stands
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
+        raise TransferError(f"is not a whole .tar.gz: {error}") from None
+
+
+def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write one member. Not by tarfile's own extraction, which would also make links and set owners and modes."""
+    name = PurePosixPath(member.name)
+    shown = repr(member.name[:200])
+    if name.is_absolute() or ".." in name.parts:
+        raise TransferError(f"has a file that lies outside: {shown}")
+    path = folder / name
+    try:
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+            return
+        content = None if member.issparse() or not member.isreg() else members.extractfile(member)
+        if content is None:
+            raise TransferError(f"has something that is neither a folder nor a plain file: {shown}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as written:
+            shutil.copyfileobj(content, written, _CHUNK_BYTES)
+            written.flush()
+            os.fsync(written.fileno())
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise TransferError(f"has a name twice: {shown}") from None

