@@ -169,6 +169,24 @@ def test_vertex_port(store: Path, tmp_path: Path) -> None:
     assert bind(AIP_HTTP_PORT="8123", PORT="9000") == "None\n"
 
 
+def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
+    """The gauge of requests in flight is the sum over all workers, to within the one that asks for it."""
+
+    def in_flight() -> float:
+        text = requests.get(f"{server.url}/metrics", timeout=10).text
+        return float(re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)[0])
+
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
+        with ExitStack() as stack:
+            for _ in range(3):
+                begin(stack.enter_context(connect(server)))
+            wait_until(lambda: in_flight() in (3, 4))
+        wait_until(lambda: in_flight() in (0, 1))
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: len(server.workers()) == 2)
+        wait_until(lambda: in_flight() in (0, 1))
+
+
 def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
     """SIGTERM lets the request in flight be answered; then the server cleans up and ends with 0."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, connect(server) as slow:
