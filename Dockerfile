@@ -37,6 +37,7 @@ RUN pip --python /opt/venv/bin/python install -r requirements.txt
 COPY --from=serve /srv/tabserve ./
 COPY notebooks ./notebooks
 ENV TABSERVE_STORE=/models MPLBACKEND=agg HOME=/tmp
+RUN install -d -o 10001 -g 10001 /models
 USER 10001:10001
 ENTRYPOINT ["/srv/tabserve/docker/entrypoint.sh"]
 CMD ["train", "boston-housing"]
@@ -54,12 +55,14 @@ RUN if [ -d "/context/${MODEL}" ]; then \
         python -m model --store /context pack "${MODEL}" /tmp/model.tar.gz \
         && python -m model --store /models pull file:///tmp/model.tar.gz; \
     else python -m model --store /models train "${MODEL}"; fi \
-    && find /models -exec touch --date "@${SOURCE_DATE_EPOCH}" {} +
+    && chown -R 0:0 /models && find /models -exec touch --date "@${SOURCE_DATE_EPOCH}" {} +
 # hadolint ignore=DL3006
 FROM model-${MODEL:+baked} AS model
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
-RUN pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel 2>/dev/null; rm -rf /root/.cache
+# Nor what would bring pip back.
+RUN PYTHONDONTWRITEBYTECODE=1 pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
+    && rm -rf /usr/local/lib/python3*/ensurepip /root/.cache
 COPY --from=serve /opt/venv /opt/venv
 COPY --from=model /models /models
 COPY --from=serve /srv/tabserve /srv/tabserve

@@ -133,8 +133,9 @@ def post_worker_init(worker):
 
 def worker_exit(server, worker):
     """Say that a worker which is gone has no requests: its place may stay empty."""
-    if worker.wsgi:
-        worker.wsgi.metrics.set_in_flight(0)
+    service = getattr(worker, "wsgi", None)  # none where the worker did not come up
+    if hasattr(service, "metrics"):
+        service.metrics.set_in_flight(0)
 
 
 def on_reload(server):

@@ -22,8 +22,8 @@ class Route(str):
     """A path that the service answers at; empty for none."""
 
 
-# What Kubernetes tells every pod of a Service that is named tabserve.
-_SERVICE_LINK = re.compile(r"TABSERVE_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+# What Kubernetes tells every pod of a Service that is named tabserve, or tabserve-canary.
+_SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
 # What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")

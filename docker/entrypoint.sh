@@ -2,9 +2,12 @@
 # What the image runs: serve (the default, and what SageMaker passes), a command of `python -m model`, or any command.
 set -eu
 
-# Vertex AI names its port; SageMaker and Azure ML mount a model at a path of their own.
-export PORT="${PORT:-${AIP_HTTP_PORT:-8080}}"
-if [ -z "${TABSERVE_STORE:-}" ]; then
+# Vertex AI names its port.
+export PORT="${PORT:-${AIP_HTTP_PORT:-8080}}" PYTHONPATH=/srv/tabserve
+
+# Name the store: as it is set, else where SageMaker and Azure ML mount a model, else the image's own.
+find_store() {
+  [ -z "${TABSERVE_STORE:-}" ] || return 0
   TABSERVE_STORE=/models
   for mounted in /opt/ml/model "${AZUREML_MODEL_DIR:-/var/azureml-app/azureml-models}"; do
     if [ -d "$mounted" ] && [ -n "$(ls -A "$mounted")" ]; then
@@ -12,26 +15,32 @@ if [ -z "${TABSERVE_STORE:-}" ]; then
       break
     fi
   done
-fi
-export TABSERVE_STORE
+  export TABSERVE_STORE
+}
 
 case "${1:-serve}" in
   serve)
     [ $# -eq 0 ] || shift
+    find_store
     cd /srv/tabserve
     exec gunicorn --bind "0.0.0.0:$PORT" "$@"
     ;;
-  healthcheck)
-    exec python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:$PORT/readyz', timeout=2)"
+  healthcheck) # without urllib, which would ask a proxy that the environment names
+    exec python -c "
+import http.client, sys
+connection = http.client.HTTPConnection('127.0.0.1', $PORT, timeout=2)
+connection.request('GET', '/readyz')
+sys.exit(connection.getresponse().status != 200)"
     ;;
   train)
     python -c 'import sklearn' 2>/dev/null || {
       echo "this image serves and does not train; build the one that does: docker build --target train ." >&2
       exit 1
     }
-    exec python -m model --store "$TABSERVE_STORE" "$@"
+    exec python -m model --store "${TABSERVE_STORE:-/models}" "$@"
     ;;
   list | show | verify | predict | pull | pack)
+    find_store
     exec python -m model --store "$TABSERVE_STORE" "$@"
     ;;
   *)

@@ -160,6 +160,8 @@ def test_variables_of_a_service_named_tabserve() -> None:
         "TABSERVE_SERVICE_PORT_HTTP": "80",
         "TABSERVE_PORT": "tcp://10.0.0.1:80",
         "TABSERVE_PORT_80_TCP_ADDR": "10.0.0.1",
+        "TABSERVE_CANARY_SERVICE_HOST": "10.0.0.2",
+        "TABSERVE_CANARY_PORT": "tcp://10.0.0.2:80",
     }
 
     assert Config.from_environ(told) == Config()

@@ -193,7 +193,8 @@ def test_training_says_where(image: str) -> None:
 def test_contents(image: str) -> None:
     """There is no pip, compiler, test or training package in it, and everything is compiled."""
     script = """
-        ! python -m pip --version 2>/dev/null && ! command -v pip gcc cc make curl
+        for one in pip pip3 gcc cc make curl; do command -v $one; done
+        for one in python /usr/local/bin/python; do $one -m pip --version 2>/dev/null; done
         find /opt /srv -type d -name tests
         python -c 'from importlib.util import find_spec as f; print([n for n in ("sklearn", "pandas", "onnx") if f(n)])'
         for f in $(find /srv/tabserve -name '*.py' -not -name gunicorn.conf.py); do
@@ -229,10 +230,12 @@ def test_run_docker(tmp_path: Path) -> None:
 def test_labels_and_size(image: str, baked: str) -> None:
     """The image says its version and revision, and is at most 170 MB larger than its base."""
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
+    if subprocess.run(["docker", "image", "inspect", BASE], capture_output=True).returncode:
+        docker("pull", "--quiet", BASE)  # BuildKit keeps what it pulls to itself
     size, base = (int(docker("image", "inspect", "--format", "{{.Size}}", name)) for name in (baked, BASE))
 
     assert labels["org.opencontainers.image.version"] == VERSION
-    assert len(labels["org.opencontainers.image.revision"]) == 40
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?|unknown", labels["org.opencontainers.image.revision"])
     assert size - base <= 170e6
 
 
