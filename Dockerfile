@@ -18,7 +18,8 @@ RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-compile -r "requirements-${set}.txt"
 ENV PATH=/opt/venv/bin:${PATH}
 
-# What serves, compiled so that nothing in it depends on when it was built; its times follow SOURCE_DATE_EPOCH.
+# What serves, compiled so that nothing in it depends on when it was built; its times follow SOURCE_DATE_EPOCH. Some
+# packages carry files for other Pythons, or templates, which do not compile: theirs may fail, ours may not.
 FROM build AS serve
 COPY gunicorn.conf.py ./
 COPY docker/entrypoint.sh ./docker/
@@ -27,7 +28,8 @@ COPY model ./model
 ARG SOURCE_DATE_EPOCH=0
 RUN rm requirements-*.txt constraints.txt \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib . \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
+    && { python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; } \
     && find /opt/venv . -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +
 
 # What trains: the same, with the training packages and the notebooks.
