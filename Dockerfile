@@ -64,7 +64,7 @@ FROM model-${MODEL:+baked} AS model
 FROM python:${PYTHON_VERSION}-slim-bookworm
 # Nor what would bring pip back.
 RUN PYTHONDONTWRITEBYTECODE=1 pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
-    && rm -rf /usr/local/lib/python3*/ensurepip /root/.cache
+    && rm -rf /usr/local/lib/python3*/ensurepip ~/.cache
 COPY --from=serve /opt/venv /opt/venv
 COPY --from=model /models /models
 COPY --from=serve /srv/tabserve /srv/tabserve
