@@ -119,12 +119,18 @@ def post_worker_init(worker):
         finally:
             del since[connection]
 
-    def notify_and_look(*args):  # the worker's loop calls this at least once a second
+    next_look = 0.0
+
+    def notify_and_look(*args):  # the worker's loop calls this at least once a second, and for every request
+        nonlocal next_look
         notify(*args)
+        now = time.monotonic()
+        if now < next_look:
+            return
+        next_look = now + 0.1  # what is done here is not for every request to pay
         service.metrics.set_in_flight(service.in_flight())
-        late = time.monotonic() - settings.max_read_seconds
         for connection, started in list(since.items()):
-            if started < late:
+            if started < now - settings.max_read_seconds:
                 with suppress(OSError):
                     connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
 

@@ -113,7 +113,7 @@ class Metrics:
         # How busy is it just now: what an autoscaler goes by.
         self._in_flight = Gauge(
             "tabserve_requests_in_flight",
-            "Requests that all workers answer or keep waiting, each as it was within the last second.",
+            "Requests that all workers answer or keep waiting, each as it was about a second ago at most.",
             multiprocess_mode="livesum",
             registry=self._registry,
         )
