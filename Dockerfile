@@ -68,7 +68,8 @@ RUN PYTHONDONTWRITEBYTECODE=1 pip uninstall --yes --quiet --root-user-action ign
 COPY --from=serve /opt/venv /opt/venv
 COPY --from=model /models /models
 COPY --from=serve /srv/tabserve /srv/tabserve
-ENV PATH=/opt/venv/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+# No prediction log: a container's own files go with it. A volume or a PostgreSQL keeps one.
+ENV PATH=/opt/venv/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp TABSERVE_PREDICTION_LOG=
 WORKDIR /srv/tabserve
 USER 10001:10001
 EXPOSE 8080

@@ -6,6 +6,7 @@ PORT ?= 8000
 STORE ?= store
 MODEL ?= boston-housing
 URL ?= http://localhost:8000
+MONITOR_PORT ?= 9090
 ARGS ?=
 OVERLAY ?= cpu
 # A model goes into an image only where it is named: MODEL above has a default.
@@ -22,7 +23,7 @@ TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install lint format test conformance train run notebook bench \
+.PHONY: help setup install lint format test conformance train run monitor notebook bench \
 	image image-cuda push deploy undeploy all clean
 
 help: ## say what the targets do
@@ -55,6 +56,9 @@ train: $(INSTALLED) ## train MODEL through its notebook and make the new version
 run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@TABSERVE_STORE=$(STORE) exec $(BIN)/gunicorn --bind $(HOST):$(PORT)
+
+monitor: $(INSTALLED) ## run Prometheus with our rules against the server at URL
+	@exec $(BIN)/python -m monitoring run --url $(URL) --port $(MONITOR_PORT) $(ARGS)
 
 image: ## build the image; with MODEL=NAME on the command line, with that model in it
 	@$(BAKED) docker/build.sh

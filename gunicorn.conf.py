@@ -90,6 +90,7 @@ def post_worker_init(worker):
     """Tell the service how busy its worker is, and when it is told to stop."""
     service = worker.wsgi
     service.in_flight = lambda: worker.nr_conns - len(worker.keepalived_conns) - len(worker.pending_conns)
+    service.recorder.start()
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number, frame):
@@ -138,14 +139,16 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
-    """Say that a worker which is gone has no requests: its place may stay empty."""
+    """Count and log what the worker noted, and say that it has no requests: its place may stay empty."""
     service = getattr(worker, "wsgi", None)  # none where the worker did not come up
     if hasattr(service, "metrics"):
+        service.recorder.close()
         service.metrics.set_in_flight(0)
 
 
 def on_reload(server):
     """Load the models again for the new workers, unless they do not verify."""
+    fresh = None
     try:
         fresh = server.app.load()
         reason = fresh.serving.unready
@@ -153,6 +156,8 @@ def on_reload(server):
         reason = repr(error)
     if reason:
         server.log.error("the models are not loaded again: %s", reason)
+        if fresh:
+            server.app.callable.serving.golden |= fresh.serving.golden
     else:
         server.app.callable = fresh
 

@@ -22,8 +22,18 @@ class Route(str):
     """A path that the service answers at; empty for none."""
 
 
+class DatabaseURL(str):
+    """Where a database is; empty for none. May have a password in it, so that no message quotes it."""
+
+
+class Share(float):
+    """A number from 0 to 1."""
+
+
 # What Kubernetes tells every pod of a Service that is named tabserve, or tabserve-canary.
 _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+
+_DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
 
 # What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
@@ -62,6 +72,22 @@ class Config:
         "longest time that a client may take to send a request; one that is not whole by then is answered 400",
     )
     log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")
+    prediction_log: DatabaseURL = setting(
+        "TABSERVE_PREDICTION_LOG",
+        DatabaseURL("sqlite:///predictions.db"),
+        "database of predictions and the true values that come to `/feedback`: `sqlite:///FILE` or "
+        "`postgresql://USER:PASSWORD@HOST/NAME`; empty: none",
+    )
+    prediction_log_share: Share = setting(
+        "TABSERVE_PREDICTION_LOG_SHARE", Share(1), "share of the requests that are logged there, from 0 to 1"
+    )
+    prediction_log_features: bool = setting("TABSERVE_PREDICTION_LOG_FEATURES", False, "log the features' values, too")
+    prediction_log_days: int = setting(
+        "TABSERVE_PREDICTION_LOG_DAYS", 30, "days after which a prediction is removed from the log with its true value"
+    )
+    live_error_days: int = setting(
+        "TABSERVE_LIVE_ERROR_DAYS", 7, "days back to which true values count in the live error, by when they came"
+    )
     aip_health_route: Route = setting("AIP_HEALTH_ROUTE", Route(""), "path at which Vertex AI asks for readiness")
     aip_predict_route: Route = setting(
         "AIP_PREDICT_ROUTE", Route(""), "path at which Vertex AI asks for predictions of the default model"
@@ -81,7 +107,8 @@ class Config:
             try:
                 values[item.name] = _parse(text, item.default)
             except ValueError as error:
-                mistakes.append(f"{name} is {text!r}, {error}")
+                told = "" if isinstance(item.default, DatabaseURL) else f"{text!r}, "
+                mistakes.append(f"{name} is {told}{error}")
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         return cls(**values)
@@ -97,6 +124,14 @@ def _parse(text: str, default: Any) -> Any:
         if not text.isascii() or not text.isdecimal() or int(text) < 1:
             raise ValueError("not a whole number from 1")
         return int(text)
+    if isinstance(default, Share):
+        if not re.fullmatch(r"[01]|[01]?\.[0-9]+", text) or float(text) > 1:
+            raise ValueError("not a number from 0 to 1")
+        return Share(text)
+    if isinstance(default, DatabaseURL):
+        if text and not _DATABASE_URL.fullmatch(text):
+            raise ValueError("neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME")
+        return DatabaseURL(text)
     if isinstance(default, Route):
         if text and not _ROUTE.fullmatch(text):
             raise ValueError("not a path that begins with / and has no placeholders")

@@ -16,7 +16,11 @@ from model import Artifact
 
 _KEY = "tabserve.visit"
 # What a caller's id may be to be taken over: it goes into a header and into the log.
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# W3C Trace Context: version, trace id, the caller's span id, flags; a later version may say more.
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ class Door:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
         request_id = environ.get("HTTP_X_REQUEST_ID", "")
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
         guest = environ[_KEY] = Visit(request_id)
         status = 500
@@ -78,6 +82,9 @@ class Door:
                     "status": status,
                     "duration_ms": round(seconds * 1000, 3),
                 }
+                trace = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
+                if trace:
+                    fields |= {"trace_id": trace[1], "parent_span_id": trace[2]}
                 if guest.model:
                     fields |= {"model": guest.model.name, "version": guest.model.version, "rows": guest.rows}
                 self._write_line(fields)

@@ -10,7 +10,7 @@ import orjson
 from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from model import NotInStoreError, Problem, SchemaError, TooManyRowsError
+from model import NotInStoreError, PredictionLogError, Problem, SchemaError, TooManyRowsError
 
 # Enough to see what is wrong with a table; beyond that a reply would outgrow the request that caused it.
 MAX_DETAILS = 1_000
@@ -43,14 +43,20 @@ class NotReadyError(Exception):
     """No verified model is loaded."""
 
 
+class UnknownPredictionsError(Exception):
+    """None of the predictions that feedback is for is known."""
+
+
 STATUS: dict[type[Exception], int] = {
     BodyError: 400,
     NotInStoreError: 404,
+    UnknownPredictionsError: 404,
     TooLargeError: 413,
     TooManyRowsError: 413,
     UnsupportedMediaTypeError: 415,
     SchemaError: 422,
     OverloadedError: 503,
+    PredictionLogError: 503,
     NotReadyError: 503,
 }
 

@@ -11,6 +11,7 @@ from flask import Flask, request
 
 from app import (
     errors,
+    feedback,
     health,
     logs,
     mlflow_scoring,
@@ -24,17 +25,23 @@ from app import (
 from app.config import Config
 from app.door import Door, visit
 from app.inference import Inference
+from app.log_writer import LogWriter
 from app.metrics import Metrics
+from app.recorder import Recorder
 from app.serving import Serving
 
 _log = logging.getLogger("tabserve")
 
 
 class Service(Flask):
-    """A Flask application that knows what it serves; `in_flight` is replaced by the server that runs it."""
+    """A Flask application that knows what it serves.
+
+    The server that runs it replaces `in_flight`, and starts and closes the `recorder` in each worker.
+    """
 
     serving: Serving
     metrics: Metrics
+    recorder: Recorder
     in_flight: Callable[[], int] = staticmethod(lambda: 0)
 
     def log_exception(self, exc_info: Any) -> None:
@@ -56,17 +63,29 @@ def create_app(
     # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.serving = serving.load(config.store, config.models)
-    metrics = app.metrics = Metrics(models=lambda: app.serving.models.values())
+    log, writer = None, None
+    metrics = app.metrics = Metrics(
+        models=lambda: app.serving.models.values(),
+        golden=lambda: app.serving.golden,
+        ready=lambda: app.serving.unready is None,
+        live_errors=lambda: writer.live_errors if writer else (),
+    )
+    if config.prediction_log:
+        from model.prediction_log import PredictionLog  # here, since SQLAlchemy takes 0.15 s and 14 MB
 
-    inference = Inference(config, metrics, lambda: app.in_flight())
+        log = PredictionLog(config.prediction_log)
+        writer = LogWriter(log, metrics, config)
+    recorder = app.recorder = Recorder(metrics, writer)
+    inference = Inference(config, metrics, recorder, lambda: app.in_flight())
 
     # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.
-    app.register_blueprint(health.blueprint(app.serving, metrics))
+    app.register_blueprint(health.blueprint(app.serving, metrics, recorder))
     app.register_blueprint(open_inference.blueprint(app.serving, inference, metrics))
     app.register_blueprint(tensorflow_serving.blueprint(app.serving, inference))
     app.register_blueprint(mlflow_scoring.blueprint(app.serving, inference, config))
     app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
     app.register_blueprint(predict.blueprint(app.serving, inference))
+    app.register_blueprint(feedback.blueprint(config, metrics, log))
     app.register_blueprint(pages.blueprint(app.serving, config))
     errors.register(app)
 

@@ -6,10 +6,11 @@ from flask import Blueprint, Response, request
 
 from app.errors import readiness
 from app.metrics import Metrics
+from app.recorder import Recorder
 from app.serving import Serving
 
 
-def blueprint(serving: Serving, metrics: Metrics) -> Blueprint:
+def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Blueprint:
     """Routes for probes and for Prometheus."""
     routes = Blueprint("health", __name__)
 
@@ -30,6 +31,7 @@ def blueprint(serving: Serving, metrics: Metrics) -> Blueprint:
     @routes.get("/metrics")
     def prometheus() -> Response:
         """Render the metrics of all workers."""
+        recorder.flush()
         body, content_type = metrics.render(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
 

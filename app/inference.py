@@ -15,7 +15,8 @@ from app.config import Config
 from app.door import visit
 from app.errors import OverloadedError
 from app.metrics import Metrics
-from model import REASONS, Artifact, Matrix, SchemaError
+from app.recorder import Recorder
+from model import REASONS, Artifact, Matrix, Schema, SchemaError
 
 T = TypeVar("T")
 
@@ -26,10 +27,11 @@ class Inference:
     `in_flight` says how many requests this worker has taken on.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> None:
+    def __init__(self, config: Config, metrics: Metrics, recorder: Recorder, in_flight: Callable[[], int]) -> None:
         self.max_rows = config.max_rows
         self._config = config
         self._metrics = metrics
+        self._recorder = recorder
         self._in_flight = in_flight
 
     def decode(self, model: Artifact, decode: Callable[[bytes], T]) -> T:
@@ -40,13 +42,14 @@ class Inference:
         environ = request.environ
         visit(environ).model = model
         if self._in_flight() > self._config.max_in_flight:
+            self._metrics.count_overload()
             raise OverloadedError(f"more than {self._config.max_in_flight} requests are waiting here")
         content = body.read(environ, max_bytes=self._config.max_body_bytes)
         try:
             return decode(content)
         except SchemaError as error:
-            for reason, n_rows in rejected_rows(error).items():
-                self._metrics.count_rejected(model, n_rows, reason)
+            for (reason, feature), n_rows in rejected_rows(error, model.schema).items():
+                self._metrics.count_rejected(model, n_rows, reason, feature)
             raise
 
     def predict(self, model: Artifact, X: Matrix) -> NDArray[np.float64]:
@@ -54,13 +57,20 @@ class Inference:
         started = time.perf_counter()
         y = model.predict(X)
         self._metrics.observe_engine(model, len(X), seconds=time.perf_counter() - started)
-        visit(request.environ).rows = len(X)
+        guest = visit(request.environ)
+        guest.rows = len(X)
+        self._recorder.note(guest.request_id, model, X, y)
         return y
 
 
-def rejected_rows(error: SchemaError) -> dict[str, int]:
-    """Return how many rows were refused for each reason; a whole column's problem concerns every row."""
-    rows: dict[str, set[int | None]] = {}
+def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:
+    """Return how many rows were refused for each reason and feature; a whole column's problem concerns every row.
+
+    The feature is empty where none of the schema's is concerned: what a client calls its own makes no series.
+    """
+    rows: dict[tuple[str, str], set[int | None]] = {}
     for problem in error.problems:
-        rows.setdefault(problem.reason if problem.reason in REASONS else "shape", set()).add(problem.row)
-    return {reason: error.n_rows if None in found else len(found) for reason, found in rows.items()}
+        reason = problem.reason if problem.reason in REASONS else "shape"
+        feature = problem.feature if problem.feature in schema.names else ""
+        rows.setdefault((reason, feature or ""), set()).add(problem.row)
+    return {key: error.n_rows if None in found else len(found) for key, found in rows.items()}

@@ -8,18 +8,24 @@ takes a dead one's slot counts on from where that one stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, values
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
-from model import Artifact
+from model import MISSING, Artifact, Bins, Matrix
+
+if TYPE_CHECKING:
+    from model.prediction_log import LiveError
 
 # From well below a millisecond, where a single row is answered, to where callers give up.
 DURATION_BUCKETS = (
@@ -27,6 +33,9 @@ DURATION_BUCKETS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
+
+DROPPED = ("queue_full", "repeated")  # why the prediction log has not a row
+OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -82,9 +91,15 @@ class Metrics:
     >>> metrics.observe_request("/predict", "POST", 200, seconds=0.0004)
     """
 
-    def __init__(self, models: Callable[[], Iterable[Artifact]]) -> None:
+    def __init__(
+        self,
+        models: Callable[[], Iterable[Artifact]],
+        golden: Callable[[], Mapping[tuple[str, int], bool]] = dict,
+        ready: Callable[[], bool] = lambda: True,
+        live_errors: Callable[[], Iterable[LiveError]] = list,
+    ) -> None:
         self._children: dict[tuple[object, ...], Any] = {}
-        self._models = _ModelCollector(models)
+        self._models = _ModelCollector(models, golden, ready, live_errors)
         self._registry = CollectorRegistry()
         self._registry.register(self._models)
         # Is the service answering, and how: rate and errors, by route.
@@ -119,13 +134,50 @@ class Metrics:
         )
         # How much work is that: capacity, and batches behind one request.
         self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
-        # Which clients' rows do not fit the schema, and why.
+        # Which clients' rows do not fit the schema, and why; a value that is missing more often than it was.
         self._rejected = Counter(
             "tabserve_rejected_rows_total",
-            "Rows refused because they do not fit the schema.",
-            ["model", "version", "reason"],
+            "Rows refused because they do not fit the schema; a row counts for each feature and reason.",
+            ["model", "version", "reason", "feature"],
             registry=self._registry,
         )
+        # Does more come than is answered: scale out.
+        self._overload = Counter(
+            "tabserve_overload_rejections_total", "Requests refused because too many wait.", registry=self._registry
+        )
+        # Do the inputs, and the answers, still look like the training data: drift, by recording rules.
+        self._feature_bins = Counter(
+            "tabserve_feature_bin_total",
+            "Values predicted from, by the bins of the training distribution.",
+            ["model", "version", "feature", "bin"],
+            registry=self._registry,
+        )
+        self._prediction_bins = Counter(
+            "tabserve_prediction_bin_total",
+            "Predictions, by the bins of those for the training rows.",
+            ["model", "version", "bin"],
+            registry=self._registry,
+        )
+        # Is the prediction log whole: can feedback find what it is for?
+        self._logged = Counter(
+            "tabserve_prediction_log_rows_total", "Rows written to the prediction log.", registry=self._registry
+        )
+        self._dropped = Counter(
+            "tabserve_prediction_log_dropped_rows_total",
+            "Rows that the prediction log has not: it was slow or gone, or has a row of the same request id.",
+            ["reason"],
+            registry=self._registry,
+        )
+        # Does the truth come, and to predictions that are known?
+        self._feedback = Counter(
+            "tabserve_feedback_rows_total", "True values that came.", ["outcome"], registry=self._registry
+        )
+        for reason in DROPPED:
+            self._child(self._dropped, reason)
+        for outcome in OUTCOMES:
+            self._child(self._feedback, outcome)
+        for model in models():
+            self._expect(model)
 
     def observe_request(self, route: str, method: str, status: int, *, seconds: float) -> None:
         """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
@@ -146,9 +198,48 @@ class Metrics:
         self._child(self._rows, model.name, model.version).inc(n_rows)
         self._child(self._engine, model.name, model.version).observe(seconds)
 
-    def count_rejected(self, model: Artifact, n_rows: int, reason: str) -> None:
-        """Count rows refused for one of `model.REASONS`, or for their shape."""
-        self._child(self._rejected, model.name, model.version, reason).inc(n_rows)
+    def count_rejected(self, model: Artifact, n_rows: int, reason: str, feature: str) -> None:
+        """Count rows refused for one of `model.REASONS` or their shape; `feature` is one of the schema's or empty."""
+        self._child(self._rejected, model.name, model.version, reason, feature).inc(n_rows)
+
+    def count_overload(self) -> None:
+        """Count one request that was refused because too many wait."""
+        self._overload.inc()
+
+    def count_bins(self, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> None:
+        """Count rows `X` `(n_rows, n_features)` and answers `y` `(n_rows,)` into the bins of the training data."""
+        for (name, bins), column in zip(model.reference.features.items(), X.T):
+            self._count(self._feature_bins, (model.name, model.version, name), bins, column)
+        self._count(self._prediction_bins, (model.name, model.version), model.reference.prediction, y)
+
+    def count_logged(self, n_rows: int) -> None:
+        """Count rows written to the prediction log."""
+        self._logged.inc(n_rows)
+
+    def count_dropped(self, n_rows: int, reason: str) -> None:
+        """Count rows that the prediction log has not."""
+        self._child(self._dropped, reason).inc(n_rows)
+
+    def count_feedback(self, outcome: str, n_rows: int) -> None:
+        """Count true values by what became of them."""
+        self._child(self._feedback, outcome).inc(n_rows)
+
+    def _count(self, metric: Counter, labels: tuple[object, ...], bins: Bins, values: NDArray[np.float64]) -> None:
+        for label, count in zip(bins.labels, bins.count(values).tolist()):
+            if count:
+                self._child(metric, *labels, label).inc(count)
+
+    def _expect(self, model: Artifact) -> None:
+        """Have every bin of a model counted from 0, so that the first value in a bin is an increase like any other.
+
+        A missing value is none of a bin where the schema refuses it: those are counted from 0, too.
+        """
+        for name, bins in model.reference.features.items():
+            self._child(self._rejected, model.name, model.version, MISSING, name)
+            for label in bins.labels:
+                self._child(self._feature_bins, model.name, model.version, name, label)
+        for label in model.reference.prediction.labels:
+            self._child(self._prediction_bins, model.name, model.version, label)
 
     def _child(self, metric: M, *labels: object) -> M:
         """Return a metric's child, kept: `labels` itself takes as long as counting does."""
@@ -179,21 +270,95 @@ class Metrics:
             return self._registry
         registry = CollectorRegistry()
         registry.register(self._models)
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_WorkersCollector(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
         return registry
 
 
-class _ModelCollector(Collector):
-    """Says which models are loaded, from what is loaded: every worker has the same, so no file is needed."""
+class _WorkersCollector(Collector):
+    """Adds up the workers' files."""
 
-    def __init__(self, models: Callable[[], Iterable[Artifact]]) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        # A file that is just being made is empty, and prometheus_client's own collector would fail on it.
+        files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+class _ModelCollector(Collector):
+    """Says what is known of the loaded models: every worker knows the same, so no file is needed."""
+
+    def __init__(
+        self,
+        models: Callable[[], Iterable[Artifact]],
+        golden: Callable[[], Mapping[tuple[str, int], bool]],
+        ready: Callable[[], bool],
+        live_errors: Callable[[], Iterable[LiveError]],
+    ) -> None:
         self._models = models
+        self._golden = golden
+        self._ready = ready
+        self._live_errors = live_errors
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        labels = ["model", "version", "algorithm", "digest"]
+        version = ["model", "version"]
+        # Should requests be sent here: is every model that was asked for loaded?
+        yield GaugeMetricFamily("tabserve_ready", "1 where /readyz says so, else 0.", self._ready())
         # Which version answers: to tell one from another in every other panel.
-        info = GaugeMetricFamily("tabserve_model_info", "Models loaded and verified, each 1.", labels=labels)
+        info = GaugeMetricFamily(
+            "tabserve_model_info", "Models loaded and verified, each 1.", labels=[*version, "algorithm", "digest"]
+        )
+        # Did a version that was asked for come out unlike what was trained?
+        golden = GaugeMetricFamily(
+            "tabserve_golden_check_success",
+            "1 where the golden rows came out to the last bit when the version was loaded, 0 where they did not.",
+            labels=version,
+        )
+        # What drift is measured against, and from how many rows it is known.
+        shares = GaugeMetricFamily(
+            "tabserve_feature_bin_reference_ratio",
+            "Share of the training rows in each bin.",
+            labels=[*version, "feature", "bin"],
+        )
+        prediction_shares = GaugeMetricFamily(
+            "tabserve_prediction_bin_reference_ratio",
+            "Share of the predictions for the training rows in each bin.",
+            labels=[*version, "bin"],
+        )
+        rows = GaugeMetricFamily(
+            "tabserve_reference_rows", "Training rows that the reference shares were taken from.", labels=version
+        )
+        for (name, number), equal in self._golden().items():
+            golden.add_metric([name, str(number)], equal)
         for model in self._models():
-            facts = model.manifest
-            info.add_metric([model.name, str(model.version), facts["algorithm"], facts["digest"]], 1)
-        yield info
+            facts, labels = model.manifest, [model.name, str(model.version)]
+            info.add_metric([*labels, facts["algorithm"], facts["digest"]], 1)
+            rows.add_metric(labels, facts["metrics"]["training"]["rows"])
+            for feature, bins in model.reference.features.items():
+                for label, share in zip(bins.labels, bins.all_shares):
+                    shares.add_metric([*labels, feature, label], share)
+            for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
+                prediction_shares.add_metric([*labels, label], share)
+        yield from (info, golden, shares, prediction_shares, rows, *self._errors())
+
+    def _errors(self) -> Iterable[GaugeMetricFamily]:
+        """Do the predictions match the truth that came, as well as they did the validation rows?"""
+        labels = ["model", "version"]
+        for name, text in (("rmse", "Root mean square"), ("mae", "Mean absolute"), ("bias", "Mean signed")):
+            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{text} error in validation.", labels=labels)
+            for model in self._models():
+                promised.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
+            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{text} error by feedback.", labels=labels)
+            for found in self._live_errors():
+                live.add_metric([found.model, str(found.version)], getattr(found, name))
+            yield from (promised, live)
+        # From how many rows either is known: few show a difference where there is none.
+        validated = GaugeMetricFamily("tabserve_validation_rows", "Validation rows.", labels=labels)
+        for model in self._models():
+            validated.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"]["rows"])
+        came = GaugeMetricFamily("tabserve_live_error_rows", "True values that the live error is of.", labels=labels)
+        for found in self._live_errors():
+            came.add_metric([found.model, str(found.version)], found.rows)
+        yield from (validated, came)

@@ -12,6 +12,9 @@ from typing import Any
 
 from app import tensors
 from app.config import Config
+from app.door import REQUEST_ID
+from app.feedback import MAX_ROW, MAX_TRUTH
+from app.metrics import OUTCOMES
 from app.mlflow_scoring import FORMS
 from app.open_inference import JSON_LENGTH
 from app.serving import Serving
@@ -144,6 +147,7 @@ def document(serving: Serving, config: Config) -> JSON:
     parts += [part for model in default for part in _vertex_paths(model, config)]
     parts += [{"/predict": _predict(model)} for model in default]
     parts += [_model_paths(model) for model in serving.models.values()]
+    parts += [_feedback_path(config)]
     parts += [_pages(), {"/models": _get(NATIVE, "The loaded models, and which is the default", _NAMES)}]
     paths: JSON = {}
     for part in parts:
@@ -178,6 +182,61 @@ def _health_paths() -> JSON:
         "/readyz": _get(SERVICE, "Whether requests should be sent here", _flags("ready"), unready=_flags("ready")),
         "/metrics": _get(SERVICE, "Metrics of all workers, for Prometheus", None, text=True),
     }
+
+
+def _feedback_path(config: Config) -> JSON:
+    truth = {"type": "number", "minimum": -MAX_TRUTH, "maximum": MAX_TRUTH}
+    request_id = {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}
+    one = {
+        "type": "object",
+        "required": ["request_id", "truth"],
+        "properties": {
+            "request_id": request_id,
+            "row": {"type": "integer", "minimum": 0, "maximum": MAX_ROW, "description": "of the request, from 0"},
+            "truth": truth,
+        },
+        "additionalProperties": False,
+        "examples": [{"request_id": "0123456789abcdef0123456789abcdef", "row": 0, "truth": 24.0}],
+    }
+    rows = {
+        "type": "object",
+        "required": ["request_id", "truth"],
+        "description": "all rows of a request, null where the truth is not known",
+        "properties": {
+            "request_id": request_id,
+            "truth": {
+                "type": "array",
+                "items": {**truth, "type": ["number", "null"]},
+                "contains": truth,
+                "maxItems": config.max_rows,
+            },
+        },
+        "additionalProperties": False,
+    }
+    item = {"anyOf": [one, rows]}
+    many = {"type": "array", "items": item, "minItems": 1, "maxItems": config.max_rows}
+    reply = {
+        "type": "object",
+        "required": [*OUTCOMES, "unknown_rows"],
+        "properties": {
+            **{name: {"type": "integer", "minimum": 0} for name in OUTCOMES},
+            "unknown_rows": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["request_id", "row"],
+                    "properties": {"request_id": {"type": "string"}, "row": {"type": "integer"}},
+                },
+            },
+        },
+    }
+    content = {"application/json": {"schema": {"anyOf": [item, many]}}}
+    summary = "The true values of predictions, when they are known"
+    failures = {
+        "404": "none of the predictions is known, or no prediction log is kept",
+        "422": "not request ids, rows and true values",
+    }
+    return {"/feedback": _post(NATIVE, summary, content, reply, _NATIVE_ERROR, unfit=failures)}
 
 
 def _pages() -> JSON:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.errors import NotReadyError
-from model import Artifact, ModelError, NotInStoreError, Store
+from model import Artifact, GoldenRowsError, ModelError, NotInStoreError, Store
 
 _log = logging.getLogger("tabserve")
 
@@ -17,13 +17,15 @@ _log = logging.getLogger("tabserve")
 class Serving:
     """The loaded models by name, and why any that was asked for is not among them.
 
-    `asked` holds the names of all models that were asked for, the default first. `draining` is set when the server
+    `asked` holds the names of all models that were asked for, the default first. `golden` says of each version that
+    was tried whether its golden rows came out as in training. `draining` is set when the server
     was told to stop: it goes on answering, and says that it is not ready.
     """
 
     models: dict[str, Artifact] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    golden: dict[tuple[str, int], bool] = field(default_factory=dict)
     draining: bool = False
 
     @property
@@ -63,6 +65,7 @@ def load(store: Path, references: Sequence[str]) -> Serving:
     shelf = Store(store)
     models: dict[str, Artifact] = {}
     problems: list[str] = []
+    golden: dict[tuple[str, int], bool] = {}
     asked = list(references)
     try:
         asked = asked or shelf.names()
@@ -75,7 +78,10 @@ def load(store: Path, references: Sequence[str]) -> Serving:
             model = shelf.load(reference)
         except (ModelError, OSError) as error:
             problems.append(str(error))
+            if isinstance(error, GoldenRowsError):
+                golden[error.name, error.version] = False
             continue
+        golden[model.name, model.version] = True
         if model.name in models:
             problems.append(f"{reference} is asked for beside another version of {model.name}: name one")
             continue
@@ -87,4 +93,5 @@ def load(store: Path, references: Sequence[str]) -> Serving:
         models=models,
         asked=tuple(reference.partition("@")[0] for reference in asked),
         problems=tuple(problems),
+        golden=golden,
     )

@@ -1,23 +1,55 @@
 """What a service needs of a model: load a verified version, turn named cells into a matrix, predict.
 
-Everything here imports no more than numpy and ONNX Runtime. Training lives in `gbm`, `evaluate`, `datasets`,
-`plots` and `export`, which are imported by their own names.
+Everything here imports no more than numpy and ONNX Runtime. `prediction_log` needs SQLAlchemy, and is imported by its
+own name where a log is kept; so is training, in `gbm`, `evaluate`, `datasets`, `plots` and `export`.
 """
 
 from model.artifact import Artifact
-from model.errors import ArtifactError, ModelError, NotInStoreError, Problem, SchemaError, TooManyRowsError
-from model.schema import REASONS, Feature, Matrix, Schema, check_width, columns_from_csv, misfits
+from model.drift import Bins, Reference
+from model.errors import (
+    ArtifactError,
+    GoldenRowsError,
+    ModelError,
+    NotInStoreError,
+    PredictionLogError,
+    Problem,
+    SchemaError,
+    TooManyRowsError,
+)
+from model.schema import (
+    MISSING,
+    NOT_A_NUMBER,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    REASONS,
+    UNKNOWN,
+    Feature,
+    Matrix,
+    Schema,
+    check_width,
+    columns_from_csv,
+    misfits,
+)
 from model.store import Store
 
 __all__ = [
+    "MISSING",
+    "NOT_A_NUMBER",
+    "NOT_FINITE",
+    "OUT_OF_RANGE",
     "REASONS",
+    "UNKNOWN",
     "Artifact",
     "ArtifactError",
+    "Bins",
     "Feature",
+    "GoldenRowsError",
     "Matrix",
     "ModelError",
     "NotInStoreError",
+    "PredictionLogError",
     "Problem",
+    "Reference",
     "Schema",
     "SchemaError",
     "Store",

@@ -1,7 +1,7 @@
 """One version of a model on disk: write it whole, and load it only when every byte and every answer is right.
 
 An artifact is a folder: `manifest.json`, which names and hashes every other file, and those files. Serving
-reads the manifest, `model.onnx` and `golden.json`; it never opens a pickle.
+reads the manifest, `model.onnx`, `golden.json` and `reference.json`; it never opens a pickle.
 
 To change the format: raise FORMAT_VERSION, teach `load` to read the older versions (they stay readable for
 ever), keep one artifact of each older version in the tests, and say in CHANGELOG.md what changed.
@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import schema
+from model import drift, schema
+from model.drift import Reference
 from model.engine import Engine, predict_one_by_one
-from model.errors import ArtifactError
+from model.errors import ArtifactError, GoldenRowsError
 from model.schema import Matrix, Schema
 
 FORMAT_VERSION = 1
@@ -33,6 +34,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
+REFERENCE = "reference.json"
 INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
 _RESTORE = "restore the artifact from where it came, or train it again"
@@ -57,6 +59,7 @@ class Artifact:
     schema: Schema
     engine: Engine
     golden_rows: Matrix
+    reference: Reference
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order."""
@@ -103,13 +106,17 @@ def load(folder: Path) -> Artifact:
     try:
         model_schema = schema.from_manifest(manifest)
         name, version = str(manifest["name"]), int(manifest["version"])
-        if not {"title", "algorithm", "metrics"} <= manifest.keys():
-            raise ValueError("title, algorithm or metrics are missing")
+        if not {"title", "algorithm"} <= manifest.keys():
+            raise ValueError("title or algorithm is missing")
+        for part in ("training", "validation"):
+            if not {"rows", "rmse", "mae", "bias"} <= manifest["metrics"][part].keys():
+                raise ValueError(f"metrics of the {part} rows are missing")
         graph = files[GRAPH]
         golden = json.loads(files[GOLDEN])
         columns = tuple(golden["columns"])
         rows = np.array(golden["X"], dtype=np.float64).reshape(-1, len(columns))
         answers = np.array(golden["y"], dtype=np.float64)
+        reference = drift.parse(json.loads(files[REFERENCE]), model_schema)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error!r})", _RESTORE) from None
     if columns != model_schema.names:
@@ -126,12 +133,14 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / GRAPH, f"answers {replayed.dtype}, and float64 is wanted", _RESTORE)
     different = int((replayed.view(np.int64) != answers.view(np.int64)).any(axis=0).sum())
     if different:
-        raise ArtifactError(
+        raise GoldenRowsError(
             folder / GOLDEN,
             f"{different} of {len(answers)} golden rows are answered otherwise than by the trained model",
             "do not serve it; train it again on this machine and compare",
+            name=name,
+            version=version,
         )
-    return Artifact(folder, name, version, manifest, model_schema, engine, golden_rows=rows)
+    return Artifact(folder, name, version, manifest, model_schema, engine, golden_rows=rows, reference=reference)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

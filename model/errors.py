@@ -68,6 +68,19 @@ class ArtifactError(ModelError):
         self.remedy = remedy
 
 
+class GoldenRowsError(ArtifactError):
+    """A version answers its golden rows otherwise than the trained model did; carries its name and version."""
+
+    def __init__(self, path: Path, reason: str, remedy: str, *, name: str, version: int) -> None:
+        super().__init__(path, reason, remedy)
+        self.name = name
+        self.version = version
+
+
+class PredictionLogError(ModelError):
+    """The prediction log cannot be used just now; what was to be written to it was not."""
+
+
 class NotInStoreError(ModelError):
     """The store has no such model, version or alias."""
 

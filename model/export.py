@@ -97,7 +97,9 @@ def draft(
             {"columns": list(table.X.columns), "X": golden.tolist(), "y": trained(golden).tolist()}
         ),
         PIPELINE: _joblib(pipeline),
-        "reference.json": artifact.to_json(drift.reference(rows.X_train, pipeline.predict(rows.X_train), model_schema)),
+        artifact.REFERENCE: artifact.to_json(
+            drift.reference(rows.X_train, pipeline.predict(rows.X_train), model_schema)
+        ),
         "card.md": card.render(facts).encode(),
         **{f"plots/{name}.png": plots.to_png(figure) for name, figure in figures.items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from app import create_app
 from app.config import Config, Route
+from model import artifact
 from model.__main__ import main
 
 # These run in an environment of their own, by test_clients.py.
@@ -155,13 +157,13 @@ class Server:
 def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) -> Iterator[Server]:
     """Run gunicorn as `make run` does, on a free port, until the block ends; `wait` for a path to answer 200.
 
-    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`.
+    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
-    environ = {**kept, "TABSERVE_STORE": str(store), "TMPDIR": str(folder), **settings}
+    environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"
     command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
     with stdout.open("wb") as out, stderr.open("wb") as err:
@@ -198,6 +200,18 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     """A gunicorn with two workers, for tests that do not stop it."""
     with serve(store, tmp_path_factory.mktemp("server"), WEB_CONCURRENCY="2") as running:
         yield running
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] | None = None) -> None:
+    """Change an artifact as someone would who knows the format: hashes, sizes and the digest are right again."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for name, content in (files or {}).items():
+        (folder / name).write_bytes(content)
+        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    change(manifest)
+    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    manifest["digest"] = artifact.digest(facts)
+    (folder / "manifest.json").write_bytes(artifact.to_json(manifest))
 
 
 def bits(values: Any) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import ROOT, bits
+from conftest import ROOT, bits, rewrite
 from model import ArtifactError, artifact
 
 FILES = [
@@ -48,18 +47,6 @@ def kept(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def folder(store: Path, tmp_path: Path) -> Path:
     """A copy of the trained artifact, to break."""
     return shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] | None = None) -> None:
-    """Change an artifact as someone would who knows the format: hashes, sizes and the digest are right again."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    for name, content in (files or {}).items():
-        (folder / name).write_bytes(content)
-        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    change(manifest)
-    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
-    manifest["digest"] = artifact.digest(facts)
-    (folder / "manifest.json").write_bytes(artifact.to_json(manifest))
 
 
 def refusal(folder: Path) -> ArtifactError:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Config, ConfigError, Route
+from app.config import Config, ConfigError, DatabaseURL, Route, Share
 
 
 def mistakes(environ: dict[str, str]) -> str:
@@ -29,6 +29,11 @@ def test_defaults() -> None:
         max_rows=10_000,
         max_in_flight=512,
         log_requests=True,
+        prediction_log=DatabaseURL("sqlite:///predictions.db"),
+        prediction_log_share=Share(1),
+        prediction_log_features=False,
+        prediction_log_days=30,
+        live_error_days=7,
     )
 
 
@@ -44,6 +49,12 @@ def test_defaults() -> None:
         ("MAX_IN_FLIGHT", "64", "max_in_flight", 64),
         ("LOG_REQUESTS", "false", "log_requests", False),
         ("LOG_REQUESTS", "True", "log_requests", True),
+        ("PREDICTION_LOG", "", "prediction_log", DatabaseURL("")),
+        ("PREDICTION_LOG", "sqlite:////srv/p.db", "prediction_log", DatabaseURL("sqlite:////srv/p.db")),
+        ("PREDICTION_LOG", "postgresql://a:b@c/d", "prediction_log", DatabaseURL("postgresql://a:b@c/d")),
+        ("PREDICTION_LOG_SHARE", "0", "prediction_log_share", Share(0)),
+        ("PREDICTION_LOG_SHARE", "0.25", "prediction_log_share", Share(0.25)),
+        ("PREDICTION_LOG_SHARE", "1.0", "prediction_log_share", Share(1)),
     ],
 )
 def test_setting(name: str, text: str, field: str, expected: Any) -> None:
@@ -52,6 +63,24 @@ def test_setting(name: str, text: str, field: str, expected: Any) -> None:
 
     assert config == Config(**{field: expected})
     assert type(getattr(config, field)) is type(expected) or isinstance(expected, Path)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-0.1", "1.1", "2", "nan", "inf", "1e-1", "50%", " 1", "."])
+def test_share_that_is_none(text: str) -> None:
+    """A share is a plain number from 0 to 1; the message says what was found and what is wanted."""
+    message = mistakes({"TABSERVE_PREDICTION_LOG_SHARE": text})
+
+    assert message == f"TABSERVE_PREDICTION_LOG_SHARE is {text!r}, not a number from 0 to 1"
+
+
+@pytest.mark.parametrize(
+    "text", ["sqlite://", "sqlite:///", "mysql://me:secret@host/x", "secret", "postgres://secret@h/x"]
+)
+def test_database_that_is_none(text: str) -> None:
+    """A database is SQLite or PostgreSQL; the message quotes nothing of the URL: it may have a password in it."""
+    message = mistakes({"TABSERVE_PREDICTION_LOG": text})
+
+    assert message == "TABSERVE_PREDICTION_LOG is neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME"
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1e3", "1_000", " 1", "٣", "²", "9" * 5_000])
@@ -149,7 +178,8 @@ def test_any_text(name: str, text: str) -> None:
     except ConfigError as error:
         message = str(error)
 
-    assert message is None or message.startswith(f"{name} is {text!r}, ")
+    told = "" if name == "TABSERVE_PREDICTION_LOG" else f"{text!r}, "
+    assert message is None or message.startswith(f"{name} is {told}n")
 
 
 def test_variables_of_a_service_named_tabserve() -> None:

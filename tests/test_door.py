@@ -121,6 +121,42 @@ def test_line_of_any_request(
     assert "model" not in log_lines[0]
 
 
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    "traceparent", [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-more"]
+)
+def test_trace_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
+    """A W3C traceparent, of a later version too, puts its trace and the caller's span into the request's line."""
+    client.post("/predict", json=HOUSE, headers={"traceparent": traceparent})
+
+    assert [(line["trace_id"], line["parent_span_id"]) for line in log_lines] == [(TRACE, SPAN)]
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        f"00-{TRACE}-{SPAN}-01-more",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-0",
+        f"00-{TRACE}-{SPAN}-01\n",
+        f"00_{TRACE}_{SPAN}_01",
+    ],
+    ids=ascii,
+)
+def test_trace_that_is_none(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
+    """What the specification says is no traceparent is left out of the line, which is otherwise as always."""
+    client.post("/predict", json=HOUSE, environ_overrides={"HTTP_TRACEPARENT": traceparent})
+
+    assert [line["status"] for line in log_lines] == [200]
+    assert not [line for line in log_lines if "trace_id" in line or "parent_span_id" in line]
+
+
 def logged(server: Server) -> list[dict[str, Any]]:
     """Return every line that the server wrote; fails for a line that is no JSON object."""
     time.sleep(0.2)  # a line is written after the reply

@@ -1,4 +1,4 @@
-"""The reference bins: a training distribution as edges and shares that live values can be counted into."""
+"""The reference bins: a training distribution that live values are counted into, and how far these are from it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import chi2, ks_2samp, norm
 
 from model import evaluate
 from model.datasets import BOSTON_HOUSING, read
-from model.drift import BINS, bin_numbers, reference_bins
+from model.drift import (
+    ALPHA,
+    BINS,
+    Bins,
+    C,
+    Reference,
+    Z,
+    bin_numbers,
+    ks,
+    ks_threshold,
+    missing_threshold,
+    parse,
+    psi,
+    psi_threshold,
+    reference_bins,
+)
+from model.schema import Feature, Schema
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 # Many ties, as measurements have them, or none.
@@ -100,3 +118,249 @@ def test_artifact_has_every_feature_and_the_prediction(
     assert list(reference) == ["features", "prediction"]
     assert reference["features"] == {name: reference_bins(column) for name, column in zip(houses.columns, X.T)}
     assert reference["prediction"] == reference_bins(pipeline.predict(X))
+
+
+TEN = Bins(0.0, np.arange(1.0, 11.0), np.full(10, 0.1))
+SCHEMA = Schema((Feature("a"),), Feature("y"))
+
+
+def bins_of(values: list[float]) -> Bins:
+    """Return the bins of training values."""
+    facts = reference_bins(np.array(values))
+    return Bins(facts["minimum"], np.array(facts["edges"]), np.array(facts["shares"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (-0.001, "below"),
+        (-math.inf, "below"),
+        (0.0, "01"),
+        (1.0, "01"),
+        (1.001, "02"),
+        (9.0, "09"),
+        (9.5, "10"),
+        (10.0, "10"),
+        (10.001, "above"),
+        (math.inf, "above"),
+        (math.nan, "missing"),
+    ],
+)
+def test_count_names_the_bin(value: float, label: str) -> None:
+    """An edge belongs to the bin that it ends; outside is below the minimum and above the last edge; NaN is missing."""
+    assert dict(zip(TEN.labels, TEN.count(np.array([value]))))[label] == 1
+
+
+@given(values=columns, live=st.lists(st.floats(), max_size=60))
+def test_count_is_counting_one_by_one(values: list[float], live: list[float]) -> None:
+    """Every value is counted once, where a plain search finds it, in the bins of any column."""
+    bins = bins_of(values)
+    plain = dict.fromkeys(bins.labels, 0)
+    inside = bins.labels[1:-2]
+    for value in live:
+        if math.isnan(value):
+            plain["missing"] += 1
+        elif value < bins.minimum:
+            plain["below"] += 1
+        elif value > bins.edges[-1]:
+            plain["above"] += 1
+        else:
+            plain[inside[plain_bin(value, bins.edges.tolist())]] += 1
+
+    assert dict(zip(bins.labels, bins.count(np.array(live, dtype=np.float64)).tolist())) == plain
+    assert bins.count(np.array(values)).tolist() == pytest.approx((bins.all_shares * len(values)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("n", "labels"),
+    [
+        (1, ("below", "10", "above", "missing")),
+        (2, ("below", "01", "10", "above", "missing")),
+        (3, ("below", "01", "02", "10", "above", "missing")),
+        (10, ("below", *(f"{number:02}" for number in range(1, 11)), "above", "missing")),
+    ],
+)
+def test_labels(n: int, labels: tuple[str, ...]) -> None:
+    """Bins are numbered from 01, and the last is always 10, however many there are."""
+    bins = Bins(0.0, np.arange(1.0, n + 1), np.full(n, 1 / n))
+
+    assert bins.labels == labels
+    assert len(bins.all_shares) == len(labels)
+    assert bins.count(np.array([])).tolist() == [0] * len(labels)
+
+
+@given(values=columns)
+def test_parse_reads_what_was_written(values: list[float]) -> None:
+    """What is read is what was written, to the last bit."""
+    facts = reference_bins(np.array(values))
+    found: Reference = parse(json.loads(json.dumps({"features": {"a": facts}, "prediction": facts})), SCHEMA)
+
+    for bins in (found.features["a"], found.prediction):
+        assert [bins.minimum, bins.edges.tolist(), bins.shares.tolist()] == list(facts.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": []},
+        {"edges": [], "shares": []},
+        {"edges": [1.0]},
+        {"edges": [2.0, 1.0]},
+        {"edges": [1.0, 1.0]},
+        {"edges": [1.0, math.nan]},
+        {"edges": [1.0, "x"]},
+        {"edges": [[1.0], [2.0]]},
+        {"edges": None},
+        {"edges": list(range(1, 12)), "shares": [1 / 11] * 11},
+        {"shares": [0.5, 0.4]},
+        {"shares": [math.nan, 1.0]},
+        {"shares": [1.0]},
+        {"minimum": 1.5},
+        {"minimum": math.nan},
+        {"minimum": None},
+        {"minimum": "low"},
+    ],
+)
+def test_parse_takes_nothing_else(change: dict[str, Any]) -> None:
+    """Bins that are none are refused by what an artifact's loader catches."""
+    facts = {"minimum": 0.0, "edges": [1.0, 2.0], "shares": [0.5, 0.5]}
+    bad = {"features": {"a": {**facts, **change}}, "prediction": facts}
+
+    parse({"features": {"a": facts}, "prediction": facts}, SCHEMA)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        parse(bad, SCHEMA)
+
+
+@pytest.mark.parametrize("content", [{}, {"features": {}}, {"features": {"b": {}}, "prediction": {}}, [], None, "x"])
+def test_parse_of_another_content(content: Any) -> None:
+    """A reference without the schema's features, or that is no object, is refused in the same way."""
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        parse(content, SCHEMA)
+
+
+# Rows below, in ten bins, above and missing; with enough inside for an index.
+all_counts = st.lists(st.integers(0, 500), min_size=13, max_size=13).map(lambda counts: np.array(counts, dtype=np.intp))
+
+
+@given(values=columns, times=st.integers(1, 50), missing=st.integers(0, 9))
+def test_same_shares_have_no_distance(values: list[float], times: int, missing: int) -> None:
+    """The training rows themselves, any number of times over, are at no distance, and missing values change nothing."""
+    bins = bins_of(values)
+    counts = bins.count(np.array(values * times + [math.nan] * missing))
+
+    assert psi(counts, bins) == pytest.approx(0, abs=1e-9)
+    assert ks(counts, bins) == pytest.approx(0, abs=1e-9)
+
+
+@given(counts=all_counts)
+def test_distances_are_bounded(counts: NDArray[np.intp]) -> None:
+    """PSI is not negative, and KS is between 0 and 1."""
+    assume(counts[:-1].sum())
+
+    assert psi(counts, TEN) >= 0
+    assert 0 <= ks(counts, TEN) <= 1
+
+
+@given(counts=all_counts, times=st.integers(2, 30))
+def test_distances_are_of_shares(counts: NDArray[np.intp], times: int) -> None:
+    """As many rows again in the same shares are at the same distance, where no bin is empty."""
+    counts = counts + 1
+
+    assert psi(counts * times, TEN) == pytest.approx(psi(counts, TEN))
+    assert ks(counts * times, TEN) == pytest.approx(ks(counts, TEN))
+
+
+@given(counts=all_counts, other=all_counts)
+def test_index_is_symmetric(counts: NDArray[np.intp], other: NDArray[np.intp]) -> None:
+    """It does not matter which of two samples is the reference."""
+    samples = [np.array([0, *each[1:-2], 0, 0]) + np.array([0, *[1] * 10, 0, 0]) for each in (counts, other)]
+    references = [Bins(0.0, TEN.edges, each[1:-2] / each.sum()) for each in samples]
+
+    assert psi(samples[0], references[1]) == pytest.approx(psi(samples[1], references[0]))
+    assert ks(samples[0], references[1]) == pytest.approx(ks(samples[1], references[0]))
+
+
+@given(
+    values=st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=60), scale=st.sampled_from([0.5, 2.0, 1024])
+)
+def test_counts_do_not_depend_on_the_unit(values: list[float], scale: float) -> None:
+    """In another unit, of training and live values alike, the counts are the same, and so are the distances."""
+    training = np.random.default_rng(5).normal(0, 10, 200).round(1)
+    counts, scaled = (
+        bins_of((training * by).tolist()).count(np.array(values) * by + by * 0.03125) for by in (1.0, scale)
+    )
+
+    assert counts.tolist() == scaled.tolist()
+
+
+def test_index_by_hand() -> None:
+    """The index is the textbook sum; what is outside counts beside it, and an empty bin as half a row."""
+    bins = Bins(0.0, np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.3, 0.2]))
+    counts = np.array([10, 30, 0, 50, 10, 7])
+    shares = [0.4, 0.005, 0.6]
+    by_hand = sum((p - q) * math.log(p / q) for p, q in zip(shares, [0.5, 0.3, 0.2]))
+
+    assert psi(counts, bins) == pytest.approx(by_hand, rel=1e-12)
+    assert ks(counts, bins) == pytest.approx(0.8 - 0.4, rel=1e-12)  # up to 2: training has 0.8, live 0.4
+
+
+def test_distance_is_that_of_scipy_at_the_edges() -> None:
+    """For values that are edges, KS is SciPy's of the two samples."""
+    rng = np.random.default_rng(6)
+    training, live = rng.integers(0, 10, 300).astype(float), rng.binomial(12, 0.5, 200).astype(float)
+
+    assert ks(bins_of(training.tolist()).count(live), bins_of(training.tolist())) == pytest.approx(
+        ks_2samp(training, live).statistic
+    )
+
+
+def test_constants_are_quantiles() -> None:
+    """Z and C are what SciPy has for the same false alarms."""
+    assert pytest.approx(norm.isf(ALPHA), rel=1e-9) == Z
+    assert pytest.approx(math.sqrt(-math.log(ALPHA / 2) / 2), rel=1e-12) == C
+
+
+@pytest.mark.parametrize(("n_bins", "error"), [(2, 0.115), (3, 0.075), (5, 0.045), (8, 0.026), (10, 0.02)])
+def test_threshold_of_the_index(n_bins: int, error: float) -> None:
+    """The threshold is the quantile of chi-square, never too low, and nearer the more bins there are."""
+    exact = chi2.isf(ALPHA, n_bins - 1)
+    found = psi_threshold(50, 50, n_bins) * 25
+
+    assert exact <= found <= exact * (1 + error)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 10])
+def test_thresholds_fall_to_their_minimum(n_bins: int) -> None:
+    """More rows, live or in training, make thresholds lower, down to what somebody would act on."""
+    rows = [100, 400, 1600, 10**9]
+
+    for of in (lambda n, m: psi_threshold(n, m, n_bins), ks_threshold):
+        assert [of(n, 400) for n in rows] == sorted((of(n, 400) for n in rows), reverse=True)
+        assert [of(400, n) for n in rows] == [of(n, 400) for n in rows]
+        assert of(10**9, 10**9) == 0.1
+
+
+def test_threshold_of_missing_values() -> None:
+    """Where 1 in 100 is missing, hardly any sample exceeds the threshold; it is 1 in 100 in the long run."""
+    for n in (100, 1000, 10_000):
+        exceeded = np.random.default_rng(7).binomial(n, 0.01, 100_000) / n > missing_threshold(n)
+        assert exceeded.mean() < 2e-3
+    assert missing_threshold(10**12) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_live", [100, 1000])
+def test_false_alarms_are_rare(n_live: int) -> None:
+    """Rows of the training distribution hardly ever exceed a threshold, and PSI is as large as theory says."""
+    rng = np.random.default_rng(8)
+    n_reference, windows = 404, 20_000
+    alarms, scaled = 0, []
+    for _ in range(windows // 200):
+        bins = Bins(0.0, TEN.edges, rng.multinomial(n_reference, TEN.shares) / n_reference)
+        for inside in rng.multinomial(n_live, TEN.shares, 200):
+            counts = np.array([0, *inside, 0, 0])
+            alarms += psi(counts, bins) > psi_threshold(n_live, n_reference, 10)
+            alarms += ks(counts, bins) > ks_threshold(n_live, n_reference)
+            scaled.append(psi(counts, bins) / (1 / n_live + 1 / n_reference))
+
+    assert alarms <= 4  # 40,000 looks, and 1 in 100,000 is expected
+    assert np.mean(scaled) == pytest.approx(9, rel=0.1)  # degrees of freedom

@@ -14,16 +14,24 @@ import model
 from conftest import ROOT
 
 # From the lowest floor up; a module imports only from floors that stand before its own.
-MODEL_FLOORS = [{"errors"}, {"schema"}, {"engine", "drift"}, {"parity", "artifact"}, {"store"}, {"transfer"}]
-TRAINING = {"gbm", "evaluate", "datasets", "plots", "export", "card", "notebook", "__main__"}
+MODEL_FLOORS = [
+    {"errors"},
+    {"schema", "postgresql"},
+    {"engine", "drift", "prediction_log"},
+    {"parity", "artifact"},
+    {"store"},
+    {"transfer"},
+]
+TRAINING = {"gbm", "evaluate", "datasets", "plots", "export", "card", "live", "report", "notebook", "__main__"}
 HEAVY_READERS = TRAINING - {"card"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
 APP_FLOORS = [
     {"config", "metrics", "errors", "logs", "version"},
-    {"body", "tables", "serving", "door"},
+    {"body", "tables", "serving", "door", "log_writer"},
+    {"recorder"},
     {"inference", "payload", "tensors"},
-    {"predict", "open_inference", "tensorflow_serving", "vertex_ai", "mlflow_scoring", "health"},
+    {"predict", "open_inference", "tensorflow_serving", "vertex_ai", "mlflow_scoring", "health", "feedback"},
     {"openapi"},
     {"pages"},
     {"factory"},
@@ -102,10 +110,10 @@ def test_model_knows_nothing_of_the_service(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.stem)
 def test_service_uses_the_public_model(path: Path) -> None:
-    """The service imports of the model only what its `__all__` names, and no module of it."""
+    """The service imports of the model only what its `__all__` names, and no module of it but the prediction log's."""
     names = {name for module, name in imports(path) if module == "model"}
 
-    assert [module for module, _ in imports(path) if module.startswith("model.")] == []
+    assert {module for module, _ in imports(path) if module.startswith("model.")} <= {"model.prediction_log"}
     assert ("model", "") not in imports(path)
     assert names <= set(model.__all__)
 
@@ -130,6 +138,19 @@ def test_service_loads_no_training_package() -> None:
 
     assert "onnxruntime" in loaded
     assert set(loaded) & {*HEAVY, "torch", "scipy", "nbformat", "IPython", "seaborn"} == set()
+
+
+def test_service_loads_no_database_package() -> None:
+    """Importing the service loads no database's package, nor does making one that keeps no prediction log."""
+    code = (
+        "import sys, app\n"
+        "app.create_app(write_line=lambda fields: None)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = run(code, TABSERVE_PREDICTION_LOG="").split()
+
+    assert "app" in loaded
+    assert set(loaded) & {"sqlalchemy", "psycopg", "psycopg_binary", "sqlite3"} == set()
 
 
 def test_import_starts_no_thread() -> None:

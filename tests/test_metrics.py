@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,17 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import requests
 from flask.testing import FlaskClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from conftest import HOUSE, Server, serve
+from app import create_app
+from app.config import Config
+from conftest import HOUSE, Server, rewrite, serve
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+BINS, GOLDEN = "tabserve_feature_bin_total", "tabserve_golden_check_success"
 MODEL = {"model": "boston-housing", "version": "1"}
+ERRORS = ("rmse", "mae", "bias")
 PREDICTED = {"method": "POST", "route": "/predict", "status": "200"}
 
 
@@ -86,14 +93,36 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_engine_duration_seconds": "summary",
         "tabserve_rows": "counter",
         "tabserve_rejected_rows": "counter",
+        "tabserve_overload_rejections": "counter",
+        "tabserve_ready": "gauge",
         "tabserve_model_info": "gauge",
+        "tabserve_golden_check_success": "gauge",
+        "tabserve_feature_bin": "counter",
+        "tabserve_feature_bin_reference_ratio": "gauge",
+        "tabserve_prediction_bin": "counter",
+        "tabserve_prediction_bin_reference_ratio": "gauge",
+        "tabserve_reference_rows": "gauge",
+        "tabserve_prediction_log_rows": "counter",
+        "tabserve_prediction_log_dropped_rows": "counter",
+        "tabserve_feedback_rows": "counter",
+        **{f"tabserve_{kind}_{name}": "gauge" for kind in ("validation", "live_error") for name in ERRORS},
+        "tabserve_validation_rows": "gauge",
+        "tabserve_live_error_rows": "gauge",
     }
     assert labels["http_requests"] == {"method", "route", "status"}
     assert labels["http_request_duration_seconds"] == {"route", "le"}
     assert labels["tabserve_inference_duration_seconds"] == {"model", "version", "outcome"}
     assert labels["tabserve_engine_duration_seconds"] == {"model", "version"}
     assert labels["tabserve_rows"] == {"model", "version"}
-    assert labels["tabserve_rejected_rows"] == {"model", "version", "reason"}
+    assert labels["tabserve_rejected_rows"] == {"model", "version", "reason", "feature"}
+    assert labels["tabserve_feature_bin"] == {"model", "version", "feature", "bin"}
+    assert labels["tabserve_feature_bin_reference_ratio"] == {"model", "version", "feature", "bin"}
+    assert labels["tabserve_prediction_bin"] == {"model", "version", "bin"}
+    assert labels["tabserve_prediction_bin_reference_ratio"] == {"model", "version", "bin"}
+    assert labels["tabserve_golden_check_success"] == labels["tabserve_reference_rows"] == {"model", "version"}
+    assert labels["tabserve_validation_rmse"] == {"model", "version"}
+    assert labels["tabserve_prediction_log_dropped_rows"] == {"reason"}
+    assert labels["tabserve_feedback_rows"] == {"outcome"}
     assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "digest"}
     assert all(family.documentation for family in families.values())
 
@@ -116,7 +145,7 @@ def test_every_request_is_counted_once(client: FlaskClient) -> None:
 
 
 def test_rows_are_counted(client: FlaskClient) -> None:
-    """Predicted rows count under their model's version, rejected ones under each reason."""
+    """Predicted rows count under their model's version, rejected ones under each reason and each of its features."""
     client.post("/predict", json=[HOUSE] * 3)
     client.post("/predict", json=HOUSE)
     client.post("/predict", json=[HOUSE, {**HOUSE, "RM": "x", "TAX": "y"}, {**HOUSE, "RM": None}])
@@ -126,11 +155,14 @@ def test_rows_are_counted(client: FlaskClient) -> None:
     found = series(client.get("/metrics").text)
 
     assert value(found, "tabserve_rows_total", **MODEL) == 4
-    assert by_label(found, "tabserve_rejected_rows_total", "reason") == {
-        ("not a number",): 1,
-        ("missing",): 1 + 5,
-        ("unknown",): 5,
-        ("shape",): 2,
+    rejected = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")
+    assert {key: count for key, count in rejected.items() if count} == {
+        ("not a number", "RM"): 1,
+        ("not a number", "TAX"): 1,
+        ("missing", "RM"): 1,
+        ("missing", "CHAS"): 5,
+        ("unknown", ""): 5,
+        ("shape", ""): 2,
     }
 
 
@@ -172,6 +204,93 @@ def test_reasons_are_bounded(client: FlaskClient) -> None:
     }
 
 
+def test_what_is_known_of_a_version(client: FlaskClient, store: Path) -> None:
+    """The reference's shares, its rows and the validation figures are the artifact's; all golden rows came out."""
+    folder = store / "boston-housing" / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    reference = json.loads((folder / "reference.json").read_text())
+    found = series(client.get("/metrics").text)
+    shares = by_label(found, "tabserve_feature_bin_reference_ratio", "feature", "bin")
+    outside = ("below", "above", "missing")
+
+    for name, bins in reference["features"].items():
+        assert [shares[name, label] for label in outside] == [0, 0, 0]
+        inside = [shares[key] for key in sorted(shares) if key[0] == name and key[1] not in outside]
+        assert inside == bins["shares"]
+        assert shares[name, "10"] == bins["shares"][-1]
+    predicted = by_label(found, "tabserve_prediction_bin_reference_ratio", "bin")
+    assert [predicted[f"{number:02}",] for number in range(1, 11)] == reference["prediction"]["shares"]
+    assert value(found, "tabserve_reference_rows", **MODEL) == manifest["metrics"]["training"]["rows"]
+    for name in (*ERRORS, "rows"):
+        assert value(found, f"tabserve_validation_{name}", **MODEL) == manifest["metrics"]["validation"][name]
+    assert value(found, "tabserve_golden_check_success", **MODEL) == 1
+
+
+def test_ready(store: Path, client: FlaskClient) -> None:
+    """The gauge says what /readyz says: not ready where one of several models is not loaded."""
+    assert value(series(client.get("/metrics").text), "tabserve_ready") == 1
+    half = create_app(Config(store=store, models=("boston-housing", "titanic"))).test_client()
+
+    assert half.get("/readyz").status_code == 503
+    assert value(series(half.get("/metrics").text), "tabserve_ready") == 0
+
+
+def test_every_bin_is_counted_from_zero(client: FlaskClient) -> None:
+    """Before the first request there is a counter at 0 beside every reference share: an increase is seen from one."""
+    found = series(client.get("/metrics").text)
+    for kind, labels in (("feature", ("feature", "bin")), ("prediction", ("bin",))):
+        counts = by_label(found, f"tabserve_{kind}_bin_total", *labels)
+        assert counts == dict.fromkeys(by_label(found, f"tabserve_{kind}_bin_reference_ratio", *labels), 0)
+    refused = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")
+    assert refused == dict.fromkeys((("missing", name) for name in HOUSE), 0)
+
+
+def test_rows_are_counted_into_bins(client: FlaskClient, houses: pd.DataFrame) -> None:
+    """Each value counts in the bin whose upper edge is the first not below it, or outside of the training range."""
+    far = [{**HOUSE, "RM": 3.5}, {**HOUSE, "RM": 8.8}, {**HOUSE, "RM": 5.565}, {**HOUSE, "RM": np.nextafter(5.565, 9)}]
+    client.post("/predict", json=far)
+    found = series(client.get("/metrics").text)
+    rooms = {label: n for (name, label), n in by_label(found, BINS, "feature", "bin").items() if name == "RM" and n}
+    assert rooms == {"below": 1, "above": 1, "01": 1, "02": 1}
+
+    client.post("/predict", json=houses.to_dict("records"))
+    found = series(client.get("/metrics").text)
+    counted = by_label(found, BINS, "feature", "bin")
+    for name in houses:
+        assert sum(n for (feature, _), n in counted.items() if feature == name) == len(far) + len(houses)
+    assert sum(by_label(found, "tabserve_prediction_bin_total", "bin").values()) == len(far) + len(houses)
+
+
+def test_file_that_is_being_made(store: Path, tmp_path: Path) -> None:
+    """A worker's file that has nothing in it yet, as in the moment when it is made, does not fail a scrape."""
+    with serve(store, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) as server:
+        (tmp_path / "counter_7.db").touch()
+
+        assert value(scrape(server), "tabserve_golden_check_success", **MODEL) == 1
+
+
+def test_golden_rows_that_come_out_otherwise(store: Path, tmp_path: Path) -> None:
+    """A version whose golden rows differ is 0, at the start and, beside the one that goes on serving, after SIGHUP."""
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    folder = Path(shutil.copytree(own / "boston-housing" / "1", own / "boston-housing" / "2"))
+    golden = json.loads((folder / "golden.json").read_text())
+    golden["y"][0] += 1
+    rewrite(folder, lambda manifest: manifest.update(version=2), {"golden.json": json.dumps(golden).encode()})
+    assert value(series(create_app(Config(store=own)).test_client().get("/metrics").text), GOLDEN, **MODEL) == 1
+
+    with serve(own, tmp_path, WEB_CONCURRENCY="1") as server:
+        (own / "boston-housing" / "aliases.json").write_text('{"champion": 2}')
+        first = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.workers() != first and len(server.workers()) == 1)
+        wait_until(lambda: by_label(scrape(server), GOLDEN, "version") == {("1",): 1, ("2",): 0})
+        predict(server, 1)
+
+    found = series(create_app(Config(store=own)).test_client().get("/metrics").text)
+    assert by_label(found, GOLDEN, "version") == {("2",): 0}
+    assert by_label(found, "tabserve_model_info", "version") == {}
+
+
 def test_model_info(client: FlaskClient, store: Path) -> None:
     """The loaded version is a series of its own, with the algorithm and the digest of the artifact."""
     found = series(client.get("/metrics").text)
@@ -194,10 +313,10 @@ def test_buckets_tell_fast_requests_apart(client: FlaskClient) -> None:
 
 
 def test_junk_makes_no_series(client: FlaskClient) -> None:
-    """200 paths and methods that are none add two series: one for each kind of answer."""
+    """10,000 paths and methods that are none add two series: one for each kind of answer."""
     client.get("/metrics")
     before = series(client.get("/metrics").text)
-    for number in range(100):
+    for number in range(5_000):
         client.get(f"/junk{number}")
         client.open(f"/junk/{number}?x={number}", method=f"JUNK{number}")
     found = series(client.get("/metrics").text)
@@ -207,7 +326,7 @@ def test_junk_makes_no_series(client: FlaskClient) -> None:
         frozenset({"GET", "unmatched", "404"}),
         frozenset({"other", "unmatched", "404"}),
     }
-    assert value(found, "http_requests_total", method="GET", route="unmatched", status="404") == 100
+    assert value(found, "http_requests_total", method="GET", route="unmatched", status="404") == 5_000
 
 
 def test_names_of_models_make_no_series(client: FlaskClient) -> None:

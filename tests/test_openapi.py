@@ -171,7 +171,10 @@ def test_document_without_a_model(tmp_path: Path) -> None:
     described = document(client)
 
     assert {"/", "/readyz", "/v2/health/ready", "/ping"} <= described["paths"].keys()
-    assert [path for path, method, _ in operations(described) if method == "POST"] == ["/v2/repository/index"]
+    assert [path for path, method, _ in operations(described) if method == "POST"] == [
+        "/v2/repository/index",
+        "/feedback",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])

@@ -1,0 +1,126 @@
+"""POST /feedback: the true values that come later, for predictions that are found by their request's id."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, request
+
+from app import body, tables
+from app.config import Config
+from app.door import REQUEST_ID
+from app.errors import MAX_DETAILS, OverloadedError, UnknownPredictionsError
+from app.metrics import OUTCOMES, Metrics
+from model import MISSING, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, UNKNOWN, Problem, SchemaError
+
+if TYPE_CHECKING:
+    from model.prediction_log import PredictionLog
+
+_FIELDS = ("request_id", "row", "truth")
+MAX_ROW = 2**31 - 1  # what a database's integer holds
+MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
+_MAX_AT_ONCE = 2  # of a worker's four threads: those left answer predictions while the database is slow
+# In which a prediction reaches the log: half a second noted, half a second in the writer's queue.
+_WAIT_SECONDS = 1.2
+
+
+def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Blueprint:
+    """The route that takes feedback."""
+    routes = Blueprint("feedback", __name__)
+    places = threading.BoundedSemaphore(_MAX_AT_ONCE)
+
+    @contextmanager
+    def place() -> Iterator[None]:
+        if not places.acquire(timeout=_WAIT_SECONDS):
+            raise OverloadedError(f"{_MAX_AT_ONCE} requests with feedback are being answered")
+        try:
+            yield
+        finally:
+            places.release()
+
+    @routes.post("/feedback")
+    def feedback() -> dict[str, Any]:
+        """Write true values beside their predictions, and say what became of each.
+
+        One that comes again replaces the first. A prediction that is not known yet is waited for once.
+        """
+        body.content_type(request.environ, (body.JSON_TYPE,))
+        value = body.parse_json(body.read(request.environ, max_bytes=config.max_body_bytes))
+        truths = decode(value, max_rows=config.max_rows)
+        if log is None:
+            raise UnknownPredictionsError("no prediction log is kept here; TABSERVE_PREDICTION_LOG names one")
+        oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
+        with place():
+            outcomes: list[str] = list(log.add_truths(truths, oldest=oldest))
+            late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
+            if late:
+                time.sleep(_WAIT_SECONDS)
+                for number, found in zip(late, log.add_truths([truths[number] for number in late], oldest=oldest)):
+                    outcomes[number] = found
+        counts = Counter(outcomes)
+        for outcome in OUTCOMES:
+            metrics.count_feedback(outcome, counts[outcome])
+        unknown = [truth[:2] for truth, outcome in zip(truths, outcomes) if outcome == "unknown"]
+        if len(unknown) == len(truths):
+            raise UnknownPredictionsError(
+                "none of these predictions is known: they were not made or not logged here, or more than "
+                f"{config.prediction_log_days} days ago"
+            )
+        return {
+            **{outcome: counts[outcome] for outcome in OUTCOMES},
+            "unknown_rows": [{"request_id": request_id, "row": row} for request_id, row in unknown[:MAX_DETAILS]],
+        }
+
+    return routes
+
+
+def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
+    """Return (request id, row, truth) of each true value in a body: an object, or a list of them.
+
+    `{"request_id": "…", "row": 0, "truth": 24.0}`, where row 0 need not be said; or `{"request_id": "…", "truth":
+    [24.0, null, 21.6]}`, one for each row from 0, null where it is not known. Raises `SchemaError` with every problem.
+    """
+    items = value if isinstance(value, list) else [value]
+    tables.check_rows(len(items), max_rows)
+    truths: list[tuple[str, int, float]] = []
+    problems: list[Problem] = []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            problems.append(Problem(number, None, "not an object"))
+            continue
+        problems += [Problem(number, name, UNKNOWN) for name in item if name not in _FIELDS]
+        problems += [Problem(number, name, MISSING) for name in ("request_id", "truth") if name not in item]
+        request_id, row, truth = item.get("request_id", "none"), item.get("row", 0), item.get("truth", 0)
+        if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
+            problems.append(Problem(number, "request_id", "not 1 to 128 visible ASCII characters"))
+        if isinstance(truth, list) and "row" in item:
+            problems.append(Problem(number, "row", "beside a list of truths, which are of all rows"))
+        elif type(row) is not int or not 0 <= row <= MAX_ROW:
+            problems.append(Problem(number, "row", "not a whole number from 0"))
+        known = (
+            [(i, one) for i, one in enumerate(truth) if one is not None] if isinstance(truth, list) else [(row, truth)]
+        )
+        reasons = {reason for _, one in known if (reason := _reason(one))}
+        problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
+        if not problems:
+            truths += [(request_id, i, float(one)) for i, one in known]
+    if problems:
+        raise SchemaError(problems, n_rows=len(items))
+    tables.check_rows(len(truths), max_rows)
+    return truths
+
+
+def _reason(truth: Any) -> str | None:
+    """Return what is wrong with a true value."""
+    if type(truth) not in (int, float):
+        return NOT_A_NUMBER
+    if isinstance(truth, float) and not isfinite(truth):
+        return NOT_FINITE
+    return OUT_OF_RANGE if abs(truth) > MAX_TRUTH else None

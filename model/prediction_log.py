@@ -1,0 +1,303 @@
+"""The prediction log: what was answered to which request, and the truth that came later, in one table.
+
+In SQLite or PostgreSQL. Whoever imports this module imports SQLAlchemy with it (0.15 s, 14 MB), so the service does
+only where it keeps a log.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from model.errors import ModelError, PredictionLogError
+
+# Longer than any answer takes that is worth waiting for; a database that hangs must not hold a thread for ever.
+_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 60  # of who only reads: nobody waits for the answer but a person, and it may be a million rows
+_ROWS_AT_ONCE = 10_000  # read: about 10 MB as objects, before they become arrays
+_LOCK = int.from_bytes(b"tabserve")  # so that of many processes one makes the table; any number of our own
+_IDS_A_QUERY = 500  # SQLite took at most 999 parameters in a statement for many years
+
+_tables = MetaData()
+_predictions = Table(
+    "predictions",
+    _tables,
+    Column("request_id", String(128), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("time", DateTime(timezone=True), nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("features", JSON(none_as_null=True)),  # by name, where they are asked for
+    Column("prediction", Double),  # NaN is NULL in SQLite
+    Column("truth", Double),
+    Column("truth_time", DateTime(timezone=True)),
+    Index("predictions_time", "time"),
+    Index("predictions_truth_time", "truth_time"),
+)
+
+
+class Outcome(StrEnum):
+    """What became of a true value: new, another than before, the same as before, or of no prediction that is kept."""
+
+    ACCEPTED = "accepted"
+    REPLACED = "replaced"
+    REPEATED = "repeated"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveError:
+    """How far a version's answers were from the truths that came; `bias` is the mean of prediction less truth."""
+
+    model: str
+    version: int
+    rows: int
+    rmse: float
+    mae: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What the log has of one version, oldest first; NaN where there is no truth, or no value of a feature."""
+
+    times: NDArray[np.datetime64]  # UTC
+    X: NDArray[np.float64]  # (n_rows, n_features); all NaN where features are not logged
+    predictions: NDArray[np.float64]
+    truths: NDArray[np.float64]
+
+
+class PredictionLog:
+    """The table in the database at `url`; made on first use, unless it is `read_only`, and then nothing is written.
+
+    Every method raises `PredictionLogError` when the database cannot be used. Threads may share a log; a process
+    that forks may open it before, and use it after. Raises `ModelError` for a URL that is none.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        creator: dict[str, Any] = {}
+        try:
+            address = make_url(url)
+            kind = address.get_backend_name()
+            if kind == "sqlite":
+                address = address.set(drivername="sqlite+pysqlite")
+                options: dict[str, Any] = {"timeout": _TIMEOUT_SECONDS}
+                if read_only:
+                    creator["creator"] = _open_sqlite_to_read(Path(address.database or ""))
+            elif kind == "postgresql":
+                address = address.set(drivername="postgresql+psycopg")
+                longest = _READ_TIMEOUT_SECONDS if read_only else _TIMEOUT_SECONDS
+                limits = f"-c statement_timeout={longest}s -c lock_timeout={_TIMEOUT_SECONDS}s"
+                limits += " -c default_transaction_read_only=on" if read_only else ""
+                options = {"connect_timeout": _TIMEOUT_SECONDS, "options": limits}
+            else:
+                raise ArgumentError
+        except (ArgumentError, ValueError):  # ValueError, with a part of the password, where that has a slash in it
+            raise ModelError(
+                "the prediction log is at a sqlite:/// or postgresql:// URL, and this is neither"
+            ) from None
+        self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
+        insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
+        self._insert = insert.execution_options(preserve_rowcount=True)  # psycopg's is gone with its cursor
+        self._engine = create_engine(
+            address,
+            connect_args=options,
+            pool_timeout=_TIMEOUT_SECONDS,
+            pool_pre_ping=kind == "postgresql",  # a connection may have died while nobody used it
+            hide_parameters=True,  # an error must not tell a feature's value
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            **creator,
+        )
+        if kind == "sqlite" and not read_only:
+            event.listen(self._engine, "connect", _set_up_sqlite)
+        if kind == "postgresql":
+            from model.postgresql import connector  # here, since SQLite needs none of it
+
+            event.listen(self._engine, "do_connect", connector(patience_seconds=longest + 1))  # the server first
+        self._read_only = read_only
+        self._ready = False
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add rows of the table; return how many, since one whose id and number are there stays as it was."""
+        with self._begin() as connection:
+            return connection.execute(self._insert, rows).rowcount if rows else 0
+
+    def add_truths(self, truths: Sequence[tuple[str, int, float]], *, oldest: datetime) -> list[Outcome]:
+        """Write true values, each (request id, row, value), beside their predictions; return what became of each.
+
+        A prediction from before `oldest` is not known any more, whether or not it was removed yet.
+        """
+        table = _predictions.c
+        ids = sorted({request_id for request_id, _, _ in truths})
+        now = datetime.now(UTC)
+        outcomes, changes = [], {}
+        with self._begin() as connection:
+            known: dict[tuple[str, int], float | None] = {}
+            for start in range(0, len(ids), _IDS_A_QUERY):
+                these = table.request_id.in_(ids[start : start + _IDS_A_QUERY])
+                found = select(table.request_id, table.row, table.truth).where(these, table.time >= oldest)
+                known |= {(each.request_id, each.row): each.truth for each in connection.execute(found)}
+            for request_id, row, value in truths:
+                key = request_id, row
+                if key not in known:
+                    outcomes.append(Outcome.UNKNOWN)
+                    continue
+                before, known[key] = known[key], value
+                if before == value:
+                    outcomes.append(Outcome.REPEATED)
+                    continue
+                outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
+                changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
+            if changes:
+                its_row = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
+                # In one order, so that no two transactions wait for each other.
+                connection.execute(update(_predictions).where(its_row), [changes[key] for key in sorted(changes)])
+        return outcomes
+
+    def live_errors(self, *, since: datetime) -> list[LiveError]:
+        """Return the errors of each version over the truths that came since a time."""
+        table = _predictions.c
+        error = table.prediction - table.truth
+        figures = func.count(), func.avg(error * error), func.avg(func.abs(error)), func.avg(error)
+        pairs = (table.truth_time >= since) & table.prediction.is_not(None)
+        query = select(table.model, table.version, *figures).where(pairs)
+        with self._begin() as connection:
+            found = connection.execute(query.group_by(table.model, table.version)).all()
+        return [
+            LiveError(model, version, rows, rmse=float(mse) ** 0.5, mae=float(mae), bias=float(bias))
+            for model, version, rows, mse, mae, bias in found
+        ]
+
+    def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> Logged:
+        """Return what was logged of a version since a time, with its `features` in that order."""
+        table = _predictions.c
+        query = (
+            select(table.time, table.features, table.prediction, table.truth)
+            .where(table.model == model, table.version == version, table.time >= since)
+            .order_by(table.time, table.request_id, table.row)
+        )
+        nothing: dict[str, float] = {}
+        parts = [Logged(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), np.empty(0), np.empty(0))]
+        with self._begin() as connection:
+            for found in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
+                cells = [[(row.features or nothing).get(name, np.nan) for name in features] for row in found]
+                parts.append(
+                    Logged(
+                        times=np.array([_naive_utc(row.time) for row in found], dtype="datetime64[us]"),
+                        X=np.array(cells, dtype=np.float64).reshape(len(found), len(features)),
+                        predictions=np.array([row.prediction for row in found], dtype=np.float64),
+                        truths=np.array([row.truth for row in found], dtype=np.float64),  # None becomes NaN
+                    )
+                )
+        return Logged(
+            times=np.concatenate([part.times for part in parts]),
+            X=np.concatenate([part.X for part in parts]),
+            predictions=np.concatenate([part.predictions for part in parts]),
+            truths=np.concatenate([part.truths for part in parts]),
+        )
+
+    def rows_by_version(self, model: str, *, since: datetime) -> dict[int, int]:
+        """Return how many rows of each version of a model were logged since a time."""
+        table = _predictions.c
+        query = select(table.version, func.count().label("rows")).where(table.model == model, table.time >= since)
+        with self._begin() as connection:
+            found = connection.execute(query.group_by(table.version).order_by(table.version)).all()
+        return {row.version: row.rows for row in found}
+
+    def prune(self, *, before: datetime) -> int:
+        """Remove predictions older than a time, with their truths; return how many."""
+        with self._begin() as connection:
+            return connection.execute(delete(_predictions).where(_predictions.c.time < before)).rowcount
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """Run a transaction, in a database that has the table."""
+        try:
+            if not self._ready:
+                if not self._read_only:
+                    with self._engine.begin() as connection:
+                        connection.exec_driver_sql(self._lock)
+                        _tables.create_all(connection)
+                elif not inspect(self._engine).has_table(_predictions.name):
+                    raise PredictionLogError("no prediction log is in this database: no server has kept one there")
+                self._ready = True
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            self._ready = False  # the database may come back without the table
+            cause = getattr(error, "orig", None) or error
+            raise PredictionLogError(f"the prediction log cannot be used: {type(cause).__name__}") from None
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    """Let several processes write: readers do not wait, and a commit waits for no disk but at a checkpoint."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:  # unlike every other statement this one does not wait for a lock
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _open_sqlite_to_read(path: Path) -> Callable[[], sqlite3.Connection]:
+    """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
+    if not path.is_file():
+        raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server keeps")
+    # Not "ro": that leaves its -wal and -shm files behind, which nobody else may be allowed to remove.
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, timeout=_TIMEOUT_SECONDS, uri=True, check_same_thread=False)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    return connect
+
+
+def _naive_utc(moment: datetime) -> datetime:
+    """Return a time of the database without its zone: PostgreSQL gives it in the session's, SQLite in none."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

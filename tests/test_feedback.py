@@ -1,0 +1,697 @@
+"""Owns feedback: true values that find their predictions, live errors, and a log that loses nothing it need not."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+from app import create_app
+from app.config import Config, DatabaseURL, Share
+from app.factory import Service
+from app.feedback import MAX_ROW, MAX_TRUTH, decode
+from app.log_writer import MAX_WAITING_ROWS
+from conftest import COLUMNS, HOUSE, PROTOCOLS, Server, everywhere_client, refused, serve, strict_json
+from model import SchemaError, TooManyRowsError
+from model.prediction_log import PredictionLog
+from postgres import Postgres, run_postgres
+from test_metrics import MODEL, by_label, kill_worker, scrape, series, value, wait_until
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+LOGGED, DROPPED = "tabserve_prediction_log_rows_total", "tabserve_prediction_log_dropped_rows_total"
+UNKNOWN_ID = "0" * 32
+
+Answers = dict[str, list[float]]  # predictions by the request's id
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that tests may freeze and stop, and start again."""
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'log.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    server.execute("DROP TABLE IF EXISTS predictions")
+    return server.url()
+
+
+@pytest.fixture(scope="module")
+def service(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that keeps a prediction log, in this process."""
+    database = DatabaseURL(f"sqlite:///{tmp_path_factory.mktemp('feedback') / 'log.db'}")
+    app = create_app(Config(store=store, prediction_log=database, max_rows=1_000, max_body_bytes=100_000))
+    app.recorder.start()
+    yield app
+    app.recorder.close()
+
+
+@pytest.fixture
+def client(service: Service) -> FlaskClient:
+    """A client of the service that keeps a prediction log."""
+    return service.test_client()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[PredictionLog]:
+    """Open the log behind the service's back."""
+    log = PredictionLog(url)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def logged(url: str) -> list[float]:
+    """Return every prediction that is in the log."""
+    with opened(url) as log:
+        return [float(y) for y in log.read("boston-housing", 1, features=(), since=LONG_AGO).predictions]
+
+
+def logged_ids(path: Path) -> Counter[str]:
+    """Return how many rows a log in SQLite has of each request's id."""
+    with closing(sqlite3.connect(path)) as connection:
+        return Counter(request_id for (request_id,) in connection.execute("SELECT request_id FROM predictions"))
+
+
+def predict(server: Server, X: Sequence[Sequence[float]], session: Any = requests) -> tuple[str, list[float]]:
+    """Return the id of a request for predictions, and the answers."""
+    body = json.dumps({"columns": COLUMNS, "data": X})
+    headers = {"Content-Type": "application/json"}
+    reply = session.post(f"{server.url}/predict", data=body, headers=headers, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return reply.headers["X-Request-Id"], reply.json()["prediction"]
+
+
+def give(server: Server, body: Any) -> requests.Response:
+    """Return the reply to feedback."""
+    return requests.post(f"{server.url}/feedback", json=body, timeout=30)
+
+
+def rows(houses: pd.DataFrame, n: int, seed: int = 0) -> list[list[float]]:
+    """Return random rows in the training range."""
+    low, high = houses.min().to_numpy(), houses.max().to_numpy()
+    X: list[list[float]] = (low + (high - low) * np.random.default_rng(seed).random((n, len(COLUMNS)))).tolist()
+    return X
+
+
+class Load:
+    """Clients that send single rows and small batches, one after the other, until they are told to stop.
+
+    `answers` holds what was answered, `times` when each answer came, `failures` the requests that came to nothing.
+    """
+
+    def __init__(
+        self, server: Server, X: list[list[float]], *, clients: int = 3, sizes: Sequence[int] = (1, 1, 1, 5, 20)
+    ) -> None:
+        self.answers: Answers = {}
+        self.times: dict[str, float] = {}
+        self.seconds: list[float] = []
+        self.failures: list[object] = []
+        self._server, self._X, self._sizes = server, X, sizes
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=[number]) for number in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def n_rows(self) -> int:
+        """Return how many rows were answered."""
+        return sum(map(len, self.answers.copy().values()))
+
+    def _run(self, number: int) -> None:
+        chance = random.Random(number)
+        with requests.Session() as session:
+            while not self._stop.is_set():
+                some = chance.sample(self._X, chance.choice(self._sizes))
+                started = time.monotonic()
+                try:
+                    request_id, y = predict(self._server, some, session)
+                except (requests.RequestException, AssertionError) as error:
+                    self.failures.append(error)
+                    time.sleep(0.01)
+                    continue
+                self.times[request_id] = time.monotonic()
+                self.seconds.append(self.times[request_id] - started)
+                self.answers[request_id] = y
+
+
+def replaced(server: Server, old: set[int]) -> bool:
+    """Return whether two workers run, and none of the `old`."""
+    return not old & set(server.workers()) and len(server.workers()) == 2
+
+
+def totals(folder: Path) -> dict[str, float]:
+    """Return the sum of every counter that the workers left in a folder, of predictions' bins and of rows."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    found: Counter[str] = Counter()
+    for family in registry.collect():
+        for sample in family.samples:
+            found[sample.name] += sample.value  # type: ignore[assignment]
+    return dict(found)
+
+
+# What feedback is made of.
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["request_id", "row", "truth", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+ids = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128)
+truth_values = st.floats(-MAX_TRUTH, MAX_TRUTH) | st.integers(-(10**20), 10**20)
+
+
+@given(json_values)
+def test_any_body_is_decoded_or_refused(value: Any) -> None:
+    """Whatever the JSON is, it is true values that a database holds, or refused with every problem in our words."""
+    try:
+        truths = decode(value, max_rows=3)
+    except TooManyRowsError:
+        return
+    except SchemaError as error:
+        counted = error.n_rows, bool(error.problems)
+        truths = []
+    if not truths:
+        assert counted == (len(value) if isinstance(value, list) else 1, True)
+        return
+    assert len(truths) <= 3
+    for request_id, row, truth in truths:
+        assert 1 <= len(request_id) <= 128
+        assert type(row) is int
+        assert 0 <= row <= MAX_ROW
+        assert type(truth) is float
+        assert abs(truth) <= MAX_TRUTH
+
+
+@given(st.lists(st.tuples(ids, st.integers(0, MAX_ROW), truth_values), min_size=1, max_size=20))
+def test_truths_are_decoded_as_they_are(truths: list[tuple[str, int, float]]) -> None:
+    """A list of objects is read in its order; a single object as a list of it, and row 0 need not be said."""
+    body = [{"request_id": request_id, "row": row, "truth": truth} for request_id, row, truth in truths]
+
+    assert decode(body, max_rows=20) == [(request_id, row, float(truth)) for request_id, row, truth in truths]
+    assert decode(body[0], max_rows=20) == decode(body[:1], max_rows=20)
+    assert decode({"request_id": "a", "truth": truths[0][2]}, max_rows=20) == [("a", 0, float(truths[0][2]))]
+
+
+@given(ids, st.lists(st.none() | truth_values, max_size=20))
+def test_list_of_truths_is_of_rows_from_0(request_id: str, truths: list[float | None]) -> None:
+    """A list of truths is those of the request's rows in their order, without the ones that are null."""
+    body = {"request_id": request_id, "truth": truths}
+    known = [(request_id, row, float(truth)) for row, truth in enumerate(truths) if truth is not None]
+    if known:
+        assert decode(body, max_rows=20) == known
+    else:
+        with pytest.raises(SchemaError):
+            decode(body, max_rows=20)
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        ({}, [(0, "request_id", "missing"), (0, "truth", "missing")]),
+        ([1, None], [(0, None, "not an object"), (1, None, "not an object")]),
+        ({"request_id": "a", "truth": "24"}, [(0, "truth", "not a number")]),
+        ({"request_id": "a", "truth": True}, [(0, "truth", "not a number")]),
+        ({"request_id": "a", "truth": None}, [(0, "truth", "not a number")]),
+        ({"request_id": "a", "truth": 1e151}, [(0, "truth", "out of range")]),
+        (
+            {"request_id": "a", "truth": [1, "x", [2], 1e200]},
+            [(0, "truth", "not a number"), (0, "truth", "out of range")],
+        ),
+        ({"request_id": "a", "truth": 1, "row": -1}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": 1, "row": 2**31}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": 1, "row": 1.0}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": 1, "row": True}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": [1], "row": 0}, [(0, "row", "beside a list of truths, which are of all rows")]),
+        ({"request_id": "a b", "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
+        ({"request_id": "a" * 129, "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
+        ({"request_id": 7, "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
+        ({"request_id": "a", "truth": 1, "model": "x"}, [(0, "model", "unknown")]),
+        ([], [(None, None, "the request has no rows")]),
+        ({"request_id": "a", "truth": []}, [(None, None, "the request has no rows")]),
+    ],
+)
+def test_what_is_wrong_is_said(client: FlaskClient, body: Any, details: list[Any]) -> None:
+    """Feedback that is none is 422 with every problem: which object, which field and why."""
+    reply = client.post("/feedback", json=body)
+
+    refused(reply, 422, "native")
+    assert [(each["row"], each["feature"], each["reason"]) for each in strict_json(reply)["details"]] == details
+
+
+def test_not_finite_truths(client: FlaskClient) -> None:
+    """NaN and Infinity, which some writers put into JSON, are not finite."""
+    for text in ("NaN", "-Infinity", "1e999"):
+        reply = client.post("/feedback", data=f'{{"request_id":"a","truth":{text}}}', content_type="application/json")
+        assert strict_json(reply)["details"] == [{"row": 0, "feature": "truth", "reason": "not finite"}]
+
+
+def test_refusals(client: FlaskClient) -> None:
+    """Other content, other methods and too much are refused as everywhere else."""
+    one = {"request_id": "a", "truth": 1.0}
+
+    refused(client.post("/feedback", data="a,1", content_type="text/csv"), 415, "native")
+    refused(client.post("/feedback", data="{", content_type="application/json"), 400, "native")
+    refused(client.get("/feedback"), 405, "native")
+    refused(client.post("/feedback", json=[one] * 1_001), 413, "native")
+    refused(client.post("/feedback", json={**one, "truth": [1.0] * 1_001}), 413, "native")
+    refused(client.post("/feedback", json=[{**one, "truth": [1.0] * 600}] * 2), 413, "native")
+    refused(client.post("/feedback", data=b" " * 100_001, content_type="application/json"), 413, "native")
+
+
+def test_no_log_is_kept(store: Path) -> None:
+    """Where no prediction log is kept feedback is 404 and predictions are answered; the message names the setting."""
+    client = create_app(Config(store=store, prediction_log=DatabaseURL(""))).test_client()
+
+    assert client.post("/predict", json=HOUSE).status_code == 200
+    message = refused(client.post("/feedback", json={"request_id": "a", "truth": 1.0}), 404, "native")
+    assert "TABSERVE_PREDICTION_LOG" in message
+
+
+def test_unknown_predictions(client: FlaskClient) -> None:
+    """Feedback for no known prediction is 404; where some are known, the others are listed and counted."""
+    request_id = client.post("/predict", json=[HOUSE] * 2).headers["X-Request-Id"]
+    alone = client.post("/feedback", json={"request_id": UNKNOWN_ID, "truth": 1.0})
+    mixed = client.post("/feedback", json=[{"request_id": request_id, "truth": [20.0, 21.0, 22.0]}])
+
+    assert "known" in refused(alone, 404, "native")
+    assert mixed.status_code == 200
+    assert strict_json(mixed) == {
+        "accepted": 2,
+        "replaced": 0,
+        "repeated": 0,
+        "unknown": 1,
+        "unknown_rows": [{"request_id": request_id, "row": 2}],
+    }
+
+
+def test_outcomes_are_counted(client: FlaskClient) -> None:
+    """Each true value is answered and counted by what became of it; every outcome is exposed from the start."""
+    name = "tabserve_feedback_rows_total"
+    before = by_label(series(client.get("/metrics").text), name, "outcome")
+    request_id = client.post("/predict", json=[HOUSE] * 3).headers["X-Request-Id"]
+    bodies = [{"request_id": request_id, "truth": truth} for truth in ([1, 2, None], [1, 5, 6, 7])]
+    replies = [strict_json(client.post("/feedback", json=body)) for body in bodies]
+    after = by_label(series(client.get("/metrics").text), name, "outcome")
+
+    assert [[reply[each] for each in ("accepted", "replaced", "repeated", "unknown")] for reply in replies] == [
+        [2, 0, 0, 0],
+        [1, 1, 1, 1],
+    ]
+    rises = {outcome: after[outcome,] - before[outcome,] for (outcome,) in after}
+    assert rises == {"accepted": 3, "replaced": 1, "repeated": 1, "unknown": 1}
+
+
+def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
+    """Predictions of every protocol are logged under the id that their reply carries, with the answers they got."""
+    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    client = everywhere_client(store, lambda fields: None, prediction_log=url)
+    recorder = client.application.recorder  # type: ignore[attr-defined]
+    recorder.start()
+    X = houses.iloc[:3].to_numpy().tolist()
+    answers: Answers = {}
+    for protocol in PROTOCOLS.values():
+        reply = client.post(protocol.path, json=protocol.write(X))
+        answers[reply.headers["X-Request-Id"]] = protocol.read(reply.json)
+    feedback = client.post("/feedback", json=[{"request_id": each, "truth": [1, 2, 3]} for each in answers])
+    recorder.close()
+
+    assert len(answers) == len(PROTOCOLS)
+    assert (feedback.status_code, feedback.json["accepted"]) == (200, 3 * len(PROTOCOLS))  # type: ignore[index]
+    with closing(sqlite3.connect(tmp_path / "log.db")) as connection:
+        found = connection.execute("SELECT request_id, prediction FROM predictions ORDER BY request_id, row").fetchall()
+    assert found == [(each, y) for each in sorted(answers) for y in answers[each]]
+
+
+def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
+    """A prediction that is older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and removed at the start."""
+    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    common = {"row": 0, "model": "boston-housing", "version": 1, "features": None, "prediction": 1.0}
+    ages = {"old": timedelta(days=2, minutes=1), "young": timedelta(days=1, hours=23)}
+    with opened(url) as log:
+        log.write([{**common, "request_id": each, "time": datetime.now(UTC) - age} for each, age in ages.items()])
+    app = create_app(Config(store=store, prediction_log=url, prediction_log_days=2))
+    feedback = app.test_client().post("/feedback", json=[{"request_id": each, "truth": 1} for each in ages])
+    assert feedback.json["unknown_rows"] == [{"request_id": "old", "row": 0}]  # type: ignore[index]
+    app.recorder.start()
+    wait_until(lambda: set(logged_ids(tmp_path / "log.db")) == {"young"})
+    app.recorder.close()
+
+
+@pytest.mark.slow
+def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: pd.DataFrame, url: str) -> None:
+    """Live errors on /metrics are what scikit-learn says of the predictions answered and the truths that came later."""
+    X = rows(houses, 10_000)
+    noise = np.random.default_rng(2).normal(1, 3, len(X)).tolist()
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    with serve(store, tmp_path / "first", TABSERVE_PREDICTION_LOG=url) as server:
+        keys: list[tuple[str, int]] = []
+        predictions: list[float] = []
+        while len(keys) < len(X):
+            size = 1 if len(keys) < 200 else random.Random(len(keys)).randint(50, 400)
+            some = X[len(keys) : len(keys) + size]
+            if len(keys) % 2:
+                reply = requests.post(server.url + PROTOCOLS["V2"].path, json=PROTOCOLS["V2"].write(some), timeout=30)
+                request_id, y = reply.headers["X-Request-Id"], PROTOCOLS["V2"].read(reply.json())
+            else:
+                request_id, y = predict(server, some)
+            keys += [(request_id, row) for row in range(len(y))]
+            predictions += y
+        truths = [prediction - error for prediction, error in zip(predictions, noise)]
+        order = np.random.default_rng(3).permutation(len(X)).tolist()[:9_500]
+        accepted = 0
+        for start in range(0, len(order), 4_000):
+            some_truths = [
+                {"request_id": keys[i][0], "row": keys[i][1], "truth": truths[i]} for i in order[start : start + 4_000]
+            ]
+            reply = give(server, some_truths)
+            assert reply.status_code == 200
+            accepted += reply.json()["accepted"]
+        wait_until(lambda: value(scrape(server), LOGGED) == len(X))
+        assert accepted == len(order)
+        assert set(by_label(scrape(server), DROPPED, "reason").values()) == {0.0}
+
+    # Another process on the same log, which looks at once: the first would have looked within 10 s.
+    with serve(store, tmp_path / "second", TABSERVE_PREDICTION_LOG=url, WEB_CONCURRENCY="1") as server:
+        wait_until(lambda: value(scrape(server), "tabserve_live_error_rows", **MODEL) == len(order))
+        found = scrape(server)
+    y_true, y_pred = np.array(truths)[order], np.array(predictions)[order]
+    for name, expected in {
+        "rmse": root_mean_squared_error(y_true, y_pred),
+        "mae": mean_absolute_error(y_true, y_pred),
+        "bias": (y_pred - y_true).mean(),
+    }.items():
+        assert value(found, f"tabserve_live_error_{name}", **MODEL) == pytest.approx(expected, rel=1e-9)
+    validation = json.loads((store / "boston-housing" / "1" / "manifest.json").read_text())["metrics"]["validation"]
+    for name in ("rmse", "mae", "bias"):
+        assert value(found, f"tabserve_validation_{name}", **MODEL) == validation[name]
+
+
+def test_feedback_right_after_the_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
+    """A truth that comes at once finds its prediction, whichever worker it comes to."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=url) as server:
+        for seed in range(2):
+            request_id, _ = predict(server, rows(houses, 2, seed))
+            reply = give(server, {"request_id": request_id, "truth": [10.0, 20.0]})
+            assert (reply.status_code, reply.json()["accepted"]) == (200, 2)
+
+
+def test_same_id_twice(store: Path, tmp_path: Path, houses: pd.DataFrame, url: str) -> None:
+    """An id that comes twice keeps its first predictions, and the others are counted as repeated; where features are
+    logged they are those that were sent, and are in the database alone.
+    """
+    X = rows(houses, 3)
+    with serve(store, tmp_path, TABSERVE_PREDICTION_LOG=url, TABSERVE_PREDICTION_LOG_FEATURES="true") as server:
+        for some in (X[:1], X[1:]):
+            body, headers = {"columns": COLUMNS, "data": some}, {"X-Request-Id": "twice"}
+            assert requests.post(f"{server.url}/predict", json=body, headers=headers, timeout=10).status_code == 200
+            wait_until(lambda: logged(url) != [])
+        wait_until(lambda: by_label(scrape(server), DROPPED, "reason") == {("queue_full",): 0, ("repeated",): 1})
+        assert value(scrape(server), LOGGED) == 2
+        with opened(url) as log:
+            found = log.read("boston-housing", 1, features=COLUMNS, since=LONG_AGO)
+        assert found.X.tolist() == [X[0], X[2]]
+        assert server.terminate() == 0
+        told = server.stdout.read_text() + server.stderr.read_text()
+        assert not [number for row in X for number in row if str(number) in told]
+
+
+def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:
+    """Without TABSERVE_PREDICTION_LOG_FEATURES no value of a feature is in the database."""
+    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    app = create_app(Config(store=store, prediction_log=url))
+    app.recorder.start()
+    app.test_client().post("/predict", json={**HOUSE, "RM": 6.5432101234})
+    app.recorder.close()
+
+    with closing(sqlite3.connect(tmp_path / "log.db")) as connection:
+        ((features, prediction),) = connection.execute("SELECT features, prediction FROM predictions").fetchall()
+    assert features is None
+    assert prediction > 0
+
+
+def test_share_of_requests(store: Path, tmp_path: Path) -> None:
+    """Of the requests a share is logged, with all of their rows; every process takes the same ones, by their ids."""
+    ids = [f"request-{number}" for number in range(200)]
+    settings = {"TABSERVE_PREDICTION_LOG": f"sqlite:///{tmp_path / 'log.db'}", "TABSERVE_PREDICTION_LOG_SHARE": "0.5"}
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", **settings) as server:
+        for request_id in ids:
+            headers = {"X-Request-Id": request_id}
+            assert requests.post(f"{server.url}/predict", json=[HOUSE] * 2, headers=headers, timeout=10).ok
+        assert server.terminate() == 0
+    url = DatabaseURL(f"sqlite:///{tmp_path / 'other.db'}")
+    other = create_app(Config(store=store, prediction_log=url, prediction_log_share=Share(0.5)))
+    other.recorder.start()
+    for request_id in ids:
+        other.test_client().post("/predict", json=HOUSE, headers={"X-Request-Id": request_id})
+    other.recorder.close()
+
+    taken = logged_ids(tmp_path / "log.db")
+    assert taken.keys() == logged_ids(tmp_path / "other.db").keys()
+    assert set(taken.values()) == {2}
+    assert 70 <= len(taken) <= 130
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 0), (1.0, 50)])
+def test_no_share_and_all(store: Path, tmp_path: Path, share: float, n: int) -> None:
+    """Of a share of 0 no request is logged, of 1 every one."""
+    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    app = create_app(Config(store=store, prediction_log=url, prediction_log_share=Share(share)))
+    app.recorder.start()
+    for _ in range(50):
+        assert app.test_client().post("/predict", json=HOUSE).status_code == 200
+    app.recorder.close()
+
+    assert len(logged(url)) == n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("url", "signals"),
+    [("sqlite", [signal.SIGTERM]), ("postgresql", [signal.SIGHUP, signal.SIGTERM])],
+    ids=["stop", "reload and stop"],
+    indirect=["url"],
+)
+def test_stop_loses_nothing(
+    store: Path, tmp_path: Path, houses: pd.DataFrame, url: str, signals: list[signal.Signals]
+) -> None:
+    """After SIGTERM, and after SIGHUP before it, in the middle of traffic every row that was answered is counted in
+    the bins and is in the log, once.
+    """
+    values = tmp_path / "values"
+    values.mkdir()
+    settings = {"TABSERVE_PREDICTION_LOG": url, "PROMETHEUS_MULTIPROC_DIR": str(values)}
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", **settings) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        with Load(server, rows(houses, 500)) as load:
+            for number in signals:
+                time.sleep(0.8)
+                old = set(server.workers())
+                server.process.send_signal(number)
+                if number == signal.SIGHUP:
+                    wait_until(partial(replaced, server, old))
+                    assert not load.failures
+            assert server.process.wait(timeout=40) == 0
+        found = totals(values)
+
+    assert load.n_rows() > 200
+    assert sorted(logged(url)) == sorted(y for answer in load.answers.values() for y in answer)
+    assert found["tabserve_prediction_bin_total"] == load.n_rows()
+    assert found["tabserve_feature_bin_total"] == load.n_rows() * len(COLUMNS)
+    assert found[LOGGED] == found["tabserve_rows_total"] == load.n_rows()
+    assert found[DROPPED] == 0
+    assert "were not logged" not in server.stderr.read_text()
+
+
+@pytest.mark.slow
+def test_killed_worker_loses_a_moment(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
+    """When workers are killed under load no count goes back or is more than was answered, the log goes on, and what
+    is missing there was answered in the moments before.
+    """
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    kills: list[float] = []
+    counts: list[tuple[float, float]] = []
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=url) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        with Load(server, rows(houses, 500)) as load:
+
+            def look() -> None:
+                found = scrape_again(server)
+                bins = sum(by_label(found, "tabserve_prediction_bin_total", "bin").values())
+                counts.append((bins, value(found, LOGGED)))
+
+            for _ in range(2):
+                for _ in range(5):
+                    time.sleep(0.2)
+                    look()
+                kills.append(time.monotonic())
+                kill_worker(server)
+                look()
+            time.sleep(0.5)
+        time.sleep(1.5)
+        look()
+        assert server.terminate() == 0
+
+    bins, log_rows = [list(column) for column in zip(*counts)]
+    assert bins == sorted(bins)
+    assert log_rows == sorted(log_rows)
+    kept = Counter(logged(url))
+    answered = Counter(y for answer in load.answers.values() for y in answer)
+    in_danger = [
+        each for each, when in load.times.items() if any(killed - 1.5 <= when <= killed + 0.2 for killed in kills)
+    ]
+    lost = sum((answered - kept).values())
+    assert lost <= sum(len(load.answers[each]) for each in in_danger) < load.n_rows()
+    safe = Counter(y for each, answer in load.answers.items() if each not in set(in_danger) for y in answer)
+    assert not safe - kept
+    # A request whose answer the kill cut off may be logged and counted.
+    assert sum((kept - answered).values()) <= 20 * len(load.failures)
+    assert load.n_rows() - lost - 200 <= bins[-1] <= load.n_rows() + 20 * len(load.failures)
+    assert log_rows[-1] <= sum(kept.values())
+
+
+def scrape_again(server: Server) -> Any:
+    """Return every series; a worker that is killed meanwhile is not the one that answers the second time."""
+    try:
+        return scrape(server)
+    except requests.ConnectionError:
+        return scrape(server)
+
+
+def refusals_of_feedback(server: Server, count: int) -> list[requests.Response]:
+    """Return the replies to feedback that is given several times at once."""
+    body = {"request_id": UNKNOWN_ID, "truth": 1.0}
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda _: give(server, body), range(count)))
+
+
+@pytest.mark.slow
+def test_hanging_database(store: Path, tmp_path: Path, houses: pd.DataFrame, postgres: Postgres) -> None:
+    """While the database says nothing predictions are answered as fast as ever and feedback is 503 after some seconds;
+    a server that is stopped ends within its grace and says what was lost. When the database goes on, so does the log.
+    """
+    postgres.execute("DROP TABLE IF EXISTS predictions")
+    settings = {"TABSERVE_PREDICTION_LOG": postgres.url(), "WEB_CONCURRENCY": "1"}
+    stopped_folder = tmp_path / "stopped"
+    stopped_folder.mkdir()
+    with serve(store, tmp_path, **settings) as server, serve(store, stopped_folder, **settings) as stopped:
+        for each in (server, stopped):
+            predict(each, rows(houses, 1))
+        wait_until(lambda: len(logged(postgres.url())) == 2)
+        light = Load(server, rows(houses, 500), clients=2, sizes=[1])
+        with postgres.frozen(), light as load, ThreadPoolExecutor(1) as pool:
+            replies = pool.submit(refusals_of_feedback, server, 3)
+            predict(stopped, rows(houses, 12))
+            started = time.monotonic()
+            assert stopped.terminate() == 0
+            assert time.monotonic() - started < 15
+            assert {reply.status_code for reply in replies.result()} == {503}
+            assert {reply.headers["Retry-After"] for reply in replies.result()} == {"1"}
+            assert time.monotonic() - started < 15
+        assert "12 rows of predictions were not logged" in stopped.stderr.read_text()
+        assert not load.failures
+        assert len(load.answers) > 100
+        assert np.quantile(load.seconds, 0.95) < 0.5
+        assert max(load.seconds) < 3
+
+        wait_until(lambda: value(scrape(server), LOGGED) == 1 + load.n_rows())
+        last, _ = predict(server, rows(houses, 1))
+        assert give(server, {"request_id": last, "truth": 1.0}).json()["accepted"] == 1
+        assert set(by_label(scrape(server), DROPPED, "reason").values()) == {0.0}
+        told = server.stdout.read_text() + server.stderr.read_text()
+    assert "the prediction log cannot be used" in told
+    assert "the prediction log can be used again" in told
+    assert "s3cret" not in told
+
+
+@pytest.mark.slow
+def test_stopped_database(store: Path, tmp_path: Path, houses: pd.DataFrame, postgres: Postgres) -> None:
+    """While the database is gone as many rows wait as there is room for, later ones are dropped and counted, whole
+    requests at a time; when it is back those that waited are written.
+    """
+    postgres.execute("DROP TABLE IF EXISTS predictions")
+    X = rows(houses, 10_000)
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_PREDICTION_LOG=postgres.url()) as server:
+        predict(server, X[:1])
+        wait_until(lambda: value(scrape(server), LOGGED) == 1)
+        postgres.stop()
+        try:
+            for _ in range(6):
+                predict(server, X)
+            predict(server, X[:7])
+            wait_until(lambda: by_label(scrape(server), DROPPED, "reason")["queue_full",] >= 10_000)
+            reply = give(server, {"request_id": UNKNOWN_ID, "truth": 1.0})
+            assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+        finally:
+            postgres.start()
+        wait_until(lambda: value(scrape(server), LOGGED) == 1 + MAX_WAITING_ROWS)
+        predict(server, X[:3])
+        wait_until(lambda: value(scrape(server), LOGGED) == 4 + MAX_WAITING_ROWS)
+        dropped = by_label(scrape(server), DROPPED, "reason")
+
+    assert dropped == {("queue_full",): 6 * 10_000 + 7 - MAX_WAITING_ROWS, ("repeated",): 0}
+    assert len(logged(postgres.url())) == 4 + MAX_WAITING_ROWS
+
+
+@pytest.mark.slow
+def test_locked_file(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
+    """While another program holds the lock of an SQLite file, predictions are answered and feedback is 503; when it
+    lets go every row is written.
+    """
+    path = tmp_path / "log.db"
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=f"sqlite:///{path}") as server:
+        first, _ = predict(server, rows(houses, 1))
+        wait_until(lambda: value(scrape(server), LOGGED) == 1)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with Load(server, rows(houses, 500), clients=2) as load:
+                reply = give(server, {"request_id": first, "truth": 1.0})
+            other.rollback()
+        assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+        assert not load.failures
+        assert len(load.answers) > 100
+        assert max(load.seconds) < 2
+
+        wait_until(lambda: value(scrape(server), LOGGED) == 1 + load.n_rows())
+        assert give(server, {"request_id": first, "truth": 1.0}).json()["accepted"] == 1

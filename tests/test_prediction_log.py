@@ -1,0 +1,490 @@
+"""Owns the prediction log: what it keeps, in SQLite and PostgreSQL alike, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+from app.metrics import OUTCOMES
+from conftest import ROOT, bits
+from model import ModelError, PredictionLogError
+from model.prediction_log import Outcome, PredictionLog
+from postgres import Postgres, run_postgres
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+FEATURES = ("a", "b")
+SECRET = 0.1 + 0.2  # a value of a feature, which no line of code has as it is printed
+
+# Says that it is there and waits for a line, writes 100 requests of 10 rows, and their truths.
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from model.prediction_log import PredictionLog
+
+url, name = sys.argv[1:]
+log, oldest = PredictionLog(url), datetime(2000, 1, 1, tzinfo=UTC)
+print("here", flush=True)
+input()
+for number in range(100):
+    row = {"request_id": f"{name}-{number}", "time": datetime.now(UTC), "model": name, "version": 1, "features": None}
+    assert log.write([{**row, "row": i, "prediction": number + i / 10} for i in range(10)]) == 10
+    assert set(log.add_truths([(f"{name}-{number}", i, 1.0) for i in range(10)], oldest=oldest)) == {"accepted"}
+"""
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that tests may stop, and start again."""
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'log.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    server.execute("DROP TABLE IF EXISTS predictions")
+    return server.url()
+
+
+@pytest.fixture
+def log(url: str) -> Iterator[PredictionLog]:
+    """An empty log."""
+    log = PredictionLog(url)
+    yield log
+    log.close()
+
+
+def rows(
+    request_id: str,
+    predictions: Sequence[float],
+    *,
+    when: datetime = NOON,
+    model: str = "boston-housing",
+    version: int = 1,
+    features: Sequence[dict[str, Any] | None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of one request as they are written."""
+    common = {"request_id": request_id, "time": when, "model": model, "version": version}
+    return [
+        {**common, "row": i, "features": features[i] if features else None, "prediction": prediction}
+        for i, prediction in enumerate(predictions)
+    ]
+
+
+def numbers(log: PredictionLog, **which: Any) -> list[float]:
+    """Return the predictions that the log has of version 1, oldest first."""
+    version = which.pop("version", 1)
+    found = log.read("boston-housing", version, features=(), since=which.pop("since", LONG_AGO))
+    return [float(prediction) for prediction in found.predictions]
+
+
+def any_floats(n: int) -> NDArray[np.float64]:
+    """Return finite numbers of all sizes, the smallest and the largest among them."""
+    patterns = np.random.default_rng(7).integers(-(2**63), 2**63, 4 * n).view(np.float64)
+    special = [
+        0.0,
+        5e-324,
+        -5e-324,
+        2.2250738585072014e-308,
+        1.7976931348623157e308,
+        -1.7976931348623157e308,
+        0.1,
+        1e22,
+    ]
+    return np.concatenate([special, patterns[np.isfinite(patterns)]])[:n]
+
+
+def drop_table(url: str, postgres: Callable[[], Postgres]) -> None:
+    """Remove the log's table behind its back."""
+    if url.startswith("postgresql"):
+        postgres().execute("DROP TABLE predictions")
+        return
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("DROP TABLE predictions")
+
+
+def test_outcomes_are_those_that_are_counted() -> None:
+    """What becomes of a true value has the same names in the log and in the metrics."""
+    assert tuple(Outcome) == OUTCOMES
+
+
+def test_round_trip_is_exact(log: PredictionLog) -> None:
+    """Times, features and predictions are read as they were written, to the last bit, columns in the asked order."""
+    values = any_floats(600).reshape(-1, 3)
+    written = rows("r", values[:, 0].tolist(), features=[{"a": a, "b": b} for _, a, b in values.tolist()])
+    for i, row in enumerate(written):
+        row["time"] = NOON + timedelta(microseconds=i * 1_000_001)
+
+    assert log.write(written) == 200
+    found = log.read("boston-housing", 1, features=("b", "a"), since=NOON)
+    assert bits(found.predictions).tolist() == bits(values[:, 0]).tolist()
+    assert bits(found.X).tolist() == bits(values[:, [2, 1]]).tolist()
+    assert found.times.tolist() == [row["time"].replace(tzinfo=None) for row in written]
+    assert np.isnan(found.truths).all()
+
+
+def test_without_features(log: PredictionLog) -> None:
+    """Where features are not logged, or one has no value, they are read as NaN; nothing is read as no rows."""
+    log.write(rows("a", [1.0]))
+    log.write(rows("b", [2.0], features=[{"a": 3.0, "b": float("nan")}]))
+    found = log.read("boston-housing", 1, features=("a", "b", "c"), since=LONG_AGO)
+    nothing = log.read("boston-housing", 2, features=FEATURES, since=LONG_AGO)
+
+    assert np.array_equal(found.X, [[np.nan] * 3, [3.0, np.nan, np.nan]], equal_nan=True)
+    assert (nothing.X.shape, nothing.times.shape, nothing.predictions.shape) == ((0, 2), (0,), (0,))
+
+
+def test_nothing_to_write(log: PredictionLog) -> None:
+    """No rows and no truths are no error, and change nothing."""
+    assert log.write([]) == 0
+    assert log.add_truths([], oldest=LONG_AGO) == []
+    assert log.live_errors(since=LONG_AGO) == []
+    assert log.prune(before=NOON) == 0
+
+
+def test_repeated_ids_stay_as_they_were(log: PredictionLog) -> None:
+    """A row whose id and number are there is left as it was and not counted, within a write and across writes."""
+    assert log.write([*rows("a", [1.0, 2.0]), *rows("a", [8.0, 9.0, 3.0])]) == 3
+    assert log.write(rows("a", [7.0, 7.0])) == 0
+    assert log.write([*rows("a", [6.0]), *rows("b", [4.0])]) == 1
+
+    assert numbers(log) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_many_rows_in_one_write(log: PredictionLog) -> None:
+    """As many rows as may wait are written at once, well within the time that a statement may take."""
+    started = time.monotonic()
+    batch = [row for i in range(50) for row in rows(f"r{i}", [float(i)] * 1_000)]
+
+    assert log.write(batch) == 50_000
+    assert log.write(batch[:1000]) == 0
+    assert len(numbers(log)) == 50_000
+    assert time.monotonic() - started < 20
+
+
+def test_read_selects(log: PredictionLog) -> None:
+    """Only rows of the model and version are read, from the time on, oldest first, a request's in its order."""
+    for hour in (3, 1, 2):
+        log.write(rows(f"h{hour}", [hour + 0.0, hour + 0.5], when=NOON + timedelta(hours=hour)))
+    log.write(rows("other", [100.0], model="titanic"))
+    log.write(rows("next", [200.0], version=2))
+
+    assert numbers(log) == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    assert numbers(log, since=NOON + timedelta(hours=2)) == [2.0, 2.5, 3.0, 3.5]
+    assert numbers(log, version=2) == [200.0]
+
+
+def test_outcomes_of_truths(log: PredictionLog) -> None:
+    """A truth is accepted, replaced by another, repeated or of no known prediction; the last one stays."""
+    log.write(rows("a", [1.0, 2.0]))
+
+    assert log.add_truths([("a", 0, 5.0), ("a", 1, 0.0), ("a", 2, 1.0), ("b", 0, 1.0)], oldest=LONG_AGO) == [
+        "accepted",
+        "accepted",
+        "unknown",
+        "unknown",
+    ]
+    assert log.add_truths([("a", 0, 5.0), ("a", 1, 6.0)], oldest=LONG_AGO) == ["repeated", "replaced"]
+    assert log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist() == [5.0, 6.0]
+
+
+def test_truths_twice_in_one_call(log: PredictionLog) -> None:
+    """Of several truths for one row in a call each has its own outcome, as if they came one after the other."""
+    log.write(rows("a", [1.0]))
+    truths = [("a", 0, 5.0), ("b", 0, 5.0), ("a", 0, 5.0), ("a", 0, 6.0), ("a", 0, 5.0), ("b", 0, 5.0)]
+
+    outcomes = log.add_truths(truths, oldest=LONG_AGO)
+    assert outcomes == ["accepted", "unknown", "repeated", "replaced", "replaced", "unknown"]
+    assert log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist() == [5.0]
+
+
+def test_truths_of_many_ids(log: PredictionLog) -> None:
+    """Truths of more ids than a statement takes parameters are all found, in any order, unknown ones between."""
+    ids = [f"r{i}" for i in range(2_600)]
+    log.write([row for i, each in enumerate(ids) if i % 3 for row in rows(each, [float(i), -float(i)])])
+    order = np.random.default_rng(1).permutation(len(ids)).tolist()
+    outcomes = log.add_truths([(ids[i], 1, i + 0.25) for i in order], oldest=LONG_AGO)
+
+    assert outcomes == ["accepted" if i % 3 else "unknown" for i in order]
+    found = log.read("boston-housing", 1, features=(), since=LONG_AGO)
+    known = ~np.isnan(found.truths)
+    assert known.sum() == outcomes.count(Outcome.ACCEPTED)
+    assert np.array_equal(found.truths[known], -found.predictions[known] + 0.25)
+
+
+def test_truths_of_old_predictions_are_unknown(log: PredictionLog) -> None:
+    """A prediction from before `oldest` is not known any more; one at that time still is."""
+    log.write(rows("old", [1.0], when=NOON - timedelta(microseconds=1)))
+    log.write(rows("new", [1.0], when=NOON))
+
+    assert log.add_truths([("old", 0, 1.0), ("new", 0, 1.0)], oldest=NOON) == ["unknown", "accepted"]
+
+
+def test_live_errors_are_those_of_scikit_learn(log: PredictionLog) -> None:
+    """Each version's errors are what scikit-learn says of the same pairs; rows without a truth do not count."""
+    random = np.random.default_rng(3)
+    pairs = {}
+    for version, scale in ((1, 1.0), (2, 1e-9), (3, 1e6)):
+        predictions, truths = scale * random.normal(20, 9, 700), scale * random.normal(21, 9, 700)
+        log.write(rows(f"v{version}", predictions.tolist(), version=version))
+        log.add_truths([(f"v{version}", i, truth) for i, truth in enumerate(truths[:500].tolist())], oldest=LONG_AGO)
+        pairs[version] = predictions[:500], truths[:500]
+    found = {each.version: each for each in log.live_errors(since=LONG_AGO)}
+
+    assert found.keys() == pairs.keys()
+    for version, (predictions, truths) in pairs.items():
+        one = found[version]
+        assert (one.model, one.rows) == ("boston-housing", 500)
+        assert one.rmse == pytest.approx(root_mean_squared_error(truths, predictions), rel=1e-9)
+        assert one.mae == pytest.approx(mean_absolute_error(truths, predictions), rel=1e-9)
+        assert one.bias == pytest.approx((predictions - truths).mean(), rel=1e-9)
+
+
+def test_live_errors_since(log: PredictionLog) -> None:
+    """Only truths that came since the time count, by when the last one for a row came; not when it was predicted."""
+    log.write(rows("a", [1.0, 1.0, 1.0]))
+    log.add_truths([("a", 0, 2.0), ("a", 1, 2.0)], oldest=LONG_AGO)
+    middle = datetime.now(UTC)
+    log.add_truths([("a", 1, 2.0), ("a", 2, 4.0)], oldest=LONG_AGO)  # the first is repeated: it came before
+
+    assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(1, 3.0)]
+    log.add_truths([("a", 0, 3.0)], oldest=LONG_AGO)
+    assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(2, 2.5)]
+    assert log.live_errors(since=datetime.now(UTC) + timedelta(minutes=1)) == []
+
+
+def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
+    """Truths of the largest size that feedback takes have finite errors."""
+    log.write(rows("a", [1.0, 1.0]))
+    log.add_truths([("a", 0, 1e150), ("a", 1, -1e150)], oldest=LONG_AGO)
+
+    (one,) = log.live_errors(since=LONG_AGO)
+    assert [one.rmse, one.mae] == pytest.approx([1e150, 1e150])
+    assert abs(one.bias) < 1e135
+
+
+def test_prune(log: PredictionLog) -> None:
+    """Rows from before a time are removed with their truths, and no others."""
+    for day in range(5):
+        log.write(rows(f"d{day}", [float(day), float(day)], when=NOON + timedelta(days=day)))
+    log.add_truths([("d0", 0, 1.0), ("d4", 0, 1.0)], oldest=LONG_AGO)
+
+    assert log.prune(before=NOON + timedelta(days=2)) == 4
+    assert log.prune(before=NOON + timedelta(days=2)) == 0
+    assert numbers(log) == [2.0, 2.0, 3.0, 3.0, 4.0, 4.0]
+    assert [one.rows for one in log.live_errors(since=LONG_AGO)] == [1]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) -> None:
+    """A prediction that is no number, or infinite, is written like any other, and so are those beside it."""
+    assert log.write([*rows("a", [1.0, odd]), *rows("b", [2.0])]) == 3
+    assert np.array_equal(numbers(log), [1.0, odd, 2.0], equal_nan=True)
+    log.add_truths([("a", 0, 1.5), ("b", 0, 2.5)], oldest=LONG_AGO)
+    assert [(one.rows, one.bias) for one in log.live_errors(since=LONG_AGO)] == [(2, -0.5)]
+
+
+def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
+    """Four processes that come to an empty database at the same moment make the table once and lose no row."""
+    command = [sys.executable, "-c", WRITER, url]
+    with ExitStack() as stack:
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        processes: list[Any] = [
+            stack.enter_context(subprocess.Popen([*command, f"p{i}"], cwd=ROOT, text=True, **pipes)) for i in range(4)
+        ]
+        assert [process.stdout.readline() for process in processes] == ["here\n"] * 4
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
+
+    found = {one.model: one.rows for one in log.live_errors(since=LONG_AGO)}
+    assert found == {f"p{i}": 1000 for i in range(4)}
+
+
+def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
+    """Feedback for the same rows in opposite orders at the same time is taken: neither waits for the other for ever."""
+    log.write(rows("a", [0.0] * 300))
+    errors: list[Exception] = []
+
+    def add(step: int) -> None:
+        try:
+            for turn in range(6):
+                log.add_truths([("a", i, turn * 2.0 + step) for i in range(300)[::step]], oldest=LONG_AGO)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=add, args=[step]) for step in (1, -1, 1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_dropped_table_is_made_again(url: str, log: PredictionLog, request: pytest.FixtureRequest) -> None:
+    """When the table is gone the first use says so, and the next makes it again."""
+    log.write(rows("a", [1.0]))
+    drop_table(url, lambda: request.getfixturevalue("postgres"))
+
+    with pytest.raises(PredictionLogError, match="cannot be used"):
+        log.write(rows("b", [2.0]))
+    assert log.write(rows("b", [2.0])) == 1
+    assert numbers(log) == [2.0]
+
+
+def test_database_restarts(postgres: Postgres) -> None:
+    """A database that is gone is an error in every method, at once; when it is back the log goes on, with its rows."""
+    postgres.execute("DROP TABLE IF EXISTS predictions")
+    log = PredictionLog(postgres.url())
+    log.write(rows("a", [1.0]))
+    postgres.stop()
+    started = time.monotonic()
+    uses: list[Callable[[], object]] = [
+        lambda: log.write(rows("b", [2.0])),
+        lambda: log.add_truths([("a", 0, 1.0)], oldest=LONG_AGO),
+        lambda: log.live_errors(since=LONG_AGO),
+        lambda: numbers(log),
+        lambda: log.prune(before=LONG_AGO),
+    ]
+    for use in uses:
+        with pytest.raises(PredictionLogError):
+            use()
+    assert time.monotonic() - started < 5
+    postgres.start()
+
+    assert log.write(rows("b", [2.0])) == 1
+    assert log.add_truths([("a", 0, 1.0)], oldest=LONG_AGO) == ["accepted"]
+    assert numbers(log) == [1.0, 2.0]
+    postgres.stop()  # between two uses nobody notices
+    postgres.start()
+    assert numbers(log) == [1.0, 2.0]
+    log.close()
+
+
+def test_locked_row(postgres: Postgres) -> None:
+    """A row that somebody else has locked is waited for no longer than some seconds."""
+    postgres.execute("DROP TABLE IF EXISTS predictions")
+    log = PredictionLog(postgres.url())
+    log.write(rows("a", [1.0]))
+    with psycopg.connect(postgres.url()) as other:
+        other.execute("SELECT * FROM predictions FOR UPDATE")
+        started = time.monotonic()
+        with pytest.raises(PredictionLogError):
+            log.add_truths([("a", 0, 1.0)], oldest=LONG_AGO)
+        assert time.monotonic() - started < 8
+        other.rollback()
+
+    assert log.add_truths([("a", 0, 1.0)], oldest=LONG_AGO) == ["accepted"]
+    log.close()
+
+
+def test_locked_file(tmp_path: Path) -> None:
+    """A file that another program writes can be read meanwhile, and written when it is done within some seconds."""
+    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    log.write(rows("a", [1.0]))
+    other = sqlite3.connect(tmp_path / "log.db", check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.5, other.rollback)
+    timer.start()
+
+    assert numbers(log) == [1.0]
+    assert log.write(rows("b", [2.0])) == 1
+    timer.join()
+    other.close()
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tabserve:s3cret@127.0.0.1:1/none",
+        "postgresql://tabserve:s3cret@127.0.0.1:1/none?s3cret=s3cret",
+        "postgresql://tabserve:s3cret@127.0.0.1:1/none?sslmode=s3cret",
+        "postgresql://tabserve:s3cret@no.such.host.invalid/none",
+        "sqlite:////no/such/s3cret/log.db",
+        "sqlite:////",
+    ],
+)
+def test_errors_tell_no_secret(url: str) -> None:
+    """What is raised where a database cannot be opened has nothing of its URL, in its traceback either."""
+    log = PredictionLog(url)
+    with pytest.raises(PredictionLogError) as caught:
+        log.write(rows("a", [1.0], features=[{"a": SECRET}]))
+
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert "s3cret" not in told
+    assert str(SECRET) not in told
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "predictions.db",
+        "mysql://tabserve:s3cret@db/x",
+        "s3cret://x",
+        "postgresql://tabserve:s3cret@db:s3cret/x",
+        "postgresql:s3cret",
+    ],
+)
+def test_url_of_no_database(url: str) -> None:
+    """A URL of another kind is refused when the log is made, in words that do not repeat it."""
+    with pytest.raises(ModelError, match="sqlite:/// or postgresql://") as caught:
+        PredictionLog(url)
+
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A folder that is not there or is a file, and a database that is only to be read, are errors like any other."""
+    there = tmp_path / "log.db"
+    log = PredictionLog(f"sqlite:///{there}")
+    log.write(rows("a", [1.0]))
+    log.close()
+    for place in (tmp_path / "none" / "log.db", there / "log.db", tmp_path, f"file:{there}?mode=ro&uri=true"):
+        log = PredictionLog(f"sqlite:///{place}")
+        with pytest.raises(PredictionLogError):
+            log.write(rows("b", [1.0]))
+        log.close()
+
+
+def test_folder_that_comes_later(tmp_path: Path) -> None:
+    """A log in a folder that is not there yet works as soon as the folder is."""
+    log = PredictionLog(f"sqlite:///{tmp_path / 'later' / 'log.db'}")
+    with pytest.raises(PredictionLogError):
+        log.write(rows("a", [1.0]))
+    (tmp_path / "later").mkdir()
+
+    assert log.write(rows("a", [1.0])) == 1
+    log.close()
+
+
+def test_wrong_rows_say_no_value(log: PredictionLog) -> None:
+    """An error of the database does not quote what was written."""
+    with pytest.raises(PredictionLogError) as caught:
+        log.write([{**rows("a", [1.0], features=[{"a": SECRET}])[0], "model": None}])
+
+    assert str(SECRET) not in "".join(traceback.format_exception(caught.value))
+    assert json.dumps(str(caught.value)).isascii()

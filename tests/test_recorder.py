@@ -1,0 +1,268 @@
+"""Owns what is noted beside the answers: bins that equal numpy's, from 0 on, with nothing lost among threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+
+from app import create_app
+from app.config import Config, DatabaseURL
+from app.factory import Service
+from conftest import COLUMNS, PROTOCOLS, Server
+from model import Artifact, Store
+from model.prediction_log import PredictionLog
+from test_metrics import Series, scrape, series, wait_until
+
+Counts = dict[tuple[str, str], float]
+
+FEATURE_BINS, PREDICTION_BINS = "tabserve_feature_bin_total", "tabserve_prediction_bin_total"
+
+
+@pytest.fixture
+def service(store: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service with a prediction log, in this process, whose recorder is not started; what it noted is closed."""
+    app = create_app(Config(store=store, prediction_log=DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")))
+    yield app
+    app.recorder.close()
+
+
+@pytest.fixture(scope="module")
+def model(store: Path) -> Artifact:
+    """The model that is served."""
+    return Store(store).load("boston-housing")
+
+
+@pytest.fixture(scope="module")
+def reference(store: Path) -> dict[str, Any]:
+    """The training distribution as the artifact has it."""
+    content: dict[str, Any] = json.loads((store / "boston-housing" / "1" / "reference.json").read_text())
+    return content
+
+
+def random_rows(houses: pd.DataFrame, n: int, seed: int) -> NDArray[np.float64]:
+    """Return rows of which most are in the training range, some are training rows, and some are far beyond it."""
+    random = np.random.default_rng(seed)
+    low, high = houses.min().to_numpy(), houses.max().to_numpy()
+    X: NDArray[np.float64] = low + (high - low) * random.uniform(-0.3, 1.3, (n, len(COLUMNS)))
+    own = random.random(n) < 0.3
+    X[own] = houses.to_numpy()[random.integers(len(houses), size=int(own.sum()))]
+    return X
+
+
+def expected(reference: dict[str, Any], X: NDArray[np.float64], y: NDArray[np.float64]) -> Counts:
+    """Return the count in every bin, as numpy counts; the feature's name is empty for predictions."""
+    found: Counts = {}
+    columns = {name: (reference["features"][name], column) for name, column in zip(COLUMNS, X.T)}
+    for name, (bins, values) in {**columns, "": (reference["prediction"], y)}.items():
+        limits = [np.nextafter(bins["minimum"], -np.inf), *bins["edges"]]
+        labels = [*(f"{i:02}" for i in range(1, len(bins["edges"]))), "10"]
+        inside = [((values > low) & (values <= high)).sum() for low, high in pairwise(limits)]
+        found |= {(name, label): float(count) for label, count in zip(labels, inside)}
+        found[name, "below"] = float((values < bins["minimum"]).sum())
+        found[name, "above"] = float((values > bins["edges"][-1]).sum())
+        found[name, "missing"] = float(np.isnan(values).sum())
+    return found
+
+
+def bins(found: Series) -> Counts:
+    """Return the count in every bin that is exposed."""
+    counts = {}
+    for (name, labels), count in found.items():
+        if name in (FEATURE_BINS, PREDICTION_BINS):
+            by_name = dict(labels)
+            assert (by_name.pop("model"), by_name.pop("version")) == ("boston-housing", "1")
+            counts[by_name.get("feature", ""), by_name["bin"]] = count
+    return counts
+
+
+def counted(service: Service) -> Counts:
+    """Return the count in every bin, without asking for /metrics, which counts what is noted."""
+    return bins(series(service.metrics.render("")[0].decode()))
+
+
+def difference(after: Counts, before: Counts) -> Counts:
+    """Return by how much every count rose."""
+    assert after.keys() == before.keys()
+    return {key: after[key] - before[key] for key in after}
+
+
+def n_predictions(counts: Counts) -> float:
+    """Return how many predictions were counted."""
+    return sum(count for (feature, _), count in counts.items() if not feature)
+
+
+def test_every_bin_is_there_from_the_start(client: FlaskClient, reference: dict[str, Any]) -> None:
+    """Before the first prediction every bin of every feature is exposed, at 0, and there are no others."""
+    found = bins(series(client.get("/metrics").text))
+
+    assert found == dict.fromkeys(expected(reference, np.empty((0, len(COLUMNS))), np.empty(0)), 0.0)
+
+
+def test_every_bin_is_there_from_the_start_in_workers(server: Server, reference: dict[str, Any]) -> None:
+    """The same holds where several workers answer for each other."""
+    assert bins(scrape(server)).keys() == expected(reference, np.empty((0, len(COLUMNS))), np.empty(0)).keys()
+
+
+def test_reference_shares_are_of_the_same_bins(client: FlaskClient) -> None:
+    """Each bin that is counted has a share of the training rows to be compared with, and they add up to 1."""
+    found = series(client.get("/metrics").text)
+    shares: Counts = {}
+    for (name, labels), share in found.items():
+        if name in ("tabserve_feature_bin_reference_ratio", "tabserve_prediction_bin_reference_ratio"):
+            shares[dict(labels).get("feature", ""), dict(labels)["bin"]] = share
+
+    assert shares.keys() == bins(found).keys()
+    for feature in ("", *COLUMNS):
+        assert sum(share for (name, _), share in shares.items() if name == feature) == pytest.approx(1)
+
+
+def test_bins_are_those_of_numpy(
+    server: Server, houses: pd.DataFrame, reference: dict[str, Any], model: Artifact
+) -> None:
+    """Random rows, in batches and alone, in several protocols and workers, are in the bins that numpy finds."""
+    before = bins(scrape(server))
+    X = random_rows(houses, 3_000, seed=5)
+    y = model.predict(X)
+    protocols = [PROTOCOLS[name] for name in ("native", "V2", "V1", "MLflow")]
+    start, turn = 0, 0
+    while start < len(X):
+        size = (1, 250, 1, 40, 700)[turn % 5]
+        protocol = protocols[turn % 4]
+        rows = X[start : start + size].tolist()
+        reply = requests.post(server.url + protocol.path, json=protocol.write(rows), timeout=10)
+        assert protocol.read(reply.json()) == y[start : start + size].tolist()
+        start, turn = start + size, turn + 1
+    wait_until(lambda: n_predictions(bins(scrape(server))) == n_predictions(before) + len(X))
+
+    assert difference(bins(scrape(server)), before) == expected(reference, X, y)
+
+
+def test_refused_rows_are_in_no_bin(client: FlaskClient, houses: pd.DataFrame) -> None:
+    """Rows that are not answered are not counted, not even those that alone would have been."""
+    good = dict(zip(COLUMNS, houses.iloc[0].tolist()))
+    assert client.post("/predict", json=[good, {**good, "RM": "x"}]).status_code == 422
+    assert client.post("/predict", json=[good, {**good, "TAX": None}]).status_code == 422
+
+    assert set(bins(series(client.get("/metrics").text)).values()) == {0.0}
+
+
+def test_scrape_counts_what_is_noted(client: FlaskClient, houses: pd.DataFrame) -> None:
+    """What the worker that is scraped answered a moment before is counted already."""
+    for n in range(1, 4):
+        client.post("/predict", json={"columns": COLUMNS, "data": houses.iloc[:n].to_numpy().tolist()})
+        assert n_predictions(bins(series(client.get("/metrics").text))) == n * (n + 1) / 2
+
+
+def test_values_outside_of_the_range(service: Service, model: Artifact, reference: dict[str, Any]) -> None:
+    """Values below, at and above the limits of each bin, infinite ones and none at all are each in the right bin."""
+    columns = []
+    for name in COLUMNS:
+        facts = reference["features"][name]
+        limits = np.array([facts["minimum"], *facts["edges"]])
+        limits = np.concatenate([limits, np.nextafter(limits, -np.inf), np.nextafter(limits, np.inf)])
+        columns.append(np.resize(np.concatenate([[np.nan, -np.inf, np.inf, -0.0, 0.0], limits]), 45))
+    X, y = np.column_stack(columns), np.resize([np.nan, -np.inf, np.inf, -1e9, 1e9, 20.0], 45)
+    service.recorder.note("odd", model, X, y)
+    service.recorder.flush()
+    found = counted(service)
+
+    assert found == expected(reference, X, y)
+    for name in ("", *COLUMNS):
+        assert min(found[name, label] for label in ("below", "above", "missing")) > 0
+
+
+def test_many_rows_are_counted_by_their_request(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """Up to 20,000 rows wait to be counted; the request that brings more counts them all itself."""
+    X = np.resize(houses.to_numpy(), (10_000, len(COLUMNS)))
+    y = model.predict(X)
+    for number in range(2):
+        service.recorder.note(str(number), model, X, y)
+    assert n_predictions(counted(service)) == 0
+    service.recorder.note("one more", model, X[:1], y[:1])
+
+    assert n_predictions(counted(service)) == 20_001
+
+
+def test_threads_lose_nothing(
+    service: Service, model: Artifact, houses: pd.DataFrame, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of what eight threads note while two flush and the recorder runs, every row is counted and logged once."""
+    X = random_rows(houses, 800, seed=6)
+    y = model.predict(X)
+    service.recorder.start()
+    stop = threading.Event()
+
+    def note(thread: int) -> None:
+        for turn in range(40):
+            for number in range(thread * 100, thread * 100 + 100, 50):
+                some = slice(number, number + 50)
+                service.recorder.note(f"{thread}-{turn}-{number}", model, X[some], y[some])
+
+    def flush() -> None:
+        while not stop.is_set():
+            service.recorder.flush()
+
+    flushers = [threading.Thread(target=flush) for _ in range(2)]
+    noters = [threading.Thread(target=note, args=[number]) for number in range(8)]
+    for thread in (*flushers, *noters):
+        thread.start()
+    for thread in noters:
+        thread.join()
+    stop.set()
+    for thread in flushers:
+        thread.join()
+    service.recorder.close()
+
+    assert counted(service) == {key: 40 * count for key, count in expected(reference, X, y).items()}
+    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    found = log.read("boston-housing", 1, features=(), since=pd.Timestamp(0, tz="UTC").to_pydatetime())
+    assert sorted(found.predictions.tolist()) == sorted(np.tile(y, 40).tolist())
+    log.close()
+
+
+def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """A recorder that runs counts what was noted by itself, within two seconds."""
+    service.recorder.start()
+    X = houses.to_numpy()
+    service.recorder.note("a", model, X, model.predict(X))
+    started = time.monotonic()
+    wait_until(lambda: n_predictions(counted(service)) == len(X))
+
+    assert time.monotonic() - started < 2
+
+
+def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """What was noted just before the end is counted, and no thread is left."""
+    service.recorder.start()
+    X = houses.to_numpy()
+    service.recorder.note("a", model, X, model.predict(X))
+    service.recorder.close()
+
+    assert n_predictions(counted(service)) == len(X)
+    assert {"recorder", "prediction-log"}.isdisjoint(thread.name for thread in threading.enumerate())
+
+
+def test_recorder_survives_what_it_cannot_count(
+    service: Service, model: Artifact, houses: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows that cannot be counted are an error in the log, and those that come next are counted."""
+    service.recorder.start()
+    service.recorder.note("bad", model, np.zeros((2, 3)), np.zeros(2))
+    service.recorder.note("bad too", model, np.zeros((2, 4)), np.zeros(2))
+    wait_until(lambda: "predictions were not counted" in caplog.text)
+    X = houses.to_numpy()
+    service.recorder.note("good", model, X, model.predict(X))
+
+    wait_until(lambda: n_predictions(counted(service)) == len(X))
