@@ -1,0 +1,52 @@
+"""python -m monitoring write | run: write the files that are made from the code here, or watch servers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from monitoring import prometheus
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("write", help="write the rules and the dashboard")
+    run = commands.add_parser("run", help="run Prometheus with the rules, watching servers")
+    run.add_argument(
+        "--url", nargs="+", default=["http://localhost:8000"], help="the server, or several (default: %(default)s)"
+    )
+    run.add_argument("--port", type=int, default=9090, help="where Prometheus listens (default: %(default)s)")
+    run.add_argument("--window", default="1h", help="how far drift looks back (default: %(default)s)")
+    run.add_argument("--hold", default="10m", help="how long it must last to be an alert (default: %(default)s)")
+    run.add_argument("--interval", default="5s", help="how often it asks and judges (default: %(default)s)")
+    run.add_argument("--folder", type=Path, help="keep what is collected there (default: a temporary folder)")
+    options = parser.parse_args(arguments)
+    if options.command == "write":
+        return write()
+    return prometheus.main(
+        options.url,
+        port=options.port,
+        window=options.window,
+        hold=options.hold,
+        interval=options.interval,
+        folder=options.folder,
+    )
+
+
+def write() -> int:
+    """Write the generated files and name those that changed."""
+    from monitoring import files  # needs packages that running does not
+
+    for path, text in files.generated().items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(path.relative_to(files.ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

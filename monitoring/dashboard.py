@@ -1,0 +1,271 @@
+"""The Grafana dashboard: is the service well, what does it serve, is that what it was trained for, is it right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from grafana_foundation_sdk.builders import common, stat, table, timeseries
+from grafana_foundation_sdk.builders.dashboard import (
+    Dashboard,
+    DatasourceVariable,
+    QueryVariable,
+    Row,
+    ThresholdsConfig,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    Threshold,
+    ThresholdsMode,
+    VariableOption,
+    VariableRefresh,
+)
+
+from monitoring.panels import SOURCE, Panel, Query, asked, bars, flat, graph, now, placed, stacked
+from monitoring.service import BURN_RATES, ERROR_BUDGET, PREDICTIONS, SLOW_BUDGET
+
+SERVICE = 'namespace=~"$namespace", job=~"$job"'
+MODEL = f'{SERVICE}, model=~"$model", version=~"$version"'
+ROUTES = f"http_requests_total{{{SERVICE}, {PREDICTIONS}}}"
+VERSION = "{{model}} {{version}}"
+
+
+def to_json() -> str:
+    """Return the dashboard as Grafana imports it."""
+    board = (
+        Dashboard("Tabserve")
+        .uid("tabserve")
+        .description("Made by python -m monitoring write.")
+        .tags(["tabserve"])
+        .time("now-3h", "now")
+        .refresh("1m")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(choice("namespace", "tabserve_model_info"))
+        .with_variable(choice("job", 'tabserve_model_info{namespace=~"$namespace"}'))
+        .with_variable(choice("model", f"tabserve_model_info{{{SERVICE}}}"))
+        .with_variable(choice("version", f'tabserve_model_info{{{SERVICE}, model=~"$model"}}'))
+        .with_variable(choice("feature", f"tabserve_feature_bin_total{{{MODEL}}}", every=False))
+    )
+    for title, panels in (
+        ("Service", service()),
+        ("Model", model()),
+        ("Drift", drift()),
+        ("Truth", truth()),
+    ):
+        board.with_row(Row(title))
+        for panel in panels:
+            board.with_panel(panel)
+    built = board.build()
+    for number, panel_ in enumerate(built.panels or [], start=1):
+        panel_.id_val = number
+    return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+
+
+def choice(name: str, series: str, *, every: bool = True) -> QueryVariable:
+    """Return a variable with the values that a label has; where it has none, all of them are the empty one."""
+    variable = (
+        QueryVariable(name)
+        .label(name.capitalize())
+        .datasource(SOURCE)
+        .query({"query": f"label_values({series}, {name})", "refId": name})
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+    )
+    if every:
+        variable.include_all(True).all_value(".*").multi(True).current(VariableOption(True, "All", "$__all"))
+    return variable
+
+
+def service() -> Sequence[Panel]:
+    """Rate, errors, duration, and how full it is."""
+    burning = " or ".join(f"{factor:g} times for {long}" for long, _, _, factor, _, _ in BURN_RATES)
+    durations = f"rate(http_request_duration_seconds_bucket{{{SERVICE}}}[$__rate_interval])"
+    predictions = f"sum by (le) ({durations} and on (namespace, job, instance, route) {ROUTES})"
+    return [
+        stacked(
+            graph(
+                "Requests by status",
+                "Every request, probes and scrapes too.",
+                "reqps",
+                (f"sum by (status) (rate(http_requests_total{{{SERVICE}}}[$__rate_interval]))", "{{status}}"),
+            )
+        ),
+        graph(
+            "Predictions answered with 5xx",
+            f"Of the last 5 minutes. {ERROR_BUDGET:.1%} may be.",
+            "percentunit",
+            (f"service:tabserve_predictions_failed:ratio_rate5m{{{SERVICE}}}", "{{job}} {{service}}"),
+            (f"vector({ERROR_BUDGET})", "limit"),
+        ),
+        graph(
+            "Time of predictions in the application",
+            "Without waiting for a thread and without sending. 99 % should take 50 ms at most.",
+            "s",
+            *((f"histogram_quantile({q}, {predictions})", f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
+        ),
+        graph(
+            "Budgets burn",
+            f"How many times as fast as 30 days allow, over the last hour. Alerts: {burning}.",
+            "none",
+            (f"service:tabserve_predictions_failed:ratio_rate1h{{{SERVICE}}} / {ERROR_BUDGET}", "errors {{service}}"),
+            (f"service:tabserve_predictions_slow:ratio_rate1h{{{SERVICE}}} / {SLOW_BUDGET}", "slow {{service}}"),
+            ("vector(14.4)", "limit"),
+        ),
+        graph(
+            "Requests in flight",
+            "Answered or waiting, by instance.",
+            "short",
+            (f"tabserve_requests_in_flight{{{SERVICE}}}", "{{instance}}"),
+        ),
+        graph(
+            "Refused for overload",
+            "Predictions answered 503 because too many were waiting.",
+            "reqps",
+            (
+                f"sum by (instance) (rate(tabserve_overload_rejections_total{{{SERVICE}}}[$__rate_interval]))",
+                "{{instance}}",
+            ),
+        ),
+    ]
+
+
+def model() -> Sequence[Panel]:
+    """Which version answers, how much, how fast, and what it refuses."""
+    engine = "tabserve_engine_duration_seconds"
+    equal = [Threshold(None, "red"), Threshold(1, "green")]
+    return [
+        flat(
+            placed(table.Panel(), "Versions loaded", "Verified when they were loaded; by instance.", 12)
+            .show_header(True)
+            .with_target(now(f"sum by (model, version, algorithm, digest) (tabserve_model_info{{{MODEL}}})")),
+            {"Value": "instances"},
+        ),
+        placed(stat.Panel(), "Golden rows", "1 where every instance answers them as in training.", 4)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(equal))
+        .with_target(asked(f"min by (model, version) (tabserve_golden_check_success{{{MODEL}}})", VERSION)),
+        graph(
+            "Rows predicted",
+            "By version; a batch is one request of many rows.",
+            "rowsps",
+            (f"sum by (model, version) (rate(tabserve_rows_total{{{MODEL}}}[$__rate_interval]))", VERSION),
+        ),
+        stacked(
+            graph(
+                "Rows refused",
+                "They do not fit the schema: why, and for which feature.",
+                "rowsps",
+                (
+                    f"sum by (reason, feature) (rate(tabserve_rejected_rows_total{{{MODEL}}}[$__rate_interval]))",
+                    "{{reason}} {{feature}}",
+                ),
+            )
+        ),
+        graph(
+            "Time in the engine for a row",
+            "Of what a request takes, what the model does.",
+            "s",
+            (
+                f"sum by (model, version) (rate({engine}_sum{{{MODEL}}}[$__rate_interval])) /\n"
+                f"sum by (model, version) (rate(tabserve_rows_total{{{MODEL}}}[$__rate_interval]))",
+                VERSION,
+            ),
+        ),
+    ]
+
+
+def drift() -> Sequence[Panel]:
+    """How far values and predictions are from those of training."""
+    one = f'{MODEL}, feature="$feature"'
+    return [
+        graph(
+            "How near to an alert",
+            "PSI or KS over its threshold, whichever is more; above 1 for 10 minutes calls somebody.",
+            "none",
+            (f"tabserve:feature_drift:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
+            (f"tabserve:prediction_drift:ratio{{{MODEL}}}", f"{VERSION} predictions"),
+            ("vector(1)", "limit"),
+        ),
+        graph(
+            "PSI",
+            "Population stability index of the last hour; needs 100 rows. Its threshold falls as rows come in, to 0.1.",
+            "none",
+            (f"tabserve:feature_psi{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
+            (f"tabserve:prediction_psi{{{MODEL}}}", f"{VERSION} predictions"),
+            (f"max(tabserve:feature_psi_threshold{{{MODEL}}})", "limit"),
+        ),
+        graph(
+            "KS",
+            "The largest distance of the two distribution functions, at the edges of the bins.",
+            "percentunit",
+            (f"tabserve:feature_ks{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
+            (f"tabserve:prediction_ks{{{MODEL}}}", f"{VERSION} predictions"),
+            (f"max(tabserve:feature_ks_threshold{{{MODEL}}})", "limit"),
+        ),
+        bars(
+            "Bins of $feature",
+            "Shares of the last hour, and of training.",
+            f"avg by (bin) (tabserve:feature_bin:ratio{{{one}}})",
+            f"avg by (bin) (tabserve:feature_bin_reference:ratio{{{one}}})",
+        ),
+        bars(
+            "Bins of the predictions",
+            "Shares of the last hour, and of training.",
+            f"avg by (bin) (tabserve:prediction_bin:ratio{{{MODEL}}})",
+            f"avg by (bin) (tabserve:prediction_bin_reference:ratio{{{MODEL}}})",
+        ),
+        graph(
+            "Missing",
+            "Share of the rows of the last hour in which a feature was missing, refused or answered.",
+            "percentunit",
+            (f"tabserve:feature_missing:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
+            (f"max(tabserve:feature_missing_threshold{{{MODEL}}})", "limit"),
+        ),
+    ]
+
+
+def truth() -> Sequence[Panel]:
+    """What came back as the truth, and how far from it the predictions were."""
+
+    def error(kind: str, description: str, *more: Query) -> timeseries.Panel:
+        return graph(
+            f"Live {kind.upper() if kind != 'bias' else kind}",
+            description,
+            "none",
+            (f"avg by (model, version) (tabserve_live_error_{kind}{{{MODEL}}})", f"{VERSION} live"),
+            (f"max by (model, version) (tabserve_validation_{kind}{{{MODEL}}})", f"{VERSION} in validation"),
+            *more,
+        )
+
+    written = f"rate(tabserve_prediction_log_rows_total{{{SERVICE}}}[$__rate_interval])"
+    dropped = f"rate(tabserve_prediction_log_dropped_rows_total{{{SERVICE}}}[$__rate_interval])"
+    return [
+        error(
+            "rmse",
+            "Beside validation's. Above the limit for 10 minutes calls somebody.",
+            (f"tabserve:live_error_rmse_threshold{{{MODEL}}}", "limit"),
+        ),
+        error("mae", "Beside validation's: less than RMSE is moved by few large errors."),
+        error("bias", "Mean of prediction less truth: away from 0, all answers are too high or too low."),
+        graph(
+            "Truths in the window",
+            "Rows that the live errors are made of; 30 are needed for an alert.",
+            "short",
+            (f"tabserve:live_error_rows:max{{{MODEL}}}", VERSION),
+        ),
+        graph(
+            "Truths coming in",
+            "By what became of them; unknown ones belong to no prediction that was kept.",
+            "rowsps",
+            (f"sum by (outcome) (rate(tabserve_feedback_rows_total{{{SERVICE}}}[$__rate_interval]))", "{{outcome}}"),
+        ),
+        graph(
+            "Prediction log",
+            "Rows written, and rows that were not.",
+            "rowsps",
+            (f"sum({written})", "written"),
+            (f"sum by (reason) ({dropped})", "dropped: {{reason}}"),
+        ),
+    ]

@@ -1,0 +1,149 @@
+"""Rules about what comes in and goes out: drift of features and predictions, and missing values.
+
+A pod counts rows by bin, in the bins of the training data; here they are summed over pods and a window and compared
+with the shares that training had. Of the bins, `below` and `above` lie outside the range of training, `01` to `10` are
+its quantiles (fewer for a feature of few values, and the last is always `10`), `missing` holds NaN. model/drift.py
+argues the numbers, and computes the same for the report.
+"""
+
+from __future__ import annotations
+
+from model.drift import EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, C, Z
+from monitoring.rule import FEATURE, VERSION, Rule, alert, record
+
+CUTS = ("below", *(f"{number:02}" for number in range(1, 11)))
+
+
+def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
+    """Return the rules; they judge the rows of the last `window`, where there are at least `minimum_rows`."""
+    reference_rows = f"max by ({VERSION}) (last_over_time(tabserve_reference_rows[{window}]))"
+    return [
+        record("tabserve:reference_rows:max", reference_rows),
+        *_distribution("feature", FEATURE, window, minimum_rows),
+        *_distribution("prediction", VERSION, window, minimum_rows),
+        *_missing(window, minimum_rows),
+        alert(
+            "TabserveFeatureDrift",
+            "tabserve:feature_drift:ratio > 1",
+            hold=hold,
+            severity="warning",
+            summary="Values of {{ $labels.feature }} are no longer those that {{ $labels.model }} was trained on.",
+            description="PSI or KS of {{ $labels.feature }} for {{ $labels.model }} version {{ $labels.version }} was "
+            "{{ $value | humanize }} times its threshold in the last " + window + ".",
+        ),
+        alert(
+            "TabservePredictionShift",
+            "tabserve:prediction_drift:ratio > 1",
+            hold=hold,
+            severity="warning",
+            summary="{{ $labels.model }} answers otherwise than it did on its training data.",
+            description="PSI or KS of the predictions of {{ $labels.model }} version {{ $labels.version }} was "
+            "{{ $value | humanize }} times its threshold in the last " + window + ".",
+        ),
+        alert(
+            "TabserveMissingValues",
+            "tabserve:feature_missing:ratio > tabserve:feature_missing_threshold",
+            hold=hold,
+            severity="warning",
+            summary="{{ $labels.feature }} is missing more often than when {{ $labels.model }} was trained.",
+            description="{{ $labels.feature }} was missing in {{ $value | humanizePercentage }} of the rows that "
+            "{{ $labels.model }} version {{ $labels.version }} was sent in the last " + window + ".",
+        ),
+    ]
+
+
+def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Rule]:
+    """Return the rules that compare the bins of `what`, feature or prediction, with training."""
+    name = f"tabserve:{what}"
+    in_range = 'bin!~"below|above|missing"'
+    rows, share = f"{name}_bin_rows:increase", f"{name}_bin:ratio"
+    # Those of pods that have just gone count too: hence the last value in the window, and not the value now.
+    reference = f"max by ({by}, bin) (last_over_time(tabserve_{what}_bin_reference_ratio[{window}]))"
+    ks = " or\n  ".join(
+        f'label_replace(abs(sum by ({by}) ({name}_bin_difference:ratio{{bin=~"{"|".join(CUTS[: cut + 1])}"}})), '
+        f'"cut", "{CUTS[cut]}", "", "")'
+        for cut in range(len(CUTS))
+    )
+    df = f"{name}_degrees_of_freedom"
+    return [
+        record(rows, f"sum by ({by}, bin) (increase(tabserve_{what}_bin_total[{window}]))"),
+        # Rows with a value, where they are enough to judge by: what follows is absent where this is.
+        record(f"{name}_rows:sum", f'sum by ({by}) ({rows}{{bin!="missing"}}) >= {minimum_rows}'),
+        record(share, f'{rows}{{bin!="missing"}} / on ({by}) group_left () {name}_rows:sum'),
+        record(f"{name}_bin_reference:max", reference),
+        record(
+            f"{name}_bin_reference:ratio",
+            f'{name}_bin_reference:max{{bin!="missing"}} / on ({by}) group_left ()\n'
+            f'sum by ({by}) ({name}_bin_reference:max{{bin!="missing"}})',
+        ),
+        # The largest distance between the two distribution functions, looked at after every bin.
+        record(f"{name}_bin_difference:ratio", f"{share} - {name}_bin_reference:ratio"),
+        record(f"{name}_ks", f"max by ({by}) (\n  {ks}\n)"),
+        # What lies outside belongs to the nearest bin: training has no share there, and PSI would be infinite. A
+        # feature of one value has no bin 01, so that what lies below it is missed in bin 10.
+        record(
+            f"{name}_bin_in_range:ratio",
+            f"clamp_min(clamp_min(\n  {rows}{{{in_range}}} + (\n"
+            f'    label_replace({rows}{{bin="below"}}, "bin", "01", "", "") or\n'
+            f'    label_replace({rows}{{bin="above"}}, "bin", "10", "", "") or\n'
+            f"    0 * {rows}{{{in_range}}}\n  ),\n"
+            f"  {EMPTY_ROWS}) / on ({by}) group_left () {name}_rows:sum,\n  {SMALLEST_SHARE:g}\n)",
+        ),
+        record(
+            f"{name}_psi",
+            f"sum by ({by}) (\n"
+            f"  ({name}_bin_in_range:ratio - ({name}_bin_reference:ratio{{{in_range}}} > 0)) *\n"
+            f"  ln({name}_bin_in_range:ratio / ({name}_bin_reference:ratio{{{in_range}}} > 0))\n)",
+        ),
+        # Where nothing has drifted, PSI is distributed as (1/N + 1/M) times chi-square with one degree of freedom less
+        # than there are bins (Yurdakul and Naranjo 2020), for N rows in the window and M in training.
+        record(
+            f"{name}_sampling_variance",
+            f"1 / {name}_rows:sum + on ({VERSION}) group_left () 1 / tabserve:reference_rows:max",
+        ),
+        record(df, f"clamp_min(count by ({by}) ({name}_bin_reference:ratio{{{in_range}}} > 0) - 1, 1)"),
+        # The quantile of chi-square after Wilson and Hilferty (1931), 11 % too high at most.
+        record(
+            f"{name}_psi_threshold",
+            f"clamp_min(\n  {df} * (1 - 2 / (9 * {df}) + {Z:.3f} * sqrt(2 / (9 * {df}))) ^ 3 *\n"
+            f"  {name}_sampling_variance,\n  {MINIMUM_PSI}\n)",
+        ),
+        record(f"{name}_ks_threshold", f"clamp_min({C:.3f} * sqrt({name}_sampling_variance), {MINIMUM_KS})"),
+        record(
+            f"{name}_drift:ratio",
+            f"max by ({by}) (\n"
+            f'  label_replace({name}_psi / {name}_psi_threshold, "statistic", "psi", "", "") or\n'
+            f'  label_replace({name}_ks / {name}_ks_threshold, "statistic", "ks", "", "")\n)',
+        ),
+    ]
+
+
+def _missing(window: str, minimum_rows: int) -> list[Rule]:
+    """Return the rules that say in which share of the rows a feature is missing, whether they were refused or not."""
+    rows = "tabserve:feature_bin_rows:increase"
+    all_rows = f"sum by ({FEATURE}) ({rows})"
+    refused = f"increase(tabserve_rejected_rows_total[{window}])"
+    refused_for_it = f'increase(tabserve_rejected_rows_total{{reason="missing", feature!=""}}[{window}])'
+    usual = "tabserve:feature_missing_usual:ratio"
+    return [
+        # A row counts once for each feature and reason: the most frequent of them is how many there are at least.
+        record(
+            "tabserve:rejected_rows:increase",
+            f"max by ({VERSION}) (sum by ({FEATURE}, reason) ({refused})) or 0 * sum by ({VERSION}) ({rows})",
+        ),
+        record(
+            "tabserve:feature_sent_rows:sum",
+            f"{all_rows} + on ({VERSION}) group_left () tabserve:rejected_rows:increase >= {minimum_rows}",
+        ),
+        record(
+            "tabserve:feature_missing:ratio",
+            f'(\n  sum by ({FEATURE}) ({rows}{{bin="missing"}}) +\n'
+            f"  (sum by ({FEATURE}) ({refused_for_it}) or 0 * {all_rows})\n) / tabserve:feature_sent_rows:sum",
+        ),
+        record(usual, f'sum by ({FEATURE}) (tabserve:feature_bin_reference:max{{bin="missing"}}) + {MINIMUM_MISSING}'),
+        # The score test of a share: the smallest that chance does not explain where the usual one is the true one.
+        record(
+            "tabserve:feature_missing_threshold",
+            f"{usual} + {Z:.3f} * sqrt({usual} * (1 - {usual}) / tabserve:feature_sent_rows:sum)",
+        ),
+    ]

@@ -1,0 +1,96 @@
+"""A Prometheus on this machine that watches a server, or several as one service, to try the rules with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from monitoring import rules
+
+MISSING = (
+    "prometheus is not installed: apt-get install prometheus (Debian, Ubuntu), or see https://prometheus.io/download; "
+    "with Docker: docker compose -f monitoring/compose.yaml up"
+)
+
+
+def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str, folder: Path | None = None) -> int:
+    """Watch the servers at `urls` until Prometheus ends, or this process is told to; return the exit status.
+
+    What it collects lies in `folder`, or is gone at the end. Raises `FileNotFoundError` where there is no Prometheus.
+    """
+    program = shutil.which("prometheus")
+    if not program:
+        raise FileNotFoundError(MISSING)
+    with TemporaryDirectory(prefix="tabserve-prometheus-") as own:
+        place = folder or Path(own)
+        write(place, urls, window=window, hold=hold, interval=interval)
+        command = [
+            program,
+            f"--config.file={place / 'prometheus.json'}",
+            f"--storage.tsdb.path={place / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=warn",
+        ]
+        process = subprocess.Popen(command)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            process.terminate()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        print(
+            f"Prometheus watches {', '.join(urls)}; stop it with Ctrl-C.\n"
+            f"  targets  http://localhost:{port}/targets\n"
+            f"  alerts   http://localhost:{port}/alerts\n"
+            f"  drift    http://localhost:{port}/graph?g0.expr=tabserve:feature_drift:ratio&g0.tab=0&g0.range_input=1h",
+            flush=True,
+        )
+        return process.wait()
+
+
+def write(folder: Path, urls: Sequence[str], *, window: str, hold: str, interval: str) -> None:
+    """Write Prometheus's configuration and the rules; JSON is YAML, and needs no package."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("prometheus.json", configuration(urls, interval=interval)),
+        ("rules.json", {"groups": rules.groups(window=window, hold=hold, interval=interval)}),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=1))
+
+
+def configuration(urls: Sequence[str], *, interval: str) -> dict[str, Any]:
+    """Return the configuration: who is asked, how often, and where the rules are."""
+    return {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+        "rule_files": ["rules.json"],
+        "scrape_configs": [{"job_name": "tabserve", "static_configs": [_target(url) for url in urls]}],
+    }
+
+
+def _target(url: str) -> dict[str, Any]:
+    address = urlsplit(url if "//" in url else f"//{url}")
+    if not address.netloc or address.scheme not in ("", "http", "https"):
+        raise ValueError(f"{url!r} is no URL of a server, such as http://localhost:8000")
+    path = f"{address.path.rstrip('/')}/metrics"
+    return {
+        "targets": [address.netloc],
+        "labels": {"__scheme__": address.scheme or "http", "__metrics_path__": path},
+    }
+
+
+def main(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str, folder: Path | None) -> int:
+    """Run, and say in a sentence what is wrong where it cannot be done."""
+    try:
+        return run(urls, port=port, window=window, hold=hold, interval=interval, folder=folder)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1

@@ -1,0 +1,27 @@
+"""Every rule, in groups: within one, a rule sees what those before it recorded at the same moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monitoring import drift, service
+
+
+def groups(
+    *, window: str = "1h", hold: str = "10m", interval: str = "1m", minimum_rows: int = 100
+) -> list[dict[str, Any]]:
+    """Return the groups of a rule file, evaluated every `interval`.
+
+    Drift is judged over `window`, where it has at least `minimum_rows`: fewer tell only the grossest shift. It must
+    last for `hold`, so that one batch of odd rows calls nobody.
+    """
+    return [
+        {"name": "tabserve-objectives", "interval": interval, "rules": service.objectives()},
+        {"name": "tabserve-outages", "interval": interval, "rules": service.outages()},
+        {"name": "tabserve-live-error", "interval": interval, "rules": service.live_errors(hold=hold)},
+        {
+            "name": "tabserve-drift",
+            "interval": interval,
+            "rules": drift.rules(window=window, hold=hold, minimum_rows=minimum_rows),
+        },
+    ]

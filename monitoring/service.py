@@ -1,0 +1,174 @@
+"""Rules about the service and what it serves: objectives, outages, the golden rows, errors against the truth."""
+
+from __future__ import annotations
+
+from monitoring.rule import VERSION, Rule, alert, record
+
+# Predictions are what comes by POST, whichever path a platform names; a probe's 503 is no error. What else comes by
+# POST is named here.
+PREDICTIONS = 'job="tabserve", method="POST", route!~"/feedback|/v2/repository/index|unmatched"'
+SERVICE = "namespace, job, service"  # a canary is a Service of its own
+NAMED = "{{ or $labels.service $labels.job }}"  # plain Prometheus has no Services
+
+# 99.9 % of the predictions without 5xx, 99 % within 50 ms.
+ERROR_BUDGET = 0.001
+SLOW_BUDGET = 0.01
+SLOW = "0.05"  # seconds; a bucket of http_request_duration_seconds
+# Of a budget for 30 days, 2 % in an hour and 5 % in six (Site Reliability Workbook, chapter 5). The short window ends
+# the alert soon after its cause.
+BURN_RATES = (("1h", 3600, "5m", 14.4, "2m", "critical"), ("6h", 21600, "30m", 6, "15m", "warning"))
+WINDOWS = ("5m", "30m", "1h", "6h")
+# Where there are few requests, one failure is many per cent, and nothing to wake up for.
+FEWEST_FAILURES = 5
+
+# Errors of a regression have heavy tails: with a kurtosis of 9, that of Student's t with 5 degrees of freedom, the
+# standard deviation of an RMSE over n rows is RMSE * sqrt((9 - 1) / 4n). Both figures have it, the live one and the one
+# that it is compared with. Three of them and 10 %, below which nobody would retrain.
+LIVE_ERROR_MARGIN = 1.1
+FEWEST_TRUTHS = 30
+
+
+def rate(selector: str, window: str, by: str = SERVICE) -> str:
+    """Return the requests a second, for a selection of http_requests_total."""
+    return f"sum by ({by}) (rate(http_requests_total{{{selector}}}[{window}]))"
+
+
+def objectives() -> list[Rule]:
+    """Return the rules of both objectives: which share failed or was slow in each window, and alerts on them."""
+    rules = []
+    for window in WINDOWS:
+        every = f"service:tabserve_predictions:rate{window}"
+        failed = rate(f'{PREDICTIONS}, status=~"5.."', window)
+        in_time = _durations(f'bucket{{job="tabserve", le="{SLOW}"}}', window)
+        timed = _durations('count{job="tabserve"}', window)
+        rules += [
+            record(every, rate(PREDICTIONS, window)),
+            record(
+                f"service:tabserve_predictions_failed:ratio_rate{window}",
+                f"({failed} or 0 * {every}) /\n({every} > 0)",
+            ),
+            record(f"service:tabserve_predictions_slow:ratio_rate{window}", f"1 - {in_time} /\n{timed}"),
+        ]
+    return [
+        *rules,
+        *_burning("TabserveErrors", "failed", ERROR_BUDGET, "with 5xx"),
+        *_burning("TabserveSlow", "slow", SLOW_BUDGET, f"later than {float(SLOW) * 1000:.0f} ms"),
+    ]
+
+
+def _durations(series: str, window: str) -> str:
+    """Return the rate of a series of the histogram, of routes that had predictions in the window.
+
+    The histogram has no method, and neither predictions nor health have only paths that are known here: Vertex AI
+    names both. Routes that answer health's GET have no POST that counts.
+    """
+    routes = f"{rate(PREDICTIONS, window, f'{SERVICE}, route')} > 0"
+    return (
+        f"sum by ({SERVICE}) (\n"
+        f"  sum by ({SERVICE}, route) (rate(http_request_duration_seconds_{series}[{window}])) and\n  {routes}\n)"
+    )
+
+
+def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
+    """Return the alerts of one objective: a fast burn that is critical, and a slow one."""
+    ratio = f"service:tabserve_predictions_{kind}:ratio_rate"
+    return [
+        alert(
+            name,
+            f"{ratio}{long} > {factor * budget:g} and {ratio}{short} > {factor * budget:g} and\n"
+            f"{ratio}{long} * service:tabserve_predictions:rate{long} * {seconds} >= {FEWEST_FAILURES}",
+            hold=hold,
+            severity=severity,
+            summary=f"{NAMED} answers too many predictions {how}.",
+            description=f"{{{{ $value | humanizePercentage }}}} of the predictions of the last {long}, where "
+            f"{100 * budget:g} % may be: the budget of 30 days burns {factor:g} times as fast as it may.",
+        )
+        for long, seconds, short, factor, hold, severity in BURN_RATES
+    ]
+
+
+def outages() -> list[Rule]:
+    """Return the alerts about a service that is not there, has no model, or has nothing to do or too much."""
+    predictions = f"sum by (namespace, job) (increase(http_requests_total{{{PREDICTIONS}}}"
+    return [
+        alert(
+            "TabserveDown",
+            'absent(up{job="tabserve"} == 1)',
+            hold="2m",  # longer than a rollout is without an answer, also on a single GPU
+            severity="critical",
+            summary="No instance of Tabserve answers Prometheus.",
+            description="Nothing has answered /metrics for two minutes, so nothing is known of predictions either.",
+        ),
+        alert(
+            "TabserveNotReady",
+            'tabserve_ready{job="tabserve"} == 0',
+            hold="2m",  # longer than a drain
+            severity="critical",
+            summary="{{ or $labels.pod $labels.instance }} runs but not every model that it was asked for is loaded.",
+            description="It gets no requests from its Service; its /readyz says why.",
+        ),
+        alert(
+            "TabserveGoldenRowsFail",
+            'tabserve_golden_check_success{job="tabserve"} == 0',
+            hold="1m",
+            severity="critical",
+            summary="{{ $labels.model }} version {{ $labels.version }} does not answer as it did in training.",
+            description="On {{ or $labels.pod $labels.instance }}, golden rows came out otherwise: it is not served.",
+        ),
+        # At the rate of the hour before there would be 15 requests; by chance, none comes once in 3 million quarters.
+        # Where yesterday was as quiet at this time, it is the end of a working day.
+        alert(
+            "TabserveNoTraffic",
+            f'({predictions}[15m])) or 0 * count by (namespace, job) (up{{job="tabserve"}} == 1)) == 0\n'
+            f"and {predictions}[1h] offset 15m)) > 60\n"
+            f"unless {predictions}[15m] offset 1d)) == 0",
+            hold="1m",
+            severity="warning",
+            summary="Nobody has asked for a prediction for 15 minutes.",
+            description="There was more than one a minute in the hour before.",
+        ),
+        alert(
+            "TabserveOverloaded",
+            f'sum by ({SERVICE}) (rate(tabserve_overload_rejections_total{{job="tabserve"}}[5m])) /\n'
+            f"service:tabserve_predictions:rate5m > {ERROR_BUDGET:g}",
+            hold="5m",
+            severity="warning",
+            summary=f"{NAMED} has more to do than it can and refuses predictions.",
+            description="{{ $value | humanizePercentage }} of the predictions of the last 5m were refused with 503.",
+        ),
+        alert(
+            "TabservePredictionLogDropping",
+            "sum by (namespace, job, reason)\n"
+            '  (increase(tabserve_prediction_log_dropped_rows_total{job="tabserve", reason!="repeated"}[10m])) > 0',
+            hold="10m",  # as long as the window, so that one hiccup is none
+            severity="warning",
+            summary="Predictions are not kept, so the truth about them will find nothing.",
+            description="{{ $value | humanize }} rows of the last 10m are not in the log: {{ $labels.reason }}.",
+        ),
+    ]
+
+
+def live_errors(*, hold: str) -> list[Rule]:
+    """Return the rules that compare the live RMSE with that of validation.
+
+    Pods that share a database all report the same figures, hence no sums.
+    """
+    return [
+        record("tabserve:live_error_rmse:avg", f"avg by ({VERSION}) (tabserve_live_error_rmse)"),
+        record("tabserve:live_error_rows:max", f"max by ({VERSION}) (tabserve_live_error_rows)"),
+        record(
+            "tabserve:live_error_rmse_threshold",
+            f"max by ({VERSION}) (tabserve_validation_rmse) * ({LIVE_ERROR_MARGIN} + 3 * sqrt(\n"
+            f"  2 / (tabserve:live_error_rows:max >= {FEWEST_TRUTHS}) +\n"
+            f"  2 / max by ({VERSION}) (tabserve_validation_rows)\n))",
+        ),
+        alert(
+            "TabserveLiveErrorHigh",
+            "tabserve:live_error_rmse:avg > tabserve:live_error_rmse_threshold",
+            hold=hold,
+            severity="warning",
+            summary="{{ $labels.model }} is further from the truth than it was in validation.",
+            description="The RMSE of {{ $labels.model }} version {{ $labels.version }} on the truths that came back is "
+            "{{ $value | humanize }}, more than chance explains from validation.",
+        ),
+    ]
