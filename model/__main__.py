@@ -1,12 +1,13 @@
-"""The command line: python -m model train | list | show | verify | predict | pack | pull | find.
+"""The command line: python -m model train | list | show | verify | predict | report | pack | pull | find.
 
-Training packages are imported only by the commands that train, so that the others run in the serving image.
+Training packages are imported only by the commands that train or draw, so that the others run in the serving image.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", help=reference)
     predict.add_argument("table", nargs="?", type=Path, help="CSV with a header; without it, standard input")
     predict.set_defaults(run=_predict)
+
+    report = commands.add_parser("report", help="write drift and live errors of a model in use to one HTML file")
+    report.add_argument("model", help=reference)
+    report.add_argument(
+        "--log",
+        metavar="URL",
+        default="sqlite:///predictions.db",
+        help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
+    )
+    report.add_argument("--days", type=int, default=30, help="how far back (default: %(default)s)")
+    report.add_argument("--output", type=Path, default=Path("report.html"), help="the file (default: %(default)s)")
+    report.set_defaults(run=_report)
 
     pack = commands.add_parser("pack", help="write one version to an archive and print the archive's SHA-256")
     pack.add_argument("model", help=reference)
@@ -185,6 +198,17 @@ def _predict(options: argparse.Namespace) -> None:
     columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
     for value in found.predict(found.schema.matrix_from_columns(columns)).tolist():
         print(value)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from model import report
+    from model.prediction_log import PredictionLog
+
+    found = Store(options.store).load(options.model)
+    with closing(PredictionLog(options.log, read_only=True)) as log:
+        for _, sentence in report.write(found, log, options.output, days=options.days):
+            print(sentence)
+    print(f"{found.name} version {found.version}: written to {options.output}")
 
 
 def _pack(options: argparse.Namespace) -> None:

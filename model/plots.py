@@ -1,19 +1,26 @@
-"""The pictures that the notebook shows and the artifact keeps."""
+"""The pictures that the notebook shows and the artifact keeps, and those of the report on a model in use."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.datasets import Table
+from model.drift import Bins
 
-_BLUE, _RED = "#1f5fa8", "#b3362b"
+_BLUE, _RED, _GREY = "#1f5fa8", "#b3362b", "#b9bcc0"
+# Of a statistic in times its threshold: well below it, below it, beyond it, at twice of it and more.
+_RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", _RED)
 
 
 def distributions(table: Table) -> Figure:
@@ -48,7 +55,7 @@ def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     ends = [min(y.min(), predicted.min()), max(y.max(), predicted.max())]
     axis.plot(ends, ends, color=_RED, label="predicted = actual")
-    axis.scatter(y, predicted, s=14, alpha=0.7, color=_BLUE)
+    axis.scatter(y, predicted, s=14, alpha=0.7, color=_BLUE, rasterized=True)
     axis.set(xlabel=f"actual {label}", ylabel=f"predicted {label}")
     axis.legend()
     return _closed(figure)
@@ -59,10 +66,10 @@ def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: 
     error = predicted - y
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     left.axhline(0, color=_RED)
-    left.scatter(predicted, error, s=14, alpha=0.7, color=_BLUE)
+    left.scatter(predicted, error, s=14, alpha=0.7, color=_BLUE, rasterized=True)
     left.set(xlabel=f"predicted {label}", ylabel="predicted - actual")
     right.axhline(0, color=_RED)
-    right.hist(error, bins=30, orientation="horizontal", color=_BLUE)
+    right.hist(error, bins=30, range=_range(error), orientation="horizontal", color=_BLUE)
     right.set(xlabel="rows")
     return _closed(figure)
 
@@ -91,6 +98,119 @@ def search(results: list[dict[str, Any]]) -> Figure:
     return _closed(figure)
 
 
+def bins(columns: Mapping[str, tuple[Bins, NDArray[np.intp]]], *, marked: Sequence[str] = ()) -> Figure:
+    """Draw the live share of each bin beside that of training, a panel for each name; those of `marked` in red.
+
+    Counts are by `Bins.labels`, as `Bins.count` returns them; the missing are left out.
+    """
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure, axes = plt.subplots(down, across, figsize=(4 * across, 2.8 * down), layout="constrained", squeeze=False)
+    for axis, (name, (column, counts)) in zip(axes.flat, columns.items()):
+        color = _RED if name in marked else _BLUE
+        _bars(axis, column, counts, color)
+        axis.set_title(name, color=color)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    for axis in axes.flat[len(columns) :]:
+        axis.set_axis_off()
+    return _closed(figure)
+
+
+def distances(
+    names: Sequence[str],
+    psi: Sequence[float],
+    psi_thresholds: Sequence[float],
+    ks: Sequence[float],
+    ks_thresholds: Sequence[float],
+) -> Figure:
+    """Draw PSI and KS of each name, with the threshold of each as a line across its bar."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 0.9 + 0.36 * len(names)), layout="constrained", sharey=True)
+    ticks = np.arange(len(names))
+    for axis, label, values, thresholds in zip(axes, ("PSI", "KS"), (psi, ks), (psi_thresholds, ks_thresholds)):
+        beyond = [value > threshold for value, threshold in zip(values, thresholds)]
+        axis.barh(ticks, values, height=0.6, color=[_RED if it_is else _BLUE for it_is in beyond])
+        axis.vlines(thresholds, ticks - 0.45, ticks + 0.45, color="black", linewidth=2, label="threshold")
+        axis.set_yticks(ticks, names)
+        axis.set(xlabel=label, xlim=(0, None))
+        axis.legend(loc="lower right", fontsize=8)
+        _plain(axis)
+    axes[0].invert_yaxis()
+    return _closed(figure)
+
+
+def drift_over_time(names: Sequence[str], starts: NDArray[np.datetime64], ratios: NDArray[np.float64]) -> Figure:
+    """Draw `ratios` `(n_names, n_periods)`, each in times its threshold, as a map; NaN stays white."""
+    figure, axis = plt.subplots(figsize=(12, 1.4 + 0.36 * len(names)), layout="constrained")
+    norm = BoundaryNorm(_RATIOS, len(_RATIO_COLORS))
+    shown = np.minimum(ratios, _RATIOS[-1] - 0.01)
+    image = axis.imshow(shown, aspect="auto", cmap=ListedColormap(_RATIO_COLORS), norm=norm, interpolation="nearest")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
+    axis.set_xticks(np.arange(len(starts) - 1) + 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=2)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xticks(*_dates(starts))
+    bar = figure.colorbar(image, ticks=_RATIOS[:-1], pad=0.01)
+    bar.set_label("times the threshold")
+    return _closed(figure)
+
+
+def prediction_distribution(
+    column: Bins, counts: NDArray[np.intp], predictions: NDArray[np.float64], *, label: str
+) -> Figure:
+    """Draw the bins of the predictions, and the share of them up to each value, both against training."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
+    _bars(left, column, counts, _BLUE)
+    left.legend(fontsize=8, frameon=False)
+    shares = [0, *np.cumsum(column.shares)]
+    right.plot([column.minimum, *column.edges], shares, color=_GREY, marker="o", markersize=4, label="training")
+    up_to = np.linspace(0, 1, 201)  # as fine as the eye can see, of any number of rows
+    right.plot(np.quantile(predictions[np.isfinite(predictions)], up_to), up_to, color=_BLUE, label="live")
+    right.set(xlabel=f"predicted {label}", ylabel="predictions up to that value")
+    right.yaxis.set_major_formatter("{x:.0%}")
+    right.legend(fontsize=8, frameon=False)
+    _plain(right)
+    return _closed(figure)
+
+
+def error_over_time(
+    starts: NDArray[np.datetime64],
+    rows: NDArray[np.intp],
+    truths: NDArray[np.intp],
+    rmse: NDArray[np.float64],
+    intervals: NDArray[np.float64],
+    *,
+    validation_rmse: float,
+    unit: str,
+) -> Figure:
+    """Draw the RMSE of each period with its interval `(2, n_periods)`, NaN for none, over the rows of each."""
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(3, 2)
+    )
+    ticks = np.arange(len(starts))
+    upper.axhline(validation_rmse, color=_RED, linestyle="--", label="validation")
+    upper.errorbar(ticks, rmse, yerr=np.abs(intervals - rmse), color=_BLUE, fmt="o", capsize=2, label="live, with 95 %")
+    upper.set(ylabel=f"RMSE ({unit})" if unit else "RMSE", ylim=(0, None))
+    lower.bar(ticks, rows, color=_GREY, label="rows")
+    lower.bar(ticks, truths, width=0.5, color=_BLUE, label="with a true value")
+    lower.set(ylabel="rows", xlim=(-0.6, len(starts) - 0.4))
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    lower.set_xticks(*_dates(starts))
+    for axis in (upper, lower):
+        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0)
+        _plain(axis)
+    return _closed(figure)
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Render the figure with its letters as outlines, the same bytes for the same figure; dollar signs are no TeX."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "tabserve"}):
+        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def to_png(figure: Figure) -> bytes:
     """Render the figure, the same bytes for the same figure."""
     buffer = io.BytesIO()
@@ -102,3 +222,36 @@ def _closed(figure: Figure) -> Figure:
     """Take the figure out of pyplot's registry, so that a notebook shows it once and nothing keeps it alive."""
     plt.close(figure)
     return figure
+
+
+def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> None:
+    """Draw the share of each bin in training and live, side by side."""
+    known = counts[:-1]
+    ticks = np.arange(len(known))
+    axis.bar(ticks - 0.2, column.all_shares[:-1], width=0.4, color=_GREY, label="training")
+    axis.bar(ticks + 0.2, known / max(known.sum(), 1), width=0.4, color=color, label="live")
+    edges = [f"≤ {edge:.4g}" for edge in column.edges]
+    labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
+    axis.set_xticks(ticks, labels, rotation=90, fontsize=8)
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    _plain(axis)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the least and the largest value, or a little more where they are too close for bins between them."""
+    low, high = float(values.min()), float(values.max())
+    least = 1e-6 * max(abs(low), abs(high)) or 1.0
+    return (low, high) if high - low > least else (low - least, high + least)
+
+
+def _dates(starts: NDArray[np.datetime64]) -> tuple[list[int], list[str]]:
+    """Return at most 16 places to name periods at, and their names: with the hour where not all begin at midnight."""
+    at = list(range(0, len(starts), -(-len(starts) // 16)))
+    days = (starts == starts.astype("datetime64[D]")).all()
+    texts = [str(start.astype("datetime64[D]" if days else "datetime64[m]")).replace("T", "\n") for start in starts[at]]
+    return at, [text[5:] for text in texts]
+
+
+def _plain(axis: Axes) -> None:
+    """Take away the frame's upper and right lines."""
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,235 @@
+"""A version in use: what the log says of its drift from training and of its live errors, judged as the alerts judge.
+
+Over days, where the alerts look at hours. Knows of the log's arrays; not of the database that they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import drift, evaluate
+from model.artifact import Artifact
+from model.drift import Bins
+from model.prediction_log import Logged
+
+# What the alerts ask for, too. Fewer rows tell only the grossest shift, fewer truths nothing of a live error.
+FEWEST_ROWS = 100
+FEWEST_TRUTHS = 30
+# Beyond 10 % more than in validation, and beyond chance: errors have heavy tails, and with a kurtosis of 9 the standard
+# deviation of an RMSE over n rows is RMSE * sqrt(2 / n), of the live one and of the one that it is compared with.
+LIVE_ERROR_MARGIN = 1.1
+LIVE_ERROR_DEVIATIONS = 3
+
+_HOUR = 3600
+_PERIODS = {
+    _HOUR: "hour",
+    6 * _HOUR: "6 hours",
+    24 * _HOUR: "day",
+    7 * 24 * _HOUR: "week",
+    30 * 24 * _HOUR: "30 days",
+    365 * 24 * _HOUR: "365 days",
+}
+_MOST_PERIODS = 40  # that can be told from each other across a page
+_MONDAY = 4 * 24 * _HOUR  # the first after 1970-01-01, from which weeks are counted
+
+
+class Verdict(StrEnum):
+    """What is to be said of a figure."""
+
+    ATTENTION = "attention"
+    FINE = "fine"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """One column's live values against those of training; `counts` is by `bins.labels`."""
+
+    name: str
+    bins: Bins
+    counts: NDArray[np.intp]
+    n_reference: int
+
+    @property
+    def rows(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def known(self) -> int:
+        """Return the number of rows with a value."""
+        return int(self.counts[:-1].sum())
+
+    @property
+    def missing(self) -> float:
+        """Return the share of the rows that have no value."""
+        return float(self.counts[-1] / self.rows) if self.rows else math.nan
+
+    @property
+    def missing_threshold(self) -> float:
+        return drift.missing_threshold(self.rows) if self.rows else math.nan
+
+    @property
+    def outside(self) -> float:
+        """Return the share of the values that are below or above what training saw."""
+        return float((self.counts[0] + self.counts[-2]) / self.known) if self.known else math.nan
+
+    @property
+    def psi(self) -> float:
+        return drift.psi(self.counts, self.bins) if self.known else math.nan
+
+    @property
+    def psi_threshold(self) -> float:
+        n_bins = int((self.bins.shares > 0).sum())
+        return drift.psi_threshold(self.known, self.n_reference, n_bins) if self.known else math.nan
+
+    @property
+    def ks(self) -> float:
+        return drift.ks(self.counts, self.bins) if self.known else math.nan
+
+    @property
+    def ks_threshold(self) -> float:
+        return drift.ks_threshold(self.known, self.n_reference) if self.known else math.nan
+
+    @property
+    def beyond(self) -> list[str]:
+        """Return which of its figures are beyond their thresholds, of those that there are enough rows for."""
+        found = []
+        if self.known >= FEWEST_ROWS:
+            found += ["PSI"] if self.psi > self.psi_threshold else []
+            found += ["KS"] if self.ks > self.ks_threshold else []
+        if self.rows >= FEWEST_ROWS:
+            found += ["missing"] if self.missing > self.missing_threshold else []
+        return found
+
+    @property
+    def ratio(self) -> float:
+        """Return PSI or KS in times its threshold, whichever is more; NaN where the rows are too few."""
+        if self.known < FEWEST_ROWS:
+            return math.nan
+        return max(self.psi / self.psi_threshold, self.ks / self.ks_threshold)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.beyond:
+            return Verdict.ATTENTION
+        return Verdict.UNKNOWN if self.known < FEWEST_ROWS else Verdict.FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The errors of the rows that have a truth, as `evaluate.metrics` has them, against those of validation."""
+
+    live: Mapping[str, float]
+    validation: Mapping[str, float]
+    interval: tuple[float, float]  # of the live RMSE, 95 %
+
+    @property
+    def limit(self) -> float:
+        """Return the live RMSE beyond which the alert fires."""
+        chance = math.sqrt(2 / self.live["rows"] + 2 / self.validation["rows"])
+        return self.validation["rmse"] * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.live["rows"] < FEWEST_TRUTHS:
+            return Verdict.UNKNOWN
+        return Verdict.ATTENTION if self.live["rmse"] > self.limit else Verdict.FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What some rows say. `features` are empty where no row of the log has them, `errors` None below two truths."""
+
+    n_truths: int
+    features: Sequence[Distribution]
+    prediction: Distribution
+    errors: Errors | None
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """The time of the logged rows in periods of one length, from the first row's to the last row's."""
+
+    name: str  # of one
+    starts: NDArray[np.datetime64]
+    slices: Sequence[slice]  # of the rows in each
+    ratios: NDArray[np.float64]  # (features and prediction, periods): drift in times its threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the log says of a version: over the whole time, and over its end, which the days before would hide."""
+
+    logged: Logged
+    whole: Judged
+    recent: Judged | None
+    periods: Periods
+
+
+def judge(model: Artifact, logged: Logged, *, recent_since: datetime | None = None) -> Findings:
+    """Return what the log's rows, one at least, say of a model; of those since a time apart, too."""
+    n_reference = model.manifest["metrics"]["training"]["rows"]
+    with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # the others were logged without
+
+    def distributions(rows: slice) -> list[Distribution]:
+        X = logged.X[rows][with_features[rows]]
+        columns = zip(model.reference.features.items(), X.T) if with_features.any() else ()
+        features = [Distribution(name, bins, bins.count(values), n_reference) for (name, bins), values in columns]
+        prediction = model.reference.prediction
+        counts = prediction.count(logged.predictions[rows])
+        return [*features, Distribution("prediction", prediction, counts, n_reference)]
+
+    def judged(rows: slice) -> Judged:
+        *features, prediction = distributions(rows)
+        y, predicted = logged.truths[rows], logged.predictions[rows]
+        known = np.isfinite(predicted - y)  # NaN is no truth, and an infinite prediction has no error
+        errors = None
+        if known.sum() > 1:  # one has no R²
+            live = evaluate.metrics(y[known], predicted[known])
+            interval = rmse_interval(predicted[known] - y[known])
+            errors = Errors(live, model.manifest["metrics"]["validation"], interval)
+        return Judged(int(known.sum()), features, prediction, errors)
+
+    recent = None
+    if recent_since:
+        first = int(np.searchsorted(logged.times, np.datetime64(recent_since.replace(tzinfo=None))))
+        recent = judged(slice(first, None)) if first < len(logged.times) else None
+    name, starts, slices = _periods(logged.times)
+    ratios = np.array([[each.ratio for each in distributions(rows)] for rows in slices], dtype=np.float64).T
+    return Findings(logged, judged(slice(None)), recent, Periods(name, starts, slices, ratios))
+
+
+def rmse_interval(errors: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the limits of the RMSE of `errors` `(n,)`, two at least, that hold the true one in 95 % of samples.
+
+    By the delta method on its logarithm: the mean of many squares is about normal, whatever the errors are. In
+    simulations it held the true RMSE in 92 % of samples of 30 normal errors and 94 % of 100; where tails were those of
+    Student's t with 5 degrees of freedom, in 84 % and 90 %, and in 93 % of 1,000. The bootstrap's percentiles held it
+    less often (82 %, 89 %, 92 %), as did the same method without the logarithm, and they need random numbers.
+    """
+    largest = np.abs(errors).max()
+    if not largest:
+        return 0.0, 0.0
+    squares = (errors / largest) ** 2  # those of the errors themselves may overflow
+    mean = squares.mean()
+    half_width = 1.96 * squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * mean)
+    rmse = largest * math.sqrt(mean)
+    return float(rmse * np.exp(-half_width)), float(rmse * np.exp(half_width))
+
+
+def _periods(times: NDArray[np.datetime64]) -> tuple[str, NDArray[np.datetime64], list[slice]]:
+    """Return the shortest periods, of whole hours, days or weeks of UTC, that divide sorted times into few enough."""
+    seconds = times.astype("datetime64[s]").astype(np.int64) - _MONDAY
+    span = seconds[-1] - seconds[0]
+    width = next((width for width in _PERIODS if span <= width * (_MOST_PERIODS - 1)), max(_PERIODS))
+    starts = np.arange(seconds[0] // width, seconds[-1] // width + 1) * width
+    ends = np.searchsorted(seconds, starts + width).tolist()
+    slices = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]
+    return _PERIODS[width], (starts + _MONDAY).astype("datetime64[s]"), slices

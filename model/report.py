@@ -1,0 +1,282 @@
+"""The report on a model in use: drift and live errors in sentences, tables and pictures, as one HTML file.
+
+The file needs nothing beside it: no network, no script.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from model import artifact, drift, plots
+from model.artifact import Artifact
+from model.live import FEWEST_ROWS, FEWEST_TRUTHS, Distribution, Errors, Findings, Judged, Verdict, judge, rmse_interval
+from model.prediction_log import Logged, PredictionLog
+
+# What has just begun is hidden by the days before it. As many as the service's live error looks at, unless told else.
+RECENT_DAYS = 7
+
+_MOST_DAYS = 36_500
+_MOST_POINTS = 5_000  # of a scatter plot: more hide each other
+
+
+def write(
+    model: Artifact, log: PredictionLog, output: Path, *, days: int = 30, now: datetime | None = None
+) -> list[tuple[Verdict, str]]:
+    """Write the report on the last `days` to `output`, whole or not at all, and return its verdict in sentences.
+
+    Raises `PredictionLogError`, and `ValueError` for days that are none.
+    """
+    if not 1 <= days <= _MOST_DAYS:
+        raise ValueError(f"{days} days are not 1 to {_MOST_DAYS}")
+    now = now or datetime.now(UTC)
+    since = now - timedelta(days=days)
+    logged = log.read(model.name, model.version, features=model.schema.names, since=since)
+    versions = log.rows_by_version(model.name, since=since)
+    others = {version: rows for version, rows in versions.items() if version != model.version}
+    recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
+    findings = judge(model, logged, recent_since=recent_since) if len(logged.times) else None
+    sentences = list(_sentences(model, findings, others, days))
+    page = _render(model, findings, sentences, others, since=since, now=now, days=days)
+    incoming = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    try:
+        artifact.write(incoming, page.encode())
+        os.replace(incoming, output)
+    finally:
+        incoming.unlink(missing_ok=True)
+    return sentences
+
+
+def _sentences(
+    model: Artifact, findings: Findings | None, others: Mapping[int, int], days: int
+) -> Iterator[tuple[Verdict, str]]:
+    """Say what was found, with what it means."""
+    if findings is None:
+        instead = f" Of other versions there is: {_versions(others)}." if others else ""
+        yield (
+            Verdict.UNKNOWN,
+            f"Nothing was logged of {model.name} version {model.version} in the last {_days(days)}, so nothing can be "
+            f"said of it.{instead}",
+        )
+        return
+    whole, recent = findings.whole, findings.recent
+    yield _features_sentence(whole)
+    yield _prediction_sentence(whole)
+    yield _errors_sentence(whole)
+    if recent:
+        columns = zip([*whole.features, whole.prediction], [*recent.features, recent.prediction])
+        new = [now for before, now in columns if now.beyond and not before.beyond]
+        if new:
+            yield Verdict.ATTENTION, f"Drift in the last {_days(RECENT_DAYS)} alone: {_reasons(new)}."
+        if recent.errors and recent.errors.verdict is Verdict.ATTENTION:
+            figures = _error_figures(recent.errors)
+            yield (
+                Verdict.ATTENTION,
+                f"In the last {_days(RECENT_DAYS)} alone, the live error is further beyond validation than chance "
+                f"explains: {figures}.",
+            )
+
+
+def _features_sentence(judged: Judged) -> tuple[Verdict, str]:
+    features = judged.features
+    if not features:
+        return (
+            Verdict.UNKNOWN,
+            "Whether features have drifted cannot be seen here, since their values are not logged. A server with "
+            "TABSERVE_PREDICTION_LOG_FEATURES=true logs them; its metrics count their drift either way.",
+        )
+    drifting = [each for each in features if each.beyond]
+    if drifting:
+        count = f"{len(drifting)} of {len(features)} features"
+        return Verdict.ATTENTION, f"{count} drifted away from training: {_reasons(drifting)}."
+    rows = min(each.known for each in features)
+    if rows < FEWEST_ROWS:
+        return Verdict.UNKNOWN, f"Too few rows to judge the features by: {rows:,}, and {FEWEST_ROWS} are needed."
+    return Verdict.FINE, f"None of the {len(features)} features has drifted beyond what chance explains."
+
+
+def _prediction_sentence(judged: Judged) -> tuple[Verdict, str]:
+    prediction = judged.prediction
+    if prediction.beyond:
+        return Verdict.ATTENTION, f"Predictions are distributed otherwise than in training: {_reasons([prediction])}."
+    if prediction.known < FEWEST_ROWS:
+        needed = f"{prediction.known:,}, and {FEWEST_ROWS} are needed"
+        return Verdict.UNKNOWN, f"Too few rows to judge the predictions by: {needed}."
+    return Verdict.FINE, "The distribution of the predictions has not drifted beyond what chance explains."
+
+
+def _errors_sentence(judged: Judged) -> tuple[Verdict, str]:
+    errors = judged.errors
+    if not judged.n_truths:
+        return (
+            Verdict.UNKNOWN,
+            "The live error is not known: no true value has come. Send them to POST /feedback with the request's id.",
+        )
+    if errors is None or errors.verdict is Verdict.UNKNOWN:
+        truths = "1 true value" if judged.n_truths == 1 else f"{judged.n_truths} true values"
+        return Verdict.UNKNOWN, f"Too little to judge the live error by: {truths}, and {FEWEST_TRUTHS} are needed."
+    figures = _error_figures(errors)
+    if errors.verdict is Verdict.ATTENTION:
+        return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."
+    return Verdict.FINE, f"The live error is within what validation and chance explain: {figures}."
+
+
+def _error_figures(errors: Errors) -> str:
+    live, validation = errors.live, errors.validation
+    return (
+        f"RMSE {_figure(live['rmse'])} over {live['rows']:,} rows, {_figure(validation['rmse'])} over "
+        f"{validation['rows']:,} in validation, limit {_figure(errors.limit)}"
+    )
+
+
+def _reasons(found: Sequence[Distribution]) -> str:
+    reasons = []
+    for each in found:
+        told = {
+            "PSI": f"PSI {each.psi:.3f}, threshold {each.psi_threshold:.3f}",
+            "KS": f"KS {each.ks:.3f}, threshold {each.ks_threshold:.3f}",
+            "missing": f"missing in {each.missing:.1%}",
+        }
+        reasons.append(f"{each.name} ({'; '.join(told[name] for name in each.beyond)})")
+    return ", ".join(reasons)
+
+
+def _render(
+    model: Artifact,
+    findings: Findings | None,
+    sentences: Sequence[tuple[Verdict, str]],
+    others: Mapping[int, int],
+    *,
+    since: datetime,
+    now: datetime,
+    days: int,
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "share": _share, "distance": _distance, "date": _date}
+    return environment.get_template("report.html").render(
+        facts=model.manifest,
+        model=model,
+        found=findings,
+        sentences=sentences,
+        others=_versions(others),
+        since=since.replace(tzinfo=None),
+        now=now.replace(tzinfo=None),
+        days=_days(days),
+        recent_days=_days(RECENT_DAYS),
+        pictures=_pictures(model, findings) if findings else {},
+        fewest_rows=FEWEST_ROWS,
+        once_in=round(1 / drift.ALPHA),
+        most_points=_MOST_POINTS,
+    )
+
+
+def _pictures(model: Artifact, findings: Findings) -> dict[str, str]:
+    """Return each figure as a data URI."""
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a feature's name or unit is one
+        figures = dict(_figures(model, findings))
+        return {
+            name: f"data:image/svg+xml;base64,{base64.b64encode(plots.to_svg(figure)).decode()}"
+            for name, figure in figures.items()
+        }
+
+
+def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]]:
+    logged, periods, whole = findings.logged, findings.periods, findings.whole
+    every = [*whole.features, whole.prediction]
+    unit = model.schema.target.unit
+    label = f"{model.schema.target.name} ({unit})" if unit else model.schema.target.name
+    names = [each.name for each in every]
+    judged = [each for each in every if each.known >= FEWEST_ROWS]
+    if judged:
+        yield (
+            "distances",
+            plots.distances(
+                [each.name for each in judged],
+                psi=[each.psi for each in judged],
+                psi_thresholds=[each.psi_threshold for each in judged],
+                ks=[each.ks for each in judged],
+                ks_thresholds=[each.ks_threshold for each in judged],
+            ),
+        )
+    if (periods.ratios >= 0).any() and len(periods.starts) > 1:
+        yield "drift_over_time", plots.drift_over_time(names, periods.starts, periods.ratios)
+    if whole.features:
+        marked = [each.name for each in whole.features if each.beyond]
+        yield "features", plots.bins({each.name: (each.bins, each.counts) for each in whole.features}, marked=marked)
+    bins, counts = whole.prediction.bins, whole.prediction.counts
+    yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)
+    if whole.errors:
+        truths = np.array([np.isfinite(logged.truths[rows]).sum() for rows in periods.slices])
+        rmse, low, high = np.array([_live_rmse(logged, rows) for rows in periods.slices]).T
+        yield (
+            "errors",
+            plots.error_over_time(
+                periods.starts,
+                np.array([rows.stop - rows.start for rows in periods.slices]),
+                truths,
+                rmse,
+                np.array([low, high]),
+                validation_rmse=whole.errors.validation["rmse"],
+                unit=unit,
+            ),
+        )
+        known = np.flatnonzero(np.isfinite(logged.predictions - logged.truths))
+        if len(known) > _MOST_POINTS:  # the same of them for the same log
+            known = np.sort(np.random.default_rng(0).choice(known, _MOST_POINTS, replace=False))
+        y, predicted = logged.truths[known], logged.predictions[known]
+        yield "predicted", plots.predicted_against_actual(y, predicted, label=label)
+        yield "residuals", plots.residuals(y, predicted, label=label)
+
+
+def _live_rmse(logged: Logged, rows: slice) -> tuple[float, float, float]:
+    """Return the RMSE of the rows that have a truth with its interval; NaN where there are fewer than two."""
+    errors = logged.predictions[rows] - logged.truths[rows]
+    errors = errors[np.isfinite(errors)]
+    if len(errors) < 2:
+        return math.nan, math.nan, math.nan
+    return float(np.sqrt(np.mean(errors**2))), *rmse_interval(errors)
+
+
+def _days(days: int) -> str:
+    return "day" if days == 1 else f"{days} days"
+
+
+def _versions(others: Mapping[int, int]) -> str:
+    return ", ".join(f"version {version} with {rows:,} rows" for version, rows in others.items())
+
+
+def _figure(value: float) -> str:
+    """Return four digits of a number, as a person writes it."""
+    if value == 0 or not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.4g}"
+    return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
+
+
+def _distance(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _date(time: Any) -> str:
+    """Return the date and the minute of a time in UTC."""
+    return str(np.datetime64(time, "m")).replace("T", " ")
