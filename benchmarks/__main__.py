@@ -1,4 +1,4 @@
-"""make bench: the engine alone against scikit-learn, then the service: start, memory, latency and throughput.
+"""make bench: the engine alone against scikit-learn, what watching costs, then the service under load.
 
 Speeds are ratios of what ran in turns in one process, since machines are shared and noisy; load comes from wrk
 where it is installed (Debian: `apt-get install wrk`), and the latency of a lone client is measured in any case.
@@ -49,6 +49,9 @@ def main() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "scikit-learn", "flask", "gunicorn"))
     print(f"{cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}\n")
     print_engine(artifact)
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-m", "benchmarks.watching", store.resolve()], cwd=ROOT, check=True)
+    print(flush=True)
     print_service(artifact, store.resolve(), options.seconds)
 
 
@@ -133,7 +136,7 @@ def serving(store: Path) -> Iterator[tuple[psutil.Process, int, float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
-    environ = {**os.environ, "TABSERVE_STORE": str(store), "WEB_CONCURRENCY": "2"}
+    environ = {**os.environ, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "WEB_CONCURRENCY": "2"}
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = psutil.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
