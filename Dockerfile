@@ -19,7 +19,8 @@ RUN python -m venv --without-pip /opt/venv \
 ENV PATH=/opt/venv/bin:${PATH}
 
 # What serves, compiled so that nothing in it depends on when it was built; its times follow SOURCE_DATE_EPOCH. Some
-# packages carry files for other Pythons, or templates, which do not compile: theirs may fail, ours may not.
+# packages carry files for other Pythons, or templates, which do not compile: theirs may fail, ours may not. Left out is
+# what serving never runs: tests, tools that convert models or wrap Fortran, stubs for type checkers, other databases.
 FROM build AS serve
 COPY gunicorn.conf.py ./
 COPY docker/entrypoint.sh ./docker/
@@ -28,6 +29,12 @@ COPY model ./model
 ARG SOURCE_DATE_EPOCH=0
 RUN rm requirements-*.txt constraints.txt \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+    && find /opt/venv -name "*.pyi" -delete \
+    && for unused in numpy/distutils numpy/f2py \
+        onnxruntime/backend onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
+        sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql sqlalchemy/dialects/oracle sqlalchemy/testing; do \
+        rm -rf /opt/venv/lib/python3*/site-packages/"${unused}"; \
+    done \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
     && { python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; } \
     && find /opt/venv . -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +

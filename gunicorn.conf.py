@@ -21,6 +21,7 @@ from pathlib import Path
 from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.metrics import take_slot, use_worker_slots
+from model import ModelError
 
 workers = int(os.environ.get("WEB_CONCURRENCY", 2))
 
@@ -28,6 +29,13 @@ try:
     settings = Config.from_environ(os.environ)
     if workers < 1:
         raise ConfigError("WEB_CONCURRENCY is 0, and it takes a worker to answer")
+    if settings.prediction_log:
+        from model.prediction_log import PredictionLog  # here, as in app/factory.py
+
+        try:
+            PredictionLog(settings.prediction_log)
+        except ModelError as error:
+            raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
     vertex_port = os.environ.get("AIP_HTTP_PORT", "")
     if vertex_port and not (vertex_port.isascii() and vertex_port.isdecimal()):
         raise ConfigError(f"AIP_HTTP_PORT is {vertex_port!r}, not a port")

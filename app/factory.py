@@ -88,6 +88,7 @@ def create_app(
     app.register_blueprint(feedback.blueprint(config, metrics, log))
     app.register_blueprint(pages.blueprint(app.serving, config))
     errors.register(app)
+    metrics.expect_failures(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
     @app.before_request
     def name_route() -> None:

@@ -6,12 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 
 from app import body, tables
 from app.config import Config
@@ -25,31 +26,34 @@ if TYPE_CHECKING:
 
 _FIELDS = ("request_id", "row", "truth")
 MAX_ROW = 2**31 - 1  # what a database's integer holds
+_MAX_UNKNOWN = 20  # fields that are named in each item: a reply need not list what a client made up
 MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
-_MAX_AT_ONCE = 2  # of a worker's four threads: those left answer predictions while the database is slow
-# In which a prediction reaches the log: half a second noted, half a second in the writer's queue.
-_WAIT_SECONDS = 1.2
+# Of a worker's four threads two may be at the database, which may be slow, and a third may wait for a prediction to
+# reach it: the fourth answers predictions.
+_MAX_AT_ONCE = 2
+_WAIT_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
 
 
 def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Blueprint:
     """The route that takes feedback."""
     routes = Blueprint("feedback", __name__)
-    places = threading.BoundedSemaphore(_MAX_AT_ONCE)
+    places, waiting = threading.Semaphore(_MAX_AT_ONCE), threading.Semaphore(1)
 
     @contextmanager
-    def place() -> Iterator[None]:
-        if not places.acquire(timeout=_WAIT_SECONDS):
-            raise OverloadedError(f"{_MAX_AT_ONCE} requests with feedback are being answered")
+    def one_of(free: threading.Semaphore) -> Iterator[None]:
+        if not free.acquire(blocking=False):
+            raise OverloadedError("too many requests with feedback are being answered here")
         try:
             yield
         finally:
-            places.release()
+            free.release()
 
     @routes.post("/feedback")
-    def feedback() -> dict[str, Any]:
+    def feedback() -> Response:
         """Write true values beside their predictions, and say what became of each.
 
-        One that comes again replaces the first. A prediction that is not known yet is waited for once.
+        One that comes again replaces the first. A prediction that is not known yet is waited for, by one request at
+        a time.
         """
         body.content_type(request.environ, (body.JSON_TYPE,))
         value = body.parse_json(body.read(request.environ, max_bytes=config.max_body_bytes))
@@ -57,12 +61,15 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Bl
         if log is None:
             raise UnknownPredictionsError("no prediction log is kept here; TABSERVE_PREDICTION_LOG names one")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
-        with place():
+        with one_of(places):
             outcomes: list[str] = list(log.add_truths(truths, oldest=oldest))
-            late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
-            if late:
+        late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
+        if late:
+            with suppress(OverloadedError), one_of(waiting):
                 time.sleep(_WAIT_SECONDS)
-                for number, found in zip(late, log.add_truths([truths[number] for number in late], oldest=oldest)):
+                with one_of(places):
+                    again = log.add_truths([truths[number] for number in late], oldest=oldest)
+                for number, found in zip(late, again):
                     outcomes[number] = found
         counts = Counter(outcomes)
         for outcome in OUTCOMES:
@@ -73,10 +80,12 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Bl
                 "none of these predictions is known: they were not made or not logged here, or more than "
                 f"{config.prediction_log_days} days ago"
             )
-        return {
-            **{outcome: counts[outcome] for outcome in OUTCOMES},
-            "unknown_rows": [{"request_id": request_id, "row": row} for request_id, row in unknown[:MAX_DETAILS]],
-        }
+        return body.to_json(
+            {
+                **{outcome: counts[outcome] for outcome in OUTCOMES},
+                "unknown_rows": [{"request_id": request_id, "row": row} for request_id, row in unknown[:MAX_DETAILS]],
+            }
+        )
 
     return routes
 
@@ -95,7 +104,8 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         if not isinstance(item, dict):
             problems.append(Problem(number, None, "not an object"))
             continue
-        problems += [Problem(number, name, UNKNOWN) for name in item if name not in _FIELDS]
+        unknown = (name for name in item if name not in _FIELDS)
+        problems += [Problem(number, name, UNKNOWN) for name in islice(unknown, _MAX_UNKNOWN)]
         problems += [Problem(number, name, MISSING) for name in ("request_id", "truth") if name not in item]
         request_id, row, truth = item.get("request_id", "none"), item.get("row", 0), item.get("truth", 0)
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):

@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.config import Config
 from app.metrics import Metrics
-from model import Artifact, Matrix, PredictionLogError
+from model import Artifact, Matrix, PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
     from model.prediction_log import LiveError, PredictionLog
@@ -31,6 +31,7 @@ _STOP_SECONDS = 5  # most that a worker's end waits for the database, well withi
 _REQUESTS_A_WRITE = 1_000
 # What may wait for a database that is slow or gone; about 600 bytes a row where a request has one.
 MAX_WAITING_ROWS = 50_000
+_NO_ROWS = np.empty((0, 0))
 
 
 class Predictions(NamedTuple):
@@ -76,7 +77,8 @@ class LogWriter:
             self._metrics.count_dropped(n_rows, "queue_full")
             return
         self._rows_put += n_rows
-        self._waiting.append(predictions)
+        # A matrix that nobody will write takes memory while it waits.
+        self._waiting.append(predictions if self._config.prediction_log_features else predictions._replace(X=_NO_ROWS))
 
     def close(self) -> None:
         """Write what waits, if the database takes it soon, and stop."""
@@ -84,6 +86,7 @@ class LogWriter:
         if self._thread:
             self._thread.join(_STOP_SECONDS)
         if lost := self._rows_put - self._rows_taken:
+            self._metrics.count_dropped(lost, "stopped")
             _log.error("the worker stops, and %d rows of predictions were not logged", lost)
 
     def _run(self) -> None:
@@ -97,10 +100,13 @@ class LogWriter:
             self._write()
             self._look()
         except PredictionLogError as error:
+            self.live_errors = ()
+            self._metrics.count_log_failure()
             if not self._failing:
                 _log.error("%s; up to %d rows wait for it, more are dropped", error, MAX_WAITING_ROWS)
             self._failing = True
         except Exception as error:  # whatever it is, it is tried again
+            self._metrics.count_log_failure()
             _log.error("predictions were not logged: %s", type(error).__name__, exc_info=True)
         else:
             if self._failing:
@@ -108,14 +114,38 @@ class LogWriter:
             self._failing = False
 
     def _write(self) -> None:
-        while batch := list(islice(self._waiting, _REQUESTS_A_WRITE)):
-            rows = [row for predictions in batch for row in self._rows(predictions)]
-            written = self._log.write(rows)
-            for _ in batch:  # only now: what was not written is tried again
-                self._waiting.popleft()
-            self._rows_taken += len(rows)
-            self._metrics.count_logged(written)
-            self._metrics.count_dropped(len(rows) - written, "repeated")
+        while batch := self._next_batch():
+            try:
+                self._write_requests(batch)
+            except RefusedRowsError:  # those that it is for, alone
+                for predictions in batch:
+                    try:
+                        self._write_requests([predictions])
+                    except RefusedRowsError as error:
+                        _log.error("%s", error)
+                        self._take(1)
+                        self._metrics.count_dropped(len(predictions.y), "refused")
+
+    def _next_batch(self) -> list[Predictions]:
+        """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
+        batch: dict[str, Predictions] = {}
+        for predictions in islice(self._waiting, _REQUESTS_A_WRITE):
+            if predictions.request_id in batch:
+                break
+            batch[predictions.request_id] = predictions
+        return list(batch.values())
+
+    def _write_requests(self, batch: Sequence[Predictions]) -> None:
+        rows = [row for predictions in batch for row in self._rows(predictions)]
+        written = self._log.write(rows)
+        self._take(len(batch))
+        self._metrics.count_logged(written)
+        self._metrics.count_dropped(len(rows) - written, "repeated")
+
+    def _take(self, requests: int) -> None:
+        """Take requests from the queue: only now, since what was not written is tried again."""
+        for _ in range(requests):
+            self._rows_taken += len(self._waiting.popleft().y)
 
     def _rows(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         request_id, seconds, model, X, y = predictions
@@ -125,9 +155,9 @@ class LogWriter:
             "model": model.name,
             "version": model.version,
         }
-        names = model.schema.names if self._config.prediction_log_features else None
-        for number, (values, prediction) in enumerate(zip(X.tolist(), y.tolist())):
-            features = dict(zip(names, values)) if names else None
+        rows = X.tolist() if self._config.prediction_log_features else repeat(None)
+        for number, (values, prediction) in enumerate(zip(rows, y.tolist())):
+            features = values and dict(zip(model.schema.names, values))
             yield {**common, "row": number, "features": features, "prediction": prediction}
 
     def _look(self) -> None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, values
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
+from app.gauges import ModelCollector
 from model import MISSING, Artifact, Bins, Matrix
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ DURATION_BUCKETS = (
 )
 UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
 
-DROPPED = ("queue_full", "repeated")  # why the prediction log has not a row
+DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
 OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -45,8 +47,9 @@ M = TypeVar("M", Counter, Histogram, Summary)
 _slot = "master"
 
 
+@cache
 def use_worker_slots() -> None:
-    """Keep values in files named by a worker's slot instead of its process id; before any `Metrics` is made.
+    """Keep values in files named by a worker's slot instead of its process id; before any `Metrics` is made, once.
 
     Slots are used again where process ids are not, so the files do not grow in number as workers come and go.
     """
@@ -99,7 +102,7 @@ class Metrics:
         live_errors: Callable[[], Iterable[LiveError]] = list,
     ) -> None:
         self._children: dict[tuple[object, ...], Any] = {}
-        self._models = _ModelCollector(models, golden, ready, live_errors)
+        self._models = ModelCollector(models, golden, ready, live_errors)
         self._registry = CollectorRegistry()
         self._registry.register(self._models)
         # Is the service answering, and how: rate and errors, by route.
@@ -164,8 +167,13 @@ class Metrics:
         )
         self._dropped = Counter(
             "tabserve_prediction_log_dropped_rows_total",
-            "Rows that the prediction log has not: it was slow or gone, or has a row of the same request id.",
+            "Rows that the prediction log has not: it was slow or gone, or has rows of the same request id.",
             ["reason"],
+            registry=self._registry,
+        )
+        self._log_failures = Counter(
+            "tabserve_prediction_log_failures_total",
+            "Attempts at the prediction log that failed; what was to be written waits.",
             registry=self._registry,
         )
         # Does the truth come, and to predictions that are known?
@@ -178,6 +186,12 @@ class Metrics:
             self._child(self._feedback, outcome)
         for model in models():
             self._expect(model)
+
+    def expect_failures(self, routes: Iterable[str]) -> None:
+        """Have what fails of POSTs to these routes counted from 0, so that a first burst is an increase."""
+        for route in routes:
+            for status in (500, 503):
+                self._child(self._requests, "POST", route, status)
 
     def observe_request(self, route: str, method: str, status: int, *, seconds: float) -> None:
         """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
@@ -219,6 +233,10 @@ class Metrics:
     def count_dropped(self, n_rows: int, reason: str) -> None:
         """Count rows that the prediction log has not."""
         self._child(self._dropped, reason).inc(n_rows)
+
+    def count_log_failure(self) -> None:
+        """Count one attempt at the prediction log that failed."""
+        self._log_failures.inc()
 
     def count_feedback(self, outcome: str, n_rows: int) -> None:
         """Count true values by what became of them."""
@@ -285,80 +303,3 @@ class _WorkersCollector(Collector):
         files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
         merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         return merged
-
-
-class _ModelCollector(Collector):
-    """Says what is known of the loaded models: every worker knows the same, so no file is needed."""
-
-    def __init__(
-        self,
-        models: Callable[[], Iterable[Artifact]],
-        golden: Callable[[], Mapping[tuple[str, int], bool]],
-        ready: Callable[[], bool],
-        live_errors: Callable[[], Iterable[LiveError]],
-    ) -> None:
-        self._models = models
-        self._golden = golden
-        self._ready = ready
-        self._live_errors = live_errors
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        version = ["model", "version"]
-        # Should requests be sent here: is every model that was asked for loaded?
-        yield GaugeMetricFamily("tabserve_ready", "1 where /readyz says so, else 0.", self._ready())
-        # Which version answers: to tell one from another in every other panel.
-        info = GaugeMetricFamily(
-            "tabserve_model_info", "Models loaded and verified, each 1.", labels=[*version, "algorithm", "digest"]
-        )
-        # Did a version that was asked for come out unlike what was trained?
-        golden = GaugeMetricFamily(
-            "tabserve_golden_check_success",
-            "1 where the golden rows came out to the last bit when the version was loaded, 0 where they did not.",
-            labels=version,
-        )
-        # What drift is measured against, and from how many rows it is known.
-        shares = GaugeMetricFamily(
-            "tabserve_feature_bin_reference_ratio",
-            "Share of the training rows in each bin.",
-            labels=[*version, "feature", "bin"],
-        )
-        prediction_shares = GaugeMetricFamily(
-            "tabserve_prediction_bin_reference_ratio",
-            "Share of the predictions for the training rows in each bin.",
-            labels=[*version, "bin"],
-        )
-        rows = GaugeMetricFamily(
-            "tabserve_reference_rows", "Training rows that the reference shares were taken from.", labels=version
-        )
-        for (name, number), equal in self._golden().items():
-            golden.add_metric([name, str(number)], equal)
-        for model in self._models():
-            facts, labels = model.manifest, [model.name, str(model.version)]
-            info.add_metric([*labels, facts["algorithm"], facts["digest"]], 1)
-            rows.add_metric(labels, facts["metrics"]["training"]["rows"])
-            for feature, bins in model.reference.features.items():
-                for label, share in zip(bins.labels, bins.all_shares):
-                    shares.add_metric([*labels, feature, label], share)
-            for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
-                prediction_shares.add_metric([*labels, label], share)
-        yield from (info, golden, shares, prediction_shares, rows, *self._errors())
-
-    def _errors(self) -> Iterable[GaugeMetricFamily]:
-        """Do the predictions match the truth that came, as well as they did the validation rows?"""
-        labels = ["model", "version"]
-        for name, text in (("rmse", "Root mean square"), ("mae", "Mean absolute"), ("bias", "Mean signed")):
-            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{text} error in validation.", labels=labels)
-            for model in self._models():
-                promised.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
-            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{text} error by feedback.", labels=labels)
-            for found in self._live_errors():
-                live.add_metric([found.model, str(found.version)], getattr(found, name))
-            yield from (promised, live)
-        # From how many rows either is known: few show a difference where there is none.
-        validated = GaugeMetricFamily("tabserve_validation_rows", "Validation rows.", labels=labels)
-        for model in self._models():
-            validated.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"]["rows"])
-        came = GaugeMetricFamily("tabserve_live_error_rows", "True values that the live error is of.", labels=labels)
-        for found in self._live_errors():
-            came.add_metric([found.model, str(found.version)], found.rows)
-        yield from (validated, came)

@@ -13,6 +13,7 @@ from model.errors import (
     NotInStoreError,
     PredictionLogError,
     Problem,
+    RefusedRowsError,
     SchemaError,
     TooManyRowsError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "PredictionLogError",
     "Problem",
     "Reference",
+    "RefusedRowsError",
     "Schema",
     "SchemaError",
     "Store",

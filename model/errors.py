@@ -81,6 +81,10 @@ class PredictionLogError(ModelError):
     """The prediction log cannot be used just now; what was to be written to it was not."""
 
 
+class RefusedRowsError(PredictionLogError):
+    """The prediction log does not take these rows, and will not take them later."""
+
+
 class NotInStoreError(ModelError):
     """The store has no such model, version or alias."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -22,6 +22,7 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -32,26 +33,33 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    case,
     create_engine,
     delete,
     event,
     func,
     inspect,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
-from model.errors import ModelError, PredictionLogError
+from model.errors import ModelError, PredictionLogError, RefusedRowsError
+
+T = TypeVar("T")
 
 # Longer than any answer takes that is worth waiting for; a database that hangs must not hold a thread for ever.
 _TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 60  # of who only reads: nobody waits for the answer but a person, and it may be a million rows
 _ROWS_AT_ONCE = 10_000  # read: about 10 MB as objects, before they become arrays
 _LOCK = int.from_bytes(b"tabserve")  # so that of many processes one makes the table; any number of our own
-_IDS_A_QUERY = 500  # SQLite took at most 999 parameters in a statement for many years
+_KEYS_A_QUERY = 250  # of two parameters; SQLite took at most 999 in a statement for many years
+_ROWS_A_STATEMENT = 1_000  # each of which PostgreSQL is given the time of one statement for
+
+_SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # whose squares are doubles, and sums of them
 
 _tables = MetaData()
 _predictions = Table(
@@ -61,7 +69,7 @@ _predictions = Table(
     Column("row", Integer, primary_key=True, autoincrement=False),
     Column("time", DateTime(timezone=True), nullable=False),
     Column("model", String, nullable=False),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
     Column("features", JSON(none_as_null=True)),  # by name, where they are asked for
     Column("prediction", Double),  # NaN is NULL in SQLite
     Column("truth", Double),
@@ -115,6 +123,8 @@ class PredictionLog:
             address = make_url(url)
             kind = address.get_backend_name()
             if kind == "sqlite":
+                if address.database in (None, "", ":memory:"):
+                    raise ArgumentError
                 address = address.set(drivername="sqlite+pysqlite")
                 options: dict[str, Any] = {"timeout": _TIMEOUT_SECONDS}
                 if read_only:
@@ -129,7 +139,7 @@ class PredictionLog:
                 raise ArgumentError
         except (ArgumentError, ValueError):  # ValueError, with a part of the password, where that has a slash in it
             raise ModelError(
-                "the prediction log is at a sqlite:/// or postgresql:// URL, and this is neither"
+                "the prediction log is at a sqlite:///FILE or postgresql:// URL, and this is neither"
             ) from None
         self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
         insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
@@ -154,9 +164,22 @@ class PredictionLog:
         self._ready = False
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Add rows of the table; return how many, since one whose id and number are there stays as it was."""
+        """Add rows of the table; return how many.
+
+        A request id that the table has already stays as it was: the rows of one id come in one call. Raises
+        `RefusedRowsError` where the database takes none of them for what is in them.
+        """
+        table = _predictions.c
+        ids = list(dict.fromkeys(row["request_id"] for row in rows))
+        written = 0
         with self._begin() as connection:
-            return connection.execute(self._insert, rows).rowcount if rows else 0
+            there: set[str] = set()
+            for some in _slices(ids, _KEYS_A_QUERY):
+                there.update(connection.scalars(select(table.request_id).where(table.request_id.in_(some)).distinct()))
+            fresh = [row for row in rows if row["request_id"] not in there]
+            for part in _slices(fresh, _ROWS_A_STATEMENT):
+                written += connection.execute(self._insert, part).rowcount
+        return written
 
     def add_truths(self, truths: Sequence[tuple[str, int, float]], *, oldest: datetime) -> list[Outcome]:
         """Write true values, each (request id, row, value), beside their predictions; return what became of each.
@@ -164,13 +187,13 @@ class PredictionLog:
         A prediction from before `oldest` is not known any more, whether or not it was removed yet.
         """
         table = _predictions.c
-        ids = sorted({request_id for request_id, _, _ in truths})
+        keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
         outcomes, changes = [], {}
         with self._begin() as connection:
             known: dict[tuple[str, int], float | None] = {}
-            for start in range(0, len(ids), _IDS_A_QUERY):
-                these = table.request_id.in_(ids[start : start + _IDS_A_QUERY])
+            for some in _slices(keys, _KEYS_A_QUERY):
+                these = tuple_(table.request_id, table.row).in_(some)
                 found = select(table.request_id, table.row, table.truth).where(these, table.time >= oldest)
                 known |= {(each.request_id, each.row): each.truth for each in connection.execute(found)}
             for request_id, row, value in truths:
@@ -187,21 +210,27 @@ class PredictionLog:
             if changes:
                 its_row = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
                 # In one order, so that no two transactions wait for each other.
-                connection.execute(update(_predictions).where(its_row), [changes[key] for key in sorted(changes)])
+                for part in _slices([changes[key] for key in sorted(changes)], _ROWS_A_STATEMENT):
+                    connection.execute(update(_predictions).where(its_row), part)
         return outcomes
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:
         """Return the errors of each version over the truths that came since a time."""
         table = _predictions.c
         error = table.prediction - table.truth
-        figures = func.count(), func.avg(error * error), func.avg(func.abs(error)), func.avg(error)
-        pairs = (table.truth_time >= since) & table.prediction.is_not(None)
+        size = func.abs(error)
+        # PostgreSQL computes no product that is too large for a double, nor one that is too small and not 0. NaN is
+        # larger than any number there, and NULL in SQLite.
+        square = case((size < _SMALLEST_ERROR, 0.0), else_=error * error)
+        # Sums, since PostgreSQL's averages compute the variance beside, which overflows sooner.
+        figures = func.count(), func.sum(square), func.sum(size), func.sum(error)
+        pairs = (table.truth_time >= since) & (size < _LARGEST_ERROR)
         query = select(table.model, table.version, *figures).where(pairs)
         with self._begin() as connection:
             found = connection.execute(query.group_by(table.model, table.version)).all()
         return [
-            LiveError(model, version, rows, rmse=float(mse) ** 0.5, mae=float(mae), bias=float(bias))
-            for model, version, rows, mse, mae, bias in found
+            LiveError(model, version, rows, rmse=(squares / rows) ** 0.5, mae=sizes / rows, bias=errors / rows)
+            for model, version, rows, squares, sizes, errors in found
         ]
 
     def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> Logged:
@@ -266,7 +295,17 @@ class PredictionLog:
         except SQLAlchemyError as error:
             self._ready = False  # the database may come back without the table
             cause = getattr(error, "orig", None) or error
-            raise PredictionLogError(f"the prediction log cannot be used: {type(cause).__name__}") from None
+            # What neither quotes a password nor a value: the class, and the database's own name for what is wrong.
+            code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+            told = " ".join(filter(None, [type(cause).__name__, code]))
+            if isinstance(error, (DataError, IntegrityError)):
+                raise RefusedRowsError(f"the prediction log does not take these rows: {told}") from None
+            raise PredictionLogError(f"the prediction log cannot be used: {told}") from None
+
+
+def _slices(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+    """Yield a sequence in parts of at most `length`."""
+    return (items[start : start + length] for start in range(0, len(items), length))
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

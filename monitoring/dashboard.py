@@ -82,7 +82,8 @@ def service() -> Sequence[Panel]:
     """Rate, errors, duration, and how full it is."""
     burning = " or ".join(f"{factor:g} times for {long}" for long, _, _, factor, _, _ in BURN_RATES)
     durations = f"rate(http_request_duration_seconds_bucket{{{SERVICE}}}[$__rate_interval])"
-    predictions = f"sum by (le) ({durations} and on (namespace, job, instance, route) {ROUTES})"
+    asked_for = f"rate({ROUTES}[$__rate_interval]) > 0"
+    predictions = f"sum by (le) ({durations} and on (namespace, job, instance, route) {asked_for})"
     return [
         stacked(
             graph(
@@ -241,6 +242,7 @@ def truth() -> Sequence[Panel]:
 
     written = f"rate(tabserve_prediction_log_rows_total{{{SERVICE}}}[$__rate_interval])"
     dropped = f"rate(tabserve_prediction_log_dropped_rows_total{{{SERVICE}}}[$__rate_interval])"
+    failures = f"rate(tabserve_prediction_log_failures_total{{{SERVICE}}}[$__rate_interval])"
     return [
         error(
             "rmse",
@@ -267,5 +269,11 @@ def truth() -> Sequence[Panel]:
             "rowsps",
             (f"sum({written})", "written"),
             (f"sum by (reason) ({dropped})", "dropped: {{reason}}"),
+        ),
+        graph(
+            "Prediction log fails",
+            "Attempts at it that failed; rows wait, and are written when one succeeds.",
+            "ops",
+            (f"sum by (instance) ({failures})", "{{instance}}"),
         ),
     ]

@@ -8,10 +8,13 @@ argues the numbers, and computes the same for the report.
 
 from __future__ import annotations
 
-from model.drift import EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, C, Z
+import numpy as np
+
+from model.drift import BINS, EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, Bins, C, Z
 from monitoring.rule import FEATURE, VERSION, Rule, alert, record
 
-CUTS = ("below", *(f"{number:02}" for number in range(1, 11)))
+# After which the distribution functions are compared: every bin that a feature can have, but `above` and `missing`.
+CUTS = Bins(0.0, np.arange(float(BINS)), np.full(BINS, 1 / BINS)).labels[:-2]
 
 
 def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:

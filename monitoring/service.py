@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.live import FEWEST_TRUTHS, LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN
 from monitoring.rule import VERSION, Rule, alert, record
 
 # Predictions are what comes by POST, whichever path a platform names; a probe's 503 is no error. What else comes by
@@ -20,12 +21,6 @@ BURN_RATES = (("1h", 3600, "5m", 14.4, "2m", "critical"), ("6h", 21600, "30m", 6
 WINDOWS = ("5m", "30m", "1h", "6h")
 # Where there are few requests, one failure is many per cent, and nothing to wake up for.
 FEWEST_FAILURES = 5
-
-# Errors of a regression have heavy tails: with a kurtosis of 9, that of Student's t with 5 degrees of freedom, the
-# standard deviation of an RMSE over n rows is RMSE * sqrt((9 - 1) / 4n). Both figures have it, the live one and the one
-# that it is compared with. Three of them and 10 %, below which nobody would retrain.
-LIVE_ERROR_MARGIN = 1.1
-FEWEST_TRUTHS = 30
 
 
 def rate(selector: str, window: str, by: str = SERVICE) -> str:
@@ -89,15 +84,15 @@ def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
 
 def outages() -> list[Rule]:
     """Return the alerts about a service that is not there, has no model, or has nothing to do or too much."""
-    predictions = f"sum by (namespace, job) (increase(http_requests_total{{{PREDICTIONS}}}"
+    predictions = f"sum by ({SERVICE}) (increase(http_requests_total{{{PREDICTIONS}}}"
     return [
         alert(
             "TabserveDown",
-            'absent(up{job="tabserve"} == 1)',
+            f'absent(up{{job="tabserve"}}) or sum by ({SERVICE}) (up{{job="tabserve"}}) == 0',
             hold="2m",  # longer than a rollout is without an answer, also on a single GPU
             severity="critical",
-            summary="No instance of Tabserve answers Prometheus.",
-            description="Nothing has answered /metrics for two minutes, so nothing is known of predictions either.",
+            summary=f"No instance of {NAMED} answers Prometheus.",
+            description="None has answered /metrics for two minutes, so nothing is known of its predictions either.",
         ),
         alert(
             "TabserveNotReady",
@@ -119,12 +114,13 @@ def outages() -> list[Rule]:
         # Where yesterday was as quiet at this time, it is the end of a working day.
         alert(
             "TabserveNoTraffic",
-            f'({predictions}[15m])) or 0 * count by (namespace, job) (up{{job="tabserve"}} == 1)) == 0\n'
+            f'count by ({SERVICE}) (up{{job="tabserve"}} == 1)\n'
+            f"unless {predictions}[15m])) > 0\n"
             f"and {predictions}[1h] offset 15m)) > 60\n"
             f"unless {predictions}[15m] offset 1d)) == 0",
             hold="1m",
             severity="warning",
-            summary="Nobody has asked for a prediction for 15 minutes.",
+            summary=f"Nobody has asked {NAMED} for a prediction for 15 minutes.",
             description="There was more than one a minute in the hour before.",
         ),
         alert(
@@ -137,12 +133,20 @@ def outages() -> list[Rule]:
             description="{{ $value | humanizePercentage }} of the predictions of the last 5m were refused with 503.",
         ),
         alert(
-            "TabservePredictionLogDropping",
-            "sum by (namespace, job, reason)\n"
-            '  (increase(tabserve_prediction_log_dropped_rows_total{job="tabserve", reason!="repeated"}[10m])) > 0',
-            hold="10m",  # as long as the window, so that one hiccup is none
+            "TabservePredictionLogFails",
+            f'sum by ({SERVICE}) (increase(tabserve_prediction_log_failures_total{{job="tabserve"}}[2m])) > 0',
+            hold="5m",  # a database that restarts is back, and nothing was lost
             severity="warning",
-            summary="Predictions are not kept, so the truth about them will find nothing.",
+            summary=f"{NAMED} cannot use its prediction log.",
+            description="{{ $value | humanize }} attempts of the last 2m failed. Rows wait, until they are too many.",
+        ),
+        alert(
+            "TabservePredictionLogFails",
+            f"sum by ({SERVICE}, reason)\n"
+            '  (increase(tabserve_prediction_log_dropped_rows_total{job="tabserve", reason!="repeated"}[10m])) > 0',
+            hold="0s",  # what is dropped does not come back
+            severity="warning",
+            summary=f"{NAMED} has answered predictions that its log has not: the truth about them will find nothing.",
             description="{{ $value | humanize }} rows of the last 10m are not in the log: {{ $labels.reason }}.",
         ),
     ]
@@ -158,7 +162,7 @@ def live_errors(*, hold: str) -> list[Rule]:
         record("tabserve:live_error_rows:max", f"max by ({VERSION}) (tabserve_live_error_rows)"),
         record(
             "tabserve:live_error_rmse_threshold",
-            f"max by ({VERSION}) (tabserve_validation_rmse) * ({LIVE_ERROR_MARGIN} + 3 * sqrt(\n"
+            f"max by ({VERSION}) (tabserve_validation_rmse) * ({LIVE_ERROR_MARGIN} + {LIVE_ERROR_DEVIATIONS} * sqrt(\n"
             f"  2 / (tabserve:live_error_rows:max >= {FEWEST_TRUTHS}) +\n"
             f"  2 / max by ({VERSION}) (tabserve_validation_rows)\n))",
         ),

@@ -419,6 +419,22 @@ def test_model_is_read_only(component: str) -> None:
         assert init["resources"] == server["resources"]
 
 
+@pytest.mark.parametrize(("overlay", "there"), [("cpu", True), ("gpu", True), ("canary", True), ("shadow", False)])
+def test_overlay_offers_the_prediction_log(tmp_path: Path, overlay: str, there: bool) -> None:
+    """Whatever feedback may reach keeps the log where its line's `#` is taken away; a shadow has no such line."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    path.write_text(re.sub(r"# (- \S+/prediction-log)", r"\1", path.read_text()))
+    objects = kustomize(path.parent)
+    ((_, server),) = servers(objects)
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    secrets = [entry["valueFrom"]["secretKeyRef"] for entry in server.get("env", []) if "valueFrom" in entry]
+    ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+
+    assert secrets == ([{"name": "tabserve-prediction-log", "key": "url"}] if there else [])
+    assert (5432 in ports) == there
+
+
 def test_scaling_on_requests_in_flight() -> None:
     """The component adds a metric of the pods and keeps CPU."""
     (scaler,) = of_kind(render("hpa-in-flight"), "HorizontalPodAutoscaler")

@@ -27,7 +27,8 @@ HEAVY_READERS = TRAINING - {"card"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
 APP_FLOORS = [
-    {"config", "metrics", "errors", "logs", "version"},
+    {"config", "gauges", "errors", "logs", "version"},
+    {"metrics"},
     {"body", "tables", "serving", "door", "log_writer"},
     {"recorder"},
     {"inference", "payload", "tensors"},

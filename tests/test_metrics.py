@@ -104,6 +104,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_reference_rows": "gauge",
         "tabserve_prediction_log_rows": "counter",
         "tabserve_prediction_log_dropped_rows": "counter",
+        "tabserve_prediction_log_failures": "counter",
         "tabserve_feedback_rows": "counter",
         **{f"tabserve_{kind}_{name}": "gauge" for kind in ("validation", "live_error") for name in ERRORS},
         "tabserve_validation_rows": "gauge",
@@ -135,7 +136,8 @@ def test_every_request_is_counted_once(client: FlaskClient) -> None:
     client.get("/predict")
     found = series(client.get("/metrics").text)
 
-    assert by_label(found, "http_requests_total", "method", "route", "status") == {
+    requests_made = by_label(found, "http_requests_total", "method", "route", "status")
+    assert {key: count for key, count in requests_made.items() if count} == {
         ("POST", "/predict", "200"): 1,
         ("POST", "/predict", "422"): 1,
         ("POST", "/models/<name>/predict", "200"): 1,
@@ -224,6 +226,15 @@ def test_what_is_known_of_a_version(client: FlaskClient, store: Path) -> None:
     for name in (*ERRORS, "rows"):
         assert value(found, f"tabserve_validation_{name}", **MODEL) == manifest["metrics"]["validation"][name]
     assert value(found, "tabserve_golden_check_success", **MODEL) == 1
+
+
+def test_failures_are_counted_from_zero(client: FlaskClient) -> None:
+    """Every route that takes POSTs has its 500 and 503 from the start, so that a first burst of them is an increase."""
+    found = series(client.get("/metrics").text)
+    failures = by_label(found, "http_requests_total", "method", "route", "status")
+
+    for route in ("/predict", "/models/<name>/predict", "/v2/models/<name>/infer", "/invocations", "/feedback"):
+        assert failures["POST", route, "500"] == failures["POST", route, "503"] == 0
 
 
 def test_ready(store: Path, client: FlaskClient) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,7 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from app.metrics import OUTCOMES
 from conftest import ROOT, bits
-from model import ModelError, PredictionLogError
+from model import ModelError, PredictionLogError, RefusedRowsError
 from model.prediction_log import Outcome, PredictionLog
 from postgres import Postgres, run_postgres
 
@@ -283,6 +285,61 @@ def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
     assert abs(one.bias) < 1e135
 
 
+@pytest.mark.parametrize(
+    ("prediction", "truth", "rows_with_it"),
+    [(0.0, 1e-200, 3), (0.0, 5e-324, 3), (1e149, -1e150, 3), (1e200, 1.0, 2), (np.nan, 1.0, 2), (np.inf, 1.0, 2)],
+)
+def test_errors_of_every_size(log: PredictionLog, prediction: float, truth: float, rows_with_it: int) -> None:
+    """An error whose square is no double, or is 0, stops no figure: it counts as 0 or is left out with its row."""
+    log.write(rows("a", [1.0, prediction, 2.0]))
+    log.add_truths([("a", 0, 2.0), ("a", 1, truth), ("a", 2, 2.0)], oldest=LONG_AGO)
+
+    (one,) = log.live_errors(since=LONG_AGO)
+    error = prediction - truth if rows_with_it == 3 else 0.0
+    assert one.rows == rows_with_it
+    assert one.rmse == pytest.approx(math.hypot(1, error) / math.sqrt(rows_with_it))
+    assert one.mae == pytest.approx((1 + abs(error)) / rows_with_it)
+
+
+def test_version_of_any_size(log: PredictionLog) -> None:
+    """A version may be as large as a date."""
+    log.write([{**row, "version": 20261121135500} for row in rows("a", [1.0])])
+    log.add_truths([("a", 0, 2.0)], oldest=LONG_AGO)
+
+    assert [one.version for one in log.live_errors(since=LONG_AGO)] == [20261121135500]
+
+
+def test_id_that_comes_in_another_call(log: PredictionLog) -> None:
+    """Of an id that is there nothing is added, rows that it had not among it: they would be another request's."""
+    assert log.write(rows("a", [1.0])) == 1
+    assert log.write(rows("a", [2.0, 3.0]) + rows("b", [4.0])) == 1
+
+    assert numbers(log) == [1.0, 4.0]
+
+
+def test_rows_that_are_refused(log: PredictionLog) -> None:
+    """Rows that break the table's rules are told apart from a database that cannot be used, without what is in them."""
+    with pytest.raises(RefusedRowsError) as caught:
+        log.write([{**row, "model": None} for row in rows("secret-id", [1.0])])
+
+    assert "secret-id" not in str(caught.value)
+    assert log.write(rows("a", [1.0])) == 1
+
+
+def test_truths_of_single_rows_of_large_requests(log: PredictionLog) -> None:
+    """A truth for one row does not load the other rows of its request."""
+    for each in range(10):
+        log.write(rows(f"r{each}", [0.0] * 5_000))
+    tracemalloc.start()
+    try:
+        log.add_truths([(f"r{each}", 4_999, 1.0) for each in range(10)], oldest=LONG_AGO)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2_000_000  # 50,000 rows take more than 10 MB
+
+
 def test_prune(log: PredictionLog) -> None:
     """Rows from before a time are removed with their truths, and no others."""
     for day in range(5):
@@ -451,7 +508,7 @@ def test_errors_tell_no_secret(url: str) -> None:
 )
 def test_url_of_no_database(url: str) -> None:
     """A URL of another kind is refused when the log is made, in words that do not repeat it."""
-    with pytest.raises(ModelError, match="sqlite:/// or postgresql://") as caught:
+    with pytest.raises(ModelError, match="sqlite:///FILE or postgresql://") as caught:
         PredictionLog(url)
 
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))

@@ -41,8 +41,8 @@ Series = dict[str, Any]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; what does not come within 30 seconds is missing."""
-    deadline = time.monotonic() + 30
+    """Wait until something is so; what does not come within a minute is missing."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -81,10 +81,12 @@ def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], 
         for told in ("row 1, column TAX: missing", "row 2, column RM: missing", "row 2, column LSTAT: out of range"):
             assert told in message
     assert lines == [{"status": PROTOCOLS[protocol].unfit, "model": "boston-housing", "version": 1, "rows": None}]
-    assert by_label(found, "tabserve_rejected_rows_total", "reason") == {
-        ("not a number",): 1,
-        ("missing",): 2,
-        ("out of range",): 1,
+    rejected = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")
+    assert {key: count for key, count in rejected.items() if count} == {
+        ("not a number", "RM"): 1,
+        ("missing", "RM"): 1,
+        ("missing", "TAX"): 1,
+        ("out of range", "LSTAT"): 1,
     }
     assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="failure") == 1
     assert value(found, "tabserve_rows_total", **MODEL) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import inspect
 import json
 import math
 import os
@@ -24,13 +23,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-import monitoring.drift
-import monitoring.rules
-import monitoring.service
 from conftest import COLUMNS, rewrite
 from model import Artifact, PredictionLogError, Store, artifact, plots, report
 from model.__main__ import main
-from model.live import FEWEST_ROWS, FEWEST_TRUTHS, LIVE_ERROR_MARGIN, Verdict, judge, rmse_interval
+from model.live import FEWEST_ROWS, FEWEST_TRUTHS, Verdict, judge, rmse_interval
 from model.prediction_log import PredictionLog
 from postgres import run_postgres
 
@@ -206,13 +202,6 @@ def test_figures_are_those_of_independent_computations(
     assert page.rows["RM"][-1] == "drifts"
     assert page.rows["LSTAT"][-1] == "no drift"
     assert page.verdict("1 of 6 features drifted away from training: RM (PSI") == "attention"
-
-
-def test_rules_are_those_of_the_alerts() -> None:
-    """What the report and `drift` judge by are the numbers that the alerts' rules have."""
-    assert LIVE_ERROR_MARGIN == monitoring.service.LIVE_ERROR_MARGIN
-    assert FEWEST_TRUTHS == monitoring.service.FEWEST_TRUTHS
-    assert inspect.signature(monitoring.rules.groups).parameters["minimum_rows"].default == FEWEST_ROWS
 
 
 @pytest.mark.parametrize(("rows", "kind"), [(29, "unknown"), (30, "attention")])
@@ -546,13 +535,13 @@ def foreign_file(path: Path) -> str:
     [
         (lambda path: f"sqlite:///{path}", "there is no prediction log '"),
         (lambda path: f"sqlite:///{path.parent}", "there is no prediction log '"),
-        (lambda path: "sqlite:///:memory:", "there is no prediction log ':memory:'"),
+        (lambda path: "sqlite:///:memory:", "the prediction log is at a sqlite:///FILE or postgre"),
         (empty_file, "no prediction log is in this database"),
         (foreign_file, "the prediction log cannot be used: DatabaseError"),
         (lambda path: "postgresql://me:s3cret@127.0.0.1:1/log", "the prediction log cannot be used: OperationalError"),
-        (lambda path: "postgresql://me:x@127.0.0.1:s3cret/log", "the prediction log is at a sqlite:/// or postgresql:"),
-        (lambda path: "mysql://me:s3cret@127.0.0.1/log", "the prediction log is at a sqlite:/// or postgresql:"),
-        (lambda path: "", "the prediction log is at a sqlite:/// or postgresql:"),
+        (lambda path: "postgresql://me:x@127.0.0.1:s3cret/log", "the prediction log is at a sqlite:///FILE or postgre"),
+        (lambda path: "mysql://me:s3cret@127.0.0.1/log", "the prediction log is at a sqlite:///FILE or postgre"),
+        (lambda path: "", "the prediction log is at a sqlite:///FILE or postgre"),
     ],
 )
 def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callable[[Path], str], message: str) -> None:

@@ -94,6 +94,17 @@ def own_store(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store"))
 
 
+def test_reloads_leave_nothing_open(store: Path, tmp_path: Path) -> None:
+    """After the first SIGHUP the others leave the server with as many open files as before."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
+        counts = []
+        for _ in range(4):
+            reload(server)
+            counts.append(len(os.listdir(f"/proc/{server.process.pid}/fd")))
+
+    assert len(set(counts)) == 1
+
+
 def test_killed_worker_is_replaced(store: Path, tmp_path: Path) -> None:
     """A worker that is killed is replaced, and the service goes on meanwhile."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
@@ -315,8 +326,10 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
         ({"TABSERVE_MAX_ROWS": "x"}, ["TABSERVE_MAX_ROWS is 'x'"]),
         ({"WEB_CONCURRENCY": "0"}, ["WEB_CONCURRENCY is 0"]),
         ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
+        ({"TABSERVE_PREDICTION_LOG": "postgresql://u:secret/1@h:abc/x"}, ["TABSERVE_PREDICTION_LOG: "]),
+        ({"TABSERVE_PREDICTION_LOG": "sqlite:///:memory:"}, ["TABSERVE_PREDICTION_LOG: "]),
     ],
-    ids=["one", "no worker", "two"],
+    ids=["one", "no worker", "two", "no URL", "no file"],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
     """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
@@ -328,6 +341,7 @@ def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dic
     assert ended.returncode != 0
     assert [all(name in line for name in named) for line in lines].count(True) == 1
     assert "Traceback" not in ended.stderr
+    assert "secret" not in ended.stderr
     assert all(isinstance(json.loads(line), dict) for line in lines)
     assert list(tmp_path.iterdir()) == []
 

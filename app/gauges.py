@@ -1,0 +1,94 @@
+"""What is known of the loaded models, as gauges, each with the question that it answers.
+
+Every worker knows the same, so that whichever is scraped answers, and no file of values is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from model import Artifact
+
+if TYPE_CHECKING:
+    from model.prediction_log import LiveError
+
+
+class ModelCollector(Collector):
+    """Collects the gauges of the models that there are when it is asked."""
+
+    def __init__(
+        self,
+        models: Callable[[], Iterable[Artifact]],
+        golden: Callable[[], Mapping[tuple[str, int], bool]],
+        ready: Callable[[], bool],
+        live_errors: Callable[[], Iterable[LiveError]],
+    ) -> None:
+        self._models = models
+        self._golden = golden
+        self._ready = ready
+        self._live_errors = live_errors
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        version = ["model", "version"]
+        # Should requests be sent here: is every model that was asked for loaded?
+        yield GaugeMetricFamily("tabserve_ready", "1 where /readyz says so, else 0.", self._ready())
+        # Which version answers: to tell one from another in every other panel.
+        info = GaugeMetricFamily(
+            "tabserve_model_info", "Models loaded and verified, each 1.", labels=[*version, "algorithm", "digest"]
+        )
+        # Did a version that was asked for come out unlike what was trained?
+        golden = GaugeMetricFamily(
+            "tabserve_golden_check_success",
+            "1 where the golden rows came out to the last bit when the version was loaded, 0 where they did not.",
+            labels=version,
+        )
+        # What drift is measured against, and from how many rows it is known.
+        shares = GaugeMetricFamily(
+            "tabserve_feature_bin_reference_ratio",
+            "Share of the training rows in each bin.",
+            labels=[*version, "feature", "bin"],
+        )
+        prediction_shares = GaugeMetricFamily(
+            "tabserve_prediction_bin_reference_ratio",
+            "Share of the predictions for the training rows in each bin.",
+            labels=[*version, "bin"],
+        )
+        rows = GaugeMetricFamily(
+            "tabserve_reference_rows", "Training rows that the reference shares were taken from.", labels=version
+        )
+        for (name, number), equal in self._golden().items():
+            golden.add_metric([name, str(number)], equal)
+        for model in self._models():
+            facts, labels = model.manifest, [model.name, str(model.version)]
+            info.add_metric([*labels, facts["algorithm"], facts["digest"]], 1)
+            rows.add_metric(labels, facts["metrics"]["training"]["rows"])
+            for feature, bins in model.reference.features.items():
+                for label, share in zip(bins.labels, bins.all_shares):
+                    shares.add_metric([*labels, feature, label], share)
+            for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
+                prediction_shares.add_metric([*labels, label], share)
+        yield from (info, golden, shares, prediction_shares, rows, *self._errors())
+
+    def _errors(self) -> Iterable[GaugeMetricFamily]:
+        """Do the predictions match the truth that came, as well as they did the validation rows?"""
+        labels = ["model", "version"]
+        for name, text in (("rmse", "Root mean square"), ("mae", "Mean absolute"), ("bias", "Mean signed")):
+            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{text} error in validation.", labels=labels)
+            for model in self._models():
+                promised.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
+            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{text} error by feedback.", labels=labels)
+            for found in self._live_errors():
+                live.add_metric([found.model, str(found.version)], getattr(found, name))
+            yield from (promised, live)
+        # From how many rows either is known: few show a difference where there is none.
+        validated = GaugeMetricFamily("tabserve_validation_rows", "Validation rows.", labels=labels)
+        for model in self._models():
+            validated.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"]["rows"])
+        came = GaugeMetricFamily("tabserve_live_error_rows", "True values that the live error is of.", labels=labels)
+        for found in self._live_errors():
+            came.add_metric([found.model, str(found.version)], found.rows)
+        yield from (validated, came)
