@@ -138,6 +138,19 @@ def test_hardened(baked: str) -> None:
             time.sleep(0.5)
 
 
+def test_prediction_log(baked: str) -> None:
+    """Without a prediction log feedback finds nothing; with a file for one it does. PostgreSQL's driver is there."""
+    feedback = {"request_id": "house", "truth": 24.0}
+    for environ, status in (([], 404), (["--env", "TABSERVE_PREDICTION_LOG=sqlite:////tmp/predictions.db"], 200)):
+        with run(baked, *HARDENED, *environ) as container:
+            headers = {"X-Request-Id": "house"}
+            assert requests.post(f"{container.url}/predict", json=HOUSE, headers=headers, timeout=10).status_code == 200
+            assert requests.post(f"{container.url}/feedback", json=feedback, timeout=10).status_code == status
+    code = "from model.prediction_log import PredictionLog; PredictionLog('postgresql://u@127.0.0.1:1/x').write([])"
+    done = subprocess.run(["docker", "run", "--rm", baked, "python", "-c", code], capture_output=True, text=True)
+    assert "PredictionLogError: the prediction log cannot be used: OperationalError" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "part", "environ"),
     [
