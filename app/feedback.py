@@ -19,7 +19,7 @@ from app.config import Config
 from app.door import REQUEST_ID
 from app.errors import MAX_DETAILS, OverloadedError, UnknownPredictionsError
 from app.metrics import OUTCOMES, Metrics
-from model import MISSING, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, UNKNOWN, Problem, SchemaError
+from model import MISSING, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, UNKNOWN, Problem, SchemaError, TooManyRowsError
 
 if TYPE_CHECKING:
     from model.prediction_log import PredictionLog
@@ -114,13 +114,16 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
             problems.append(Problem(number, "row", "beside a list of truths, which are of all rows"))
         elif type(row) is not int or not 0 <= row <= MAX_ROW:
             problems.append(Problem(number, "row", "not a whole number from 0"))
-        known = (
-            [(i, one) for i, one in enumerate(truth) if one is not None] if isinstance(truth, list) else [(row, truth)]
-        )
+        if isinstance(truth, list):
+            if len(truths) + len(truth) > max_rows:  # before anything is made of them
+                raise TooManyRowsError(max_rows)
+            known = [pair for pair in enumerate(truth) if pair[1] is not None]
+        else:
+            known = [(row, truth)]
         reasons = {reason for _, one in known if (reason := _reason(one))}
         problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
         if not problems:
-            truths += [(request_id, i, float(one)) for i, one in known]
+            truths += [(request_id, row, float(one)) for row, one in known]
     if problems:
         raise SchemaError(problems, n_rows=len(items))
     tables.check_rows(len(truths), max_rows)

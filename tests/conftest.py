@@ -28,6 +28,7 @@ from app import create_app
 from app.config import Config, Route
 from model import artifact
 from model.__main__ import main
+from postgres import Postgres, run_postgres
 
 # These run in an environment of their own, by test_clients.py.
 collect_ignore = ["clients"]
@@ -131,6 +132,23 @@ def everywhere_client(store: Path, write_line: Callable[[dict[str, Any]], None],
 def everywhere(store: Path) -> FlaskClient:
     """A client of the service at the paths of all `PROTOCOLS`. Tests must not change the service, nor count on it."""
     return everywhere_client(store, lambda fields: None)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that tests may freeze and stop, and start again."""
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database for predictions."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'log.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    server.execute("DROP TABLE IF EXISTS predictions")
+    return server.url()
 
 
 @dataclass

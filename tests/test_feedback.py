@@ -37,7 +37,7 @@ from app.log_writer import MAX_WAITING_ROWS
 from conftest import COLUMNS, HOUSE, PROTOCOLS, Server, everywhere_client, refused, serve, strict_json
 from model import SchemaError, TooManyRowsError
 from model.prediction_log import PredictionLog
-from postgres import Postgres, run_postgres
+from postgres import Postgres
 from test_metrics import MODEL, by_label, kill_worker, scrape, series, value, wait_until
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -45,23 +45,6 @@ LOGGED, DROPPED = "tabserve_prediction_log_rows_total", "tabserve_prediction_log
 UNKNOWN_ID = "0" * 32
 
 Answers = dict[str, list[float]]  # predictions by the request's id
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that tests may freeze and stop, and start again."""
-    with run_postgres() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'log.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    server.execute("DROP TABLE IF EXISTS predictions")
-    return server.url()
 
 
 @pytest.fixture(scope="module")

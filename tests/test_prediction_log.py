@@ -27,7 +27,7 @@ from app.metrics import OUTCOMES
 from conftest import ROOT, bits
 from model import ModelError, PredictionLogError, RefusedRowsError
 from model.prediction_log import Outcome, PredictionLog
-from postgres import Postgres, run_postgres
+from postgres import Postgres
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -49,23 +49,6 @@ for number in range(100):
     assert log.write([{**row, "row": i, "prediction": number + i / 10} for i in range(10)]) == 10
     assert set(log.add_truths([(f"{name}-{number}", i, 1.0) for i in range(10)], oldest=oldest)) == {"accepted"}
 """
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that tests may stop, and start again."""
-    with run_postgres() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'log.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    server.execute("DROP TABLE IF EXISTS predictions")
-    return server.url()
 
 
 @pytest.fixture
