@@ -255,7 +255,9 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
     """`make monitor` says where to look, watches the server, takes every rule, and leaves nothing behind."""
     port = free_port()
     asked = [f"URL={server.url}", f"MONITOR_PORT={port}", "ARGS=--interval 1s"]
-    shown = subprocess.run(["make", "-n", "monitor", *asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["make", "-n", "--no-print-directory", "monitor", *asked], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     command = shlex.split(shown.stdout.splitlines()[-1].removeprefix("exec .venv/bin/python "))
     process = subprocess.Popen(
         [sys.executable, *command],
