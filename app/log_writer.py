@@ -129,7 +129,7 @@ class LogWriter:
     def _next_batch(self) -> list[Predictions]:
         """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
         batch: dict[str, Predictions] = {}
-        for predictions in islice(self._waiting, _REQUESTS_A_WRITE):
+        for predictions in list(islice(self._waiting, _REQUESTS_A_WRITE)):  # at once, since others add to the queue
             if predictions.request_id in batch:
                 break
             batch[predictions.request_id] = predictions

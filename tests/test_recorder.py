@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -230,6 +231,35 @@ def test_threads_lose_nothing(
     found = log.read("boston-housing", 1, features=(), since=pd.Timestamp(0, tz="UTC").to_pydatetime())
     assert sorted(found.predictions.tolist()) == sorted(np.tile(y, 40).tolist())
     log.close()
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Have threads change often, so that they meet in every place where they may."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_writing_beside_what_comes(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """The log is written while more comes in, without an attempt that fails; every row is in it at the end."""
+    row = houses.to_numpy()[:1]
+    service.recorder.start()
+    until = time.monotonic() + 3
+    n_rows = 0
+    while time.monotonic() < until:
+        for _ in range(50):
+            service.recorder.note(f"request-{n_rows}", model, row, np.array([1.0]))
+            n_rows += 1
+        service.recorder.flush()
+        time.sleep(0.001)
+    service.recorder.close()
+    found = series(service.test_client().get("/metrics").text)
+
+    assert found["tabserve_prediction_log_failures_total", frozenset()] == 0
+    assert found["tabserve_prediction_log_rows_total", frozenset()] == n_rows
 
 
 def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
