@@ -76,19 +76,16 @@ class ModelCollector(Collector):
     def _errors(self) -> Iterable[GaugeMetricFamily]:
         """Do the predictions match the truth that came, as well as they did the validation rows?"""
         labels = ["model", "version"]
-        for name, text in (("rmse", "Root mean square"), ("mae", "Mean absolute"), ("bias", "Mean signed")):
-            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{text} error in validation.", labels=labels)
+        for name, what in (
+            ("rmse", "Root mean square error"),
+            ("mae", "Mean absolute error"),
+            ("bias", "Mean signed error"),
+            ("rows", "True values that the error is of: few show a difference where there is none"),
+        ):
+            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{what}, in validation.", labels=labels)
             for model in self._models():
                 promised.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
-            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{text} error by feedback.", labels=labels)
+            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{what}, by feedback.", labels=labels)
             for found in self._live_errors():
                 live.add_metric([found.model, str(found.version)], getattr(found, name))
             yield from (promised, live)
-        # From how many rows either is known: few show a difference where there is none.
-        validated = GaugeMetricFamily("tabserve_validation_rows", "Validation rows.", labels=labels)
-        for model in self._models():
-            validated.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"]["rows"])
-        came = GaugeMetricFamily("tabserve_live_error_rows", "True values that the live error is of.", labels=labels)
-        for found in self._live_errors():
-            came.add_metric([found.model, str(found.version)], found.rows)
-        yield from (validated, came)
