@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -129,7 +129,8 @@ class LogWriter:
     def _next_batch(self) -> list[Predictions]:
         """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
         batch: dict[str, Predictions] = {}
-        for predictions in list(islice(self._waiting, _REQUESTS_A_WRITE)):  # at once, since others add to the queue
+        waiting = list(self._waiting)  # in one call, since others add to the queue between any two
+        for predictions in waiting[:_REQUESTS_A_WRITE]:
             if predictions.request_id in batch:
                 break
             batch[predictions.request_id] = predictions
