@@ -50,7 +50,7 @@ if vertex_port and not os.environ.get("PORT"):
 wsgi_app = "app:create_app()"
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
 preload_app = True
-worker_class = "gthread"
+worker_class = "app.worker.EventLoopWorker"
 # More than one, so that probes are answered beside a slow upload; few, since they share one interpreter lock.
 threads = 4
 # Beside what may be in flight there is room for connections that only wait for their next request.
@@ -97,8 +97,10 @@ def post_fork(server, worker):
 def post_worker_init(worker):
     """Tell the service how busy its worker is, and when it is told to stop."""
     service = worker.wsgi
-    service.in_flight = lambda: worker.nr_conns - len(worker.keepalived_conns) - len(worker.pending_conns)
+    waiting = worker.keepalived_conns, worker.pending_conns
+    service.in_flight = lambda: worker.nr_conns - sum(map(len, waiting)) + getattr(worker, "ready", 0)
     service.recorder.start()
+    worker.read_seconds = settings.max_read_seconds  # gthread has no such bound, but see below
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number, frame):

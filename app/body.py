@@ -10,13 +10,12 @@ from wsgiref.types import WSGIEnvironment
 
 import numpy as np
 import orjson
-from flask import Request, Response
-from werkzeug.http import parse_options_header
+from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.sansio.utils import get_content_length
 
 from app.errors import BodyError, TooLargeError, UnsupportedMediaTypeError
+from app.reply import Reply
 
-JSON_TYPE = "application/json"
 CSV_TYPE = "text/csv"
 
 MAX_JSON_DEPTH = 100  # Triton's; the deepest of our forms has four levels
@@ -111,20 +110,20 @@ def parse_json(body: bytes) -> Any:
         raise BodyError(f"the body is not JSON: {error}") from None
 
 
-def to_json(value: Any) -> Response:
+def to_json(value: Any) -> Reply:
     """Return a reply of strict JSON; numpy arrays are written as lists, floats so that they read back the same."""
-    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), mimetype=JSON_TYPE)
+    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def compress(reply: Response, request: Request) -> Response:
+def compress(reply: Reply, environ: WSGIEnvironment) -> Reply:
     """Return the reply in a coding that the client accepts, if there is something to gain."""
-    reply.vary.add("Accept-Encoding")
-    plain = reply.get_data()
-    coding = request.accept_encodings.best_match(_CODINGS)
-    if coding and len(plain) >= _MIN_COMPRESSED_BYTES:
-        deflate = zlib.compressobj(zlib.Z_BEST_SPEED, wbits=_CODINGS[coding])
-        reply.set_data(deflate.compress(plain) + deflate.flush())
-        reply.content_encoding = coding
+    reply.headers.append(("Vary", "Accept-Encoding"))
+    if len(reply.body) >= _MIN_COMPRESSED_BYTES:
+        coding = parse_accept_header(environ.get("HTTP_ACCEPT_ENCODING")).best_match(_CODINGS)
+        if coding:
+            deflate = zlib.compressobj(zlib.Z_BEST_SPEED, wbits=_CODINGS[coding])
+            reply.body = deflate.compress(reply.body) + deflate.flush()
+            reply.headers.append(("Content-Encoding", coding))
     return reply
 
 

@@ -1,20 +1,17 @@
-"""The door: every request comes in and goes out here, where it gets its id, is counted and is logged, once."""
+"""The door: every request comes in and goes out here, where it gets its id, is noted and is logged, once."""
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.logs import timestamp
-from app.metrics import UNMATCHED, Metrics
-from model import Artifact
+from app.visit import Visit, enter
 
-_KEY = "tabserve.visit"
 # What a caller's id may be to be taken over: it goes into a header and into the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # W3C Trace Context: version, trace id, the caller's span id, flags; a later version may say more.
@@ -23,68 +20,57 @@ _TRACEPARENT = re.compile(
 )
 
 
-@dataclass(slots=True)
-class Visit:
-    """What is known of one request by the time it leaves; routes fill in what only they know."""
-
-    request_id: str
-    route: str = UNMATCHED
-    model: Artifact | None = None
-    rows: int | None = None
-
-
-def visit(environ: WSGIEnvironment) -> Visit:
-    """Return the visit of the request that `environ` describes."""
-    found: Visit = environ[_KEY]
-    return found
-
-
 class Door:
-    """WSGI middleware around the whole service.
+    """WSGI middleware around the whole service; `note` is told of every visit when its reply is made.
 
     Answers `X-Request-Id` with every reply: the caller's, if it is 1 to 128 visible ASCII characters.
     """
 
     def __init__(
-        self, inside: WSGIApplication, metrics: Metrics, write_line: Callable[[dict[str, Any]], None] | None
+        self,
+        inside: WSGIApplication,
+        note: Callable[[Visit], None],
+        write_line: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self._inside = inside
-        self._metrics = metrics
+        self._note = note
         self._write_line = write_line
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
-        request_id = environ.get("HTTP_X_REQUEST_ID", "")
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(16)
-        guest = environ[_KEY] = Visit(request_id)
-        status = 500
+        request_id = environ.get("HTTP_X_REQUEST_ID")
+        if not request_id or not REQUEST_ID.fullmatch(request_id):
+            request_id = os.urandom(16).hex()
+        guest = Visit(request_id, environ["REQUEST_METHOD"])
+        enter(environ, guest)
 
         def leave(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            nonlocal status
-            status = int(line[:3])
+            guest.status = int(line[:3])
             return start_response(line, [*headers, ("X-Request-Id", request_id)], *rest)
 
         try:
             return self._inside(environ, leave)
         finally:
-            seconds = time.perf_counter() - started
-            method = environ["REQUEST_METHOD"]
-            self._metrics.observe_request(guest.route, method, status, seconds=seconds)
-            if guest.model:
-                self._metrics.observe_inference(guest.model, succeeded=status < 400, seconds=seconds)
+            guest.seconds = time.perf_counter() - started
+            guest.time = time.time()
             if self._write_line:
-                fields = {
-                    "time": timestamp(time.time()),
-                    "request_id": request_id,
-                    "method": method[:16],
-                    "route": guest.route,
-                    "status": status,
-                    "duration_ms": round(seconds * 1000, 3),
-                }
-                trace = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
-                if trace:
-                    fields |= {"trace_id": trace[1], "parent_span_id": trace[2]}
-                if guest.model:
-                    fields |= {"model": guest.model.name, "version": guest.model.version, "rows": guest.rows}
-                self._write_line(fields)
+                self._write_line(_line(guest, environ.get("HTTP_TRACEPARENT")))
+            self._note(guest)
+
+
+def _line(guest: Visit, traceparent: str | None) -> dict[str, Any]:
+    """Return the fields of a request's line in the log."""
+    fields: dict[str, Any] = {
+        "time": timestamp(guest.time),
+        "request_id": guest.request_id,
+        "method": guest.method[:16],
+        "route": guest.route,
+        "status": guest.status,
+        "duration_ms": round(guest.seconds * 1000, 3),
+    }
+    if traceparent and (trace := _TRACEPARENT.fullmatch(traceparent)):
+        fields["trace_id"], fields["parent_span_id"] = trace[1], trace[2]
+    if guest.model:
+        fields["model"], fields["version"] = guest.model.name, guest.model.version
+        fields["rows"] = len(guest.y) or None
+    return fields

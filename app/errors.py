@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from flask import Blueprint, Flask, Response
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Flask
+from werkzeug.exceptions import HTTPException, InternalServerError
 
+from app.reply import Reply
 from model import NotInStoreError, PredictionLogError, Problem, SchemaError, TooManyRowsError
 
 # Enough to see what is wrong with a table; beyond that a reply would outgrow the request that caused it.
@@ -61,6 +62,12 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
+KNOWN = (*STATUS, HTTPException)
+"""The errors that have an answer of their own; all others are failures of the service."""
+
+Refuse = Callable[[Exception], Reply]
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """What a client is told of an error; each protocol writes it in its own words."""
@@ -97,27 +104,32 @@ def message(refusal: Refusal) -> dict[str, Any]:
     return {"error": refusal.full_message()}
 
 
-def register(
-    scope: Flask | Blueprint, *, render: Callable[[Refusal], dict[str, Any]] = native, unfit: int = 422
-) -> None:
-    """Answer every error that a route of `scope` raises, and Flask's own, from the table.
+def refusing(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int = 422) -> Refuse:
+    """Return what answers an error in a protocol's words.
 
     `unfit` is the status for rows that do not fit the schema. A 500 says nothing of the inside.
     """
 
-    def response(error: Exception) -> Response:
+    def refuse(error: Exception) -> Reply:
+        if not isinstance(error, KNOWN):
+            error = InternalServerError()
         status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
         refusal = Refusal(status, str(error))
-        headers = {}
+        headers = []
         if isinstance(error, SchemaError):
             refusal = Refusal(unfit, str(error), error.problems)
         elif isinstance(error, HTTPException):
             status = error.code or 500
             refusal = Refusal(status, _MESSAGES.get(status, error.description or error.name))
-            headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+            headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
         if refusal.status == 503:
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        return Response(orjson.dumps(render(refusal)), refusal.status, headers, mimetype="application/json")
+            headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+        return Reply(orjson.dumps(render(refusal)), status=refusal.status, headers=headers)
 
-    for kind in (*STATUS, HTTPException):
-        scope.register_error_handler(kind, response)
+    return refuse
+
+
+def register(scope: Flask | Blueprint, refuse: Refuse) -> None:
+    """Have `refuse` answer every error that a route of `scope` raises, and Flask's own."""
+    for kind in KNOWN:
+        scope.register_error_handler(kind, refuse)

@@ -12,13 +12,14 @@ from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
 from app import body, tables
 from app.config import Config
 from app.door import REQUEST_ID
 from app.errors import MAX_DETAILS, OverloadedError, UnknownPredictionsError
 from app.metrics import OUTCOMES, Metrics
+from app.reply import JSON_TYPE, Reply
 from model import MISSING, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, UNKNOWN, Problem, SchemaError, TooManyRowsError
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Bl
             free.release()
 
     @routes.post("/feedback")
-    def feedback() -> Response:
+    def feedback() -> Reply:
         """Write true values beside their predictions, and say what became of each.
 
         One that comes again replaces the first. A prediction that is not known yet is waited for, by one request at
         a time.
         """
-        body.content_type(request.environ, (body.JSON_TYPE,))
+        body.content_type(request.environ, (JSON_TYPE,))
         value = body.parse_json(body.read(request.environ, max_bytes=config.max_body_bytes))
         truths = decode(value, max_rows=config.max_rows)
         if log is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
+from app import hot
 from app.errors import readiness
 from app.metrics import Metrics
 from app.recorder import Recorder
+from app.reply import Reply
 from app.serving import Serving
 
 
@@ -15,11 +17,13 @@ def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Bluepri
     routes = Blueprint("health", __name__)
 
     @routes.get("/livez")
+    @hot.quick
     def livez() -> dict[str, object]:
         """Say that the process serves. Never depends on a model: a restart would not mend one."""
         return {"live": True}
 
     @routes.get("/readyz")
+    @hot.quick
     def readyz() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here: verified models are loaded, and the server is not stopping."""
         reason = serving.unready
@@ -29,10 +33,10 @@ def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Bluepri
         return readiness({"ready": True, "models": versions}, ready=True)
 
     @routes.get("/metrics")
-    def prometheus() -> Response:
+    def prometheus() -> Reply:
         """Render the metrics of all workers."""
         recorder.flush()
         body, content_type = metrics.render(request.headers.get("Accept", ""))
-        return Response(body, content_type=content_type)
+        return Reply(body, content_type)
 
     return routes

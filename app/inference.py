@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TypeVar
+from wsgiref.types import WSGIEnvironment
 
 import numpy as np
-from flask import request
 from numpy.typing import NDArray
 
 from app import body
 from app.config import Config
-from app.door import visit
 from app.errors import OverloadedError
 from app.metrics import Metrics
-from app.recorder import Recorder
+from app.visit import visit
 from model import REASONS, Artifact, Matrix, Schema, SchemaError
 
 T = TypeVar("T")
@@ -27,19 +26,17 @@ class Inference:
     `in_flight` says how many requests this worker has taken on.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, recorder: Recorder, in_flight: Callable[[], int]) -> None:
+    def __init__(self, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> None:
         self.max_rows = config.max_rows
         self._config = config
         self._metrics = metrics
-        self._recorder = recorder
         self._in_flight = in_flight
 
-    def decode(self, model: Artifact, decode: Callable[[bytes], T]) -> T:
+    def decode(self, environ: WSGIEnvironment, model: Artifact, decode: Callable[[bytes], T]) -> T:
         """Read the request's body for `model` and return what `decode` makes of it; count the rows it refuses.
 
         Raises `OverloadedError`, what `body.read` raises, and what `decode` raises.
         """
-        environ = request.environ
         visit(environ).model = model
         if self._in_flight() > self._config.max_in_flight:
             self._metrics.count_overload()
@@ -52,14 +49,13 @@ class Inference:
                 self._metrics.count_rejected(model, n_rows, reason, feature)
             raise
 
-    def predict(self, model: Artifact, X: Matrix) -> NDArray[np.float64]:
+    def predict(self, environ: WSGIEnvironment, model: Artifact, X: Matrix) -> NDArray[np.float64]:
         """Return the model's answers `(n_rows,)` to `X`, `(n_rows, n_features)`."""
+        guest = visit(environ)
         started = time.perf_counter()
         y = model.predict(X)
-        self._metrics.observe_engine(model, len(X), seconds=time.perf_counter() - started)
-        guest = visit(request.environ)
-        guest.rows = len(X)
-        self._recorder.note(guest.request_id, model, X, y)
+        guest.engine_seconds = time.perf_counter() - started
+        guest.X, guest.y = X, y
         return y
 
 

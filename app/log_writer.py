@@ -8,16 +8,15 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from app.config import Config
 from app.metrics import Metrics
-from model import Artifact, Matrix, PredictionLogError, RefusedRowsError
+from app.visit import NOTHING, Visit
+from model import PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
     from model.prediction_log import LiveError, PredictionLog
@@ -31,17 +30,6 @@ _STOP_SECONDS = 5  # most that a worker's end waits for the database, well withi
 _REQUESTS_A_WRITE = 1_000
 # What may wait for a database that is slow or gone; about 600 bytes a row where a request has one.
 MAX_WAITING_ROWS = 50_000
-_NO_ROWS = np.empty((0, 0))
-
-
-class Predictions(NamedTuple):
-    """What one request was answered."""
-
-    request_id: str
-    time: float  # since the epoch
-    model: Artifact
-    X: Matrix  # (n_rows, n_features)
-    y: NDArray[np.float64]  # (n_rows,)
 
 
 class LogWriter:
@@ -55,7 +43,7 @@ class LogWriter:
         self._log = log
         self._metrics = metrics
         self._config = config
-        self._waiting: deque[Predictions] = deque()
+        self._waiting: deque[Visit] = deque()
         self._rows_put = self._rows_taken = 0  # each is changed by one thread only
         self._next_look = self._next_prune = 0.0
         self._failing = False
@@ -67,18 +55,17 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, predictions: Predictions) -> None:
+    def put(self, guest: Visit) -> None:
         """Have the predictions of a request written if it is among the share that is; drop them if too many wait."""
         # By the id, so that all pods take the same requests.
-        if zlib.crc32(predictions.request_id.encode()) >= self._config.prediction_log_share * 2**32:
+        if zlib.crc32(guest.request_id.encode()) >= self._config.prediction_log_share * 2**32:
             return
-        n_rows = len(predictions.y)
+        n_rows = len(guest.y)
         if self._rows_put - self._rows_taken + n_rows > MAX_WAITING_ROWS:
             self._metrics.count_dropped(n_rows, "queue_full")
             return
         self._rows_put += n_rows
-        # A matrix that nobody will write takes memory while it waits.
-        self._waiting.append(predictions if self._config.prediction_log_features else predictions._replace(X=_NO_ROWS))
+        self._waiting.append(guest if self._config.prediction_log_features else replace(guest, X=NOTHING))
 
     def close(self) -> None:
         """Write what waits, if the database takes it soon, and stop."""
@@ -118,26 +105,26 @@ class LogWriter:
             try:
                 self._write_requests(batch)
             except RefusedRowsError:  # those that it is for, alone
-                for predictions in batch:
+                for guest in batch:
                     try:
-                        self._write_requests([predictions])
+                        self._write_requests([guest])
                     except RefusedRowsError as error:
                         _log.error("%s", error)
                         self._take(1)
-                        self._metrics.count_dropped(len(predictions.y), "refused")
+                        self._metrics.count_dropped(len(guest.y), "refused")
 
-    def _next_batch(self) -> list[Predictions]:
+    def _next_batch(self) -> list[Visit]:
         """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
-        batch: dict[str, Predictions] = {}
+        batch: dict[str, Visit] = {}
         waiting = list(self._waiting)  # in one call, since others add to the queue between any two
-        for predictions in waiting[:_REQUESTS_A_WRITE]:
-            if predictions.request_id in batch:
+        for guest in waiting[:_REQUESTS_A_WRITE]:
+            if guest.request_id in batch:
                 break
-            batch[predictions.request_id] = predictions
+            batch[guest.request_id] = guest
         return list(batch.values())
 
-    def _write_requests(self, batch: Sequence[Predictions]) -> None:
-        rows = [row for predictions in batch for row in self._rows(predictions)]
+    def _write_requests(self, batch: Sequence[Visit]) -> None:
+        rows = [row for guest in batch for row in self._rows(guest)]
         written = self._log.write(rows)
         self._take(len(batch))
         self._metrics.count_logged(written)
@@ -148,17 +135,17 @@ class LogWriter:
         for _ in range(requests):
             self._rows_taken += len(self._waiting.popleft().y)
 
-    def _rows(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        request_id, seconds, model, X, y = predictions
+    def _rows(self, guest: Visit) -> Iterator[dict[str, Any]]:
+        assert guest.model  # who was answered was answered by one
         common = {
-            "request_id": request_id,
-            "time": datetime.fromtimestamp(seconds, UTC),
-            "model": model.name,
-            "version": model.version,
+            "request_id": guest.request_id,
+            "time": datetime.fromtimestamp(guest.time, UTC),
+            "model": guest.model.name,
+            "version": guest.model.version,
         }
-        rows = X.tolist() if self._config.prediction_log_features else repeat(None)
-        for number, (values, prediction) in enumerate(zip(rows, y.tolist())):
-            features = values and dict(zip(model.schema.names, values))
+        rows = guest.X.tolist() if self._config.prediction_log_features else repeat(None)
+        for number, (values, prediction) in enumerate(zip(rows, guest.y.tolist())):
+            features = values and dict(zip(guest.model.schema.names, values))
             yield {**common, "row": number, "features": features, "prediction": prediction}
 
     def _look(self) -> None:

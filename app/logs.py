@@ -12,9 +12,12 @@ import sys
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
+
+_log = logging.getLogger("tabserve")
 
 
 def write_line(fields: dict[str, Any]) -> None:
@@ -23,9 +26,20 @@ def write_line(fields: dict[str, Any]) -> None:
         os.write(1, orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def failure(exc_info: Any, request_id: str) -> None:
+    """Log what broke under the request's id; without the exception's message, which may quote the payload."""
+    _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": request_id}})
+
+
 def timestamp(seconds: float) -> str:
     """Return a time since the epoch as RFC 3339 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class JSONFormatter(logging.Formatter):

@@ -8,7 +8,7 @@ takes a dead one's slot counts on from where that one stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
 from app.gauges import ModelCollector
-from model import MISSING, Artifact, Bins, Matrix
+from app.visit import Visit
+from model import MISSING, Artifact, Bins
 
 if TYPE_CHECKING:
     from model.prediction_log import LiveError
@@ -34,7 +35,6 @@ DURATION_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
 OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
@@ -91,7 +91,7 @@ class Metrics:
     """The metrics of one service.
 
     >>> metrics = Metrics(models=lambda: [])
-    >>> metrics.observe_request("/predict", "POST", 200, seconds=0.0004)
+    >>> metrics.count([Visit("an-id", "POST", "/predict", status=200, seconds=0.0004)])
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Metrics:
         # How long does an answer take to make: latency objectives and their burn rate, by route.
         self._durations = Histogram(
             "http_request_duration_seconds",
-            "Time in the application, without waiting for a thread and without sending.",
+            "Time in the application, without waiting for its turn and without sending.",
             ["route"],
             buckets=DURATION_BUCKETS,
             registry=self._registry,
@@ -193,24 +193,35 @@ class Metrics:
             for status in (500, 503):
                 self._child(self._requests, "POST", route, status)
 
-    def observe_request(self, route: str, method: str, status: int, *, seconds: float) -> None:
-        """Count one answered request. `route` is a route's pattern, never a path that a client made up."""
-        self._child(self._requests, method if method in _METHODS else "other", route, status).inc()
-        self._child(self._durations, route).observe(seconds)
+    def count(self, guests: Iterable[Visit]) -> None:
+        """Count requests that have left: many at once, which costs little more than one."""
+        requests: dict[tuple[str, str, int], int] = {}
+        durations: dict[str, list[float]] = {}
+        by_version: dict[tuple[str, int], list[Visit]] = {}
+        for guest in guests:
+            key = guest.method, guest.route, guest.status
+            requests[key] = requests.get(key, 0) + 1
+            durations.setdefault(guest.route, []).append(guest.seconds)
+            if guest.model:
+                by_version.setdefault((guest.model.name, guest.model.version), []).append(guest)
+        for (method, route, status), n_requests in requests.items():
+            self._child(self._requests, method if method in _METHODS else "other", route, status).inc(n_requests)
+        for route, seconds in durations.items():
+            _observe_each(self._child(self._durations, route), seconds)
+        for version, asked in by_version.items():
+            for outcome, seconds in (
+                ("success", [guest.seconds for guest in asked if guest.status < 400]),
+                ("failure", [guest.seconds for guest in asked if guest.status >= 400]),
+            ):
+                if seconds:
+                    _add(self._child(self._inferences, *version, outcome), seconds)
+            answered = [guest for guest in asked if len(guest.y)]
+            if answered:
+                self._count_answered(answered)
 
     def set_in_flight(self, requests: int) -> None:
         """Say how many requests this worker has taken on."""
         self._in_flight.set(requests)
-
-    def observe_inference(self, model: Artifact, *, succeeded: bool, seconds: float) -> None:
-        """Count one request for predictions."""
-        outcome = "success" if succeeded else "failure"
-        self._child(self._inferences, model.name, model.version, outcome).observe(seconds)
-
-    def observe_engine(self, model: Artifact, n_rows: int, *, seconds: float) -> None:
-        """Count the rows of one prediction, and the time that the engine took for it."""
-        self._child(self._rows, model.name, model.version).inc(n_rows)
-        self._child(self._engine, model.name, model.version).observe(seconds)
 
     def count_rejected(self, model: Artifact, n_rows: int, reason: str, feature: str) -> None:
         """Count rows refused for one of `model.REASONS` or their shape; `feature` is one of the schema's or empty."""
@@ -219,12 +230,6 @@ class Metrics:
     def count_overload(self) -> None:
         """Count one request that was refused because too many wait."""
         self._overload.inc()
-
-    def count_bins(self, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> None:
-        """Count rows `X` `(n_rows, n_features)` and answers `y` `(n_rows,)` into the bins of the training data."""
-        for (name, bins), column in zip(model.reference.features.items(), X.T):
-            self._count(self._feature_bins, (model.name, model.version, name), bins, column)
-        self._count(self._prediction_bins, (model.name, model.version), model.reference.prediction, y)
 
     def count_logged(self, n_rows: int) -> None:
         """Count rows written to the prediction log."""
@@ -241,6 +246,18 @@ class Metrics:
     def count_feedback(self, outcome: str, n_rows: int) -> None:
         """Count true values by what became of them."""
         self._child(self._feedback, outcome).inc(n_rows)
+
+    def _count_answered(self, guests: Sequence[Visit]) -> None:
+        """Count the rows of one version: into the bins of its training data, and the engine's time for them."""
+        model = guests[0].model
+        assert model  # it answered
+        X, y = np.concatenate([guest.X for guest in guests]), np.concatenate([guest.y for guest in guests])
+        version = model.name, model.version
+        self._child(self._rows, *version).inc(len(y))
+        _add(self._child(self._engine, *version), [guest.engine_seconds for guest in guests])
+        for (name, bins), column in zip(model.reference.features.items(), X.T):
+            self._count(self._feature_bins, (*version, name), bins, column)
+        self._count(self._prediction_bins, version, model.reference.prediction, y)
 
     def _count(self, metric: Counter, labels: tuple[object, ...], bins: Bins, values: NDArray[np.float64]) -> None:
         for label, count in zip(bins.labels, bins.count(values).tolist()):
@@ -290,6 +307,24 @@ class Metrics:
         registry.register(self._models)
         registry.register(_WorkersCollector(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
         return registry
+
+
+# prometheus_client observes one value a call, each several times as long as what is counted here takes in all; what
+# its own methods do is done for many at once.
+
+
+def _add(summary: Summary, values: Sequence[float]) -> None:
+    """Have a summary observe each of `values`."""
+    summary._count.inc(len(values))
+    summary._sum.inc(sum(values))
+
+
+def _observe_each(histogram: Histogram, values: Sequence[float]) -> None:
+    """Have a histogram observe each of `values`."""
+    histogram._sum.inc(sum(values))
+    for number, count in enumerate(np.bincount(np.searchsorted(histogram._upper_bounds, values)).tolist()):
+        if count:
+            histogram._buckets[number].inc(count)
 
 
 class _WorkersCollector(Collector):

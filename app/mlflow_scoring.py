@@ -10,17 +10,21 @@ from __future__ import annotations
 import os
 import re
 from functools import partial
+from wsgiref.types import WSGIEnvironment
 
-from flask import Blueprint, Response, request
+from flask import Blueprint
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
-from app import body, errors, tables
-from app.body import CSV_TYPE, JSON_TYPE
+from app import body, errors, hot, tables
+from app.body import CSV_TYPE
 from app.config import Config
 from app.errors import BodyError, NotReadyError, Refusal
 from app.inference import Inference
+from app.reply import JSON_TYPE, Reply
 from app.serving import Serving
 from app.version import VERSION
-from model import Matrix, Schema
+from model import Artifact, Matrix, Schema
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
@@ -32,20 +36,22 @@ _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEM
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
     """Routes of MLflow and SageMaker; the default model answers. An error is `{"error_code": …, "message": …}`."""
     routes = Blueprint("mlflow_scoring", __name__)
-    errors.register(routes, render=_error, unfit=400)
+    refuse = errors.refusing(_error, unfit=400)
+    errors.register(routes, refuse)
 
     @routes.get("/ping")
     @routes.get("/health")
-    def ping() -> Response:
+    @hot.quick
+    def ping() -> Reply:
         """Say whether requests should be sent here. Raises `NotReadyError`, 503, where they should not."""
         if serving.unready:
             raise NotReadyError(serving.unready)
-        return Response("\n", mimetype=JSON_TYPE)
+        return Reply(b"\n")
 
     @routes.get("/version")
-    def version() -> Response:
+    def version() -> Reply:
         """Return the version of the server."""
-        return Response(VERSION, mimetype="text/plain")
+        return Reply(VERSION.encode(), "text/plain; charset=utf-8")
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> dict[str, object]:
@@ -64,25 +70,27 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             "MaxPayloadInMB": megabytes,
         }
 
-    @routes.post("/invocations")
-    def invocations() -> Response:
+    def invocations(environ: WSGIEnvironment, model: Artifact) -> Reply:
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
-        model = serving.get(None)
-        kind, parameters = body.content_type(request.environ, (JSON_TYPE, CSV_TYPE))
+        kind, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
         if kind == CSV_TYPE:
             header = body.csv_header(parameters, unsaid=None)
             read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
         else:
             read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
-        prediction = inference.predict(model, inference.decode(model, read))
-        if request.accept_mimetypes.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
-            reply = Response("".join(f"{value!r}\n" for value in prediction.tolist()), mimetype=CSV_TYPE)
+        prediction = inference.predict(environ, model, inference.decode(environ, model, read))
+        accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+        if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
+            lines = "".join(f"{value!r}\n" for value in prediction.tolist())
+            reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
         else:
             reply = body.to_json({"predictions": prediction})
-        attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
+        attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
         if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
-            reply.headers[CUSTOM_ATTRIBUTES] = attributes
+            reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
         return reply
+
+    hot.add(routes, serving, invocations, refuse, "/invocations")
 
     return routes
 

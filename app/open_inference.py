@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from wsgiref.types import WSGIEnvironment
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
-from app import body, errors, tensors
+from app import body, errors, hot, tensors
 from app.errors import BodyError
 from app.inference import Inference
 from app.metrics import Metrics, Statistics
+from app.recorder import Recorder
+from app.reply import Reply
 from app.serving import Serving
 from app.version import VERSION
 from model import Artifact
@@ -25,10 +28,11 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 _MAX_INDEX_BYTES = 1_024  # the index is asked for with `{"ready": true}` at most
 
 
-def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Blueprint:
+def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder: Recorder) -> Blueprint:
     """Routes of V2. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("open_inference", __name__, url_prefix="/v2")
-    errors.register(routes, render=errors.message, unfit=400)
+    refuse = errors.refusing(errors.message, unfit=400)
+    errors.register(routes, refuse)
 
     @routes.get("")
     def server() -> dict[str, object]:
@@ -36,11 +40,13 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
         return {"name": "tabserve", "version": VERSION, "extensions": EXTENSIONS}
 
     @routes.get("/health/live")
+    @hot.quick
     def live() -> dict[str, bool]:
         """Say that the process serves."""
         return {"live": True}
 
     @routes.get("/health/ready")
+    @hot.quick
     def ready() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here. Clients look at the status, or read `live` or `ready`."""
         ready = not serving.unready
@@ -81,6 +87,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
 
     @routes.get("/models/<name>/ready")
     @routes.get("/models/<name>/versions/<version>/ready")
+    @hot.quick
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is loaded, and the server is not stopping."""
         ready = name not in serving.asked or name in serving.models
@@ -88,20 +95,18 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
             name, ready = serving.get(name, version).name, not serving.draining
         return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
-    @routes.post("/models/<name>/infer")
-    @routes.post("/models/<name>/versions/<version>/infer")
-    def infer(name: str, version: str | None = None) -> Response:
+    def infer(environ: WSGIEnvironment, model: Artifact) -> Reply:
         """Answer predictions. Any content type is taken: Triton's client sends none."""
-        model = serving.get(name, version)
-        json_length = request.headers.get(JSON_LENGTH)
+        json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
-        asked = inference.decode(model, decode)
-        content, length = tensors.encode(inference.predict(model, asked.rows), model, asked)
-        if length is None:
-            reply = Response(content, mimetype=body.JSON_TYPE)
-        else:
-            reply = Response(content, headers={JSON_LENGTH: str(length)}, mimetype="application/octet-stream")
-        return body.compress(reply, request)
+        asked = inference.decode(environ, model, decode)
+        content, length = tensors.encode(inference.predict(environ, model, asked.rows), model, asked)
+        reply = Reply(content)
+        if length is not None:
+            reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
+        return body.compress(reply, environ)
+
+    hot.add(routes, serving, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer")
 
     @routes.get("/models/<name>/config")
     @routes.get("/models/<name>/versions/<version>/config")
@@ -122,6 +127,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
     @routes.get("/models/stats")
     def all_statistics() -> dict[str, object]:
         """Return the statistics of all models."""
+        recorder.flush()
         counted = metrics.statistics()
         return {"model_stats": [_statistics(model, counted) for model in serving.models.values()]}
 
@@ -129,7 +135,9 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics) -> Bluep
     @routes.get("/models/<name>/versions/<version>/stats")
     def statistics(name: str, version: str | None = None) -> dict[str, object]:
         """Return what was counted for a model since the start (extension_statistics.md)."""
-        return {"model_stats": [_statistics(serving.get(name, version), metrics.statistics())]}
+        model = serving.get(name, version)
+        recorder.flush()
+        return {"model_stats": [_statistics(model, metrics.statistics())]}
 
     return routes
 

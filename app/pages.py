@@ -12,6 +12,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from app import openapi
 from app.body import to_json
 from app.config import Config
+from app.reply import Reply
 from app.serving import Serving
 from model import Artifact
 
@@ -24,7 +25,7 @@ def blueprint(serving: Serving, config: Config) -> Blueprint:
     routes.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config=interactive))
 
     @routes.get("/openapi.json")
-    def document() -> Response:
+    def document() -> Reply:
         """Return the OpenAPI document of the loaded models."""
         return to_json(openapi.document(serving, config))
 
@@ -38,15 +39,14 @@ def blueprint(serving: Serving, config: Config) -> Blueprint:
             models = [_describe(model) for model in serving.models.values()]
             reply = Response(render_template("index.html", models=models, reason=serving.unready))
         else:
-            reply = to_json({"status": "alive"})
+            reply = to_json({"status": "alive"}).to_flask()
         reply.cache_control.no_store = True  # the page shows the host that was asked
         reply.vary.add("Accept")
         return reply
 
     def _describe(model: Artifact) -> dict[str, Any]:
-        route = "predict.predict" if model.name == serving.default_name else "predict.predict_with"
         values = {} if model.name == serving.default_name else {"name": model.name}
-        url = url_for(route, **values, _external=True)
+        url = url_for("predict.predict", **values, _external=True)
         row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
         body = orjson.dumps(row).decode()
         return {

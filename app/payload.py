@@ -13,12 +13,12 @@ Where an object repeats a key, its last value counts, as in every JSON parser at
 from __future__ import annotations
 
 import numpy as np
-from flask import Response
 from numpy.typing import NDArray
 
 from app import tables
 from app.body import CSV_TYPE, parse_json, to_json
 from app.errors import BodyError
+from app.reply import Reply
 from model import Artifact, Matrix, Problem, Schema, SchemaError
 
 
@@ -40,13 +40,13 @@ def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int, header: boo
         if unknown:
             raise SchemaError(unknown, n_rows=len(data))
         return tables.from_rows(data, columns, schema, max_rows=max_rows)
-    if any(isinstance(cells, dict) for cells in value.values()):
+    if dict in map(type, value.values()):
         return tables.from_indexed_columns(value, schema, max_rows=max_rows)
     return tables.from_records([value], schema, max_rows=max_rows)
 
 
-def encode(prediction: NDArray[np.float64], model: Artifact, *, request_id: str) -> Response:
+def encode(prediction: NDArray[np.float64], model: Artifact, *, request_id: str) -> Reply:
     """Return the reply: `{"prediction", "model", "version", "request_id"}`, floats written to read back the same."""
     reply = to_json({"prediction": prediction, "model": model.name, "version": model.version, "request_id": request_id})
-    reply.headers["X-Model-Version"] = str(model.version)
+    reply.headers.append(("X-Model-Version", str(model.version)))
     return reply

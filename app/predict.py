@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from wsgiref.types import WSGIEnvironment
 
-from flask import Blueprint, Response, request
+from flask import Blueprint
 
-from app import payload
-from app.body import CSV_TYPE, JSON_TYPE, content_type, csv_header
-from app.door import visit
+from app import errors, hot, payload
+from app.body import CSV_TYPE, content_type, csv_header
 from app.inference import Inference
+from app.reply import JSON_TYPE, Reply
 from app.serving import Serving
+from app.visit import visit
 from model import Artifact
 
 
@@ -18,15 +20,8 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     """Routes that answer predictions in the native formats."""
     routes = Blueprint("predict", __name__)
 
-    @routes.post("/predict")
-    def predict() -> Response:
-        """Answer with the default model, in whichever native format the body is."""
-        return answer(serving.get(None))
-
-    @routes.post("/models/<name>/predict")
-    def predict_with(name: str) -> Response:
-        """Answer with one of several models."""
-        return answer(serving.get(name))
+    refuse = errors.refusing()
+    errors.register(routes, refuse)
 
     @routes.get("/models")
     def models() -> dict[str, object]:
@@ -36,11 +31,13 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
             "default": serving.default_name,
         }
 
-    def answer(model: Artifact) -> Response:
-        kind, parameters = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
+    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
+        """Answer in whichever native format the body is."""
+        kind, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
         header = csv_header(parameters, unsaid=True)
         decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows, header=header)
-        prediction = inference.predict(model, inference.decode(model, decode))
-        return payload.encode(prediction, model, request_id=visit(request.environ).request_id)
+        prediction = inference.predict(environ, model, inference.decode(environ, model, decode))
+        return payload.encode(prediction, model, request_id=visit(environ).request_id)
 
+    hot.add(routes, serving, predict, refuse, "/predict", "/models/<name>/predict")
     return routes

@@ -16,7 +16,7 @@ from model import Matrix, Problem, Schema, SchemaError, TooManyRowsError, check_
 def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of `[{"RM": 6.575, …}, …]`."""
     check_rows(len(records), max_rows)
-    if not all(isinstance(record, dict) for record in records):
+    if set(map(type, records)) != {dict}:
         problems = [
             Problem(row, None, "not an object") for row, record in enumerate(records) if not isinstance(record, dict)
         ]

@@ -6,15 +6,17 @@ Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_res
 from __future__ import annotations
 
 from functools import partial
+from wsgiref.types import WSGIEnvironment
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
-from app import errors, tables
+from app import errors, hot, tables
 from app.body import parse_json, to_json
 from app.errors import BodyError
 from app.inference import Inference
+from app.reply import Reply
 from app.serving import Serving
-from model import Matrix, Schema
+from model import Artifact, Matrix, Schema
 
 SIGNATURE = "serving_default"
 
@@ -22,7 +24,8 @@ SIGNATURE = "serving_default"
 def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     """Routes of V1. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
-    errors.register(routes, render=errors.message, unfit=400)
+    refuse = errors.refusing(errors.message, unfit=400)
+    errors.register(routes, refuse)
 
     @routes.get("/models")
     def models() -> dict[str, list[str]]:
@@ -31,6 +34,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
+    @hot.quick
     def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
         model = serving.get(name, version)
@@ -41,14 +45,13 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         ready = not serving.draining
         return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
-    @routes.post("/models/<name>:predict")
-    @routes.post("/models/<name>/versions/<version>:predict")
-    def predict(name: str, version: str | None = None) -> Response:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
         """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
-        model = serving.get(name, version)
-        key, rows = inference.decode(model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
-        return to_json({key: inference.predict(model, rows)})
+        read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
+        key, rows = inference.decode(environ, model, read)
+        return to_json({key: inference.predict(environ, model, rows)})
 
+    hot.add(routes, serving, predict, refuse, "/models/<name>:predict", "/models/<name>/versions/<version>:predict")
     return routes
 
 

@@ -6,16 +6,18 @@ Source: Vertex AI, custom container requirements for inference.
 from __future__ import annotations
 
 from functools import partial
+from wsgiref.types import WSGIEnvironment
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
-from app import errors, tables
+from app import errors, hot, tables
 from app.body import parse_json, to_json
 from app.config import Config
 from app.errors import BodyError
 from app.inference import Inference
+from app.reply import Reply
 from app.serving import Serving
-from model import Matrix, Schema
+from model import Artifact, Matrix, Schema
 
 
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
@@ -24,23 +26,24 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     Where Vertex AI names a path that health, V1, V2 or MLflow have, theirs answers: each says what Vertex AI reads.
     """
     routes = Blueprint("vertex_ai", __name__)
-    errors.register(routes, render=errors.message, unfit=400)
+    refuse = errors.refusing(errors.message, unfit=400)
+    errors.register(routes, refuse)
 
+    @hot.quick
     def health() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here."""
         ready = not serving.unready
         return errors.readiness({"ready": ready}, ready=ready)
 
-    def predict() -> Response:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
         """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
-        model = serving.get(None)
-        rows = inference.decode(model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
-        return to_json({"predictions": inference.predict(model, rows)})
+        rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
+        return to_json({"predictions": inference.predict(environ, model, rows)})
 
     if config.aip_health_route:
         routes.add_url_rule(config.aip_health_route, view_func=health)
     if config.aip_predict_route:
-        routes.add_url_rule(config.aip_predict_route, view_func=predict, methods=["POST"])
+        hot.add(routes, serving, predict, refuse, config.aip_predict_route)
     return routes
 
 

@@ -27,10 +27,10 @@ HEAVY_READERS = TRAINING - {"card"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
 APP_FLOORS = [
-    {"config", "gauges", "errors", "logs", "version"},
-    {"metrics"},
+    {"config", "gauges", "reply", "logs", "version", "visit", "worker"},
+    {"errors", "metrics"},
     {"body", "tables", "serving", "door", "log_writer"},
-    {"recorder"},
+    {"recorder", "hot"},
     {"inference", "payload", "tensors"},
     {"predict", "open_inference", "tensorflow_serving", "vertex_ai", "mlflow_scoring", "health", "feedback"},
     {"openapi"},

@@ -21,14 +21,20 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
+from app.visit import Visit
 from conftest import COLUMNS, PROTOCOLS, Server
-from model import Artifact, Store
+from model import Artifact, Matrix, Store
 from model.prediction_log import PredictionLog
 from test_metrics import Series, scrape, series, wait_until
 
 Counts = dict[tuple[str, str], float]
 
 FEATURE_BINS, PREDICTION_BINS = "tabserve_feature_bin_total", "tabserve_prediction_bin_total"
+
+
+def visited(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Visit:
+    """Return the visit of a request that was answered `y` to `X`."""
+    return Visit(request_id, "POST", "/predict", model, X, y, status=200, seconds=0.001, time=time.time())
 
 
 @pytest.fixture
@@ -175,7 +181,7 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
         limits = np.concatenate([limits, np.nextafter(limits, -np.inf), np.nextafter(limits, np.inf)])
         columns.append(np.resize(np.concatenate([[np.nan, -np.inf, np.inf, -0.0, 0.0], limits]), 45))
     X, y = np.column_stack(columns), np.resize([np.nan, -np.inf, np.inf, -1e9, 1e9, 20.0], 45)
-    service.recorder.note("odd", model, X, y)
+    service.recorder.note(visited("odd", model, X, y))
     service.recorder.flush()
     found = counted(service)
 
@@ -185,15 +191,27 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
 
 
 def test_many_rows_are_counted_by_their_request(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """Up to 20,000 rows wait to be counted; the request that brings more counts them all itself."""
-    X = np.resize(houses.to_numpy(), (10_000, len(COLUMNS)))
+    """Less than 20,000 rows wait to be counted; the request that brings more counts them all itself."""
+    X = np.resize(houses.to_numpy(), (9_999, len(COLUMNS)))
     y = model.predict(X)
     for number in range(2):
-        service.recorder.note(str(number), model, X, y)
+        service.recorder.note(visited(str(number), model, X, y))
     assert n_predictions(counted(service)) == 0
-    service.recorder.note("one more", model, X[:1], y[:1])
+    service.recorder.note(visited("two more", model, X[:2], y[:2]))
 
-    assert n_predictions(counted(service)) == 20_001
+    assert n_predictions(counted(service)) == 20_000
+
+
+def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """Less than 256 requests wait to be counted; the one that brings more counts them all itself."""
+    X = houses.to_numpy()[:1]
+    y = model.predict(X)
+    for number in range(255):
+        service.recorder.note(visited(str(number), model, X, y))
+    assert n_predictions(counted(service)) == 0
+    service.recorder.note(visited("one more", model, X, y))
+
+    assert n_predictions(counted(service)) == 256
 
 
 def test_threads_lose_nothing(
@@ -209,7 +227,7 @@ def test_threads_lose_nothing(
         for turn in range(40):
             for number in range(thread * 100, thread * 100 + 100, 50):
                 some = slice(number, number + 50)
-                service.recorder.note(f"{thread}-{turn}-{number}", model, X[some], y[some])
+                service.recorder.note(visited(f"{thread}-{turn}-{number}", model, X[some], y[some]))
 
     def flush() -> None:
         while not stop.is_set():
@@ -250,7 +268,7 @@ def test_writing_beside_what_comes(service: Service, model: Artifact, houses: pd
     until = time.monotonic() + 3
     n_rows = 0
     while time.monotonic() < until:
-        service.recorder.note(f"request-{n_rows}", model, row, np.array([1.0]))
+        service.recorder.note(visited(f"request-{n_rows}", model, row, np.array([1.0])))
         service.recorder.flush()
         n_rows += 1
     service.recorder.close()
@@ -264,7 +282,7 @@ def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -
     """A recorder that runs counts what was noted by itself, within two seconds."""
     service.recorder.start()
     X = houses.to_numpy()
-    service.recorder.note("a", model, X, model.predict(X))
+    service.recorder.note(visited("a", model, X, model.predict(X)))
     started = time.monotonic()
     wait_until(lambda: n_predictions(counted(service)) == len(X))
 
@@ -275,7 +293,7 @@ def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.Dat
     """What was noted just before the end is counted, and no thread is left."""
     service.recorder.start()
     X = houses.to_numpy()
-    service.recorder.note("a", model, X, model.predict(X))
+    service.recorder.note(visited("a", model, X, model.predict(X)))
     service.recorder.close()
 
     assert n_predictions(counted(service)) == len(X)
@@ -287,10 +305,10 @@ def test_recorder_survives_what_it_cannot_count(
 ) -> None:
     """Rows that cannot be counted are an error in the log, and those that come next are counted."""
     service.recorder.start()
-    service.recorder.note("bad", model, np.zeros((2, 3)), np.zeros(2))
-    service.recorder.note("bad too", model, np.zeros((2, 4)), np.zeros(2))
-    wait_until(lambda: "predictions were not counted" in caplog.text)
+    service.recorder.note(visited("bad", model, np.zeros((2, 3)), np.zeros(2)))
+    service.recorder.note(visited("bad too", model, np.zeros((2, 4)), np.zeros(2)))
+    wait_until(lambda: "requests were not counted" in caplog.text)
     X = houses.to_numpy()
-    service.recorder.note("good", model, X, model.predict(X))
+    service.recorder.note(visited("good", model, X, model.predict(X)))
 
     wait_until(lambda: n_predictions(counted(service)) == len(X))

@@ -1,0 +1,553 @@
+"""gunicorn's threaded worker, which also reads and answers plain requests in its own loop.
+
+gthread gives every request to a thread, which waits for the client's bytes, parses them in steps and sends the reply
+in pieces: that takes several times as long as a prediction, and a slow client holds a thread. Here the loop gathers
+what a connection sends until a request is whole, and answers it at once if
+
+- it is plain: HTTP/1.1, GET or POST, a path and header names of ordinary characters, no header twice, a body of known
+  length, a few kilobytes in all; and
+- the application has a method `is_quick(environ)` and says that it is quick: that it waits for nothing, and takes
+  about a millisecond. It gets the whole body at once, and no `wsgi.early_hints`.
+
+Everything else is handed to gthread's own code with the bytes that were read: bodies in chunks, `Expect`, HTTP/1.0,
+what is malformed or cut off, what is long or slow. So there is one authority for what HTTP is, gunicorn's; what is
+plain is a part of it that leaves nothing to judge. A reply that is not plain is written by gunicorn, too.
+
+With TLS, HTTP/2, the PROXY or uwsgi protocol, a `SCRIPT_NAME`, gunicorn's access log or its hooks for requests,
+nothing is plain, and the worker is gthread.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+import re
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from gunicorn import SERVER, util
+from gunicorn.config import PostRequest, PreRequest
+from gunicorn.glogging import Logger
+from gunicorn.http.message import HeaderPolicy
+from gunicorn.http.wsgi import Response, base_environ
+from gunicorn.workers.gthread import (
+    _DEFER,
+    DEFAULT_WORKER_DATA_TIMEOUT,
+    STOP_KEEPALIVE_LINGER,
+    TConn,
+    ThreadWorker,
+)
+
+_MAX_HEAD_BYTES = 4_000
+_MAX_BODY_BYTES = 16_384
+_RECEIVE_BYTES = _MAX_HEAD_BYTES + _MAX_BODY_BYTES
+_TURN_SECONDS = 0.25  # how often deadlines are looked at
+_LINGER_SECONDS = 2.0  # for a client to read its last reply: gunicorn's own time, see util.close_graceful
+_PATIENCE_SECONDS = 0.001  # for an idle worker to wake up
+_SWITCH_SECONDS = (
+    0.001  # after which a thread that computes lets the loop go on; Python's own 5 ms are an answer's time
+)
+_MAX_KNOWN_NAMES = 1_000  # of headers, which clients make up
+
+_LINE = rb"(GET|POST) (/(?!/)[!\"$&-~]*) HTTP/1\.1\r\n"  # visible ASCII but for # and %
+_FIELDS = rb"((?:[A-Za-z0-9-]+:[^\x00-\x08\n-\x1f\x7f]*\r\n)*)"
+_HEAD = re.compile(_LINE + _FIELDS + rb"\r\n")
+_BEGINNING = re.compile(_LINE + _FIELDS + rb"[^\x00-\x08\n-\x0c\x0e-\x1f\x7f]*")
+_FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*?)[ \t]*\r\n")
+# How a message is framed, and what becomes of its connection, is not decided here.
+_UNUSUAL = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"})
+
+_STATUS = re.compile(r"(?!204|304)[2-5][0-9]{2} [\t -~]*")
+_HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[!-~](?:[\t -~]*[!-~])?)?\r\n)*")
+
+StartResponse = Callable[..., Callable[[bytes], object]]
+
+
+class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A client's connection: what it sent that is not answered yet, and what it has yet to take."""
+
+    def __init__(self, *stock: Any) -> None:
+        super().__init__(*stock)
+        self.received = b""
+        self.unsent: bytes | memoryview = b""
+        self.sends = False  # it is waited for until it takes more
+        self.closes = False  # as soon as all is sent
+        self.lingers = False  # all is sent; what still comes is not read
+        self.deadline = 0.0
+        self.environ: dict[str, Any] = {}  # what its requests have in common
+        self.scheme_headers: dict[str, str] = {}  # by which this client may say that it was reached by TLS
+
+
+class Reply:
+    """What the application answers to a plain request, until it is written in one piece."""
+
+    def __init__(self, cfg: Any, environ: dict[str, Any], *, closes: bool) -> None:
+        self._cfg = cfg
+        self._environ = environ
+        self._closes = closes
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self._response: Any = None  # gunicorn's, where it is needed
+        self._written = bytearray()
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        """Take the status and the headers: WSGI's `start_response`."""
+        if self._status or exc_info:
+            self._by_gunicorn().start_response(status, headers, exc_info)
+        else:
+            self._status, self._headers = status, headers
+        return lambda piece: self._by_gunicorn().write(piece)
+
+    def finish(self, body: bytes, date: str) -> tuple[bytes, bool]:
+        """Return the bytes to send, and whether the connection ends with them."""
+        if not self._response:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in self._headers])
+            names = [name.lower() for name, _ in self._headers]
+            if (
+                names.count("content-length") == 1
+                and self._headers[names.index("content-length")][1] == str(len(body))
+                and _STATUS.fullmatch(self._status)
+                and _HEADERS.fullmatch(lines)
+                and lines.count("\r\n") == len(names)  # no value begins another line
+                and util.hop_headers.isdisjoint(names)
+            ):
+                connection = "close" if self._closes else "keep-alive"
+                head = f"HTTP/1.1 {self._status}\r\nServer: {SERVER}\r\nDate: {date}\r\nConnection: {connection}\r\n"
+                return f"{head}{lines}\r\n".encode("ascii") + body, self._closes
+        response = self._by_gunicorn()
+        if body:
+            response.write(body)
+        response.close()
+        return bytes(self._written), response.should_close()
+
+    def request(self) -> SimpleNamespace:
+        """Return the request as gunicorn looks at it."""
+        return SimpleNamespace(
+            method=self._environ["REQUEST_METHOD"],
+            uri=self._environ["RAW_URI"],
+            query=self._environ["QUERY_STRING"],
+            body=self._environ["wsgi.input"],
+            version=(1, 1),
+            headers=[],
+            should_close=lambda: self._closes,
+        )
+
+    def _by_gunicorn(self) -> Any:
+        if not self._response:
+            self._response = Response(self.request(), SimpleNamespace(sendall=self._written.extend), self._cfg)
+            if self._status:
+                self._response.start_response(self._status, self._headers)
+        return self._response
+
+
+class Board:
+    """Where the workers of a server say how many connections they have.
+
+    A client that keeps its connection is served by whom it came to. The kernel lets the quickest of the waiting
+    workers take all that come at once, and the others would have nothing to do.
+    """
+
+    _PLACES = 64  # where there are more workers, two share one
+    _shared = memoryview(mmap.mmap(-1, 16 * _PLACES)).cast("d")  # for each place: connections, and when that was said
+
+    def __init__(self, age: int) -> None:
+        self._place = age % self._PLACES * 2
+
+    def post(self, connections: float, now: float) -> None:
+        """Say how many there are here, at least every second; infinity where no more are let in."""
+        self._shared[self._place], self._shared[self._place + 1] = connections, now
+
+    def least_of_others(self, now: float) -> float:
+        """Return the least number of connections that another living worker has; infinity where there is none."""
+        counts, times = self._shared[::2].tolist(), self._shared[1::2].tolist()
+        mine = self._place // 2
+        return min(
+            (count for place, (count, said) in enumerate(zip(counts, times)) if said > now - 1 and place != mine),
+            default=math.inf,
+        )
+
+
+class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
+    """Answers plain and quick requests in its loop, and all others in threads as gthread does.
+
+    `read_seconds` bounds how long a client may take to send a request, or to take any of a reply. `ready` says how many
+    connections have something to be done about in this turn of the loop.
+    """
+
+    read_seconds = 30.0
+    ready = 0
+    alive: bool
+
+    def __init__(self, age: int, *stock: Any) -> None:  # before the fork
+        super().__init__(age, *stock)
+        self._board = Board(age)
+        self.keepalived_conns: set[Connection] = set()  # that the loop waits for; gthread's are in the order of idling
+        self._ahead: set[Connection] = set()  # those of them that sent more than what is answered
+        self._is_quick: Any = None  # the application's method; without it the worker is gthread
+        self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
+        self._next_look = 0.0
+        self._patience = 0.0  # until when a client is left to another worker
+        self._date = (0, "")
+        # gunicorn looks for a setting in all its settings.
+        self._keepalive: float = self.cfg.keepalive
+
+    # The loop.
+
+    def run(self) -> None:
+        """Answer until told to stop, then finish what has begun."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        self.begin()
+        while self.alive and self.is_parent_alive():
+            self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            self.turn()
+
+        self.set_accept_enabled(False)
+        now = time.monotonic()
+        for connection in self.keepalived_conns:
+            if not connection.received and not connection.unsent:
+                connection.deadline = min(connection.deadline, now + STOP_KEEPALIVE_LINGER)
+        while self.nr_conns and time.monotonic() < now + self.cfg.graceful_timeout:
+            self.turn()
+        for connection in list(self.keepalived_conns):
+            self._drop(connection)
+        self.tpool.shutdown(wait=False)
+        self.poller.close()
+        self.method_queue.close()
+        for listener in self.sockets:
+            listener.close()
+
+    def begin(self) -> None:
+        """Make ready for the first turn."""
+        if self._can_be_plain():
+            self._is_quick = getattr(self.wsgi, "is_quick", None)
+        # No line of a shorter head is longer than gunicorn's limits for a line. 0 is none.
+        limits = self.cfg.limit_request_line, self.cfg.limit_request_field_size
+        self._max_head = min([_MAX_HEAD_BYTES, *filter(None, limits)])
+        self._max_fields: int = self.cfg.limit_request_fields or _MAX_HEAD_BYTES
+        self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
+        self.set_accept_enabled(True)
+        self._tell()
+
+    def _can_be_plain(self) -> bool:
+        return not (
+            self.cfg.is_ssl
+            or self.cfg.proxy_protocol != "off"
+            or self.cfg.protocol != "http"
+            or self.cfg.http2_cleartext in ("prior-knowledge", "both")
+            or (self.log.access_log_enabled and (type(self.log) is not Logger or self.log.access_log.hasHandlers()))
+            or self.cfg.pre_request is not PreRequest.default
+            or self.cfg.post_request is not PostRequest.default
+            or "SCRIPT_NAME" in os.environ
+        )
+
+    def turn(self) -> None:
+        """Wait for something to do, and do all that there is."""
+        events = self.poller.select(0 if self._ahead else _TURN_SECONDS)
+        self.ready = len(events)
+        for key, _ in events:
+            key.data(key.fileobj)
+            self.ready -= 1
+        ahead, self._ahead = self._ahead, set()
+        for connection in ahead:
+            self._serve(connection)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _TURN_SECONDS
+            self.notify()
+            self._tell()
+            for connection in [each for each in self.keepalived_conns if each.deadline < now]:
+                self._expire(connection)
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.received and not connection.unsent:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
+            self._hand_over(connection)
+        else:
+            self._drop(connection)
+
+    # Connections come, wait and go.
+
+    def accept(self, listener: Any) -> None:
+        """Let a client in, unless another worker has fewer, and takes it soon."""
+        now = time.monotonic()
+        if self._board.least_of_others(now) < self.nr_conns:
+            self._patience = self._patience or now + _PATIENCE_SECONDS
+            if now < self._patience:
+                return
+        self._patience = 0.0
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.nr_conns += 1
+        self._tell()
+        connection = Connection(self.cfg, client, address, listener.getsockname())
+        if self._is_quick:
+            self._wait(connection, DEFAULT_WORKER_DATA_TIMEOUT + self._keepalive)
+        else:
+            self.enqueue_req(connection)
+
+    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
+        """Take a connection back from its thread."""
+        try:
+            result = fs.result() if not fs.cancelled() else False
+            conn.sock.setblocking(False)
+            if not result or (result is _DEFER and not self.alive):
+                self._linger(conn)
+            elif result is not _DEFER and (ahead := conn.parser.unreader.take_buffered()):
+                conn.received = ahead
+                self._wait(conn, self.read_seconds)
+                self._ahead.add(conn)
+            else:
+                self._wait(conn, self._idle_seconds())
+        except Exception:  # of the thread or of the socket: the end of this connection, and of no other
+            self._close(conn)
+
+    def _tell(self) -> None:
+        self._board.post(self.nr_conns if self.alive else math.inf, time.monotonic())
+
+    def _idle_seconds(self) -> float:
+        return self._keepalive if self.alive else min(self._keepalive, STOP_KEEPALIVE_LINGER)
+
+    def _wait(self, connection: Connection, seconds: float, events: int = selectors.EVENT_READ) -> None:
+        act = self._read if events == selectors.EVENT_READ else self._send
+        self.poller.register(connection.sock, events, partial(act, connection))
+        self.keepalived_conns.add(connection)
+        connection.deadline = time.monotonic() + seconds
+
+    def _leave(self, connection: Connection) -> None:
+        """Wait for the connection no longer."""
+        self.poller.unregister(connection.sock)
+        self.keepalived_conns.discard(connection)
+        self._ahead.discard(connection)
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Have a thread go on as gthread does, with what was read."""
+        self._leave(connection)
+        connection.data_ready = True
+        if connection.received:
+            connection.init()
+            connection.parser.unreader.unread(connection.received)
+            connection.received = b""
+        self.enqueue_req(connection)
+
+    def _linger(self, connection: Connection) -> None:
+        """End a connection so that the client has time to read: RFC 9112, section 9.6."""
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(connection)
+            return
+        connection.lingers, connection.received = True, b""
+        self._wait(connection, _LINGER_SECONDS)
+
+    def _drop(self, connection: Connection) -> None:
+        self._leave(connection)
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self.nr_conns -= 1
+        self._tell()
+        connection.close()
+
+    # Bytes come and go.
+
+    def _read(self, connection: Connection, _: object) -> None:
+        if connection in self._ahead:
+            return  # what is here is answered before more is taken in
+        if not self._is_quick and not connection.lingers:
+            self._hand_over(connection)
+            return
+        try:
+            data = connection.sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(connection)
+            return
+        if connection.lingers and data:
+            return
+        if not data:
+            if connection.received:
+                self._hand_over(connection)
+            else:
+                self._drop(connection)
+            return
+        if connection.received:
+            connection.received += data
+        else:
+            connection.received = data
+            connection.deadline = time.monotonic() + self.read_seconds
+        self._serve(connection)
+
+    def _send(self, connection: Connection, _: object = None) -> None:
+        """Send what the connection takes of its reply; the rest when it takes more."""
+        try:
+            sent = connection.sock.send(connection.unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop(connection)
+            return
+        if sent < len(connection.unsent):
+            connection.unsent = memoryview(connection.unsent)[sent:]
+            if not connection.sends:
+                self._leave(connection)
+                self._wait(connection, self.read_seconds, selectors.EVENT_WRITE)
+                connection.sends = True
+            connection.deadline = time.monotonic() + self.read_seconds
+            return
+        connection.unsent = b""
+        if connection.closes:
+            self._leave(connection)
+            self._linger(connection)
+            return
+        if connection.sends:
+            self._leave(connection)
+            self._wait(connection, 0)
+            connection.sends = False
+        if connection.received:
+            self._ahead.add(connection)
+        connection.deadline = time.monotonic() + (self.read_seconds if connection.received else self._idle_seconds())
+
+    # Requests.
+
+    def _serve(self, connection: Connection) -> None:
+        """Answer the first request that was sent, if it is whole."""
+        data = connection.received
+        head = _HEAD.match(data) if self._is_quick else None
+        if not head:
+            # A head that may still become a plain one is waited for.
+            beginning = len(data) <= self._max_head and (b"\n" not in data or _BEGINNING.fullmatch(data))
+            if not (self._is_quick and beginning):
+                self._hand_over(connection)
+            return
+        environ = self._environ(connection, head) if head.end() <= self._max_head else None
+        length = int(environ.get("CONTENT_LENGTH", 0)) if environ else 0
+        end = head.end() + length
+        if environ and length <= _MAX_BODY_BYTES:
+            if len(data) < end:
+                return
+            environ["wsgi.input"] = io.BytesIO(data[head.end() : end])
+            try:
+                quick = self._is_quick(environ)
+            except Exception:
+                self.log.exception("The application cannot say whether a request is quick")
+                quick = False
+            if quick:
+                connection.received = data[end:]
+                self._answer(connection, environ)
+                return
+        self._hand_over(connection)
+
+    def _answer(self, connection: Connection, environ: dict[str, Any]) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        stays = self.alive and self._keepalive and len(self.keepalived_conns) <= self.max_keepalived
+        wanted = environ.get("HTTP_CONNECTION", "").lower() != "close"
+        reply = Reply(self.cfg, environ, closes=not (stays and wanted))
+        try:
+            pieces = self.wsgi(environ, reply.start)
+            try:
+                body = b"".join(pieces)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+            connection.unsent, connection.closes = reply.finish(body, self._now())
+        except Exception as error:
+            page = bytearray()
+            outbox = SimpleNamespace(sendall=page.extend, gettimeout=lambda: 0.0)
+            self.handle_error(reply.request(), outbox, connection.client, error)
+            connection.unsent, connection.closes = bytes(page), True
+        self._send(connection)
+
+    def _now(self) -> str:
+        """Return the value of the Date header."""
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = now, util.http_date(now)
+        return self._date[1]
+
+    def _environ(self, connection: Connection, head: re.Match[bytes]) -> dict[str, Any] | None:
+        """Return WSGI's environment of a request without its body; None for one that is not plain."""
+        environ = (connection.environ or self._begin(connection)).copy()
+        method, target, fields = head.groups()
+        environ["REQUEST_METHOD"] = method.decode()
+        environ["RAW_URI"] = uri = target.decode()
+        environ["PATH_INFO"], _, environ["QUERY_STRING"] = uri.partition("?")
+        found = _FIELD.findall(fields)
+        if len(found) > self._max_fields:
+            return None
+        for name, value in found:
+            key = self._names.get(name)
+            if key is None:
+                key = self._key(name)
+            if not key or key in environ:
+                return None
+            environ[key] = value.decode("latin-1")
+        length = environ.get("CONTENT_LENGTH", "0")
+        if not (length.isascii() and length.isdigit() and len(length) < 10):
+            return None
+        if environ.get("HTTP_CONNECTION", "close").lower() not in ("close", "keep-alive"):
+            return None
+        said = ""
+        for key in connection.scheme_headers:
+            if key in environ:
+                if said:
+                    return None
+                said = key
+        if said and environ[said] == connection.scheme_headers[said]:
+            environ["wsgi.url_scheme"] = "https"
+        if isinstance(connection.server, str):  # a Unix socket has no name of its own
+            server = connection.server.split(":")
+            if len(server) == 1:
+                host, port = environ.get("HTTP_HOST"), "443" if environ["wsgi.url_scheme"] == "https" else "80"
+                server = [*host.split(":"), port] if host else [connection.server, ""]
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = server[:2]
+        return environ
+
+    def _key(self, name: bytes) -> str:
+        upper = name.decode().upper()
+        key = "" if upper in _UNUSUAL else upper.replace("-", "_")
+        if key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        if len(self._names) < _MAX_KNOWN_NAMES:
+            self._names[name] = key
+        return key
+
+    def _begin(self, connection: Connection) -> dict[str, Any]:
+        """Note and return what all requests of a connection have in common."""
+        policy = HeaderPolicy()
+        policy.cfg, policy.peer_addr = self.cfg, connection.client
+        secure, _ = policy._peer_trusted_for_forwarded()
+        connection.scheme_headers = {self._key(name.encode()): value for name, value in secure.items()}
+        connection.environ = {
+            **base_environ(self.cfg),
+            "wsgi.multithread": True,
+            "wsgi.url_scheme": "http",
+            "gunicorn.socket": connection.sock,
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SCRIPT_NAME": "",
+        }
+        if isinstance(connection.client, tuple):
+            connection.environ["REMOTE_ADDR"], port = connection.client[:2]
+            connection.environ["REMOTE_PORT"] = str(port)
+        else:
+            connection.environ["REMOTE_ADDR"] = os.fsdecode(connection.client)
+        if isinstance(connection.server, tuple):
+            connection.environ["SERVER_NAME"], port = connection.server[:2]
+            connection.environ["SERVER_PORT"] = str(port)
+        return connection.environ

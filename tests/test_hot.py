@@ -1,0 +1,195 @@
+"""Owns the short way to predictions: what it answers is what Flask answers, byte for byte, and it is taken."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.factory import Service
+from conftest import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
+from model import Artifact
+
+ROW = list(HOUSE.values())
+ID = {"X-Request-Id": "the-same"}
+JSON = {"Content-Type": "application/json"}
+
+everyone = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
+
+
+@pytest.fixture
+def lines() -> list[dict[str, Any]]:
+    """The lines that `client` logs."""
+    return []
+
+
+@pytest.fixture
+def client(store: Path, lines: list[dict[str, Any]]) -> FlaskClient:
+    """A client of a service that answers at the paths of all protocols."""
+    return everywhere_client(store, lines.append, max_body_bytes=2_000_000, max_rows=200)
+
+
+def both_ways(client: FlaskClient, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    """Return status and body of a POST, which are the same by the short way and by Flask, as all headers are.
+
+    Flask takes a slash at the end; the short way knows no such path.
+    """
+    replies = [client.post(p, data=body, headers={**ID, **headers}) for p in (path, f"{path}/")]
+    short, flask = ((reply.status, list(reply.headers), reply.data) for reply in replies)
+
+    assert short == flask
+    return replies[0].status_code, replies[0].data
+
+
+@everyone
+def test_good_requests(client: FlaskClient, protocol: Protocol, lines: list[dict[str, Any]]) -> None:
+    """One row and many are answered alike, whatever the client accepts, and logged alike."""
+    for n_rows in (1, 2, 150):
+        body = json.dumps(protocol.write([ROW] * n_rows)).encode()
+        for more in ({}, {"Accept": "text/csv"}, {"Accept-Encoding": "gzip, deflate;q=0.5"}, {"Accept-Encoding": "br"}):
+            status, _ = both_ways(client, protocol.path, body, {**JSON, **more})
+            assert status == 200
+
+    for line in lines:
+        del line["time"], line["duration_ms"]
+    assert lines[::2] == lines[1::2]
+
+
+@everyone
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"", JSON, 400),
+        (b"{", JSON, 400),
+        (b"[" * 200, JSON, 400),
+        (b"17", JSON, 400),
+        (b"x" * 2_000_001, JSON, 413),
+        (gzip.compress(b" " * 3_000_000), {**JSON, "Content-Encoding": "gzip"}, 413),
+        (b"no gzip", {**JSON, "Content-Encoding": "gzip"}, 400),
+        (b"{}", {**JSON, "Content-Encoding": "br"}, 415),
+    ],
+    ids=["nothing", "cut off", "deep", "a number", "long", "long when inflated", "no gzip", "another coding"],
+)
+def test_bad_bodies(client: FlaskClient, protocol: Protocol, body: bytes, headers: dict[str, str], status: int) -> None:
+    """What is no body that the route reads is refused alike."""
+    assert both_ways(client, protocol.path, body, headers)[0] == status
+
+
+@everyone
+def test_bad_rows(client: FlaskClient, protocol: Protocol) -> None:
+    """Rows that do not fit the schema, and too many of them, are refused alike."""
+    for row in ([None, *ROW[1:]], ["a", *ROW[1:]], [*ROW[:5], 1e400], [True, *ROW[1:]]):
+        body = json.dumps(protocol.write([row])).encode()
+        assert both_ways(client, protocol.path, body, JSON)[0] == protocol.unfit
+    assert both_ways(client, protocol.path, json.dumps(protocol.write([ROW] * 201)).encode(), JSON)[0] == 413
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from([*COLUMNS, "instances", "inputs", "columns", "data"]), inner)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+    kind=st.sampled_from(
+        [
+            "application/json",
+            "text/csv",
+            "text/csv; header=absent",
+            "text/plain",
+            "application/json; charset=latin-1",
+            "",
+        ]
+    ),
+)
+def test_any_body(everywhere: FlaskClient, body: bytes, kind: str) -> None:
+    """Whatever is sent, as whatever type, is answered alike by every protocol."""
+    for protocol in PROTOCOLS.values():
+        both_ways(everywhere, protocol.path, body, {"Content-Type": kind} if kind else {})
+
+
+@everyone
+def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure of the engine is a 500 that says nothing of it, alike."""
+
+    def fail(self: Artifact, X: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr(Artifact, "predict", fail)
+    status, body = both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)
+
+    assert status == 500
+    assert b"inside" not in body.replace(b"nothing of the inside", b"")
+
+
+@everyone
+def test_models_that_are_not_loaded(store: Path, tmp_path: Path, protocol: Protocol) -> None:
+    """Where no model could be loaded, all is answered 503 alike."""
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
+    client = everywhere_client(own, lambda fields: None)
+
+    assert both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)[0] == 503
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(protocol.path for protocol in PROTOCOLS.values()),
+        "/models/boston-housing/predict",
+        "/v1/models/boston-housing/versions/1:predict",
+        "/v2/models/boston-housing/versions/1/infer",
+    ],
+)
+def test_short_way_is_taken(client: FlaskClient, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every path for predictions is answered without Flask, which does not even see the request."""
+    monkeypatch.setattr(Service, "full_dispatch_request", None)
+    protocol = next(p for p in PROTOCOLS.values() if p.path.split("/")[1] == path.split("/")[1] or path[:4] == "/mod")
+
+    reply = client.post(path, json=protocol.write([ROW]))
+
+    assert reply.status_code == 200
+    assert protocol.read(reply.json) == [25.002145787183498]
+
+
+def test_named_path_of_another_protocol(store: Path) -> None:
+    """Where Vertex AI's path is one that another protocol has, the short way answers as Flask does."""
+    for path in ("/predict", "/v1/models/boston-housing:predict", "/models/boston-housing/predict", "/invocations"):
+        client = everywhere_client(store, lambda fields: None, aip_predict_route=path)
+        for protocol in PROTOCOLS.values():
+            both_ways(client, path, json.dumps(protocol.write([ROW])).encode(), JSON)
+
+
+def test_other_methods_are_flasks(client: FlaskClient) -> None:
+    """What is no POST is answered by Flask: 405, and which methods there are."""
+    for protocol in PROTOCOLS.values():
+        for method in ("GET", "HEAD", "PUT", "OPTIONS"):
+            reply = client.open(protocol.path, method=method)
+
+            assert reply.status_code == (200 if method == "OPTIONS" else 405)
+            assert set(reply.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+
+
+def test_quick(store: Path) -> None:
+    """Predictions and probes are quick, by whatever path; what compresses, waits or renders is not."""
+    service = everywhere_client(store, lambda fields: None).application
+    assert isinstance(service, Service)
+    quick = [protocol.path for protocol in PROTOCOLS.values()]
+    quick += ["/livez", "/readyz", "/ping", "/health", "/vertex/health", "/v2/health/live", "/v2/health/ready"]
+    quick += ["/v1/models/boston-housing", "/v2/models/boston-housing/ready"]
+
+    for path in quick:
+        assert service.is_quick({"PATH_INFO": path})
+        assert not service.is_quick({"PATH_INFO": path, "HTTP_CONTENT_ENCODING": "gzip"})
+    for path in ("/", "/metrics", "/feedback", "/docs/", "/openapi.json", "/v2/models/boston-housing/stats", "/x"):
+        assert not service.is_quick({"PATH_INFO": path})
