@@ -78,11 +78,11 @@ undeploy: ## take OVERLAY out of the cluster
 notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
 	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(DEV) | $(CHAMPION) ## measure the engine and the service on this machine
-	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks
+bench: $(DEV) | $(CHAMPION) ## measure the engine, and the service beside its peers (fewer: ARGS="--only tabserve fastapi")
+	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays
-	rm -rf .venv .venv-clients .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CHAMPION): | $(INSTALLED)

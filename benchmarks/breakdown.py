@@ -1,0 +1,172 @@
+"""Where the time of a request for one row goes: what each step adds to those before it.
+
+In one process: the worker answers what is sent to it over a socket, first with a constant, then with more and more of
+the service. CPU time and not elapsed time, so that what is done behind the requests counts, too.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.glogging import Logger
+
+from app import body, create_app, logs, payload
+from app.config import Config, DatabaseURL
+from app.door import Door
+from app.factory import Service
+from app.metrics import take_slot, use_worker_slots
+from app.reply import JSON_TYPE, Reply
+from app.worker import EventLoopWorker
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+REQUESTS, ROUNDS = 3_000, 7
+SETTLED_SECONDS = 1.2  # after which the prediction log has what came
+
+
+def main(store: Path) -> None:
+    """Print the table for the first model of a store."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        use_worker_slots()
+        take_slot(0)
+        log = DatabaseURL(f"sqlite:///{folder}/predictions.db")
+        service = create_app(Config(store=store, prediction_log=DatabaseURL("")))
+        logged = create_app(Config(store=store, prediction_log=log, prediction_log_features=True))
+        logged.recorder.start()
+        taken: dict[str, list[float]] = {}
+        all_steps: dict[str, WSGIApplication] = {**steps(service), "prediction log, with features": logged}
+        with lines_discarded():
+            for _ in range(ROUNDS):
+                for name, application in all_steps.items():
+                    settle = SETTLED_SECONDS if application is logged else 0
+                    taken.setdefault(name, []).append(cpu_seconds(service, application, settle))
+        logged.recorder.close()
+    print("| step | CPU, µs a request | together |\n|---|---|---|")
+    before = 0.0
+    for name, found in taken.items():
+        together = statistics.median(found) * 1e6
+        print(f"| {name} | {together - before:.1f} | {together:.1f} |")
+        before = together
+
+
+def steps(service: Service) -> dict[str, WSGIApplication]:
+    """Return applications of which each does one step more than the one before it, by that step."""
+    model = next(iter(service.serving.models.values()))
+    constant = payload.encode(model.predict(model.golden_rows[:1]), model, request_id="0" * 32)
+
+    def content(environ: WSGIEnvironment) -> bytes:
+        return body.read(environ, max_bytes=10**6)
+
+    def parsing(environ: WSGIEnvironment) -> Reply:
+        body.parse_json(content(environ))
+        return constant
+
+    def checking(environ: WSGIEnvironment) -> Reply:
+        payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1)
+        return constant
+
+    def predicting(environ: WSGIEnvironment) -> Reply:
+        model.predict(payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1))
+        return constant
+
+    def encoding(environ: WSGIEnvironment) -> Reply:
+        X = payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1)
+        return payload.encode(model.predict(X), model, request_id="0" * 32)
+
+    def application(answer: Any) -> WSGIApplication:
+        def answering(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+            return list(answer(environ)(environ, start_response))
+
+        return answering
+
+    return {
+        "HTTP: sockets, parsing, writing": application(lambda environ: constant),
+        "body, JSON": application(parsing),
+        "checks, to a matrix": application(checking),
+        "engine": application(predicting),
+        "reply": application(encoding),
+        "route, limits, id": Door(service.hot_routes, lambda guest: None, None),
+        "log line": Door(service.hot_routes, lambda guest: None, logs.write_line),
+        "metrics, drift counts": service,
+    }
+
+
+def cpu_seconds(service: Service, application: WSGIApplication, settle: float) -> float:
+    """Return the CPU seconds of a request for one row, its client's included."""
+    model = next(iter(service.serving.models.values()))
+    row = json.dumps(dict(zip(model.schema.names, model.golden_rows[0].tolist()))).encode()
+    head = f"POST /models/{model.name}/predict HTTP/1.1\r\nHost: localhost:8000\r\nUser-Agent: benchmark\r\n"
+    request = f"{head}Content-Type: application/json\r\nContent-Length: {len(row)}\r\n\r\n".encode() + row
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        worker_of(application, listener) as worker,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        worker.turn()  # lets it in
+        gc.collect()
+        gc.freeze()  # as gunicorn.conf.py does
+        started = time.process_time()
+        for _ in range(REQUESTS):
+            client.sendall(request)
+            worker.turn()
+            if not client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n"):
+                raise SystemExit("the service did not answer")
+        time.sleep(settle)
+        return (time.process_time() - started) / REQUESTS
+
+
+@contextmanager
+def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator[EventLoopWorker]:
+    """Return a worker in this process, whose turns are for the caller to make."""
+
+    class Quick:
+        def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+            return application(environ, start_response)
+
+        def is_quick(self, environ: WSGIEnvironment) -> bool:
+            return True
+
+    settings = GunicornConfig()
+    worker = EventLoopWorker(0, os.getppid(), [listener], None, 30, settings, Logger(settings))
+    worker.wsgi = Quick()
+    worker.poller = selectors.DefaultSelector()
+    worker.method_queue.init()
+    worker.begin()
+    try:
+        yield worker
+    finally:
+        worker.poller.close()
+        worker.method_queue.close()
+
+
+@contextmanager
+def lines_discarded() -> Iterator[None]:
+    """Have what is written to standard output go nowhere: the log's lines are written, and not shown."""
+    sys.stdout.flush()
+    shown, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(shown, 1)
+        os.close(shown)
+        os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

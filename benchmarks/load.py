@@ -1,0 +1,109 @@
+"""What is asked of a server: load from wrk, and clients that are slow. Knows nothing of what is served."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("load.lua")
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of some seconds: answers a second, and the milliseconds that replies took, None where none came.
+
+    `refused` replies were no answers (a status from 400 on); `broken` counts connections that failed. `starved` is how
+    many connections waited for a reply that did not come, of which the times know nothing: by Little's law, those that
+    are missing from the mean number under way. It is a lower bound, since wrk adds to its times what a stall kept it
+    from sending.
+    """
+
+    per_second: float
+    p50_ms: float | None
+    p99_ms: float | None
+    refused: int
+    broken: int
+    starved: int = 0
+
+
+def load(port: int, path: str, body: bytes, *, connections: int, seconds: int) -> Load:
+    """Post the same body again and again over so many connections at once."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        # What takes longer than the timeout is missing from wrk's percentiles, so nothing here may.
+        limits = [f"-c{connections}", f"-d{seconds}s", f"--timeout={seconds + 10}s"]
+        command = ["wrk", "-t1", *limits, f"-s{SCRIPT}", f"http://{HOST}:{port}{path}", "--", file.name]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if "unable to connect" in done.stderr:
+        return Load(0.0, None, None, refused=0, broken=connections, starved=connections)
+    done.check_returncode()
+    counted = json.loads(done.stdout.splitlines()[-1])
+    under_way = counted["replies"] * counted["mean"] / counted["microseconds"] if counted["replies"] else 0
+    return Load(
+        per_second=(counted["replies"] - counted["refused"]) / counted["microseconds"] * 1e6,
+        p50_ms=counted["p50"] / 1e3 if counted["replies"] else None,
+        p99_ms=counted["p99"] / 1e3 if counted["replies"] else None,
+        refused=counted["refused"],
+        broken=counted["broken"],
+        starved=max(0, round(connections - under_way)),
+    )
+
+
+def post(port: int, path: str, body: bytes, *, timeout_seconds: float = 30) -> bytes:
+    """Return the reply to one request; raises `OSError` or `HTTPException` where there is none, or it is no 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_seconds)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        content = reply.read()
+    finally:
+        connection.close()
+    if reply.status != 200:
+        raise http.client.HTTPException(f"{reply.status}: {content[:200].decode(errors='replace')}")
+    return content
+
+
+@contextmanager
+def slow_clients(port: int, path: str, body: bytes, *, idle: int = 100, trickling: int = 4) -> Iterator[None]:
+    """Keep connections open that wait after their first answer, and some whose request comes a byte a second."""
+    with ExitStack() as clients:
+        for _ in range(idle):
+            connection = http.client.HTTPConnection(HOST, port, timeout=5)
+            clients.callback(connection.close)
+            with suppress(OSError, http.client.HTTPException):  # a server may have had enough of them
+                connection.request("POST", path, body, {"Content-Type": "application/json"})
+                connection.getresponse().read()
+        stop = threading.Event()
+        trickle = threading.Thread(target=_trickle, args=(port, path, trickling, stop))
+        trickle.start()
+        clients.callback(trickle.join)
+        clients.callback(stop.set)
+        yield
+
+
+def _trickle(port: int, path: str, clients: int, stop: threading.Event) -> None:
+    """Send a request's bytes, one a second, on so many connections; begin anew where a server hangs up."""
+    request = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100\r\n\r\n".encode()
+    begun: list[tuple[socket.socket, Iterator[int]]] = []
+    while not stop.wait(1 if begun else 0):
+        while len(begun) < clients:
+            with suppress(OSError):
+                begun.append((socket.create_connection((HOST, port), timeout=1), iter(request)))
+        for one in list(begun):
+            try:
+                one[0].send(bytes([next(one[1])]))
+            except OSError:
+                one[0].close()
+                begun.remove(one)
+    for connection, _ in begun:
+        connection.close()

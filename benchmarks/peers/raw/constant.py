@@ -1,0 +1,35 @@
+"""The floor: a WSGI application that reads the body and returns a constant, as long as Tabserve's reply."""
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Constant:
+    """`/100` answers as long as Tabserve does for 100 rows."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, bytes] = {}
+
+    def is_quick(self, environ: "WSGIEnvironment") -> bool:
+        """Say that the event loop may answer by itself."""
+        return True
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Read the whole body and reply."""
+        environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        path = environ["PATH_INFO"]
+        reply = self.replies.get(path) or self.replies.setdefault(path, self.write(int(path[1:])))
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(reply)))])
+        return [reply]
+
+    def write(self, n_rows: int) -> bytes:
+        """Return a reply for so many rows."""
+        fields = {"model": "boston-housing", "version": 1, "request_id": "0" * 32}
+        return json.dumps({"prediction": [25.002145787183498] * n_rows, **fields}, separators=(",", ":")).encode()
+
+
+application = Constant()

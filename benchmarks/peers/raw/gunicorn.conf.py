@@ -1,0 +1,9 @@
+"""The settings of the repository's own gunicorn.conf.py that a request feels."""
+
+wsgi_app = "constant:application"
+worker_class = "app.worker.EventLoopWorker"
+workers = 2
+threads = 4
+keepalive = 75
+preload_app = True
+control_socket_disable = True

@@ -1,0 +1,192 @@
+"""Contenders as processes: each in an environment of its own, started, asked and stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from benchmarks.contenders import ROOT, Contender
+from benchmarks.load import post
+from model import Matrix
+
+VENVS = Path(__file__).with_name(".venvs")
+START_SECONDS, STOP_SECONDS = 90, 15  # Ray Serve takes ten to start; MLServer may never stop by itself
+# What a user's shell may hold and a contender must not see; without PYTHONDONTWRITEBYTECODE, it starts as it would.
+_FOREIGN = ("TABSERVE_", "GUNICORN_", "PROMETHEUS_", "PYTHON", "PORT", "WEB_CONCURRENCY", "AIP_", "VIRTUAL_ENV")
+_TELL_NOBODY = {
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class ContenderError(Exception):
+    """A contender cannot be measured."""
+
+
+def make_venv(contender: Contender, *, install: bool = True) -> Path:
+    """Return a contender's virtual environment, made anew if its requirements changed; those of ours share one.
+
+    Raises `ContenderError` with pip's words, or if it is missing and not to be installed.
+    """
+    venv = VENVS / ("tabserve" if contender.requirements.parent == ROOT else contender.name)
+    stamp = venv / ".made-of"
+    requirements = [contender.requirements, contender.requirements.with_name("constraints.txt")]
+    content = b"".join([sys.version.encode(), *[file.read_bytes() for file in requirements]])
+    made_of = hashlib.sha256(content).hexdigest()
+    if stamp.exists() and stamp.read_text() == made_of:
+        return venv
+    if not install:
+        raise ContenderError("not installed")
+    print(f"installing {contender.title}", file=sys.stderr, flush=True)
+    shutil.rmtree(venv, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "--disable-pip-version-check"]
+    for command in (
+        [sys.executable, "-m", "venv", "--without-pip", str(venv)],
+        [*pip, "install", "--quiet", "-r", str(contender.requirements)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise ContenderError(f"could not be installed: {_last_line(done.stderr)}")
+    stamp.write_text(made_of)
+    return venv
+
+
+def installed_mib(venv: Path) -> float:
+    """Return the size of all installed packages."""
+    return sum(file.stat().st_size for file in venv.glob("lib/*/site-packages/**/*") if file.is_file()) / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A contender that runs."""
+
+    contender: Contender
+    process: psutil.Process
+    port: int
+
+    def path(self, rows: Matrix) -> str:
+        """Return where to ask about rows."""
+        return self.contender.path.format(rows=len(rows))
+
+    def body(self, rows: Matrix) -> bytes:
+        """Return what to ask about rows."""
+        return json.dumps(self.contender.write(rows.tolist()), separators=(",", ":")).encode()
+
+    def predict(self, rows: Matrix) -> NDArray[np.float64]:
+        """Return the predictions; raises `ContenderError` where there are none."""
+        try:
+            reply = json.loads(post(self.port, self.path(rows), self.body(rows)))
+            return np.array(self.contender.read(reply), dtype=np.float64).reshape(len(rows))
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            raise ContenderError(f"no answer to {len(rows)} rows: {error}") from None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes that it consists of."""
+        with suppress(psutil.NoSuchProcess):
+            return [self.process, *self.process.children(recursive=True)]
+        return []
+
+    def pss_mib(self) -> float:
+        """Return the memory of all its processes, in which a page that n of them share counts 1/n for each."""
+        pss = 0
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # some have children that come and go
+                pss += process.memory_full_info().pss
+        if not pss:
+            raise ContenderError("it ended under load")
+        return pss / 2**20
+
+
+@contextmanager
+def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -> Iterator[tuple[Server, float]]:
+    """Run a contender until the block ends; yield it and the seconds from its start to its first answer.
+
+    Raises `ContenderError` with the last line that it wrote where it does not answer `row`.
+    """
+    with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
+        port = _free_port()
+        pipeline = str(artifact / "pipeline.joblib")
+        places = {"port": port, "here": contender.here, "root": ROOT, "scratch": folder, "pipeline": pipeline}
+        binaries = make_venv(contender, install=False) / "bin"
+        environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
+            **_TELL_NOBODY,
+            "HOME": folder,
+            "PATH": f"{binaries}:{os.environ['PATH']}",
+            "PORT": str(port),
+            "PIPELINE": pipeline,
+            "TABSERVE_STORE": str(store),
+            **{name: value.format(**places) for name, value in contender.environ.items()},
+        }
+        command = [part.format(**places) for part in contender.command]
+        command[0] = str(binaries / command[0])
+        runs_in = contender.runs_in.format(**places)
+        with (Path(folder) / "log").open("wb+") as log:
+
+            def fail(reason: str) -> ContenderError:
+                log.seek(0)
+                return ContenderError(f"{reason}: {_last_line(log.read().decode(errors='replace'))}")
+
+            if (contender.here / "prepare.py").exists():
+                prepare = [binaries / "python", contender.here / "prepare.py"]
+                if subprocess.run(prepare, cwd=folder, env=environ, stdout=log, stderr=log).returncode:
+                    raise fail("could not be prepared")
+            began = time.perf_counter()
+            server = Server(contender, psutil.Popen(command, cwd=runs_in, env=environ, stdout=log, stderr=log), port)
+            try:
+                while True:
+                    try:
+                        server.predict(row)
+                        break
+                    except ContenderError as error:
+                        if not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE:
+                            raise fail("did not start") from None
+                        if time.perf_counter() - began > START_SECONDS:
+                            raise fail(f"did not answer within {START_SECONDS} s ({error})") from None
+                        time.sleep(0.005)
+                yield server, time.perf_counter() - began
+            finally:
+                _stop(server)
+
+
+def _stop(server: Server) -> None:
+    """End it as Ctrl-C does, and by force what is left of it after a while."""
+    processes = server.processes()
+    with suppress(psutil.NoSuchProcess):
+        server.process.send_signal(signal.SIGINT)
+    _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200].replace("|", "/") if lines else "it said nothing"
