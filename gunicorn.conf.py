@@ -51,11 +51,11 @@ wsgi_app = "app:create_app()"
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
 preload_app = True
 worker_class = "app.worker.EventLoopWorker"
-# More than one, so that probes are answered beside a slow upload; few, since they share one interpreter lock.
+# For what the loop does not answer itself: long bodies, pages, metrics. Few, since they share one interpreter lock.
 threads = 4
 # Beside what may be in flight there is room for connections that only wait for their next request.
 worker_connections = settings.max_in_flight + 1000
-# A client that stalls in the middle of a request holds a thread: no longer than a probe can wait for the next try.
+# A client that stalls in the middle of a long request holds a thread: no longer than a probe waits for the next try.
 STALL_SECONDS = 5
 keepalive = 75  # longer than the idle timeout of common load balancers (60 s), so that they close first
 graceful_timeout = 25  # below the 30 s after which Kubernetes and SageMaker kill
@@ -124,7 +124,7 @@ def post_worker_init(worker):
     handle, notify, since = worker.handle, worker.notify, {}
 
     def handle_in_time(connection):
-        since[connection] = time.monotonic()
+        since[connection] = getattr(connection, "began", 0) or time.monotonic()  # the loop read its beginning
         try:
             return handle(connection)
         finally:
@@ -132,7 +132,7 @@ def post_worker_init(worker):
 
     next_look = 0.0
 
-    def notify_and_look(*args):  # the worker's loop calls this at least once a second, and for every request
+    def notify_and_look(*args):  # the worker's loop calls this at least once a second, gthread's for every request
         nonlocal next_look
         notify(*args)
         now = time.monotonic()

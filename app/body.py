@@ -39,7 +39,9 @@ def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, d
     Raises `UnsupportedMediaTypeError` if it is none of `known`, or in another charset than UTF-8.
     """
     said = environ.get("CONTENT_TYPE", "")
-    kind, parameters = (said, {}) if said in known else parse_options_header(said)
+    if said in known:
+        return said, {}
+    kind, parameters = parse_options_header(said)
     if kind.lower() not in known:
         found = f"the content type is {kind}" if kind else "there is no Content-Type"
         raise UnsupportedMediaTypeError(f"{found}; this route reads {' and '.join(known)}")
@@ -66,20 +68,21 @@ def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
     if coding != "identity" and coding not in _CODINGS:
         raise UnsupportedMediaTypeError(f"the content encoding is {coding}; gzip and deflate are read")
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
-    too_large = TooLargeError(f"the body is longer than {max_bytes} bytes")
     if length is not None and length > max_bytes:  # None is a body in chunks
-        raise too_large
+        raise TooLargeError(f"the body is longer than {max_bytes} bytes")
     wanted = max_bytes + 1 if length is None else length
-    pieces = []
+    stream = environ["wsgi.input"]
     try:
         # Werkzeug's own stream would cut a body in chunks at the limit and call that its end.
-        while wanted and (piece := environ["wsgi.input"].read(wanted)):
+        pieces = [stream.read(wanted)]
+        wanted -= len(pieces[0])
+        while wanted and (piece := stream.read(wanted)):
             pieces.append(piece)
             wanted -= len(piece)
     except Exception as error:  # what the server raises for a broken chunk or a lost client is its own affair
         raise BodyError(f"the body could not be read to its end ({type(error).__name__})") from None
     if length is None and not wanted:
-        raise too_large
+        raise TooLargeError(f"the body is longer than {max_bytes} bytes")
     if length is not None and wanted:
         raise BodyError(f"the body ended {wanted} bytes before the length that was announced")
     body = b"".join(pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
@@ -33,6 +33,9 @@ from app.reply import Reply
 from app.serving import Serving
 from app.visit import visit
 
+# A hundred rows, or as many mistakes as take some milliseconds to name.
+_QUICK_BYTES = 4_096
+
 
 class Service(Flask):
     """A Flask application that knows what it serves.
@@ -47,8 +50,12 @@ class Service(Flask):
     hot_routes: HotRoutes
 
     def is_quick(self, environ: WSGIEnvironment) -> bool:
-        """Return whether the answer waits for nothing and takes about a millisecond, where the body is small."""
-        return environ["PATH_INFO"] in self.hot_routes.quick_paths and "HTTP_CONTENT_ENCODING" not in environ
+        """Return whether the answer waits for nothing, and takes about a millisecond."""
+        return (
+            (environ["REQUEST_METHOD"], environ["PATH_INFO"]) in self.hot_routes.quick
+            and int(environ.get("CONTENT_LENGTH", 0)) <= _QUICK_BYTES
+            and "HTTP_CONTENT_ENCODING" not in environ
+        )
 
     def make_response(self, rv: Any) -> Response:
         """Take our own replies from views, too."""
@@ -60,7 +67,7 @@ class Service(Flask):
 
 
 def create_app(
-    config: Config | None = None, *, write_line: Callable[[dict[str, Any]], None] = logs.write_line
+    config: Config | None = None, *, write_lines: Callable[[Iterable[dict[str, Any]]], None] = logs.write_lines
 ) -> Service:
     """Load the models and return the service.
 
@@ -84,7 +91,7 @@ def create_app(
 
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
-    recorder = app.recorder = Recorder(metrics, writer)
+    recorder = app.recorder = Recorder(metrics, writer, write_lines if config.log_requests else None)
     inference = Inference(config, metrics, lambda: app.in_flight())
 
     # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.
@@ -105,6 +112,5 @@ def create_app(
             visit(request.environ).route = request.url_rule.rule
 
     app.hot_routes = HotRoutes(app, app.serving)
-    door = Door(app.hot_routes, recorder.note, write_line if config.log_requests else None)
-    app.wsgi_app = door  # type: ignore[method-assign]
+    app.wsgi_app = Door(app.hot_routes, recorder.note)  # type: ignore[method-assign]
     return app

@@ -30,7 +30,7 @@ MAX_ROW = 2**31 - 1  # what a database's integer holds
 _MAX_UNKNOWN = 20  # fields that are named in each item: a reply need not list what a client made up
 MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
 # Of a worker's four threads two may be at the database, which may be slow, and a third may wait for a prediction to
-# reach it: the fourth answers predictions.
+# reach it: the fourth answers long predictions.
 _MAX_AT_ONCE = 2
 _WAIT_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
 

@@ -56,13 +56,13 @@ class HotRoute(NamedTuple):
 
 
 class HotRoutes:
-    """WSGI middleware before Flask. `quick_paths` are those that are answered in no time, hot or not."""
+    """WSGI middleware before Flask. `quick` are the methods and paths that are answered at once, hot or not."""
 
     def __init__(self, app: Flask, serving: Serving) -> None:
         self._inside: WSGIApplication = app.wsgi_app
         self._serving = serving
         self._hot: dict[str, HotRoute] = {}
-        self.quick_paths: set[str] = set()
+        self.quick: set[tuple[str, str]] = set()
         urls = app.url_map.bind("")
         for path, method in _paths(app, serving):
             # Flask's own map says which of several rules answers at a path.
@@ -71,7 +71,7 @@ class HotRoutes:
             if hasattr(view, "hot"):
                 self._hot[path] = HotRoute(rule.rule, values, *view.hot)
             if hasattr(view, "hot") or hasattr(view, "quick"):
-                self.quick_paths.add(path)
+                self.quick.add((method, path))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         hot = self._hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None

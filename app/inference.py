@@ -55,7 +55,7 @@ class Inference:
         started = time.perf_counter()
         y = model.predict(X)
         guest.engine_seconds = time.perf_counter() - started
-        guest.X, guest.y = X, y
+        guest.rows, guest.X, guest.y = len(y), X, y
         return y
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.config import Config
 from app.metrics import Metrics
-from app.visit import NOTHING, Visit
+from app.visit import Visit
 from model import PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class LogWriter:
         # By the id, so that all pods take the same requests.
         if zlib.crc32(guest.request_id.encode()) >= self._config.prediction_log_share * 2**32:
             return
-        n_rows = len(guest.y)
+        n_rows = guest.rows
         if self._rows_put - self._rows_taken + n_rows > MAX_WAITING_ROWS:
             self._metrics.count_dropped(n_rows, "queue_full")
             return
         self._rows_put += n_rows
-        self._waiting.append(guest if self._config.prediction_log_features else replace(guest, X=NOTHING))
+        self._waiting.append(guest if self._config.prediction_log_features else replace(guest, X=None))
 
     def close(self) -> None:
         """Write what waits, if the database takes it soon, and stop."""
@@ -111,7 +111,7 @@ class LogWriter:
                     except RefusedRowsError as error:
                         _log.error("%s", error)
                         self._take(1)
-                        self._metrics.count_dropped(len(guest.y), "refused")
+                        self._metrics.count_dropped(guest.rows, "refused")
 
     def _next_batch(self) -> list[Visit]:
         """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
@@ -133,17 +133,18 @@ class LogWriter:
     def _take(self, requests: int) -> None:
         """Take requests from the queue: only now, since what was not written is tried again."""
         for _ in range(requests):
-            self._rows_taken += len(self._waiting.popleft().y)
+            self._rows_taken += self._waiting.popleft().rows
 
     def _rows(self, guest: Visit) -> Iterator[dict[str, Any]]:
         assert guest.model  # who was answered was answered by one
+        assert guest.y is not None
         common = {
             "request_id": guest.request_id,
             "time": datetime.fromtimestamp(guest.time, UTC),
             "model": guest.model.name,
             "version": guest.model.version,
         }
-        rows = guest.X.tolist() if self._config.prediction_log_features else repeat(None)
+        rows = repeat(None) if guest.X is None else guest.X.tolist()
         for number, (values, prediction) in enumerate(zip(rows, guest.y.tolist())):
             features = values and dict(zip(guest.model.schema.names, values))
             yield {**common, "row": number, "features": features, "prediction": prediction}

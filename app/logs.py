@@ -1,4 +1,4 @@
-"""Logs as JSON lines: one a request on standard output, the server's own on standard error.
+"""Logs as JSON lines: one a request on standard output, a moment later; the server's own on standard error.
 
 No payload and no value of a feature is ever written. So a failure is logged as its class and the places it
 passed through, without its message, which could quote what was sent.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import select
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,13 +20,46 @@ from typing import Any
 
 import orjson
 
+from app.visit import Visit
+
+# W3C Trace Context: version, trace id, the caller's span id, flags; a later version may say more.
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
+
 _log = logging.getLogger("tabserve")
 
 
-def write_line(fields: dict[str, Any]) -> None:
-    """Write one line to standard output in a single call, so that workers' lines do not mix."""
-    with suppress(OSError):  # where nobody reads the log any more, a request must not fail for it
-        os.write(1, orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+def write_lines(lines: Iterable[dict[str, Any]]) -> None:
+    """Write lines to standard output, in pieces that no other worker's lines can come in the middle of."""
+    piece = b""
+    with suppress(OSError):  # where nobody reads the log any more, nothing else must fail for it
+        for fields in lines:
+            line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+            if piece and len(piece) + len(line) > select.PIPE_BUF:
+                os.write(1, piece)
+                piece = b""
+            piece += line
+        if piece:
+            os.write(1, piece)
+
+
+def request_line(guest: Visit) -> dict[str, Any]:
+    """Return what is logged of a request."""
+    fields: dict[str, Any] = {
+        "time": timestamp(guest.time),
+        "request_id": guest.request_id,
+        "method": guest.method[:16],
+        "route": guest.route,
+        "status": guest.status,
+        "duration_ms": int(guest.seconds * 1e6) / 1000,
+    }
+    if trace := _TRACEPARENT.fullmatch(guest.traceparent):
+        fields["trace_id"], fields["parent_span_id"] = trace[1], trace[2]
+    if guest.model:
+        fields["model"], fields["version"] = guest.model.name, guest.model.version
+        fields["rows"] = guest.rows or None
+    return fields
 
 
 def failure(exc_info: Any, request_id: str) -> None:

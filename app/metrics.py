@@ -215,7 +215,7 @@ class Metrics:
             ):
                 if seconds:
                     _add(self._child(self._inferences, *version, outcome), seconds)
-            answered = [guest for guest in asked if len(guest.y)]
+            answered = [guest for guest in asked if guest.rows]
             if answered:
                 self._count_answered(answered)
 
@@ -251,7 +251,8 @@ class Metrics:
         """Count the rows of one version: into the bins of its training data, and the engine's time for them."""
         model = guests[0].model
         assert model  # it answered
-        X, y = np.concatenate([guest.X for guest in guests]), np.concatenate([guest.y for guest in guests])
+        X = np.concatenate([guest.X for guest in guests if guest.X is not None])
+        y = np.concatenate([guest.y for guest in guests if guest.y is not None])
         version = model.name, model.version
         self._child(self._rows, *version).inc(len(y))
         _add(self._child(self._engine, *version), [guest.engine_seconds for guest in guests])

@@ -1,7 +1,7 @@
-"""What is noted of each request beside its reply: metrics, drift counts and, where one is kept, the prediction log.
+"""What is noted of each request beside its reply: its line in the log, metrics, drift counts, the prediction log.
 
-A request only leaves its visit here. They are counted many at once, which takes a tenth of the time that it takes one
-by one: by the request that brings the last of so many, by a thread a moment later, or when somebody asks.
+A request only leaves its visit here. They are seen to many at once, which takes a fraction of the time that it takes
+one by one: by the request that brings the last of so many, by a thread a moment later, or when somebody asks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from app import logs
 from app.log_writer import LogWriter
 from app.metrics import Metrics
 from app.visit import Visit
@@ -20,16 +23,28 @@ _INTERVAL_SECONDS = 0.5  # well below any interval at which metrics are scraped
 # Counting them takes a fraction of a millisecond, for which the others wait.
 _MAX_NOTED = 256
 _MAX_NOTED_ROWS = 20_000  # matrices take memory
+_STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard output
+_MAX_LINES = 50_000  # that wait for a reader of standard output that is slow or gone; then the oldest are lost
 
 
 class Recorder:
-    """Takes note of requests in one process; `start` and `close` belong to whoever runs the service there."""
+    """Takes note of requests in one process; `start` and `close` belong to whoever runs the service there.
 
-    def __init__(self, metrics: Metrics, writer: LogWriter | None) -> None:
+    Nothing waits before the start.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        writer: LogWriter | None,
+        write_lines: Callable[[Iterable[dict[str, Any]]], None] | None,
+    ) -> None:
         self._metrics = metrics
         self._writer = writer
+        self._write_lines = write_lines
         self._noted: deque[Visit] = deque()
         self._noted_rows = 0
+        self._lines: deque[dict[str, Any]] = deque(maxlen=_MAX_LINES)
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None  # made where it runs: a fork marks those that exist as ended
@@ -44,37 +59,45 @@ class Recorder:
     def note(self, guest: Visit) -> None:
         """Take note of a request that has left."""
         self._noted.append(guest)
-        self._noted_rows += len(guest.y)
-        if len(self._noted) >= _MAX_NOTED or self._noted_rows >= _MAX_NOTED_ROWS:
-            self._count()
+        self._noted_rows += guest.rows
+        if len(self._noted) >= _MAX_NOTED or self._noted_rows >= _MAX_NOTED_ROWS or not self._thread:
+            self.flush()
 
     def flush(self) -> None:
-        """Count what was noted until now, and hand it to the log."""
+        """Count what was noted until now, and hand it to the logs."""
         with self._counting:
             self._noted_rows = 0
             guests = [self._noted.popleft() for _ in range(len(self._noted))]
+            if self._write_lines:
+                self._lines.extend(map(logs.request_line, guests))
             if self._writer:
                 for guest in guests:
-                    if len(guest.y):
+                    if guest.rows:
                         self._writer.put(guest)
-            if guests:
+            try:
                 self._metrics.count(guests)
+            except Exception as error:  # whatever it is, what comes next is counted again
+                _log.error("requests were not counted: %s", type(error).__name__, exc_info=True)
+        if not self._thread:
+            self._write()
 
     def close(self) -> None:
         """Count and write what was noted, and stop."""
         self._stopping.set()
         if self._thread:
-            self._thread.join()
-        self._count()
+            self._thread.join(_STOP_SECONDS)
+        self.flush()
+        if not (self._thread and self._thread.is_alive()):
+            self._write()
         if self._writer:
             self._writer.close()
 
     def _run(self) -> None:
         while not self._stopping.wait(_INTERVAL_SECONDS):
-            self._count()
-
-    def _count(self) -> None:
-        try:
             self.flush()
-        except Exception as error:  # whatever it is, what comes next is counted again
-            _log.error("requests were not counted: %s", type(error).__name__, exc_info=True)
+            self._write()
+
+    def _write(self) -> None:
+        """Write the lines: where nobody reads them this takes as long as it takes, and no request waits for it."""
+        if self._write_lines:
+            self._write_lines([self._lines.popleft() for _ in range(len(self._lines))])

@@ -28,6 +28,9 @@ def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_row
     """Return the matrix of rows `[[6.575, …], …]` whose cells `header` names."""
     check_rows(len(rows), max_rows)
     check_width(len(header), schema.names)
+    matrix = schema.matrix_from_rows(rows, header)
+    if matrix is not None:
+        return matrix
     problems = []
     if not all(isinstance(name, str) for name in header):
         problems.append(Problem(None, None, "the columns are not all names"))

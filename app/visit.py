@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from wsgiref.types import WSGIEnvironment
 
 import numpy as np
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from model import Artifact, Matrix
 
 UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
-NOTHING = np.empty(0)
-
 _KEY = "tabserve.visit"
 
 
@@ -23,9 +21,11 @@ class Visit:
     request_id: str
     method: str = ""
     route: str = UNMATCHED
+    traceparent: str = ""  # as the caller sent it
     model: Artifact | None = None  # that the request is for, also where it is refused
-    X: Matrix = field(default_factory=lambda: NOTHING)  # (n_rows, n_features) that was predicted from
-    y: NDArray[np.float64] = field(default_factory=lambda: NOTHING)  # (n_rows,) that was answered
+    rows: int = 0  # that were answered
+    X: Matrix | None = None  # (rows, n_features), what they were answered to
+    y: NDArray[np.float64] | None = None  # (rows,), the answers
     engine_seconds: float = 0
     status: int = 500
     seconds: float = 0  # in the application

@@ -52,25 +52,39 @@ _MAX_HEAD_BYTES = 4_000
 _MAX_BODY_BYTES = 16_384
 _RECEIVE_BYTES = _MAX_HEAD_BYTES + _MAX_BODY_BYTES
 _TURN_SECONDS = 0.25  # how often deadlines are looked at
-_LINGER_SECONDS = 2.0  # for a client to read its last reply: gunicorn's own time, see util.close_graceful
-_PATIENCE_SECONDS = 0.001  # for an idle worker to wake up
-_SWITCH_SECONDS = (
-    0.001  # after which a thread that computes lets the loop go on; Python's own 5 ms are an answer's time
-)
+# For a client to read its last reply, and what it may still send meanwhile: gunicorn's own, see util.close_graceful.
+_LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
+_ACCEPTED_A_TURN = 64
+# How long a client is left to another worker, and after that may be taken by the one that left it.
+_PATIENCE_SECONDS, _INSISTENCE_SECONDS = 0.001, 0.005
+# After which a thread that computes lets the loop go on: Python's own 5 ms are a hundred answers' time.
+_SWITCH_SECONDS = 0.001
 _MAX_KNOWN_NAMES = 1_000  # of headers, which clients make up
 
 _LINE = rb"(GET|POST) (/(?!/)[!\"$&-~]*) HTTP/1\.1\r\n"  # visible ASCII but for # and %
 _FIELDS = rb"((?:[A-Za-z0-9-]+:[^\x00-\x08\n-\x1f\x7f]*\r\n)*)"
 _HEAD = re.compile(_LINE + _FIELDS + rb"\r\n")
 _BEGINNING = re.compile(_LINE + _FIELDS + rb"[^\x00-\x08\n-\x0c\x0e-\x1f\x7f]*")
-_FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*?)[ \t]*\r\n")
+_FIELD = re.compile(rb"([^:]+):([^\r]*)\r\n")
 # How a message is framed, and what becomes of its connection, is not decided here.
 _UNUSUAL = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"})
 
 _STATUS = re.compile(r"(?!204|304)[2-5][0-9]{2} [\t -~]*")
-_HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[!-~](?:[\t -~]*[!-~])?)?\r\n)*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 StartResponse = Callable[..., Callable[[bytes], object]]
+
+
+_PLAIN_NAMES = {"Content-Length"}  # of headers, as applications write them; others are learned
+
+
+def _learn_plain(name: str) -> bool:
+    """Return whether a reply's header of that name is sent as it is, whatever it says."""
+    lower = name.lower()
+    plain = lower != "content-length" and lower not in util.hop_headers and bool(_HEADER_NAME.fullmatch(name))
+    if plain and len(_PLAIN_NAMES) < _MAX_KNOWN_NAMES:
+        _PLAIN_NAMES.add(name)
+    return plain
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -82,13 +96,19 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.unsent: bytes | memoryview = b""
         self.sends = False  # it is waited for until it takes more
         self.closes = False  # as soon as all is sent
-        self.lingers = False  # all is sent; what still comes is not read
+        self.lingers = False  # all is sent; what still comes is not looked at
+        self.lingered = 0  # bytes of it
+        self.needed = 0  # how much has to be received before there is anything to do
+        self.began = 0.0  # when the first byte of the request came
         self.deadline = 0.0
         self.environ: dict[str, Any] = {}  # what its requests have in common
+        # Clients send the same head again and again: the last one, and what it came to.
+        self.head = b""
+        self.head_environ: dict[str, Any] = {}
         self.scheme_headers: dict[str, str] = {}  # by which this client may say that it was reached by TLS
 
 
-class Reply:
+class WholeReply:
     """What the application answers to a plain request, until it is written in one piece."""
 
     def __init__(self, cfg: Any, environ: dict[str, Any], *, closes: bool) -> None:
@@ -110,17 +130,9 @@ class Reply:
 
     def finish(self, body: bytes, date: str) -> tuple[bytes, bool]:
         """Return the bytes to send, and whether the connection ends with them."""
-        if not self._response:
-            lines = "".join([f"{name}: {value}\r\n" for name, value in self._headers])
-            names = [name.lower() for name, _ in self._headers]
-            if (
-                names.count("content-length") == 1
-                and self._headers[names.index("content-length")][1] == str(len(body))
-                and _STATUS.fullmatch(self._status)
-                and _HEADERS.fullmatch(lines)
-                and lines.count("\r\n") == len(names)  # no value begins another line
-                and util.hop_headers.isdisjoint(names)
-            ):
+        if not self._response and _STATUS.fullmatch(self._status):
+            lines = self._plain_lines(len(body))
+            if lines:
                 connection = "close" if self._closes else "keep-alive"
                 head = f"HTTP/1.1 {self._status}\r\nServer: {SERVER}\r\nDate: {date}\r\nConnection: {connection}\r\n"
                 return f"{head}{lines}\r\n".encode("ascii") + body, self._closes
@@ -129,6 +141,19 @@ class Reply:
             response.write(body)
         response.close()
         return bytes(self._written), response.should_close()
+
+    def _plain_lines(self, length: int) -> str:
+        """Return the headers as they are sent; nothing if one of them is not plain, or the length is not said once."""
+        lines, lengths = "", 0
+        for name, value in self._headers:
+            if not (name in _PLAIN_NAMES or _learn_plain(name)) or not value.isprintable():
+                return ""
+            if name == "Content-Length":
+                lengths += 1
+            lines += f"{name}: {value}\r\n"
+        says_so = lengths == 1 and f"Content-Length: {length}\r\n" in lines
+        # gunicorn strips values, and writes them in Latin-1.
+        return lines if says_so and lines.isascii() and ":  " not in lines and " \r\n" not in lines else ""
 
     def request(self) -> SimpleNamespace:
         """Return the request as gunicorn looks at it."""
@@ -157,24 +182,24 @@ class Board:
     workers take all that come at once, and the others would have nothing to do.
     """
 
-    _PLACES = 64  # where there are more workers, two share one
-    _shared = memoryview(mmap.mmap(-1, 16 * _PLACES)).cast("d")  # for each place: connections, and when that was said
+    _PLACES = 64  # where there are more workers, some go without
+    _counts = memoryview(mmap.mmap(-1, 8 * _PLACES)).cast("d")
+    _times = memoryview(mmap.mmap(-1, 8 * _PLACES)).cast("d")  # when that was said
 
-    def __init__(self, age: int) -> None:
-        self._place = age % self._PLACES * 2
+    def __init__(self) -> None:  # after the fork
+        first, now = os.getpid() % self._PLACES, time.monotonic()
+        places = [*range(first, self._PLACES), *range(first)]
+        self._place = next((place for place in places if self._times[place] < now - 1), first)
 
-    def post(self, connections: float, now: float) -> None:
+    def post(self, connections: float) -> None:
         """Say how many there are here, at least every second; infinity where no more are let in."""
-        self._shared[self._place], self._shared[self._place + 1] = connections, now
+        self._counts[self._place], self._times[self._place] = connections, time.monotonic()
 
     def least_of_others(self, now: float) -> float:
         """Return the least number of connections that another living worker has; infinity where there is none."""
-        counts, times = self._shared[::2].tolist(), self._shared[1::2].tolist()
-        mine = self._place // 2
-        return min(
-            (count for place, (count, said) in enumerate(zip(counts, times)) if said > now - 1 and place != mine),
-            default=math.inf,
-        )
+        said = zip(self._counts.tolist(), self._times.tolist())
+        others = [count for place, (count, at) in enumerate(said) if at > now - 1 and place != self._place]
+        return min(others, default=math.inf)
 
 
 class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
@@ -188,15 +213,14 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     ready = 0
     alive: bool
 
-    def __init__(self, age: int, *stock: Any) -> None:  # before the fork
-        super().__init__(age, *stock)
-        self._board = Board(age)
+    def __init__(self, *stock: Any) -> None:
+        super().__init__(*stock)
         self.keepalived_conns: set[Connection] = set()  # that the loop waits for; gthread's are in the order of idling
         self._ahead: set[Connection] = set()  # those of them that sent more than what is answered
         self._is_quick: Any = None  # the application's method; without it the worker is gthread
         self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
         self._next_look = 0.0
-        self._patience = 0.0  # until when a client is left to another worker
+        self._accepts_after = 0.0
         self._date = (0, "")
         # gunicorn looks for a setting in all its settings.
         self._keepalive: float = self.cfg.keepalive
@@ -208,7 +232,6 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         sys.setswitchinterval(_SWITCH_SECONDS)
         self.begin()
         while self.alive and self.is_parent_alive():
-            self.set_accept_enabled(self.nr_conns < self.worker_connections)
             self.turn()
 
         self.set_accept_enabled(False)
@@ -235,7 +258,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         self._max_head = min([_MAX_HEAD_BYTES, *filter(None, limits)])
         self._max_fields: int = self.cfg.limit_request_fields or _MAX_HEAD_BYTES
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
-        self.set_accept_enabled(True)
+        self._board = Board()
         self._tell()
 
     def _can_be_plain(self) -> bool:
@@ -252,19 +275,23 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def turn(self) -> None:
         """Wait for something to do, and do all that there is."""
-        events = self.poller.select(0 if self._ahead else _TURN_SECONDS)
+        pause = self._accepts_after - time.monotonic()
+        self.set_accept_enabled(self.alive and pause <= 0 and self.nr_conns < self.worker_connections)
+        events = self.poller.select(0 if self._ahead else pause if 0 < pause < _TURN_SECONDS else _TURN_SECONDS)
         self.ready = len(events)
+        now = time.monotonic()
+        looks = now >= self._next_look
+        if looks:
+            self._next_look = now + _TURN_SECONDS
+            self.notify()
+            self._tell()
         for key, _ in events:
             key.data(key.fileobj)
             self.ready -= 1
         ahead, self._ahead = self._ahead, set()
         for connection in ahead:
             self._serve(connection)
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + _TURN_SECONDS
-            self.notify()
-            self._tell()
+        if looks:
             for connection in [each for each in self.keepalived_conns if each.deadline < now]:
                 self._expire(connection)
 
@@ -279,24 +306,29 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     # Connections come, wait and go.
 
     def accept(self, listener: Any) -> None:
-        """Let a client in, unless another worker has fewer, and takes it soon."""
-        now = time.monotonic()
-        if self._board.least_of_others(now) < self.nr_conns:
-            self._patience = self._patience or now + _PATIENCE_SECONDS
-            if now < self._patience:
+        """Let clients in, but those that another worker has more room for, if it takes them soon."""
+        for _ in range(min(_ACCEPTED_A_TURN, self.worker_connections - self.nr_conns)):
+            now = time.monotonic()
+            waited = now < self._accepts_after + _INSISTENCE_SECONDS
+            if self._board.least_of_others(now) < self.nr_conns and not waited:
+                self._accepts_after = now + _PATIENCE_SECONDS
                 return
-        self._patience = 0.0
-        try:
-            client, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        self.nr_conns += 1
-        self._tell()
-        connection = Connection(self.cfg, client, address, listener.getsockname())
-        if self._is_quick:
-            self._wait(connection, DEFAULT_WORKER_DATA_TIMEOUT + self._keepalive)
-        else:
-            self.enqueue_req(connection)
+            self._accepts_after = 0.0
+            try:
+                client, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # too many open files, for example: those who are here are served
+                self.log.error("No client can be let in for now: %s", error)
+                self._accepts_after = now + _TURN_SECONDS
+                return
+            self.nr_conns += 1
+            self._tell()
+            connection = Connection(self.cfg, client, address, listener.getsockname())
+            if self._is_quick:
+                self._wait(connection, DEFAULT_WORKER_DATA_TIMEOUT + self._keepalive)
+            else:
+                self.enqueue_req(connection)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Take a connection back from its thread."""
@@ -306,8 +338,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             if not result or (result is _DEFER and not self.alive):
                 self._linger(conn)
             elif result is not _DEFER and (ahead := conn.parser.unreader.take_buffered()):
-                conn.received = ahead
-                self._wait(conn, self.read_seconds)
+                self._wait(conn, 0)
+                self._begins(conn, ahead)
                 self._ahead.add(conn)
             else:
                 self._wait(conn, self._idle_seconds())
@@ -315,7 +347,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _tell(self) -> None:
-        self._board.post(self.nr_conns if self.alive else math.inf, time.monotonic())
+        self._board.post(self.nr_conns if self.alive else math.inf)
 
     def _idle_seconds(self) -> float:
         return self._keepalive if self.alive else min(self._keepalive, STOP_KEEPALIVE_LINGER)
@@ -376,7 +408,10 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             self._drop(connection)
             return
-        if connection.lingers and data:
+        if connection.lingers:
+            connection.lingered += len(data)
+            if not data or connection.lingered > _LINGER_BYTES:
+                self._drop(connection)
             return
         if not data:
             if connection.received:
@@ -387,9 +422,9 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         if connection.received:
             connection.received += data
         else:
-            connection.received = data
-            connection.deadline = time.monotonic() + self.read_seconds
-        self._serve(connection)
+            self._begins(connection, data)
+        if len(connection.received) >= connection.needed:
+            self._serve(connection)
 
     def _send(self, connection: Connection, _: object = None) -> None:
         """Send what the connection takes of its reply; the rest when it takes more."""
@@ -418,35 +453,46 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._wait(connection, 0)
             connection.sends = False
         if connection.received:
+            self._begins(connection, connection.received)
             self._ahead.add(connection)
-        connection.deadline = time.monotonic() + (self.read_seconds if connection.received else self._idle_seconds())
+        else:
+            connection.deadline = time.monotonic() + self._idle_seconds()
+
+    def _begins(self, connection: Connection, data: bytes) -> None:
+        """Take the first bytes of a request."""
+        connection.received, connection.needed = data, 0
+        connection.began = time.monotonic()
+        connection.deadline = connection.began + self.read_seconds
 
     # Requests.
 
     def _serve(self, connection: Connection) -> None:
         """Answer the first request that was sent, if it is whole."""
         data = connection.received
-        head = _HEAD.match(data) if self._is_quick else None
-        if not head:
-            # A head that may still become a plain one is waited for.
-            beginning = len(data) <= self._max_head and (b"\n" not in data or _BEGINNING.fullmatch(data))
-            if not (self._is_quick and beginning):
-                self._hand_over(connection)
-            return
-        environ = self._environ(connection, head) if head.end() <= self._max_head else None
-        length = int(environ.get("CONTENT_LENGTH", 0)) if environ else 0
-        end = head.end() + length
-        if environ and length <= _MAX_BODY_BYTES:
-            if len(data) < end:
+        if not (connection.head and data.startswith(connection.head)):
+            head = _HEAD.match(data) if self._is_quick else None
+            if not head:
+                # A head that may still become a plain one is waited for.
+                beginning = len(data) <= self._max_head and (b"\n" not in data or _BEGINNING.fullmatch(data))
+                if not (self._is_quick and beginning):
+                    self._hand_over(connection)
                 return
-            environ["wsgi.input"] = io.BytesIO(data[head.end() : end])
+            connection.head = head[0]
+            connection.head_environ = self._environ(connection, head) if len(head[0]) <= self._max_head else {}
+        environ = connection.head_environ.copy()
+        begin, length = len(connection.head), int(environ.get("CONTENT_LENGTH", 0))
+        if environ and length <= _MAX_BODY_BYTES:
+            if len(data) < begin + length:
+                connection.needed = begin + length
+                return
+            environ["wsgi.input"] = io.BytesIO(data[begin : begin + length])
             try:
                 quick = self._is_quick(environ)
             except Exception:
                 self.log.exception("The application cannot say whether a request is quick")
                 quick = False
             if quick:
-                connection.received = data[end:]
+                connection.received = data[begin + length :]
                 self._answer(connection, environ)
                 return
         self._hand_over(connection)
@@ -458,7 +504,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self.alive = False
         stays = self.alive and self._keepalive and len(self.keepalived_conns) <= self.max_keepalived
         wanted = environ.get("HTTP_CONNECTION", "").lower() != "close"
-        reply = Reply(self.cfg, environ, closes=not (stays and wanted))
+        reply = WholeReply(self.cfg, environ, closes=not (stays and wanted))
         try:
             pieces = self.wsgi(environ, reply.start)
             try:
@@ -481,8 +527,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._date = now, util.http_date(now)
         return self._date[1]
 
-    def _environ(self, connection: Connection, head: re.Match[bytes]) -> dict[str, Any] | None:
-        """Return WSGI's environment of a request without its body; None for one that is not plain."""
+    def _environ(self, connection: Connection, head: re.Match[bytes]) -> dict[str, Any]:
+        """Return WSGI's environment of a request without its body; an empty one if it is not plain."""
         environ = (connection.environ or self._begin(connection)).copy()
         method, target, fields = head.groups()
         environ["REQUEST_METHOD"] = method.decode()
@@ -490,24 +536,24 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         environ["PATH_INFO"], _, environ["QUERY_STRING"] = uri.partition("?")
         found = _FIELD.findall(fields)
         if len(found) > self._max_fields:
-            return None
+            return {}
         for name, value in found:
             key = self._names.get(name)
             if key is None:
                 key = self._key(name)
             if not key or key in environ:
-                return None
-            environ[key] = value.decode("latin-1")
+                return {}
+            environ[key] = value.decode("latin-1").strip(" \t")
         length = environ.get("CONTENT_LENGTH", "0")
         if not (length.isascii() and length.isdigit() and len(length) < 10):
-            return None
+            return {}
         if environ.get("HTTP_CONNECTION", "close").lower() not in ("close", "keep-alive"):
-            return None
+            return {}
         said = ""
         for key in connection.scheme_headers:
             if key in environ:
                 if said:
-                    return None
+                    return {}
                 said = key
         if said and environ[said] == connection.scheme_headers[said]:
             environ["wsgi.url_scheme"] = "https"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,8 @@ REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
 # How many names that a row has too many are told one by one: there may be a million of them in a small body.
 MAX_UNKNOWN = 20
 
-# What pandas, R and spreadsheets write into a cell that has no value.
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
+# What pandas, R and spreadsheets write into a cell that has no value.
 _MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
 # Written so that no digit can be matched in two ways: a long cell must not take time in proportion to its square.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
@@ -95,6 +95,21 @@ class Schema:
         if matrix is None:
             raise self._rejection(records)
         return matrix
+
+    def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
+        """Return `(n_rows, n_features)` float64 from lists whose cells `header` names, in any order.
+
+        None if anything is wrong with them: the quick way for good rows.
+        """
+        if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(self.names)} or len(header) != len(self.names):
+            return None
+        if tuple(header) == self.names:
+            return self._matrix(list(chain.from_iterable(rows)))
+        try:
+            places = [header.index(name) for name in self.names]
+        except ValueError:
+            return None
+        return self._matrix([row[place] for row in rows for place in places])
 
     def matrix_from_columns(self, columns: Mapping[str, Sequence[Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from columns of equal length, in any order.

@@ -102,7 +102,7 @@ def service() -> Sequence[Panel]:
         ),
         graph(
             "Time of predictions in the application",
-            "Without waiting for a thread and without sending. 99 % should take 50 ms at most.",
+            "Without waiting for its turn and without sending. 99 % should take 50 ms at most.",
             "s",
             *((f"histogram_quantile({q}, {predictions})", f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
         ),

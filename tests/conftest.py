@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,19 +119,21 @@ def log_lines() -> list[dict[str, Any]]:
 @pytest.fixture
 def client(store: Path, log_lines: list[dict[str, Any]]) -> FlaskClient:
     """A client of the service, in this process."""
-    return create_app(Config(store=store), write_line=log_lines.append).test_client()
+    return create_app(Config(store=store), write_lines=log_lines.extend).test_client()
 
 
-def everywhere_client(store: Path, write_line: Callable[[dict[str, Any]], None], **settings: Any) -> FlaskClient:
+def everywhere_client(
+    store: Path, write_lines: Callable[[Iterable[dict[str, Any]]], None], **settings: Any
+) -> FlaskClient:
     """Return a client of a service that answers at the paths of all `PROTOCOLS`."""
     routes = {"aip_health_route": Route("/vertex/health"), "aip_predict_route": Route("/vertex/predict")}
-    return create_app(Config(store=store, **{**routes, **settings}), write_line=write_line).test_client()
+    return create_app(Config(store=store, **{**routes, **settings}), write_lines=write_lines).test_client()
 
 
 @pytest.fixture(scope="session")
 def everywhere(store: Path) -> FlaskClient:
     """A client of the service at the paths of all `PROTOCOLS`. Tests must not change the service, nor count on it."""
-    return everywhere_client(store, lambda fields: None)
+    return everywhere_client(store, lambda lines: None)
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_bomb(everywhere: FlaskClient, protocol: str, coding: str) -> None:
 def test_limit_is_exact(store: Path, protocol: str, coding: str | None) -> None:
     """A body of the limit's length is answered and one byte more is 413, plain and decompressed."""
     plain = plain_body(protocol, [ROW] * 50)
-    client = everywhere_client(store, lambda fields: None, max_body_bytes=len(plain))
+    client = everywhere_client(store, lambda lines: None, max_body_bytes=len(plain))
     compress = CODINGS.get(coding or "", bytes)
 
     assert answer(post(client, protocol, compress(plain), coding), protocol) == [ANSWER] * 50
@@ -157,7 +157,7 @@ def test_limit_of_sent_bytes(store: Path, protocol: str, coding: str) -> None:
     plain = plain_body(protocol)
     stored = gzip.compress(plain, 0) if coding == "gzip" else zlib.compress(plain, 0)
     just, short = (
-        everywhere_client(store, lambda fields: None, max_body_bytes=limit) for limit in (len(stored), len(stored) - 1)
+        everywhere_client(store, lambda lines: None, max_body_bytes=limit) for limit in (len(stored), len(stored) - 1)
     )
 
     assert len(stored) > len(plain)
@@ -171,7 +171,7 @@ def test_limit_of_sent_bytes(store: Path, protocol: str, coding: str) -> None:
 def test_bytes_after_the_limit_of_a_stream(store: Path) -> None:
     """What follows a stream that is exactly as long as is allowed is still seen."""
     plain = plain_body("V2", [ROW] * 50)
-    client = everywhere_client(store, lambda fields: None, max_body_bytes=len(plain))
+    client = everywhere_client(store, lambda lines: None, max_body_bytes=len(plain))
 
     for coding, compress in CODINGS.items():
         refused(post(client, "V2", compress(plain) + b"x", coding), 400)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import select
+import socket
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,6 +20,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.logs import write_lines
 from conftest import HOUSE, Server, serve
 
 OWN_ID = re.compile("[0-9a-f]{32}")
@@ -159,7 +163,7 @@ def test_trace_that_is_none(client: FlaskClient, log_lines: list[dict[str, Any]]
 
 def logged(server: Server) -> list[dict[str, Any]]:
     """Return every line that the server wrote; fails for a line that is no JSON object."""
-    time.sleep(0.2)  # a line is written after the reply
+    time.sleep(0.8)  # lines are written half a second after the reply
     text = server.stdout.read_text() + server.stderr.read_text()
     lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     assert all(isinstance(line, dict) for line in lines)
@@ -232,6 +236,26 @@ def test_one_line_a_request(own_server: Server) -> None:
     lines = [json.loads(line) for line in own_server.stdout.read_text().splitlines()]
     assert [line["request_id"] for line in lines if line["route"] == "/predict"] == ids
     assert all({"time", "request_id", "method", "route", "status", "duration_ms"} <= line.keys() for line in lines)
+
+
+def test_lines_of_workers_do_not_mix() -> None:
+    """Lines are written whole, in pieces that a pipe takes at once (PIPE_BUF), but for a line that is longer itself."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps pieces apart
+    stdout = os.dup(1)
+    os.dup2(theirs.fileno(), 1)
+    try:
+        write_lines([{"n": n, "x": "y" * n} for n in [*range(100), 5000, 1]])
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        theirs.close()
+    with ours:
+        pieces = list(iter(lambda: ours.recv(10_000), b""))
+
+    assert [json.loads(line)["n"] for line in b"".join(pieces).splitlines()] == [*range(100), 5000, 1]
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert [len(piece) for piece in pieces if len(piece) > select.PIPE_BUF] == [5018]
+    assert len(pieces) < 10
 
 
 def test_requests_need_not_be_logged(store: Path, tmp_path: Path) -> None:

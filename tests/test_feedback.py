@@ -328,7 +328,7 @@ def test_outcomes_are_counted(client: FlaskClient) -> None:
 def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
     """Predictions of every protocol are logged under the id that their reply carries, with the answers they got."""
     url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
-    client = everywhere_client(store, lambda fields: None, prediction_log=url)
+    client = everywhere_client(store, lambda lines: None, prediction_log=url)
     recorder = client.application.recorder  # type: ignore[attr-defined]
     recorder.start()
     X = houses.iloc[:3].to_numpy().tolist()

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.config import Route
 from app.factory import Service
 from conftest import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
 from model import Artifact
@@ -33,7 +34,7 @@ def lines() -> list[dict[str, Any]]:
 @pytest.fixture
 def client(store: Path, lines: list[dict[str, Any]]) -> FlaskClient:
     """A client of a service that answers at the paths of all protocols."""
-    return everywhere_client(store, lines.append, max_body_bytes=2_000_000, max_rows=200)
+    return everywhere_client(store, lines.extend, max_body_bytes=2_000_000, max_rows=200)
 
 
 def both_ways(client: FlaskClient, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -137,7 +138,7 @@ def test_models_that_are_not_loaded(store: Path, tmp_path: Path, protocol: Proto
     """Where no model could be loaded, all is answered 503 alike."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
     (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
-    client = everywhere_client(own, lambda fields: None)
+    client = everywhere_client(own, lambda lines: None)
 
     assert both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)[0] == 503
 
@@ -165,31 +166,39 @@ def test_short_way_is_taken(client: FlaskClient, path: str, monkeypatch: pytest.
 def test_named_path_of_another_protocol(store: Path) -> None:
     """Where Vertex AI's path is one that another protocol has, the short way answers as Flask does."""
     for path in ("/predict", "/v1/models/boston-housing:predict", "/models/boston-housing/predict", "/invocations"):
-        client = everywhere_client(store, lambda fields: None, aip_predict_route=path)
+        client = everywhere_client(store, lambda lines: None, aip_predict_route=path)
         for protocol in PROTOCOLS.values():
             both_ways(client, path, json.dumps(protocol.write([ROW])).encode(), JSON)
 
 
-def test_other_methods_are_flasks(client: FlaskClient) -> None:
-    """What is no POST is answered by Flask: 405, and which methods there are."""
-    for protocol in PROTOCOLS.values():
-        for method in ("GET", "HEAD", "PUT", "OPTIONS"):
-            reply = client.open(protocol.path, method=method)
-
-            assert reply.status_code == (200 if method == "OPTIONS" else 405)
-            assert set(reply.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
-
-
 def test_quick(store: Path) -> None:
-    """Predictions and probes are quick, by whatever path; what compresses, waits or renders is not."""
-    service = everywhere_client(store, lambda fields: None).application
+    """Short predictions and probes are quick, by whatever path; what is long, compressed, waits or renders is not."""
+    service = everywhere_client(store, lambda lines: None).application
     assert isinstance(service, Service)
-    quick = [protocol.path for protocol in PROTOCOLS.values()]
-    quick += ["/livez", "/readyz", "/ping", "/health", "/vertex/health", "/v2/health/live", "/v2/health/ready"]
-    quick += ["/v1/models/boston-housing", "/v2/models/boston-housing/ready"]
+    probes = ["/livez", "/readyz", "/ping", "/health", "/vertex/health", "/v2/health/live", "/v2/health/ready"]
+    probes += ["/v1/models/boston-housing", "/v2/models/boston-housing/ready"]
+    quick = [("GET", path) for path in probes] + [("POST", protocol.path) for protocol in PROTOCOLS.values()]
 
-    for path in quick:
-        assert service.is_quick({"PATH_INFO": path})
-        assert not service.is_quick({"PATH_INFO": path, "HTTP_CONTENT_ENCODING": "gzip"})
+    for method, path in quick:
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
+        assert service.is_quick(environ)
+        assert service.is_quick({**environ, "CONTENT_LENGTH": "4096"})
+        assert not service.is_quick({**environ, "CONTENT_LENGTH": "4097"})
+        assert not service.is_quick({**environ, "HTTP_CONTENT_ENCODING": "gzip"})
+        assert not service.is_quick({**environ, "REQUEST_METHOD": "PUT"})
     for path in ("/", "/metrics", "/feedback", "/docs/", "/openapi.json", "/v2/models/boston-housing/stats", "/x"):
-        assert not service.is_quick({"PATH_INFO": path})
+        for method in ("GET", "POST"):
+            assert not service.is_quick({"REQUEST_METHOD": method, "PATH_INFO": path})
+
+
+def test_path_of_something_slow_is_not_quick(store: Path) -> None:
+    """A path that Vertex AI names is quick for its own method alone, whatever else is answered there."""
+    client = everywhere_client(
+        store, lambda lines: None, aip_predict_route=Route("/metrics"), aip_health_route=Route("/feedback")
+    )
+    service = client.application
+    assert isinstance(service, Service)
+
+    assert service.is_quick({"REQUEST_METHOD": "POST", "PATH_INFO": "/metrics"})
+    assert not service.is_quick({"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"})
+    assert not service.is_quick({"REQUEST_METHOD": "POST", "PATH_INFO": "/feedback"})

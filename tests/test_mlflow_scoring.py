@@ -246,7 +246,7 @@ def test_ping(client: FlaskClient, path: str) -> None:
 
 def test_not_ready(store: Path) -> None:
     """Where a model that was asked for is not loaded, /ping says why, and /version still answers."""
-    client = everywhere_client(store, lambda fields: None, models=("titanic",))
+    client = everywhere_client(store, lambda lines: None, models=("titanic",))
 
     assert "titanic" in declined(client.get("/ping"), 503, "TEMPORARILY_UNAVAILABLE")
     declined(invoke(client, {"instances": [ROW]}), 503, "TEMPORARILY_UNAVAILABLE")
@@ -263,7 +263,7 @@ def test_version(everywhere: FlaskClient) -> None:
 @pytest.mark.parametrize("max_body_bytes", [1, 10**6, 8 * 2**20, 50 * 10**6, 10**8, 3 * 10**8, 2**40])
 def test_execution_parameters(store: Path, max_body_bytes: int) -> None:
     """A batch transform is told no more than is answered, and what SageMaker takes: 100 MB in flight at most."""
-    client = everywhere_client(store, lambda fields: None, max_body_bytes=max_body_bytes)
+    client = everywhere_client(store, lambda lines: None, max_body_bytes=max_body_bytes)
     found = strict_json(client.get("/execution-parameters"))
 
     assert found.keys() == {"MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"}
@@ -277,7 +277,7 @@ def test_execution_parameters(store: Path, max_body_bytes: int) -> None:
 @pytest.mark.parametrize(("max_rows", "strategy"), [(87_380, "SINGLE_RECORD"), (87_381, "MULTI_RECORD")])
 def test_batches_fit(store: Path, max_rows: int, strategy: str) -> None:
     """SageMaker may fill a request with records only where the most that can come in one are taken."""
-    client = everywhere_client(store, lambda fields: None, max_body_bytes=1_200_000, max_rows=max_rows)
+    client = everywhere_client(store, lambda lines: None, max_body_bytes=1_200_000, max_rows=max_rows)
     found = strict_json(client.get("/execution-parameters"))
     smallest = "1,1,1,1,1,1\n" * (found["MaxPayloadInMB"] * 2**20 // 12)
 

@@ -176,7 +176,7 @@ def test_index_has_a_limit(everywhere: FlaskClient) -> None:
 @pytest.fixture
 def half_loaded(store: Path) -> FlaskClient:
     """A client of a service that was asked for two models, and could load one."""
-    return create_app(Config(store=store, models=(NAME, "titanic")), write_line=lambda fields: None).test_client()
+    return create_app(Config(store=store, models=(NAME, "titanic")), write_lines=lambda lines: None).test_client()
 
 
 def test_unloaded_model(half_loaded: FlaskClient) -> None:
@@ -231,7 +231,7 @@ def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str,
 
 
 def test_statistics_across_workers(server: Server) -> None:
-    """Whichever worker is asked, rows, requests and failures are those of all workers a second ago; so are durations."""
+    """Whichever worker is asked, rows, requests and failures are those of all workers a second ago, as times are."""
 
     def statistics(path: str = f"{MODEL}/stats") -> Document:
         (found,) = strict_json(requests.get(server.url + path, timeout=10))["model_stats"]

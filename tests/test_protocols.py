@@ -43,7 +43,7 @@ def test_same_rows_get_the_same_bits(
     store: Path, pipeline: Any, houses: pd.DataFrame, log_lines: list[dict[str, Any]], protocol: str
 ) -> None:
     """The same rows, however they came in, get the pipeline's bits, count as often and are one line in the log."""
-    client = everywhere_client(store, log_lines.append)
+    client = everywhere_client(store, log_lines.extend)
     answered = answers(client, protocol, houses.to_numpy().tolist())
     lines = [{key: line[key] for key in ("status", "model", "version", "rows")} for line in log_lines]
     found = series(client.get("/metrics").text)
@@ -70,7 +70,7 @@ def test_any_rows_get_the_same_bits(everywhere: FlaskClient, pipeline: Any, rows
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], protocol: str) -> None:
     """Rows that do not fit are told with row, feature and reason, count once under each reason, and are logged."""
-    client = everywhere_client(store, log_lines.append)
+    client = everywhere_client(store, log_lines.extend)
     message = refused(send(client, protocol, BAD_ROWS), PROTOCOLS[protocol].unfit, protocol)
     lines = [{key: line[key] for key in ("status", "model", "version", "rows")} for line in log_lines]
     found = series(client.get("/metrics").text)
@@ -107,7 +107,7 @@ def test_many_problems(everywhere: FlaskClient, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_number_of_rows(store: Path, protocol: str) -> None:
     """As many rows as are allowed are answered, one more is 413, and none is refused as rows that do not fit."""
-    client = everywhere_client(store, lambda fields: None, max_rows=3)
+    client = everywhere_client(store, lambda lines: None, max_rows=3)
 
     assert len(answers(client, protocol, [ROW] * 3)) == 3
     assert refused(send(client, protocol, [ROW] * 4), 413, protocol) == "more than 3 rows"
@@ -117,7 +117,7 @@ def test_number_of_rows(store: Path, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_overloaded(store: Path, protocol: str) -> None:
     """A worker with more requests than it may keep answers predictions with 503, and says when to try again."""
-    client = everywhere_client(store, lambda fields: None, max_in_flight=2)
+    client = everywhere_client(store, lambda lines: None, max_in_flight=2)
     service = cast(Service, client.application)
     service.in_flight = lambda: 3
     reply = send(client, protocol, [ROW])
@@ -131,7 +131,7 @@ def test_overloaded(store: Path, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_model(store: Path, protocol: str) -> None:
     """Without the model that was asked for, predictions are 503 and say when to try again."""
-    client = everywhere_client(store, lambda fields: None, models=("boston-housing@7",))
+    client = everywhere_client(store, lambda lines: None, models=("boston-housing@7",))
     reply = send(client, protocol, [ROW])
 
     refused(reply, 503, protocol)
@@ -141,7 +141,7 @@ def test_no_model(store: Path, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_draining(store: Path, protocol: str) -> None:
     """A server that was told to stop still answers the predictions that reach it."""
-    client = everywhere_client(store, lambda fields: None)
+    client = everywhere_client(store, lambda lines: None)
     cast(Service, client.application).serving.draining = True
 
     assert len(answers(client, protocol, [ROW])) == 1
@@ -155,7 +155,7 @@ def test_failure_tells_nothing_of_the_inside(store: Path, log_lines: list[dict[s
         def predict(self, X: Matrix) -> Matrix:
             raise ZeroDivisionError(f"secret {X.tolist()}")
 
-    client = everywhere_client(store, log_lines.append)
+    client = everywhere_client(store, log_lines.extend)
     models = cast(Service, client.application).serving.models
     models["boston-housing"] = replace(models["boston-housing"], engine=cast(Any, Broken()))
     message = refused(send(client, protocol, [ROW]), 500, protocol)

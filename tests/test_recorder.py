@@ -34,7 +34,9 @@ FEATURE_BINS, PREDICTION_BINS = "tabserve_feature_bin_total", "tabserve_predicti
 
 def visited(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Visit:
     """Return the visit of a request that was answered `y` to `X`."""
-    return Visit(request_id, "POST", "/predict", model, X, y, status=200, seconds=0.001, time=time.time())
+    return Visit(
+        request_id, "POST", "/predict", model=model, rows=len(y), X=X, y=y, status=200, seconds=0.001, time=time.time()
+    )
 
 
 @pytest.fixture
@@ -194,6 +196,7 @@ def test_many_rows_are_counted_by_their_request(service: Service, model: Artifac
     """Less than 20,000 rows wait to be counted; the request that brings more counts them all itself."""
     X = np.resize(houses.to_numpy(), (9_999, len(COLUMNS)))
     y = model.predict(X)
+    service.recorder.start()
     for number in range(2):
         service.recorder.note(visited(str(number), model, X, y))
     assert n_predictions(counted(service)) == 0
@@ -206,6 +209,7 @@ def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artif
     """Less than 256 requests wait to be counted; the one that brings more counts them all itself."""
     X = houses.to_numpy()[:1]
     y = model.predict(X)
+    service.recorder.start()
     for number in range(255):
         service.recorder.note(visited(str(number), model, X, y))
     assert n_predictions(counted(service)) == 0

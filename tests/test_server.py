@@ -219,6 +219,40 @@ def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
         wait_until(lambda: in_flight() in (0, 1))
 
 
+@pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk (Debian: apt-get install wrk)")
+def test_requests_in_flight_under_load(store: Path, tmp_path: Path) -> None:
+    """Of many clients that ask as fast as they are answered, the gauge knows those that wait."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
+        load = subprocess.Popen(["wrk", "-t1", "-c100", "-d3s", f"{server.url}/readyz"], stdout=subprocess.DEVNULL)
+        seen = []
+        while load.poll() is None:
+            text = requests.get(f"{server.url}/metrics", timeout=10).text
+            seen += re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)
+
+    assert max(map(float, seen)) > 20
+
+
+def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
+    """A standard output that nobody reads, and that is full, holds up no request and costs no worker."""
+    os.mkfifo(tmp_path / "stdout.log")
+    reader = os.open(tmp_path / "stdout.log", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with serve(store, tmp_path, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 3") as server:
+            before = server.workers()
+            until = time.monotonic() + 6
+            with requests.Session() as session:
+                while time.monotonic() < until:
+                    assert session.post(f"{server.url}/predict", json=HOUSE, timeout=2).status_code == 200
+
+            assert server.workers() == before
+            os.set_blocking(reader, True)
+            written = 0
+            while written < 500_000:  # what waited comes as soon as it is read
+                written += len(os.read(reader, 1 << 20))
+    finally:
+        os.close(reader)
+
+
 @WORKERS
 def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
     """SIGTERM lets the request in flight be answered; then the server cleans up and ends with 0."""

@@ -23,7 +23,7 @@ HEALTH, PREDICT = "/vertex/health", "/vertex/predict"  # where `everywhere` has 
 def routed(store: Path, health: str = "", predict: str = "", **settings: Any) -> FlaskClient:
     """Return a client of a service with Vertex AI's routes at these paths."""
     config = Config(store=store, aip_health_route=Route(health), aip_predict_route=Route(predict), **settings)
-    return create_app(config, write_line=lambda fields: None).test_client()
+    return create_app(config, write_lines=lambda lines: None).test_client()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_no_routes(client: FlaskClient) -> None:
 @pytest.mark.parametrize("models", [(), ("titanic",), ("boston-housing", "titanic")])
 def test_health(store: Path, models: tuple[str, ...]) -> None:
     """Health is 200 where every model that was asked for is loaded, else 503."""
-    client = everywhere_client(store, lambda fields: None, models=models)
+    client = everywhere_client(store, lambda lines: None, models=models)
     reply = client.get(HEALTH)
 
     ready = "titanic" not in models
