@@ -2,7 +2,8 @@
 
 Under gunicorn, `PROMETHEUS_MULTIPROC_DIR` is set and prometheus_client keeps the values in files there, one
 set a worker slot (see gunicorn.conf.py): whichever worker is scraped answers for all of them, and a worker that
-takes a dead one's slot counts on from where that one stopped.
+takes a dead one's slot counts on from where that one stopped. What it noted in its last half second is lost if it
+was killed: see app/recorder.py.
 """
 
 from __future__ import annotations

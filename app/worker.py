@@ -55,8 +55,7 @@ _TURN_SECONDS = 0.25  # how often deadlines are looked at
 # For a client to read its last reply, and what it may still send meanwhile: gunicorn's own, see util.close_graceful.
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
 _ACCEPTED_A_TURN = 64
-# How long a client is left to another worker, and after that may be taken by the one that left it.
-_PATIENCE_SECONDS, _INSISTENCE_SECONDS = 0.001, 0.005
+_PATIENCE_SECONDS = 0.001  # for another worker to wake up and take a client that is left to it
 # After which a thread that computes lets the loop go on: Python's own 5 ms are a hundred answers' time.
 _SWITCH_SECONDS = 0.001
 _MAX_KNOWN_NAMES = 1_000  # of headers, which clients make up
@@ -221,6 +220,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
         self._next_look = 0.0
         self._accepts_after = 0.0
+        self._insists = False  # on the next client: it was left to others, and none of them took it
         self._date = (0, "")
         # gunicorn looks for a setting in all its settings.
         self._keepalive: float = self.cfg.keepalive
@@ -276,6 +276,9 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     def turn(self) -> None:
         """Wait for something to do, and do all that there is."""
         pause = self._accepts_after - time.monotonic()
+        self._insists = self._accepts_after > 0 >= pause
+        if self._insists:
+            self._accepts_after = 0.0
         self.set_accept_enabled(self.alive and pause <= 0 and self.nr_conns < self.worker_connections)
         events = self.poller.select(0 if self._ahead else pause if 0 < pause < _TURN_SECONDS else _TURN_SECONDS)
         self.ready = len(events)
@@ -309,11 +312,11 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         """Let clients in, but those that another worker has more room for, if it takes them soon."""
         for _ in range(min(_ACCEPTED_A_TURN, self.worker_connections - self.nr_conns)):
             now = time.monotonic()
-            waited = now < self._accepts_after + _INSISTENCE_SECONDS
-            if self._board.least_of_others(now) < self.nr_conns and not waited:
+            fair = self.nr_conns - self.nr_conns // 8  # of many that come at once, each turn lets in several
+            if self._board.least_of_others(now) < fair and not self._insists:
                 self._accepts_after = now + _PATIENCE_SECONDS
                 return
-            self._accepts_after = 0.0
+            self._insists = False
             try:
                 client, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):

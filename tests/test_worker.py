@@ -392,12 +392,11 @@ def test_generated_cases(pair: tuple[Gunicorn, Gunicorn]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3, 4])
-def test_more_generated_cases(pair: tuple[Gunicorn, Gunicorn], seed: int) -> None:
-    """Tens of thousands of mutations, too."""
-    cases = list(generated(10_000, seed=seed))
+def test_more_generated_cases(pair: tuple[Gunicorn, Gunicorn]) -> None:
+    """Ten thousand more are, where they come at once."""
+    cases = list(generated(10_000, seed=2))
 
-    check(differences(*pair, cases, only_whole=seed > 2), cases)
+    check(differences(*pair, cases, only_whole=True), cases)
 
 
 SMALL = ["--limit-request-line", "100", "--limit-request-fields", "5", "--limit-request-field_size", "50"]
