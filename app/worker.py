@@ -205,7 +205,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     """Answers plain and quick requests in its loop, and all others in threads as gthread does.
 
     `read_seconds` bounds how long a client may take to send a request, or to take any of a reply. `ready` says how many
-    connections have something to be done about in this turn of the loop.
+    connections wait in this turn of the loop, behind the one that is seen to.
     """
 
     read_seconds = 30.0
@@ -281,7 +281,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._accepts_after = 0.0
         self.set_accept_enabled(self.alive and pause <= 0 and self.nr_conns < self.worker_connections)
         events = self.poller.select(0 if self._ahead else pause if 0 < pause < _TURN_SECONDS else _TURN_SECONDS)
-        self.ready = len(events)
+        self.ready = max(0, len(events) - 1)
         now = time.monotonic()
         looks = now >= self._next_look
         if looks:
@@ -290,7 +290,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._tell()
         for key, _ in events:
             key.data(key.fileobj)
-            self.ready -= 1
+            self.ready = max(0, self.ready - 1)
         ahead, self._ahead = self._ahead, set()
         for connection in ahead:
             self._serve(connection)
@@ -312,7 +312,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         """Let clients in, but those that another worker has more room for, if it takes them soon."""
         for _ in range(min(_ACCEPTED_A_TURN, self.worker_connections - self.nr_conns)):
             now = time.monotonic()
-            fair = self.nr_conns - self.nr_conns // 8  # of many that come at once, each turn lets in several
+            fair = self.nr_conns - max(0, self.nr_conns - 8) // 4  # of many that come at once, each turn lets in several
             if self._board.least_of_others(now) < fair and not self._insists:
                 self._accepts_after = now + _PATIENCE_SECONDS
                 return
