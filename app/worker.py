@@ -312,7 +312,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         """Let clients in, but those that another worker has more room for, if it takes them soon."""
         for _ in range(min(_ACCEPTED_A_TURN, self.worker_connections - self.nr_conns)):
             now = time.monotonic()
-            fair = self.nr_conns - max(0, self.nr_conns - 8) // 4  # of many that come at once, each turn lets in several
+            fair = self.nr_conns - max(0, self.nr_conns - 8) // 4  # where many come at once, a turn lets in several
             if self._board.least_of_others(now) < fair and not self._insists:
                 self._accepts_after = now + _PATIENCE_SECONDS
                 return
