@@ -803,7 +803,7 @@ def test_term(tmp_path: Path, worker_class: str) -> None:
         assert server.process.wait(timeout=PATIENCE) == 0
 
     assert total.lost == []
-    assert total.answered > 20
+    assert total.answered > 0  # before all threads of gthread are taken
 
 
 @BOTH
@@ -820,7 +820,7 @@ def test_hup(tmp_path: Path, worker_class: str) -> None:
 
     assert total.lost == []
     assert total.unheard == 0
-    assert total.answered > 20
+    assert total.answered > 0  # before all threads of gthread are taken
 
 
 @BOTH
