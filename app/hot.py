@@ -31,11 +31,14 @@ def add(routes: Blueprint, serving: Serving, answer: Answer, refuse: Refuse, *ru
     `refuse` answers what it raises.
     """
 
+    def respond(environ: WSGIEnvironment, values: Mapping[str, str]) -> Reply:
+        return answer(environ, serving.get(values.get("name"), values.get("version")))
+
     def view(**values: str) -> Reply:
-        return answer(request.environ, serving.get(values.get("name"), values.get("version")))
+        return respond(request.environ, values)
 
     view.__doc__ = answer.__doc__
-    view.hot = answer, refuse  # type: ignore[attr-defined]
+    view.hot = respond, refuse  # type: ignore[attr-defined]
     for rule in rules:
         routes.add_url_rule(rule, answer.__name__, view, methods=["POST"])
 
@@ -51,7 +54,7 @@ class HotRoute(NamedTuple):
 
     rule: str
     values: Mapping[str, str]
-    answer: Answer
+    respond: Callable[[WSGIEnvironment, Mapping[str, str]], Reply]
     refuse: Refuse
 
 
@@ -60,7 +63,6 @@ class HotRoutes:
 
     def __init__(self, app: Flask, serving: Serving) -> None:
         self._inside: WSGIApplication = app.wsgi_app
-        self._serving = serving
         self._hot: dict[str, HotRoute] = {}
         self.quick: set[tuple[str, str]] = set()
         urls = app.url_map.bind("")
@@ -80,8 +82,7 @@ class HotRoutes:
         guest = visit(environ)
         guest.route = hot.rule
         try:
-            model = self._serving.get(hot.values.get("name"), hot.values.get("version"))
-            reply = hot.answer(environ, model)
+            reply = hot.respond(environ, hot.values)
         except Exception as error:
             if not isinstance(error, errors.KNOWN):
                 logs.failure(sys.exc_info(), guest.request_id)

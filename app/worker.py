@@ -71,9 +71,6 @@ _UNUSUAL = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"
 _STATUS = re.compile(r"(?!204|304)[2-5][0-9]{2} [\t -~]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-StartResponse = Callable[..., Callable[[bytes], object]]
-
-
 _PLAIN_NAMES = {"Content-Length"}  # of headers, as applications write them; others are learned
 
 
@@ -532,7 +529,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _environ(self, connection: Connection, head: re.Match[bytes]) -> dict[str, Any]:
         """Return WSGI's environment of a request without its body; an empty one if it is not plain."""
-        environ = (connection.environ or self._begin(connection)).copy()
+        environ = (connection.environ or self._common(connection)).copy()
         method, target, fields = head.groups()
         environ["REQUEST_METHOD"] = method.decode()
         environ["RAW_URI"] = uri = target.decode()
@@ -577,7 +574,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._names[name] = key
         return key
 
-    def _begin(self, connection: Connection) -> dict[str, Any]:
+    def _common(self, connection: Connection) -> dict[str, Any]:
         """Note and return what all requests of a connection have in common."""
         policy = HeaderPolicy()
         policy.cfg, policy.peer_addr = self.cfg, connection.client

@@ -173,6 +173,17 @@ class Server:
         return self.process.wait(timeout=40)
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have a server stop as TERM asks it to, and by force if it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) -> Iterator[Server]:
     """Run gunicorn as `make run` does, on a free port, until the block ends; `wait` for a path to answer 200.
@@ -193,13 +204,7 @@ def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) 
         _wait_for(server, wait)
         yield server
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
 
 
 def _wait_for(server: Server, path: str) -> None:

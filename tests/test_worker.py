@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, end
 from http_cases import Case, generated, get, hand_written, sized, split
 from worker_app import large
 
@@ -87,13 +87,7 @@ def gunicorn(
         assert answer(server, PROBE).startswith(b"HTTP/1.1 "), log.read_text()
         yield server
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -796,6 +790,7 @@ def lengths_of_long_replies(connections: list[socket.socket]) -> list[int]:
 def test_term(tmp_path: Path, worker_class: str) -> None:
     """SIGTERM, under load, lets all that has begun be answered in whole, and ends with 0."""
     with gunicorn(tmp_path / "g", worker_class) as server, ExitStack() as stack, load(server) as total:
+        wait_until(lambda: total.answered > 20)  # which takes gthread a while when the machine is busy
         connections = long_requests(server, stack)
         server.process.send_signal(signal.SIGTERM)
         assert lengths_of_long_replies(connections) == [5, 5, 9_000_000, 4]
@@ -803,7 +798,7 @@ def test_term(tmp_path: Path, worker_class: str) -> None:
         assert server.process.wait(timeout=PATIENCE) == 0
 
     assert total.lost == []
-    assert total.answered > 0  # before all threads of gthread are taken
+    assert total.answered > 20
 
 
 @BOTH
@@ -820,7 +815,7 @@ def test_hup(tmp_path: Path, worker_class: str) -> None:
 
     assert total.lost == []
     assert total.unheard == 0
-    assert total.answered > 0  # before all threads of gthread are taken
+    assert total.answered > 20
 
 
 @BOTH
