@@ -310,6 +310,7 @@ def test_stop_under_load(baked: str) -> None:
         assert container.inspect("{{.State.ExitCode}} {{.State.OOMKilled}}") == "0 false"
 
 
+# As the cluster's readiness probe: a check may take 2 s, and three that fail take a place out.
 HAPROXY = """
 global
     stats socket {socket} mode 600 level admin
@@ -318,11 +319,12 @@ defaults
     timeout connect 5s
     timeout client 30s
     timeout server 30s
+    timeout check 2s
     retries 0
 listen tabserve
     bind 127.0.0.1:{port}
     option httpchk GET /readyz
-    default-server check inter 200ms fall 1 rise 1 init-addr none
+    default-server check inter 200ms fall 3 rise 1 init-addr none
     server a 127.0.0.1:1 disabled
     server b 127.0.0.1:1 disabled
 """
@@ -338,7 +340,13 @@ class Proxy:
         self._socket = folder / "admin"
         config = folder / "haproxy.cfg"
         config.write_text(HAPROXY.format(port=self.port, socket=self._socket))
-        self.process = subprocess.Popen(["haproxy", "-f", config, "-db"], stderr=subprocess.DEVNULL)
+        self._log = folder / "haproxy.log"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(["haproxy", "-f", config, "-db"], stderr=log)
+
+    def log(self) -> str:
+        """Return what HAProxy said, of the places that it saw come and go among it."""
+        return self._log.read_text()
 
     def tell(self, command: str) -> str:
         """Give HAProxy a command and return its answer."""
@@ -412,5 +420,5 @@ def test_replacement(baked: str, proxy: Proxy, drained: bool, seconds: int) -> N
                 old, place = new, other
             time.sleep(1)
 
-    assert (found.failures == []) == drained, found.failures[:3]
+    assert (found.failures == []) == drained, (found.failures[:3], proxy.log())
     assert found.answered > 1000
