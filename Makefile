@@ -15,10 +15,13 @@ BAKED = $(if $(findstring command,$(origin MODEL)),MODEL=$(MODEL),MODEL=)
 BIN := .venv/bin
 SETUP := .venv/.setup
 INSTALLED := .venv/.installed
+TORCH := .venv/.installed-torch
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
 CHAMPION := $(STORE)/$(MODEL)/aliases.json
+# What training MODEL needs: only the MLP takes PyTorch.
+TRAINING = $(if $(filter height-weight,$(MODEL)),$(TORCH),$(INSTALLED))
 TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -50,8 +53,8 @@ test: $(DEV) $(CLIENTS) ## run all tests, also with the platforms' own clients
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
 	$(BIN)/python -m pytest conformance --url $(URL) $(ARGS)
 
-train: $(INSTALLED) ## train MODEL through its notebook and make the new version the champion
-	$(TRAIN)
+train: $(TRAINING) ## train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
+	$(TRAIN) $(ARGS)
 
 run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
@@ -85,7 +88,7 @@ clean: ## remove the virtual environment and caches; the store stays
 	rm -rf .venv .venv-clients benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CHAMPION): | $(INSTALLED)
+$(CHAMPION): | $(TRAINING)
 	$(TRAIN)
 
 $(SETUP):
@@ -98,7 +101,11 @@ $(INSTALLED): requirements.txt requirements-serve.txt constraints.txt | $(SETUP)
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt $(INSTALLED)
+$(TORCH): requirements-torch.txt $(INSTALLED)
+	$(PIP) -r requirements-torch.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 

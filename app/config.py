@@ -13,6 +13,9 @@ from typing import Any
 
 PREFIX = "TABSERVE_"
 
+# More than small requests ever bring, as one of them takes a thread: large ones are run together until then.
+_CUDA_BATCH_ROWS = 4_096
+
 
 class ConfigError(Exception):
     """The settings are not usable; the message lists every one that is wrong."""
@@ -30,10 +33,16 @@ class Share(float):
     """A number from 0 to 1."""
 
 
+class Device(str):
+    """What runs networks: `cpu`, `cuda` or `cuda:N`."""
+
+
 # What Kubernetes tells every pod of a Service that is named tabserve, or tabserve-canary.
 _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
 _DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
+
+_DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
 
 # What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
@@ -71,6 +80,18 @@ class Config:
         30,
         "longest time that a client may take to send a request; one that is not whole by then is answered 400",
     )
+    device: Device = setting(
+        "TABSERVE_DEVICE",
+        Device("cpu"),
+        "what models with a network run on: `cpu` with ONNX Runtime, or `cuda` or `cuda:N` with PyTorch; others run on "
+        "the CPU either way",
+    )
+    batch_rows: int = setting(
+        "TABSERVE_BATCH_ROWS",
+        0,
+        "most rows of waiting requests that an engine runs together; 1: each request by itself; not set: 4096 on "
+        "`cuda`, 1 on `cpu`",
+    )
     log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")
     prediction_log: DatabaseURL = setting(
         "TABSERVE_PREDICTION_LOG",
@@ -92,6 +113,11 @@ class Config:
     aip_predict_route: Route = setting(
         "AIP_PREDICT_ROUTE", Route(""), "path at which Vertex AI asks for predictions of the default model"
     )
+
+    @property
+    def max_batch_rows(self) -> int:
+        """Return how many rows of several requests may be run together; 1 is none."""
+        return self.batch_rows or (1 if self.device == "cpu" else _CUDA_BATCH_ROWS)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
@@ -132,6 +158,10 @@ def _parse(text: str, default: Any) -> Any:
         if text and not _DATABASE_URL.fullmatch(text):
             raise ValueError("neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME")
         return DatabaseURL(text)
+    if isinstance(default, Device):
+        if not _DEVICE.fullmatch(text):
+            raise ValueError("neither cpu nor cuda nor cuda:N")
+        return Device(text)
     if isinstance(default, Route):
         if text and not _ROUTE.fullmatch(text):
             raise ValueError("not a path that begins with / and has no placeholders")

@@ -11,7 +11,7 @@ from flask import Blueprint, Flask
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from app.reply import Reply
-from model import NotInStoreError, PredictionLogError, Problem, SchemaError, TooManyRowsError
+from model import DeviceError, NotInStoreError, PredictionLogError, Problem, SchemaError, TooManyRowsError
 
 # Enough to see what is wrong with a table; beyond that a reply would outgrow the request that caused it.
 MAX_DETAILS = 1_000
@@ -58,6 +58,7 @@ STATUS: dict[type[Exception], int] = {
     SchemaError: 422,
     OverloadedError: 503,
     PredictionLogError: 503,
+    DeviceError: 503,
     NotReadyError: 503,
 }
 

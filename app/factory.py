@@ -40,7 +40,7 @@ _QUICK_BYTES = 4_096
 class Service(Flask):
     """A Flask application that knows what it serves.
 
-    The server that runs it replaces `in_flight`, and starts and closes the `recorder` in each worker.
+    The server that runs it replaces `in_flight`; in each worker it opens `serving`, and starts and ends `recorder`.
     """
 
     serving: Serving
@@ -78,13 +78,15 @@ def create_app(
     app = Service("app", static_folder=None)
     # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.serving = serving.load(config.store, config.models)
+    app.serving = serving.load(config.store, config.models, device=config.device, max_batch_rows=config.max_batch_rows)
     log, writer = None, None
     metrics = app.metrics = Metrics(
         models=lambda: app.serving.models.values(),
         golden=lambda: app.serving.golden,
         ready=lambda: app.serving.unready is None,
         live_errors=lambda: writer.live_errors if writer else (),
+        runs=lambda: app.serving.take_runs(),
+        usage=lambda: app.serving.usage(),
     )
     if config.prediction_log:
         from model.prediction_log import PredictionLog  # here, since SQLAlchemy takes 0.15 s and 14 MB
@@ -92,7 +94,7 @@ def create_app(
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
     recorder = app.recorder = Recorder(metrics, writer, write_lines if config.log_requests else None)
-    inference = Inference(config, metrics, lambda: app.in_flight())
+    inference = Inference(config, app.serving, metrics, lambda: app.in_flight())
 
     # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.
     app.register_blueprint(health.blueprint(app.serving, metrics, recorder))

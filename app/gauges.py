@@ -15,6 +15,7 @@ from model import Artifact
 
 if TYPE_CHECKING:
     from model.prediction_log import LiveError
+    from model.torch_engine import Usage
 
 
 class ModelCollector(Collector):
@@ -26,11 +27,13 @@ class ModelCollector(Collector):
         golden: Callable[[], Mapping[tuple[str, int], bool]],
         ready: Callable[[], bool],
         live_errors: Callable[[], Iterable[LiveError]],
+        usage: Callable[[], Usage | None],
     ) -> None:
         self._models = models
         self._golden = golden
         self._ready = ready
         self._live_errors = live_errors
+        self._usage = usage
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         version = ["model", "version"]
@@ -43,7 +46,7 @@ class ModelCollector(Collector):
         # Did a version that was asked for come out unlike what was trained?
         golden = GaugeMetricFamily(
             "tabserve_golden_check_success",
-            "1 where the golden rows came out to the last bit when the version was loaded, 0 where they did not.",
+            "1 where the golden rows came out as in training when the version was loaded, 0 where they did not.",
             labels=version,
         )
         # What drift is measured against, and from how many rows it is known.
@@ -71,7 +74,7 @@ class ModelCollector(Collector):
                     shares.add_metric([*labels, feature, label], share)
             for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
                 prediction_shares.add_metric([*labels, label], share)
-        yield from (info, golden, shares, prediction_shares, rows, *self._errors())
+        yield from (info, golden, shares, prediction_shares, rows, *self._errors(), *self._gpu())
 
     def _errors(self) -> Iterable[GaugeMetricFamily]:
         """Do the predictions match the truth that came, as well as they did the validation rows?"""
@@ -89,3 +92,18 @@ class ModelCollector(Collector):
             for found in self._live_errors():
                 live.add_metric([found.model, str(found.version)], getattr(found, name))
             yield from (promised, live)
+
+    def _gpu(self) -> Iterable[GaugeMetricFamily]:
+        """Is the GPU full, and is it what everybody waits for? The one worker that has it knows."""
+        used = GaugeMetricFamily("tabserve_gpu_memory_used_bytes", "Memory of the GPU that is taken, by whomever.")
+        total = GaugeMetricFamily("tabserve_gpu_memory_total_bytes", "Memory that the GPU has.")
+        busy = GaugeMetricFamily(
+            "tabserve_gpu_busy_ratio", "Share of the last moments in which the GPU did anything, as the driver has it."
+        )
+        usage = self._usage()
+        if usage:
+            used.add_metric([], usage.memory_used_bytes)
+            total.add_metric([], usage.memory_total_bytes)
+            if usage.busy is not None:
+                busy.add_metric([], usage.busy)
+        yield from (used, total, busy)

@@ -72,7 +72,8 @@ class HotRoutes:
             view = app.view_functions[rule.endpoint]
             if hasattr(view, "hot"):
                 self._hot[path] = HotRoute(rule.rule, values, *view.hot)
-            if hasattr(view, "hot") or hasattr(view, "quick"):
+            # Who waits for others must not do so in the server's loop, which would bring them.
+            if hasattr(view, "quick") or (hasattr(view, "hot") and not serving.gathers(values.get("name"))):
                 self.quick.add((method, path))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

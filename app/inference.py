@@ -14,8 +14,9 @@ from app import body
 from app.config import Config
 from app.errors import OverloadedError
 from app.metrics import Metrics
+from app.serving import Serving
 from app.visit import visit
-from model import REASONS, Artifact, Matrix, Schema, SchemaError
+from model import REASONS, Artifact, DeviceError, Matrix, Schema, SchemaError
 
 T = TypeVar("T")
 
@@ -26,9 +27,10 @@ class Inference:
     `in_flight` says how many requests this worker has taken on.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, in_flight: Callable[[], int]) -> None:
+    def __init__(self, config: Config, serving: Serving, metrics: Metrics, in_flight: Callable[[], int]) -> None:
         self.max_rows = config.max_rows
         self._config = config
+        self._serving = serving
         self._metrics = metrics
         self._in_flight = in_flight
 
@@ -53,7 +55,14 @@ class Inference:
         """Return the model's answers `(n_rows,)` to `X`, `(n_rows, n_features)`."""
         guest = visit(environ)
         started = time.perf_counter()
-        y = model.predict(X)
+        try:
+            y = model.predict(X)
+        except OverloadedError:
+            self._metrics.count_overload()
+            raise
+        except DeviceError as error:
+            self._serving.lose_device(error)
+            raise
         guest.engine_seconds = time.perf_counter() - started
         guest.rows, guest.X, guest.y = len(y), X, y
         return y

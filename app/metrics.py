@@ -30,12 +30,15 @@ from model import MISSING, Artifact, Bins
 
 if TYPE_CHECKING:
     from model.prediction_log import LiveError
+    from model.torch_engine import Usage
 
 # From well below a millisecond, where a single row is answered, to where callers give up.
 DURATION_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+
+BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to beyond a request's most, by default
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
 OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
@@ -101,9 +104,12 @@ class Metrics:
         golden: Callable[[], Mapping[tuple[str, int], bool]] = dict,
         ready: Callable[[], bool] = lambda: True,
         live_errors: Callable[[], Iterable[LiveError]] = list,
+        runs: Callable[[], Mapping[tuple[str, int], tuple[Sequence[int], Sequence[float]]]] = dict,
+        usage: Callable[[], Usage | None] = lambda: None,
     ) -> None:
         self._children: dict[tuple[object, ...], Any] = {}
-        self._models = ModelCollector(models, golden, ready, live_errors)
+        self._runs = runs
+        self._models = ModelCollector(models, golden, ready, live_errors, usage)
         self._registry = CollectorRegistry()
         self._registry.register(self._models)
         # Is the service answering, and how: rate and errors, by route.
@@ -127,7 +133,26 @@ class Metrics:
         )
         # How much of that is the model: is the engine slow, or what is around it?
         self._engine = Summary(
-            "tabserve_engine_duration_seconds", "Time in the engine.", ["model", "version"], registry=self._registry
+            "tabserve_engine_duration_seconds",
+            "Time in the engine; where it runs requests together, with the wait for it.",
+            ["model", "version"],
+            registry=self._registry,
+        )
+        # Do requests meet, so that running them together pays, and is the bound on their rows reached?
+        self._batch_rows = Histogram(
+            "tabserve_batch_rows",
+            "Rows of each run of an engine that runs requests together.",
+            ["model", "version"],
+            buckets=BATCH_BUCKETS,
+            registry=self._registry,
+        )
+        # What do they wait for each other: is the engine, or the GPU, what everybody waits for?
+        self._batch_waits = Histogram(
+            "tabserve_batch_wait_seconds",
+            "Time that a request waited for an engine that runs requests together.",
+            ["model", "version"],
+            buckets=DURATION_BUCKETS,
+            registry=self._registry,
         )
         # How busy is it just now: what an autoscaler goes by.
         self._in_flight = Gauge(
@@ -219,6 +244,9 @@ class Metrics:
             answered = [guest for guest in asked if guest.rows]
             if answered:
                 self._count_answered(answered)
+        for version, (rows, waits) in self._runs().items():
+            _observe_each(self._child(self._batch_rows, *version), rows)
+            _observe_each(self._child(self._batch_waits, *version), waits)
 
     def set_in_flight(self, requests: int) -> None:
         """Say how many requests this worker has taken on."""

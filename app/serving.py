@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batching import Batcher
 from app.errors import NotReadyError
-from model import Artifact, GoldenRowsError, ModelError, NotInStoreError, Store
+from model import Artifact, DeviceError, GoldenRowsError, Matrix, ModelError, NotInStoreError, Predictor, Store
+
+if TYPE_CHECKING:
+    from model.torch_engine import Usage
 
 _log = logging.getLogger("tabserve")
+
+_DEVICE_REMEDY = "give the container a GPU and install requirements-cuda.txt, or set it to cpu"
 
 
 @dataclass(slots=True)
@@ -19,7 +30,8 @@ class Serving:
 
     `asked` holds the names of all models that were asked for, the default first. `golden` says of each version that
     was tried whether its golden rows came out as in training. `draining` is set when the server
-    was told to stop: it goes on answering, and says that it is not ready.
+    was told to stop: it goes on answering, and says that it is not ready. `device` runs the models that have a network,
+    once `open` was called, and `usage` says how full and busy it is.
     """
 
     models: dict[str, Artifact] = field(default_factory=dict)
@@ -27,6 +39,10 @@ class Serving:
     problems: tuple[str, ...] = ()
     golden: dict[tuple[str, int], bool] = field(default_factory=dict)
     draining: bool = False
+    device: str = "cpu"
+    max_batch_rows: int = 1
+    is_open: bool = True
+    usage: Callable[[], Usage | None] = field(default=lambda: None)
 
     @property
     def default_name(self) -> str | None:
@@ -38,7 +54,7 @@ class Serving:
         """Return why no new requests should be sent here, or None."""
         if self.draining:
             return "the server is stopping"
-        return "; ".join(self.problems) or None
+        return "; ".join(self.problems) or (None if self.is_open else f"the models are not on {self.device} yet")
 
     def get(self, name: str | None, version: str | None = None) -> Artifact:
         """Return a loaded model, the default one for None, in whichever version is loaded or in that one alone.
@@ -55,9 +71,80 @@ class Serving:
             raise NotReadyError("no verified model is loaded; /readyz says why")
         raise NotInStoreError(f"there is no model {name!r} here; there are: {', '.join(self.models)}")
 
+    def open(self) -> None:
+        """Load the models that run on a device, and verify them there: after the fork, before the first request.
 
-def load(store: Path, references: Sequence[str]) -> Serving:
-    """Load and verify the models that are asked for, or every model of the store.
+        What fails leaves the process alive and not ready, and its model out: a GPU that is asked for is never replaced
+        by the CPU.
+        """
+        if self.is_open:
+            return
+        self.is_open = True
+        networks = [model for model in self.models.values() if _has_network(model)]
+        try:
+            # Here, since PyTorch takes seconds and GiB, and CUDA survives no fork.
+            import model.torch_engine as torch_engine
+
+            device = torch_engine.find(self.device)
+        except Exception as error:  # whatever PyTorch raises where its libraries or the driver are broken
+            self._lose(networks, f"TABSERVE_DEVICE is {self.device!r}: {error}; {_DEVICE_REMEDY}")
+            return
+        self.usage = partial(torch_engine.usage, device)
+        for model in networks:
+            try:
+                self.models[model.name] = self._gathering(torch_engine.load(model, device))
+            except Exception as error:  # whatever PyTorch and the driver raise
+                if isinstance(error, GoldenRowsError):
+                    self.golden[model.name, model.version] = False
+                self._lose([model], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
+            else:
+                fields = {"model": model.name, "version": model.version, "device": str(device)}
+                _log.info("model loaded on its device", extra={"fields": fields})
+
+    def lose_device(self, error: DeviceError) -> None:
+        """Be without the models that run on the device, and not ready for good: only a new process gets it back."""
+        self._lose([model for model in self.models.values() if _has_network(model)], f"{error}; restart the server")
+
+    def take_runs(self) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
+        """Return, by version, the rows of each run for several requests and their waits, since the last call."""
+        return {
+            (model.name, model.version): model.engine.take_noted()
+            for model in list(self.models.values())
+            if isinstance(model.engine, Batcher)
+        }
+
+    def gathers(self, name: str | None) -> bool:
+        """Return whether a model, the default one for None, runs requests together: then they wait for each other."""
+        model = self.models.get(name or self.default_name or "")
+        return model is not None and isinstance(model.engine, Batcher)
+
+    def _lose(self, models: Sequence[Artifact], reason: str) -> None:
+        lost = {model.name for model in models}
+        self.models = {name: model for name, model in self.models.items() if name not in lost}  # others iterate over it
+        if reason not in self.problems:
+            self.problems += (reason,)
+            _log.error("not ready: %s", reason)
+
+    def _gathering(self, model: Artifact) -> Artifact:
+        """Return the model with an engine that gathers requests, if it should."""
+        if self.max_batch_rows == 1:
+            return model
+        return replace(model, engine=Batcher(model.engine, max_rows=self.max_batch_rows))
+
+
+class _Elsewhere(Predictor):
+    """Stands for the engine of a model until it is on its device: meanwhile nothing else may answer."""
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        raise NotReadyError("the model is not on its device yet; /readyz says more")
+
+
+def _has_network(model: Artifact) -> bool:
+    return "network" in model.manifest
+
+
+def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_batch_rows: int = 1) -> Serving:
+    """Load and verify the models that are asked for, or every model of the store; on the CPU, whatever the device.
 
     A model that cannot be loaded is left out and said why: the process lives on, is not ready, and its
     liveness does not depend on it.
@@ -89,9 +176,19 @@ def load(store: Path, references: Sequence[str]) -> Serving:
         _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
     for problem in problems:
         _log.error("not ready: %s", problem)
-    return Serving(
-        models=models,
+    serving = Serving(
         asked=tuple(reference.partition("@")[0] for reference in asked),
         problems=tuple(problems),
         golden=golden,
+        device=device,
+        max_batch_rows=max_batch_rows,
+        is_open=device == "cpu",
     )
+    for name, model in models.items():
+        if device == "cpu":
+            serving.models[name] = serving._gathering(model)
+        elif _has_network(model):
+            serving.models[name] = serving._gathering(replace(model, engine=_Elsewhere()))
+        else:
+            serving.models[name] = model
+    return serving

@@ -1,13 +1,16 @@
 """What a service needs of a model: load a verified version, turn named cells into a matrix, predict.
 
 Everything here imports no more than numpy and ONNX Runtime. `prediction_log` needs SQLAlchemy, and is imported by its
-own name where a log is kept; so is training, in `gbm`, `evaluate`, `datasets`, `plots` and `export`.
+own name where a log is kept; so are `torch_engine`, which needs PyTorch, where a GPU serves, and training, in `gbm`,
+`evaluate`, `datasets`, `plots` and `export`.
 """
 
 from model.artifact import Artifact
 from model.drift import Bins, Reference
+from model.engine import Predictor
 from model.errors import (
     ArtifactError,
+    DeviceError,
     GoldenRowsError,
     ModelError,
     NotInStoreError,
@@ -43,12 +46,14 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "Bins",
+    "DeviceError",
     "Feature",
     "GoldenRowsError",
     "Matrix",
     "ModelError",
     "NotInStoreError",
     "PredictionLogError",
+    "Predictor",
     "Problem",
     "Reference",
     "RefusedRowsError",

@@ -8,14 +8,37 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_csv, transfer
 from model import artifact as artifacts
-from model.artifact import Draft
 from model.store import find_store
+
+# What each algorithm has for itself, as argparse takes it. What is not given is as the algorithm has it.
+_ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "gbm": (
+        "a scaled GBM of scikit-learn",
+        {"n_estimators": {"type": int, "help": "trees (default: 400)"}},
+    ),
+    "mlp": (
+        "a multilayer perceptron of PyTorch",
+        {
+            "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, the fastest that there is)"},
+            "checkpoint": {"type": Path, "help": "a file: where a run that is stopped leaves off, and goes on from"},
+            "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: linear regression"},
+            "max_epochs": {"type": int, "help": "passes over the rows, at most"},
+            "batch_size": {"type": int, "help": "rows a step (default: a 128th of all, but 32 to 4,096)"},
+            "learning_rate": {"type": float, "help": "highest learning rate"},
+            "weight_decay": {"type": float, "help": "weight decay of AdamW"},
+            "validation_share": {"type": float, "help": "share of the rows that is held out to stop by"},
+            "patience": {"type": int, "help": "epochs without a lower error after which it stops"},
+            "precision": {"choices": ("float32", "bfloat16"), "help": "of the layers while they are trained"},
+            "compile": {"action": "store_true", "help": "use torch.compile"},
+            "deterministic": {"action": "store_true", "help": "use PyTorch's deterministic algorithms alone"},
+        },
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,14 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     reference = "the model: NAME, NAME@ALIAS or NAME@VERSION"
 
-    train = commands.add_parser("train", help="train a model and make it the champion")
-    train.add_argument("name", help="the data set, which is also the model's name: boston-housing")
-    train.add_argument("--notebook", action="store_true", help="through the model's notebook, which the artifact keeps")
-    train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
-    train.add_argument("--n-estimators", type=int, default=400, help="trees of the model (default: 400)")
-    train.add_argument("--random-state", type=int, default=7, help="seed of the split and the trees (default: 7)")
-    train.add_argument("--owner", default="", help="who answers for the model: a tag in the manifest")
-    train.set_defaults(run=_train)
+    _add_train(commands.add_parser("train", help="train a model and make it the champion"))
 
     listing = commands.add_parser("list", help="every model of the store with its versions")
     listing.set_defaults(run=_list)
@@ -111,57 +127,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("name", help="the data set, which is also the model's name: boston-housing or height-weight")
+    train.add_argument(
+        "--notebook", action="store_true", help="through the data set's notebook, which the artifact keeps"
+    )
+    train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
+    train.add_argument("--algorithm", choices=tuple(_ALGORITHMS), help="what to fit (default: as the data set says)")
+    train.add_argument("--random-state", type=int, default=7, help="seed of the split and the fit (default: 7)")
+    train.add_argument("--owner", default="", help="who answers for the model: a tag in the manifest")
+    for name, (title, own) in _ALGORITHMS.items():
+        group = train.add_argument_group(f"{name}, {title}")
+        for option, details in own.items():
+            group.add_argument(f"--{option.replace('_', '-')}", default=argparse.SUPPRESS, **details)
+    train.set_defaults(run=_train)
+
+
 def _train(options: argparse.Namespace) -> None:
+    from model import training
     from model.datasets import DATASETS
 
     if options.name not in DATASETS:
         raise ValueError(f"there is no data set {options.name!r}; there are: {', '.join(DATASETS)}")
-    draft = _draft_from_notebook(options) if options.notebook else _draft(options)
+    usual = DATASETS[options.name].algorithm
+    algorithm = options.algorithm or usual
+    if options.notebook and algorithm != usual:
+        raise ValueError(f"the notebook of {options.name} fits a {usual}: leave out --notebook for a {algorithm}")
+    given = {}
+    for name, (_, own) in _ALGORITHMS.items():
+        for option in vars(options).keys() & own.keys():
+            if name != algorithm:
+                raise ValueError(f"--{option.replace('_', '-')} is an option of the {name}, and this is a {algorithm}")
+            given[option] = getattr(options, option)
+    wanted = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
+    if options.notebook:
+        draft = training.draft_from_notebook(options.name, given, **wanted)
+    else:
+        draft = training.draft(options.name, given, algorithm=algorithm, **wanted)
     path = Store(options.store).add(options.name, draft)
     found = artifacts.load(path)
     figures = found.manifest["metrics"]["validation"]
     print(f"{found.name} version {found.version}: validation MSE {figures['mse']:.2f}, written to {path}")
-
-
-def _draft(options: argparse.Namespace) -> Draft:
-    """Train step by step, as the notebook does."""
-    from model import datasets, evaluate, export, gbm, plots
-
-    table = datasets.read(datasets.DATASETS[options.name], options.data)
-    for warning in table.warnings:
-        print(warning, file=sys.stderr)
-    rows = evaluate.split(table.X, table.y, random_state=options.random_state)
-    search = gbm.search(rows.X_train, rows.y_train, random_state=options.random_state)
-    pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=options.n_estimators, random_state=options.random_state)
-    predicted = pipeline.predict(rows.X_validation)
-    label = f"{table.dataset.target.name} ({table.dataset.target.unit})"
-    figures = {
-        "distributions": plots.distributions(table),
-        "correlations": plots.correlations(table),
-        "search": plots.search(search["results"]),
-        "predicted_against_actual": plots.predicted_against_actual(rows.y_validation, predicted, label=label),
-        "residuals": plots.residuals(rows.y_validation, predicted, label=label),
-        "importance": plots.importance(tuple(table.X.columns), evaluate.importance(pipeline, rows)),
-    }
-    return export.draft(table, rows, pipeline, search=search, figures=figures, owner=options.owner)
-
-
-def _draft_from_notebook(options: argparse.Namespace) -> Draft:
-    """Let the notebook train into a store of its own, and take the artifact from there with the notebook in it."""
-    from model import notebook
-
-    with TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        parameters = {
-            "store": store,
-            "data": options.data.resolve() if options.data else "",
-            "n_estimators": options.n_estimators,
-            "random_state": options.random_state,
-            "owner": options.owner,
-        }
-        executed = notebook.run(notebook.NOTEBOOKS[options.name], parameters=parameters)
-        draft = artifacts.read_draft(Store(store).find(options.name))
-    return replace(draft, files={**draft.files, "notebook.ipynb": executed})
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -182,9 +188,10 @@ def _show(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     found = Store(options.store).load(options.model)
+    nearness = f"within {found.tolerance:g}" if found.tolerance else "to the last bit"
     print(
         f"{found.name} version {found.version}: {len(found.manifest['files'])} files unchanged, "
-        f"{len(found.golden_rows)} golden rows answered to the last bit"
+        f"{len(found.golden_rows)} golden rows answered {nearness}"
     )
 
 

@@ -5,6 +5,8 @@ reads the manifest, `model.onnx`, `golden.json` and `reference.json`; it never o
 
 To change the format: raise FORMAT_VERSION, teach `load` to read the older versions (they stay readable for
 ever), keep one artifact of each older version in the tests, and say in CHANGELOG.md what changed.
+
+Format 2 has `engine.tolerance`; in format 1 every model answers to the last bit.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ from numpy.typing import NDArray
 
 from model import drift, schema
 from model.drift import Reference
-from model.engine import Engine, predict_one_by_one
+from model.engine import Engine, Predictor, differing, predict_one_by_one
 from model.errors import ArtifactError, GoldenRowsError
 from model.schema import Matrix, Schema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 REFERENCE = "reference.json"
+# A compiled model may differ from the trained one by at most this, relative to its answer, whatever the manifest says.
+MAX_TOLERANCE = 1e-6
 INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
 _RESTORE = "restore the artifact from where it came, or train it again"
@@ -50,15 +54,21 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One verified version of a model, ready to answer."""
+    """One verified version of a model, ready to answer.
+
+    `golden_rows` `(n_rows, n_features)` have the trained model's `golden_answers` `(n_rows,)`; every engine of this
+    version gives them to within `tolerance`, relative, or to the last bit where that is 0.
+    """
 
     path: Path
     name: str
     version: int
     manifest: Mapping[str, Any]
     schema: Schema
-    engine: Engine
+    engine: Predictor
     golden_rows: Matrix
+    golden_answers: NDArray[np.float64]
+    tolerance: float
     reference: Reference
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -117,30 +127,44 @@ def load(folder: Path) -> Artifact:
         rows = np.array(golden["X"], dtype=np.float64).reshape(-1, len(columns))
         answers = np.array(golden["y"], dtype=np.float64)
         reference = drift.parse(json.loads(files[REFERENCE]), model_schema)
+        tolerance = _tolerance(manifest)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error!r})", _RESTORE) from None
     if columns != model_schema.names:
         raise ArtifactError(folder / GOLDEN, "has other columns, or in another order, than the manifest", _RESTORE)
-    try:
-        engine = Engine(graph)
-        # At once and one by one: the runtime has a way of its own for a single row.
-        replayed = np.stack([engine.predict(rows), predict_one_by_one(engine.predict, rows)])
-    except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
-        raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
     if len(rows) == 0 or answers.shape != (len(rows),):
         raise ArtifactError(folder / GOLDEN, f"has {len(rows)} rows and {answers.size} answers", _RESTORE)
+    try:
+        engine = Engine(graph)
+        replayed = replay(engine, rows)
+    except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
+        raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
     if replayed.dtype != np.float64 or replayed.shape != (2, len(rows)):
         raise ArtifactError(folder / GRAPH, f"answers {replayed.dtype}, and float64 is wanted", _RESTORE)
-    different = int((replayed.view(np.int64) != answers.view(np.int64)).any(axis=0).sum())
+    found = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
+    check_golden_rows(found, replayed)
+    return found
+
+
+def replay(engine: Predictor, rows: Matrix) -> NDArray[np.float64]:
+    """Return `(2, n_rows)`: answers at once and one by one, as engines have ways of their own for a single row."""
+    return np.stack([engine.predict(rows), predict_one_by_one(engine.predict, rows)])
+
+
+def check_golden_rows(found: Artifact, replayed: NDArray[np.float64]) -> None:
+    """Hold what an engine answered to the golden rows, as `replay` returns it, against the trained model's answers.
+
+    Raises `GoldenRowsError` if one differs.
+    """
+    different = int(differing(found.golden_answers, replayed, found.tolerance).any(axis=0).sum())
     if different:
         raise GoldenRowsError(
-            folder / GOLDEN,
-            f"{different} of {len(answers)} golden rows are answered otherwise than by the trained model",
+            found.path / GOLDEN,
+            f"{different} of {len(found.golden_rows)} golden rows are answered otherwise than by the trained model",
             "do not serve it; train it again on this machine and compare",
-            name=name,
-            version=version,
+            name=found.name,
+            version=found.version,
         )
-    return Artifact(folder, name, version, manifest, model_schema, engine, golden_rows=rows, reference=reference)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -188,6 +212,14 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             raise ArtifactError(folder / name, "was changed after it was written: its hash is another", _RESTORE)
         files[name] = content
     return manifest, files
+
+
+def _tolerance(manifest: Mapping[str, Any]) -> float:
+    """Return how far an engine may be from the trained model. Raises `ValueError` for more than is ever right."""
+    tolerance = manifest["engine"]["tolerance"] if manifest["format_version"] > 1 else 0.0
+    if not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
+    return float(tolerance)
 
 
 def read_draft(folder: Path) -> Draft:

@@ -11,7 +11,6 @@ def render(facts: Mapping[str, Any]) -> str:
     validation, training = facts["metrics"]["validation"], facts["metrics"]["training"]
     target = facts["target"]
     unit = f" ({target['unit']})" if target["unit"] else ""
-    parity = facts["engine"]["parity"]
     data = facts["data"]
     features = "\n".join(
         f"| {f['name']} | {f['description']} | {f['unit']} | {f['minimum']:g} to {f['maximum']:g} |"
@@ -32,7 +31,7 @@ def render(facts: Mapping[str, Any]) -> str:
 
 Predicts {target["name"]}: {target["description"]}{unit}.
 
-- Algorithm: {facts["algorithm"]}, {facts["hyperparameters"]["n_estimators"]} trees
+- Algorithm: {facts["algorithm"]}, {facts["summary"]}
 - Data: {data["source"]}; {data["rows"]} rows
 - Split: {data["split"]["validation_share"]:.0%} for validation, random state {data["split"]["random_state"]}
 
@@ -53,11 +52,27 @@ says how well.
 
 ## What is served is what was trained
 
-The compiled model gave the trained model's answer, to the last bit, on all {parity["table_rows"]:,} rows of
-the table, {parity["random_rows"]:,} random rows in and beyond the training range, {parity["split_rows"]:,} rows on
-both sides of every split and {parity["limit_rows"]} rows at the limits of what the trained model accepts.
+{_equality(facts["engine"])}
 
 ## Limits
 
 {facts["limits"]}
 """
+
+
+def _equality(engine: Mapping[str, Any]) -> str:
+    """Return the sentences on how far the compiled model is from the trained one, and where they were compared."""
+    parity, tolerance = engine["parity"], engine["tolerance"]
+    nearness, found = "to the last bit", ""
+    if tolerance:
+        nearness = f"within {tolerance:g} of it"
+        found = (
+            f" Some bit differs on {parity['different_rows']:,} of them, which is at most "
+            f"{parity['largest_relative_difference']:.1e} of the answer."
+        )
+    splits = f"{parity['split_rows']:,} rows on both sides of every split, " if parity["split_rows"] else ""
+    return (
+        f"The compiled model gave the trained model's answer, {nearness}, on all {parity['table_rows']:,} rows of the "
+        f"table, {parity['random_rows']:,} random rows in and beyond the training range, {splits}and "
+        f"{parity['limit_rows']} rows at the limits of what the trained model accepts.{found}"
+    )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from model.errors import DataError, Problem, SchemaError
@@ -26,6 +27,9 @@ TIMELINESS = "timeliness"
 
 # Ten unshuffled folds of the training part need at least this many rows in the whole table.
 MINIMUM_ROWS = 20
+
+# Rows of one kind that are told of one by one; more are told of in one line, so that a report can still be read.
+MAX_ALIKE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +61,22 @@ class Timeliness:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A table that a model is trained on: its columns, where it lies, what must hold in it and what it is not for."""
+    """A table that a model is trained on: its columns, what must hold in it and what it is not for.
+
+    `content` returns the table as `read` takes it, the same bytes each time. `algorithm` is what trains it unless
+    another is asked for.
+    """
 
     name: str
     title: str
-    path: Path
+    content: Callable[[], bytes]
     source: str
     features: tuple[Column, ...]
     target: Column
     limits: str = ""
     rules: tuple[Rule, ...] = ()
     timeliness: Timeliness | None = None
+    algorithm: Literal["gbm", "mlp"] = "gbm"
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -111,31 +120,31 @@ def read(dataset: Dataset, path: Path | None = None, *, today: date | None = Non
     CSV with a header, UTF-8 with or without a byte order mark. Raises `DataError` with the report of every
     problem, by row (data rows count from 0) and column.
     """
-    source = path.name if path else dataset.source
-    path = path or dataset.path
+    name = str(path) if path else dataset.name
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path else dataset.content()
         cells, n_rows = columns_from_csv(content.decode())
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not a table: it is not UTF-8 text") from None
+        raise DataError(f"{name} is not a table: it is not UTF-8 text") from None
     except SchemaError as error:
-        raise DataError(report(path, [Finding(CONSISTENCY, problem) for problem in error.problems])) from None
+        raise DataError(report(name, _findings(CONSISTENCY, error.problems))) from None
     except ValueError as error:
-        raise DataError(f"{path} is not a table: {error}") from None
+        raise DataError(f"{name} is not a table: {error}") from None
     findings = check(dataset, cells, n_rows, today=today or date.today())
     if any(finding.fatal for finding in findings):
-        raise DataError(report(path, findings))
+        raise DataError(report(name, findings))
     frame = pd.DataFrame({column.name: cells[column.name] for column in dataset.columns}, dtype="float64")
+    source = path.name if path else dataset.source
     return Table(dataset, frame, source, hashlib.sha256(content).hexdigest(), tuple(findings))
 
 
-def report(path: Path, findings: Sequence[Finding]) -> str:
-    """Render every finding, errors first, a line each."""
+def report(name: str, findings: Sequence[Finding]) -> str:
+    """Render every finding on the table of this name, errors first, a line each."""
     ordered = sorted(findings, key=lambda finding: not finding.fatal)
     fatal = sum(finding.fatal for finding in findings)
-    head = f"{path}: {fatal} errors, {len(findings) - fatal} warnings"
+    head = f"{name}: {fatal} errors, {len(findings) - fatal} warnings"
     verdict = "; nothing can be trained on it" if fatal else ""
     return "\n".join([head + verdict, *(f"  {finding}" for finding in ordered)])
 
@@ -165,34 +174,46 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
     return findings
 
 
+def _findings(dimension: str, problems: Sequence[Problem], *, fatal: bool = True) -> list[Finding]:
+    """Return a finding for each of the problems, which are of one kind; one for all rows where they are many."""
+    rows = [problem for problem in problems if problem.row is not None]
+    if len(rows) > MAX_ALIKE:
+        first = replace(rows[0], reason=f"{rows[0].reason} (the first of {len(rows):,} such rows)")
+        problems = [*(problem for problem in problems if problem.row is None), first]
+    return [Finding(dimension, problem, fatal) for problem in problems]
+
+
+def _by_row(*findings: Finding) -> list[Finding]:
+    return sorted(findings, key=lambda finding: finding.problem.row or 0)
+
+
 def _check_cells(column: Column, cells: Sequence[Any]) -> list[Finding]:
-    findings = []
+    missing, wrong = [], []
     low, high = column.plausible
     for row, cell in enumerate(cells):
         if cell is None:
-            findings.append(Finding(COMPLETENESS, Problem(row, column.name, "missing")))
+            missing.append(Problem(row, column.name, "missing"))
         elif isinstance(cell, str):
-            findings.append(Finding(ACCURACY, Problem(row, column.name, f"{cell!r} is not a number")))
+            wrong.append(Problem(row, column.name, f"{cell!r} is not a number"))
         elif column.allowed is not None and cell not in column.allowed:
             allowed = ", ".join(f"{value:g}" for value in sorted(column.allowed))
-            findings.append(Finding(ACCURACY, Problem(row, column.name, f"{cell:g} is none of {allowed}")))
+            wrong.append(Problem(row, column.name, f"{cell:g} is none of {allowed}"))
         elif not low <= cell <= high or abs(cell) == float("inf"):
             reason = f"{cell:g} is not plausible: {low:g} to {high:g} {column.unit}".rstrip()
-            findings.append(Finding(ACCURACY, Problem(row, column.name, reason)))
-    return findings
+            wrong.append(Problem(row, column.name, reason))
+    return _by_row(*_findings(COMPLETENESS, missing), *_findings(ACCURACY, wrong))
 
 
 def _check_rows(dataset: Dataset, frame: pd.DataFrame) -> list[Finding]:
-    findings = []
     duplicated = frame.duplicated()
-    findings += [
-        Finding(CONSISTENCY, Problem(int(row), None, "repeats an earlier row"), fatal=False)
-        for row in frame.index[duplicated]
-    ]
     contradicting = frame.duplicated([column.name for column in dataset.features]) & ~duplicated
-    findings += [
-        Finding(CONSISTENCY, Problem(int(row), dataset.target.name, "contradicts an earlier row alike"), fatal=False)
-        for row in frame.index[contradicting]
+    findings = [
+        *_findings(CONSISTENCY, _problems(duplicated, None, "repeats an earlier row"), fatal=False),
+        *_findings(
+            CONSISTENCY,
+            _problems(contradicting, dataset.target.name, "contradicts an earlier row alike"),
+            fatal=False,
+        ),
     ]
     names = list(frame.columns)
     findings += [
@@ -202,28 +223,32 @@ def _check_rows(dataset: Dataset, frame: pd.DataFrame) -> list[Finding]:
         if frame[name].equals(frame[other])
     ]
     for rule in dataset.rules:
-        broken = frame.index[~rule.holds(frame).astype(bool)]
-        findings += [
-            Finding(CONSISTENCY, Problem(int(row), None, f"breaks the rule: {rule.sentence}")) for row in broken
-        ]
+        broken = ~rule.holds(frame).astype(bool)
+        findings += _findings(CONSISTENCY, _problems(broken, None, f"breaks the rule: {rule.sentence}"))
     if frame[dataset.target.name].nunique() == 1:
         findings.append(Finding(ACCURACY, Problem(None, dataset.target.name, "has one value only")))
     return findings
+
+
+def _problems(rows: pd.Series, feature: str | None, reason: str) -> list[Problem]:
+    """Return a problem for each row that is marked."""
+    return [Problem(int(row), feature, reason) for row in rows.index[rows]]
 
 
 def _check_timeliness(timeliness: Timeliness, cells: Mapping[str, Sequence[Any]], today: date) -> list[Finding]:
     name = timeliness.column
     if name not in cells:
         return [Finding(TIMELINESS, Problem(None, name, "there is no such column"))]
-    findings, dates = [], []
+    dates, wrong, future = [], [], []
     for row, cell in enumerate(cells[name]):
         try:
             dates.append(date.fromisoformat(cell))
         except (TypeError, ValueError):
-            findings.append(Finding(TIMELINESS, Problem(row, name, f"{cell!r} is not a date such as 2026-01-31")))
+            wrong.append(Problem(row, name, f"{cell!r} is not a date such as 2026-01-31"))
         else:
             if dates[-1] > today:
-                findings.append(Finding(TIMELINESS, Problem(row, name, f"{cell} is in the future")))
+                future.append(Problem(row, name, f"{cell} is in the future"))
+    findings = _by_row(*_findings(TIMELINESS, wrong), *_findings(TIMELINESS, future))
     age = (today - max(dates)).days if dates else 0
     if age > timeliness.max_age_days:
         reason = f"the newest row is {age} days old, and at most {timeliness.max_age_days} will do"
@@ -234,7 +259,7 @@ def _check_timeliness(timeliness: Timeliness, cells: Mapping[str, Sequence[Any]]
 BOSTON_HOUSING = Dataset(
     name="boston-housing",
     title="Median house prices in the suburbs of Boston, 1970",
-    path=Path(__file__).parent / "data" / "boston_housing.csv",
+    content=(Path(__file__).parent / "data" / "boston_housing.csv").read_bytes,
     source="scikit-learn 1.1.3, sklearn/datasets/data/boston_house_prices.csv; Harrison and Rubinfeld (1978)",
     features=(
         Column("CHAS", "", "1 if the tract bounds the Charles River, else 0", allowed=frozenset({0.0, 1.0})),
@@ -252,4 +277,37 @@ BOSTON_HOUSING = Dataset(
     ),
 )
 
-DATASETS: Mapping[str, Dataset] = {BOSTON_HOUSING.name: BOSTON_HOUSING}
+
+def draw_heights_and_weights() -> bytes:
+    """Return the CSV of 25,000 rows of two correlated normal variables, whose sample moments are the published ones."""
+    n_rows, correlation = 25_000, 0.5028585
+    means, deviations = np.array([67.993114, 127.079421]), np.array([1.901679, 11.660898])
+    covariance = np.outer(deviations, deviations) * [[1, correlation], [correlation, 1]]
+    Z = np.random.default_rng(7).standard_normal((n_rows, 2))
+    Z -= Z.mean(axis=0)
+    Z = np.linalg.solve(np.linalg.cholesky(np.cov(Z.T)), Z.T).T  # variance 1 and correlation 0, but for rounding
+    rows = Z @ np.linalg.cholesky(covariance).T + means
+    # Seven digits, as in the original; far fewer than what another processor might round otherwise.
+    lines = [f"{height:.7g},{weight:.7g}\n" for height, weight in rows.tolist()]
+    return "".join(["Height-Inches,Weight-Pounds\n", *lines]).encode()
+
+
+HEIGHT_WEIGHT = Dataset(
+    name="height-weight",
+    title="Weights of 18-year-olds by their height, simulated",
+    content=draw_heights_and_weights,
+    source=(
+        "simulated: normal variables drawn with seed 7 and given the sample moments of a published table of 25,000 "
+        "heights and weights, itself simulated from a growth survey"
+    ),
+    # Wide enough for any person of that age, too narrow for a table in centimetres.
+    features=(Column("Height-Inches", "inches", "height of a person of 18 years", (40, 100)),),
+    target=Column("Weight-Pounds", "pounds", "weight of the same person", (50, 500)),
+    limits=(
+        "The rows are drawn, not measured: nobody has these heights and weights, and the straight line between them "
+        "holds because they were made so. The model is here to reproduce a published example, not to judge a body."
+    ),
+    algorithm="mlp",
+)
+
+DATASETS: Mapping[str, Dataset] = {dataset.name: dataset for dataset in (BOSTON_HOUSING, HEIGHT_WEIGHT)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,13 @@ Predict = Callable[[Matrix], NDArray[np.float64]]
 
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
+
+
+class Predictor(Protocol):
+    """Whatever runs a model: ONNX Runtime here, PyTorch in `torch_engine`."""
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
 
 
 class Engine:
@@ -48,4 +56,14 @@ class Engine:
 
 def predict_one_by_one(predict: Predict, X: Matrix) -> NDArray[np.float64]:
     """Return what `predict` answers to each row of `X` alone, `(n_rows,)`."""
+    if len(X) == 0:
+        return predict(X)
     return np.concatenate([predict(X[i : i + 1]) for i in range(len(X))])
+
+
+def differing(expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
+    """Return which answers `(…, n_rows)` are not those expected: in any bit, or by more than a relative tolerance."""
+    if tolerance == 0:
+        return np.not_equal(expected.view(np.int64), actual.view(np.int64))
+    near: NDArray[np.bool_] = np.abs(actual - expected) <= tolerance * np.abs(expected)
+    return ~near  # so that NaN differs from everything

@@ -54,6 +54,14 @@ class ParityError(ModelError):
     """The compiled engine does not answer as the trained model does, so no artifact may be written."""
 
 
+class DeviceError(ModelError):
+    """The device that was asked for is not there, or not any more."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint is not of this training, or none at all."""
+
+
 class NotebookError(ModelError):
     """A notebook stopped before its end; the message names the cell and what it raised."""
 

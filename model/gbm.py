@@ -8,9 +8,11 @@ every float64 takes the branch that it took in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import joblib
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -21,12 +23,11 @@ from sklearn.preprocessing import StandardScaler
 
 from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
+from model.trained import IR_VERSION, ONNX_OPSET, Trained
 
 ALGORITHM = "StandardScaler + GradientBoostingRegressor"
-# The highest IR version that needs nothing newer than ai.onnx.ml 5, so that older runtimes load the graph too.
-IR_VERSION = 10
-ONNX_OPSET = 21
 ONNX_ML_OPSET = 5
+PIPELINE = "pipeline.joblib"
 
 
 def fit(X: Matrix, y: NDArray[np.float64], *, n_estimators: int = 400, random_state: int = 7) -> Pipeline:
@@ -67,6 +68,38 @@ def search(
             for parameters, mean, sd in zip(results["params"], results["mean_test_score"], results["std_test_score"])
         ],
     }
+
+
+def trained(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Trained:
+    """Return the pipeline, fitted on `X` `(n_rows, n_features)`, as the export needs it, with what `search` found."""
+
+    def predict(rows: Matrix) -> NDArray[np.float64]:
+        with np.errstate(over="ignore", invalid="ignore"):  # rows at the limits overflow in scikit-learn's own checks
+            answers: NDArray[np.float64] = pipeline.predict(rows)
+            return answers
+
+    lowest, highest = accepted_limits(pipeline)
+    kept = io.BytesIO()
+    joblib.dump(pipeline, kept)
+    return Trained(
+        algorithm=ALGORITHM,
+        summary=f"{pipeline['gbm'].n_estimators} trees",
+        predict=predict,
+        graph=compile(pipeline),
+        lowest=lowest,
+        highest=highest,
+        split_rows=rows_at_splits(pipeline, X),
+        packages=("joblib", "scikit-learn", "scipy"),
+        files={PIPELINE: kept.getvalue()},
+        facts={
+            "hyperparameters": {
+                name: value
+                for name, value in pipeline["gbm"].get_params().items()
+                if isinstance(value, (int, float, str)) and value != "deprecated"
+            },
+            "search": dict(search),
+        },
+    )
 
 
 def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Matrix:

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from model.datasets import Table
+from model.datasets import Column, Table
 from model.drift import Bins
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#b3362b", "#b9bcc0"
@@ -26,8 +27,9 @@ _RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", _R
 def distributions(table: Table) -> Figure:
     """Draw a histogram of every column."""
     columns = table.dataset.columns
-    across = 4
-    figure, axes = plt.subplots(-(-len(columns) // across), across, figsize=(12, 5), layout="constrained")
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    figure, axes = plt.subplots(down, across, figsize=(3 * across, 2.5 * down), layout="constrained")
     for axis, column in zip(axes.flat, columns):
         axis.hist(table.frame[column.name], bins=30, color=_BLUE)
         axis.set(title=column.name, xlabel=column.unit, ylabel="rows")
@@ -50,12 +52,63 @@ def correlations(table: Table) -> Figure:
     return _closed(figure)
 
 
+def target_over_features(table: Table) -> Figure:
+    """Draw the target over each feature with the line of least squares, and beside it how densely the rows lie."""
+    features, target = table.dataset.features, table.dataset.target
+    y = table.y.to_numpy()
+    figure, axes = plt.subplots(
+        len(features), 2, figsize=(11, 4.5 * len(features)), layout="constrained", sharey=True, squeeze=False
+    )
+    for (left, right), feature in zip(axes, features):
+        x = table.frame[feature.name].to_numpy()
+        _dots(left, x, y)
+        ends = np.array([x.min(), x.max()])
+        left.plot(ends, np.polynomial.Polynomial.fit(x, y, 1)(ends), color=_RED, label="least squares")
+        left.set(xlabel=_label(feature), ylabel=_label(target))
+        left.legend()
+        *_, image = right.hist2d(x, y, bins=50, cmin=1, cmap="Blues")
+        right.set(xlabel=_label(feature))
+        figure.colorbar(image, label="rows", ax=right)
+    return _closed(figure)
+
+
+def predictions_over_data(
+    table: Table, X: NDArray[np.float64], y: NDArray[np.float64], predicted: Mapping[str, NDArray[np.float64]]
+) -> Figure:
+    """Draw the answers of some models, by name, as lines through the rows `X` `(n_rows, 1)` that they are for."""
+    (feature,) = table.dataset.features
+    order = np.argsort(X[:, 0])
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    _dots(axis, X[:, 0], y)
+    for (name, answers), (color, style) in zip(predicted.items(), ((_RED, "-"), ("black", "--")), strict=True):
+        axis.plot(X[order, 0], answers[order], color=color, linestyle=style, label=name)
+    axis.set(xlabel=_label(feature), ylabel=_label(table.dataset.target))
+    axis.legend()
+    return _closed(figure)
+
+
+def losses(training: Sequence[float], held_out: Sequence[float], *, best_epoch: int, unit: str) -> Figure:
+    """Draw the mean squared error of each epoch, on the rows fitted on and on those held out.
+
+    `best_epoch` counts from 0.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    epochs = np.arange(1, len(training) + 1)
+    axis.plot(epochs, training, marker="o", markersize=3, color=_BLUE, label="rows fitted on")
+    axis.plot(epochs, held_out, marker="o", markersize=3, color=_RED, label="rows held out")
+    axis.axvline(best_epoch + 1, color=_GREY, zorder=0, label="the weights that are kept")
+    axis.set(xlabel="epoch", ylabel=f"mean squared error ({unit}²)" if unit else "mean squared error")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return _closed(figure)
+
+
 def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: str) -> Figure:
     """Draw predictions over truth, with the line on which a perfect model would lie."""
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     ends = [min(y.min(), predicted.min()), max(y.max(), predicted.max())]
     axis.plot(ends, ends, color=_RED, label="predicted = actual")
-    axis.scatter(y, predicted, s=14, alpha=0.7, color=_BLUE, rasterized=True)
+    _dots(axis, y, predicted)
     axis.set(xlabel=f"actual {label}", ylabel=f"predicted {label}")
     axis.legend()
     return _closed(figure)
@@ -66,7 +119,7 @@ def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: 
     error = predicted - y
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     left.axhline(0, color=_RED)
-    left.scatter(predicted, error, s=14, alpha=0.7, color=_BLUE, rasterized=True)
+    _dots(left, predicted, error)
     left.set(xlabel=f"predicted {label}", ylabel="predicted - actual")
     right.axhline(0, color=_RED)
     right.hist(error, bins=30, range=_range(error), orientation="horizontal", color=_BLUE)
@@ -222,6 +275,18 @@ def _closed(figure: Figure) -> Figure:
     """Take the figure out of pyplot's registry, so that a notebook shows it once and nothing keeps it alive."""
     plt.close(figure)
     return figure
+
+
+def _dots(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    """Draw a dot for each row, smaller and fainter the more there are, so that thousands show where they are dense."""
+    faint = min(1.0, (500 / len(x)) ** 0.5)
+    axis.scatter(
+        x, y, s=14 * faint, alpha=0.7 * faint, color=_BLUE, linewidths=0 if faint < 1 else None, rasterized=True
+    )
+
+
+def _label(column: Column) -> str:
+    return f"{column.name} ({column.unit})" if column.unit else column.name
 
 
 def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> None:

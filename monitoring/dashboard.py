@@ -52,6 +52,7 @@ def to_json() -> str:
     for title, panels in (
         ("Service", service()),
         ("Model", model()),
+        ("Batches", batches()),
         ("Drift", drift()),
         ("Truth", truth()),
     ):
@@ -173,6 +174,45 @@ def model() -> Sequence[Panel]:
                 f"sum by (model, version) (rate(tabserve_rows_total{{{MODEL}}}[$__rate_interval]))",
                 VERSION,
             ),
+        ),
+    ]
+
+
+def batches() -> Sequence[Panel]:
+    """What requests are run together, what they wait for that, and how full and busy the GPU is."""
+
+    def increase(name: str) -> str:
+        return f"rate(tabserve_batch_{name}{{{MODEL}}}[$__rate_interval])"
+
+    runs = f"sum by (model, version) ({increase('rows_count')})"
+    waits = f"sum by (le) ({increase('wait_seconds_bucket')})"
+    gpu = "tabserve_gpu"
+    return [
+        graph(
+            "Rows and requests of a run",
+            "Means. Near one request a run, nobody meets; at TABSERVE_BATCH_ROWS, batches are full.",
+            "short",
+            (f"sum by (model, version) ({increase('rows_sum')}) / {runs}", f"{VERSION} rows"),
+            (f"sum by (model, version) ({increase('wait_seconds_count')}) / {runs}", f"{VERSION} requests"),
+        ),
+        graph(
+            "Wait for a run",
+            "Of requests that are run together: until the engine was free for them.",
+            "s",
+            *((f"histogram_quantile({q}, {waits})", f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
+        ),
+        graph(
+            "GPU busy",
+            "Share of the time in which it did anything, by instance.",
+            "percentunit",
+            (f"{gpu}_busy_ratio{{{SERVICE}}}", "{{instance}}"),
+        ),
+        graph(
+            "GPU memory",
+            "Taken, by whomever, and what there is; by instance.",
+            "bytes",
+            (f"{gpu}_memory_used_bytes{{{SERVICE}}}", "{{instance}}"),
+            (f"max({gpu}_memory_total_bytes{{{SERVICE}}})", "limit"),
         ),
     ]
 

@@ -161,14 +161,27 @@ def test_format_version_that_never_was_is_refused(folder: Path, version: Any) ->
 
 def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     """An artifact of a later format is refused with its version and the advice to upgrade."""
-    rewrite(folder, lambda manifest: manifest.update(format_version=2))
+    rewrite(folder, lambda manifest: manifest.update(format_version=3))
 
     error = refusal(folder)
     assert error.path == folder / "manifest.json"
     assert (error.reason, error.remedy) == (
-        "is of format 2, and this tabserve reads formats up to 1",
+        "is of format 3, and this tabserve reads formats up to 2",
         "upgrade tabserve, or train the model again with this one",
     )
+
+
+@pytest.mark.parametrize(
+    "folder_of_format", sorted((Path(__file__).parent / "artifacts").iterdir()), ids=lambda p: p.name
+)
+def test_older_formats_are_read(folder_of_format: Path) -> None:
+    """An artifact of each older format loads, and answers to the last bit as when it was written."""
+    found = artifact.load(folder_of_format)
+
+    assert found.manifest["format_version"] == int(folder_of_format.name.removeprefix("format-"))
+    assert found.manifest["format_version"] < artifact.FORMAT_VERSION
+    assert found.tolerance == 0
+    assert np.array_equal(bits(found.predict(found.golden_rows)), bits(found.golden_answers))
 
 
 @pytest.mark.parametrize("row", [0, 31, -1])

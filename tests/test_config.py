@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Config, ConfigError, DatabaseURL, Route, Share
+from app.config import Config, ConfigError, DatabaseURL, Device, Route, Share
 
 
 def mistakes(environ: dict[str, str]) -> str:
@@ -28,6 +28,8 @@ def test_defaults() -> None:
         max_body_bytes=8 * 2**20,
         max_rows=10_000,
         max_in_flight=512,
+        device=Device("cpu"),
+        batch_rows=0,
         log_requests=True,
         prediction_log=DatabaseURL("sqlite:///predictions.db"),
         prediction_log_share=Share(1),
@@ -47,6 +49,10 @@ def test_defaults() -> None:
         ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
         ("MAX_ROWS", "100000", "max_rows", 100_000),
         ("MAX_IN_FLIGHT", "64", "max_in_flight", 64),
+        ("DEVICE", "cpu", "device", Device("cpu")),
+        ("DEVICE", "cuda", "device", Device("cuda")),
+        ("DEVICE", "cuda:12", "device", Device("cuda:12")),
+        ("BATCH_ROWS", "1", "batch_rows", 1),
         ("LOG_REQUESTS", "false", "log_requests", False),
         ("LOG_REQUESTS", "True", "log_requests", True),
         ("PREDICTION_LOG", "", "prediction_log", DatabaseURL("")),
@@ -81,6 +87,28 @@ def test_database_that_is_none(text: str) -> None:
     message = mistakes({"TABSERVE_PREDICTION_LOG": text})
 
     assert message == "TABSERVE_PREDICTION_LOG is neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME"
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:100", "cpu:0"])
+def test_device_that_is_none(text: str) -> None:
+    """A device is the CPU, or a GPU by its number; the message says what was found and what is wanted."""
+    message = mistakes({"TABSERVE_DEVICE": text})
+
+    assert message == f"TABSERVE_DEVICE is {text!r}, neither cpu nor cuda nor cuda:N"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, 1),
+        ({"TABSERVE_BATCH_ROWS": "64"}, 64),
+        ({"TABSERVE_DEVICE": "cuda"}, 4_096),
+        ({"TABSERVE_DEVICE": "cuda:1", "TABSERVE_BATCH_ROWS": "1"}, 1),
+    ],
+)
+def test_requests_are_gathered_for_a_gpu(environ: dict[str, str], expected: int) -> None:
+    """Requests are run together where a GPU runs them, or where it is asked for; never beyond what is asked for."""
+    assert Config.from_environ(environ).max_batch_rows == expected
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1e3", "1_000", " 1", "٣", "²", "9" * 5_000])

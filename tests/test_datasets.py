@@ -14,7 +14,7 @@ import pytest
 from conftest import HOUSE, TABLE
 from model import evaluate, export, gbm
 from model.__main__ import main
-from model.datasets import BOSTON_HOUSING, DATASETS, Column, Dataset, Rule, Table, Timeliness, read
+from model.datasets import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT, Column, Dataset, Rule, Table, Timeliness, read
 from model.errors import DataError
 
 HEADER = "CHAS,RM,TAX,PTRATIO,B,LSTAT,MEDV"
@@ -24,7 +24,7 @@ LINES = TABLE.read_text().splitlines()[1:41]  # forty rows, more than a table ne
 READINGS = Dataset(
     name="readings",
     title="",
-    path=Path("readings.csv"),
+    content=bytes,  # none of its own
     source="",
     features=(Column("low"), Column("high")),
     target=Column("y"),
@@ -73,6 +73,37 @@ def test_built_in_table_is_the_published_one() -> None:
     assert table.y.mean() == pytest.approx(22.5328, abs=1e-4)
     assert table.frame.iloc[0].to_dict() == {**HOUSE, "MEDV": 24.0}
     assert table.warnings == ()
+
+
+def test_drawn_table_has_the_published_moments() -> None:
+    """The 25,000 heights and weights have the published mean, deviation and correlation, and so its least squares."""
+    table = read(DATASETS["height-weight"])
+    height, weight = table.X["Height-Inches"], table.y
+    slope, intercept = np.polyfit(height, weight, 1)
+
+    assert table.frame.shape == (25_000, 2)
+    assert f"{height.mean():.6f} {height.std():.6f}" == "67.993114 1.901679"
+    assert f"{weight.mean():.6f} {weight.std():.6f}" == "127.079421 11.660898"
+    assert f"{height.corr(weight):.7f}" == "0.5028585"
+    assert f"{slope:.4f} {intercept:.3f}" == "3.0835 -82.576"
+    assert f"{np.std(weight - slope * height - intercept):.3f}" == "10.079"
+
+
+def test_drawn_table_is_always_the_same() -> None:
+    """The table is drawn to the same bytes on every machine: a model that was trained on it can be trained again."""
+    assert read(HEIGHT_WEIGHT).sha256 == "80cc3db98691eb7f0f051c8eb22a3de6081c4454abf823da141d9f4f492e097f"
+
+
+def test_heights_and_weights_are_read_as_they_were_published(tmp_path: Path) -> None:
+    """The original's form is read: a byte order mark, a column Index, CR and LF between lines and none at the end."""
+    rows = [f"{i},{60 + i / 8:.7g},{100 + i * i / 8:.7g}" for i in range(1, 21)]
+    path = tmp_path / "original.csv"
+    path.write_bytes("\r\n".join(["\ufeffIndex,Height-Inches,Weight-Pounds", *rows]).encode())
+    table = read(HEIGHT_WEIGHT, path)
+
+    assert warnings_of(table) == ["consistency: column Index: is no column of the data set and is left out"]
+    assert list(table.frame.columns) == ["Height-Inches", "Weight-Pounds"]
+    assert table.frame.iloc[[0, -1]].to_numpy().tolist() == [[60.125, 100.125], [62.5, 150.0]]
 
 
 def test_columns_are_matched_by_name(write: Write) -> None:
@@ -134,6 +165,48 @@ def test_repeated_and_contradicting_rows_are_warnings(write: Write) -> None:
         "consistency: row 41, column MEDV: contradicts an earlier row alike",
     ]
     assert len(table.frame) == 42
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "warnings"),
+    [
+        (2, ["row 40: repeats an earlier row", "row 41: repeats an earlier row"]),
+        (10, [f"row {row}: repeats an earlier row" for row in range(40, 50)]),
+        (11, ["row 40: repeats an earlier row (the first of 11 such rows)"]),
+    ],
+)
+def test_many_rows_of_one_kind_are_told_of_in_one_line(write: Write, n_rows: int, warnings: list[str]) -> None:
+    """Up to ten rows that are remarkable alike are told of one by one, more in one line: how many, and the first."""
+    table = read(BOSTON_HOUSING, write([*LINES, *LINES[:n_rows]]))
+
+    assert warnings_of(table) == [f"consistency: {warning}" for warning in warnings]
+
+
+@pytest.mark.parametrize(
+    ("line", "findings"),
+    [
+        ("1,,2,2026-01-01", ["completeness  row 25, column high: missing"]),
+        ("six,1,2,2026-01-01", ["accuracy      row 25, column low: 'six' is not a number"]),
+        ("3,1,2,2026-01-01", ["consistency   row 25: breaks the rule: low is not above high"]),
+        ("1,2", ["consistency   row 25: has 2 cells where there are 4 columns"]),
+        ("1,2,3,today", ["timeliness    row 25, column day: 'today' is not a date such as 2026-01-31"]),
+        (
+            "six,,2,2027-01-01",
+            [
+                "accuracy      row 25, column low: 'six' is not a number",
+                "completeness  row 25, column high: missing",
+                "timeliness    row 25, column day: 2027-01-01 is in the future",
+            ],
+        ),
+    ],
+)
+def test_errors_throughout_are_a_line_each(write: Write, line: str, findings: list[str]) -> None:
+    """A table that is wrong in a thousand rows alike is refused with one line for each kind of error."""
+    report = report_of(READINGS, write([*DAYS, *[line] * 1000], "low,high,y,day"), today=date(2026, 2, 1))
+
+    assert [found for found in report.splitlines()[1:] if "error" in found] == [
+        f"  error    {finding} (the first of 1,000 such rows)" for finding in findings
+    ]
 
 
 @pytest.mark.parametrize("name", ["ZN", ""])
@@ -241,7 +314,8 @@ def test_smallest_accepted_table_can_be_trained_on(write: Write) -> None:
     """A table that passes the checks is enough to fit a model and prove its artifact."""
     table = read(BOSTON_HOUSING, write(LINES[:20]))
     rows = evaluate.split(table.X, table.y)
-    draft = export.draft(table, rows, gbm.fit(rows.X_train, rows.y_train), search={}, figures={})
+    trained = gbm.trained(gbm.fit(rows.X_train, rows.y_train), rows.X_train, search={})
+    draft = export.draft(table, rows, trained, figures={})
 
     assert draft.manifest["data"]["rows"] == 20
     assert draft.manifest["engine"]["parity"]["different_rows"] == 0

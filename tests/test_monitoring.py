@@ -185,6 +185,7 @@ def test_dashboard_is_whole() -> None:
     assert [panel["title"] for panel in board["panels"] if panel["type"] == "row"] == [
         "Service",
         "Model",
+        "Batches",
         "Drift",
         "Truth",
     ]

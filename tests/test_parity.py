@@ -20,6 +20,7 @@ from model.datasets import BOSTON_HOUSING, Table, read
 from model.engine import Engine, Predict
 from model.errors import ParityError
 from model.evaluate import Split
+from model.trained import Trained
 
 N_TREES = 25
 # Node 0 is that of the initial prediction, whose branches are one leaf; the others are splits that decide.
@@ -27,47 +28,43 @@ NODES = [1, 2, 7, 40, 100, -1]
 
 
 @dataclass(frozen=True)
-class Trained:
+class Case:
     """A small pipeline with its data and everything that the proof takes."""
 
     table: Table
     rows: Split
     pipeline: Any
-    graph: bytes
+    model: Trained
     schema: Schema
-    split_rows: Matrix
 
-    def predict(self, rows: Matrix) -> NDArray[np.float64]:
-        """Answer as the pipeline does, whose own checks overflow for rows at the limits."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            answers: NDArray[np.float64] = self.pipeline.predict(rows)
-            return answers
+    @property
+    def graph(self) -> bytes:
+        return self.model.graph
 
-    def prove(self, compiled: Predict) -> dict[str, Any]:
+    @property
+    def split_rows(self) -> Matrix:
+        return self.model.split_rows
+
+    def prove(self, compiled: Predict, tolerance: float = 0.0) -> dict[str, Any]:
         """Prove what was compiled equal to the pipeline."""
         return parity.prove(
-            self.predict,
+            self.model.predict,
             compiled,
             schema=self.schema,
             table_rows=self.table.X.to_numpy(),
             split_rows=self.split_rows,
+            tolerance=tolerance,
         )
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
+def trained() -> Case:
     """A pipeline of a few trees on the built-in table."""
     table = read(BOSTON_HOUSING)
     rows = evaluate.split(table.X, table.y)
     pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=N_TREES)
-    return Trained(
-        table,
-        rows,
-        pipeline,
-        gbm.compile(pipeline),
-        export.describe(table, rows, pipeline),
-        gbm.rows_at_splits(pipeline, rows.X_train),
-    )
+    model = gbm.trained(pipeline, rows.X_train, search={})
+    return Case(table, rows, pipeline, model, export.describe(table, rows, model))
 
 
 def changed(graph: bytes, attribute: str, number: int, change: Callable[[float], float]) -> bytes:
@@ -90,7 +87,7 @@ def down(value: float) -> float:
     return math.nextafter(value, -math.inf)
 
 
-def test_honest_graph_is_proven(trained: Trained) -> None:
+def test_honest_graph_is_proven(trained: Case) -> None:
     """An honest graph gives the figures: how many rows of each kind, and that none differs."""
     assert trained.prove(Engine(trained.graph).predict) == {
         "table_rows": 506,
@@ -98,13 +95,14 @@ def test_honest_graph_is_proven(trained: Trained) -> None:
         "limit_rows": 14,
         "split_rows": len(trained.split_rows),
         "different_rows": 0,
+        "largest_relative_difference": 0.0,
         "seed": 0,
     }
 
 
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("change", [up, down])
-def test_threshold_off_by_one_bit_is_found(trained: Trained, node: int, change: Callable[[float], float]) -> None:
+def test_threshold_off_by_one_bit_is_found(trained: Case, node: int, change: Callable[[float], float]) -> None:
     """A single threshold moved to the next float64, up or down, fails the proof on the rows at the splits."""
     broken = changed(trained.graph, "nodes_splits", node, change)
 
@@ -112,7 +110,7 @@ def test_threshold_off_by_one_bit_is_found(trained: Trained, node: int, change: 
         trained.prove(Engine(broken).predict)
 
 
-def test_every_threshold_has_rows_that_find_it_moved(trained: Trained) -> None:
+def test_every_threshold_has_rows_that_find_it_moved(trained: Case) -> None:
     """No split of any tree can move by one bit, up or down, without an answer at the splits changing."""
     answers = trained.pipeline.predict(trained.split_rows)
     n_nodes = 1 + len(trained.split_rows) // 2
@@ -130,7 +128,7 @@ def test_every_threshold_has_rows_that_find_it_moved(trained: Trained) -> None:
 
 @pytest.mark.parametrize("leaf", [0, 1, 50, -1])
 @pytest.mark.parametrize("direction", [1, -1])
-def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Trained, leaf: int, direction: int) -> None:
+def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, direction: int) -> None:
     """A single leaf, the initial prediction among them, off by the last bit of the answers fails the proof at once."""
     # The last bit of a small leaf itself is lost when it is added to an answer: no answer shows it, nor need any.
     bit = direction * float(np.spacing(64.0))
@@ -141,7 +139,7 @@ def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Trained, leaf: int, 
 
 
 @pytest.mark.parametrize("group", ["table_rows", "random_rows", "limit_rows", "split_rows"])
-def test_one_bit_of_one_answer_fails_its_group(trained: Trained, group: str) -> None:
+def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> None:
     """One answer among all that is off by one bit fails the proof, which names the group that the row is of."""
     groups = {
         "table_rows": trained.table.X.to_numpy(),
@@ -161,7 +159,7 @@ def test_one_bit_of_one_answer_fails_its_group(trained: Trained, group: str) -> 
         trained.prove(off_by_one_bit)
 
 
-def test_random_rows_are_half_beyond_the_range(trained: Trained) -> None:
+def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
     """Every other random row is within the training range, the others are up to its width beyond, anew by seed."""
     low = np.array([feature.minimum for feature in trained.schema.features])
     high = np.array([feature.maximum for feature in trained.schema.features])
@@ -181,12 +179,14 @@ def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gbm, "compile", lambda pipeline: changed(honest(pipeline), "nodes_splits", -1, up))
 
 
-def test_broken_compiler_gives_no_draft(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_compiler_gives_no_draft(trained: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline that compiles to a graph one bit off cannot be exported."""
     break_compile(monkeypatch)
 
+    broken = gbm.trained(trained.pipeline, trained.rows.X_train, search={})
+
     with pytest.raises(ParityError, match=r"split rows.*nothing was written"):
-        export.draft(trained.table, trained.rows, trained.pipeline, search={}, figures={})
+        export.draft(trained.table, trained.rows, broken, figures={})
 
 
 def test_broken_compiler_leaves_the_store_empty(
@@ -204,10 +204,11 @@ def test_broken_compiler_leaves_the_store_empty(
 
 
 @pytest.mark.parametrize("n_estimators", [1, 2, 5])
-def test_small_models_can_be_exported(trained: Trained, n_estimators: int) -> None:
+def test_small_models_can_be_exported(trained: Case, n_estimators: int) -> None:
     """A model with few splits is exported like any other: golden rows are those that there are."""
     pipeline = gbm.fit(trained.rows.X_train, trained.rows.y_train, n_estimators=n_estimators)
-    draft = export.draft(trained.table, trained.rows, pipeline, search={}, figures={})
+    small = gbm.trained(pipeline, trained.rows.X_train, search={})
+    draft = export.draft(trained.table, trained.rows, small, figures={})
 
     assert draft.manifest["engine"]["parity"]["different_rows"] == 0
     assert draft.manifest["hyperparameters"]["n_estimators"] == n_estimators

@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import requests
 
-from conftest import HOUSE, ROOT, Server, serve
+from conftest import HOUSE, ROOT, Server, bits, serve
 from model import Store
 from model.artifact import read_draft
 
@@ -342,6 +344,44 @@ def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     assert set(statuses) == {200}
 
 
+@WORKERS
+def test_requests_that_meet(store: Path, tmp_path: Path, houses: pd.DataFrame, worker: dict[str, str]) -> None:
+    """Requests of many clients that are run together get the bits that they get alone; runs and waits are measured."""
+    y = Store(store).load(NAME).predict(houses.to_numpy())
+    sizes = [1, 2, 1, 30, 1, 200, 1, 5] * 30
+
+    def ask(number: int) -> None:
+        some = houses.iloc[number : number + sizes[number]]
+        reply = session.post(f"{server.url}/predict", json=some.to_dict("records"), timeout=30)
+        assert bits(reply.json()["prediction"]).tolist() == bits(y[number : number + len(some)]).tolist()
+
+    settings = {"WEB_CONCURRENCY": "1", "TABSERVE_BATCH_ROWS": "64", **worker}
+    with serve(store, tmp_path, **settings) as server, requests.Session() as session, ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(len(sizes))))
+        metrics = requests.get(f"{server.url}/metrics", timeout=10).text
+
+    found = dict(re.findall(r"^tabserve_batch_(\w+)\{model=\S+ (\S+)$", metrics, re.MULTILINE))
+    assert (float(found["rows_sum"]), float(found["wait_seconds_count"])) == (sum(sizes), len(sizes))
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+def test_gpu_that_is_not_there(store: Path, tmp_path: Path) -> None:
+    """Where the GPU that is asked for is not there, a worker is alive and says why it is not ready, and what to do."""
+    with serve(store, tmp_path, wait="/livez", TABSERVE_DEVICE="cuda") as server:
+        for _ in range(2):
+            reply = requests.get(f"{server.url}/readyz", timeout=10)
+
+            assert reply.status_code == 503
+            assert reply.json()["reason"].startswith("TABSERVE_DEVICE is 'cuda': ")
+            assert "give the container a GPU" in reply.json()["reason"]
+            assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
+            (worker,) = server.workers()
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: worker not in server.workers() and len(server.workers()) == 1)  # noqa: B023
+
+        assert "torch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+
+
 def private_kibibytes(pid: int) -> int:
     """Return how much of a process's memory it wrote and shares with no other."""
     found = re.search(r"^Private_Dirty:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
@@ -382,11 +422,12 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     [
         ({"TABSERVE_MAX_ROWS": "x"}, ["TABSERVE_MAX_ROWS is 'x'"]),
         ({"WEB_CONCURRENCY": "0"}, ["WEB_CONCURRENCY is 0"]),
+        ({"WEB_CONCURRENCY": "2", "TABSERVE_DEVICE": "cuda"}, ["WEB_CONCURRENCY is 2", "one worker has the GPU"]),
         ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
         ({"TABSERVE_PREDICTION_LOG": "postgresql://u:secret/1@h:abc/x"}, ["TABSERVE_PREDICTION_LOG: "]),
         ({"TABSERVE_PREDICTION_LOG": "sqlite:///:memory:"}, ["TABSERVE_PREDICTION_LOG: "]),
     ],
-    ids=["one", "no worker", "two", "no URL", "no file"],
+    ids=["one", "no worker", "two workers on a GPU", "two", "no URL", "no file"],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
     """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""

@@ -1,0 +1,141 @@
+"""Gathers what requests of many threads ask of one engine into few runs of it. Knows nothing of models or devices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import OverloadedError
+from model import Matrix, Predictor
+
+# A run takes milliseconds, so that who waits so long waits for an engine that hangs: callers have given up by then.
+_MAX_WAIT_SECONDS = 10.0
+_MAX_NOTED = 100_000  # runs and waits that nobody asked for yet
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """What one request asks, and how far it has come."""
+
+    X: Matrix
+    came: float
+    call: threading.Lock = field(default_factory=threading.Lock)  # held until it is done or leads
+    leads: bool = False
+    is_done: bool = False
+    given_up: bool = False
+    y: NDArray[np.float64] | None = None
+    error: Exception | None = None
+
+
+class Batcher:
+    """Runs an engine once for all requests that wait, in the order in which they came, up to `max_rows` together.
+
+    No thread of its own: a request that finds nobody at the engine runs at once, in its own thread. Those that come
+    meanwhile are the next batch, and the first of them runs it. So a batch is as large as the load makes it. To wait
+    for it to fill up did not pay: with 0.3 ms a server answered 0.8 to 1 times as many requests, with 1 ms fewer yet.
+    """
+
+    def __init__(self, engine: Predictor, *, max_rows: int, max_wait_seconds: float = _MAX_WAIT_SECONDS) -> None:
+        self._engine = engine
+        self._max_rows = max_rows
+        self._max_wait_seconds = max_wait_seconds
+        self._lock = threading.Lock()  # of what follows; never held while the engine runs
+        self._waiting: deque[_Job] = deque()
+        self._is_led = False
+        self._run_rows: deque[int] = deque(maxlen=_MAX_NOTED)
+        self._waits: deque[float] = deque(maxlen=_MAX_NOTED)
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+
+        Raises what the engine raises for these rows alone, and `OverloadedError` if their turn does not come.
+        """
+        job = _Job(X, time.perf_counter())
+        with self._lock:
+            self._waiting.append(job)
+            job.leads, self._is_led = not self._is_led, True
+            if not job.leads:
+                job.call.acquire()
+        if not job.leads:
+            self._await(job)
+        if job.leads:
+            self._lead()
+        if job.error:
+            raise job.error
+        assert job.y is not None
+        return job.y
+
+    def take_noted(self) -> tuple[list[int], list[float]]:
+        """Return the rows of each run, and the seconds that each request waited for its own, since the last call."""
+        return (
+            [self._run_rows.popleft() for _ in range(len(self._run_rows))],
+            [self._waits.popleft() for _ in range(len(self._waits))],
+        )
+
+    def _await(self, job: _Job) -> None:
+        """Return when the job is done, or leads the next batch."""
+        if job.call.acquire(timeout=self._max_wait_seconds):
+            return
+        with self._lock:
+            if job.is_done or job.leads:
+                return
+            job.given_up = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+        raise OverloadedError(f"the engine was not free within {self._max_wait_seconds:g} s")
+
+    def _lead(self) -> None:
+        """Run the next batch, which begins with this thread's own job; then have the first that waits lead."""
+        batch = self._take()
+        try:
+            self._run(batch)
+        finally:
+            with self._lock:
+                # If this thread was interrupted, the others' jobs are for the next to run.
+                left = [job for job in batch[1:] if not (job.is_done or job.given_up)]
+                self._waiting.extendleft(reversed(left))
+                self._is_led = bool(self._waiting)
+                called = [job for job in batch[1:] if job.is_done]
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    called.insert(0, self._waiting[0])  # first of all, since the engine is free
+            for job in called:
+                job.call.release()
+
+    def _take(self) -> list[_Job]:
+        with self._lock:
+            batch = [self._waiting.popleft()]
+            n_rows = len(batch[0].X)
+            while self._waiting and n_rows + len(self._waiting[0].X) <= self._max_rows:
+                batch.append(self._waiting.popleft())
+                n_rows += len(batch[-1].X)
+        now = time.perf_counter()
+        self._run_rows.append(n_rows)
+        self._waits.extend(now - job.came for job in batch)
+        return batch
+
+    def _run(self, batch: list[_Job]) -> None:
+        """Have every job of the batch done: answered, or failed for a reason of its own."""
+        X = batch[0].X
+        try:
+            if len(batch) > 1:
+                X = np.concatenate([job.X for job in batch])
+            y = self._engine.predict(X)
+        except Exception as error:
+            if len(batch) > 1:
+                for job in batch:
+                    self._run([job])
+                return
+            batch[0].error = error
+            batch[0].is_done = True
+            return
+        start = 0
+        for job in batch:
+            end = start + len(job.X)
+            job.y, start = y[start:end], end
+            job.is_done = True

@@ -1,0 +1,507 @@
+"""Fit a multilayer perceptron with PyTorch, on a CPU or a GPU, and compile it to one ONNX graph.
+
+The layers are trained in float32 on scaled rows. What comes out is float64 throughout, the scalers inside: then two
+libraries that add in different orders agree to about the fifteenth digit, where in float32 they would to the sixth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model import network
+from model.engine import INPUT_NAME, OUTPUT_NAME
+from model.errors import CheckpointError, DeviceError
+from model.network import Network
+from model.schema import Matrix
+from model.trained import IR_VERSION, ONNX_OPSET, Trained
+
+ALGORITHM = "standardised multilayer perceptron (PyTorch)"
+WEIGHTS = "weights.safetensors"
+TOLERANCE = 1e-6
+
+_log = logging.getLogger("tabserve.training")
+
+# Multiplications a step from which it is worth sharing among threads. Below it one is as fast, far faster on a machine
+# that does something else too, and gives the same bits whatever the number of cores.
+_SHARED_WORK = 4_000_000
+# Part of the steps in which the learning rate rises to its full height, before it falls along a cosine.
+_WARM_UP = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an MLP is trained. `hidden` are the widths of the hidden layers; none make a linear regression.
+
+    Without a `batch_size` it is a power of two for which an epoch has at least 128 steps, from 32 to 4,096 rows.
+
+    The learning rate rises, then falls to 0 with the last of `max_epochs`. A part of the rows, `validation_share`, is
+    held out to judge each epoch by. Of those that are within one standard error of the lowest error the last is kept:
+    chance tells them apart, and the later had the lower learning rate (the one-standard-error rule of Breiman et al.,
+    1984). Training stops sooner where for `patience` epochs none was. Where no row is held out, those that are fitted
+    on judge. `precision` is that of the layers while they are trained.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    max_epochs: int = 100
+    batch_size: int | None = None
+    learning_rate: float = 0.003
+    weight_decay: float = 0.1
+    validation_share: float = 0.1
+    patience: int = 20
+    random_state: int = 7
+    precision: str = "float32"
+    compile: bool = False
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {value!r}, and it takes {wanted}"
+            for name, value, holds, wanted in (
+                ("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths from 1"),
+                ("max_epochs", self.max_epochs, self.max_epochs >= 1, "at least 1"),
+                ("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
+                ("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "more than 0"),
+                ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more"),
+                (
+                    "validation_share",
+                    self.validation_share,
+                    0 <= self.validation_share < 1,
+                    "a share from 0 to below 1",
+                ),
+                ("patience", self.patience, self.patience >= 1, "at least 1"),
+                ("precision", self.precision, self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one pass over the rows came to: mean squared errors, in squared units of the target.
+
+    `loss` is that of the rows that were fitted on, while they were; `validation_loss` of those held out, afterwards.
+    """
+
+    loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted network, float64 on the CPU, with how it came to be. `best_epoch` counts from 0."""
+
+    network: Network
+    settings: Settings
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    device: Mapping[str, Any]
+    rows_per_second: float
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` for `X` `(n_rows, n_features)`."""
+        with torch.inference_mode():
+            y: NDArray[np.float64] = self.network(torch.tensor(X)).numpy()
+        return y
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that is called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the fastest that there is.
+
+    Raises `DeviceError` for one that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in there if there[kind]))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"there is no device {name!r}: it is auto, cpu, cuda, cuda:N or mps") from None
+    if not there.get(device.type):
+        raise DeviceError(
+            f"{name} was asked for, and PyTorch {torch.__version__} finds none here: see whether nvidia-smi does, "
+            "install a PyTorch that is built for it, or ask for the device cpu"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"{name} was asked for, and there are {torch.cuda.device_count()}, counted from 0")
+    return device
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Return what is known of a device: of a GPU its name, memory in MiB, driver and clocks in MHz."""
+    if device.type != "cuda":
+        return {"kind": device.type}
+    properties = torch.cuda.get_device_properties(device)
+    known = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
+    command = [
+        "nvidia-smi",
+        f"--id={properties.uuid}",
+        f"--query-gpu={','.join(known)}",
+        "--format=csv,noheader,nounits",
+    ]
+    try:
+        told = (
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip().split(", ")
+        )
+    except (OSError, subprocess.SubprocessError):
+        told = []
+    return {
+        "kind": "cuda",
+        "name": properties.name,
+        "memory_mib": properties.total_memory // 2**20,
+        "cuda": torch.version.cuda,
+        **dict(zip(known, told)),
+    }
+
+
+def fit(
+    X: Matrix,
+    y: NDArray[np.float64],
+    settings: Settings | None = None,
+    *,
+    device: str = "auto",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 10,
+) -> Fitted:
+    """Fit a network on `X` `(n_rows, n_features)` and `y` `(n_rows,)`.
+
+    With a `checkpoint`, the state is written there after an epoch, every so many seconds, and a run that finds one
+    there goes on from it, to the same weights as if it had not been stopped. `progress` shows a bar on a terminal.
+    Raises `DeviceError` for a device that is not there, `CheckpointError` for a checkpoint of something else and
+    `ValueError` for rows that are too few.
+    """
+    settings = settings or Settings()
+    with _reproducible(settings):
+        run = _Run(X, y, settings, find_device(device))
+        torch.set_num_threads(run.threads)
+        if checkpoint and checkpoint.exists():
+            run.restore(checkpoint)
+        saved = monotonic()
+        with tqdm(
+            total=settings.max_epochs * run.n_rows,
+            initial=len(run.epochs) * run.n_rows,
+            unit="rows",
+            unit_scale=True,
+            disable=None if progress else True,  # None: where standard error is no terminal
+        ) as bar:
+            while not run.is_done:
+                run.train_epoch(bar.update)
+                last = run.epochs[-1]
+                bar.set_postfix(epoch=len(run.epochs), loss=last.loss, validation=last.validation_loss)
+                if checkpoint and monotonic() - saved >= checkpoint_seconds:
+                    run.save(checkpoint)
+                    saved = monotonic()
+        return run.finish()
+
+
+@contextmanager
+def _reproducible(settings: Settings) -> Iterator[None]:
+    """Seed what PyTorch draws, and hold it to deterministic algorithms if asked; leave all as it was."""
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.random_state)
+        torch.use_deterministic_algorithms(settings.deterministic or before)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            torch.set_num_threads(threads)
+
+
+class _Run:
+    """The state of one training, from one epoch to the next."""
+
+    def __init__(self, X: Matrix, y: NDArray[np.float64], settings: Settings, device: torch.device) -> None:
+        n_held_out = round(len(X) * settings.validation_share)
+        if (settings.validation_share and n_held_out < 1) or len(X) - n_held_out < 2:
+            raise ValueError(f"{len(X)} rows are too few to hold out {settings.validation_share:g} of them and fit")
+        self.n_rows = len(X) - n_held_out
+        self.batch_size = settings.batch_size or _batch_size(self.n_rows)
+        self.settings, self.device = replace(settings, batch_size=self.batch_size), device
+        self._identity = {
+            "data": hashlib.sha256(np.ascontiguousarray(X).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest(),
+            **asdict(self.settings),
+            "hidden": list(settings.hidden),
+        }
+        order = torch.randperm(len(X))
+        rows, target = torch.tensor(X)[order], torch.tensor(y)[order]
+        self._network = Network(X.shape[1], settings.hidden)
+        self._network.x_mean.copy_(rows[: self.n_rows].mean(0))
+        self._network.x_scale.copy_(_scale(rows[: self.n_rows]))
+        self._network.y_mean.copy_(target[: self.n_rows].mean())
+        self._network.y_scale.copy_(_scale(target[: self.n_rows]))
+        scaled = ((rows - self._network.x_mean) / self._network.x_scale).float()
+        scaled_target = ((target - self._network.y_mean) / self._network.y_scale).float()
+        try:
+            self._X, self._y = scaled.to(device), scaled_target.to(device)
+        except torch.OutOfMemoryError:
+            _log.warning("the %d rows do not fit into the memory of %s: batches are copied to it", len(X), device)
+            self._X, self._y = scaled.pin_memory(), scaled_target.pin_memory()
+        self._layers = self._network.layers.to(device)
+        self._answer: Callable[[Tensor], Tensor] = self._network.scaled
+        if settings.compile:
+            self._answer = torch.compile(self._network.scaled)
+        self._optimizer = torch.optim.AdamW(
+            self._layers.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=device.type in ("cpu", "cuda"),  # one kernel for all parameters
+        )
+        work = self.batch_size * sum(parameter.numel() for parameter in self._layers.parameters())
+        self.threads = 1 if work < _SHARED_WORK else torch.get_num_threads()
+        self._shuffle = torch.Generator().manual_seed(settings.random_state)
+        self._part_rows = self.batch_size
+        self._best = self._copy_layers()
+        self._best_epoch = -1
+        self._lowest: Tensor | None = None  # the squared errors of the rows held out, where their mean was lowest
+        self._seconds = 0.0
+        self._rows_seen = 0
+        self.epochs: list[Epoch] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch is over, or so many were worse than an earlier one."""
+        n_epochs = len(self.epochs)
+        return n_epochs == self.settings.max_epochs or n_epochs - 1 - self._best_epoch >= self.settings.patience
+
+    def train_epoch(self, report: Callable[[int], object]) -> None:
+        """Pass once over the rows in a new order; `report` how many a batch had."""
+        started = monotonic()
+        order = torch.randperm(self.n_rows, generator=self._shuffle).to(self._X.device)
+        batches = torch.split(order, self.batch_size)
+        total = torch.zeros((), device=self.device)  # stays on the device: to ask for it would wait for each batch
+        for number, indices in enumerate(batches):
+            done = (len(self.epochs) + number / len(batches)) / self.settings.max_epochs
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * _share_of_rate(done)
+            total += self._step(indices)
+            report(len(indices))
+        units = float(self._network.y_scale) ** 2
+        errors = self._held_out_errors()
+        epoch = Epoch(float(total) / self.n_rows * units, float(errors.mean()) * units)
+        if not math.isfinite(epoch.validation_loss):
+            raise ValueError(
+                f"the loss is no longer finite after {len(self.epochs) + 1} epochs: take a lower learning rate than "
+                f"{self.settings.learning_rate:g}"
+            )
+        if self._lowest is None or errors.mean() < self._lowest.mean():
+            self._lowest = errors
+        worse = errors - self._lowest  # row by row: what is hard about a row is so in both
+        if worse.mean() <= worse.std(correction=0) / math.sqrt(len(worse)):
+            self._best, self._best_epoch = self._copy_layers(), len(self.epochs)
+        self.epochs.append(epoch)
+        self._seconds += monotonic() - started
+        self._rows_seen += self.n_rows
+
+    def _step(self, indices: Tensor) -> Tensor:
+        """Take one step down the gradient of a batch and return its sum of squared errors, on the device.
+
+        Where the memory does not take the batch whole, its gradient is added up from parts: the same but for rounding.
+        """
+        while True:
+            self._optimizer.zero_grad()
+            total = torch.zeros((), device=self.device)
+            try:
+                for part in torch.split(indices, self._part_rows):
+                    squares = self._squares(part)
+                    torch.autograd.backward(squares / len(indices))
+                    total += squares.detach()
+            except torch.OutOfMemoryError:
+                if min(self._part_rows, len(indices)) == 1:
+                    raise
+                self._halve_parts(len(indices))
+                continue
+            self._optimizer.step()
+            return total
+
+    def _squares(self, part: Tensor) -> Tensor:
+        X, y = self._X[part].to(self.device), self._y[part].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            answers = self._answer(X)
+        return (answers.float() - y).square().sum()
+
+    def _halve_parts(self, n_rows: int) -> None:
+        self._part_rows = min(self._part_rows, n_rows) // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        _log.warning("out of memory: going on with parts of %d rows", self._part_rows)
+
+    def _held_out_errors(self) -> Tensor:
+        """Return the squared errors of the rows that judge, scaled, `(n_judging,)` float64 on the CPU."""
+        parts = []
+        with torch.inference_mode():
+            # In the parts that fit when there were gradients, too.
+            for start in range(self.n_rows % len(self._X), len(self._X), self._part_rows):
+                part = slice(start, start + self._part_rows)
+                error = self._network.scaled(self._X[part].to(self.device)) - self._y[part].to(self.device)
+                parts.append(error.square().double().cpu())
+        return torch.cat(parts)
+
+    def _copy_layers(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._layers.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        state = {
+            "identity": self._identity,
+            "layers": self._copy_layers(),
+            "optimizer": self._optimizer.state_dict(),
+            "shuffle": self._shuffle.get_state(),
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "lowest": self._lowest,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+        incoming = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with incoming.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            incoming.replace(path)
+        finally:
+            incoming.unlink(missing_ok=True)
+
+    def restore(self, path: Path) -> None:
+        """Take the state that `save` wrote. Raises `CheckpointError` for one of other rows or settings."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)  # no code of a pickle is run
+            identity = state["identity"]
+            if identity == self._identity:
+                self._layers.load_state_dict(state["layers"])
+                self._optimizer.load_state_dict(state["optimizer"])
+                self._shuffle.set_state(state["shuffle"])
+                self._best, self._best_epoch, self._lowest = state["best"], state["best_epoch"], state["lowest"]
+                self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        except Exception as error:  # whatever PyTorch raises for a file that is none of its own, or not whole
+            raise CheckpointError(
+                f"{path} is no checkpoint ({type(error).__name__}); remove it to begin anew"
+            ) from None
+        other = [name for name, value in self._identity.items() if identity.get(name) != value]
+        if other:
+            raise CheckpointError(
+                f"{path} is of a training with other {', '.join(other)}: remove it to begin anew, or name another file"
+            )
+
+    def finish(self) -> Fitted:
+        """Return the network with the best weights."""
+        self._layers.load_state_dict(self._best)
+        return Fitted(
+            network=self._network.cpu().double().requires_grad_(False).eval(),
+            settings=self.settings,
+            epochs=tuple(self.epochs),
+            best_epoch=self._best_epoch,
+            device={**describe_device(self.device), "threads": self.threads},
+            rows_per_second=self._rows_seen / self._seconds if self._seconds else 0.0,
+        )
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Return the standard deviation of each column, 1 where it is 0, as StandardScaler does."""
+    deviation = values.std(0, correction=0)
+    return torch.where(deviation > 0, deviation, 1.0)
+
+
+def _batch_size(n_rows: int) -> int:
+    """Return the batch size of `Settings` for so many rows: many steps for few rows, long ones for many."""
+    return min(max(2 ** int(math.log2(n_rows / 128)), 32), 4096) if n_rows > 128 else 32
+
+
+def _share_of_rate(done: float) -> float:
+    """Return which share of the learning rate holds when that share of all steps is done: up, then down a cosine."""
+    if done < _WARM_UP:
+        return (done + 0.01) / (_WARM_UP + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def trained(fitted: Fitted) -> Trained:
+    """Return the network as the export needs it."""
+    # Beyond this a scaled value is no float32: the same limits as those of the GBM.
+    reach = fitted.network.x_scale.numpy() * float(np.finfo(np.float32).max)
+    mean = fitted.network.x_mean.numpy()
+    settings = asdict(fitted.settings)
+    hidden = fitted.settings.hidden
+    return Trained(
+        algorithm=ALGORITHM,
+        summary=f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "no hidden layer",
+        predict=fitted.predict,
+        graph=compile(fitted.network),
+        lowest=mean - reach,
+        highest=mean + reach,
+        split_rows=np.empty((0, len(mean))),
+        packages=("safetensors", "torch"),
+        files={WEIGHTS: network.save(fitted.network)},
+        facts={
+            "hyperparameters": {**settings, "hidden": list(hidden)},
+            "network": {"file": WEIGHTS, **fitted.network.architecture},
+            "training": {
+                "best_epoch": fitted.best_epoch,
+                "epochs": [asdict(epoch) for epoch in fitted.epochs],
+            },
+        },
+        tolerance=TOLERANCE,
+        environment={"device": dict(fitted.device)},
+    )
+
+
+def compile(fitted: Network) -> bytes:
+    """Return the network as one ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
+
+    The same steps in the same order, in float64.
+    """
+    nodes, constants = [], []
+
+    def constant(name: str, value: Tensor) -> str:
+        constants.append(onnx.numpy_helper.from_array(value.numpy(), name))
+        return name
+
+    def add(operator: str, *inputs: str, output: str, **attributes: int) -> str:
+        nodes.append(onnx.helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+    Z = add("Sub", INPUT_NAME, constant("x_mean", fitted.x_mean), output="centred")
+    Z = add("Div", Z, constant("x_scale", fitted.x_scale), output="Z")
+    weights = fitted.state_dict()
+    for number in range(len(fitted.layers)):
+        if number:
+            Z = add("Relu", Z, output=f"relu_{number}")
+        weight = constant(f"weight_{number}", weights[f"layers.{number}.weight"])
+        bias = constant(f"bias_{number}", weights[f"layers.{number}.bias"])
+        Z = add("Gemm", Z, weight, bias, output=f"layer_{number}", transB=1)
+    Z = add("Mul", Z, constant("y_scale", fitted.y_scale), output="unscaled")
+    add("Add", Z, constant("y_mean", fitted.y_mean), output=OUTPUT_NAME)
+    double = onnx.TensorProto.DOUBLE
+    graph = onnx.helper.make_graph(
+        nodes,
+        "mlp",
+        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", len(fitted.x_mean)])],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
+        constants,
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="tabserve",
+        ir_version=IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid("", ONNX_OPSET)],
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))

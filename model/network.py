@@ -1,0 +1,73 @@
+"""The network of an MLP: what training fits and what a GPU serves. Needs PyTorch; knows nothing of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Rows in, predictions out, with the scalers of features and target inside.
+
+    Any number of hidden layers with ReLU between them; without one it is a linear regression. The scalers are
+    float64 buffers. The layers are float32 while they are trained and float64 afterwards (`double`), so that what is
+    served can be told from what was trained by its fifteenth digit.
+    """
+
+    x_mean: Tensor  # (n_features,)
+    x_scale: Tensor  # (n_features,)
+    y_mean: Tensor  # ()
+    y_scale: Tensor  # ()
+
+    def __init__(self, n_features: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        for name, value in {
+            "x_mean": torch.zeros(n_features, dtype=torch.float64),
+            "x_scale": torch.ones(n_features, dtype=torch.float64),
+            "y_mean": torch.zeros((), dtype=torch.float64),
+            "y_scale": torch.ones((), dtype=torch.float64),
+        }.items():
+            self.register_buffer(name, value)
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise((n_features, *hidden, 1)))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Return what `load` needs beside the weights."""
+        widths = [layer.out_features for layer in self.layers]
+        return {"n_features": len(self.x_mean), "hidden": widths[:-1], "activation": "relu"}
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return `(n_rows,)` for `X` `(n_rows, n_features)`, both in the table's units."""
+        return self.scaled((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
+
+    def scaled(self, Z: Tensor) -> Tensor:
+        """Return the scaled target `(n_rows,)` for scaled features `(n_rows, n_features)`."""
+        for layer in self.layers[:-1]:
+            Z = torch.relu(layer(Z))
+        y: Tensor = self.layers[-1](Z).squeeze(1)  # (n_rows, 1) -> (n_rows,)
+        return y
+
+
+def save(network: Network) -> bytes:
+    """Return the weights in the safetensors format, on whichever device they lie."""
+    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
+
+
+def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
+    """Return the network that `save` wrote, float64 and for predictions only.
+
+    Raises `ValueError` where the weights are not those of the architecture.
+    """
+    try:
+        if architecture["activation"] != "relu":
+            raise ValueError(f"there is no activation {architecture['activation']!r}")
+        network = Network(architecture["n_features"], architecture["hidden"])
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"the weights do not fit the architecture: {error}") from None
+    return network.double().requires_grad_(False).eval()

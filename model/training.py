@@ -1,0 +1,123 @@
+"""From the name of a data set to the draft of its model's artifact: step by step, or through its notebook."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from model import artifact, datasets, evaluate, export, gbm, notebook, plots
+from model.artifact import Draft
+from model.datasets import Table
+from model.errors import ModelError
+from model.evaluate import Split
+from model.store import Store
+from model.trained import Trained
+
+# What `mlp.fit` takes beside `mlp.Settings`: where and how it runs, which is no part of what is trained.
+_OF_THE_RUN = frozenset({"device", "checkpoint"})
+
+
+def draft(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    algorithm: str = "",
+    data: Path | None = None,
+    random_state: int = 7,
+    owner: str = "",
+) -> Draft:
+    """Train a model of the data set of that name, or of the table at `data` with the same columns.
+
+    `options` are the algorithm's own: those of `gbm.fit`, or of `mlp.Settings` and `mlp.fit`.
+    """
+    table = datasets.read(datasets.DATASETS[name], data)
+    for warning in table.warnings:
+        print(warning, file=sys.stderr)
+    rows = evaluate.split(table.X, table.y, random_state=random_state)
+    fit = _fit_mlp if (algorithm or table.dataset.algorithm) == "mlp" else _fit_gbm
+    trained, figures = fit(table, rows, options, random_state)
+    predicted = trained.predict(rows.X_validation)
+    label = f"{table.dataset.target.name} ({table.dataset.target.unit})"
+    figures |= {
+        "distributions": plots.distributions(table),
+        "correlations": plots.correlations(table),
+        "predicted_against_actual": plots.predicted_against_actual(rows.y_validation, predicted, label=label),
+        "residuals": plots.residuals(rows.y_validation, predicted, label=label),
+    }
+    return export.draft(table, rows, trained, figures=figures, owner=owner)
+
+
+def _fit_gbm(
+    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
+) -> tuple[Trained, dict[str, Figure]]:
+    search = gbm.search(rows.X_train, rows.y_train, random_state=random_state)
+    pipeline = gbm.fit(rows.X_train, rows.y_train, random_state=random_state, **options)
+    return gbm.trained(pipeline, rows.X_train, search=search), {
+        "search": plots.search(search["results"]),
+        "importance": plots.importance(tuple(table.X.columns), evaluate.importance(pipeline, rows)),
+    }
+
+
+def _fit_mlp(
+    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
+) -> tuple[Trained, dict[str, Figure]]:
+    require_torch()
+    from model import mlp  # here, since a user of the GBM has no PyTorch
+
+    settings, of_the_run = _parted(options)
+    fitted = mlp.fit(
+        rows.X_train,
+        rows.y_train,
+        mlp.Settings(random_state=random_state, **settings),
+        progress=True,
+        **of_the_run,
+    )
+    losses = plots.losses(
+        [epoch.loss for epoch in fitted.epochs],
+        [epoch.validation_loss for epoch in fitted.epochs],
+        best_epoch=fitted.best_epoch,
+        unit=table.dataset.target.unit,
+    )
+    return mlp.trained(fitted), {"losses": losses, "target_over_features": plots.target_over_features(table)}
+
+
+def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of an MLP that are `mlp.Settings`, and those of the run."""
+    settings = {name: value for name, value in options.items() if name not in _OF_THE_RUN}
+    return settings, {name: value for name, value in options.items() if name in _OF_THE_RUN}
+
+
+def require_torch() -> None:
+    """Raise `ModelError` where PyTorch is not installed."""
+    if not find_spec("torch"):
+        raise ModelError(
+            "an MLP takes PyTorch, which is not installed: make train MODEL=height-weight does it, as does "
+            "pip install -r requirements-torch.txt"
+        )
+
+
+def draft_from_notebook(
+    name: str, options: Mapping[str, Any], *, data: Path | None = None, random_state: int = 7, owner: str = ""
+) -> Draft:
+    """Let the data set's notebook train into a store of its own, and take the artifact from there with it inside."""
+    if datasets.DATASETS[name].algorithm == "mlp":
+        require_torch()
+    with TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        parameters = {
+            "store": store,
+            "data": data.resolve() if data else "",
+            "random_state": random_state,
+            "owner": owner,
+            **{key: value.resolve() if isinstance(value, Path) else value for key, value in options.items()},
+        }
+        executed = notebook.run(notebook.NOTEBOOKS[name], parameters=parameters)
+        found = artifact.read_draft(Store(store).find(name))
+    return replace(found, files={**found.files, "notebook.ipynb": executed})
