@@ -277,3 +277,21 @@ def test_run_of_ours(store: Path, tmp_path: Path) -> None:
     assert only["problem"] == ""
     assert only["differences"] == {"1": 0.0, "100": 0.0}
     assert {(step["load"]["refused"], step["load"]["broken"]) for step in only["steps"]} == {(0, 0)}
+
+
+def test_training_is_measured_beside_the_plain_loop() -> None:
+    """The training benchmark prints the rows a second of each way, and how many times the plain loop's that is."""
+    pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-torch.txt")
+    few = ["--rows", "2000", "--epochs", "1", "--rounds", "1", "--device", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.training", *few]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+
+    assert [row[0] for row in rows][:3] == [
+        "| a plain DataLoader loop",
+        "| `model.mlp`",
+        "| with `--precision bfloat16`",
+    ]
+    plain, *others = ((float(rate.replace(",", "")), float(times.rstrip(" |"))) for _, rate, times in rows)
+    assert plain[1] == 1.0
+    assert all(times == pytest.approx(rate / plain[0], abs=0.06) for rate, times in others)
