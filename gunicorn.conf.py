@@ -2,7 +2,7 @@
 
 `PORT` and `WEB_CONCURRENCY` are gunicorn's own variables, `AIP_HTTP_PORT` is Vertex AI's; everything else can be
 overruled by `GUNICORN_CMD_ARGS` or flags. SIGHUP loads the champions again and keeps the old ones if they do not
-verify; SIGTERM drains.
+verify, on the CPU; one that does there and not on its GPU leaves the new worker not ready. SIGTERM drains.
 """
 
 import gc

@@ -91,8 +91,9 @@ class Batcher:
 
     def _lead(self) -> None:
         """Run the next batch, which begins with this thread's own job; then have the first that waits lead."""
-        batch = self._take()
+        batch: list[_Job] = []
         try:
+            self._take(batch)
             self._run(batch)
         finally:
             with self._lock:
@@ -107,9 +108,10 @@ class Batcher:
             for job in called:
                 job.call.release()
 
-    def _take(self) -> list[_Job]:
+    def _take(self, batch: list[_Job]) -> None:
+        """Move the next jobs into the empty `batch`."""
         with self._lock:
-            batch = [self._waiting.popleft()]
+            batch.append(self._waiting.popleft())
             n_rows = len(batch[0].X)
             while self._waiting and n_rows + len(self._waiting[0].X) <= self._max_rows:
                 batch.append(self._waiting.popleft())
@@ -117,7 +119,6 @@ class Batcher:
         now = time.perf_counter()
         self._run_rows.append(n_rows)
         self._waits.extend(now - job.came for job in batch)
-        return batch
 
     def _run(self, batch: list[_Job]) -> None:
         """Have every job of the batch done: answered, or failed for a reason of its own."""

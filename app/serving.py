@@ -83,9 +83,10 @@ class Serving:
         networks = [model for model in self.models.values() if _has_network(model)]
         try:
             # Here, since PyTorch takes seconds and GiB, and CUDA survives no fork.
+            import model.network as network
             import model.torch_engine as torch_engine
 
-            device = torch_engine.find(self.device)
+            device = network.find_device(self.device)
         except Exception as error:  # whatever PyTorch raises where its libraries or the driver are broken
             self._lose(networks, f"TABSERVE_DEVICE is {self.device!r}: {error}; {_DEVICE_REMEDY}")
             return

@@ -24,8 +24,11 @@ _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "mlp": (
         "a multilayer perceptron of PyTorch",
         {
-            "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, the fastest that there is)"},
-            "checkpoint": {"type": Path, "help": "a file: where a run that is stopped leaves off, and goes on from"},
+            "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
+            "checkpoint": {
+                "type": Path,
+                "help": "a file: where a run that is stopped leaves off, and goes on from; removed at the end",
+            },
             "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: linear regression"},
             "max_epochs": {"type": int, "help": "passes over the rows, at most"},
             "batch_size": {"type": int, "help": "rows a step (default: a 128th of all, but 32 to 4,096)"},
@@ -165,6 +168,8 @@ def _train(options: argparse.Namespace) -> None:
     else:
         draft = training.draft(options.name, given, algorithm=algorithm, **wanted)
     path = Store(options.store).add(options.name, draft)
+    if "checkpoint" in given:
+        given["checkpoint"].unlink(missing_ok=True)  # the artifact has what it was for
     found = artifacts.load(path)
     figures = found.manifest["metrics"]["validation"]
     print(f"{found.name} version {found.version}: validation MSE {figures['mse']:.2f}, written to {path}")

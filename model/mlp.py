@@ -7,6 +7,7 @@ libraries that add in different orders agree to about the fifteenth digit, where
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import math
 import os
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from model import network
 from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.errors import CheckpointError, DeviceError
-from model.network import Network
+from model.network import Network, find_device
 from model.schema import Matrix
 from model.trained import IR_VERSION, ONNX_OPSET, Trained
 
@@ -41,6 +42,8 @@ _log = logging.getLogger("tabserve.training")
 # Multiplications a step from which it is worth sharing among threads. Below it one is as fast, far faster on a machine
 # that does something else too, and gives the same bits whatever the number of cores.
 _SHARED_WORK = 4_000_000
+# Rows that are predicted at once: tens of MiB a layer of usual width.
+_PREDICTED_ROWS = 65_536
 # Part of the steps in which the learning rate rises to its full height, before it falls along a cosine.
 _WARM_UP = 0.1
 
@@ -119,56 +122,32 @@ class Fitted:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` for `X` `(n_rows, n_features)`."""
         with torch.inference_mode():
-            y: NDArray[np.float64] = self.network(torch.tensor(X)).numpy()
+            parts = [self.network(part) for part in torch.split(torch.tensor(X), _PREDICTED_ROWS)]
+            y: NDArray[np.float64] = torch.cat(parts).numpy()
         return y
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device that is called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the fastest that there is.
-
-    Raises `DeviceError` for one that is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind in there if there[kind]))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"there is no device {name!r}: it is auto, cpu, cuda, cuda:N or mps") from None
-    if not there.get(device.type):
-        raise DeviceError(
-            f"{name} was asked for, and PyTorch {torch.__version__} finds none here: see whether nvidia-smi does, "
-            "install a PyTorch that is built for it, or ask for the device cpu"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"{name} was asked for, and there are {torch.cuda.device_count()}, counted from 0")
-    return device
-
-
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return what is known of a device: of a GPU its name, memory in MiB, driver and clocks in MHz."""
+    """Return what is known of a device: of a GPU its name, memory in MiB, driver, highest clocks in MHz and watts."""
     if device.type != "cuda":
         return {"kind": device.type}
     properties = torch.cuda.get_device_properties(device)
-    known = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
-    command = [
-        "nvidia-smi",
-        f"--id={properties.uuid}",
-        f"--query-gpu={','.join(known)}",
-        "--format=csv,noheader,nounits",
-    ]
+    asked = ("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit")
+    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={','.join(asked)}"]
+    told: list[str] = []
     try:
-        told = (
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip().split(", ")
+        done = subprocess.run(
+            [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=10
         )
-    except (OSError, subprocess.SubprocessError):
-        told = []
+        told = done.stdout.strip().split(", ")
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("the manifest is without the GPU's driver and clocks: %s", error)
     return {
         "kind": "cuda",
         "name": properties.name,
         "memory_mib": properties.total_memory // 2**20,
         "cuda": torch.version.cuda,
-        **dict(zip(known, told)),
+        **dict(zip(asked, told)),
     }
 
 
@@ -190,11 +169,14 @@ def fit(
     `ValueError` for rows that are too few.
     """
     settings = settings or Settings()
+    if checkpoint and not checkpoint.parent.is_dir():
+        raise CheckpointError(f"{checkpoint} cannot be written: there is no folder {checkpoint.parent}")
     with _reproducible(settings):
         run = _Run(X, y, settings, find_device(device))
         torch.set_num_threads(run.threads)
+        identity = _identity(X, y, run.settings) if checkpoint else {}
         if checkpoint and checkpoint.exists():
-            run.restore(checkpoint)
+            run.restore(checkpoint, identity)
         saved = monotonic()
         with tqdm(
             total=settings.max_epochs * run.n_rows,
@@ -208,7 +190,7 @@ def fit(
                 last = run.epochs[-1]
                 bar.set_postfix(epoch=len(run.epochs), loss=last.loss, validation=last.validation_loss)
                 if checkpoint and monotonic() - saved >= checkpoint_seconds:
-                    run.save(checkpoint)
+                    run.save(checkpoint, identity)
                     saved = monotonic()
         return run.finish()
 
@@ -217,14 +199,22 @@ def fit(
 def _reproducible(settings: Settings) -> Iterator[None]:
     """Seed what PyTorch draws, and hold it to deterministic algorithms if asked; leave all as it was."""
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.random_state)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which PyTorch refuses, on CUDA
+    with torch.random.fork_rng(devices=[]):  # all that is drawn is drawn on the CPU
+        torch.default_generator.manual_seed(settings.random_state)
         torch.use_deterministic_algorithms(settings.deterministic or before)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
             torch.set_num_threads(threads)
+
+
+def _identity(X: Matrix, y: NDArray[np.float64], settings: Settings) -> dict[str, Any]:
+    """Return what a checkpoint must be of to be gone on from."""
+    data = hashlib.sha256(np.ascontiguousarray(X).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
+    return {"data": data, **asdict(settings), "hidden": list(settings.hidden)}
 
 
 class _Run:
@@ -237,11 +227,6 @@ class _Run:
         self.n_rows = len(X) - n_held_out
         self.batch_size = settings.batch_size or _batch_size(self.n_rows)
         self.settings, self.device = replace(settings, batch_size=self.batch_size), device
-        self._identity = {
-            "data": hashlib.sha256(np.ascontiguousarray(X).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest(),
-            **asdict(self.settings),
-            "hidden": list(settings.hidden),
-        }
         order = torch.randperm(len(X))
         rows, target = torch.tensor(X)[order], torch.tensor(y)[order]
         self._network = Network(X.shape[1], settings.hidden)
@@ -255,7 +240,7 @@ class _Run:
             self._X, self._y = scaled.to(device), scaled_target.to(device)
         except torch.OutOfMemoryError:
             _log.warning("the %d rows do not fit into the memory of %s: batches are copied to it", len(X), device)
-            self._X, self._y = scaled.pin_memory(), scaled_target.pin_memory()
+            self._X, self._y = scaled, scaled_target
         self._layers = self._network.layers.to(device)
         self._answer: Callable[[Tensor], Tensor] = self._network.scaled
         if settings.compile:
@@ -322,28 +307,24 @@ class _Run:
             total = torch.zeros((), device=self.device)
             try:
                 for part in torch.split(indices, self._part_rows):
-                    squares = self._squares(part)
-                    torch.autograd.backward(squares / len(indices))
-                    total += squares.detach()
+                    total += self._add_gradient(part, len(indices))
+                self._optimizer.step()
+                return total
             except torch.OutOfMemoryError:
                 if min(self._part_rows, len(indices)) == 1:
-                    raise
-                self._halve_parts(len(indices))
-                continue
-            self._optimizer.step()
-            return total
+                    raise DeviceError(f"{self.device} is out of memory, for a single row too") from None
+            # Not before the error is gone, which keeps what it interrupted in memory.
+            self._part_rows = min(self._part_rows, len(indices)) // 2
+            _log.warning("out of memory: going on with parts of %d rows", self._part_rows)
 
-    def _squares(self, part: Tensor) -> Tensor:
+    def _add_gradient(self, part: Tensor, n_rows: int) -> Tensor:
+        """Add the gradient of a part of `n_rows` to that of the others; return its sum of squared errors."""
         X, y = self._X[part].to(self.device), self._y[part].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             answers = self._answer(X)
-        return (answers.float() - y).square().sum()
-
-    def _halve_parts(self, n_rows: int) -> None:
-        self._part_rows = min(self._part_rows, n_rows) // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        _log.warning("out of memory: going on with parts of %d rows", self._part_rows)
+        squares = (answers.float() - y).square().sum()
+        torch.autograd.backward(squares / n_rows)
+        return squares.detach()
 
     def _held_out_errors(self) -> Tensor:
         """Return the squared errors of the rows that judge, scaled, `(n_judging,)` float64 on the CPU."""
@@ -353,16 +334,16 @@ class _Run:
             for start in range(self.n_rows % len(self._X), len(self._X), self._part_rows):
                 part = slice(start, start + self._part_rows)
                 error = self._network.scaled(self._X[part].to(self.device)) - self._y[part].to(self.device)
-                parts.append(error.square().double().cpu())
-        return torch.cat(parts)
+                parts.append(error.square())
+        return torch.cat(parts).cpu().double()  # first to the CPU, since MPS has no float64
 
     def _copy_layers(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self._layers.state_dict().items()}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write the state, whole or not at all."""
         state = {
-            "identity": self._identity,
+            "identity": identity,
             "layers": self._copy_layers(),
             "optimizer": self._optimizer.state_dict(),
             "shuffle": self._shuffle.get_state(),
@@ -371,36 +352,32 @@ class _Run:
             "lowest": self._lowest,
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
-        incoming = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            with incoming.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            incoming.replace(path)
-        finally:
-            incoming.unlink(missing_ok=True)
+        incoming = path.with_name(f"{path.name}.part")
+        with incoming.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        incoming.replace(path)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Take the state that `save` wrote. Raises `CheckpointError` for one of other rows or settings."""
+        content = path.read_bytes()
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)  # no code of a pickle is run
-            identity = state["identity"]
-            if identity == self._identity:
-                self._layers.load_state_dict(state["layers"])
-                self._optimizer.load_state_dict(state["optimizer"])
-                self._shuffle.set_state(state["shuffle"])
-                self._best, self._best_epoch, self._lowest = state["best"], state["best_epoch"], state["lowest"]
-                self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # no code of a pickle is run
+            other = [name for name, value in identity.items() if state["identity"].get(name) != value]
         except Exception as error:  # whatever PyTorch raises for a file that is none of its own, or not whole
             raise CheckpointError(
                 f"{path} is no checkpoint ({type(error).__name__}); remove it to begin anew"
             ) from None
-        other = [name for name, value in self._identity.items() if identity.get(name) != value]
         if other:
             raise CheckpointError(
                 f"{path} is of a training with other {', '.join(other)}: remove it to begin anew, or name another file"
             )
+        self._layers.load_state_dict(state["layers"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._shuffle.set_state(state["shuffle"])
+        self._best, self._best_epoch, self._lowest = state["best"], state["best_epoch"], state["lowest"]
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
 
     def finish(self) -> Fitted:
         """Return the network with the best weights."""

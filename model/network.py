@@ -10,6 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from model.errors import DeviceError
+
 
 class Network(nn.Module):
     """Rows in, predictions out, with the scalers of features and target inside.
@@ -66,8 +68,35 @@ def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
     try:
         if architecture["activation"] != "relu":
             raise ValueError(f"there is no activation {architecture['activation']!r}")
-        network = Network(architecture["n_features"], architecture["hidden"])
-        network.load_state_dict(safetensors.torch.load(weights))
+        with torch.device("meta"):  # draws no weights, and leaves those of the file as they are
+            network = Network(architecture["n_features"], architecture["hidden"])
+        network.load_state_dict(safetensors.torch.load(weights), assign=True)
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"the weights do not fit the architecture: {error}") from None
     return network.double().requires_grad_(False).eval()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that is called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is a GPU if there is one.
+
+    Raises `DeviceError` for one that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in there if there[kind]))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in there:
+        raise DeviceError(f"there is no device {name!r}: it is auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and there["cuda"]:
+        gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        device = torch.device("cuda", device.index or 0)
+        if name != "cuda" and name not in gpus:
+            raise DeviceError(f"there is no {name} here: the GPUs are {', '.join(gpus)}")
+    elif not there[device.type]:
+        built = device.type == "mps" or torch.version.cuda
+        why = "finds no GPU" if built else "is built without CUDA"
+        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {why}; cpu is always there")
+    return device

@@ -50,8 +50,10 @@ def prove(
             )
         others = differing(expected, answers, 0).any(axis=0)
         in_any_bit += int(others.sum())
+        others &= expected != 0  # where nothing but 0 is near, and the bits are those of 0 or -0
         if others.any():
-            furthest = max(furthest, float(np.abs(answers / expected - 1)[:, others].max()))
+            differences = np.abs(answers - expected)[:, others] / np.abs(expected[others])
+            furthest = max(furthest, float(differences.max()))
     return {
         **{name: len(rows) for name, rows in groups.items()},
         "different_rows": in_any_bit,

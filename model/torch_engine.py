@@ -5,7 +5,7 @@ A process that forks after CUDA was used has broken children, so that whoever se
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,22 +21,27 @@ from model.schema import Matrix
 # What the widest layer's output takes of a piece of the rows, a few of which are alive at once: tens of MiB in all,
 # whatever the network, and 8,192 rows of one that is 256 wide, which keep a GPU busy.
 _PIECE_BYTES = 16 * 2**20
+# A run takes milliseconds: a device that takes so long hangs, and says nothing of it.
+_MAX_RUN_SECONDS = 10.0
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 class TorchEngine:
-    """Runs one network on one device, float64 throughout; one thread at a time, the others wait.
+    """Runs one network on one device, float64 throughout, in a thread of its own; those who ask wait their turn.
 
-    `max_rows` go to the device at once and longer inputs in pieces, so that its memory is bounded.
+    `max_rows` go to the device at once and longer inputs in pieces, so that its memory is bounded. One thread, since
+    cuBLAS takes tens of MiB for each that it was ever used in.
     """
 
-    def __init__(self, network: Network, device: torch.device) -> None:
+    def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
         """Take the network to the device."""
+        self._max_run_seconds = max_run_seconds
         architecture = network.architecture
         widest = max(architecture["n_features"], *architecture["hidden"], 1)
         self.max_rows = max(1, _PIECE_BYTES // (8 * widest))
         self._device = device
         self._network = network.to(device)
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "engine")
         self._lost = ""
         # A device copies to and from pinned memory by itself, and several times as fast.
         pinned = device.type == "cuda"
@@ -46,22 +51,25 @@ class TorchEngine:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
-        Raises `DeviceError` when the device is lost, and from then on.
+        Raises `DeviceError` when the device is lost or hangs, and from then on.
         """
-        y = np.empty(len(X))
-        with self._lock, torch.inference_mode():
-            if self._lost:
-                raise DeviceError(self._lost)
+        if not self._lost:
             try:
-                for start in range(0, len(X), self.max_rows):
-                    piece = slice(start, start + self.max_rows)
-                    y[piece] = self._predict(X[piece])
+                return self._thread.submit(self._run, X).result(self._max_run_seconds)
+            except TimeoutError:
+                self._lost = f"{self._device} did not answer within {self._max_run_seconds:g} s"
             except RuntimeError as error:
-                # cuBLAS has no class of its own. Out of memory is neither, and the device lives.
-                if isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error"):
-                    self._lost = f"{self._device} was lost: {str(error).partition(chr(10))[0]}"
-                    raise DeviceError(self._lost) from error
-                raise
+                if not _loses_device(error):
+                    raise
+                self._lost = f"{self._device} was lost: {str(error).partition(chr(10))[0]}"
+        raise DeviceError(self._lost)
+
+    def _run(self, X: Matrix) -> NDArray[np.float64]:
+        y = np.empty(len(X))
+        with torch.inference_mode():
+            for start in range(0, len(X), self.max_rows):
+                piece = slice(start, start + self.max_rows)
+                y[piece] = self._predict(X[piece])
         return y
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -72,6 +80,15 @@ class TorchEngine:
         return answers.numpy()
 
 
+def _loses_device(error: RuntimeError) -> bool:
+    """Return whether a device is of no use after an error: not where only its memory was full for a moment."""
+    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return getattr(error, "error_code", None) != _OUT_OF_MEMORY
+    return str(error).startswith("CUDA error")  # cuBLAS' errors have no class of their own
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """How full and how busy a GPU is, whoever does it; `busy` is from 0 to 1, or None where the driver does not say."""
@@ -79,20 +96,6 @@ class Usage:
     memory_used_bytes: int
     memory_total_bytes: int
     busy: float | None
-
-
-def find(name: str) -> torch.device:
-    """Return the device that is called `cpu`, `cuda` or `cuda:N`. Raises `DeviceError` if it is not there."""
-    device = torch.device(name)
-    if device.type != "cuda":
-        return device
-    if not torch.cuda.is_available():
-        why = "finds no GPU" if torch.version.cuda else "is built without CUDA"
-        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {why}")
-    index, count = device.index or 0, torch.cuda.device_count()
-    if index >= count:
-        raise DeviceError(f"there is no {name} here: the GPUs are {', '.join(f'cuda:{i}' for i in range(count))}")
-    return torch.device("cuda", index)
 
 
 def load(model: Artifact, device: torch.device) -> Artifact:

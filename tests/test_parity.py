@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,26 @@ def test_honest_graph_is_proven(trained: Case) -> None:
         "largest_relative_difference": 0.0,
         "seed": 0,
     }
+
+
+def test_tolerance_is_relative(trained: Case) -> None:
+    """With a tolerance an answer may be off by so much of itself, the figures say by how much any is, and 0 stays 0."""
+
+    def off(share: float) -> Predict:
+        return lambda rows: trained.model.predict(rows) * (1 + share * (rows[:, :1] > 0).any(axis=1))
+
+    found = trained.prove(off(1e-9), 1e-8)
+    assert 0 < found["different_rows"] <= 100_000 + 506 + 14 + len(trained.split_rows)
+    assert found["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    with pytest.raises(ParityError, match="differs from the trained one on"):
+        trained.prove(off(1e-7), 1e-8)
+
+    zero = replace(trained, model=replace(trained.model, predict=lambda rows: np.where(rows[:, 0] > 0, 1.0, 0.0)))
+    assert zero.prove(zero.model.predict, 1e-8)["different_rows"] == 0
+    near = zero.prove(lambda rows: zero.model.predict(rows) * (1 + 1e-9), 1e-8)
+    assert near["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    with pytest.raises(ParityError):
+        zero.prove(lambda rows: zero.model.predict(rows) + 1e-300 * (rows[:, 0] <= 0), 1e-8)
 
 
 @pytest.mark.parametrize("node", NODES)

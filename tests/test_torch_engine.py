@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,7 @@ def model(networks: Path) -> Artifact:
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Any:
     """Every device that there is."""
-    return torch_engine.find(request.param)
+    return network.find_device(request.param)
 
 
 def random_network(*hidden: int) -> Network:
@@ -147,7 +148,15 @@ def test_lost_device(error: Exception) -> None:
     assert attempts == [2]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes"), KeyError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling …"),
+        RuntimeError("shapes"),
+        KeyError(),
+    ],
+)
 def test_failure_that_loses_no_device(error: Exception) -> None:
     """Any other failure is that of its rows, and the next are tried."""
     one, attempts = failing(error)
@@ -159,11 +168,22 @@ def test_failure_that_loses_no_device(error: Exception) -> None:
     assert attempts == [2, 2]
 
 
+def test_device_that_hangs() -> None:
+    """A device that does not answer in time is as good as lost: nobody waits for it any more."""
+    one, release = random_network(4), threading.Event()
+    one.register_forward_pre_hook(lambda module, inputs: release.wait(10) and None)
+    engine = TorchEngine(one, torch.device("cpu"), max_run_seconds=0.05)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"cpu did not answer within 0\.05 s"):
+            engine.predict(random_rows(2))
+    release.set()
+
+
 def test_device_that_is_not_there() -> None:
     """A GPU that is not there is an error that says what there is; never the CPU instead."""
     with pytest.raises(DeviceError, match=r"there is no cuda:99 here: (PyTorch \S+ |the GPUs are cuda:0)"):
-        torch_engine.find("cuda:99")
-    assert torch_engine.find("cpu") == torch.device("cpu")
+        network.find_device("cuda:99")
+    assert network.find_device("cpu") == torch.device("cpu")
 
 
 def test_load(model: Artifact, device: Any, houses: pd.DataFrame) -> None:
