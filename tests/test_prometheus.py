@@ -211,14 +211,18 @@ def filled(expr: str, chosen: dict[str, str]) -> str:
 
 
 def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
-    """Every query of the dashboard has an answer, once there were predictions, mistakes and truths."""
+    """Every query of the dashboard but those of a GPU has an answer, once there were predictions, mistakes, truths."""
     table = read(BOSTON_HOUSING)
     X, truth = table.X.to_numpy(), table.y.tolist()
     board = json.loads(dashboard.to_json())
 
     with (
         serve(
-            store, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db"
+            store,
+            tmp_path,
+            WEB_CONCURRENCY="2",
+            TABSERVE_BATCH_ROWS="64",
+            TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db",
         ) as server,
         watch(tmp_path, server) as prometheus,
     ):
@@ -248,7 +252,7 @@ def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
         "$feature": "B",
     }
     assert len(panels) > 30
-    assert empty == []
+    assert [(title, expr) for title, expr in empty if "tabserve_gpu_" not in expr] == []
 
 
 def test_make_monitor(server: Server, tmp_path: Path) -> None:
