@@ -348,12 +348,24 @@ class Proxy:
         """Return what HAProxy said, of the places that it saw come and go among it."""
         return self._log.read_text()
 
-    def tell(self, command: str) -> str:
+    def ask(self, command: str) -> str:
         """Give HAProxy a command and return its answer."""
         with socket.socket(socket.AF_UNIX) as channel:
             channel.connect(str(self._socket))
             channel.sendall(command.encode() + b"\n")
             return channel.makefile().read()
+
+    def tell(self, command: str) -> None:
+        """Give HAProxy a command that it has nothing to object to."""
+        answer = self.ask(command).strip()
+        assert not answer or answer.startswith(("IP changed", "no need to change")), answer
+
+    def wait_for(self, place: str, state: str) -> None:
+        """Wait until HAProxy sees a place in a state."""
+        deadline = time.monotonic() + 20
+        while self._state(place) != state:
+            assert time.monotonic() < deadline, (place, self._state(place), self.log())
+            time.sleep(0.05)
 
     def take(self, place: str, url: str) -> None:
         """Send requests to a new container, once it is seen to be ready."""
@@ -361,14 +373,12 @@ class Proxy:
         self.tell(f"set server tabserve/{place} addr {host} port {port}")
         self.tell(f"set server tabserve/{place} state ready")
         self.tell(f"enable server tabserve/{place}")
-        deadline = time.monotonic() + 20
-        while not self._state(place).startswith("UP"):
-            assert time.monotonic() < deadline, self.tell("show servers state tabserve")
-            time.sleep(0.05)
+        self.wait_for(place, "UP")  # not "UP 1/3", which is what it is taken for before it is asked
 
     def drain(self, place: str) -> None:
         """Send no new request there, and wait until the last one is answered."""
         self.tell(f"set server tabserve/{place} state drain")
+        self.wait_for(place, "DRAIN")
         time.sleep(1)
 
     def forget(self, place: str) -> None:
@@ -376,7 +386,7 @@ class Proxy:
         self.tell(f"disable server tabserve/{place}")
 
     def _state(self, place: str) -> str:
-        for line in self.tell("show stat").splitlines():
+        for line in self.ask("show stat").splitlines():
             cells = line.split(",")
             if cells[:2] == ["tabserve", place]:
                 return cells[17]
@@ -420,5 +430,5 @@ def test_replacement(baked: str, proxy: Proxy, drained: bool, seconds: int) -> N
                 old, place = new, other
             time.sleep(1)
 
-    assert (found.failures == []) == drained, (found.failures[:3], proxy.log())
+    assert (found.failures == []) == drained, f"{found.failures[:3]}\n{proxy.log()}"
     assert found.answered > 1000
