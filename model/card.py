@@ -19,7 +19,6 @@ def render(facts: Mapping[str, Any]) -> str:
     figures = "\n".join(
         f"| {label} | {training[key]:.4g} | {validation[key]:.4g} |"
         for key, label in (
-            ("rows", "rows"),
             ("mse", "mean squared error"),
             ("rmse", "root mean squared error"),
             ("mae", "mean absolute error"),
@@ -32,7 +31,7 @@ def render(facts: Mapping[str, Any]) -> str:
 Predicts {target["name"]}: {target["description"]}{unit}.
 
 - Algorithm: {facts["algorithm"]}, {facts["summary"]}
-- Data: {data["source"]}; {data["rows"]} rows
+- Data: {data["source"]}; {data["rows"]:,} rows
 - Split: {data["split"]["validation_share"]:.0%} for validation, random state {data["split"]["random_state"]}
 
 ## Features
@@ -45,6 +44,7 @@ Predicts {target["name"]}: {target["description"]}{unit}.
 
 | | training | validation |
 |---|---|---|
+| rows | {training["rows"]:,} | {validation["rows"]:,} |
 {figures}
 
 The validation rows took no part in fitting. Values outside the ranges above are answered, but nothing in the data
