@@ -414,7 +414,7 @@ def test_replacement(baked: str, proxy: Proxy, drained: bool, seconds: int) -> N
         while not stop.is_set():
             with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)) as connection:
                 found.send(connection)
-            # Each connection keeps its port for a minute, and there are 28,000: faster, Docker has none left in between.
+            # Each connection keeps its port for a minute, and there are 28,000: any faster, and Docker has none left.
             time.sleep(0.02)
 
     with ExitStack() as stack:
