@@ -71,7 +71,8 @@ def _fit_mlp(
     require_torch()
     from model import mlp  # here, since a user of the GBM has no PyTorch
 
-    settings, of_the_run = _parted(options)
+    settings = dict(options)
+    of_the_run = {name: settings.pop(name) for name in _OF_THE_RUN & options.keys()}
     fitted = mlp.fit(
         rows.X_train,
         rows.y_train,
@@ -86,12 +87,6 @@ def _fit_mlp(
         unit=table.dataset.target.unit,
     )
     return mlp.trained(fitted), {"losses": losses, "target_over_features": plots.target_over_features(table)}
-
-
-def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of an MLP that are `mlp.Settings`, and those of the run."""
-    settings = {name: value for name, value in options.items() if name not in _OF_THE_RUN}
-    return settings, {name: value for name, value in options.items() if name in _OF_THE_RUN}
 
 
 def require_torch() -> None:
