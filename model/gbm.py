@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
-from model.trained import IR_VERSION, ONNX_OPSET, Trained
+from model.trained import Trained, to_onnx
 
 ALGORITHM = "StandardScaler + GradientBoostingRegressor"
 ONNX_ML_OPSET = 5
@@ -255,24 +255,7 @@ def compile(pipeline: Pipeline) -> bytes:
         leaf_targetids=[0] * len(leaves),
         leaf_weights=_tensor("leaf_weights", onnx.TensorProto.DOUBLE, leaves),
     )
-    double = onnx.TensorProto.DOUBLE
-    graph = onnx.helper.make_graph(
-        [node],
-        "gbm",
-        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", gbm.n_features_in_])],
-        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
-    )
-    model = onnx.helper.make_model(
-        graph,
-        producer_name="tabserve",
-        ir_version=IR_VERSION,
-        opset_imports=[
-            onnx.helper.make_opsetid("", ONNX_OPSET),
-            onnx.helper.make_opsetid("ai.onnx.ml", ONNX_ML_OPSET),
-        ],
-    )
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    return to_onnx("gbm", [node], n_features=gbm.n_features_in_, opsets={"ai.onnx.ml": ONNX_ML_OPSET})
 
 
 def _tensor(name: str, kind: int, values: Sequence[float]) -> onnx.TensorProto:

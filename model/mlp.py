@@ -27,15 +27,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import network
+from model.artifact import MAX_TOLERANCE
 from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.errors import CheckpointError, DeviceError
 from model.network import Network, find_device
 from model.schema import Matrix
-from model.trained import IR_VERSION, ONNX_OPSET, Trained
+from model.trained import Trained, to_onnx
 
 ALGORITHM = "standardised multilayer perceptron (PyTorch)"
 WEIGHTS = "weights.safetensors"
-TOLERANCE = 1e-6
 
 _log = logging.getLogger("tabserve.training")
 
@@ -435,7 +435,7 @@ def trained(fitted: Fitted) -> Trained:
                 "epochs": [asdict(epoch) for epoch in fitted.epochs],
             },
         },
-        tolerance=TOLERANCE,
+        tolerance=MAX_TOLERANCE,
         environment={"device": dict(fitted.device)},
     )
 
@@ -466,19 +466,4 @@ def compile(fitted: Network) -> bytes:
         Z = add("Gemm", Z, weight, bias, output=f"layer_{number}", transB=1)
     Z = add("Mul", Z, constant("y_scale", fitted.y_scale), output="unscaled")
     add("Add", Z, constant("y_mean", fitted.y_mean), output=OUTPUT_NAME)
-    double = onnx.TensorProto.DOUBLE
-    graph = onnx.helper.make_graph(
-        nodes,
-        "mlp",
-        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", len(fitted.x_mean)])],
-        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
-        constants,
-    )
-    model = onnx.helper.make_model(
-        graph,
-        producer_name="tabserve",
-        ir_version=IR_VERSION,
-        opset_imports=[onnx.helper.make_opsetid("", ONNX_OPSET)],
-    )
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    return to_onnx("mlp", nodes, n_features=len(fitted.x_mean), constants=constants)

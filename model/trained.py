@@ -1,20 +1,24 @@
-"""What every algorithm hands to the export: a fitted model, its compiled graph and what is to be kept of it."""
+"""What every algorithm hands to the export: a fitted model, its compiled graph and what is to be kept of it.
+
+Knows of no algorithm; the form that all their graphs have is here, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from model.engine import Predict
+from model.engine import INPUT_NAME, OUTPUT_NAME, Predict
 from model.schema import Matrix
 
 # The highest IR version that needs nothing newer than ai.onnx.ml 5, so that older runtimes load the graphs too.
-IR_VERSION = 10
-ONNX_OPSET = 21
+_IR_VERSION = 10
+_ONNX_OPSET = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +44,33 @@ class Trained:
     facts: Mapping[str, Any]
     tolerance: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_onnx(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    n_features: int,
+    constants: Sequence[onnx.TensorProto] = (),
+    opsets: Mapping[str, int] | None = None,
+) -> bytes:
+    """Return nodes as one checked ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
+
+    `opsets` are those of other domains than ONNX's own.
+    """
+    double = onnx.TensorProto.DOUBLE
+    graph = onnx.helper.make_graph(
+        nodes,
+        name,
+        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", n_features])],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
+        constants,
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="tabserve",
+        ir_version=_IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid(*item) for item in {"": _ONNX_OPSET, **(opsets or {})}.items()],
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -18,13 +18,14 @@ MODEL_FLOORS = [
     {"errors"},
     {"schema", "postgresql", "network"},
     {"engine", "drift", "prediction_log"},
-    {"parity", "artifact", "trained"},
+    {"parity", "artifact"},
     {"store", "torch_engine"},
     {"transfer"},
 ]
 TRAINING = {
     "gbm",
     "mlp",
+    "trained",
     "training",
     "evaluate",
     "datasets",
