@@ -1,7 +1,8 @@
 """One version of a model on disk: write it whole, and load it only when every byte and every answer is right.
 
 An artifact is a folder: `manifest.json`, which names and hashes every other file, and those files. Serving
-reads the manifest, `model.onnx`, `golden.json` and `reference.json`; it never opens a pickle.
+reads the manifest, `model.onnx`, `forest.npz` where there is one, `golden.json` and `reference.json`; it never opens
+a pickle.
 
 To change the format: raise FORMAT_VERSION, teach `load` to read the older versions (they stay readable for
 ever), keep one artifact of each older version in the tests, and say in CHANGELOG.md what changed.
@@ -26,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import drift, schema
+from model.bit_vectors import BitVectors, Forest
 from model.drift import Reference
-from model.engine import Engine, Predictor, differing, predict_one_by_one
+from model.engine import Engine, Predictor, differing, predict_every_way
 from model.errors import ArtifactError, GoldenRowsError
 from model.schema import Matrix, Schema
 
@@ -36,6 +38,7 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
+FOREST = "forest.npz"
 REFERENCE = "reference.json"
 # A compiled model may differ from the trained one by at most this, relative to its answer, whatever the manifest says.
 MAX_TOLERANCE = 1e-6
@@ -135,24 +138,21 @@ def load(folder: Path) -> Artifact:
     if len(rows) == 0 or answers.shape != (len(rows),):
         raise ArtifactError(folder / GOLDEN, f"has {len(rows)} rows and {answers.size} answers", _RESTORE)
     try:
-        engine = Engine(graph)
-        replayed = replay(engine, rows)
+        vectors = BitVectors(Forest.unpack(files[FOREST])) if FOREST in files else None
+    except Exception as error:  # whatever numpy raises for arrays that do not fit each other
+        raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
+    try:
+        engine = Engine(graph, vectors)
+        replayed = predict_every_way(engine.predict, rows)
     except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
         raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
-    if replayed.dtype != np.float64 or replayed.shape != (2, len(rows)):
-        raise ArtifactError(folder / GRAPH, f"answers {replayed.dtype}, and float64 is wanted", _RESTORE)
     found = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
     check_golden_rows(found, replayed)
     return found
 
 
-def replay(engine: Predictor, rows: Matrix) -> NDArray[np.float64]:
-    """Return `(2, n_rows)`: answers at once and one by one, as engines have ways of their own for a single row."""
-    return np.stack([engine.predict(rows), predict_one_by_one(engine.predict, rows)])
-
-
 def check_golden_rows(found: Artifact, replayed: NDArray[np.float64]) -> None:
-    """Hold what an engine answered to the golden rows, as `replay` returns it, against the trained model's answers.
+    """Hold `(n_ways, n_rows)` answers of an engine to the golden rows against those of the trained model.
 
     Raises `GoldenRowsError` if one differs.
     """

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bit_vectors import BitVectors
 from model.schema import Matrix
 
 # From 1.29 on, ONNX Runtime reports what it runs to its maker, in a thread that it starts when it is imported:
@@ -18,6 +19,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 Predict = Callable[[Matrix], NDArray[np.float64]]
+
+_MANY_ROWS = 4_096
 
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
@@ -37,8 +40,11 @@ class Engine:
     threads of its own it also survives a fork, so that workers share the memory of a model loaded before them.
     """
 
-    def __init__(self, onnx_model: bytes) -> None:
-        """Compile the graph. Raises `ValueError` for bytes that are no graph which can run here."""
+    def __init__(self, onnx_model: bytes, vectors: BitVectors | None = None) -> None:
+        """Compile the graph; `vectors` of the same model answer many rows in its place.
+
+        Raises `ValueError` for bytes that are no graph which can run here.
+        """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -47,18 +53,28 @@ class Engine:
             self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes share no base but Exception
             raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
+        kind = self._session.get_outputs()[0].type
+        if kind != "tensor(double)":
+            raise ValueError(f"it answers {kind}, and tensor(double) is wanted")
+        self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
+        if self._vectors and len(X) >= self._vectors.min_rows:
+            return self._vectors.predict(X)
         y: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
         return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)
 
 
-def predict_one_by_one(predict: Predict, X: Matrix) -> NDArray[np.float64]:
-    """Return what `predict` answers to each row of `X` alone, `(n_rows,)`."""
-    if len(X) == 0:
-        return predict(X)
-    return np.concatenate([predict(X[i : i + 1]) for i in range(len(X))])
+def predict_every_way(predict: Predict, X: Matrix) -> NDArray[np.float64]:
+    """Return what `predict` answers to each row of `X`, `(n_ways, n_rows)`: alone, beside one other, among thousands.
+
+    Engines have ways of their own for one row, for few and for many.
+    """
+    alone = [predict(X[i : i + 1]) for i in range(len(X))]
+    beside = [predict(X[i : i + 2]) for i in range(0, len(X), 2)]
+    among = predict(np.tile(X, (-(-_MANY_ROWS // len(X)), 1)))
+    return np.vstack([np.concatenate(alone), np.concatenate(beside), among.reshape(-1, len(X))])
 
 
 def differing(expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from model import artifact, card, drift, evaluate, parity, plots, schema
 from model.artifact import Draft
+from model.bit_vectors import BitVectors
 from model.datasets import Table
 from model.engine import Engine
 from model.evaluate import Split
@@ -43,7 +44,7 @@ def draft(
     model_schema = describe(table, rows, trained)
     proof = parity.prove(
         trained.predict,
-        Engine(trained.graph).predict,
+        Engine(trained.graph, BitVectors(trained.forest) if trained.forest else None).predict,
         schema=model_schema,
         table_rows=X,
         split_rows=trained.split_rows,
@@ -87,6 +88,7 @@ def draft(
             {"columns": list(table.X.columns), "X": golden.tolist(), "y": trained.predict(golden).tolist()}
         ),
         artifact.REFERENCE: artifact.to_json(drift.reference(rows.X_train, training, model_schema)),
+        **({artifact.FOREST: trained.forest.pack()} if trained.forest else {}),
         **trained.files,
         "card.md": card.render(facts).encode(),
         **{f"plots/{name}.png": plots.to_png(figure) for name, figure in figures.items()},

@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from model.bit_vectors import MAX_LEAVES, Forest
 from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 from model.trained import Trained, to_onnx
@@ -86,6 +87,7 @@ def trained(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Trai
         summary=f"{pipeline['gbm'].n_estimators} trees",
         predict=predict,
         graph=compile(pipeline),
+        forest=forest(pipeline),
         lowest=lowest,
         highest=highest,
         split_rows=rows_at_splits(pipeline, X),
@@ -256,6 +258,39 @@ def compile(pipeline: Pipeline) -> bytes:
         leaf_weights=_tensor("leaf_weights", onnx.TensorProto.DOUBLE, leaves),
     )
     return to_onnx("gbm", [node], n_features=gbm.n_features_in_, opsets={"ai.onnx.ml": ONNX_ML_OPSET})
+
+
+def forest(pipeline: Pipeline) -> Forest | None:
+    """Return the trees of `compile`'s graph for `BitVectors`; None if they do not fit."""
+    gbm, trees = pipeline["gbm"], _trees(pipeline)
+    n_leaves = max(int(tree.n_leaves) for tree in trees)
+    if n_leaves > MAX_LEAVES:
+        return None
+    leaves = np.zeros((1 + len(trees), n_leaves))
+    leaves[0, 0] = gbm.init_.constant_[0, 0]
+    splits: list[tuple[int, float, int, int]] = []  # feature, threshold, tree, excluded
+
+    def walk(tree: Any, folded: Matrix, node: int, number: int, n_left: int) -> int:
+        """Note all below a node that has `n_left` leaves to its left, and return how many leaves it has."""
+        left, right = tree.children_left[node], tree.children_right[node]
+        if left == right:
+            leaves[number, n_left] = gbm.learning_rate * tree.value[node, 0, 0]
+            return 1
+        here = walk(tree, folded, left, number, n_left)
+        splits.append((int(tree.feature[node]), float(folded[node]), number, (2**here - 1) << n_left))
+        return here + walk(tree, folded, right, number, n_left + here)
+
+    for number, (tree, folded) in enumerate(zip(trees, _folded(pipeline)), start=1):
+        walk(tree, folded, 0, number, 0)
+    feature, threshold, number_of_tree, excluded = zip(*splits) if splits else [()] * 4
+    found = Forest(
+        np.array(feature, dtype=np.int32),
+        np.array(threshold, dtype=np.float64),
+        np.array(number_of_tree, dtype=np.int32),
+        np.array(excluded, dtype=np.uint64),
+        leaves,
+    )
+    return found if found.fits() else None
 
 
 def _tensor(name: str, kind: int, values: Sequence[float]) -> onnx.TensorProto:

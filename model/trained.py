@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from model.bit_vectors import Forest
 from model.engine import INPUT_NAME, OUTPUT_NAME, Predict
 from model.schema import Matrix
 
@@ -28,6 +29,7 @@ class Trained:
     `predict` is the fitted model itself and `graph` what it was compiled to, which may differ by `tolerance`, relative
     to the fitted model's answer; at 0, in no bit. `lowest` and `highest` `(n_features,)` bound what it answers.
     `split_rows` `(n_rows, n_features)` stand where the two would differ first, if there are such places.
+    `forest` has the same trees for many rows, if there are any that fit.
     `summary` says in a few words how large it is, `packages` what decides its bits. `files` are kept in the artifact,
     `facts` in its manifest.
     """
@@ -42,6 +44,7 @@ class Trained:
     packages: tuple[str, ...]
     files: Mapping[str, bytes]
     facts: Mapping[str, Any]
+    forest: Forest | None = None
     tolerance: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
 

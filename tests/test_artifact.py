@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, bits, rewrite
 from model import ArtifactError, artifact
+from model.bit_vectors import Forest
 
 FILES = [
     "card.md",
+    "forest.npz",
     "golden.json",
     "model.onnx",
     "pipeline.joblib",
@@ -219,6 +222,49 @@ def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> Non
     assert error.reason.startswith("does not run: ")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda forest: replace(forest, leaves=forest.leaves + np.spacing(64.0)),
+        lambda forest: replace(forest, threshold=np.nextafter(forest.threshold, -np.inf)),
+        lambda forest: replace(forest, excluded=forest.excluded * np.uint64(2)),
+        lambda forest: replace(forest, feature=forest.feature[::-1].copy()),
+    ],
+    ids=["leaves", "thresholds", "excluded leaves", "features"],
+)
+def test_forest_that_answers_otherwise_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
+    """A forest that is not the graph's is refused by the golden rows, although every hash is right."""
+    forest = Forest.unpack((folder / "forest.npz").read_bytes())
+    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest).pack()})
+
+    assert refusal(folder).path == folder / "golden.json"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda forest: b"",
+        lambda forest: b"garbage",
+        lambda forest: replace(forest, tree=forest.tree[1:]).pack(),
+        lambda forest: replace(forest, tree=forest.tree + np.int32(400)).pack(),
+        lambda forest: replace(forest, tree=forest.tree.astype(np.int64)).pack(),
+        lambda forest: replace(forest, leaves=forest.leaves[:0]).pack(),
+        lambda forest: replace(forest, leaves=forest.leaves[0]).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((2, 65))).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((10**5, 8))).pack(),
+    ],
+    ids=["empty", "garbage", "ragged", "no such tree", "another type", "no trees", "one tree", "leaves", "memory"],
+)
+def test_forest_that_is_none_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
+    """Bit vectors that cannot be made, or would take too much memory, are refused by name."""
+    forest = Forest.unpack((folder / "forest.npz").read_bytes())
+    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest)})
+
+    error = refusal(folder)
+    assert error.path == folder / "forest.npz"
+    assert error.reason.startswith("cannot be used: ")
+
+
 @pytest.mark.parametrize("name", ["../x", "plots/../../x", "/etc/hostname", "a/../../x"])
 def test_file_outside_the_folder_is_not_read(folder: Path, name: str) -> None:
     """A manifest that names a file outside its folder is refused, and that file is not read."""
@@ -308,4 +354,4 @@ def test_graph_of_another_precision_is_refused(folder: Path) -> None:
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
 
-    assert refusal(folder).reason == "answers float32, and float64 is wanted"
+    assert refusal(folder).reason == "does not run: it answers tensor(float), and tensor(double) is wanted"

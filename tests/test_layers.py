@@ -17,7 +17,8 @@ from conftest import ROOT
 MODEL_FLOORS = [
     {"errors"},
     {"schema", "postgresql", "network"},
-    {"engine", "drift", "prediction_log"},
+    {"bit_vectors", "drift", "prediction_log"},
+    {"engine"},
     {"parity", "artifact"},
     {"store", "torch_engine"},
     {"transfer"},

@@ -1,0 +1,108 @@
+"""A forest for many rows at once: bit vectors in numpy, with the bits that walking tree by tree gives.
+
+After QuickScorer (Lucchese et al., SIGIR 2015). A split rules out the leaves on its left for a row that goes right. So
+where the row's value stands among all thresholds of a feature says which leaves of all trees that feature rules out:
+for each such place there is one vector, some bits a tree. The vectors of a row's features are joined, and of the leaves
+that are left in a tree the first is the one that the row reaches.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.schema import Matrix
+
+MAX_LEAVES = 64  # of a tree: the bits of the widest integer
+MAX_VECTOR_BYTES = 2**24  # of all vectors: beyond that no cache holds them
+# Rows times trees; for fewer, to call numpy takes longer than to walk.
+_PAYS_FROM, _PAYS_FROM_A_FEATURE = 2_500, 500
+_LEAVES_A_PIECE = 2**16  # 0.5 MiB of float64, which stays in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """The splits of all trees, in any order, and the trees' leaves.
+
+    A row whose value of `feature` is above `threshold` goes right there, and then reaches none of the leaves of `tree`
+    whose bits are set in `excluded`; each `(n_splits,)`. `leaves` `(n_trees, n_leaves)` are numbered from left to
+    right, the first from bit 0. A row is worth the sum of its leaves, added in the order of the trees.
+    """
+
+    feature: NDArray[np.int32]
+    threshold: NDArray[np.float64]
+    tree: NDArray[np.int32]
+    excluded: NDArray[np.uint64]
+    leaves: NDArray[np.float64]
+
+    def pack(self) -> bytes:
+        """Return it as numpy's file of arrays, always the same bytes."""
+        file = io.BytesIO()
+        np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return file.getvalue()
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Forest:
+        """Return what was packed. Raises `ValueError` for what is no forest."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except Exception as error:  # whatever numpy and zipfile raise
+            raise ValueError(f"no file of splits and leaves: {error!r}") from None
+        kinds = [getattr(forest, field.name).dtype.name for field in fields(cls)]
+        if kinds != ["int32", "float64", "int32", "uint64", "float64"]:
+            raise ValueError(f"a file of {', '.join(kinds)}")
+        return forest
+
+    def fits(self) -> bool:
+        """Return whether bit vectors can be made of it, and are small enough to be of use."""
+        n_trees, n_leaves = self.leaves.shape
+        return bool(n_leaves <= MAX_LEAVES and len(self.feature) * n_trees * n_leaves / 8 <= MAX_VECTOR_BYTES)
+
+
+class BitVectors:
+    """A forest that fits, as it is asked about rows; for `min_rows` or more that is quicker than to walk."""
+
+    def __init__(self, forest: Forest) -> None:
+        """Make the vectors. Raises `ValueError` for a forest that does not fit, `IndexError` for one that is broken."""
+        if not forest.fits():
+            raise ValueError("the forest is too large for bit vectors")
+        n_trees, n_leaves = forest.leaves.shape
+        self._kind = np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
+        n_words = -(-n_trees * self._kind.itemsize // 8)
+        self._features = []
+        for number in np.unique(forest.feature).tolist() or [0]:
+            here = forest.feature == number
+            edges, place = np.unique(forest.threshold[here], return_inverse=True)
+            vectors = np.full((len(edges) + 1, n_words), 2**64 - 1, dtype=np.uint64)
+            allowed = ~forest.excluded[here].astype(self._kind)
+            np.bitwise_and.at(vectors.view(self._kind), (place + 1, forest.tree[here]), allowed)
+            np.bitwise_and.accumulate(vectors, axis=0, out=vectors)
+            self._features.append((number, edges, vectors))
+        self._leaves = forest.leaves.reshape(-1)
+        self._first_leaves = np.arange(0, self._leaves.size, n_leaves).reshape(-1, 1)
+        self.min_rows = max(2, (_PAYS_FROM + _PAYS_FROM_A_FEATURE * len(self._features)) // n_trees)
+        self._piece_rows = max(4, _LEAVES_A_PIECE // n_trees)
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, of two rows or more."""
+        n_pieces = -(-len(X) // self._piece_rows)
+        if n_pieces == 1:
+            return self._predict_piece(X)
+        return np.concatenate([self._predict_piece(piece) for piece in np.array_split(X, n_pieces)])
+
+    def _predict_piece(self, X: Matrix) -> NDArray[np.float64]:
+        places = [edges.searchsorted(X[:, number]) for number, edges, _ in self._features]
+        words = self._features[0][2].take(places[0], axis=0)  # (n_rows, n_words)
+        for (_, _, vectors), place in zip(self._features[1:], places[1:]):
+            words &= vectors.take(place, axis=0)
+        bits = words.view(self._kind)
+        number = np.bitwise_count((bits - self._kind.type(1)) & ~bits).T[: len(self._first_leaves)]  # of the lowest bit
+        worth = self._leaves.take(number + self._first_leaves)  # (n_trees, n_rows)
+        # Along the axis that is not contiguous numpy adds one after the other; along the other it would add pairwise,
+        # which is why one row cannot be asked about.
+        y: NDArray[np.float64] = np.add.reduce(worth, axis=0)
+        return y
