@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIEnvironment
 
+from app.hot import Call
 from app.visit import Visit, enter
 
 # What a caller's id may be to be taken over: it goes into a header and into the log.
@@ -16,30 +17,49 @@ REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class Door:
-    """WSGI middleware around the whole service; `note` is told of every visit when its reply is made.
+    """A WSGI application around the whole service; `note` is told of every visit when its reply is made.
 
     Answers `X-Request-Id` with every reply: the caller's, if it is 1 to 128 visible ASCII characters.
     """
 
-    def __init__(self, inside: WSGIApplication, note: Callable[[Visit], None]) -> None:
+    def __init__(
+        self, inside: Callable[[Sequence[Call]], list[Iterable[bytes] | Exception]], note: Callable[[Visit], None]
+    ) -> None:
         self._inside = inside
         self._note = note
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        started = time.perf_counter()
-        request_id = environ.get("HTTP_X_REQUEST_ID")
-        if not request_id or not REQUEST_ID.fullmatch(request_id):
-            request_id = os.urandom(16).hex()
-        guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
-        enter(environ, guest)
+        """Answer one request."""
+        (answer,) = self.answer([(environ, start_response)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-        def leave(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            guest.status = int(line[:3])
-            return start_response(line, [*headers, ("X-Request-Id", request_id)], *rest)
-
+    def answer(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+        """Return what a WSGI application returns to each call, or raises."""
+        guests, entered = [], []
+        for environ, start_response in calls:
+            request_id = environ.get("HTTP_X_REQUEST_ID")
+            if not request_id or not REQUEST_ID.fullmatch(request_id):
+                request_id = os.urandom(16).hex()
+            guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+            enter(environ, guest)
+            guests.append(guest)
+            entered.append((environ, _leaving(guest, start_response)))
         try:
-            return self._inside(environ, leave)
+            return self._inside(entered)
         finally:
-            guest.seconds = time.perf_counter() - started
-            guest.time = time.time()
-            self._note(guest)
+            now = time.time()
+            for guest in guests:
+                guest.time = now
+                self._note(guest)
+
+
+def _leaving(guest: Visit, start_response: StartResponse) -> StartResponse:
+    """Return a `start_response` that notes the status and adds the request's id."""
+
+    def leave(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+        guest.status = int(line[:3])
+        return start_response(line, [*headers, ("X-Request-Id", guest.request_id)], *rest)
+
+    return leave

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
@@ -24,7 +24,7 @@ from app import (
 )
 from app.config import Config
 from app.door import Door
-from app.hot import HotRoutes
+from app.hot import Call, HotRoutes
 from app.inference import Inference
 from app.log_writer import LogWriter
 from app.metrics import Metrics
@@ -48,6 +48,7 @@ class Service(Flask):
     recorder: Recorder
     in_flight: Callable[[], int] = staticmethod(lambda: 0)
     hot_routes: HotRoutes
+    door: Door
 
     def is_quick(self, environ: WSGIEnvironment) -> bool:
         """Return whether the answer waits for nothing, and takes about a millisecond."""
@@ -56,6 +57,10 @@ class Service(Flask):
             and int(environ.get("CONTENT_LENGTH", 0)) <= _QUICK_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
         )
+
+    def answer_together(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+        """Return what a WSGI application returns to each call, or raises, for calls that came at once."""
+        return self.door.answer(calls)
 
     def make_response(self, rv: Any) -> Response:
         """Take our own replies from views, too."""
@@ -113,6 +118,6 @@ def create_app(
         if request.url_rule:
             visit(request.environ).route = request.url_rule.rule
 
-    app.hot_routes = HotRoutes(app, app.serving)
-    app.wsgi_app = Door(app.hot_routes, recorder.note)  # type: ignore[method-assign]
+    app.hot_routes = HotRoutes(app, app.serving, inference)
+    app.wsgi_app = app.door = Door(app.hot_routes.answer, recorder.note)  # type: ignore[method-assign]
     return app

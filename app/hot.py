@@ -3,12 +3,15 @@
 Every one is a Flask route. But to find a route, and to make its request and response objects, takes Flask several
 times as long as a prediction: so the paths that are known beforehand are answered before Flask is asked, by the same
 functions, with the same bytes.
+
+What answers is a generator that stops where it needs the engine: so requests that come together are run together.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -16,29 +19,36 @@ from flask import Blueprint, Flask, request
 
 from app import errors, logs
 from app.errors import Refuse
+from app.inference import Inference
 from app.reply import Reply
 from app.serving import Serving
-from app.visit import visit
+from app.visit import Visit, visit
 from model import Artifact
 
 View = TypeVar("View", bound=Callable[..., Any])
-Answer = Callable[[WSGIEnvironment, Artifact], Reply]
+Steps = Generator[None, None, Reply]
+Answer = Callable[[WSGIEnvironment, Artifact], Steps]
+Call = tuple[WSGIEnvironment, StartResponse]
+"""What a server calls a WSGI application with."""
 
 
-def add(routes: Blueprint, serving: Serving, answer: Answer, refuse: Refuse, *rules: str) -> None:
+def add(routes: Blueprint, serving: Serving, inference: Inference, answer: Answer, refuse: Refuse, *rules: str) -> None:
     """Have `answer` answer POSTs to `rules`, with the model that `<name>` and `<version>` say or the default one.
 
     `refuse` answers what it raises.
     """
 
-    def respond(environ: WSGIEnvironment, values: Mapping[str, str]) -> Reply:
+    def begin(environ: WSGIEnvironment, values: Mapping[str, str]) -> Steps:
         return answer(environ, serving.get(values.get("name"), values.get("version")))
 
     def view(**values: str) -> Reply:
-        return respond(request.environ, values)
+        steps = begin(request.environ, values)
+        next(steps)
+        inference.run([visit(request.environ)])
+        return _end(steps)
 
     view.__doc__ = answer.__doc__
-    view.hot = respond, refuse  # type: ignore[attr-defined]
+    view.hot = begin, refuse  # type: ignore[attr-defined]
     for rule in rules:
         routes.add_url_rule(rule, answer.__name__, view, methods=["POST"])
 
@@ -54,15 +64,26 @@ class HotRoute(NamedTuple):
 
     rule: str
     values: Mapping[str, str]
-    respond: Callable[[WSGIEnvironment, Mapping[str, str]], Reply]
+    begin: Callable[[WSGIEnvironment, Mapping[str, str]], Steps]
     refuse: Refuse
 
 
-class HotRoutes:
-    """WSGI middleware before Flask. `quick` are the methods and paths that are answered at once, hot or not."""
+class _Waiting(NamedTuple):
+    """A request that asks the engine."""
 
-    def __init__(self, app: Flask, serving: Serving) -> None:
+    place: int  # among the calls
+    call: Call
+    hot: HotRoute
+    guest: Visit
+    steps: Steps
+
+
+class HotRoutes:
+    """What stands before Flask. `quick` are the methods and paths that are answered at once, hot or not."""
+
+    def __init__(self, app: Flask, serving: Serving, inference: Inference) -> None:
         self._inside: WSGIApplication = app.wsgi_app
+        self._inference = inference
         self._hot: dict[str, HotRoute] = {}
         self.quick: set[tuple[str, str]] = set()
         urls = app.url_map.bind("")
@@ -76,19 +97,57 @@ class HotRoutes:
             if hasattr(view, "quick") or (hasattr(view, "hot") and not serving.gathers(values.get("name"))):
                 self.quick.add((method, path))
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        hot = self._hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
-        if not hot:
-            return self._inside(environ, start_response)
-        guest = visit(environ)
-        guest.route = hot.rule
-        try:
-            reply = hot.respond(environ, hot.values)
-        except Exception as error:
-            if not isinstance(error, errors.KNOWN):
-                logs.failure(sys.exc_info(), guest.request_id)
-            reply = hot.refuse(error)
-        return reply(environ, start_response)
+    def answer(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+        """Return what a WSGI application returns to each call, or raises; their visits learn how long each took."""
+        answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
+        waiting = []
+        begun = time.perf_counter()
+        for place, call in enumerate(calls):
+            environ, start_response = call
+            guest = visit(environ)
+            hot = self._hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
+            if hot:
+                guest.route = hot.rule
+                try:
+                    steps = hot.begin(environ, hot.values)
+                    next(steps)
+                    waiting.append(_Waiting(place, call, hot, guest, steps))
+                except Exception as error:
+                    answers[place] = _refused(error, hot, guest)(environ, start_response)
+            else:
+                try:
+                    answers[place] = self._inside(environ, start_response)
+                except Exception as error:
+                    answers[place] = error
+            now = time.perf_counter()
+            guest.seconds, begun = now - begun, now
+        self._inference.run([one.guest for one in waiting])
+        begun = time.perf_counter()
+        for place, call, hot, guest, steps in waiting:
+            try:
+                reply = _end(steps)
+            except Exception as error:
+                reply = _refused(error, hot, guest)
+            answers[place] = reply(*call)
+            now = time.perf_counter()
+            guest.seconds, begun = guest.seconds + guest.engine_seconds + now - begun, now
+        return answers
+
+
+def _end(steps: Steps) -> Reply:
+    """Go on with a request after the engine has run; raises what it raises."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        reply: Reply = end.value
+        return reply
+    raise RuntimeError("a request asks the engine once")
+
+
+def _refused(error: Exception, hot: HotRoute, guest: Visit) -> Reply:
+    if not isinstance(error, errors.KNOWN):
+        logs.failure(sys.exc_info(), guest.request_id)
+    return hot.refuse(error)
 
 
 def _paths(app: Flask, serving: Serving) -> Iterable[tuple[str, str]]:

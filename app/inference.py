@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 from wsgiref.types import WSGIEnvironment
 
@@ -15,14 +15,14 @@ from app.config import Config
 from app.errors import OverloadedError
 from app.metrics import Metrics
 from app.serving import Serving
-from app.visit import visit
+from app.visit import Visit, visit
 from model import REASONS, Artifact, DeviceError, Matrix, Schema, SchemaError
 
 T = TypeVar("T")
 
 
 class Inference:
-    """What a route that answers predictions does: `decode` the request, then `predict`.
+    """What a route that answers predictions does: `decode` the request, then `predict`, in whose middle somebody runs.
 
     `in_flight` says how many requests this worker has taken on.
     """
@@ -51,21 +51,52 @@ class Inference:
                 self._metrics.count_rejected(model, n_rows, reason, feature)
             raise
 
-    def predict(self, environ: WSGIEnvironment, model: Artifact, X: Matrix) -> NDArray[np.float64]:
-        """Return the model's answers `(n_rows,)` to `X`, `(n_rows, n_features)`."""
+    def predict(self, environ: WSGIEnvironment, X: Matrix) -> Generator[None, None, NDArray[np.float64]]:
+        """Stop for `run`; then return the answers `(n_rows,)` to `X`, `(n_rows, n_features)`, or raise why not."""
         guest = visit(environ)
+        guest.X = X
+        yield
+        if guest.y is None:
+            raise guest.failure or RuntimeError("the engine was not run")
+        return guest.y
+
+    def run(self, guests: Sequence[Visit]) -> None:
+        """Run the engine for requests that stopped for it.
+
+        Once for all those of a model that answers to the last bit, where nobody sees who else asked.
+        """
+        together: dict[int, list[Visit]] = {}
+        for guest in guests:
+            assert guest.model
+            together.setdefault(id(guest.model) if guest.model.tolerance == 0 else id(guest), []).append(guest)
+        for some in together.values():
+            self._run_once(some)
+
+    def _run_once(self, guests: Sequence[Visit]) -> None:
+        model = guests[0].model
+        assert model
+        matrices = [guest.X for guest in guests if guest.X is not None]
         started = time.perf_counter()
         try:
-            y = model.predict(X)
-        except OverloadedError:
-            self._metrics.count_overload()
-            raise
-        except DeviceError as error:
-            self._serving.lose_device(error)
-            raise
-        guest.engine_seconds = time.perf_counter() - started
-        guest.rows, guest.X, guest.y = len(y), X, y
-        return y
+            y = model.predict(np.concatenate(matrices) if len(matrices) > 1 else matrices[0])
+        except Exception as error:
+            if len(guests) > 1:
+                for guest in guests:
+                    self._run_once([guest])
+                return
+            if isinstance(error, OverloadedError):
+                self._metrics.count_overload()
+            elif isinstance(error, DeviceError):
+                self._serving.lose_device(error)
+            guests[0].failure = error
+            return
+        seconds_a_row = (time.perf_counter() - started) / len(y)
+        begin = 0
+        for guest, X in zip(guests, matrices):
+            guest.rows = len(X)
+            guest.y = y[begin : begin + guest.rows]
+            guest.engine_seconds = seconds_a_row * guest.rows
+            begin += guest.rows
 
 
 def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:

@@ -134,7 +134,7 @@ class Metrics:
         # How much of that is the model: is the engine slow, or what is around it?
         self._engine = Summary(
             "tabserve_engine_duration_seconds",
-            "Time in the engine; where it runs requests together, with the wait for it.",
+            "Time in the engine: of a run for several requests its share, or all of it where they wait for each other.",
             ["model", "version"],
             registry=self._registry,
         )

@@ -70,7 +70,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             "MaxPayloadInMB": megabytes,
         }
 
-    def invocations(environ: WSGIEnvironment, model: Artifact) -> Reply:
+    def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
         kind, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
         if kind == CSV_TYPE:
@@ -78,7 +78,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
         else:
             read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
-        prediction = inference.predict(environ, model, inference.decode(environ, model, read))
+        prediction = yield from inference.predict(environ, inference.decode(environ, model, read))
         accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
         if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
             lines = "".join(f"{value!r}\n" for value in prediction.tolist())
@@ -90,7 +90,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
         return reply
 
-    hot.add(routes, serving, invocations, refuse, "/invocations")
+    hot.add(routes, serving, inference, invocations, refuse, "/invocations")
 
     return routes
 

@@ -95,18 +95,21 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
             name, ready = serving.get(name, version).name, not serving.draining
         return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
-    def infer(environ: WSGIEnvironment, model: Artifact) -> Reply:
+    def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
         """Answer predictions. Any content type is taken: Triton's client sends none."""
         json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
         asked = inference.decode(environ, model, decode)
-        content, length = tensors.encode(inference.predict(environ, model, asked.rows), model, asked)
+        prediction = yield from inference.predict(environ, asked.rows)
+        content, length = tensors.encode(prediction, model, asked)
         reply = Reply(content)
         if length is not None:
             reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
         return body.compress(reply, environ)
 
-    hot.add(routes, serving, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer")
+    hot.add(
+        routes, serving, inference, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer"
+    )
 
     @routes.get("/models/<name>/config")
     @routes.get("/models/<name>/versions/<version>/config")

@@ -10,7 +10,7 @@ from flask import Blueprint
 from app import errors, hot, payload
 from app.body import CSV_TYPE, content_type, csv_header
 from app.inference import Inference
-from app.reply import JSON_TYPE, Reply
+from app.reply import JSON_TYPE
 from app.serving import Serving
 from app.visit import visit
 from model import Artifact
@@ -31,13 +31,13 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
             "default": serving.default_name,
         }
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
         """Answer in whichever native format the body is."""
         kind, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
         header = csv_header(parameters, unsaid=True)
         decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows, header=header)
-        prediction = inference.predict(environ, model, inference.decode(environ, model, decode))
+        prediction = yield from inference.predict(environ, inference.decode(environ, model, decode))
         return payload.encode(prediction, model, request_id=visit(environ).request_id)
 
-    hot.add(routes, serving, predict, refuse, "/predict", "/models/<name>/predict")
+    hot.add(routes, serving, inference, predict, refuse, "/predict", "/models/<name>/predict")
     return routes

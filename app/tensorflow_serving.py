@@ -14,7 +14,6 @@ from app import errors, hot, tables
 from app.body import parse_json, to_json
 from app.errors import BodyError
 from app.inference import Inference
-from app.reply import Reply
 from app.serving import Serving
 from model import Artifact, Matrix, Schema
 
@@ -45,13 +44,21 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         ready = not serving.draining
         return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
         """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
         read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
         key, rows = inference.decode(environ, model, read)
-        return to_json({key: inference.predict(environ, model, rows)})
+        return to_json({key: (yield from inference.predict(environ, rows))})
 
-    hot.add(routes, serving, predict, refuse, "/models/<name>:predict", "/models/<name>/versions/<version>:predict")
+    hot.add(
+        routes,
+        serving,
+        inference,
+        predict,
+        refuse,
+        "/models/<name>:predict",
+        "/models/<name>/versions/<version>:predict",
+    )
     return routes
 
 

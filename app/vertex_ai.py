@@ -15,7 +15,6 @@ from app.body import parse_json, to_json
 from app.config import Config
 from app.errors import BodyError
 from app.inference import Inference
-from app.reply import Reply
 from app.serving import Serving
 from model import Artifact, Matrix, Schema
 
@@ -35,15 +34,15 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         ready = not serving.unready
         return errors.readiness({"ready": ready}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> Reply:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
         """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
         rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
-        return to_json({"predictions": inference.predict(environ, model, rows)})
+        return to_json({"predictions": (yield from inference.predict(environ, rows))})
 
     if config.aip_health_route:
         routes.add_url_rule(config.aip_health_route, view_func=health)
     if config.aip_predict_route:
-        hot.add(routes, serving, predict, refuse, config.aip_predict_route)
+        hot.add(routes, serving, inference, predict, refuse, config.aip_predict_route)
     return routes
 
 

@@ -26,7 +26,8 @@ class Visit:
     rows: int = 0  # that were answered
     X: Matrix | None = None  # (rows, n_features), what they were answered to
     y: NDArray[np.float64] | None = None  # (rows,), the answers
-    engine_seconds: float = 0
+    failure: Exception | None = None  # why there are none
+    engine_seconds: float = 0  # its share, where requests were run together
     status: int = 500
     seconds: float = 0  # in the application
     time: float = 0  # when it left, since the epoch

@@ -6,8 +6,10 @@ what a connection sends until a request is whole, and answers it at once if
 
 - it is plain: HTTP/1.1, GET or POST, a path and header names of ordinary characters, no header twice, a body of known
   length, a few kilobytes in all; and
-- the application has a method `is_quick(environ)` and says that it is quick: that it waits for nothing, and takes
-  about a millisecond. It gets the whole body at once, and no `wsgi.early_hints`.
+- the application has two methods more, and `is_quick(environ)` says that it is quick: that it waits for nothing, and
+  takes about a millisecond. `answer_together` then gets those that came at once, as pairs of environment and
+  `start_response`, and returns for each what the application would return, or the exception that it would raise.
+  Their bodies are there as a whole, and there is no `wsgi.early_hints`.
 
 Everything else is handed to gthread's own code with the bytes that were read: bodies in chunks, `Expect`, HTTP/1.0,
 what is malformed or cut off, what is long or slow. So there is one authority for what HTTP is, gunicorn's; what is
@@ -55,6 +57,7 @@ _TURN_SECONDS = 0.25  # how often deadlines are looked at
 # For a client to read its last reply, and what it may still send meanwhile: gunicorn's own, see util.close_graceful.
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
 _ACCEPTED_A_TURN = 64
+_MOST_TOGETHER = 32  # requests, for the first of which it is the time of all until it is answered
 _PATIENCE_SECONDS = 0.001  # for another worker to wake up and take a client that is left to it
 # After which a thread that computes lets the loop go on: Python's own 5 ms are a hundred answers' time.
 _SWITCH_SECONDS = 0.001
@@ -214,6 +217,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns: set[Connection] = set()  # that the loop waits for; gthread's are in the order of idling
         self._ahead: set[Connection] = set()  # those of them that sent more than what is answered
         self._is_quick: Any = None  # the application's method; without it the worker is gthread
+        self._whole: list[tuple[Connection, dict[str, Any]]] = []  # quick requests, with their environments
         self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
         self._next_look = 0.0
         self._accepts_after = 0.0
@@ -291,6 +295,10 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         ahead, self._ahead = self._ahead, set()
         for connection in ahead:
             self._serve(connection)
+        while self._whole:
+            self.ready = len(self._whole) - 1
+            some, self._whole = self._whole[:_MOST_TOGETHER], self._whole[_MOST_TOGETHER:]
+            self._answer(some)
         if looks:
             for connection in [each for each in self.keepalived_conns if each.deadline < now]:
                 self._expire(connection)
@@ -493,32 +501,41 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 quick = False
             if quick:
                 connection.received = data[begin + length :]
-                self._answer(connection, environ)
+                self._whole.append((connection, environ))
                 return
         self._hand_over(connection)
 
-    def _answer(self, connection: Connection, environ: dict[str, Any]) -> None:
-        self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
-            self.log.info("Autorestarting worker after current request.")
-            self.alive = False
-        stays = self.alive and self._keepalive and len(self.keepalived_conns) <= self.max_keepalived
-        wanted = environ.get("HTTP_CONNECTION", "").lower() != "close"
-        reply = WholeReply(self.cfg, environ, closes=not (stays and wanted))
+    def _answer(self, requests: list[tuple[Connection, dict[str, Any]]]) -> None:
+        replies = []
+        for _, environ in requests:
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            stays = self.alive and self._keepalive and len(self.keepalived_conns) <= self.max_keepalived
+            wanted = environ.get("HTTP_CONNECTION", "").lower() != "close"
+            replies.append(WholeReply(self.cfg, environ, closes=not (stays and wanted)))
+        calls = [(environ, reply.start) for (_, environ), reply in zip(requests, replies)]
         try:
-            pieces = self.wsgi(environ, reply.start)
-            try:
-                body = b"".join(pieces)
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-            connection.unsent, connection.closes = reply.finish(body, self._now())
+            answers = self.wsgi.answer_together(calls)
         except Exception as error:
-            page = bytearray()
-            outbox = SimpleNamespace(sendall=page.extend, gettimeout=lambda: 0.0)
-            self.handle_error(reply.request(), outbox, connection.client, error)
-            connection.unsent, connection.closes = bytes(page), True
-        self._send(connection)
+            answers = [error] * len(calls)
+        for (connection, _), reply, answer in zip(requests, replies, answers):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
+                try:
+                    body = b"".join(answer)
+                finally:
+                    if hasattr(answer, "close"):
+                        answer.close()
+                connection.unsent, connection.closes = reply.finish(body, self._now())
+            except Exception as error:
+                page = bytearray()
+                outbox = SimpleNamespace(sendall=page.extend, gettimeout=lambda: 0.0)
+                self.handle_error(reply.request(), outbox, connection.client, error)
+                connection.unsent, connection.closes = bytes(page), True
+            self._send(connection)
 
     def _now(self) -> str:
         """Return the value of the Date header."""

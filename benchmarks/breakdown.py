@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from app import body, create_app, payload
 from app.config import Config, DatabaseURL
 from app.door import Door
 from app.factory import Service
+from app.hot import Call
 from app.metrics import take_slot, use_worker_slots
 from app.reply import JSON_TYPE, Reply
 from app.worker import EventLoopWorker
@@ -108,7 +109,7 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
         "checks, to a matrix": application(checking),
         "engine": application(predicting),
         "reply": application(encoding),
-        "route, limits, id": Door(service.hot_routes, lambda guest: None),
+        "route, limits, id": Door(service.hot_routes.answer, lambda guest: None),
     }
 
 
@@ -141,11 +142,11 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
     """Return a worker in this process, whose turns are for the caller to make."""
 
     class Quick:
-        def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
-            return application(environ, start_response)
-
         def is_quick(self, environ: WSGIEnvironment) -> bool:
             return True
+
+        def answer_together(self, calls: Sequence[Call]) -> list[Any]:
+            return [application(*call) for call in calls]
 
     settings = GunicornConfig()
     worker = EventLoopWorker(0, os.getppid(), [listener], None, 30, settings, Logger(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
 
 from app.config import Route
 from app.factory import Service
 from conftest import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
-from model import Artifact
+from model import Artifact, Matrix
+from test_metrics import MODEL, series, value
 
 ROW = list(HOUSE.values())
 ID = {"X-Request-Id": "the-same"}
@@ -169,6 +172,113 @@ def test_named_path_of_another_protocol(store: Path) -> None:
         client = everywhere_client(store, lambda lines: None, aip_predict_route=path)
         for protocol in PROTOCOLS.values():
             both_ways(client, path, json.dumps(protocol.write([ROW])).encode(), JSON)
+
+
+def together(service: Service, requests: list[tuple[str, str, bytes]]) -> list[tuple[str, list[Any], bytes]]:
+    """Return status, headers and body of requests (method, path, JSON) that come at once."""
+    begun: list[tuple[str, list[Any]]] = [("", [])] * len(requests)
+
+    def starting(place: int) -> Any:
+        def start_response(status: str, headers: list[Any], exc_info: object = None) -> None:
+            begun[place] = status, headers
+
+        return start_response
+
+    calls = [
+        (
+            EnvironBuilder(
+                path, method=method, data=body, content_type="application/json", headers=[*ID.items()]
+            ).get_environ(),
+            starting(place),
+        )
+        for place, (method, path, body) in enumerate(requests)
+    ]
+    bodies = []
+    for answer in service.answer_together(calls):
+        assert not isinstance(answer, Exception)
+        bodies.append(b"".join(answer))
+    return [(status, headers, body) for (status, headers), body in zip(begun, bodies)]
+
+
+REQUESTS = [
+    *[
+        ("POST", protocol.path, json.dumps(protocol.write([row] * n_rows)).encode())
+        for protocol in PROTOCOLS.values()
+        for row, n_rows in ((ROW, 1), ([0.5 * cell for cell in ROW], 1), (ROW, 40), ([None, *ROW[1:]], 2))
+    ],
+    ("POST", "/predict", b"{"),
+    ("POST", "/models/nobody/predict", b"{}"),
+    ("GET", "/livez", b""),
+    ("GET", "/predict", b""),
+    ("GET", "/nowhere", b""),
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(requests=st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=40))
+def test_requests_that_come_at_once(everywhere: FlaskClient, requests: list[tuple[str, str, bytes]]) -> None:
+    """Whatever comes at once, in all protocols, good and bad, is answered to the bytes that it gets alone."""
+    service = everywhere.application
+    assert isinstance(service, Service)
+
+    assert together(service, requests) == [together(service, [one])[0] for one in requests]
+
+
+def test_one_run_answers_what_comes_at_once(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine runs once for all; where that fails, once for each, so that only the rows that it cannot bear fail."""
+    service = client.application
+    assert isinstance(service, Service)
+    predict, runs = Artifact.predict, []
+
+    def fragile(self: Artifact, X: Matrix) -> Any:
+        runs.append(len(X))
+        if (X[:, 0] == 7).any():
+            raise RuntimeError("the inside")
+        return predict(self, X)
+
+    monkeypatch.setattr(Artifact, "predict", fragile)
+    good, bad = [("POST", "/predict", json.dumps({**HOUSE, "CHAS": chas}).encode()) for chas in (0, 7)]
+    assert [status for status, *_ in together(service, [good] * 5)] == ["200 OK"] * 5
+    assert runs == [5]
+
+    runs.clear()
+    assert [status[:3] for status, *_ in together(service, [good, bad, good])] == ["200", "500", "200"]
+    assert runs == [3, 1, 1, 1]
+
+
+def test_model_that_is_not_exact_answers_each_alone(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other rows beside one may change the last bit of its answer, nobody gets them."""
+    service = client.application
+    assert isinstance(service, Service)
+    (model,) = service.serving.models.values()
+    service.serving.models[model.name] = replace(model, tolerance=1e-6)
+    predict, runs = Artifact.predict, []
+
+    def counting(self: Artifact, X: Matrix) -> Any:
+        runs.append(len(X))
+        return predict(self, X)
+
+    monkeypatch.setattr(Artifact, "predict", counting)
+    together(service, [("POST", "/predict", json.dumps(HOUSE).encode())] * 3)
+
+    assert runs == [1, 1, 1]
+
+
+def test_each_of_those_that_come_at_once_is_counted(
+    client: FlaskClient, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request has its own line, rows and time; the engine's time is shared out among them."""
+    service = client.application
+    assert isinstance(service, Service)
+    asked = [("POST", "/predict", json.dumps([HOUSE] * n_rows).encode()) for n_rows in (1, 3, 2)]
+    together(service, [*asked, ("GET", "/livez", b"")])
+    found = series(client.get("/metrics").text)
+
+    assert [line.get("rows") for line in lines[:4]] == [1, 3, 2, None]
+    assert all(line["duration_ms"] > 0 for line in lines)
+    assert value(found, "tabserve_rows_total", **MODEL) == 6
+    engine = value(found, "tabserve_engine_duration_seconds_sum", **MODEL)
+    assert 0 < engine < value(found, "tabserve_inference_duration_seconds_sum", **MODEL, outcome="success")
 
 
 def test_quick(store: Path) -> None:

@@ -884,6 +884,49 @@ def test_long_requests_do_not_hold_up_quick_ones(tmp_path: Path) -> None:
         assert server.workers() == pids
 
 
+def ask_at_once(server: Gunicorn, targets: Sequence[str]) -> list[tuple[int, bytes]]:
+    """Send requests for the targets, each on its connection, while the loop is busy; return status and body of each."""
+    with ExitStack() as stack:
+        busy, *waiting = [stack.enter_context(server.connect()) for _ in range(1 + len(targets))]
+        for one in (busy, *waiting):
+            ask(one)  # so that it is let in
+        busy.sendall(b"GET /sleep?1 HTTP/1.1\r\n\r\n")
+        time.sleep(0.2)
+        for target, one in zip(targets, waiting):
+            one.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+        found = []
+        for one in waiting:
+            with http.client.HTTPResponse(one, method="GET") as reply:
+                reply.begin()
+                found.append((reply.status, reply.read()))
+        return found
+
+
+def test_requests_that_come_at_once_are_answered_together(tmp_path: Path) -> None:
+    """What came while the loop was busy goes to the application at once, 32 at most; each client gets its own reply."""
+    with gunicorn(tmp_path / "g", LOOP) as server:
+        found = ask_at_once(server, [f"/large?{size}" for size in range(40)])
+        with server.connect() as one:
+            counted = [ask(one, f"/calls?together-{number}")[1] for number in (32, 8)]
+
+    assert found == [(200, large(size)) for size in range(40)]
+    assert counted == [b"1", b"1"]
+
+
+def test_request_that_fails_fails_alone(tmp_path: Path) -> None:
+    """Of requests that are answered together the others get their replies; only if all fail, all get a 500."""
+    targets = ["/large?1", "/raise", "/text", "/large?2"]
+    with gunicorn(tmp_path / "g", LOOP) as server:
+        some = ask_at_once(server, targets)
+        none = ask_at_once(server, [*targets, "/all-fail"])
+        with server.connect() as one:
+            assert ask(one)[0] == 200
+
+    assert [status for status, _ in some] == [200, 500, 500, 200]
+    assert [some[0][1], some[3][1]] == [large(1), large(2)]
+    assert [status for status, _ in none] == [500] * 5
+
+
 @BOTH
 def test_busy_thread_does_not_hold_up_others(tmp_path: Path, worker_class: str) -> None:
     """A request that computes in its thread shares the processor with others."""

@@ -215,7 +215,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
 
 
 class Application:
-    """What gunicorn calls; says of each request whether it is quick."""
+    """What gunicorn calls; says of each request whether it is quick, and answers quick ones together."""
 
     def __call__(self, environ: Environ, start: Callable[..., Callable[[bytes], object]]) -> Iterable[bytes]:
         return reply_to(environ, start)
@@ -225,6 +225,19 @@ class Application:
         if "unsure" in environ["PATH_INFO"]:
             raise ValueError("cannot tell")
         return "pool" not in environ["PATH_INFO"]
+
+    def answer_together(self, requests: list[tuple[Environ, Any]]) -> list[Any]:
+        """Answer requests that came at once, and count how many those were; fail for all of them if one says so."""
+        calls[f"together-{len(requests)}"] += 1
+        if any("all-fail" in environ["PATH_INFO"] for environ, _ in requests):
+            raise ValueError("no answer to any")
+        answers: list[Any] = []
+        for environ, start in requests:
+            try:
+                answers.append(self(environ, start))
+            except Exception as error:
+                answers.append(error)
+        return answers
 
 
 application = Application()
