@@ -68,16 +68,6 @@ class HotRoute(NamedTuple):
     refuse: Refuse
 
 
-class _Waiting(NamedTuple):
-    """A request that asks the engine."""
-
-    place: int  # among the calls
-    call: Call
-    hot: HotRoute
-    guest: Visit
-    steps: Steps
-
-
 class HotRoutes:
     """What stands before Flask. `quick` are the methods and paths that are answered at once, hot or not."""
 
@@ -111,7 +101,7 @@ class HotRoutes:
                 try:
                     steps = hot.begin(environ, hot.values)
                     next(steps)
-                    waiting.append(_Waiting(place, call, hot, guest, steps))
+                    waiting.append((place, call, hot, guest, steps))
                 except Exception as error:
                     answers[place] = _refused(error, hot, guest)(environ, start_response)
             else:
@@ -121,7 +111,7 @@ class HotRoutes:
                     answers[place] = error
             now = time.perf_counter()
             guest.seconds, begun = now - begun, now
-        self._inference.run([one.guest for one in waiting])
+        self._inference.run([guest for _, _, _, guest, _ in waiting])
         begun = time.perf_counter()
         for place, call, hot, guest, steps in waiting:
             try:

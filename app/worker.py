@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,16 +74,20 @@ _UNUSUAL = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"
 _STATUS = re.compile(r"(?!204|304)[2-5][0-9]{2} [\t -~]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-_PLAIN_NAMES = {"Content-Length"}  # of headers, as applications write them; others are learned
+
+@lru_cache(_MAX_KNOWN_NAMES)
+def _is_plain_status(status: str) -> bool:
+    """Return whether a reply of that status is nothing but its headers and its body."""
+    return bool(_STATUS.fullmatch(status))
 
 
-def _learn_plain(name: str) -> bool:
+@lru_cache(_MAX_KNOWN_NAMES)
+def _is_plain_name(name: str) -> bool:
     """Return whether a reply's header of that name is sent as it is, whatever it says."""
+    if name == "Content-Length":  # written so, it is counted
+        return True
     lower = name.lower()
-    plain = lower != "content-length" and lower not in util.hop_headers and bool(_HEADER_NAME.fullmatch(name))
-    if plain and len(_PLAIN_NAMES) < _MAX_KNOWN_NAMES:
-        _PLAIN_NAMES.add(name)
-    return plain
+    return lower != "content-length" and lower not in util.hop_headers and bool(_HEADER_NAME.fullmatch(name))
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -129,7 +133,7 @@ class WholeReply:
 
     def finish(self, body: bytes, date: str) -> tuple[bytes, bool]:
         """Return the bytes to send, and whether the connection ends with them."""
-        if not self._response and _STATUS.fullmatch(self._status):
+        if not self._response and _is_plain_status(self._status):
             lines = self._plain_lines(len(body))
             if lines:
                 connection = "close" if self._closes else "keep-alive"
@@ -145,7 +149,7 @@ class WholeReply:
         """Return the headers as they are sent; nothing if one of them is not plain, or the length is not said once."""
         lines, lengths = "", 0
         for name, value in self._headers:
-            if not (name in _PLAIN_NAMES or _learn_plain(name)) or not value.isprintable():
+            if not _is_plain_name(name) or not value.isprintable():
                 return ""
             if name == "Content-Length":
                 lengths += 1

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, islice
+from operator import ge, le
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,11 @@ class Schema:
         limits = np.array([(feature.lowest, feature.highest) for feature in self.features], dtype=np.float64)
         limits = limits.clip(-np.finfo(np.float64).max, np.finfo(np.float64).max)
         return limits[:, 0].reshape(1, -1), limits[:, 1].reshape(1, -1)
+
+    @cached_property
+    def _limits_as_lists(self) -> tuple[list[list[float]], list[list[float]]]:
+        lowest, highest = self._limits
+        return lowest.tolist(), highest.tolist()
 
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
@@ -144,8 +150,14 @@ class Schema:
         """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
         if not _NUMBERS.issuperset(map(type, cells)):
             return None
+        width = len(self.features)
+        if len(cells) == width:  # calling numpy takes longer than to compare the cells of one row
+            (lowest,), (highest,) = self._limits_as_lists
+            if all(map(le, lowest, cells)) and all(map(ge, highest, cells)):
+                return np.array([cells], dtype=np.float64)
+            return None
         try:
-            matrix = np.array(cells, dtype=np.float64).reshape(-1, len(self.features))
+            matrix = np.array(cells, dtype=np.float64).reshape(-1, width)
         except OverflowError:  # an integer beyond float64
             return None
         return matrix if self._accepts(matrix) else None
