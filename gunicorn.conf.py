@@ -21,6 +21,7 @@ from pathlib import Path
 from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.metrics import take_slot, use_worker_slots
+from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker
 from model import ModelError
 
 try:
@@ -131,6 +132,19 @@ def post_worker_init(worker):
 
     worker.set_accept_enabled = close_for_good
 
+    # gunicorn's worker takes all clients that come while others are slower to wake up; ours shares them by itself.
+    board = None if isinstance(worker, EventLoopWorker) else Board()
+    if board:
+        accept = worker.accept
+
+        def accept_in_turn(listener):
+            if board.least_of_others(time.monotonic()) < worker.nr_conns:
+                time.sleep(PATIENCE_SECONDS)  # for those who have fewer to come first
+            accept(listener)
+            board.post(worker.nr_conns)
+
+        worker.accept = accept_in_turn
+
     # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread.
     handle, notify, since = worker.handle, worker.notify, {}
 
@@ -151,6 +165,8 @@ def post_worker_init(worker):
             return
         next_look = now + 0.1  # what is done here is not for every request to pay
         service.metrics.set_in_flight(service.in_flight())
+        if board:
+            board.post(worker.nr_conns)
         for connection, started in list(since.items()):
             if started < now - settings.max_read_seconds:
                 with suppress(OSError):

@@ -58,7 +58,7 @@ _TURN_SECONDS = 0.25  # how often deadlines are looked at
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
 _ACCEPTED_A_TURN = 64
 _MOST_TOGETHER = 32  # requests, for the first of which it is the time of all until it is answered
-_PATIENCE_SECONDS = 0.001  # for another worker to wake up and take a client that is left to it
+PATIENCE_SECONDS = 0.001  # for another worker to wake up and take a client that is left to it
 # After which a thread that computes lets the loop go on: Python's own 5 ms are a hundred answers' time.
 _SWITCH_SECONDS = 0.001
 _MAX_KNOWN_NAMES = 1_000  # of headers, which clients make up
@@ -186,13 +186,14 @@ class Board:
     """
 
     _PLACES = 64  # where there are more workers, some go without
+    _SECONDS = 2.0  # after which who said nothing is gone
     _counts = memoryview(mmap.mmap(-1, 8 * _PLACES)).cast("d")
     _times = memoryview(mmap.mmap(-1, 8 * _PLACES)).cast("d")  # when that was said
 
     def __init__(self) -> None:  # after the fork
         first, now = os.getpid() % self._PLACES, time.monotonic()
         places = [*range(first, self._PLACES), *range(first)]
-        self._place = next((place for place in places if self._times[place] < now - 1), first)
+        self._place = next((place for place in places if self._times[place] < now - self._SECONDS), first)
 
     def post(self, connections: float) -> None:
         """Say how many there are here, at least every second; infinity where no more are let in."""
@@ -201,7 +202,7 @@ class Board:
     def least_of_others(self, now: float) -> float:
         """Return the least number of connections that another living worker has; infinity where there is none."""
         said = zip(self._counts.tolist(), self._times.tolist())
-        others = [count for place, (count, at) in enumerate(said) if at > now - 1 and place != self._place]
+        others = [count for place, (count, at) in enumerate(said) if at > now - self._SECONDS and place != self._place]
         return min(others, default=math.inf)
 
 
@@ -323,7 +324,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             now = time.monotonic()
             fair = self.nr_conns - max(0, self.nr_conns - 8) // 4  # where many come at once, a turn lets in several
             if self._board.least_of_others(now) < fair and not self._insists:
-                self._accepts_after = now + _PATIENCE_SECONDS
+                self._accepts_after = now + PATIENCE_SECONDS
                 return
             self._insists = False
             try:

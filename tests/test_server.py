@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import requests
 
@@ -188,6 +189,27 @@ def test_trickling_clients_do_not_stop_the_service(
             thread.join()
 
         assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if b"\r\n" in beginning else {b""})
+
+
+@WORKERS
+def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """Clients that come at once, and keep their connections, are shared by the workers."""
+    with serve(store, tmp_path, **worker, WEB_CONCURRENCY="3") as server, ExitStack() as stack:
+        wait_until(lambda: len(server.workers()) == 3)
+        time.sleep(1.5)  # all have begun, and said that they have nobody
+        clients = [stack.enter_context(connect(server)) for _ in range(24)]
+        for client in clients:
+            client.connect()
+        for client in clients:
+            client.request("GET", "/livez")
+            assert client.getresponse().read()
+        taken = [
+            sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+            for pid in server.workers()
+        ]
+
+    assert sum(taken) == 24
+    assert min(taken) >= 4
 
 
 def test_vertex_port(store: Path, tmp_path: Path) -> None:
