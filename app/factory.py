@@ -71,9 +71,7 @@ class Service(Flask):
         logs.failure(exc_info, visit(request.environ).request_id)
 
 
-def create_app(
-    config: Config | None = None, *, write_lines: Callable[[Iterable[dict[str, Any]]], None] = logs.write_lines
-) -> Service:
+def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = logs.write) -> Service:
     """Load the models and return the service.
 
     Reads the environment where no `config` is given. A model that cannot be loaded leaves the service alive and
@@ -98,7 +96,7 @@ def create_app(
 
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
-    recorder = app.recorder = Recorder(metrics, writer, write_lines if config.log_requests else None)
+    recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
     inference = Inference(config, app.serving, metrics, lambda: app.in_flight())
 
     # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.

@@ -30,22 +30,25 @@ _TRACEPARENT = re.compile(
 _log = logging.getLogger("tabserve")
 
 
-def write_lines(lines: Iterable[dict[str, Any]]) -> None:
-    """Write lines to standard output, in pieces that no other worker's lines can come in the middle of."""
-    piece = b""
+def in_pieces(lines: Iterable[bytes]) -> list[bytes]:
+    """Return lines joined to pieces that a pipe takes at once, so that no other worker's come in the middle of any."""
+    pieces = [b""]
+    for line in lines:
+        if len(pieces[-1]) + len(line) > select.PIPE_BUF:
+            pieces.append(b"")
+        pieces[-1] += line
+    return [piece for piece in pieces if piece]
+
+
+def write(pieces: Iterable[bytes]) -> None:
+    """Write pieces of the log to standard output."""
     with suppress(OSError):  # where nobody reads the log any more, nothing else must fail for it
-        for fields in lines:
-            line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-            if piece and len(piece) + len(line) > select.PIPE_BUF:
-                os.write(1, piece)
-                piece = b""
-            piece += line
-        if piece:
+        for piece in pieces:
             os.write(1, piece)
 
 
-def request_line(guest: Visit) -> dict[str, Any]:
-    """Return what is logged of a request."""
+def request_line(guest: Visit) -> bytes:
+    """Return what is logged of a request: one line of JSON."""
     fields: dict[str, Any] = {
         "time": timestamp(guest.time),
         "request_id": guest.request_id,
@@ -59,7 +62,7 @@ def request_line(guest: Visit) -> dict[str, Any]:
     if guest.model:
         fields["model"], fields["version"] = guest.model.name, guest.model.version
         fields["rows"] = guest.rows or None
-    return fields
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def failure(exc_info: Any, request_id: str) -> None:

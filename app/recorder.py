@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from app import logs
 from app.log_writer import LogWriter
@@ -24,7 +23,8 @@ _INTERVAL_SECONDS = 0.5  # well below any interval at which metrics are scraped
 _MAX_NOTED = 256
 _MAX_NOTED_ROWS = 20_000  # matrices take memory
 _STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard output
-_MAX_LINES = 50_000  # that wait for a reader of standard output that is slow or gone; then the oldest are lost
+# Of the log, 4 KiB each at most: so many wait for a reader that is slow or gone, and then the oldest are lost.
+_MAX_PIECES = 2_500
 
 
 class Recorder:
@@ -37,14 +37,14 @@ class Recorder:
         self,
         metrics: Metrics,
         writer: LogWriter | None,
-        write_lines: Callable[[Iterable[dict[str, Any]]], None] | None,
+        write_log: Callable[[Iterable[bytes]], None] | None,
     ) -> None:
         self._metrics = metrics
         self._writer = writer
-        self._write_lines = write_lines
+        self._write_log = write_log
         self._noted: deque[Visit] = deque()
         self._noted_rows = 0
-        self._lines: deque[dict[str, Any]] = deque(maxlen=_MAX_LINES)
+        self._pieces: deque[bytes] = deque(maxlen=_MAX_PIECES)
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None  # made where it runs: a fork marks those that exist as ended
@@ -68,8 +68,8 @@ class Recorder:
         with self._counting:
             self._noted_rows = 0
             guests = [self._noted.popleft() for _ in range(len(self._noted))]
-            if self._write_lines:
-                self._lines.extend(map(logs.request_line, guests))
+            if self._write_log:
+                self._pieces.extend(logs.in_pieces(map(logs.request_line, guests)))
             if self._writer:
                 for guest in guests:
                     if guest.rows:
@@ -98,6 +98,6 @@ class Recorder:
             self._write()
 
     def _write(self) -> None:
-        """Write the lines: where nobody reads them this takes as long as it takes, and no request waits for it."""
-        if self._write_lines:
-            self._write_lines([self._lines.popleft() for _ in range(len(self._lines))])
+        """Write the log: where nobody reads it this takes as long as it takes, and no request waits for it."""
+        if self._write_log:
+            self._write_log([self._pieces.popleft() for _ in range(len(self._pieces))])

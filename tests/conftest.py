@@ -119,15 +119,18 @@ def log_lines() -> list[dict[str, Any]]:
 @pytest.fixture
 def client(store: Path, log_lines: list[dict[str, Any]]) -> FlaskClient:
     """A client of the service, in this process."""
-    return create_app(Config(store=store), write_lines=log_lines.extend).test_client()
+    return create_app(Config(store=store), write_log=parsing(log_lines.extend)).test_client()
 
 
-def everywhere_client(
-    store: Path, write_lines: Callable[[Iterable[dict[str, Any]]], None], **settings: Any
-) -> FlaskClient:
+def parsing(take: Callable[[list[dict[str, Any]]], None]) -> Callable[[Iterable[bytes]], None]:
+    """Return a writer of the log that gives `take` what its lines say."""
+    return lambda pieces: take([json.loads(line) for line in b"".join(pieces).splitlines()])
+
+
+def everywhere_client(store: Path, write_lines: Callable[[list[dict[str, Any]]], None], **settings: Any) -> FlaskClient:
     """Return a client of a service that answers at the paths of all `PROTOCOLS`."""
     routes = {"aip_health_route": Route("/vertex/health"), "aip_predict_route": Route("/vertex/predict")}
-    return create_app(Config(store=store, **{**routes, **settings}), write_lines=write_lines).test_client()
+    return create_app(Config(store=store, **{**routes, **settings}), write_log=parsing(write_lines)).test_client()
 
 
 @pytest.fixture(scope="session")

@@ -258,7 +258,7 @@ def test_many_threads(sizes: list[int], n_threads: int, max_rows: int, bad: set[
 
 def test_predictions_that_wait_are_not_quick(client: FlaskClient, store: Path) -> None:
     """Where requests are run together, those for predictions are for threads, and no others; answers are the same."""
-    gathering = create_app(Config(store=store, batch_rows=64), write_lines=lambda lines: None)
+    gathering = create_app(Config(store=store, batch_rows=64), write_log=lambda pieces: None)
     quick = cast(Service, client.application).hot_routes.quick
 
     assert {path for method, path in quick - gathering.hot_routes.quick if method != "POST"} == set()
@@ -275,7 +275,7 @@ def test_overload_is_counted(store: Path) -> None:
         def predict(self, X: Matrix) -> Floats:
             raise OverloadedError("the engine was not free")
 
-    app = create_app(Config(store=store), write_lines=lambda lines: None)
+    app = create_app(Config(store=store), write_log=lambda pieces: None)
     app.serving.models = {name: replace(model, engine=Busy()) for name, model in app.serving.models.items()}
     client = app.test_client()
     reply = client.post("/predict", json=HOUSE)

@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.logs import write_lines
+from app.logs import in_pieces, write
 from conftest import HOUSE, Server, serve
 
 OWN_ID = re.compile("[0-9a-f]{32}")
@@ -244,7 +244,12 @@ def test_lines_of_workers_do_not_mix() -> None:
     stdout = os.dup(1)
     os.dup2(theirs.fileno(), 1)
     try:
-        write_lines([{"n": n, "x": "y" * n} for n in [*range(100), 5000, 1]])
+        write(
+            in_pieces(
+                json.dumps({"n": n, "x": "y" * n}, separators=(",", ":")).encode() + b"\n"
+                for n in [*range(100), 5000, 1]
+            )
+        )
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)

@@ -172,7 +172,7 @@ def test_service_loads_no_database_package() -> None:
     """Importing the service loads no database's package, nor does making one that keeps no prediction log."""
     code = (
         "import sys, app\n"
-        "app.create_app(write_lines=lambda lines: None)\n"
+        "app.create_app(write_log=lambda pieces: None)\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     loaded = run(code, TABSERVE_PREDICTION_LOG="").split()
@@ -192,7 +192,7 @@ def test_loading_a_model_starts_no_thread_and_leaves_no_file(store: Path, tmp_pa
     """Loading a model and predicting starts no thread and leaves no file at home: nothing is reported to anyone."""
     code = (
         "import os, app\n"
-        "service = app.create_app(write_lines=lambda lines: None)\n"
+        "service = app.create_app(write_log=lambda pieces: None)\n"
         "print(service.test_client().get('/').status_code, service.serving.unready)\n"
         "print(len(os.listdir('/proc/self/task')), os.environ['ORT_DISABLE_TELEMETRY'])\n"
     )

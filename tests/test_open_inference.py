@@ -176,7 +176,7 @@ def test_index_has_a_limit(everywhere: FlaskClient) -> None:
 @pytest.fixture
 def half_loaded(store: Path) -> FlaskClient:
     """A client of a service that was asked for two models, and could load one."""
-    return create_app(Config(store=store, models=(NAME, "titanic")), write_lines=lambda lines: None).test_client()
+    return create_app(Config(store=store, models=(NAME, "titanic")), write_log=lambda pieces: None).test_client()
 
 
 def test_unloaded_model(half_loaded: FlaskClient) -> None:

@@ -57,7 +57,7 @@ def both(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(request: pytest.FixtureRequest, store: Path, both: Path) -> Service:
     """The service with one model or two, with Vertex AI's routes and without."""
     settings = SETTINGS[request.param]
-    return create_app(Config(store=both if "models" in settings else store, **settings), write_lines=lambda lines: None)
+    return create_app(Config(store=both if "models" in settings else store, **settings), write_log=lambda pieces: None)
 
 
 def document(client: FlaskClient) -> dict[str, Any]:

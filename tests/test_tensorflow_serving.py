@@ -205,7 +205,7 @@ def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str)
 
 def test_unloaded_model(store: Path) -> None:
     """A model that was asked for and could not be loaded is 503 and not listed; its neighbour is ready."""
-    service = create_app(Config(store=store, models=("titanic", NAME)), write_lines=lambda lines: None)
+    service = create_app(Config(store=store, models=("titanic", NAME)), write_log=lambda pieces: None)
     client = service.test_client()
 
     refused(client.get("/v1/models/titanic"), 503)

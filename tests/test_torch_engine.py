@@ -235,7 +235,7 @@ ON_CPU = Device("cpu:0")
 
 def service(store: Path, **settings: Any) -> FlaskClient:
     """Return a client of a service whose networks are not on their device yet."""
-    return create_app(Config(store=store, device=ON_CPU, **settings), write_lines=lambda lines: None).test_client()
+    return create_app(Config(store=store, device=ON_CPU, **settings), write_log=lambda pieces: None).test_client()
 
 
 def opened(store: Path, **settings: Any) -> FlaskClient:
@@ -324,7 +324,7 @@ def test_device_that_answers_otherwise(networks: Path, tmp_path: Path) -> None:
 
 def test_service_without_its_device(networks: Path) -> None:
     """Where the GPU that is asked for is not there, the service is alive and says what to do; no CPU answers."""
-    client = create_app(Config(store=networks, device=Device("cuda:99")), write_lines=lambda lines: None).test_client()
+    client = create_app(Config(store=networks, device=Device("cuda:99")), write_log=lambda pieces: None).test_client()
     application(client).serving.open()
     reason = strict_json(client.get("/readyz"))["reason"]
 

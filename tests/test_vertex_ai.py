@@ -23,7 +23,7 @@ HEALTH, PREDICT = "/vertex/health", "/vertex/predict"  # where `everywhere` has 
 def routed(store: Path, health: str = "", predict: str = "", **settings: Any) -> FlaskClient:
     """Return a client of a service with Vertex AI's routes at these paths."""
     config = Config(store=store, aip_health_route=Route(health), aip_predict_route=Route(predict), **settings)
-    return create_app(config, write_lines=lambda lines: None).test_client()
+    return create_app(config, write_log=lambda pieces: None).test_client()
 
 
 @pytest.mark.parametrize(
