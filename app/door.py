@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -23,7 +23,7 @@ class Door:
     """
 
     def __init__(
-        self, inside: Callable[[Sequence[Call]], list[Iterable[bytes] | Exception]], note: Callable[[Visit], None]
+        self, inside: Callable[[Iterable[Call]], list[Iterable[bytes] | Exception]], note: Callable[[Visit], None]
     ) -> None:
         self._inside = inside
         self._note = note
@@ -35,24 +35,28 @@ class Door:
             raise answer
         return answer
 
-    def answer(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+    def answer(self, calls: Iterable[Call]) -> list[Iterable[bytes] | Exception]:
         """Return what a WSGI application returns to each call, or raises."""
-        guests, entered = [], []
-        for environ, start_response in calls:
-            request_id = environ.get("HTTP_X_REQUEST_ID")
-            if not request_id or not REQUEST_ID.fullmatch(request_id):
-                request_id = os.urandom(16).hex()
-            guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
-            enter(environ, guest)
-            guests.append(guest)
-            entered.append((environ, _leaving(guest, start_response)))
+        guests: list[Visit] = []
         try:
-            return self._inside(entered)
+            return self._inside(_entering(calls, guests))
         finally:
             now = time.time()
             for guest in guests:
                 guest.time = now
                 self._note(guest)
+
+
+def _entering(calls: Iterable[Call], guests: list[Visit]) -> Iterator[Call]:
+    """Yield the calls as they go on, each after its visit was begun and added to `guests`."""
+    for environ, start_response in calls:
+        request_id = environ.get("HTTP_X_REQUEST_ID")
+        if not request_id or not REQUEST_ID.fullmatch(request_id):
+            request_id = os.urandom(16).hex()
+        guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+        enter(environ, guest)
+        guests.append(guest)
+        yield environ, _leaving(guest, start_response)
 
 
 def _leaving(guest: Visit, start_response: StartResponse) -> StartResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
@@ -58,7 +58,7 @@ class Service(Flask):
             and "HTTP_CONTENT_ENCODING" not in environ
         )
 
-    def answer_together(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+    def answer_together(self, calls: Iterable[Call]) -> list[Iterable[bytes] | Exception]:
         """Return what a WSGI application returns to each call, or raises, for calls that came at once."""
         return self.door.answer(calls)
 

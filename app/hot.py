@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -87,13 +87,14 @@ class HotRoutes:
             if hasattr(view, "quick") or (hasattr(view, "hot") and not serving.gathers(values.get("name"))):
                 self.quick.add((method, path))
 
-    def answer(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
+    def answer(self, calls: Iterable[Call]) -> list[Iterable[bytes] | Exception]:
         """Return what a WSGI application returns to each call, or raises; their visits learn how long each took."""
-        answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
+        answers: list[Iterable[bytes] | Exception] = []
         waiting = []
         begun = time.perf_counter()
         for place, call in enumerate(calls):
             environ, start_response = call
+            answers.append(())
             guest = visit(environ)
             hot = self._hot.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
             if hot:

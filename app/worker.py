@@ -7,8 +7,8 @@ what a connection sends until a request is whole, and answers it at once if
 - it is plain: HTTP/1.1, GET or POST, a path and header names of ordinary characters, no header twice, a body of known
   length, a few kilobytes in all; and
 - the application has two methods more, and `is_quick(environ)` says that it is quick: that it waits for nothing, and
-  takes about a millisecond. `answer_together` then gets those that came at once, as pairs of environment and
-  `start_response`, and returns for each what the application would return, or the exception that it would raise.
+  takes about a millisecond. `answer_together` then gets those that came at once: an iterator over pairs of environment
+  and `start_response`. It returns for each what the application would return, or the exception that it would raise.
   Their bodies are there as a whole, and there is no `wsgi.early_hints`.
 
 Everything else is handed to gthread's own code with the bytes that were read: bodies in chunks, `Expect`, HTTP/1.0,
@@ -30,7 +30,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -210,7 +210,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     """Answers plain and quick requests in its loop, and all others in threads as gthread does.
 
     `read_seconds` bounds how long a client may take to send a request, or to take any of a reply. `ready` says how many
-    connections wait in this turn of the loop, behind the one that is seen to.
+    connections wait in this turn of the loop, behind the one that is seen to or that the application took last.
     """
 
     read_seconds = 30.0
@@ -301,7 +301,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         for connection in ahead:
             self._serve(connection)
         while self._whole:
-            self.ready = len(self._whole) - 1
+            self.ready = len(self._whole)
             some, self._whole = self._whole[:_MOST_TOGETHER], self._whole[_MOST_TOGETHER:]
             self._answer(some)
         if looks:
@@ -520,11 +520,10 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             stays = self.alive and self._keepalive and len(self.keepalived_conns) <= self.max_keepalived
             wanted = environ.get("HTTP_CONNECTION", "").lower() != "close"
             replies.append(WholeReply(self.cfg, environ, closes=not (stays and wanted)))
-        calls = [(environ, reply.start) for (_, environ), reply in zip(requests, replies)]
         try:
-            answers = self.wsgi.answer_together(calls)
+            answers = self.wsgi.answer_together(self._calls(requests, replies))
         except Exception as error:
-            answers = [error] * len(calls)
+            answers = [error] * len(requests)
         for (connection, _), reply, answer in zip(requests, replies, answers):
             try:
                 if isinstance(answer, Exception):
@@ -541,6 +540,14 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 self.handle_error(reply.request(), outbox, connection.client, error)
                 connection.unsent, connection.closes = bytes(page), True
             self._send(connection)
+
+    def _calls(
+        self, requests: list[tuple[Connection, dict[str, Any]]], replies: list[WholeReply]
+    ) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Yield what the application is called with, and say of each how many are ready behind it."""
+        for (_, environ), reply in zip(requests, replies):
+            self.ready -= 1
+            yield environ, reply.start
 
     def _now(self) -> str:
         """Return the value of the Date header."""

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,7 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
         def is_quick(self, environ: WSGIEnvironment) -> bool:
             return True
 
-        def answer_together(self, calls: Sequence[Call]) -> list[Any]:
+        def answer_together(self, calls: Iterable[Call]) -> list[Any]:
             return [application(*call) for call in calls]
 
     settings = GunicornConfig()

@@ -226,8 +226,9 @@ class Application:
             raise ValueError("cannot tell")
         return "pool" not in environ["PATH_INFO"]
 
-    def answer_together(self, requests: list[tuple[Environ, Any]]) -> list[Any]:
+    def answer_together(self, came: Iterator[tuple[Environ, Any]]) -> list[Any]:
         """Answer requests that came at once, and count how many those were; fail for all of them if one says so."""
+        requests = list(came)
         calls[f"together-{len(requests)}"] += 1
         if any("all-fail" in environ["PATH_INFO"] for environ, _ in requests):
             raise ValueError("no answer to any")

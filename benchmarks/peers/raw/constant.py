@@ -26,7 +26,7 @@ class Constant:
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(reply)))])
         return [reply]
 
-    def answer_together(self, calls: list[tuple["WSGIEnvironment", "StartResponse"]]) -> list[Iterable[bytes]]:
+    def answer_together(self, calls: Iterable[tuple["WSGIEnvironment", "StartResponse"]]) -> list[Iterable[bytes]]:
         """Answer requests that came at once."""
         return [self(*call) for call in calls]
 
