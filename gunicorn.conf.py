@@ -7,6 +7,7 @@ verify, on the CPU; one that does there and not on its GPU leaves the new worker
 
 import gc
 import logging
+import math
 import os
 import shutil
 import signal
@@ -137,11 +138,15 @@ def post_worker_init(worker):
     if board:
         accept = worker.accept
 
+        def tell():
+            room = worker.alive and worker.nr_conns < worker.worker_connections
+            board.post(worker.nr_conns if room else math.inf)
+
         def accept_in_turn(listener):
             if board.least_of_others(time.monotonic()) < worker.nr_conns:
                 time.sleep(PATIENCE_SECONDS)  # for those who have fewer to come first
             accept(listener)
-            board.post(worker.nr_conns)
+            tell()
 
         worker.accept = accept_in_turn
 
@@ -166,7 +171,7 @@ def post_worker_init(worker):
         next_look = now + 0.1  # what is done here is not for every request to pay
         service.metrics.set_in_flight(service.in_flight())
         if board:
-            board.post(worker.nr_conns)
+            tell()
         for connection, started in list(since.items()):
             if started < now - settings.max_read_seconds:
                 with suppress(OSError):

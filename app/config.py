@@ -89,7 +89,7 @@ class Config:
     batch_rows: int = setting(
         "TABSERVE_BATCH_ROWS",
         0,
-        "most rows of waiting requests that an engine runs together; 1: each request by itself; not set: 4096 on "
+        "most rows of requests in threads that wait for each other to be run together; 1: none waits; not set: 4096 on "
         "`cuda`, 1 on `cpu`",
     )
     log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")

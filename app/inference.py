@@ -57,7 +57,9 @@ class Inference:
         guest.X = X
         yield
         if guest.y is None:
-            raise guest.failure or RuntimeError("the engine was not run")
+            failure = guest.failure or RuntimeError("the engine was not run")
+            guest.failure = guest.X = None  # which nobody needs any more, while the visit waits to be counted
+            raise failure
         return guest.y
 
     def run(self, guests: Sequence[Visit]) -> None:
@@ -80,6 +82,7 @@ class Inference:
         try:
             y = model.predict(np.concatenate(matrices) if len(matrices) > 1 else matrices[0])
         except Exception as error:
+            _share(time.perf_counter() - started, guests, matrices)
             if len(guests) > 1:
                 for guest in guests:
                     self._run_once([guest])
@@ -90,13 +93,19 @@ class Inference:
                 self._serving.lose_device(error)
             guests[0].failure = error
             return
-        seconds_a_row = (time.perf_counter() - started) / len(y)
+        _share(time.perf_counter() - started, guests, matrices)
         begin = 0
         for guest, X in zip(guests, matrices):
             guest.rows = len(X)
             guest.y = y[begin : begin + guest.rows]
-            guest.engine_seconds = seconds_a_row * guest.rows
             begin += guest.rows
+
+
+def _share(seconds: float, guests: Sequence[Visit], matrices: Sequence[Matrix]) -> None:
+    """Share out the time of a run, by rows."""
+    n_rows = sum(map(len, matrices))
+    for guest, X in zip(guests, matrices):
+        guest.engine_seconds += seconds * len(X) / n_rows
 
 
 def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:

@@ -360,7 +360,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _tell(self) -> None:
-        self._board.post(self.nr_conns if self.alive else math.inf)
+        room = self.alive and self.nr_conns < self.worker_connections
+        self._board.post(self.nr_conns if room else math.inf)
 
     def _idle_seconds(self) -> float:
         return self._keepalive if self.alive else min(self._keepalive, STOP_KEEPALIVE_LINGER)
@@ -522,6 +523,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             replies.append(WholeReply(self.cfg, environ, closes=not (stays and wanted)))
         try:
             answers = self.wsgi.answer_together(self._calls(requests, replies))
+            if len(answers) != len(requests):
+                raise ValueError(f"the application gave {len(answers)} answers to {len(requests)} requests")
         except Exception as error:
             answers = [error] * len(requests)
         for (connection, _), reply, answer in zip(requests, replies, answers):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REQUESTS, ROUNDS = 3_000, 7
+AT_ONCE = 16
 SETTLED_SECONDS = 1.2  # after which the prediction log has what came
 
 
@@ -59,10 +60,12 @@ def main(store: Path) -> None:
         for one in (silent, service, logged):
             one.recorder.start()
         with lines_discarded():
+            at_once: list[float] = []
             for _ in range(ROUNDS):
                 for name, application in all_steps.items():
                     settle = SETTLED_SECONDS if application is logged else 0
-                    taken.setdefault(name, []).append(cpu_seconds(service, application, settle))
+                    taken.setdefault(name, []).append(cpu_seconds(service, application, settle=settle))
+                at_once.append(cpu_seconds(service, service, clients=AT_ONCE))
             for one in (silent, service, logged):
                 one.recorder.close()
     print("| step | CPU, µs a request | together |\n|---|---|---|")
@@ -71,6 +74,8 @@ def main(store: Path) -> None:
         together = statistics.median(found) * 1e6
         print(f"| {name} | {together - before:.1f} | {together:.1f} |")
         before = together
+    together = statistics.median(at_once) * 1e6
+    print(f"\nOf {AT_ONCE} requests that come at once each takes {together:.1f}, its log line included.")
 
 
 def steps(service: Service) -> dict[str, WSGIApplication]:
@@ -113,8 +118,8 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
     }
 
 
-def cpu_seconds(service: Service, application: WSGIApplication, settle: float) -> float:
-    """Return the CPU seconds of a request for one row, its client's included."""
+def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int = 1, settle: float = 0) -> float:
+    """Return the CPU seconds of a request for one row, its client's included; so many come at once, again and again."""
     model = next(iter(service.serving.models.values()))
     row = json.dumps(dict(zip(model.schema.names, model.golden_rows[0].tolist()))).encode()
     head = f"POST /models/{model.name}/predict HTTP/1.1\r\nHost: localhost:8000\r\nUser-Agent: benchmark\r\n"
@@ -122,19 +127,23 @@ def cpu_seconds(service: Service, application: WSGIApplication, settle: float) -
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         worker_of(application, listener) as worker,
-        socket.create_connection(listener.getsockname()) as client,
+        ExitStack() as stack,
     ):
-        worker.turn()  # lets it in
+        connected = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(clients)]
+        while worker.nr_conns < clients:
+            worker.turn()
         gc.collect()
         gc.freeze()  # as gunicorn.conf.py does
         started = time.process_time()
-        for _ in range(REQUESTS):
-            client.sendall(request)
+        for _ in range(REQUESTS // clients):
+            for client in connected:
+                client.sendall(request)
             worker.turn()
-            if not client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n"):
-                raise SystemExit("the service did not answer")
+            for client in connected:
+                if not client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n"):
+                    raise SystemExit("the service did not answer")
         time.sleep(settle)
-        return (time.process_time() - started) / REQUESTS
+        return (time.process_time() - started) / (REQUESTS // clients * clients)
 
 
 @contextmanager
@@ -146,6 +155,8 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
             return True
 
         def answer_together(self, calls: Iterable[Call]) -> list[Any]:
+            if isinstance(application, Service):
+                return application.answer_together(calls)
             return [application(*call) for call in calls]
 
     settings = GunicornConfig()

@@ -138,7 +138,7 @@ def load(folder: Path) -> Artifact:
     if len(rows) == 0 or answers.shape != (len(rows),):
         raise ArtifactError(folder / GOLDEN, f"has {len(rows)} rows and {answers.size} answers", _RESTORE)
     try:
-        vectors = BitVectors(Forest.unpack(files[FOREST])) if FOREST in files else None
+        vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
     except Exception as error:  # whatever numpy raises for arrays that do not fit each other
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     try:

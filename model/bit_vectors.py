@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from model.schema import Matrix
 
 MAX_LEAVES = 64  # of a tree: the bits of the widest integer
 MAX_VECTOR_BYTES = 2**24  # of all vectors: beyond that no cache holds them
+MANY_ROWS = 4_096  # that are always answered by vectors, where there are any: so that the proof asks them
 # Rows times trees; for fewer, to call numpy takes longer than to walk.
 _PAYS_FROM, _PAYS_FROM_A_FEATURE = 2_500, 500
 _LEAVES_A_PIECE = 2**16  # 0.5 MiB of float64, which stays in the cache
@@ -48,6 +51,9 @@ class Forest:
     def unpack(cls, content: bytes) -> Forest:
         """Return what was packed. Raises `ValueError` for what is no forest."""
         try:
+            with ZipFile(io.BytesIO(content)) as members:
+                if any(member.compress_type != ZIP_STORED for member in members.infolist()):
+                    raise ValueError("compressed")  # to any size
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except Exception as error:  # whatever numpy and zipfile raise
@@ -60,18 +66,29 @@ class Forest:
     def fits(self) -> bool:
         """Return whether bit vectors can be made of it, and are small enough to be of use."""
         n_trees, n_leaves = self.leaves.shape
-        return bool(n_leaves <= MAX_LEAVES and len(self.feature) * n_trees * n_leaves / 8 <= MAX_VECTOR_BYTES)
+        if not (n_trees and 0 < n_leaves <= MAX_LEAVES):
+            return False
+        n_vectors = len(self.feature) + len(np.unique(self.feature))
+        return bool(self.leaves.nbytes + n_vectors * n_trees * _word(n_leaves).itemsize <= MAX_VECTOR_BYTES)
+
+
+def _word(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the smallest integer with a bit for each leaf of a tree."""
+    return np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
 
 
 class BitVectors:
     """A forest that fits, as it is asked about rows; for `min_rows` or more that is quicker than to walk."""
 
-    def __init__(self, forest: Forest) -> None:
-        """Make the vectors. Raises `ValueError` for a forest that does not fit, `IndexError` for one that is broken."""
+    def __init__(self, forest: Forest, n_features: int) -> None:
+        """Make the vectors; rows have `n_features`. Raises `ValueError` for a forest that does not fit or is broken."""
         if not forest.fits():
-            raise ValueError("the forest is too large for bit vectors")
+            raise ValueError("the forest has no trees, or is too large for bit vectors")
         n_trees, n_leaves = forest.leaves.shape
-        self._kind = np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
+        for numbers, bound in ((forest.feature, n_features), (forest.tree, n_trees)):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < bound:
+                raise ValueError("a split is of a feature or a tree that there is not")
+        self._kind = _word(n_leaves)
         n_words = -(-n_trees * self._kind.itemsize // 8)
         self._features = []
         for number in np.unique(forest.feature).tolist() or [0]:
@@ -84,8 +101,10 @@ class BitVectors:
             self._features.append((number, edges, vectors))
         self._leaves = forest.leaves.reshape(-1)
         self._first_leaves = np.arange(0, self._leaves.size, n_leaves).reshape(-1, 1)
-        self.min_rows = max(2, (_PAYS_FROM + _PAYS_FROM_A_FEATURE * len(self._features)) // n_trees)
+        self.min_rows = min(MANY_ROWS, max(2, (_PAYS_FROM + _PAYS_FROM_A_FEATURE * len(self._features)) // n_trees))
         self._piece_rows = max(4, _LEAVES_A_PIECE // n_trees)
+        # To get as much memory anew can take several times as long as all the rest: the system hands out empty pages.
+        self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []  # as many as threads ever met
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, of two rows or more."""
@@ -100,9 +119,19 @@ class BitVectors:
         for (_, _, vectors), place in zip(self._features[1:], places[1:]):
             words &= vectors.take(place, axis=0)
         bits = words.view(self._kind)
-        number = np.bitwise_count((bits - self._kind.type(1)) & ~bits).T[: len(self._first_leaves)]  # of the lowest bit
-        worth = self._leaves.take(number + self._first_leaves)  # (n_trees, n_rows)
+        number = np.bitwise_count((bits - self._kind.type(1)) & ~bits)  # of the lowest bit
+        n_trees, n_rows = len(self._first_leaves), len(X)
+        try:
+            buffers = self._spare_buffers.pop()
+        except IndexError:
+            size = n_trees * self._piece_rows
+            buffers = np.empty(size, dtype=np.intp), np.empty(size)
+        place = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
+        worth = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows)
+        np.add(number.T[:n_trees], self._first_leaves, out=place)
+        self._leaves.take(place, out=worth, mode="clip")  # with "raise" numpy makes a buffer of its own
         # Along the axis that is not contiguous numpy adds one after the other; along the other it would add pairwise,
         # which is why one row cannot be asked about.
         y: NDArray[np.float64] = np.add.reduce(worth, axis=0)
+        self._spare_buffers.append(buffers)
         return y

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bit_vectors import BitVectors
+from model.bit_vectors import MANY_ROWS, BitVectors
 from model.schema import Matrix
 
 # From 1.29 on, ONNX Runtime reports what it runs to its maker, in a thread that it starts when it is imported:
@@ -19,8 +19,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 Predict = Callable[[Matrix], NDArray[np.float64]]
-
-_MANY_ROWS = 4_096
 
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
@@ -53,9 +51,9 @@ class Engine:
             self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes share no base but Exception
             raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
-        kind = self._session.get_outputs()[0].type
-        if kind != "tensor(double)":
-            raise ValueError(f"it answers {kind}, and tensor(double) is wanted")
+        kinds = [output.type for output in self._session.get_outputs() if output.name == OUTPUT_NAME]
+        if kinds != ["tensor(double)"]:
+            raise ValueError(f"it answers {', '.join(kinds) or 'nothing'}, and tensor(double) is wanted")
         self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -69,11 +67,11 @@ class Engine:
 def predict_every_way(predict: Predict, X: Matrix) -> NDArray[np.float64]:
     """Return what `predict` answers to each row of `X`, `(n_ways, n_rows)`: alone, beside one other, among thousands.
 
-    Engines have ways of their own for one row, for few and for many.
+    Engines have ways of their own for one row, for few and for many. There has to be a row.
     """
     alone = [predict(X[i : i + 1]) for i in range(len(X))]
     beside = [predict(X[i : i + 2]) for i in range(0, len(X), 2)]
-    among = predict(np.tile(X, (-(-_MANY_ROWS // len(X)), 1)))
+    among = predict(np.tile(X, (-(-MANY_ROWS // len(X)), 1)))
     return np.vstack([np.concatenate(alone), np.concatenate(beside), among.reshape(-1, len(X))])
 
 

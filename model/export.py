@@ -44,7 +44,7 @@ def draft(
     model_schema = describe(table, rows, trained)
     proof = parity.prove(
         trained.predict,
-        Engine(trained.graph, BitVectors(trained.forest) if trained.forest else None).predict,
+        Engine(trained.graph, BitVectors(trained.forest, X.shape[1]) if trained.forest else None).predict,
         schema=model_schema,
         table_rows=X,
         split_rows=trained.split_rows,

@@ -151,12 +151,12 @@ class Schema:
         if not _NUMBERS.issuperset(map(type, cells)):
             return None
         width = len(self.features)
-        if len(cells) == width:  # calling numpy takes longer than to compare the cells of one row
-            (lowest,), (highest,) = self._limits_as_lists
-            if all(map(le, lowest, cells)) and all(map(ge, highest, cells)):
-                return np.array([cells], dtype=np.float64)
-            return None
         try:
+            if len(cells) == width:  # calling numpy takes longer than to compare the cells of one row
+                (lowest,), (highest,) = self._limits_as_lists
+                row = list(map(float, cells))
+                fits = all(map(le, lowest, row)) and all(map(ge, highest, row))
+                return np.array([row]) if fits else None
             matrix = np.array(cells, dtype=np.float64).reshape(-1, width)
         except OverflowError:  # an integer beyond float64
             return None

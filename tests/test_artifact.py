@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from conftest import ROOT, bits, rewrite
 from model import ArtifactError, artifact
@@ -222,6 +224,19 @@ def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> Non
     assert error.reason.startswith("does not run: ")
 
 
+def splits_of(forest: Forest, some: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Return some of the splits, by name."""
+    return {name: getattr(forest, name)[some] for name in ("feature", "threshold", "tree", "excluded")}
+
+
+def compressed(forest: Forest) -> bytes:
+    """Return a packed forest whose arrays are compressed."""
+    file = io.BytesIO()
+    arrays: dict[str, Any] = {**splits_of(forest, forest.tree >= 0), "leaves": forest.leaves}
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -229,8 +244,9 @@ def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> Non
         lambda forest: replace(forest, threshold=np.nextafter(forest.threshold, -np.inf)),
         lambda forest: replace(forest, excluded=forest.excluded * np.uint64(2)),
         lambda forest: replace(forest, feature=forest.feature[::-1].copy()),
+        lambda forest: replace(forest, **splits_of(forest, forest.tree == 1), leaves=forest.leaves[:2] + 1e9),
     ],
-    ids=["leaves", "thresholds", "excluded leaves", "features"],
+    ids=["leaves", "thresholds", "excluded leaves", "features", "one tree"],
 )
 def test_forest_that_answers_otherwise_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
     """A forest that is not the graph's is refused by the golden rows, although every hash is right."""
@@ -252,8 +268,26 @@ def test_forest_that_answers_otherwise_is_refused(folder: Path, change: Callable
         lambda forest: replace(forest, leaves=forest.leaves[0]).pack(),
         lambda forest: replace(forest, leaves=np.zeros((2, 65))).pack(),
         lambda forest: replace(forest, leaves=np.zeros((10**5, 8))).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((10**9, 0))).pack(),
+        lambda forest: replace(forest, feature=forest.feature + np.int32(1)).pack(),
+        lambda forest: replace(forest, feature=forest.feature - np.int32(1)).pack(),
+        compressed,
     ],
-    ids=["empty", "garbage", "ragged", "no such tree", "another type", "no trees", "one tree", "leaves", "memory"],
+    ids=[
+        "empty",
+        "garbage",
+        "ragged",
+        "no such tree",
+        "another type",
+        "no trees",
+        "one tree",
+        "too many leaves",
+        "too many trees",
+        "no leaves",
+        "no such feature",
+        "negative feature",
+        "compressed",
+    ],
 )
 def test_forest_that_is_none_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
     """Bit vectors that cannot be made, or would take too much memory, are refused by name."""
@@ -354,4 +388,9 @@ def test_graph_of_another_precision_is_refused(folder: Path) -> None:
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
 
+    assert refusal(folder).reason == "does not run: it answers tensor(float), and tensor(double) is wanted"
+
+    other = onnx.helper.make_tensor_value_info("double", onnx.TensorProto.DOUBLE, ["n_rows", 1])
+    model.graph.output.insert(0, other)
+    rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
     assert refusal(folder).reason == "does not run: it answers tensor(float), and tensor(double) is wanted"

@@ -36,7 +36,7 @@ def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
 
     assert forest
     assert forest.leaves.shape == (1 + 9, n_leaves)
-    assert np.array_equal(bits(BitVectors(forest).predict(rows)), bits(pipeline.predict(rows)))
+    assert np.array_equal(bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(pipeline.predict(rows)))
 
 
 @pytest.mark.parametrize("n_trees", [1, 6, 7, 8, 399])
@@ -45,7 +45,7 @@ def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
     pipeline, rows = fitted(n_trees)
     forest = gbm.forest(pipeline)
     assert forest
-    vectors, answers = BitVectors(forest), pipeline.predict(rows)
+    vectors, answers = BitVectors(forest, rows.shape[1]), pipeline.predict(rows)
 
     for n_rows in [*range(2, min(350, len(rows))), len(rows)]:
         assert np.array_equal(bits(vectors.predict(rows[-n_rows:])), bits(answers[-n_rows:])), n_rows
@@ -64,7 +64,9 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
     rows = np.where(random.random((n_rows, n_features)) < 0.3, np.resize(X, (n_rows, n_features)), anything)
     rows[0, 0], rows[1, 0] = np.inf, -0.0
 
-    assert np.array_equal(bits(BitVectors(forest).predict(rows)), bits(Engine(gbm.compile(pipeline)).predict(rows)))
+    assert np.array_equal(
+        bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(Engine(gbm.compile(pipeline)).predict(rows))
+    )
 
 
 def test_packing_gives_the_same_forest_and_the_same_bytes() -> None:

@@ -188,7 +188,7 @@ def constant_feature() -> tuple[Matrix, NDArray[np.float64]]:
 def compiled(pipeline: Any) -> Predict:
     """Return what answers for a pipeline when it is served."""
     forest = gbm.forest(pipeline)
-    return Engine(gbm.compile(pipeline), BitVectors(forest) if forest else None).predict
+    return Engine(gbm.compile(pipeline), BitVectors(forest, pipeline.n_features_in_) if forest else None).predict
 
 
 @pytest.mark.parametrize("data", [constant_target, one_row, soon_learnt, constant_feature])

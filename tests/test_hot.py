@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
 from app.config import Route
+from app.errors import OverloadedError
 from app.factory import Service
 from conftest import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
 from model import Artifact, Matrix
@@ -244,6 +246,23 @@ def test_one_run_answers_what_comes_at_once(client: FlaskClient, monkeypatch: py
     runs.clear()
     assert [status[:3] for status, *_ in together(service, [good, bad, good])] == ["200", "500", "200"]
     assert runs == [3, 1, 1, 1]
+
+
+def test_time_of_a_run_that_fails_counts(
+    client: FlaskClient, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited for an engine that failed then took as long as it waited, in the log and in the metrics."""
+
+    def overloaded(self: Artifact, X: Matrix) -> None:
+        time.sleep(0.05)
+        raise OverloadedError("busy")
+
+    monkeypatch.setattr(Artifact, "predict", overloaded)
+    assert client.post("/predict", json=HOUSE).status_code == 503
+    found = series(client.get("/metrics").text)
+
+    assert lines[0]["duration_ms"] >= 50
+    assert value(found, "tabserve_inference_duration_seconds_sum", **MODEL, outcome="failure") >= 0.05
 
 
 def test_model_that_is_not_exact_answers_each_alone(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

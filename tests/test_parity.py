@@ -100,6 +100,15 @@ def test_honest_graph_is_proven(trained: Case) -> None:
     }
 
 
+def test_model_without_splits_is_proven(trained: Case) -> None:
+    """Where there are no rows at splits, as for a network or trees that are one leaf, the others prove it."""
+    none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
+
+    assert none.prove(Engine(trained.graph).predict)["split_rows"] == 0
+    with pytest.raises(ParityError):
+        none.prove(Engine(changed(trained.graph, "leaf_weights", 0, up)).predict)
+
+
 def test_tolerance_is_relative(trained: Case) -> None:
     """With a tolerance an answer may be off by so much of itself, the figures say by how much any is, and 0 stays 0."""
 

@@ -34,6 +34,8 @@ any_cells = (
     | st.integers()
     | st.integers(10**300, HUGE)
     | st.sampled_from([1e30, -1e30, math.nextafter(1e30, math.inf), math.nextafter(-1e30, -math.inf), -HUGE])
+    # Integers that are beyond a limit until they are rounded to it, and the first that is not.
+    | st.sampled_from([int(1e30) + 1, -int(1e30) - 1, 2**1024 - 2**970 - 1, 2**1024 - 2**970])
 )
 tables = st.lists(st.tuples(good_cells, good_cells, good_cells), min_size=1, max_size=5)
 

@@ -919,12 +919,13 @@ def test_request_that_fails_fails_alone(tmp_path: Path) -> None:
     with gunicorn(tmp_path / "g", LOOP) as server:
         some = ask_at_once(server, targets)
         none = ask_at_once(server, [*targets, "/all-fail"])
+        forgotten = ask_at_once(server, [*targets, "/too-few"])
         with server.connect() as one:
             assert ask(one)[0] == 200
 
     assert [status for status, _ in some] == [200, 500, 500, 200]
     assert [some[0][1], some[3][1]] == [large(1), large(2)]
-    assert [status for status, _ in none] == [500] * 5
+    assert [status for status, _ in none + forgotten] == [500] * 10
 
 
 @BOTH

@@ -227,12 +227,14 @@ class Application:
         return "pool" not in environ["PATH_INFO"]
 
     def answer_together(self, came: Iterator[tuple[Environ, Any]]) -> list[Any]:
-        """Answer requests that came at once, and count how many those were; fail for all of them if one says so."""
+        """Answer requests that came at once, and count how many; fail for all, or forget them, if one says so."""
         requests = list(came)
         calls[f"together-{len(requests)}"] += 1
         if any("all-fail" in environ["PATH_INFO"] for environ, _ in requests):
             raise ValueError("no answer to any")
         answers: list[Any] = []
+        if any("too-few" in environ["PATH_INFO"] for environ, _ in requests):
+            return answers
         for environ, start in requests:
             try:
                 answers.append(self(environ, start))
