@@ -5,6 +5,7 @@ overruled by `GUNICORN_CMD_ARGS` or flags. SIGHUP loads the champions again and 
 verify, on the CPU; one that does there and not on its GPU leaves the new worker not ready. SIGTERM drains.
 """
 
+import ctypes
 import gc
 import logging
 import math
@@ -72,6 +73,11 @@ if on_gpu:
 keepalive = 75  # longer than the idle timeout of common load balancers (60 s), so that they close first
 graceful_timeout = 25  # below the 30 s after which Kubernetes and SageMaker kill
 logconfig_dict = LOGGING
+
+# glibc keeps a heap for each thread, as large as the largest request that the thread ever had. Ours take turns anyway.
+if not (on_gpu or "MALLOC_ARENA_MAX" in os.environ):
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
 
 # What is written at run time: metric values that workers share, and gunicorn's control socket.
 _made = None

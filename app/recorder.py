@@ -18,10 +18,10 @@ from app.visit import Visit
 
 _log = logging.getLogger("tabserve")
 
-_INTERVAL_SECONDS = 0.5  # well below any interval at which metrics are scraped
+_INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; what waits takes memory
 # Counting them takes a fraction of a millisecond, for which the others wait.
 _MAX_NOTED = 256
-_MAX_NOTED_ROWS = 20_000  # matrices take memory
+_MAX_NOTED_ROWS = 10_000  # matrices take memory
 _STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard output
 # Of the log, 4 KiB each at most: so many wait for a reader that is slow or gone, and then the oldest are lost.
 _MAX_PIECES = 2_500

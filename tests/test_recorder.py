@@ -192,9 +192,16 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
         assert min(found[name, label] for label in ("below", "above", "missing")) > 0
 
 
+@pytest.fixture
+def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is counted because time has passed."""
+    monkeypatch.setattr("app.recorder._INTERVAL_SECONDS", 60)
+
+
+@pytest.mark.usefixtures("no_interval")
 def test_many_rows_are_counted_by_their_request(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """Less than 20,000 rows wait to be counted; the request that brings more counts them all itself."""
-    X = np.resize(houses.to_numpy(), (9_999, len(COLUMNS)))
+    """Less than 10,000 rows wait to be counted; the request that brings more counts them all itself."""
+    X = np.resize(houses.to_numpy(), (4_999, len(COLUMNS)))
     y = model.predict(X)
     service.recorder.start()
     for number in range(2):
@@ -202,9 +209,10 @@ def test_many_rows_are_counted_by_their_request(service: Service, model: Artifac
     assert n_predictions(counted(service)) == 0
     service.recorder.note(visited("two more", model, X[:2], y[:2]))
 
-    assert n_predictions(counted(service)) == 20_000
+    assert n_predictions(counted(service)) == 10_000
 
 
+@pytest.mark.usefixtures("no_interval")
 def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
     """Less than 256 requests wait to be counted; the one that brings more counts them all itself."""
     X = houses.to_numpy()[:1]
