@@ -4,18 +4,21 @@ Every one is a Flask route. But to find a route, and to make its request and res
 times as long as a prediction: so the paths that are known beforehand are answered before Flask is asked, by the same
 functions, with the same bytes.
 
-What answers is a generator that stops where it needs the engine: so requests that come together are run together.
+What answers says which rows it asks the engine about, and what becomes of their predictions: so requests that come
+together are run together.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import numpy as np
 from flask import Blueprint, Flask, request
+from numpy.typing import NDArray
 
 from app import errors, logs
 from app.errors import Refuse
@@ -23,11 +26,12 @@ from app.inference import Inference
 from app.reply import Reply
 from app.serving import Serving
 from app.visit import Visit, visit
-from model import Artifact
+from model import Artifact, Matrix
 
 View = TypeVar("View", bound=Callable[..., Any])
-Steps = Generator[None, None, Reply]
-Answer = Callable[[WSGIEnvironment, Artifact], Steps]
+Asked = tuple[Matrix, Callable[[NDArray[np.float64]], Reply]]
+"""The rows of a request, `(n_rows, n_features)`, and what makes the reply of their predictions, `(n_rows,)`."""
+Answer = Callable[[WSGIEnvironment, Artifact], Asked]
 Call = tuple[WSGIEnvironment, StartResponse]
 """What a server calls a WSGI application with."""
 
@@ -38,14 +42,14 @@ def add(routes: Blueprint, serving: Serving, inference: Inference, answer: Answe
     `refuse` answers what it raises.
     """
 
-    def begin(environ: WSGIEnvironment, values: Mapping[str, str]) -> Steps:
+    def begin(environ: WSGIEnvironment, values: Mapping[str, str]) -> Asked:
         return answer(environ, serving.get(values.get("name"), values.get("version")))
 
     def view(**values: str) -> Reply:
-        steps = begin(request.environ, values)
-        next(steps)
-        inference.run([visit(request.environ)])
-        return _end(steps)
+        guest = visit(request.environ)
+        guest.X, end = begin(request.environ, values)
+        inference.run([guest])
+        return end(_answers(guest))
 
     view.__doc__ = answer.__doc__
     view.hot = begin, refuse  # type: ignore[attr-defined]
@@ -64,7 +68,7 @@ class HotRoute(NamedTuple):
 
     rule: str
     values: Mapping[str, str]
-    begin: Callable[[WSGIEnvironment, Mapping[str, str]], Steps]
+    begin: Callable[[WSGIEnvironment, Mapping[str, str]], Asked]
     refuse: Refuse
 
 
@@ -100,9 +104,8 @@ class HotRoutes:
             if hot:
                 guest.route = hot.rule
                 try:
-                    steps = hot.begin(environ, hot.values)
-                    next(steps)
-                    waiting.append((place, call, hot, guest, steps))
+                    guest.X, end = hot.begin(environ, hot.values)
+                    waiting.append((place, call, hot, guest, end))
                 except Exception as error:
                     answers[place] = _refused(error, hot, guest)(environ, start_response)
             else:
@@ -114,9 +117,9 @@ class HotRoutes:
             guest.seconds, begun = now - begun, now
         self._inference.run([guest for _, _, _, guest, _ in waiting])
         begun = time.perf_counter()
-        for place, call, hot, guest, steps in waiting:
+        for place, call, hot, guest, end in waiting:
             try:
-                reply = _end(steps)
+                reply = end(_answers(guest))
             except Exception as error:
                 reply = _refused(error, hot, guest)
             answers[place] = reply(*call)
@@ -125,14 +128,13 @@ class HotRoutes:
         return answers
 
 
-def _end(steps: Steps) -> Reply:
-    """Go on with a request after the engine has run; raises what it raises."""
-    try:
-        next(steps)
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
-    raise RuntimeError("a request asks the engine once")
+def _answers(guest: Visit) -> NDArray[np.float64]:
+    """Return what the engine answered to a request, or raise why it did not."""
+    if guest.y is None:
+        failure = guest.failure or RuntimeError("the engine was not run")
+        guest.failure = guest.X = None  # which nobody needs any more, while the visit waits to be counted
+        raise failure
+    return guest.y
 
 
 def _refused(error: Exception, hot: HotRoute, guest: Visit) -> Reply:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 from wsgiref.types import WSGIEnvironment
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app import body
 from app.config import Config
@@ -22,7 +21,7 @@ T = TypeVar("T")
 
 
 class Inference:
-    """What a route that answers predictions does: `decode` the request, then `predict`, in whose middle somebody runs.
+    """What is done for every prediction: `decode` the request, then `run` the engine, for several together.
 
     `in_flight` says how many requests this worker has taken on.
     """
@@ -51,21 +50,10 @@ class Inference:
                 self._metrics.count_rejected(model, n_rows, reason, feature)
             raise
 
-    def predict(self, environ: WSGIEnvironment, X: Matrix) -> Generator[None, None, NDArray[np.float64]]:
-        """Stop for `run`; then return the answers `(n_rows,)` to `X`, `(n_rows, n_features)`, or raise why not."""
-        guest = visit(environ)
-        guest.X = X
-        yield
-        if guest.y is None:
-            failure = guest.failure or RuntimeError("the engine was not run")
-            guest.failure = guest.X = None  # which nobody needs any more, while the visit waits to be counted
-            raise failure
-        return guest.y
-
     def run(self, guests: Sequence[Visit]) -> None:
-        """Run the engine for requests that stopped for it.
+        """Give every visit that has rows its answers, or says why there are none.
 
-        Once for all those of a model that answers to the last bit, where nobody sees who else asked.
+        One run of the engine is for all requests of a model that answers to the last bit: nobody sees who else asked.
         """
         together: dict[int, list[Visit]] = {}
         for guest in guests:

@@ -12,7 +12,9 @@ import re
 from functools import partial
 from wsgiref.types import WSGIEnvironment
 
+import numpy as np
 from flask import Blueprint
+from numpy.typing import NDArray
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
@@ -70,7 +72,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             "MaxPayloadInMB": megabytes,
         }
 
-    def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
+    def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
         kind, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
         if kind == CSV_TYPE:
@@ -78,21 +80,24 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
         else:
             read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
-        prediction = yield from inference.predict(environ, inference.decode(environ, model, read))
-        accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
-        if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
-            lines = "".join(f"{value!r}\n" for value in prediction.tolist())
-            reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
-        else:
-            reply = body.to_json({"predictions": prediction})
-        attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
-        if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
-            reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
-        return reply
+        return inference.decode(environ, model, read), partial(_reply, environ)
 
     hot.add(routes, serving, inference, invocations, refuse, "/invocations")
 
     return routes
+
+
+def _reply(environ: WSGIEnvironment, prediction: NDArray[np.float64]) -> Reply:
+    accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+    if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
+        lines = "".join(f"{value!r}\n" for value in prediction.tolist())
+        reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
+    else:
+        reply = body.to_json({"predictions": prediction})
+    attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
+    if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
+        reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
+    return reply
 
 
 def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from functools import partial
 from wsgiref.types import WSGIEnvironment
 
+import numpy as np
 from flask import Blueprint, request
+from numpy.typing import NDArray
 
 from app import body, errors, hot, tensors
 from app.errors import BodyError
@@ -95,17 +97,20 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
             name, ready = serving.get(name, version).name, not serving.draining
         return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
-    def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
+    def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
         """Answer predictions. Any content type is taken: Triton's client sends none."""
         json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
         asked = inference.decode(environ, model, decode)
-        prediction = yield from inference.predict(environ, asked.rows)
-        content, length = tensors.encode(prediction, model, asked)
-        reply = Reply(content)
-        if length is not None:
-            reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
-        return body.compress(reply, environ)
+
+        def end(prediction: NDArray[np.float64]) -> Reply:
+            content, length = tensors.encode(prediction, model, asked)
+            reply = Reply(content)
+            if length is not None:
+                reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
+            return body.compress(reply, environ)
+
+        return asked.rows, end
 
     hot.add(
         routes, serving, inference, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer"

@@ -31,13 +31,13 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
             "default": serving.default_name,
         }
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
         """Answer in whichever native format the body is."""
         kind, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
         header = csv_header(parameters, unsaid=True)
         decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows, header=header)
-        prediction = yield from inference.predict(environ, inference.decode(environ, model, decode))
-        return payload.encode(prediction, model, request_id=visit(environ).request_id)
+        rows = inference.decode(environ, model, decode)
+        return rows, partial(payload.encode, model=model, request_id=visit(environ).request_id)
 
     hot.add(routes, serving, inference, predict, refuse, "/predict", "/models/<name>/predict")
     return routes

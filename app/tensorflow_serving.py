@@ -44,11 +44,11 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         ready = not serving.draining
         return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
         """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
         read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
         key, rows = inference.decode(environ, model, read)
-        return to_json({key: (yield from inference.predict(environ, rows))})
+        return rows, lambda prediction: to_json({key: prediction})
 
     hot.add(
         routes,

@@ -34,10 +34,10 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         ready = not serving.unready
         return errors.readiness({"ready": ready}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Steps:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
         """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
         rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
-        return to_json({"predictions": (yield from inference.predict(environ, rows))})
+        return rows, lambda prediction: to_json({"predictions": prediction})
 
     if config.aip_health_route:
         routes.add_url_rule(config.aip_health_route, view_func=health)
