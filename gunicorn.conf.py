@@ -8,7 +8,6 @@ verify, on the CPU; one that does there and not on its GPU leaves the new worker
 import ctypes
 import gc
 import logging
-import math
 import os
 import shutil
 import signal
@@ -144,15 +143,11 @@ def post_worker_init(worker):
     if board:
         accept = worker.accept
 
-        def tell():
-            room = worker.alive and worker.nr_conns < worker.worker_connections
-            board.post(worker.nr_conns if room else math.inf)
-
         def accept_in_turn(listener):
             if board.least_of_others(time.monotonic()) < worker.nr_conns:
                 time.sleep(PATIENCE_SECONDS)  # for those who have fewer to come first
             accept(listener)
-            tell()
+            board.post(worker)
 
         worker.accept = accept_in_turn
 
@@ -177,7 +172,7 @@ def post_worker_init(worker):
         next_look = now + 0.1  # what is done here is not for every request to pay
         service.metrics.set_in_flight(service.in_flight())
         if board:
-            tell()
+            board.post(worker)
         for connection, started in list(since.items()):
             if started < now - settings.max_read_seconds:
                 with suppress(OSError):

@@ -195,9 +195,11 @@ class Board:
         places = [*range(first, self._PLACES), *range(first)]
         self._place = next((place for place in places if self._times[place] < now - self._SECONDS), first)
 
-    def post(self, connections: float) -> None:
-        """Say how many there are here, at least every second; infinity where no more are let in."""
-        self._counts[self._place], self._times[self._place] = connections, time.monotonic()
+    def post(self, worker: ThreadWorker) -> None:
+        """Say how many a worker has, at least every second; infinity where it lets no more in."""
+        room = worker.alive and worker.nr_conns < worker.worker_connections
+        self._counts[self._place] = worker.nr_conns if room else math.inf
+        self._times[self._place] = time.monotonic()
 
     def least_of_others(self, now: float) -> float:
         """Return the least number of connections that another living worker has; infinity where there is none."""
@@ -265,7 +267,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         self._max_fields: int = self.cfg.limit_request_fields or _MAX_HEAD_BYTES
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self._board = Board()
-        self._tell()
+        self._board.post(self)
 
     def _can_be_plain(self) -> bool:
         return not (
@@ -293,7 +295,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         if looks:
             self._next_look = now + _TURN_SECONDS
             self.notify()
-            self._tell()
+            self._board.post(self)
         for key, _ in events:
             key.data(key.fileobj)
             self.ready = max(0, self.ready - 1)
@@ -336,7 +338,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 self._accepts_after = now + _TURN_SECONDS
                 return
             self.nr_conns += 1
-            self._tell()
+            self._board.post(self)
             connection = Connection(self.cfg, client, address, listener.getsockname())
             if self._is_quick:
                 self._wait(connection, DEFAULT_WORKER_DATA_TIMEOUT + self._keepalive)
@@ -358,10 +360,6 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 self._wait(conn, self._idle_seconds())
         except Exception:  # of the thread or of the socket: the end of this connection, and of no other
             self._close(conn)
-
-    def _tell(self) -> None:
-        room = self.alive and self.nr_conns < self.worker_connections
-        self._board.post(self.nr_conns if room else math.inf)
 
     def _idle_seconds(self) -> float:
         return self._keepalive if self.alive else min(self._keepalive, STOP_KEEPALIVE_LINGER)
@@ -404,7 +402,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _close(self, connection: Connection) -> None:
         self.nr_conns -= 1
-        self._tell()
+        self._board.post(self)
         connection.close()
 
     # Bytes come and go.
