@@ -279,6 +279,33 @@ def test_run_of_ours(store: Path, tmp_path: Path) -> None:
     assert {(step["load"]["refused"], step["load"]["broken"]) for step in only["steps"]} == {(0, 0)}
 
 
+@pytest.mark.slow
+def test_soak_says_what_came_of_the_traffic(store: Path) -> None:
+    """The soak counts good and hostile requests and states the memory; no good request fails beside hostile ones."""
+    command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "6", "--settle", "3"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "TABSERVE_STORE": str(store)}, capture_output=True, text=True
+    )
+
+    good, hostile, memory = done.stdout.splitlines()
+    counted = re.fullmatch(r"6 s: ([\d,]+) good requests, 0 of them failed", good)
+    assert counted, done.stdout + done.stderr
+    assert int(counted[1].replace(",", "")) > 0
+    assert "no such path: 404 " in hostile
+    found = re.fullmatch(r"memory: ([\d.]+) MiB in the first 3 s, ([\d.]+) MiB at the end: ([+-][\d.]+)% .*", memory)
+    assert found
+    assert done.returncode == (float(found[3]) > 5)
+
+
+def test_soak_refuses_a_time_that_is_too_short() -> None:
+    """A soak that would be over before the first memory figure is refused with both figures."""
+    command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "--settle 60 is not between 0 and --seconds 10" in done.stderr
+
+
 def test_training_is_measured_beside_the_plain_loop() -> None:
     """The training benchmark prints the rows a second of each way, and how many times the plain loop's that is."""
     pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-torch.txt")
