@@ -114,7 +114,9 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     @app.before_request
     def name_route() -> None:
         if request.url_rule:
-            visit(request.environ).route = request.url_rule.rule
+            guest = visit(request.environ)
+            guest.route = request.url_rule.rule
+            guest.is_probe = hasattr(app.view_functions[request.url_rule.endpoint], "probe")
 
     app.hot_routes = HotRoutes(app, app.serving, inference)
     app.wsgi_app = app.door = Door(app.hot_routes.answer, recorder.note)  # type: ignore[method-assign]

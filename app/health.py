@@ -17,13 +17,13 @@ def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Bluepri
     routes = Blueprint("health", __name__)
 
     @routes.get("/livez")
-    @hot.quick
+    @hot.probe
     def livez() -> dict[str, object]:
         """Say that the process serves. Never depends on a model: a restart would not mend one."""
         return {"live": True}
 
     @routes.get("/readyz")
-    @hot.quick
+    @hot.probe
     def readyz() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here: verified models are loaded, and the server is not stopping."""
         reason = serving.unready

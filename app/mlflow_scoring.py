@@ -43,7 +43,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
 
     @routes.get("/ping")
     @routes.get("/health")
-    @hot.quick
+    @hot.probe
     def ping() -> Reply:
         """Say whether requests should be sent here. Raises `NotReadyError`, 503, where they should not."""
         if serving.unready:

@@ -42,13 +42,13 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
         return {"name": "tabserve", "version": VERSION, "extensions": EXTENSIONS}
 
     @routes.get("/health/live")
-    @hot.quick
+    @hot.probe
     def live() -> dict[str, bool]:
         """Say that the process serves."""
         return {"live": True}
 
     @routes.get("/health/ready")
-    @hot.quick
+    @hot.probe
     def ready() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here. Clients look at the status, or read `live` or `ready`."""
         ready = not serving.unready
@@ -89,7 +89,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
 
     @routes.get("/models/<name>/ready")
     @routes.get("/models/<name>/versions/<version>/ready")
-    @hot.quick
+    @hot.probe
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is loaded, and the server is not stopping."""
         ready = name not in serving.asked or name in serving.models

@@ -27,6 +27,11 @@ _STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard out
 _MAX_PIECES = 2_500
 
 
+def is_logged(guest: Visit) -> bool:
+    """Return whether a request is logged: all are but answered probes, which are 50,000 a day from Kubernetes."""
+    return not (guest.is_probe and guest.status == 200)
+
+
 class Recorder:
     """Takes note of requests in one process; `start` and `close` belong to whoever runs the service there.
 
@@ -69,7 +74,7 @@ class Recorder:
             self._noted_rows = 0
             guests = [self._noted.popleft() for _ in range(len(self._noted))]
             if self._write_log:
-                self._pieces.extend(logs.in_pieces(map(logs.request_line, guests)))
+                self._pieces.extend(logs.in_pieces(logs.request_line(guest) for guest in guests if is_logged(guest)))
             if self._writer:
                 for guest in guests:
                     if guest.rows:

@@ -33,7 +33,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
-    @hot.quick
+    @hot.probe
     def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
         model = serving.get(name, version)

@@ -28,7 +28,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     refuse = errors.refusing(errors.message, unfit=400)
     errors.register(routes, refuse)
 
-    @hot.quick
+    @hot.probe
     def health() -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether requests should be sent here."""
         ready = not serving.unready

@@ -21,6 +21,7 @@ class Visit:
     request_id: str
     method: str = ""
     route: str = UNMATCHED
+    is_probe: bool = False  # asks how the service is, and nothing else
     traceparent: str = ""  # as the caller sent it
     model: Artifact | None = None  # that the request is for, also where it is refused
     rows: int = 0  # that were answered

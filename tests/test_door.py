@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
@@ -20,8 +20,10 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.config import Route
+from app.factory import Service
 from app.logs import in_pieces, write
-from conftest import HOUSE, Server, serve
+from conftest import HOUSE, Server, everywhere_client, serve
 
 OWN_ID = re.compile("[0-9a-f]{32}")
 # Numbers and words that are nowhere but in these tests' requests.
@@ -109,7 +111,7 @@ def test_line_of_a_prediction(client: FlaskClient, log_lines: list[dict[str, Any
 @pytest.mark.parametrize(
     ("method", "path", "route", "status"),
     [
-        ("GET", "/livez", "/livez", 200),
+        ("GET", "/models", "/models", 200),
         ("GET", "/nothing/marmalade?quince=1", "unmatched", 404),
         ("POST", "/models/marmalade/predict", "/models/<name>/predict", 404),
         ("MARMALADE-AND-MUCH-MORE-OF-IT", "/", "unmatched", 405),
@@ -123,6 +125,53 @@ def test_line_of_any_request(
 
     assert [(line["method"], line["route"], line["status"]) for line in log_lines] == [(method[:16], route, status)]
     assert "model" not in log_lines[0]
+
+
+PROBES = [
+    "/livez",
+    "/readyz",
+    "/ping",
+    "/health",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/boston-housing/ready",
+    "/v2/models/boston-housing/versions/1/ready",
+    "/v1/models/boston-housing",
+    "/vertex/health",
+]
+
+
+@pytest.mark.parametrize("path", PROBES)
+def test_answered_probe_is_not_logged(store: Path, log_lines: list[dict[str, Any]], path: str) -> None:
+    """A probe that is answered 200 leaves no line: Kubernetes alone asks 52,000 times a day. One that fails does."""
+    client = everywhere_client(store, log_lines.extend)
+    assert client.get(path).status_code == 200
+    assert log_lines == []
+
+    cast(Service, client.application).serving.draining = True
+    failed = client.get(path).status_code
+    assert (failed == 200) == path.endswith(("/livez", "/live"))
+    assert client.post(path).status_code == 405
+    expected = [failed] * (failed != 200) + [405]
+    assert [line["status"] for line in log_lines] == expected
+
+
+def test_probes_are_counted(client: FlaskClient) -> None:
+    """What is not logged is counted all the same."""
+    for _ in range(3):
+        client.get("/livez")
+
+    assert 'http_requests_total{method="GET",route="/livez",status="200"} 3.0' in client.get("/metrics").text
+
+
+def test_prediction_at_the_path_of_a_probe(store: Path, log_lines: list[dict[str, Any]]) -> None:
+    """Where Vertex AI names one path for both, a prediction is logged and an answered probe is not."""
+    one = Route("/both")
+    client = everywhere_client(store, log_lines.extend, aip_health_route=one, aip_predict_route=one)
+    assert client.get("/both").status_code == 200
+    assert client.post("/both", json={"instances": [list(HOUSE.values())]}).status_code == 200
+
+    assert [(line["method"], line["status"]) for line in log_lines] == [("POST", 200)]
 
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
