@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from logging.config import dictConfig
@@ -22,6 +23,7 @@ from pathlib import Path
 from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.metrics import take_slot, use_worker_slots
+from app.store_watch import watch
 from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker
 from model import ModelError
 
@@ -93,9 +95,21 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Bound the wait for a client's next bytes; keep the collector from copying the pages that workers share."""
+    """Bound the wait for a client's next bytes; keep the collector from copying the pages that workers share.
+
+    While models cannot be loaded, watch the store: what is put right is loaded as after SIGHUP.
+    """
     for listener in server.LISTENERS:  # connections inherit the bound from the socket that accepts them
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
+
+    def seen_before_failure():
+        serving = server.app.callable.serving  # another one after a reload
+        return serving.seen if serving.problems else None
+
+    def load_again():
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=watch, args=(settings.store, seen_before_failure, load_again), daemon=True).start()
     gc.collect()
     gc.freeze()
 
@@ -190,19 +204,19 @@ def worker_exit(server, worker):
 
 
 def on_reload(server):
-    """Load the models again for the new workers, unless they do not verify."""
+    """Load the models again for the new workers; keep those that are served if the new ones do not verify."""
     fresh = None
     try:
         fresh = server.app.load()
         reason = "; ".join(fresh.serving.problems)
     except Exception as error:  # whatever it is, the server goes on with what it has
         reason = repr(error)
-    if reason:
-        server.log.error("the models are not loaded again: %s", reason)
-        if fresh:
-            server.app.callable.serving.golden |= fresh.serving.golden
-    else:
+    if fresh and not (reason and server.app.callable.serving.models):
         server.app.callable = fresh
+        return
+    server.log.error("the models are not loaded again: %s", reason)
+    if fresh:
+        server.app.callable.serving.golden |= fresh.serving.golden
 
 
 def on_exit(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from app.batching import Batcher
 from app.errors import NotReadyError
+from app.store_watch import Fingerprint, fingerprint
 from model import Artifact, DeviceError, GoldenRowsError, Matrix, ModelError, NotInStoreError, Predictor, Store
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Serving:
 
     `asked` holds the names of all models that were asked for, the default first. `golden` says of each version that
     was tried whether its golden rows came out as in training. `draining` is set when the server
-    was told to stop: it goes on answering, and says that it is not ready. `device` runs the models that have a network,
+    was told to stop: it goes on answering, and says that it is not ready. `seen` is the store before it was
+    loaded. `device` runs the models that have a network,
     once `open` was called, and `usage` says how full and busy it is.
     """
 
@@ -39,6 +42,7 @@ class Serving:
     problems: tuple[str, ...] = ()
     golden: dict[tuple[str, int], bool] = field(default_factory=dict)
     draining: bool = False
+    seen: Fingerprint = frozenset()
     device: str = "cpu"
     max_batch_rows: int = 1
     is_open: bool = True
@@ -144,12 +148,23 @@ def _has_network(model: Artifact) -> bool:
     return "network" in model.manifest
 
 
+def _said(error: Exception, store: Path) -> str:
+    """Return what is wrong with a store or a model: where it cannot be read, what, why, and by which user."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return (
+        f"the store {store} cannot be read: {error.filename or store}: {error.strerror or error}; "
+        f"make it readable for user {os.geteuid()} or group {os.getegid()}"
+    )
+
+
 def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_batch_rows: int = 1) -> Serving:
     """Load and verify the models that are asked for, or every model of the store; on the CPU, whatever the device.
 
     A model that cannot be loaded is left out and said why: the process lives on, is not ready, and its
     liveness does not depend on it.
     """
+    seen = fingerprint(store)
     shelf = Store(store)
     models: dict[str, Artifact] = {}
     problems: list[str] = []
@@ -158,14 +173,14 @@ def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_bat
     try:
         asked = asked or shelf.names()
     except (ModelError, OSError) as error:
-        problems.append(str(error))
+        problems.append(_said(error, store))
     if not (asked or problems):
         problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")
     for reference in asked:
         try:
             model = shelf.load(reference)
         except (ModelError, OSError) as error:
-            problems.append(str(error))
+            problems.append(_said(error, store))
             if isinstance(error, GoldenRowsError):
                 golden[error.name, error.version] = False
             continue
@@ -181,6 +196,7 @@ def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_bat
         asked=tuple(reference.partition("@")[0] for reference in asked),
         problems=tuple(problems),
         golden=golden,
+        seen=seen,
         device=device,
         max_batch_rows=max_batch_rows,
         is_open=device == "cpu",

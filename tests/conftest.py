@@ -188,10 +188,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) -> Iterator[Server]:
+def serve(
+    store: Path, folder: Path, *, wait: str = "/readyz", prefix: Sequence[str] = (), **settings: str
+) -> Iterator[Server]:
     """Run gunicorn as `make run` does, on a free port, until the block ends; `wait` for a path to answer 200.
 
     `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
+    `prefix` is a command that runs the server.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -199,7 +202,7 @@ def serve(store: Path, folder: Path, *, wait: str = "/readyz", **settings: str) 
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
     environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"
-    command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
+    command = [*prefix, str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=err)
     server = Server(f"http://127.0.0.1:{port}", process, stdout, stderr)

@@ -1,0 +1,59 @@
+"""Notices that a store has changed while its models could not be loaded: a repaired store needs no new process.
+
+Knows nothing of models. It looks at names, sizes, times and permissions, and has the server load again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+_log = logging.getLogger("tabserve")
+
+Fingerprint = frozenset[tuple[object, ...]]
+
+_INTERVAL_SECONDS = 1.0
+_MAX_FILES = 10_000  # an artifact has about a dozen; a store that is named by mistake may be a whole disk
+
+
+def fingerprint(store: Path) -> Fingerprint:
+    """Return what can be seen of a store without reading a file: another after any change, of permissions too."""
+    seen: list[tuple[object, ...]] = [_look(str(store))]
+    folders = os.walk(store, onerror=lambda error: seen.append((error.filename, error.errno)))
+    paths = (os.path.join(folder, name) for folder, inner, files in folders for name in (*inner, *files))
+    seen.extend(_look(path) for path in islice(paths, _MAX_FILES))
+    return frozenset(seen)
+
+
+def _look(path: str) -> tuple[object, ...]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return path, error.errno
+    readable = os.access(path, os.R_OK)  # permissions may change with no trace on the file: by a mount, for example
+    return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, readable
+
+
+def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Callable[[], object]) -> None:
+    """Call `load_again` whenever the store has changed after a load that failed, and stays as it is; never returns.
+
+    `failed` returns the store's fingerprint from before that load, or None if nothing failed. What was tried once is
+    not tried again until it changes, so that a broken artifact is not verified in a loop.
+    """
+    tried = last = None
+    while True:
+        time.sleep(_INTERVAL_SECONDS)
+        before = failed()
+        if before is None:
+            last = None
+            continue
+        now = fingerprint(store)
+        if now == last and now not in (before, tried):  # a store that still changes is being written
+            tried = now
+            _log.info("the store %s has changed: its models are loaded again", store)
+            load_again()
+        last = now
