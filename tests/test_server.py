@@ -348,6 +348,18 @@ def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
     assert set(statuses) == {200}
 
 
+def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
+    """A model that is new in the store is answered after SIGHUP, and not before: as the README says."""
+    with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server:
+        Store(own_store).add("other", read_draft(own_store / NAME / "1"))
+        url = f"{server.url}/models/other/predict"
+        assert requests.post(url, json=HOUSE, timeout=10).status_code == 404
+        reload(server)
+
+        assert {requests.post(url, json=HOUSE, timeout=10).status_code for _ in range(10)} == {200}
+        assert requests.get(f"{server.url}/readyz", timeout=10).json()["models"] == {NAME: 1, "other": 1}
+
+
 def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     """SIGHUP with a champion that does not verify keeps the old one, ready, and the log names the damaged file."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
