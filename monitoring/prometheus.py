@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -15,6 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from monitoring import rules
+
+_POLL_SECONDS = 0.1
 
 MISSING = (
     "prometheus is not installed: apt-get install prometheus (Debian, Ubuntu), or see https://prometheus.io/download; "
@@ -47,14 +52,29 @@ def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        print(
-            f"Prometheus watches {', '.join(urls)}; stop it with Ctrl-C.\n"
-            f"  targets  http://localhost:{port}/targets\n"
-            f"  alerts   http://localhost:{port}/alerts\n"
-            f"  drift    http://localhost:{port}/graph?g0.expr=tabserve:feature_drift:ratio&g0.tab=0&g0.range_input=1h",
-            flush=True,
-        )
+        while process.poll() is None and _status(port, "/-/ready") != 200:
+            time.sleep(_POLL_SECONDS)
+        if process.poll() is None:
+            # Debian's Prometheus has the pages of old in place of those that are built with Node.
+            pages = f"http://localhost:{port}" + ("" if _status(port, "/targets") == 200 else "/classic")
+            print(
+                f"Prometheus watches {', '.join(urls)}; stop it with Ctrl-C.\n"
+                f"  targets  {pages}/targets\n"
+                f"  alerts   {pages}/alerts\n"
+                f"  drift    {pages}/graph?g0.expr=tabserve:feature_drift:ratio&g0.tab=0&g0.range_input=1h",
+                flush=True,
+            )
         return process.wait()
+
+
+def _status(port: int, path: str) -> int:
+    """Return the status that Prometheus answers a path with, or 0 if it does not answer."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=_POLL_SECONDS * 10)) as connection:
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return 0
 
 
 def write(folder: Path, urls: Sequence[str], *, window: str, hold: str, interval: str) -> None:

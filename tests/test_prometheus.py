@@ -256,7 +256,7 @@ def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
 
 
 def test_make_monitor(server: Server, tmp_path: Path) -> None:
-    """`make monitor` says where to look, watches the server, takes every rule, and leaves nothing behind."""
+    """`make monitor` shows links that work, watches the server, takes every rule, and leaves nothing behind."""
     port = free_port()
     asked = [f"URL={server.url}", f"MONITOR_PORT={port}", "ARGS=--interval 1s"]
     shown = subprocess.run(
@@ -274,6 +274,8 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
     try:
         assert process.stdout
         said = [process.stdout.readline() for _ in range(4)]
+        links = [line.split()[1] for line in said[1:]]
+        pages = [requests.get(link, timeout=10) for link in links]
         prometheus = Prometheus(port)
         prometheus.wait_for('up{job="tabserve"} == 1')
         wait_until(lambda: "unknown" not in str(prometheus.get("rules")))  # as long as a rule was not evaluated
@@ -284,7 +286,9 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
         rest, _ = process.communicate(timeout=60)
 
     assert server.url in said[0]
-    assert all(f"http://localhost:{port}/" in line for line in said[1:])
+    assert all(link.startswith(f"http://localhost:{port}/") for link in links)
+    assert [page.status_code for page in pages] == [200, 200, 200]
+    assert all("html" in page.headers["Content-Type"] for page in pages)
     assert {group["name"] for group in groups} == {group["name"] for group in rules.groups()}
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
     assert process.returncode == 0
