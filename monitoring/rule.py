@@ -6,6 +6,9 @@ from typing import Any
 
 Rule = dict[str, Any]
 
+# Where docs/runbooks/ is to be read: yours, since whoever is called needs a link that opens.
+RUNBOOKS = "https://tabserve.example.com/runbooks"
+
 # What a model's figures are summed by: pods are left out, and labels that a Prometheus does not set stay empty.
 VERSION = "namespace, job, model, version"
 FEATURE = f"{VERSION}, feature"
@@ -26,5 +29,5 @@ def alert(name: str, expr: str, *, hold: str, severity: str, summary: str, descr
         "expr": expr,
         "for": hold,
         "labels": {"severity": severity},
-        "annotations": {"summary": summary, "description": description, "runbook": f"docs/runbooks/{name}.md"},
+        "annotations": {"summary": summary, "description": description, "runbook_url": f"{RUNBOOKS}/{name}.md"},
     }

@@ -141,7 +141,7 @@ def outages() -> list[Rule]:
             description="{{ $value | humanize }} attempts of the last 2m failed. Rows wait, until they are too many.",
         ),
         alert(
-            "TabservePredictionLogFails",
+            "TabservePredictionLogLosesRows",
             f"sum by ({SERVICE}, reason)\n"
             '  (increase(tabserve_prediction_log_dropped_rows_total{job="tabserve", reason!="repeated"}[10m])) > 0',
             hold="0s",  # what is dropped does not come back
