@@ -101,7 +101,8 @@ class LogWriter:
             self._failing = False
 
     def _write(self) -> None:
-        while batch := self._next_batch():
+        # In one call, since others add to the queue between any two.
+        while batch := list(self._waiting)[:_REQUESTS_A_WRITE]:
             try:
                 self._write_requests(batch)
             except RefusedRowsError:  # those that it is for, alone
@@ -113,22 +114,14 @@ class LogWriter:
                         self._take(1)
                         self._metrics.count_dropped(guest.rows, "refused")
 
-    def _next_batch(self) -> list[Visit]:
-        """Return what has waited longest, up to an id that comes again: the log is to know the first by then."""
-        batch: dict[str, Visit] = {}
-        waiting = list(self._waiting)  # in one call, since others add to the queue between any two
-        for guest in waiting[:_REQUESTS_A_WRITE]:
-            if guest.request_id in batch:
-                break
-            batch[guest.request_id] = guest
-        return list(batch.values())
-
     def _write_requests(self, batch: Sequence[Visit]) -> None:
-        rows = [row for guest in batch for row in self._rows(guest)]
-        written = self._log.write(rows)
+        first: dict[str, Visit] = {}
+        for guest in batch:
+            first.setdefault(guest.request_id, guest)
+        written = self._log.write([row for guest in first.values() for row in self._rows(guest)])
         self._take(len(batch))
         self._metrics.count_logged(written)
-        self._metrics.count_dropped(len(rows) - written, "repeated")
+        self._metrics.count_dropped(sum(guest.rows for guest in batch) - written, "repeated")
 
     def _take(self, requests: int) -> None:
         """Take requests from the queue: only now, since what was not written is tried again."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -177,6 +178,7 @@ class PredictionLog:
             for some in _slices(ids, _KEYS_A_QUERY):
                 there.update(connection.scalars(select(table.request_id).where(table.request_id.in_(some)).distinct()))
             fresh = [row for row in rows if row["request_id"] not in there]
+            fresh.sort(key=itemgetter("request_id"))  # in one order, so that no two transactions wait for each other
             for part in _slices(fresh, _ROWS_A_STATEMENT):
                 written += connection.execute(self._insert, part).rowcount
         return written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -439,6 +440,32 @@ def test_same_id_twice(store: Path, tmp_path: Path, houses: pd.DataFrame, url: s
         assert server.terminate() == 0
         told = server.stdout.read_text() + server.stderr.read_text()
         assert not [number for row in X for number in row if str(number) in told]
+
+
+def test_one_id_many_times_holds_up_no_other(store: Path, tmp_path: Path) -> None:
+    """Thousands of requests under one id do not keep the rows of the others from the log, not even at the end."""
+    path, n = tmp_path / "log.db", 20_000
+    body = json.dumps(HOUSE).encode()
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    ids = [f"other-{number}" if number % 1_000 == 0 else "again" for number in range(n)]
+    sent = b"".join(head + f"X-Request-Id: {each}\r\n\r\n".encode() + body for each in ids)
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_PREDICTION_LOG=f"sqlite:///{path}") as server:
+        address = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=60) as client:
+            sender = threading.Thread(target=client.sendall, args=[sent])
+            sender.start()
+            answered, rest = 0, b""
+            while answered < n:
+                got = client.recv(2**20)
+                assert got
+                rest += got
+                answered += rest.count(b"HTTP/1.1 200")
+                rest = rest[-11:]  # less than what is counted
+            sender.join()
+        assert server.terminate() == 0
+
+        assert logged_ids(path) == Counter(set(ids))
+        assert "were not logged" not in server.stderr.read_text()
 
 
 def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:

@@ -382,6 +382,32 @@ def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
     assert not errors
 
 
+def test_same_ids_in_any_order_at_once(url: str, log: PredictionLog) -> None:
+    """Processes that write the same ids in opposite orders at the same time do not wait for each other for ever."""
+    log.write([])
+    errors: list[Exception] = []
+    written: list[int] = []
+
+    def add(step: int) -> None:
+        other = PredictionLog(url)
+        try:
+            for turn in range(5):
+                batch = [row for i in range(300)[::step] for row in rows(f"{turn}-{i}", [0.0])]
+                written.append(other.write(batch))
+        except Exception as error:
+            errors.append(error)
+        finally:
+            other.close()
+
+    threads = [threading.Thread(target=add, args=[step]) for step in (1, -1, 1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sum(written) == len(numbers(log)) == 5 * 300
+
+
 def test_dropped_table_is_made_again(url: str, log: PredictionLog, request: pytest.FixtureRequest) -> None:
     """When the table is gone the first use says so, and the next makes it again."""
     log.write(rows("a", [1.0]))
