@@ -46,7 +46,9 @@ try:
         except ModelError as error:
             raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
     vertex_port = os.environ.get("AIP_HTTP_PORT", "")
-    if vertex_port and not (vertex_port.isascii() and vertex_port.isdecimal()):
+    if vertex_port and not (
+        vertex_port.isascii() and vertex_port.isdecimal() and len(vertex_port) < 6 and int(vertex_port) < 2**16
+    ):
         raise ConfigError(f"AIP_HTTP_PORT is {vertex_port!r}, not a port")
 except ConfigError as error:
     dictConfig(LOGGING)

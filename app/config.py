@@ -13,6 +13,13 @@ from typing import Any
 
 PREFIX = "TABSERVE_"
 
+# Far beyond use, and within what dates, files and buffers can hold.
+_MOST_BYTES = 2**30
+_MOST_ROWS = 1_000_000
+_MOST_REQUESTS = 1_000_000
+_MOST_SECONDS = 86_400
+_MOST_DAYS = 36_500
+
 # More than small requests ever bring, as one of them takes a thread: large ones are run together until then.
 _CUDA_BATCH_ROWS = 4_096
 
@@ -48,9 +55,9 @@ _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
-def setting(name: str, default: Any, help_text: str) -> Any:
-    """Return a dataclass field that is read from the variable `name`, of the default's type."""
-    return field(default=default, metadata={"name": name, "help": help_text})
+def setting(name: str, default: Any, help_text: str, *, most: int = 0) -> Any:
+    """Return a dataclass field that is read from the variable `name`, of its type; a number is 1 to `most`."""
+    return field(default=default, metadata={"name": name, "help": help_text, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +74,22 @@ class Config:
         "`/predict`; empty: every model of the store, in alphabetical order",
     )
     max_body_bytes: int = setting(
-        "TABSERVE_MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413"
+        "TABSERVE_MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413", most=_MOST_BYTES
     )
-    max_rows: int = setting("TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413")
+    max_rows: int = setting(
+        "TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413", most=_MOST_ROWS
+    )
     max_in_flight: int = setting(
         "TABSERVE_MAX_IN_FLIGHT",
         512,
         "most requests that one worker answers or keeps waiting; a prediction beyond that is answered 503",
+        most=_MOST_REQUESTS,
     )
     max_read_seconds: int = setting(
         "TABSERVE_MAX_READ_SECONDS",
         30,
         "longest time that a client may take to send a request; one that is not whole by then is answered 400",
+        most=_MOST_SECONDS,
     )
     device: Device = setting(
         "TABSERVE_DEVICE",
@@ -91,6 +102,7 @@ class Config:
         0,
         "most rows of requests in threads that wait for each other to be run together; 1: none waits; not set: 4096 on "
         "`cuda`, 1 on `cpu`",
+        most=_MOST_ROWS,
     )
     log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")
     prediction_log: DatabaseURL = setting(
@@ -104,10 +116,16 @@ class Config:
     )
     prediction_log_features: bool = setting("TABSERVE_PREDICTION_LOG_FEATURES", False, "log the features' values, too")
     prediction_log_days: int = setting(
-        "TABSERVE_PREDICTION_LOG_DAYS", 30, "days after which a prediction is removed from the log with its true value"
+        "TABSERVE_PREDICTION_LOG_DAYS",
+        30,
+        "days after which a prediction is removed from the log with its true value",
+        most=_MOST_DAYS,
     )
     live_error_days: int = setting(
-        "TABSERVE_LIVE_ERROR_DAYS", 7, "days back to which true values count in the live error, by when they came"
+        "TABSERVE_LIVE_ERROR_DAYS",
+        7,
+        "days back to which true values count in the live error, by when they came",
+        most=_MOST_DAYS,
     )
     aip_health_route: Route = setting("AIP_HEALTH_ROUTE", Route(""), "path at which Vertex AI asks for readiness")
     aip_predict_route: Route = setting(
@@ -131,7 +149,7 @@ class Config:
                 continue
             item = by_name[name]
             try:
-                values[item.name] = _parse(text, item.default)
+                values[item.name] = _parse(text, item.default, most=item.metadata["most"])
             except ValueError as error:
                 told = "" if isinstance(item.default, DatabaseURL) else f"{text!r}, "
                 mistakes.append(f"{name} is {told}{error}")
@@ -140,15 +158,16 @@ class Config:
         return cls(**values)
 
 
-def _parse(text: str, default: Any) -> Any:
+def _parse(text: str, default: Any, *, most: int) -> Any:
     """Return `text` as a value of the default's type; raise `ValueError` that says what it is not."""
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError("neither true nor false")
         return text.lower() == "true"
     if isinstance(default, int):
-        if not text.isascii() or not text.isdecimal() or int(text) < 1:
-            raise ValueError("not a whole number from 1")
+        # By its length first: of thousands of digits Python makes no number.
+        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= most:
+            raise ValueError(f"not a whole number from 1 to {most}")
         return int(text)
     if isinstance(default, Share):
         if not re.fullmatch(r"[01]|[01]?\.[0-9]+", text) or float(text) > 1:

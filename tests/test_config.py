@@ -116,9 +116,22 @@ def test_number_that_is_none(text: str) -> None:
     """A number is written in plain digits and is at least 1; the message says what was found and what is wanted."""
     message = mistakes({"TABSERVE_MAX_ROWS": text})
 
-    assert message.startswith(f"TABSERVE_MAX_ROWS is {text!r}, ")
-    if len(text) < 10:
-        assert message.endswith("not a whole number from 1")
+    assert message == f"TABSERVE_MAX_ROWS is {text!r}, not a whole number from 1 to 1000000"
+
+
+NUMBERS = [item.metadata["name"] for item in fields(Config) if type(item.default) is int]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["9" * 16, "1" + "0" * 30, "9" * 5_000])
+def test_number_that_is_too_large(name: str, text: str) -> None:
+    """Every number has an upper bound, which the message names; the bound itself is taken."""
+    message = mistakes({name: text})
+
+    start, _, most = message.rpartition(" ")
+    assert start == f"{name} is {text!r}, not a whole number from 1 to"
+    assert Config.from_environ({name: most}) != Config()
+    assert mistakes({name: str(int(most) + 1)}).endswith(f"from 1 to {most}")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -360,6 +361,23 @@ def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
     app.recorder.start()
     wait_until(lambda: set(logged_ids(tmp_path / "log.db")) == {"young"})
     app.recorder.close()
+
+
+def test_longest_days(store: Path, url: str) -> None:
+    """With the days at their upper bounds predictions are kept, feedback is taken and live errors are computed."""
+    most = {item.name: item.metadata["most"] for item in fields(Config) if item.name.endswith("_days")}
+    app = create_app(Config(store=store, prediction_log=DatabaseURL(url), **most))
+    client = app.test_client()
+    app.recorder.start()
+    request_id = client.post("/predict", json=HOUSE).headers["X-Request-Id"]
+    feedback = client.post("/feedback", json={"request_id": request_id, "truth": 24.0})
+    app.recorder.close()
+
+    assert len(most) == 2
+    assert (feedback.status_code, feedback.json["accepted"]) == (200, 1)  # type: ignore[index]
+    with opened(url) as log:
+        assert [each.rows for each in log.live_errors(since=LONG_AGO)] == [1]
+    assert value(series(client.get("/metrics").text), "tabserve_prediction_log_failures_total") == 0
 
 
 @pytest.mark.slow

@@ -458,10 +458,12 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
         ({"WEB_CONCURRENCY": "0"}, ["WEB_CONCURRENCY is 0"]),
         ({"WEB_CONCURRENCY": "2", "TABSERVE_DEVICE": "cuda"}, ["WEB_CONCURRENCY is 2", "one worker has the GPU"]),
         ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
+        ({"TABSERVE_PREDICTION_LOG_DAYS": "1000000"}, ["TABSERVE_PREDICTION_LOG_DAYS is '1000000'", "to 36500"]),
+        ({"AIP_HTTP_PORT": "65536"}, ["AIP_HTTP_PORT is '65536', not a port"]),
         ({"TABSERVE_PREDICTION_LOG": "postgresql://u:secret/1@h:abc/x"}, ["TABSERVE_PREDICTION_LOG: "]),
         ({"TABSERVE_PREDICTION_LOG": "sqlite:///:memory:"}, ["TABSERVE_PREDICTION_LOG: "]),
     ],
-    ids=["one", "no worker", "two workers on a GPU", "two", "no URL", "no file"],
+    ids=["one", "no worker", "two workers on a GPU", "two", "too many days", "no port", "no URL", "no file"],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
     """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
