@@ -6,8 +6,8 @@ only where it keeps a log.
 
 from __future__ import annotations
 
-import sqlite3
-import time
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from enum import StrEnum
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -48,9 +47,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
+from model import sqlite_file
 from model.errors import ModelError, PredictionLogError, RefusedRowsError
+from model.sqlite_file import SQLiteFile
 
 T = TypeVar("T")
+
+_log = logging.getLogger("tabserve.prediction_log")
 
 # Longer than any answer takes that is worth waiting for; a database that hangs must not hold a thread for ever.
 _TIMEOUT_SECONDS = 5
@@ -129,7 +132,9 @@ class PredictionLog:
                 address = address.set(drivername="sqlite+pysqlite")
                 options: dict[str, Any] = {"timeout": _TIMEOUT_SECONDS}
                 if read_only:
-                    creator["creator"] = _open_sqlite_to_read(Path(address.database or ""))
+                    creator["creator"] = sqlite_file.opening_to_read(
+                        Path(address.database or ""), timeout_seconds=_TIMEOUT_SECONDS
+                    )
             elif kind == "postgresql":
                 address = address.set(drivername="postgresql+psycopg")
                 longest = _READ_TIMEOUT_SECONDS if read_only else _TIMEOUT_SECONDS
@@ -156,13 +161,16 @@ class PredictionLog:
             **creator,
         )
         if kind == "sqlite" and not read_only:
-            event.listen(self._engine, "connect", _set_up_sqlite)
+            event.listen(self._engine, "connect", sqlite_file.setting_up(timeout_seconds=_TIMEOUT_SECONDS))
         if kind == "postgresql":
             from model.postgresql import connector  # here, since SQLite needs none of it
 
             event.listen(self._engine, "do_connect", connector(patience_seconds=longest + 1))  # the server first
+        self._is_sqlite = kind == "sqlite"
         self._read_only = read_only
         self._ready = False
+        self._file: SQLiteFile | None = None  # that was opened to be written
+        self._leaving = threading.Lock()
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add rows of the table; return how many.
@@ -173,7 +181,7 @@ class PredictionLog:
         table = _predictions.c
         ids = list(dict.fromkeys(row["request_id"] for row in rows))
         written = 0
-        with self._begin() as connection:
+        with self._begin(to_write=True) as connection:
             there: set[str] = set()
             for some in _slices(ids, _KEYS_A_QUERY):
                 there.update(connection.scalars(select(table.request_id).where(table.request_id.in_(some)).distinct()))
@@ -192,7 +200,7 @@ class PredictionLog:
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
         outcomes, changes = [], {}
-        with self._begin() as connection:
+        with self._begin(to_write=True) as connection:
             known: dict[tuple[str, int], float | None] = {}
             for some in _slices(keys, _KEYS_A_QUERY):
                 these = tuple_(table.request_id, table.row).in_(some)
@@ -273,27 +281,47 @@ class PredictionLog:
 
     def prune(self, *, before: datetime) -> int:
         """Remove predictions older than a time, with their truths; return how many."""
-        with self._begin() as connection:
+        with self._begin(to_write=True) as connection:
             return connection.execute(delete(_predictions).where(_predictions.c.time < before)).rowcount
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
+    def _begin_anew(self, gone: SQLiteFile) -> None:
+        """Leave a file that was removed or replaced, for the one that has its name now."""
+        with self._leaving:
+            if self._file is not gone:  # another thread was here
+                return
+            _log.warning("the file of the prediction log was removed or replaced; the log is begun anew")
+            gone.remove_beside()  # while our connections keep their inodes from being given to new files
+            self._ready, self._file = False, None
+            self._engine.dispose()
+
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        """Run a transaction, in a database that has the table."""
+    def _begin(self, *, to_write: bool = False) -> Iterator[Connection]:
+        """Run a transaction, in a database that has the table; what is written is in the file that has the name."""
         try:
+            file = self._file
+            if file and not file.is_there():
+                self._begin_anew(file)
             if not self._ready:
                 if not self._read_only:
                     with self._engine.begin() as connection:
                         connection.exec_driver_sql(self._lock)
                         _tables.create_all(connection)
+                        if self._is_sqlite:
+                            self._file = SQLiteFile(_executing(connection))
                 elif not inspect(self._engine).has_table(_predictions.name):
                     raise PredictionLogError("no prediction log is in this database: no server has kept one there")
                 self._ready = True
+            file = self._file  # another thread may begin anew meanwhile
             with self._engine.begin() as connection:
+                if file and to_write:
+                    file.bound_wal(_executing(connection))
                 yield connection
+            if file and to_write and not file.is_there():
+                raise PredictionLogError("the file of the prediction log was removed or replaced while it was written")
         except SQLAlchemyError as error:
             self._ready = False  # the database may come back without the table
             cause = getattr(error, "orig", None) or error
@@ -305,38 +333,14 @@ class PredictionLog:
             raise PredictionLogError(f"the prediction log cannot be used: {told}") from None
 
 
+def _executing(connection: Connection) -> Callable[[str], Any]:
+    """Return what runs a statement and returns its first row."""
+    return lambda statement: connection.exec_driver_sql(statement).first()
+
+
 def _slices(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
     """Yield a sequence in parts of at most `length`."""
     return (items[start : start + length] for start in range(0, len(items), length))
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:
-    """Let several processes write: readers do not wait, and a commit waits for no disk but at a checkpoint."""
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as error:  # unlike every other statement this one does not wait for a lock
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _open_sqlite_to_read(path: Path) -> Callable[[], sqlite3.Connection]:
-    """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
-    if not path.is_file():
-        raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server keeps")
-    # Not "ro": that leaves its -wal and -shm files behind, which nobody else may be allowed to remove.
-    address = f"file:{quote(str(path.absolute()))}?mode=rw"
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(address, timeout=_TIMEOUT_SECONDS, uri=True, check_same_thread=False)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-
-    return connect
 
 
 def _naive_utc(moment: datetime) -> datetime:

@@ -536,6 +536,75 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
         log.close()
 
 
+def remove_all(path: Path) -> None:
+    """Remove a log with what SQLite keeps beside it."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def replace_by_another(path: Path) -> None:
+    """Put another log in a log's place, and leave what SQLite keeps beside it."""
+    other = PredictionLog(f"sqlite:///{path.parent / 'other.db'}")
+    other.write(rows("other", [7.0]))
+    other.close()
+    (path.parent / "other.db").rename(path)
+
+
+def replace_by_nothing(path: Path) -> None:
+    """Put an empty file in a log's place."""
+    (path.parent / "empty").touch()
+    (path.parent / "empty").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [(remove_all, []), (Path.unlink, []), (replace_by_another, [7.0]), (replace_by_nothing, [])],
+    ids=["all removed", "removed", "replaced", "emptied"],
+)
+def test_file_that_is_gone(tmp_path: Path, change: Callable[[Path], None], left: list[float]) -> None:
+    """A file that is removed or replaced is noticed by each process at its next use: nothing is lost that is written
+    or found afterwards, what another file has stays, and that file is whole.
+    """
+    path = tmp_path / "log.db"
+    logs = [PredictionLog(f"sqlite:///{path}") for _ in range(3)]
+    for number, log in enumerate(logs):
+        log.write(rows(f"before-{number}", [number + 0.5] * 50))
+    change(path)
+
+    assert logs[0].write(rows("a", [1.0])) == 1
+    assert logs[1].add_truths([("a", 0, 2.0), ("before-0", 0, 2.0)], oldest=LONG_AGO) == ["accepted", "unknown"]
+    assert logs[0].write(rows("b", [2.0])) == 1
+    assert [one.rows for one in logs[2].live_errors(since=LONG_AGO)] == [1]
+    assert logs[2].write(rows("c", [3.0])) == 1
+    for log in logs:
+        log.close()
+    fresh = PredictionLog(f"sqlite:///{path}")
+    assert sorted(numbers(fresh)) == [1.0, 2.0, 3.0, *left]
+    fresh.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_reader_that_stays(tmp_path: Path) -> None:
+    """While another program reads the file for long, what SQLite keeps beside it stays bounded: nothing more is
+    written then, which is an error, until the reader ends.
+    """
+    path = tmp_path / "log.db"
+    log = PredictionLog(f"sqlite:///{path}")
+    log.write(rows("a", [1.0]))
+    wide = {f"feature-{number}": number / 7 for number in range(300)}
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM predictions").fetchall()
+        writes = (log.write(rows(f"r{number}", [0.0] * 200, features=[wide] * 200)) for number in range(200))
+        with pytest.raises(PredictionLogError, match="reads"):
+            sum(writes)
+        assert 100 * 2**20 < (tmp_path / "log.db-wal").stat().st_size < 200 * 2**20
+    assert log.write(rows("b", [2.0])) == 1
+    assert (tmp_path / "log.db-wal").stat().st_size < 20 * 2**20
+    log.close()
+
+
 def test_folder_that_comes_later(tmp_path: Path) -> None:
     """A log in a folder that is not there yet works as soon as the folder is."""
     log = PredictionLog(f"sqlite:///{tmp_path / 'later' / 'log.db'}")

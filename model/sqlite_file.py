@@ -1,0 +1,102 @@
+"""A file of SQLite that several processes write: how it is opened, how much is in it, and whether it is still there.
+
+SQLite itself goes on with a file that was removed or replaced, and keeps what it writes nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from model.errors import PredictionLogError
+
+# SQLite makes the -wal file empty whenever nobody reads what is in it; a reader that stays keeps it growing. A
+# transaction of the log adds less than 100 MiB.
+_MOST_WAL_BYTES = 128 * 2**20
+_KEPT_WAL_BYTES = 16 * 2**20  # of a larger one the rest is given back to the file system
+
+
+def setting_up(*, timeout_seconds: float) -> Callable[[Any, object], None]:
+    """Return what lets several processes write: readers do not wait, a commit waits for no disk but at a checkpoint."""
+
+    def set_up(connection: Any, _: object) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:  # unlike every other statement this one does not wait for a lock
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
+
+    return set_up
+
+
+def opening_to_read(path: Path, *, timeout_seconds: float) -> Callable[[], sqlite3.Connection]:
+    """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
+    if not path.is_file():
+        raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server keeps")
+    # Not "ro": that leaves its -wal and -shm files behind, which nobody else may be allowed to remove.
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, timeout=timeout_seconds, uri=True, check_same_thread=False)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    return connect
+
+
+class SQLiteFile:
+    """The file of an open database with its -wal and -shm files, known by their devices and inodes.
+
+    No other file gets the inode of one that is open. `execute` runs a statement in the database and returns its row.
+    """
+
+    def __init__(self, execute: Callable[[str], Any]) -> None:
+        path = execute("PRAGMA database_list")[2]
+        self._path, self._wal, self._shm = path, f"{path}-wal", f"{path}-shm"
+        self._inodes = {each: _inode(each) for each in (self._path, self._wal, self._shm)}
+
+    def is_there(self) -> bool:
+        """Return whether the file that was opened is still the one of its name."""
+        return _inode(self._path) == self._inodes[self._path]
+
+    def remove_beside(self) -> None:
+        """Remove what is left beside a file that is gone: SQLite would take it for the next file's."""
+        for each in (self._wal, self._shm):
+            if self._inodes[each] and _inode(each) == self._inodes[each]:
+                with suppress(FileNotFoundError):
+                    os.unlink(each)
+
+    def bound_wal(self, execute: Callable[[str], Any]) -> None:
+        """Empty the -wal file if it is too long. Raises `PredictionLogError` where a reader does not let it."""
+        with suppress(FileNotFoundError):
+            if os.stat(self._wal).st_size > _MOST_WAL_BYTES and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+                raise PredictionLogError(
+                    f"the prediction log has a -wal file of {_MOST_WAL_BYTES} bytes that another program reads: end it"
+                )
+
+
+def used_bytes(execute: Callable[[str], Any]) -> int:
+    """Return how much of the file is in use; the rest is written again before the file grows."""
+    pages, free, size = (execute(f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size"))
+    return int((pages - free) * size)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other that is open or has a name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
