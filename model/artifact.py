@@ -145,7 +145,7 @@ def load(folder: Path) -> Artifact:
         engine = Engine(graph, vectors)
         replayed = predict_every_way(engine.predict, rows)
     except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
-        raise ArtifactError(folder / GRAPH, f"does not run: {error}", "train it again with this version") from None
+        raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
     found = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
     check_golden_rows(found, replayed)
     return found

@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model import graph
 from model.bit_vectors import MANY_ROWS, BitVectors
+from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 
 # From 1.29 on, ONNX Runtime reports what it runs to its maker, in a thread that it starts when it is imported:
@@ -19,9 +21,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 Predict = Callable[[Matrix], NDArray[np.float64]]
-
-INPUT_NAME = "X"
-OUTPUT_NAME = "y"
 
 
 class Predictor(Protocol):
@@ -41,8 +40,10 @@ class Engine:
     def __init__(self, onnx_model: bytes, vectors: BitVectors | None = None) -> None:
         """Compile the graph; `vectors` of the same model answer many rows in its place.
 
-        Raises `ValueError` for bytes that are no graph which can run here.
+        Raises `ValueError` for bytes that are no graph which can run here, before the runtime sees any that our exports
+        do not write.
         """
+        graph.check(onnx_model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -51,9 +52,6 @@ class Engine:
             self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes share no base but Exception
             raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
-        kinds = [output.type for output in self._session.get_outputs() if output.name == OUTPUT_NAME]
-        if kinds != ["tensor(double)"]:
-            raise ValueError(f"it answers {', '.join(kinds) or 'nothing'}, and tensor(double) is wanted")
         self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:

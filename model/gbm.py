@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model.bit_vectors import MAX_LEAVES, Forest
-from model.engine import INPUT_NAME, OUTPUT_NAME
+from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 from model.trained import Trained, to_onnx
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from model import network
 from model.artifact import MAX_TOLERANCE
-from model.engine import INPUT_NAME, OUTPUT_NAME
 from model.errors import CheckpointError, DeviceError
+from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.network import Network, find_device
 from model.schema import Matrix
 from model.trained import Trained, to_onnx

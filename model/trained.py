@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from model.bit_vectors import Forest
-from model.engine import INPUT_NAME, OUTPUT_NAME, Predict
+from model.engine import Predict
+from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 
 # The highest IR version that needs nothing newer than ai.onnx.ml 5, so that older runtimes load the graphs too.

@@ -16,7 +16,7 @@ from conftest import ROOT
 # From the lowest floor up; a module imports only from floors that stand before its own.
 MODEL_FLOORS = [
     {"errors"},
-    {"schema", "postgresql", "sqlite_file", "network"},
+    {"schema", "postgresql", "sqlite_file", "network", "graph"},
     {"bit_vectors", "drift", "prediction_log"},
     {"engine"},
     {"parity", "artifact"},

@@ -1,0 +1,347 @@
+"""Which ONNX graphs are served: those that our own exports write, and no others.
+
+A graph is read from its bytes before a runtime sees it. ONNX Runtime would load tensors from files beside the server
+(`external_data`), run loops and functions, follow a chain of splits until its stack is full, and read a feature that a
+row does not have from the memory behind the row. So every field, operator and attribute that is not listed here is
+refused, and so are trees and tensors that would take more time or memory than a model of a table does.
+
+Field numbers are those of onnx.proto (ONNX 1.23). Knows nothing of files and of the runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+INPUT_NAME = "X"
+OUTPUT_NAME = "y"
+
+# The example has 400 trees of 3 levels and 0.2 MiB. The largest graphs that these limits allow were verified in
+# 15 s and 0.5 GiB; without them a graph of 4 MiB took 18 s to load, and one of 1 MiB ended the process.
+MAX_GRAPH_BYTES = 2**26
+MAX_TREES = 2**14
+MAX_SPLITS = 2**18
+MAX_DEPTH = 2**10
+MAX_LAYER_WIDTH = 2**13  # 4,096 rows are then 256 MiB in each layer
+_MAX_NODES = 2**10
+
+# Wire types of Protocol Buffers.
+_INT, _BYTES = 0, 2
+_Message = Mapping[int, tuple[str, int, int]]
+"""The fields of a message that are read: by number, the name, the wire type and how many there may be."""
+
+_MODEL: _Message = {
+    1: ("ir_version", _INT, 1),
+    2: ("producer_name", _BYTES, 1),
+    7: ("graph", _BYTES, 1),
+    8: ("opset_import", _BYTES, 2),
+}
+_OPSET: _Message = {1: ("domain", _BYTES, 1), 2: ("version", _INT, 1)}
+_GRAPH: _Message = {
+    1: ("node", _BYTES, _MAX_NODES),
+    2: ("name", _BYTES, 1),
+    5: ("initializer", _BYTES, 2 * _MAX_NODES),
+    11: ("input", _BYTES, 1),
+    12: ("output", _BYTES, 1),
+}
+_NODE: _Message = {
+    1: ("input", _BYTES, 3),
+    2: ("output", _BYTES, 1),
+    3: ("name", _BYTES, 1),
+    4: ("op_type", _BYTES, 1),
+    5: ("attribute", _BYTES, 13),
+    7: ("domain", _BYTES, 1),
+}
+_ATTRIBUTE: _Message = {
+    1: ("name", _BYTES, 1),
+    3: ("i", _INT, 1),
+    5: ("t", _BYTES, 1),
+    8: ("ints", _INT, MAX_SPLITS + MAX_TREES),  # as many leaves as a forest can have
+    20: ("type", _INT, 1),
+}
+_TENSOR: _Message = {
+    1: ("dims", _INT, 2),
+    2: ("data_type", _INT, 1),
+    5: ("int32_data", _BYTES, 1),
+    8: ("name", _BYTES, 1),
+    9: ("raw_data", _BYTES, 1),
+    10: ("double_data", _BYTES, 1),
+}
+_VALUE: _Message = {1: ("name", _BYTES, 1), 2: ("type", _BYTES, 1)}
+_TYPE: _Message = {1: ("tensor_type", _BYTES, 1)}
+_TENSOR_TYPE: _Message = {1: ("elem_type", _INT, 1), 2: ("shape", _BYTES, 1)}
+_SHAPE: _Message = {1: ("dim", _BYTES, 2)}
+_DIMENSION: _Message = {1: ("dim_value", _INT, 1), 2: ("dim_param", _BYTES, 1)}
+
+_OPSETS = {("", 21), ("ai.onnx.ml", 5)}
+
+# Types of attributes (AttributeProto.AttributeType) by the field that has the value, and types of tensors.
+_KINDS = {"i": 2, "t": 4, "ints": 7}
+_UINT8, _DOUBLE = 2, 11
+_TYPE_NAMES = {1: "float", 2: "uint8", 10: "float16", 11: "double"}
+
+_TREES = ("ai.onnx.ml", "TreeEnsemble")
+_OPERATORS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    _TREES: {
+        "aggregate_function": "i",
+        "n_targets": "i",
+        "post_transform": "i",
+        "tree_roots": "ints",
+        "nodes_modes": "t",
+        "nodes_featureids": "ints",
+        "nodes_splits": "t",
+        "nodes_truenodeids": "ints",
+        "nodes_trueleafs": "ints",
+        "nodes_falsenodeids": "ints",
+        "nodes_falseleafs": "ints",
+        "leaf_targetids": "ints",
+        "leaf_weights": "t",
+    },
+    ("", "Sub"): {},
+    ("", "Div"): {},
+    ("", "Mul"): {},
+    ("", "Add"): {},
+    ("", "Relu"): {},
+    ("", "Gemm"): {"transB": "i"},
+}
+"""The operators, by domain and type, and the attributes that each must have, by the field that has the value."""
+_N_CONSTANTS = {"Sub": 1, "Div": 1, "Mul": 1, "Add": 1, "Relu": 0, "Gemm": 2}
+
+
+class _Node(NamedTuple):
+    """An operator: its domain and type, the names of what it reads and answers, and its attributes."""
+
+    kind: tuple[str, str]
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+
+def check(content: bytes) -> None:
+    """Raise `ValueError` for a graph that our exports do not write, or that takes too much time or memory."""
+    if len(content) > MAX_GRAPH_BYTES:
+        raise ValueError(f"it has {len(content)} bytes, and at most {MAX_GRAPH_BYTES} are read")
+    model = _parse(memoryview(content), _MODEL, "model")
+    for opset in model["opset_import"]:
+        fields = _parse(opset, _OPSET, "opset")
+        found = _text(fields["domain"]), _only(fields["version"], "opset's version")
+        if found not in _OPSETS:
+            raise ValueError(f"it needs the operators {found[0] or 'ai.onnx'!r} in version {found[1]}")
+    graph = _parse(_only(model["graph"], "graph"), _GRAPH, "graph")
+    n_features = _width(_only(graph["input"], "input"), INPUT_NAME, "reads")
+    if _width(_only(graph["output"], "output"), OUTPUT_NAME, "answers") != 1:
+        raise ValueError("it answers more than one number a row")
+    nodes = [_node(node) for node in graph["node"]]
+    constants: dict[str, NDArray[Any]] = {}
+    for tensor in graph["initializer"]:
+        name, values = _tensor(tensor, _DOUBLE)
+        if name in constants or not np.isfinite(values).all():
+            raise ValueError(f"its constant {name!r} is there twice, or is not finite")
+        constants[name] = values
+    if [node.kind for node in nodes] == [_TREES]:
+        _check_trees(nodes[0], n_features)
+    else:
+        _check_layers(nodes, constants, n_features)
+
+
+def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]], n_features: int) -> None:
+    """Check that operators follow one another, each with constants that fit what the one before it answers."""
+    value, width = INPUT_NAME, n_features
+    for node in nodes:
+        operator = node.kind[1]
+        _check_place(node, value, is_last=node is nodes[-1])
+        if len(node.inputs) != 1 + _N_CONSTANTS.get(operator, -1) or not set(node.inputs[1:]) <= constants.keys():
+            raise ValueError(f"its operator {operator} does not read a value and constants")
+        (value,) = node.outputs
+        values = [constants[name] for name in node.inputs[1:]]
+        if operator == "Gemm":
+            weight, bias = values
+            if node.attributes["transB"] != 1 or bias.ndim != 1 or weight.shape != (len(bias), width):
+                raise ValueError("the weights of a layer do not fit the layer before it")
+            width = len(bias)
+            if width > MAX_LAYER_WIDTH:
+                raise ValueError(f"it has a layer of {width}, and at most {MAX_LAYER_WIDTH} are served")
+        elif values and values[0].shape not in ((), (1,), (width,)):
+            raise ValueError(f"a constant of its operator {operator} does not fit the layer before it")
+        elif operator == "Div" and not values[0].all():
+            raise ValueError("it divides by 0")
+    if not nodes or width != 1:
+        raise ValueError("it answers more than one number a row")
+
+
+def _check_trees(node: _Node, n_features: int) -> None:
+    """Check that the splits are trees, of features that there are, and that no row goes down too far."""
+    attributes = node.attributes
+    _check_place(node, INPUT_NAME, is_last=True)
+    _, modes = _tensor(attributes["nodes_modes"], _UINT8)
+    _, thresholds = _tensor(attributes["nodes_splits"], _DOUBLE)
+    _, weights = _tensor(attributes["leaf_weights"], _DOUBLE)
+    ints = {name: np.array(found, dtype=np.int64) for name, found in attributes.items() if isinstance(found, list)}
+    n_splits, n_leaves, roots = len(thresholds), len(weights), ints["tree_roots"]
+    if (attributes["n_targets"], attributes["aggregate_function"], attributes["post_transform"]) != (1, 1, 0):
+        raise ValueError("its trees are not summed to one number")
+    lengths = {len(values) for name, values in ints.items() if name.startswith("nodes_")} | {modes.size}
+    if thresholds.ndim != 1 or weights.ndim != 1 or lengths != {n_splits} or len(ints["leaf_targetids"]) != n_leaves:
+        raise ValueError("its trees have lists of different lengths")
+    if not (0 < len(roots) <= MAX_TREES and n_splits <= MAX_SPLITS):
+        raise ValueError(
+            f"it has {len(roots)} trees of {n_splits} splits, and 1 to {MAX_TREES} of {MAX_SPLITS} are served"
+        )
+    if modes.any() or ints["leaf_targetids"].any() or np.isnan(thresholds).any():
+        raise ValueError("its splits are not of the kind that goes left up to a threshold")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.abs(weights).sum()):
+            raise ValueError("its leaves do not add up to a finite number")
+    _check_within(ints["nodes_featureids"], n_features, "feature")
+    _check_within(roots, n_splits, "split")
+    children = []
+    for side in ("true", "false"):
+        is_leaf, number = ints[f"nodes_{side}leafs"], ints[f"nodes_{side}nodeids"]
+        _check_within(is_leaf, 2, "kind of branch")
+        _check_within(number[is_leaf == 1], n_leaves, "leaf")
+        _check_within(number[is_leaf == 0], n_splits, "split")
+        children.append(np.where(is_leaf == 1, -1, number))
+    if (np.bincount(np.concatenate([roots, *(side[side >= 0] for side in children)]), minlength=n_splits) != 1).any():
+        raise ValueError("its splits are not trees: one has no split above it, or several")
+    level, depth, n_reached = roots, 0, 0
+    while level.size:
+        depth, n_reached = depth + 1, n_reached + level.size
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it has a tree of more than {MAX_DEPTH} levels")
+        below = np.concatenate([side[level] for side in children])
+        level = below[below >= 0]
+    if n_reached != n_splits:
+        raise ValueError("its splits are not trees: some lead in a circle")
+
+
+def _check_within(numbers: NDArray[np.int64], bound: int, kind: str) -> None:
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < bound:
+        raise ValueError(f"its trees name a {kind} that there is not")
+
+
+def _check_place(node: _Node, value: str, *, is_last: bool) -> None:
+    """Check that an operator reads the value before it first, and that the last one and no other answers."""
+    if node.inputs[:1] != [value] or len(node.outputs) != 1 or (node.outputs == [OUTPUT_NAME]) != is_last:
+        raise ValueError(f"its operators do not lead one after the other from {INPUT_NAME} to {OUTPUT_NAME}")
+
+
+def _node(content: memoryview) -> _Node:
+    fields = _parse(content, _NODE, "operator")
+    kind = _text(fields["domain"]), _text(fields["op_type"])
+    if kind not in _OPERATORS:
+        raise ValueError(f"it has the operator {kind[1]!r} of {kind[0] or 'ai.onnx'!r}, which our exports do not use")
+    attributes: dict[str, Any] = {}
+    for attribute in fields["attribute"]:
+        found = _parse(attribute, _ATTRIBUTE, "attribute")
+        name, wanted = _text(found["name"]), _OPERATORS[kind].get(_text(found["name"]))
+        given = [field for field in _KINDS if found[field]]
+        if name in attributes or given != [wanted] or found["type"] != [_KINDS[given[0]]]:
+            raise ValueError(f"its attribute {name!r} is not one that our exports give to {kind[1]}, or is there twice")
+        attributes[name] = found["ints"] if wanted == "ints" else found[given[0]][0]
+    if attributes.keys() != _OPERATORS[kind].keys():
+        raise ValueError(f"its operator {kind[1]} has not the attributes that our exports give it")
+    inputs, outputs = ([_text([name]) for name in fields[side]] for side in ("input", "output"))
+    return _Node(kind, inputs, outputs, attributes)
+
+
+def _width(content: memoryview, name: str, verb: str) -> int:
+    """Return how many columns a graph's input or output has; it must be called `name`, and be a double matrix."""
+    value = _parse(content, _VALUE, "value")
+    tensor = _parse(
+        _only(_parse(_only(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
+    )
+    kind = _only(tensor["elem_type"], "element's type")
+    if kind != _DOUBLE:
+        raise ValueError(f"it {verb} tensor({_TYPE_NAMES.get(kind, kind)}), and tensor(double) is wanted")
+    sides = _parse(_only(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
+    if _text(value["name"]) != name or len(sides) != 2:
+        raise ValueError(f"it {verb} something else than a matrix {name}")
+    width = _parse(sides[1], _DIMENSION, "dimension")["dim_value"]
+    _parse(sides[0], _DIMENSION, "dimension")
+    return int(_only(width, f"width of {name}"))
+
+
+def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
+    """Return the name and the values of a tensor; its size is what its bytes say, and its bytes are all here."""
+    fields = _parse(content, _TENSOR, "tensor")
+    name = _text(fields["name"])
+    if _only(fields["data_type"], "tensor's type") != kind:
+        raise ValueError(f"its tensor {name!r} is not of {_TYPE_NAMES[kind]}")
+    data = [field for field in ("int32_data", "raw_data", "double_data") if fields[field]]
+    dtype = "<f8" if kind == _DOUBLE else "u1"
+    if data == ["int32_data"] and kind == _UINT8:
+        values = np.array(_varints(fields["int32_data"][0]), dtype=np.int64)
+    elif data == ["raw_data"] or (data == ["double_data"] and kind == _DOUBLE):
+        octets = fields[data[0]][0]
+        if len(octets) % np.dtype(dtype).itemsize:
+            raise ValueError(f"its tensor {name!r} ends in the middle of a number")
+        values = np.frombuffer(octets, dtype=dtype)
+    else:
+        raise ValueError(f"its tensor {name!r} has no values of its type in the graph itself")
+    shape = tuple(fields["dims"])
+    if min(shape, default=0) < 0 or math.prod(shape) != values.size:
+        raise ValueError(f"its tensor {name!r} has {values.size} values in the shape {shape}")
+    return name, values.reshape(shape)
+
+
+def _parse(content: memoryview, message: _Message, kind: str) -> dict[str, list[Any]]:
+    """Return the fields of a message by name, each a list: of numbers, or of the bytes of strings and messages."""
+    found: dict[str, list[Any]] = {name: [] for name, _, _ in message.values()}
+    place, end = 0, len(content)
+    while place < end:
+        tag, place = _varint(content, place)
+        name, wire, most = message.get(tag >> 3, ("", -1, 0))
+        if wire != tag & 7:
+            raise ValueError(f"its {kind} has the field {tag >> 3}, which our exports do not write")
+        value: Any
+        value, place = _varint(content, place)
+        if wire == _BYTES:
+            if value < 0 or place + value > end:
+                raise ValueError(f"its {kind} ends in the middle of a field")
+            start, place = place, place + value
+            value = content[start:place]
+        if len(found[name]) == most:
+            raise ValueError(f"its {kind} has more than {most} of the field {name!r}")
+        found[name].append(value)
+    return found
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    """Return the number at a place, of 64 bits and with a sign, and the place behind it."""
+    number = shift = 0
+    try:
+        while (octet := content[place]) >= 0x80:
+            number |= (octet & 0x7F) << shift
+            shift += 7
+            place += 1
+    except IndexError:
+        shift = 70
+    if shift >= 70:
+        raise ValueError("it ends in the middle of a number, or is no graph at all")
+    number = (number | octet << shift) & (2**64 - 1)
+    return (number if number < 2**63 else number - 2**64), place + 1
+
+
+def _varints(content: memoryview) -> list[int]:
+    numbers, place = [], 0
+    while place < len(content):
+        number, place = _varint(content, place)
+        numbers.append(number)
+        if len(numbers) > MAX_SPLITS:
+            raise ValueError(f"it has a list of more than {MAX_SPLITS} numbers")
+    return numbers
+
+
+def _only(values: list[Any], kind: str) -> Any:
+    if len(values) != 1:
+        raise ValueError(f"it has no {kind}")
+    return values[0]
+
+
+def _text(values: list[Any]) -> str:
+    """Return a string, which is empty where it is left out."""
+    return bytes(values[0]).decode() if values else ""
