@@ -12,6 +12,7 @@ Format 2 has `engine.tolerance`; in format 1 every model answers to the last bit
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,9 @@ from model.bit_vectors import BitVectors, Forest
 from model.drift import Reference
 from model.engine import Engine, Predictor, differing, predict_every_way
 from model.errors import ArtifactError, GoldenRowsError
+from model.files import MAX_JSON_BYTES, open_plain, parse_json, read_json
+from model.graph import MAX_GRAPH_BYTES
+from model.manifest import check, is_number, sizes
 from model.schema import Matrix, Schema
 
 FORMAT_VERSION = 2
@@ -42,6 +46,11 @@ FOREST = "forest.npz"
 REFERENCE = "reference.json"
 # A compiled model may differ from the trained one by at most this, relative to its answer, whatever the manifest says.
 MAX_TOLERANCE = 1e-6
+# All files together, which are hashed whole; and below those of them that are kept in memory. A forest that fits has
+# 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
+MAX_ARTIFACT_BYTES = 2**31
+MAX_GOLDEN_ROWS = 1_024  # we write 64; each is replayed three times
+_KEPT = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
 INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
 _RESTORE = "restore the artifact from where it came, or train it again"
@@ -115,40 +124,53 @@ def load(folder: Path) -> Artifact:
 
     Raises `ArtifactError`, which names the file and what to do; nothing is half-loaded.
     """
-    manifest, files = read(folder)
+    manifest, files = read(folder, _KEPT)
     try:
+        check(manifest)
+        to_json(manifest)  # text that is no UTF-8 could be in no page
         model_schema = schema.from_manifest(manifest)
-        name, version = str(manifest["name"]), int(manifest["version"])
-        if not {"title", "algorithm"} <= manifest.keys():
-            raise ValueError("title or algorithm is missing")
-        for part in ("training", "validation"):
-            if not {"rows", "rmse", "mae", "bias"} <= manifest["metrics"][part].keys():
-                raise ValueError(f"metrics of the {part} rows are missing")
-        graph = files[GRAPH]
-        golden = json.loads(files[GOLDEN])
-        columns = tuple(golden["columns"])
-        rows = np.array(golden["X"], dtype=np.float64).reshape(-1, len(columns))
-        answers = np.array(golden["y"], dtype=np.float64)
-        reference = drift.parse(json.loads(files[REFERENCE]), model_schema)
         tolerance = _tolerance(manifest)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error!r})", _RESTORE) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
+    missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]
+    if missing:
+        raise ArtifactError(folder / MANIFEST, f"does not name {' and '.join(missing)}", _RESTORE)
+    columns, rows, answers = _golden(folder / GOLDEN, files[GOLDEN])
+    try:
+        reference = drift.parse(parse_json(files[REFERENCE]), model_schema)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"is not a training distribution ({error})"
+        raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
     if columns != model_schema.names:
         raise ArtifactError(folder / GOLDEN, "has other columns, or in another order, than the manifest", _RESTORE)
-    if len(rows) == 0 or answers.shape != (len(rows),):
-        raise ArtifactError(folder / GOLDEN, f"has {len(rows)} rows and {answers.size} answers", _RESTORE)
     try:
         vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
     except Exception as error:  # whatever numpy raises for arrays that do not fit each other
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     try:
-        engine = Engine(graph, vectors)
+        engine = Engine(files[GRAPH], vectors)
         replayed = predict_every_way(engine.predict, rows)
     except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
         raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
+    name, version = manifest["name"], manifest["version"]
     found = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
     check_golden_rows(found, replayed)
     return found
+
+
+def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArray[np.float64]]:
+    """Return the columns, the rows and the answers of the golden rows, all finite. Raises `ArtifactError`."""
+    try:
+        golden = parse_json(content)
+        columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
+        cells = [cell for row in X for cell in row]
+        if not all(map(is_number, (*cells, *y))) or {len(row) for row in X} != {len(columns)}:
+            raise ValueError("not rows of finite numbers, as wide as there are columns")
+        if not len(X) == len(y) <= MAX_GOLDEN_ROWS:
+            raise ValueError(f"{len(X)} rows and {len(y)} answers, not as many of each and at most {MAX_GOLDEN_ROWS}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(path, f"has no golden rows ({error})", _RESTORE) from None
+    return columns, np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
 
 
 def check_golden_rows(found: Artifact, replayed: NDArray[np.float64]) -> None:
@@ -171,9 +193,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest after checking its format and its digest, and none of its files. Raises `ArtifactError`."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(_read_bytes(path))
+        manifest: dict[str, Any] = read_json(path)
         found = manifest["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, KeyError, TypeError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
     if type(found) is not int or found < 1:
         raise ArtifactError(path, f"has the format version {found!r}, which never was one", _RESTORE)
@@ -186,31 +210,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
     try:
         unchanged = manifest.get("digest") == digest(expected)
-    except ValueError:  # NaN or infinity, which Python's parser reads and strict JSON has not
+    except (ValueError, RecursionError):  # NaN or infinity, which Python's parser reads and strict JSON has not
         unchanged = False
     if not unchanged:
         raise ArtifactError(path, "was changed after it was written: its digest is another", _RESTORE)
     return manifest
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest and every file's bytes, each checked against its hash. Raises `ArtifactError`."""
+def read(folder: Path, kept: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest, and the bytes of its files once all were checked against their hashes.
+
+    Of the files only those in `kept`, with the most bytes that each may have; without it, all. Raises `ArtifactError`.
+    """
     path = folder / MANIFEST
     manifest = read_manifest(folder)
     try:
-        sizes = {name: fingerprint["size"] for name, fingerprint in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError):
+        expected = sizes(manifest)
+    except ValueError:
         raise ArtifactError(path, "does not say which files there are", _RESTORE) from None
+    if sum(expected.values()) > MAX_ARTIFACT_BYTES:
+        raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}
-    for name, size in sizes.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    for name, size in expected.items():
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts:
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
-        content = _read_bytes(folder / name)
-        if len(content) != size:
-            raise ArtifactError(folder / name, f"has {len(content)} bytes where the manifest says {size}", _RESTORE)
-        if _fingerprint(content) != manifest["files"][name]:
+        if size > (kept or {}).get(name, MAX_ARTIFACT_BYTES):
+            raise ArtifactError(folder / name, f"has {size} bytes, too many to be read", "do not use it")
+        keep = kept is None or name in kept
+        sha256, content = _read(folder, place, size, keep=keep)
+        if {"sha256": sha256, "size": size} != manifest["files"][name]:
             raise ArtifactError(folder / name, "was changed after it was written: its hash is another", _RESTORE)
-        files[name] = content
+        if keep:
+            files[name] = content
     return manifest, files
 
 
@@ -243,11 +275,29 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(folder: Path, place: PurePosixPath, size: int, *, keep: bool) -> tuple[str, bytes]:
+    """Return the SHA-256 of a plain file of that size and, if it is to be kept, its bytes. Raises `ArtifactError`."""
+    path = folder / place
+    hashed, pieces = hashlib.sha256(), []
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(path, "is missing", _RESTORE) from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
-        reason = getattr(error, "strerror", error)
-        raise ArtifactError(path, f"cannot be read: {reason}", "check its name and permissions") from None
+        if path.parent.resolve() != (folder.resolve() / place).parent:
+            raise OSError(errno.ELOOP, "its folder is a link")
+        with open_plain(path) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise ArtifactError(path, f"has {found} bytes where the manifest says {size}", _RESTORE)
+            while size > 0 and (piece := file.read(min(size, 2**20))):
+                size -= len(piece)
+                hashed.update(piece)
+                if keep:
+                    pieces.append(piece)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return hashed.hexdigest(), b"".join(pieces)
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, FileNotFoundError):
+        return ArtifactError(path, "is missing", _RESTORE)
+    reason = getattr(error, "strerror", None) or error  # ValueError: a name with a NUL in it
+    return ArtifactError(path, f"cannot be read: {reason}", "check its name and permissions")

@@ -85,6 +85,8 @@ class BitVectors:
         if not forest.fits():
             raise ValueError("the forest has no trees, or is too large for bit vectors")
         n_trees, n_leaves = forest.leaves.shape
+        if len(forest.feature) > n_trees * (n_leaves - 1):
+            raise ValueError("it has more splits than its leaves can have")
         for numbers, bound in ((forest.feature, n_features), (forest.tree, n_trees)):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < bound:
                 raise ValueError("a split is of a feature or a tree that there is not")

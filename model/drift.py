@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.manifest import is_number
 from model.schema import Matrix, Schema
 
 # Ten bins is the usual number for a population stability index: fewer hide a shift, more need larger samples.
@@ -117,12 +118,17 @@ def parse(content: Any, schema: Schema) -> Reference:
 
 
 def _parse_bins(facts: Mapping[str, Any]) -> Bins:
-    edges, shares = (np.array(facts[name], dtype=np.float64) for name in ("edges", "shares"))
-    bins = Bins(float(facts["minimum"]), edges, shares)
+    minimum, *lists = (facts[name] for name in ("minimum", "edges", "shares"))
+    if not all(map(is_number, (minimum, *lists[0], *lists[1]))):
+        raise ValueError("the bins are not finite numbers")
+    edges, shares = (np.array(values, dtype=np.float64) for values in lists)
+    bins = Bins(float(minimum), edges, shares)
     if not 1 <= len(edges) <= BINS or edges.shape != shares.shape:
         raise ValueError(f"{edges.shape} edges and {shares.shape} shares are not 1 to {BINS} bins")
-    if not (np.diff(edges) > 0).all() or not bins.minimum <= edges[0] or not math.isclose(shares.sum(), 1):
-        raise ValueError("the edges do not rise, or the shares do not add up to 1")
+    if not (np.diff(edges) > 0).all() or not bins.minimum <= edges[0]:
+        raise ValueError("the edges do not rise")
+    if not (shares >= 0).all() or not math.isclose(shares.sum(), 1):
+        raise ValueError("the shares are not from 0 on and do not add up to 1")
     return bins
 
 

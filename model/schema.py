@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import Problem, SchemaError, TooManyRowsError
+from model.manifest import is_number
 
 Matrix = NDArray[np.float64]
 
@@ -281,9 +282,15 @@ def from_manifest(manifest: Mapping[str, Any]) -> Schema:
         target=Feature(**manifest["target"]),
     )
     for feature in (*schema.features, schema.target):
-        limits = (feature.minimum, feature.maximum, feature.lowest, feature.highest)
-        if feature.type != "number" or not all(type(limit) in (int, float) for limit in limits):
-            raise ValueError(f"the feature {feature.name!r} is not one of numbers with numeric limits")
+        texts = (feature.name, feature.unit, feature.description)
+        if not all(isinstance(text, str) for text in texts) or feature.type != "number":
+            raise ValueError(f"the feature {feature.name!r} is not one of numbers, with texts to describe it")
+        for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
+            # An absent limit is infinite; one that is written is a number that a float64 can hold.
+            if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:
+                raise ValueError(f"the feature {feature.name!r} has limits that are not two numbers in order")
+    if not schema.features:
+        raise ValueError("there are no features")
     if len(set(schema.names)) < len(schema.names):
         raise ValueError("two features have the same name")
     return schema

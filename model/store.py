@@ -6,7 +6,6 @@ A platform may mount one artifact where a store is looked for: a root with a man
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from pathlib import Path
 from model import artifact
 from model.artifact import Artifact, Draft
 from model.errors import ArtifactError, NotInStoreError
+from model.files import read_json
+from model.manifest import MAX_VERSION
 
 CHAMPION = "champion"
 ALIASES = "aliases.json"
@@ -62,10 +63,10 @@ class Store:
         if own := self._own():
             return {CHAMPION: own[name]} if name in own else {}
         try:
-            aliases = json.loads(path.read_bytes())
+            aliases = read_json(path)
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (OSError, ValueError):
             aliases = None
         if not isinstance(aliases, dict) or not all(type(version) is int for version in aliases.values()):
             raise ArtifactError(path, "is not a table of aliases", 'write it anew: {"champion": 1}')
@@ -197,7 +198,9 @@ class Store:
             return {}
         manifest = artifact.read_manifest(self.root)
         name, version = manifest.get("name"), manifest.get("version")
-        if not (isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and version > 0):
+        if not (
+            isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and 0 < version <= MAX_VERSION
+        ):
             raise ArtifactError(path, "does not say of which model and version it is", "train it again")
         return {name: version}
 

@@ -46,7 +46,7 @@ def pack(store: Store, reference: str, file: Path) -> str:
     They depend on nothing but the artifact and the zlib that compresses it.
     """
     found = store.load(reference)
-    contents = {**artifact.read(found.path)[1], artifact.MANIFEST: (found.path / artifact.MANIFEST).read_bytes()}
+    contents = {**artifact.read(found.path)[1], artifact.MANIFEST: artifact.to_json(found.manifest)}
     incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -387,3 +389,156 @@ def test_graph_of_another_precision_is_refused(folder: Path) -> None:
     rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
 
     assert refusal(folder).reason == "cannot be served: it answers tensor(float), and tensor(double) is wanted"
+
+
+BOMBS = {
+    "lists": b'{"a":[' + b"[]," * 1_000_000 + b"[]]}",
+    "objects": b'{"a":[' + b"{}," * 1_000_000 + b"{}]}",
+    "bytes": b'{"a":"' + bytes([97]) * 9_000_000 + b'"}',
+    "levels": b"[" * 90_000 + b"]" * 90_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("name", ["manifest.json", "golden.json", "reference.json"])
+def test_json_bombs_are_refused(folder: Path, name: str, bomb: bytes) -> None:
+    """JSON of too many bytes, lists or levels is refused by name before memory is made for what it says."""
+    if name == "manifest.json":
+        (folder / name).write_bytes(bomb)
+    else:
+        rewrite(folder, lambda manifest: None, {name: bomb})
+    tracemalloc.start()
+    try:
+        assert refusal(folder).path == folder / name
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def fifo(path: Path, elsewhere: Path) -> None:
+    os.mkfifo(path)
+
+
+def link(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+def zero(path: Path, elsewhere: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [fifo, link, zero])
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_only_plain_files_are_opened(
+    folder: Path, tmp_path: Path, name: str, make: Callable[[Path, Path], None]
+) -> None:
+    """A FIFO, a link or a device in the place of a file is refused by name, and nobody waits for it."""
+    path = folder / name
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    make(path, elsewhere)
+
+    error = refusal(folder)
+    assert error.path == path
+    assert error.reason == "cannot be read: it is not a plain file"
+
+
+def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
+    """A folder of an artifact that is a link is refused; the artifact's own folder may be one."""
+    (tmp_path / "link").symlink_to(folder)
+    assert artifact.load(tmp_path / "link").version == 1
+    (folder / "plots").rename(tmp_path / "plots")
+    (folder / "plots").symlink_to(tmp_path / "plots")
+
+    assert refusal(folder).reason == "cannot be read: its folder is a link"
+
+
+def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
+    """A file that the manifest calls larger than any is, is refused unread, whatever its hash."""
+    for name, size in (("golden.json", 2**23 + 1), ("model.onnx", 2**26 + 1), ("forest.npz", 2**25 + 1)):
+        kept = (folder / "manifest.json").read_bytes()
+        rewrite(folder, lambda manifest, name=name, size=size: manifest["files"][name].update(size=size))  # type: ignore[misc]
+        assert refusal(folder).reason == f"has {size} bytes, too many to be read"
+        (folder / "manifest.json").write_bytes(kept)
+    rewrite(folder, lambda manifest: manifest["files"].update({"a": {"size": 2**31, "sha256": ""}}))
+    assert refusal(folder).reason == "names files of more than 2147483648 bytes"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m["metrics"]["validation"].update(rmse="3"), "metrics.validation.rmse is not a finite number"),
+        (lambda m: m["metrics"]["validation"].update(r2=10**400), "metrics.validation.r2 is not a finite number"),
+        (lambda m: m["metrics"]["validation"].update(mae=True), "metrics.validation.mae is not a finite number"),
+        (lambda m: m["metrics"]["training"].pop("mse"), "metrics.training.mse is missing"),
+        (lambda m: m["metrics"]["training"].update(rows=0), "metrics.training.rows is not a whole number from 1 on"),
+        (lambda m: m["metrics"]["training"].update(rows=404.0), "metrics.training.rows is not a whole number"),
+        (lambda m: m.update(metrics=[]), "metrics.validation.bias is missing"),
+        (lambda m: m.update(title=["x"]), "title is not a text"),
+        (lambda m: m.update(title="\ud800"), "surrogates not allowed"),
+        (lambda m: m.update(algorithm=None), "algorithm is missing"),
+        (lambda m: m.update(version=2**31), "version is not a whole number from 1 to 2147483647"),
+        (lambda m: m.update(version=True), "version is not a whole number"),
+        (lambda m: m.update(limits=1), "limits is not a text"),
+        (lambda m: m.update(tags={"owner": 1}), "tags is not an object of texts"),
+        (lambda m: m.pop("created_at"), "created_at is missing"),
+        (lambda m: m.update(network="x"), "network is not an object"),
+        (
+            lambda m: m.update(network={"file": "w", "n_features": 1, "activation": "relu", "hidden": [10**9]}),
+            "network.hidden is not a list of at most 1000 widths up to 8192",
+        ),
+        (lambda m: m["features"][0].update(name=1), "is not one of numbers"),
+        (lambda m: m["features"][0].update(unit=None), "is not one of numbers"),
+        (lambda m: m["features"][0].update(lowest=10**400), "limits that are not two numbers in order"),
+        (lambda m: m["features"][0].update(minimum=9.0), "limits that are not two numbers in order"),
+        (lambda m: m["target"].update(maximum="50"), "limits that are not two numbers in order"),
+        (lambda m: m["target"].update(description={}), "is not one of numbers"),
+        (lambda m: m.update(features=[]), "there are no features"),
+        (lambda m: m["engine"].update(tolerance="0"), "does not describe a model"),
+        (lambda m: m["files"].pop("reference.json"), "does not name reference.json"),
+    ],
+    ids=lambda value: value[:50] if isinstance(value, str) else "",
+)
+def test_manifest_has_a_schema(folder: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
+    """What pages and metrics show of a manifest is there, of its type and finite, or the artifact is refused."""
+    rewrite_escaped(folder, change)
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert reason in error.reason
+
+
+def rewrite_escaped(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest, as `rewrite` does, and write what UTF-8 has not as an escape."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    change(manifest)
+    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": artifact.digest(facts)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("golden.json", lambda found: found["y"].__setitem__(0, None)),
+        ("golden.json", lambda found: found["y"].__setitem__(0, float("nan"))),
+        ("golden.json", lambda found: found["y"].__setitem__(0, float("inf"))),
+        ("golden.json", lambda found: found["y"].__setitem__(0, "24.0")),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, "0")),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, 10**400)),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, True)),
+        ("golden.json", lambda found: found.update(X=found["X"] * 20, y=found["y"] * 20)),
+        ("golden.json", lambda found: found.update(X="x")),
+        ("reference.json", lambda found: found["prediction"].update(minimum=float("-inf"))),
+        ("reference.json", lambda found: found["prediction"]["edges"].__setitem__(-1, float("inf"))),
+        ("reference.json", lambda found: found["prediction"]["edges"].__setitem__(-1, 10**400)),
+        ("reference.json", lambda found: found["prediction"].update(edges=[1, 2], shares=[-1, 2])),
+        ("reference.json", lambda found: found["prediction"].update(edges=[[1]], shares=[[1]])),
+        ("reference.json", lambda found: found.pop("prediction")),
+    ],
+)
+def test_numbers_are_finite_numbers(folder: Path, name: str, change: Callable[[Any], object]) -> None:
+    """Golden rows and the reference are finite numbers of JSON, no text for one and no null, or their file is named."""
+    found = json.loads((folder / name).read_bytes())
+    change(found)
+    rewrite(folder, lambda manifest: None, {name: json.dumps(found).encode()})
+
+    assert refusal(folder).path == folder / name

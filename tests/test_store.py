@@ -166,7 +166,19 @@ def test_strangers_in_the_folder_are_ignored(shelf: Store) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff", b"[]", b"1", b'{"champion": "x"}', b'{"champion": null}', b'{"champion": 1e999}'],
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"1",
+        b'{"champion": "x"}',
+        b'{"champion": null}',
+        b'{"champion": 1e999}',
+        b"[" * 90_000,
+        b"[]," * 10**6,
+    ],
+    ids=lambda content: content[:20],
 )
 def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
     """A table of aliases that is none is an `ArtifactError` that names it."""
@@ -176,6 +188,20 @@ def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
     with pytest.raises(ArtifactError, match="is not a table of aliases") as caught:
         shelf.find("m")
     assert caught.value.path == path
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero", "elsewhere"])
+def test_aliases_that_are_no_plain_file_are_refused(shelf: Store, target: str | None) -> None:
+    """A FIFO, a device or a link in the place of the aliases is refused, and nobody waits for it."""
+    path = shelf.root / "m" / "aliases.json"
+    path.rename(path.with_name("elsewhere"))
+    if target:
+        path.symlink_to(target)
+    else:
+        os.mkfifo(path)
+
+    with pytest.raises(ArtifactError, match="is not a table of aliases"):
+        shelf.find("m")
 
 
 def test_nothing_is_added_to_broken_aliases(shelf: Store) -> None:
