@@ -23,6 +23,12 @@ MAX_JSON_DEPTH = 100  # Triton's; the deepest of our forms has four levels
 # 10,000 rows have as many if each cell is a list of its own.
 MAX_JSON_CONTAINERS = 200_000
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # ASCII is a part of UTF-8
+# Writers that work in blocks make a member of each 64 KiB or so: an eighth of this for the largest body.
+_MAX_GZIP_MEMBERS = 1_000
+_PIECE_BYTES = 65_536  # what follows a member is copied: of a piece, not of the whole body
+
 # zlib's window bits for each content coding: 15 is the largest window, 16 more asks for gzip's frame.
 _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
@@ -45,7 +51,7 @@ def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, d
     if kind.lower() not in known:
         found = f"the content type is {kind}" if kind else "there is no Content-Type"
         raise UnsupportedMediaTypeError(f"{found}; this route reads {' and '.join(known)}")
-    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+    if parameters.get("charset", "utf-8").lower() not in _CHARSETS:
         raise UnsupportedMediaTypeError("the charset is not utf-8")
     return kind.lower(), parameters
 
@@ -65,6 +71,8 @@ def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
     `BodyError` for one that breaks off; `UnsupportedMediaTypeError` for another coding.
     """
     coding = environ.get("HTTP_CONTENT_ENCODING", "").lower() or "identity"
+    if coding == "x-gzip":  # the same (RFC 9110, section 8.4.1.3)
+        coding = "gzip"
     if coding != "identity" and coding not in _CODINGS:
         raise UnsupportedMediaTypeError(f"the content encoding is {coding}; gzip and deflate are read")
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
@@ -92,9 +100,11 @@ def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Return the value of a JSON body. Raises `BodyError`, also for one that is nested too deep.
 
+    A byte order mark before it is skipped. Of a key that an object repeats, the last value counts.
     Numbers beyond float64, NaN and infinities, which some writers put into JSON, come out as they are: the schema
     says of them where they stand.
     """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     containers = body.count(b"[") + body.count(b"{")
     if containers > MAX_JSON_CONTAINERS:
         raise BodyError(f"the body is JSON of more than {MAX_JSON_CONTAINERS} lists and objects")
@@ -111,6 +121,16 @@ def parse_json(body: bytes) -> Any:
             except (ValueError, RecursionError):
                 pass
         raise BodyError(f"the body is not JSON: {error}") from None
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a value of JSON is, or None: JSON has one kind of number, and 1.0 is 1.
+
+    Beyond 2^53 a float may stand for another whole number than the one that was written.
+    """
+    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    return value if type(value) is int else None
 
 
 def to_json(value: Any) -> Reply:
@@ -136,16 +156,30 @@ def _parse_int(digits: str) -> int | float:
 
 
 def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
+    """Return what a body is in plain: of gzip all members, one after the other (RFC 1952, section 2.2)."""
+    pieces: list[bytes] = []
+    size = place = members = 0
     inflate = zlib.decompressobj(_CODINGS[coding])
-    try:
-        plain = inflate.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise BodyError(f"the body is not {coding}: {error}") from None
-    if len(plain) > max_bytes:
-        raise TooLargeError(f"the body is longer than {max_bytes} bytes when it is decompressed")
-    if not inflate.eof or inflate.unused_data:
+    while place < len(body):
+        if inflate.eof:
+            members += 1
+            if coding != "gzip" or members == _MAX_GZIP_MEMBERS:
+                break
+            inflate = zlib.decompressobj(_CODINGS[coding])
+        sent = body[place : place + _PIECE_BYTES]
+        try:
+            pieces.append(inflate.decompress(sent, max_bytes + 1 - size))
+        except zlib.error as error:
+            raise BodyError(f"the body is not {coding}: {error}") from None
+        size += len(pieces[-1])
+        if size > max_bytes:
+            raise TooLargeError(f"the body is longer than {max_bytes} bytes when it is decompressed")
+        place += len(sent) - len(inflate.unused_data)
+    if place < len(body) and coding == "gzip":
+        raise BodyError(f"the body is gzip of more than {_MAX_GZIP_MEMBERS} members")
+    if not inflate.eof or place < len(body):
         raise BodyError(f"the body is not one whole {coding} stream")
-    return plain
+    return b"".join(pieces)
 
 
 def _depth(body: bytes) -> int:

@@ -108,12 +108,15 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         unknown = (name for name in item if name not in _FIELDS)
         problems += [Problem(number, name, UNKNOWN) for name in islice(unknown, _MAX_UNKNOWN)]
         problems += [Problem(number, name, MISSING) for name in ("request_id", "truth") if name not in item]
-        request_id, row, truth = item.get("request_id", "none"), item.get("row", 0), item.get("truth", 0)
-        if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
+        request_id, truth = item.get("request_id", "none"), item.get("truth", 0)
+        row = body.whole_number(item.get("row", 0))
+        if not isinstance(request_id, str):
+            problems.append(Problem(number, "request_id", "not a string"))
+        elif not REQUEST_ID.fullmatch(request_id):
             problems.append(Problem(number, "request_id", "not 1 to 128 visible ASCII characters"))
         if isinstance(truth, list) and "row" in item:
             problems.append(Problem(number, "row", "beside a list of truths, which are of all rows"))
-        elif type(row) is not int or not 0 <= row <= MAX_ROW:
+        elif row is None or not 0 <= row <= MAX_ROW:
             problems.append(Problem(number, "row", "not a whole number from 0"))
         if isinstance(truth, list):
             if len(truths) + len(truth) > max_rows:  # before anything is made of them

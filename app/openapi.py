@@ -458,16 +458,20 @@ def _instances(model: Artifact, max_rows: int) -> JSON:
 
 
 def _inputs(model: Artifact, max_rows: int) -> JSON:
-    columns = {
-        feature.name: {"type": "array", "items": _number(feature), "minItems": 1, "maxItems": max_rows}
-        for feature in model.schema.features
-    }
+    columns = {feature.name: _column(feature, max_rows) for feature in model.schema.features}
     return {
         "anyOf": [
             {"type": "object", "required": list(columns), "properties": columns, "additionalProperties": False},
             {"$ref": f"#/components/schemas/{model.name}.instances"},
         ]
     }
+
+
+def _column(feature: Feature, max_rows: int) -> JSON:
+    """Return the schema of a column of shape `[n]` or `[n, 1]`."""
+    cell = _number(feature)
+    forms = [cell, {"type": "array", "items": cell, "minItems": 1, "maxItems": 1}]
+    return {"anyOf": [{"type": "array", "items": form, "minItems": 1, "maxItems": max_rows} for form in forms]}
 
 
 def _columns(model: Artifact) -> JSON:

@@ -50,6 +50,9 @@ def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
     if not isinstance(instances, list):
         raise BodyError("the instances are not a list")
     if any(isinstance(instance, dict) for instance in instances):
+        if isinstance(instances[0], dict) and list in map(type, instances[0].values()):
+            check_rows(len(instances), max_rows)
+            instances = [_without_lists(record) if isinstance(record, dict) else record for record in instances]
         return from_records(instances, schema, max_rows=max_rows)
     if len(schema.names) == 1 and not any(isinstance(instance, list) for instance in instances):
         return from_columns({schema.names[0]: instances}, schema, max_rows=max_rows)
@@ -64,7 +67,7 @@ def from_inputs(inputs: Any, schema: Schema, *, max_rows: int) -> Matrix:
 
 
 def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the matrix of `{"RM": [6.575, …], …}`."""
+    """Return the matrix of `{"RM": [6.575, …], …}`; a column may have the shape `[n, 1]`, too: `[[6.575], …]`."""
     check_width(len(columns), schema.names)
     problems = [Problem(None, name, "not a list") for name, cells in columns.items() if not isinstance(cells, list)]
     if problems:
@@ -78,7 +81,7 @@ def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -
     ]
     if problems:
         raise SchemaError(problems, n_rows=n_rows)
-    return schema.matrix_from_columns(columns)
+    return schema.matrix_from_columns({name: _flat(cells) for name, cells in columns.items()})
 
 
 def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
@@ -113,6 +116,18 @@ def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None 
         raise BodyError(f"the body is {error}") from None
     check_rows(n_rows, max_rows)
     return schema.matrix_from_columns(columns)
+
+
+def _flat(cells: list[Any]) -> list[Any]:
+    """Return a column of shape `[n, 1]` as one of shape `[n]`, and any other as it is."""
+    if type(cells[0]) is list and set(map(type, cells)) == {list} and set(map(len, cells)) == {1}:
+        return [cell for (cell,) in cells]
+    return cells
+
+
+def _without_lists(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose cells of shape `[1]` are numbers."""
+    return {name: cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for name, cell in record.items()}
 
 
 def check_rows(n_rows: int, max_rows: int) -> None:

@@ -25,7 +25,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app import tables
-from app.body import parse_json
+from app.body import parse_json, whole_number
 from app.errors import BodyError
 from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width
 
@@ -145,23 +145,24 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
     for item in inputs:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise BodyError("an input is not an object with a name")
-        name, shape, size = item["name"], item.get("shape"), _parameters(item, "an input").get("binary_data_size")
-        if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(map(_is_length, shape)):
+        name, shape = item["name"], _shape(item.get("shape"))
+        if shape is None:
             raise BodyError(f"the shape of the input {name!r} is not a list of one or two lengths")
-        raw = None
-        if size is not None:
-            if not _is_length(size):
+        raw, sent = None, _parameters(item, "an input").get("binary_data_size")
+        if sent is not None:
+            size = _length(sent)
+            if size is None:
                 raise BodyError(f"the binary_data_size of the input {name!r} is not a length")
             raw, tail = tail[:size], tail[size:]
         if (raw is None) == (item.get("data") is None):
             problems.append(Problem(None, name, "has no data" if raw is None else "has data and binary_data_size"))
             continue
-        cells = _cells(item, prod(shape), raw)
+        cells = _cells(item, shape, raw)
         if isinstance(cells, str):
             problems.append(Problem(None, name, cells))
         else:
             tables.check_rows(shape[0], max_rows)  # a shape that data fill, not one that is only claimed
-            tensors.append(Tensor(name, tuple(shape), cells))
+            tensors.append(Tensor(name, shape, cells))
     if problems:
         raise SchemaError(problems, n_rows=0)
     if len(tail):
@@ -169,27 +170,29 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
     return tensors
 
 
-def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
-    """Return the `count` values of an input, or why there are none."""
+def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
+    """Return the values of an input, or why there are none."""
     datatype = item.get("datatype")
     dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
         return f"the datatype {str(datatype)[:20]!r} is not one of {', '.join(DATATYPES)}"
     if raw is not None:
-        size, expected = item["parameters"]["binary_data_size"], count * dtype.itemsize
+        size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
         if size != expected:
             return f"has a binary_data_size of {size} where its shape and datatype make {expected} bytes"
         if len(raw) != expected:
             return f"has {len(raw)} bytes left of what was sent where its shape and datatype make {expected}"
         return np.frombuffer(raw, dtype)
-    cells = _flatten(item["data"], item["shape"])
+    cells = _flatten(item["data"], shape)
     if cells is None:
         return "its data do not fill its shape"
     kinds = set(map(type, cells))
     if not kinds <= {int, float}:
         return cells
     if dtype.kind != "f" and float in kinds:
-        return f"its data are not all {datatype}"
+        cells = list(map(whole_number, cells))
+        if None in cells:
+            return f"its data are not all {datatype}"
     try:
         with np.errstate(over="ignore"):  # what overflows is infinite, and the schema says of it where it stands
             return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
@@ -197,11 +200,20 @@ def _cells(item: dict[str, Any], count: int, raw: memoryview | None) -> NDArray[
         return cells if dtype.kind == "f" else f"its data are not all within {datatype}"
 
 
-def _is_length(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Return one or two lengths, or None for anything else."""
+    if not isinstance(value, list) or len(value) not in (1, 2):
+        return None
+    lengths = tuple(length for length in map(_length, value) if length is not None)
+    return lengths if len(lengths) == len(value) else None
 
 
-def _flatten(data: Any, shape: list[int]) -> list[Any] | None:
+def _length(value: Any) -> int | None:
+    length = whole_number(value)
+    return length if length is not None and 0 <= length < 2**63 else None
+
+
+def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
     """Return nested or flat data as one list in row-major order, or None if they do not fill `shape`."""
     if not isinstance(data, list):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,11 +17,11 @@ import psutil
 import pytest
 import requests
 from flask.testing import FlaskClient
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from app.body import parse_json
+from app.body import parse_json, read
 from app.errors import BodyError
 from conftest import HOUSE, PROTOCOLS, Server, everywhere_client, refused, serve, strict_json
 from test_metrics import wait_until
@@ -102,7 +103,8 @@ def broken(plain: bytes, coding: str) -> dict[str, bytes]:
         if coding == "gzip"
         else whole[:-1] + b"\0",
         "a byte too many": whole + b"\0",
-        "two members": whole + whole,
+        "two of them": whole + whole if coding == "deflate" else whole + CODINGS["deflate"](plain),
+        "a member and half another": whole + whole[: len(whole) // 2],
         "one in the other": CODINGS[coding](whole),
     }
 
@@ -117,6 +119,70 @@ def test_broken_coding(everywhere: FlaskClient, protocol: str, coding: str, case
 
     assert message.startswith("the body is not ")
     assert coding in message or case == "one in the other"
+
+
+@every_protocol
+def test_gzip_of_several_members(everywhere: FlaskClient, protocol: str) -> None:
+    """A body in several members of gzip, as bgzip and `cat a.gz b.gz` write it, is all of them (RFC 1952)."""
+    plain = plain_body(protocol)
+    members = [gzip.compress(plain[start : start + 40]) for start in range(0, len(plain), 40)]
+
+    assert answer(post(everywhere, protocol, b"".join(members), "gzip"), protocol) == [ANSWER]
+    assert answer(post(everywhere, protocol, gzip.compress(b"") + b"".join(members), "X-GZip"), protocol) == [ANSWER]
+
+
+def test_limits_of_gzip_members(store: Path) -> None:
+    """The limit of a body holds for all members together, and there may be a thousand of them."""
+    plain = plain_body("V2", [ROW] * 50)
+    client = everywhere_client(store, lambda lines: None, max_body_bytes=len(plain))
+    halves = gzip.compress(plain[:100]) + gzip.compress(plain[100:])
+    empty = gzip.compress(b"")
+
+    assert answer(post(client, "V2", halves, "gzip"), "V2") == [ANSWER] * 50
+    assert "longer than" in refused(post(client, "V2", halves + gzip.compress(b" "), "gzip"), 413)
+    roomy = everywhere_client(store, lambda lines: None)
+    assert answer(post(roomy, "V2", gzip.compress(plain) + empty * 999, "gzip"), "V2") == [ANSWER] * 50
+    message = refused(post(roomy, "V2", gzip.compress(plain) + empty * 1_000, "gzip"), 400)
+    assert message == "the body is gzip of more than 1000 members"
+
+
+@given(pieces=st.lists(st.binary(max_size=200_000), min_size=1, max_size=4), level=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_members_agree_with_another_reader(pieces: list[bytes], level: int) -> None:
+    """Members of any lengths are what Python's own reader of gzip makes of them."""
+    sent = b"".join(gzip.compress(piece, level) for piece in pieces)
+    environ = {"CONTENT_LENGTH": str(len(sent)), "HTTP_CONTENT_ENCODING": "gzip", "wsgi.input": io.BytesIO(sent)}
+
+    assert read(environ, max_bytes=2**20) == gzip.decompress(sent)
+
+
+@every_protocol
+def test_byte_order_mark(everywhere: FlaskClient, protocol: str) -> None:
+    """A byte order mark before JSON is skipped (RFC 8259, section 8.1); a second one is no JSON."""
+    mark = "\ufeff".encode()
+
+    assert answer(post(everywhere, protocol, mark + plain_body(protocol)), protocol) == [ANSWER]
+    assert "not JSON" in refused(post(everywhere, protocol, mark * 2 + plain_body(protocol)), 400, protocol)
+
+
+@every_protocol
+def test_charset_that_is_a_part_of_utf_8(everywhere: FlaskClient, protocol: str) -> None:
+    """US-ASCII is UTF-8 too."""
+    for charset in ("us-ascii", "US-ASCII", '"ascii"', "utf-8"):
+        headers = {"Content-Type": f"application/json; charset={charset}"}
+        reply = everywhere.post(PROTOCOLS[protocol].path, data=plain_body(protocol), headers=headers)
+
+        assert answer(reply, protocol) == [ANSWER]
+
+
+def test_repeated_key(everywhere: FlaskClient) -> None:
+    """Of a key that an object repeats, the last value counts."""
+    twice = json.dumps(HOUSE).replace("{", '{"RM": 1.5, ', 1)
+
+    for path, form in [("/predict", "%s"), ("/predict", "[%s]"), ("/invocations", '{"instances": [%s]}')]:
+        reply = strict_json(everywhere.post(path, data=form % twice, content_type="application/json"))
+
+        assert reply.get("prediction", reply.get("predictions")) == [ANSWER]
 
 
 @every_protocol

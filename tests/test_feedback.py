@@ -214,6 +214,8 @@ def test_truths_are_decoded_as_they_are(truths: list[tuple[str, int, float]]) ->
     body = [{"request_id": request_id, "row": row, "truth": truth} for request_id, row, truth in truths]
 
     assert decode(body, max_rows=20) == [(request_id, row, float(truth)) for request_id, row, truth in truths]
+    written = [{**item, "row": float(row)} for item, (_, row, _) in zip(body, truths)]  # as JSON may have it
+    assert decode(written, max_rows=20) == decode(body, max_rows=20)
     assert decode(body[0], max_rows=20) == decode(body[:1], max_rows=20)
     assert decode({"request_id": "a", "truth": truths[0][2]}, max_rows=20) == [("a", 0, float(truths[0][2]))]
 
@@ -245,12 +247,14 @@ def test_list_of_truths_is_of_rows_from_0(request_id: str, truths: list[float | 
         ),
         ({"request_id": "a", "truth": 1, "row": -1}, [(0, "row", "not a whole number from 0")]),
         ({"request_id": "a", "truth": 1, "row": 2**31}, [(0, "row", "not a whole number from 0")]),
-        ({"request_id": "a", "truth": 1, "row": 1.0}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": 1, "row": 1.5}, [(0, "row", "not a whole number from 0")]),
+        ({"request_id": "a", "truth": 1, "row": 1e300}, [(0, "row", "not a whole number from 0")]),
         ({"request_id": "a", "truth": 1, "row": True}, [(0, "row", "not a whole number from 0")]),
         ({"request_id": "a", "truth": [1], "row": 0}, [(0, "row", "beside a list of truths, which are of all rows")]),
         ({"request_id": "a b", "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
         ({"request_id": "a" * 129, "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
-        ({"request_id": 7, "truth": 1}, [(0, "request_id", "not 1 to 128 visible ASCII characters")]),
+        ({"request_id": 7, "truth": 1}, [(0, "request_id", "not a string")]),
+        ({"request_id": None, "truth": 1}, [(0, "request_id", "not a string")]),
         ({"request_id": "a", "truth": 1, "model": "x"}, [(0, "model", "unknown")]),
         ([], [(None, None, "the request has no rows")]),
         ({"request_id": "a", "truth": []}, [(None, None, "the request has no rows")]),

@@ -56,6 +56,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "instances, lists": {"instances": [ROW, list(OTHER.values())]},
     "instances, objects": {"instances": [HOUSE, OTHER]},
     "inputs, columns": {"inputs": {name: [HOUSE[name], OTHER[name]] for name in BACKWARDS}},
+    "inputs, columns of shape [n, 1]": {"inputs": {name: [[HOUSE[name]], [OTHER[name]]] for name in BACKWARDS}},
+    "instances, cells of shape [1]": {"instances": [{**HOUSE, "RM": [6.575]}, {**OTHER, "RM": [5.0]}]},
     "inputs, lists": {"inputs": [ROW, list(OTHER.values())]},
     "params": {"inputs": [ROW, list(OTHER.values())], "params": {"temperature": 1}},
     "params null": {"dataframe_split": SPLIT, "params": None},
@@ -144,10 +146,10 @@ def test_bytes_that_are_no_text(everywhere: FlaskClient) -> None:
     declined(invoke(everywhere, b"\xff\xfe" + LINE.encode("utf-16-le"), CSV), 400)
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"'])
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii"])
 @pytest.mark.parametrize(("kind", "body"), [(JSON, json.dumps({"instances": [ROW]})), (CSV, LINE)])
 def test_charset(everywhere: FlaskClient, kind: str, body: str, charset: str) -> None:
-    """UTF-8 is read whatever the case of its name."""
+    """UTF-8 is read whatever the case of its name, and so is ASCII, which is a part of it."""
     assert answers(invoke(everywhere, body, f"{kind}; charset={charset}")) == [ANSWER]
 
 

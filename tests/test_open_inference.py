@@ -514,8 +514,22 @@ def added(item: Document) -> Change:
     return lambda document: {"inputs": [*document["inputs"], item]}
 
 
+@pytest.mark.parametrize("datatype", [name for name, dtype in DTYPES.items() if dtype.kind != "f"])
+def test_whole_numbers_as_json_has_them(everywhere: FlaskClient, datatype: str) -> None:
+    """1.0 is a whole number in JSON, as JavaScript and pandas write it: in data, in shapes and in sizes."""
+    whole, written = ([tensor(name, [value, 2], datatype=datatype) for name in COLUMNS] for value in (1, 1.0))
+    for item in written:
+        item |= {"shape": [2.0], "data": [1.0, 2 if item["name"] == "RM" else 2.0]}
+    expected = strict_json(infer(everywhere, {"inputs": whole}))
+
+    assert strict_json(infer(everywhere, {"inputs": written})) == expected
+    first, tail = binary([tensor("CHAS", [1, 2], datatype=datatype)])
+    first[0]["parameters"]["binary_data_size"] *= 1.0
+    assert strict_json(infer(everywhere, {"inputs": first + written[1:]}, tail)) == expected
+
+
 SHAPES: list[Any] = [
-    *(None, 2, "2", {}, [], ["2"], [None], [2.0], [2.5], [True], [[2]], [1e999]),
+    *(None, 2, "2", {}, [], ["2"], [None], [2.5], [True], [[2]], [1e999]),
     *([-1], [-2], [2, -1], [-1, -2], [2, 1, 1], [1, 1, 2], [2, 1, 1, 1], [1] * 1_000),
 ]
 # Triton's own tests send these.
@@ -599,7 +613,7 @@ WRONG: Wrong = {
         f"{value!r} in {datatype}": (first(data=[0, value], datatype=datatype), "column CHAS: its data are not all")
         for datatype, dtype in DTYPES.items()
         if dtype.kind != "f"
-        for value in (int(np.iinfo(dtype).min) - 1, int(np.iinfo(dtype).max) + 1, 0.5, 1.0, -0.0, float("nan"))
+        for value in (int(np.iinfo(dtype).min) - 1, int(np.iinfo(dtype).max) + 1, 0.5, 1e300, float("nan"))
     },
     **each("outputs", ["all", {}, 1, [1], [None], [[]]], replaced("outputs"), "outputs"),
     **each(
@@ -681,7 +695,7 @@ def packed(**fields: Any) -> Document:
     return {"inputs": [{**PACKED[0], **fields}, *PACKED[1:]]}
 
 
-SIZES: list[Any] = [0, 8, 15, -16, 16.0, True, "16", None, 2**64]
+SIZES: list[Any] = [0, 8, 15, -16, 16.5, True, "16", None, 2**64]
 
 WRONG_BINARY: dict[str, tuple[Document, bytes, str]] = {
     "one byte left over": ({"inputs": PACKED}, TAIL + b"\0", "1 bytes follow"),

@@ -54,6 +54,15 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "more": ({"instances": [HOUSE, OTHER], "id": 1, "parameters": {}}, "predictions"),
     "inputs, columns": ({"inputs": COLUMN_FORMAT}, "outputs"),
     "inputs, columns backwards": ({"inputs": dict(reversed(COLUMN_FORMAT.items()))}, "outputs"),
+    "inputs, columns of shape [n, 1]": (
+        {"inputs": {name: [[cell] for cell in cells] for name, cells in COLUMN_FORMAT.items()}},
+        "outputs",
+    ),
+    "inputs, one column of shape [n, 1]": ({"inputs": {**COLUMN_FORMAT, "RM": [[6.575], [5.0]]}}, "outputs"),
+    "instances, cells of shape [1]": (
+        {"instances": [{name: [cell] for name, cell in row.items()} for row in (HOUSE, OTHER)]},
+        "predictions",
+    ),
     "inputs, lists": ({"inputs": [ROW, list(OTHER.values())]}, "outputs"),
     "inputs, objects": ({"inputs": [HOUSE, OTHER]}, "outputs"),
 }
@@ -132,7 +141,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "column unknown": ({"inputs": {**COLUMN_FORMAT, "ZN": [1, 2]}}, "column ZN: unknown"),
     "column short": ({"inputs": {**COLUMN_FORMAT, "RM": [1]}}, "column RM: has 1 rows"),
     "cell of a column": ({"inputs": {**COLUMN_FORMAT, "RM": [1, "x"]}}, "row 1, column RM: not a number"),
-    "nested column": ({"inputs": {name: [[1.0]] for name in COLUMNS}}, "row 0, column RM: not a number"),
+    "nested column": ({"inputs": {name: [[1.0, 2.0]] for name in COLUMNS}}, "row 0, column RM: not a number"),
     "short row": ({"instances": [ROW, ROW[:5]]}, "row 1: has 5 cells"),
     "long row": ({"instances": [[*ROW, 1]]}, "row 0: has 7 cells"),
     "no row": ({"instances": [[]]}, "row 0: has 0 cells"),
@@ -144,7 +153,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "null": ({"instances": [[None, *ROW[1:]]]}, "row 0, column CHAS: missing"),
     "text": ({"instances": [ROW, ["0", *ROW[1:]]]}, "row 1, column CHAS: not a number"),
     "true": ({"instances": [{**HOUSE, "CHAS": True}]}, "row 0, column CHAS: not a number"),
-    "nested cell": ({"instances": [{**HOUSE, "CHAS": [0]}]}, "row 0, column CHAS: not a number"),
+    "nested cell": ({"instances": [{**HOUSE, "CHAS": [0, 1]}]}, "row 0, column CHAS: not a number"),
     "bytes of TensorFlow": ({"instances": [{"b64": "AAAA"}]}, "row 0, column b64: unknown"),
     "unknown": ({"instances": [{**HOUSE, "ZN": 1}]}, "row 0, column ZN: unknown"),
     "beyond the model": ({"instances": [{**HOUSE, "RM": 1e300}]}, "row 0, column RM: out of range"),
