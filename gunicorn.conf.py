@@ -82,6 +82,8 @@ if not (on_gpu or "MALLOC_ARENA_MAX" in os.environ):
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
 # What is written at run time: metric values that workers share, and gunicorn's control socket.
 _made = None
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -142,6 +144,9 @@ def post_worker_init(worker):
         stop(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
+    # A worker whose master is killed drains at once: gunicorn's own would let clients in until the last one is done.
+    with suppress(AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     # gunicorn's worker keeps the listener open until its end: whoever connects while it drains would wait in vain.
     switch = worker.set_accept_enabled

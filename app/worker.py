@@ -242,6 +242,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         while self.alive and self.is_parent_alive():
             self.turn()
 
+        self.alive = False  # also where the master is gone: nobody is let in any more
         self.set_accept_enabled(False)
         now = time.monotonic()
         for connection in self.keepalived_conns:

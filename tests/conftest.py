@@ -189,16 +189,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def serve(
-    store: Path, folder: Path, *, wait: str = "/readyz", prefix: Sequence[str] = (), **settings: str
+    store: Path, folder: Path, *, wait: str = "/readyz", port: int = 0, prefix: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """Run gunicorn as `make run` does, on a free port, until the block ends; `wait` for a path to answer 200.
+    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200. Port 0 is a free one.
 
     `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
     `prefix` is a command that runs the server.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
     environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"

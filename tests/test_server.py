@@ -334,6 +334,33 @@ def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
         assert server.process.wait(timeout=15) == 0
 
 
+def listens(process: psutil.Process) -> bool:
+    """Return whether a process may let clients in."""
+    with suppress(psutil.NoSuchProcess):
+        return any(one.status == psutil.CONN_LISTEN for one in process.net_connections())
+    return False
+
+
+@WORKERS
+def test_workers_without_their_master(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """Workers whose master is killed let nobody in, finish what has begun, and leave the port to a new server."""
+    (tmp_path / "new").mkdir()
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow, load(server) as busy:
+        begin(slow)
+        port = int(server.url.rpartition(":")[2])
+        orphans = [psutil.Process(pid) for pid in server.workers()]
+        wait_until(lambda: len(busy) > 20)
+        server.process.kill()
+        server.process.wait()
+        wait_until(lambda: not any(map(listens, orphans)))
+        with serve(store, tmp_path / "new", port=port) as new:
+            slow.send(BODY[20:])
+            assert slow.getresponse().status == 200
+            slow.close()
+            assert psutil.wait_procs(orphans, timeout=15)[1] == []
+            assert "in use" not in new.stderr.read_text()
+
+
 def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
     """SIGHUP serves the version that became champion, and no request under way fails for it."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
