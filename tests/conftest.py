@@ -189,9 +189,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def serve(
-    store: Path, folder: Path, *, wait: str = "/readyz", port: int = 0, prefix: Sequence[str] = (), **settings: str
+    store: Path, folder: Path, *, wait: str = "/readyz", port: str = "", prefix: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200. Port 0 is a free one.
+    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200. Without `port`, a free one.
 
     `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
     `prefix` is a command that runs the server.
@@ -199,7 +199,7 @@ def serve(
     if not port:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            port = str(free.getsockname()[1])
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
     environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"

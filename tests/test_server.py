@@ -347,7 +347,7 @@ def test_workers_without_their_master(store: Path, tmp_path: Path, worker: dict[
     (tmp_path / "new").mkdir()
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow, load(server) as busy:
         begin(slow)
-        port = int(server.url.rpartition(":")[2])
+        port = server.url.rpartition(":")[2]
         orphans = [psutil.Process(pid) for pid in server.workers()]
         wait_until(lambda: len(busy) > 20)
         server.process.kill()
