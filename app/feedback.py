@@ -123,7 +123,7 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
                 raise TooManyRowsError(max_rows)
             known = [pair for pair in enumerate(truth) if pair[1] is not None]
         else:
-            known = [(row, truth)]
+            known = [(row or 0, truth)]  # None is a problem already
         reasons = {reason for _, one in known if (reason := _reason(one))}
         problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
         if not problems:
