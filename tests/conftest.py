@@ -191,7 +191,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def serve(
     store: Path, folder: Path, *, wait: str = "/readyz", port: str = "", prefix: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200. Without `port`, a free one.
+    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200; port "" is a free one.
 
     `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
     `prefix` is a command that runs the server.
