@@ -13,8 +13,16 @@ case $overlay in
   canary | shadow) name=tabserve-$overlay ;;
   *) exit 0 ;; # these bring no Deployment of their own
 esac
-kubectl rollout status "deployment/$name" --timeout "${TIMEOUT:-600s}" ||
-  { kubectl describe pods --selector "app.kubernetes.io/instance=$name"; echo "the rollout did not end" >&2; exit 1; }
+# A first apply starts one replica: start what the autoscaler wants at least, and wait for all of them.
+least=$(kubectl get hpa "$name" --ignore-not-found --output 'jsonpath={.spec.minReplicas}')
+replicas=$(kubectl get deployment "$name" --output 'jsonpath={.spec.replicas}')
+((replicas >= ${least:-1})) || kubectl scale "deployment/$name" --replicas "$least"
+kubectl rollout status "deployment/$name" --timeout "${TIMEOUT:-600s}" || {
+  kubectl describe pods --selector "app.kubernetes.io/instance=$name"
+  kubectl get events --sort-by .lastTimestamp # `describe` by selector leaves them out
+  echo "the rollout did not end; see the pods and events above" >&2
+  exit 1
+}
 echo "Tabserve answers at http://localhost:$port/ until Ctrl-C. Try:"
 sed -n '/^curl .*"RM":{"0":6.575}/p' README.md | sed "s/:8000/:$port/"
 exec kubectl port-forward "service/$name" "$port:http"

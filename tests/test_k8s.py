@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,20 +20,24 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from kubernetes_validate.utils import all_versions  # type: ignore[import-untyped]
 
+from app import create_app
 from app.config import Config
 from app.version import VERSION
 from conftest import ROOT
+from model import transfer
 
 Object = dict[str, Any]
 
 K8S = ROOT / "k8s"
-URL = "https://models.example.com/store.tar.gz"
+URL = "https://models.example.com:9443/store.tar.gz"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 MODELS = ["model-volume", "model-pull"]
 # Every overlay, and cpu with every component that changes something.
 RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log"]
 # These stand beside the server that another overlay brings.
-BESIDE = {"canary", "monitoring", "retrain", "shadow"}
+BESIDE = {"canary", "fill", "monitoring", "retrain", "shadow"}
+# What KServe gives to the pods of an InferenceService, beside the labels of that.
+KSERVE_LABEL = "serving.kserve.io/inferenceservice"
 SUFFIXES = {"gpu": "-cuda", "retrain": "-train"}
 # In no schema of Kubernetes: other projects define them, and tests below look at them one by one.
 CUSTOM = {"HTTPRoute", "InferenceService", "PrometheusRule", "ServiceMonitor"}
@@ -61,17 +66,27 @@ def kustomize(folder: Path) -> list[Object]:
     return objects
 
 
-def compose(*parts: str, k8s: Path = K8S) -> list[Object]:
-    """Return base's objects with the named components, in that order, and a URL to pull from."""
-    with TemporaryDirectory() as folder:
-        there = os.path.relpath(k8s.resolve(), Path(folder).resolve())
-        content = {
-            "resources": [f"{there}/base"],
-            "components": [f"{there}/components/{part}" for part in parts],
-            "configMapGenerator": [{"name": "tabserve", "behavior": "merge", "literals": [f"MODEL_URL={URL}"]}],
-        }
-        Path(folder, "kustomization.yaml").write_text(json.dumps(content))
-        return kustomize(Path(folder))
+@contextmanager
+def composition(*parts: str, k8s: Path = K8S, url: str = URL) -> Iterator[Path]:
+    """Yield a kustomization of base with the named components, in that order, and a URL to pull from."""
+    with TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        there = os.path.relpath(k8s.resolve(), folder)
+        resources = [f"{there}/base"]
+        if "model-volume" in parts or "model-pull" in parts:
+            shutil.copytree(k8s, folder / "k8s")
+            there, resources = "k8s", ["k8s/base"]
+            with (folder / "k8s" / "base" / "settings.env").open("a") as settings:
+                settings.write(f"MODEL_URL={url}\n" if url else "")
+        content = {"resources": resources, "components": [f"{there}/components/{part}" for part in parts]}
+        (folder / "kustomization.yaml").write_text(json.dumps(content))
+        yield folder
+
+
+def compose(*parts: str, k8s: Path = K8S, url: str = URL) -> list[Object]:
+    """Return the objects of a composition."""
+    with composition(*parts, k8s=k8s, url=url) as folder:
+        return kustomize(folder)
 
 
 @functools.cache
@@ -88,7 +103,8 @@ def validate(item: str) -> None:
 
 def around(name: str) -> list[Object]:
     """Return what is there when `name` is applied: its own objects and, if it stands beside them, the server's."""
-    return render(name) + (render("cpu") if name in BESIDE else [])
+    beside = {"fill": "model-volume"}.get(name, "cpu")
+    return render(name) + (render(beside) if name in BESIDE else [])
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
@@ -107,14 +123,16 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
                 yield "Deployment", template["metadata"]["labels"], template["spec"]
             case {"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": template}}}}:
                 yield "CronJob", template["metadata"]["labels"], template["spec"]
-            case {"kind": "InferenceService", "spec": {"predictor": predictor}}:
-                yield "InferenceService", item["metadata"]["labels"], predictor
+            case {"kind": "InferenceService", "metadata": metadata, "spec": {"predictor": predictor}}:
+                yield "InferenceService", {**metadata["labels"], KSERVE_LABEL: metadata["name"]}, predictor
+            case {"kind": "Pod", "metadata": metadata, "spec": pod}:
+                yield "Pod", metadata["labels"], pod
 
 
 def servers(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
     """Yield every pod that serves, and its container."""
     for kind, _, pod in pods(objects):
-        if kind != "CronJob":
+        if kind not in ("CronJob", "Pod"):
             yield pod, pod["containers"][0]
 
 
@@ -185,7 +203,7 @@ def test_no_namespace(name: str) -> None:
 def test_labels(name: str) -> None:
     """Every object and pod has the recommended labels with the release's version; no selector depends on it."""
     for labels in [item["metadata"]["labels"] for item in render(name)] + [found for _, found, _ in pods(render(name))]:
-        assert set(labels) - {"grafana_dashboard"} == LABELS
+        assert set(labels) - {"grafana_dashboard", KSERVE_LABEL} == LABELS
         assert labels["app.kubernetes.io/version"] == VERSION
     for item in of_kind(render(name), "Deployment"):
         assert set(item["spec"]["selector"]["matchLabels"]) == {
@@ -337,7 +355,7 @@ def test_references(name: str) -> None:
 
 def test_selectors(name: str) -> None:
     """A selector finds the pods of its own instance and no other's; a Service's target is a port of theirs."""
-    found = [(labels, pod) for kind, labels, pod in pods(around(name)) if kind != "InferenceService"]
+    found = [(labels, pod) for _, labels, pod in pods(around(name))]
     for item in around(name):
         spec = item.get("spec", {})
         match item["kind"]:
@@ -352,8 +370,9 @@ def test_selectors(name: str) -> None:
         chosen = [(labels, pod) for labels, pod in found if selects(selector, labels)]
         assert len(chosen) == 1, item["metadata"]["name"]
         labels, pod = chosen[0]
-        for key in ("instance", "component"):
-            assert labels[f"app.kubernetes.io/{key}"] == item["metadata"]["labels"][f"app.kubernetes.io/{key}"]
+        own = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == own["app.kubernetes.io/instance"]
+        assert own["app.kubernetes.io/component"] in (labels["app.kubernetes.io/component"], "metrics")
         ports = {port["name"] for container in pod["containers"] for port in container.get("ports", [])}
         if item["kind"] == "Service":
             assert {port["targetPort"] for port in spec["ports"]} <= ports
@@ -365,15 +384,14 @@ def test_selectors(name: str) -> None:
 
 
 def test_every_pod_has_a_policy(name: str) -> None:
-    """Traffic comes to port 8080 alone, and goes to names alone but for a pull and a database; KServe has its own."""
-    opened = {"model-pull": {80, 443}, "prediction-log": {5432}}.get(name, set())
+    """Traffic comes to port 8080 alone, and goes to names alone but for a pull, to its URL's port, and a database."""
+    opened = {"model-pull": {9443}, "prediction-log": {5432}}.get(name, set())
     policies = of_kind(render(name), "NetworkPolicy")
     for kind, labels, _ in pods(render(name)):
-        if kind != "InferenceService":
-            (spec,) = (item["spec"] for item in policies if selects(item["spec"]["podSelector"]["matchLabels"], labels))
-            assert spec["policyTypes"] == ["Ingress", "Egress"]
-            outward = {port["port"] for rule in spec.get("egress", []) for port in rule["ports"]}
-            assert outward == {"CronJob": set(), "Deployment": {53, *opened}}[kind]
+        (spec,) = (item["spec"] for item in policies if selects(item["spec"]["podSelector"]["matchLabels"], labels))
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        outward = {port["port"] for rule in spec.get("egress", []) for port in rule["ports"]}
+        assert outward == (set() if kind in ("CronJob", "Pod") else {53, *opened})
 
 
 def test_rollout(name: str) -> None:
@@ -451,11 +469,31 @@ def test_scaling_on_requests_in_flight() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["canary", "shadow"])
+def test_route_takes_predictions_alone(store: Path, overlay: str) -> None:
+    """The gateway lets every path through at which predictions are made, and no other: no metrics, no feedback."""
+    (route,) = of_kind(render(overlay), "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    matches = [(match["method"], match["path"]["type"], match["path"]["value"]) for match in rule["matches"]]
+    app = create_app(Config(store=store), write_log=lambda pieces: None)
+    paths = {found.rule for found in app.url_map.iter_rules() if "POST" in (found.methods or ())}
+
+    def passes(path: str) -> bool:
+        prefixes = [value for _, kind, value in matches if kind == "PathPrefix"]
+        return any(path.startswith(f"{value}/") for value in prefixes) or ("POST", "Exact", path) in matches
+
+    assert {method for method, _, _ in matches} == {"POST"}
+    assert {path for path in paths if not passes(path)} == {"/feedback", "/v2/repository/index"}
+    assert not passes("/metrics")
+
+
+@pytest.mark.parametrize("overlay", ["canary", "shadow"])
 def test_route(overlay: str) -> None:
     """An HTTPRoute (Gateway API v1) names Services and ports that exist; a canary gets a share, a shadow a copy."""
     objects = render(overlay)
     services = {
-        item["metadata"]["name"]: item["spec"]["ports"][0]["port"] for item in of_kind(around(overlay), "Service")
+        item["metadata"]["name"]: item["spec"]["ports"][0]["port"]
+        for item in of_kind(around(overlay), "Service")
+        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
     }
     (route,) = of_kind(objects, "HTTPRoute")
     (rule,) = route["spec"]["rules"]
@@ -484,10 +522,13 @@ def test_monitoring() -> None:
     assert set(monitor["spec"]) == {"jobLabel", "selector", "endpoints"}
     assert endpoint["path"] == "/metrics"
     for overlay in ("cpu", "gpu", "canary", "shadow"):
-        for service in of_kind(render(overlay), "Service"):
-            assert selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
-            assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-            assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tabserve"
+        services = of_kind(render(overlay), "Service")
+        scraped = [
+            item for item in services if selects(monitor["spec"]["selector"]["matchLabels"], item["metadata"]["labels"])
+        ]
+        assert (len(services), len(scraped)) == (2, 1)
+        assert endpoint["port"] in {port["name"] for port in scraped[0]["spec"]["ports"]}
+        assert scraped[0]["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tabserve"
     assert set(rule["spec"]) == {"groups"}
     for group in rule["spec"]["groups"]:
         assert set(group) == {"name", "interval", "rules"}
@@ -538,3 +579,70 @@ def test_kserve_runs_the_same_container() -> None:
     }
     for key in ("securityContext", "terminationGracePeriodSeconds", "volumes"):
         assert pod[key] == own_pod[key]
+
+
+def test_the_end_of_a_container_says_why(name: str) -> None:
+    """What a container wrote last is in `kubectl describe`: a wrong hash or setting, and not an exit code alone."""
+    for _, _, pod in pods(render(name)):
+        for container in containers(pod):
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_rollout_ends(name: str) -> None:
+    """A rollout that does not get on fails in a stated time, longer than a pull may take, and few old ones are kept."""
+    for item in of_kind(render(name), "Deployment"):
+        pull_seconds = transfer.MAX_SECONDS if name == "model-pull" else 0
+        assert item["spec"]["progressDeadlineSeconds"] > 300 + pull_seconds
+        assert item["spec"]["revisionHistoryLimit"] == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"), [("", "MODEL_URL"), ("https://models.example.com/store.tar.gz", "out of bounds for value https")]
+)
+def test_pull_needs_a_url_with_its_port(url: str, reason: str) -> None:
+    """Without a URL, or one that does not say its port, nothing is rendered, and so nothing is applied."""
+    with composition("model-pull", "release", url=url) as folder, pytest.raises(AssertionError, match=reason):
+        kustomize(folder)
+
+
+def test_pull_has_room_for_what_it_takes() -> None:
+    """The pod's folder has room for the largest archive that `pull` takes and for what it unpacks beside it."""
+    ((pod, _),) = servers(render("model-pull"))
+    (folder,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "models"]
+
+    assert quantity(folder["sizeLimit"]) > transfer.MAX_DOWNLOAD_BYTES + transfer.MAX_UNPACKED_BYTES
+
+
+def test_claim_is_given_to_the_group() -> None:
+    """The pod mounts the claim so that its files are given to fsGroup; the container cannot write to it."""
+    ((pod, _),) = servers(render("model-volume"))
+    (claim,) = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if volume["name"] == "models"]
+
+    assert "readOnly" not in claim
+    assert pod["securityContext"]["fsGroup"] == 10001
+
+
+def test_fill_writes_to_the_claim_of_the_server() -> None:
+    """The pod for filling can write to the claim that the server reads, as the user that reads it, and has an end."""
+    (pod,) = of_kind(render("fill"), "Pod")
+    ((server, _),) = servers(render("model-volume"))
+    (container,) = pod["spec"]["containers"]
+
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+    assert pod["spec"]["securityContext"] == server["securityContext"]
+    assert [volume for volume in pod["spec"]["volumes"] if volume["name"] == "models"] == [
+        volume for volume in server["volumes"] if volume["name"] == "models"
+    ]
+    assert pod["spec"]["activeDeadlineSeconds"] > 0
+
+
+def test_retraining_that_cannot_succeed_is_not_repeated() -> None:
+    """A job that fails by its own doing has failed at once; a pod that was evicted does not count."""
+    (job,) = of_kind(render("retrain"), "CronJob")
+    ignored, failed = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+
+    assert (ignored["action"], ignored["onPodConditions"]) == (
+        "Ignore",
+        [{"type": "DisruptionTarget", "status": "True"}],
+    )
+    assert (failed["action"], failed["onExitCodes"]["values"]) == ("FailJob", [1, 2])

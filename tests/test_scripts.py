@@ -76,4 +76,43 @@ def test_no_cluster(path: Path) -> None:
     assert run("run_kubernetes.sh", path) == (1, "no cluster answers: kubectl config use-context NAME")
     status, told = run("run_kubernetes.sh", path, OVERLAY="gup")
     assert status == 1
-    assert told.startswith("there is no k8s/overlays/gup; OVERLAY is one of: canary cpu gpu")
+    assert told.startswith("there is no k8s/overlays/gup; OVERLAY is one of: canary cpu fill gpu")
+
+
+CLUSTER = """echo "$@" >>"$LOG"
+case $* in
+  "get hpa"*) echo -n "$LEAST" ;;
+  "get deployment"*) echo -n "$REPLICAS" ;;
+  "get events"*) echo "0/3 nodes are available: 3 Insufficient nvidia.com/gpu" ;;
+  "rollout status"*) exit "$ROLLOUT" ;;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("least", "replicas", "scaled"), [("2", "1", True), ("2", "2", False), ("2", "7", False), ("", "1", False)]
+)
+def test_rollout_waits_for_the_least_replicas(
+    path: Path, tmp_path: Path, least: str, replicas: str, scaled: bool
+) -> None:
+    """The rollout is waited for with at least the autoscaler's replicas; more are not taken away."""
+    program(path, "kubectl", CLUSTER)
+    log = tmp_path / "log"
+    status, told = run("run_kubernetes.sh", path, LOG=str(log), LEAST=least, REPLICAS=replicas, ROLLOUT="0")
+    calls = log.read_text().splitlines()
+
+    assert (status, told) == (0, "")
+    assert (f"scale deployment/tabserve --replicas {least}" in calls) == scaled
+    assert calls[-1] == "port-forward service/tabserve 8000:http"
+
+
+def test_rollout_that_fails_shows_the_events(path: Path, tmp_path: Path) -> None:
+    """Where the rollout does not end, the script shows pods and events, and fails."""
+    program(path, "kubectl", CLUSTER)
+    environ = {"LOG": str(tmp_path / "log"), "LEAST": "", "REPLICAS": "1", "ROLLOUT": "1", "OVERLAY": "gpu"}
+    done = subprocess.run(
+        [ROOT / "run_kubernetes.sh"], env={"PATH": str(path), **environ}, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert "3 Insufficient nvidia.com/gpu" in done.stdout
+    assert done.stderr.strip() == "the rollout did not end; see the pods and events above"
