@@ -9,20 +9,17 @@ import ctypes
 import gc
 import logging
 import os
-import shutil
 import signal
 import socket
 import struct
-import tempfile
 import threading
 import time
 from contextlib import suppress
 from logging.config import dictConfig
-from pathlib import Path
 
 from app.config import Config, ConfigError
 from app.logs import LOGGING
-from app.metrics import take_slot, use_worker_slots
+from app.shared_values import reserve_slots, share_values, take_slot
 from app.store_watch import watch
 from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker
 from model import ModelError
@@ -50,6 +47,11 @@ try:
         vertex_port.isascii() and vertex_port.isdecimal() and len(vertex_port) < 6 and int(vertex_port) < 2**16
     ):
         raise ConfigError(f"AIP_HTTP_PORT is {vertex_port!r}, not a port")
+    # For heartbeats, the only files that the server itself writes: empty, so that a full disk has room for them.
+    folders = "/dev/shm", os.environ.get("TMPDIR") or "/tmp"  # memory first, since a disk can be slow
+    worker_tmp_dir = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
+    if not worker_tmp_dir:
+        raise ConfigError(f"neither {' nor '.join(folders)} can be written to: mount a tmpfs at one of them")
 except ConfigError as error:
     dictConfig(LOGGING)
     logging.getLogger("tabserve").critical("%s", error)
@@ -84,18 +86,14 @@ if not (on_gpu or "MALLOC_ARENA_MAX" in os.environ):
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
-# What is written at run time: metric values that workers share, and gunicorn's control socket.
-_made = None
-if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    _made = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="tabserve-")
-control_socket = str(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / "gunicorn.ctl")
+control_socket_disable = True  # a server that is killed would leave its file behind
 
-use_worker_slots()
+share_values()
 
 
 def on_starting(server):
-    """Remember which folder is ours to remove: this file is read again on SIGHUP, and would not know."""
-    server.made_folder = _made
+    """Make room for the values of all workers, of as many that replace them, and of some that are added (TTIN)."""
+    reserve_slots(2 * server.cfg.workers + 8)
 
 
 def when_ready(server):
@@ -224,9 +222,3 @@ def on_reload(server):
     server.log.error("the models are not loaded again: %s", reason)
     if fresh:
         server.app.callable.serving.golden |= fresh.serving.golden
-
-
-def on_exit(server):
-    """Remove what was written at run time, unless in a folder that was given."""
-    if server.made_folder:
-        shutil.rmtree(server.made_folder, ignore_errors=True)

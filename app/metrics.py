@@ -1,30 +1,22 @@
 """Every Prometheus metric of the service, each with the question that it answers.
 
-Under gunicorn, `PROMETHEUS_MULTIPROC_DIR` is set and prometheus_client keeps the values in files there, one
-set a worker slot (see gunicorn.conf.py): whichever worker is scraped answers for all of them, and a worker that
-takes a dead one's slot counts on from where that one stopped. What it noted in its last half second is lost if it
-was killed: see app/recorder.py.
+Under gunicorn the values are in memory that the workers share (app/shared_values.py): whichever worker is scraped
+answers for all of them. What a worker noted in its last half second is lost if it was killed: see app/recorder.py.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, values
-from prometheus_client.core import Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.values import MultiProcessValue
 
 from app.gauges import ModelCollector
+from app.shared_values import SharedCollector, are_shared
 from app.visit import Visit
 from model import MISSING, Artifact, Bins
 
@@ -47,23 +39,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 M = TypeVar("M", Counter, Histogram, Summary)
-
-_slot = "master"
-
-
-@cache
-def use_worker_slots() -> None:
-    """Keep values in files named by a worker's slot instead of its process id; before any `Metrics` is made, once.
-
-    Slots are used again where process ids are not, so the files do not grow in number as workers come and go.
-    """
-    values.ValueClass = MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]
-
-
-def take_slot(slot: int) -> None:
-    """Count in the files of `slot` from now on: in a new worker, before it answers a request."""
-    global _slot
-    _slot = str(slot)
 
 
 @dataclass(slots=True)
@@ -158,7 +133,6 @@ class Metrics:
         self._in_flight = Gauge(
             "tabserve_requests_in_flight",
             "Requests that all workers answer or keep waiting, each as it was about a second ago at most.",
-            multiprocess_mode="livesum",
             registry=self._registry,
         )
         # How much work is that: capacity, and batches behind one request.
@@ -331,11 +305,11 @@ class Metrics:
 
     def _all_workers(self) -> CollectorRegistry:
         """Return a registry of all workers' metrics, where there are several."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if not are_shared():
             return self._registry
         registry = CollectorRegistry()
         registry.register(self._models)
-        registry.register(_WorkersCollector(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
+        registry.register(SharedCollector())
         return registry
 
 
@@ -355,16 +329,3 @@ def _observe_each(histogram: Histogram, values: Sequence[float]) -> None:
     for number, count in enumerate(np.bincount(np.searchsorted(histogram._upper_bounds, values)).tolist()):
         if count:
             histogram._buckets[number].inc(count)
-
-
-class _WorkersCollector(Collector):
-    """Adds up the workers' files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        # A file that is just being made is empty, and prometheus_client's own collector would fail on it.
-        files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
-        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return merged

@@ -28,8 +28,8 @@ from app.config import Config, DatabaseURL
 from app.door import Door
 from app.factory import Service
 from app.hot import Call
-from app.metrics import take_slot, use_worker_slots
 from app.reply import JSON_TYPE, Reply
+from app.shared_values import reserve_slots, share_values, take_slot
 from app.worker import EventLoopWorker
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ SETTLED_SECONDS = 1.2  # after which the prediction log has what came
 def main(store: Path) -> None:
     """Print the table for the first model of a store."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        use_worker_slots()
+        share_values()
+        reserve_slots(1)
         take_slot(0)
         log = DatabaseURL(f"sqlite:///{folder}/predictions.db")
         silent = create_app(Config(store=store, prediction_log=DatabaseURL(""), log_requests=False))

@@ -6,13 +6,17 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import requests
 from flask.testing import FlaskClient
@@ -21,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from app import create_app
 from app.config import Config
-from conftest import HOUSE, Server, rewrite, serve
+from conftest import HOUSE, ROOT, Server, rewrite, serve
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -69,6 +73,11 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def has_workers(server: Server, count: int) -> bool:
+    """Return whether the server has so many workers."""
+    return len(server.workers()) == count
 
 
 def kill_worker(server: Server) -> None:
@@ -277,14 +286,6 @@ def test_rows_are_counted_into_bins(client: FlaskClient, houses: pd.DataFrame) -
     assert sum(by_label(found, "tabserve_prediction_bin_total", "bin").values()) == len(far) + len(houses)
 
 
-def test_file_that_is_being_made(store: Path, tmp_path: Path) -> None:
-    """A worker's file that has nothing in it yet, as in the moment when it is made, does not fail a scrape."""
-    with serve(store, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) as server:
-        (tmp_path / "counter_7.db").touch()
-
-        assert value(scrape(server), "tabserve_golden_check_success", **MODEL) == 1
-
-
 def test_golden_rows_that_come_out_otherwise(store: Path, tmp_path: Path) -> None:
     """A version whose golden rows differ is 0, at the start and, beside the one that goes on serving, after SIGHUP."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
@@ -382,10 +383,8 @@ def test_counts_across_workers(server: Server) -> None:
 
 
 def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
-    """When workers are killed and replaced no count goes back, no files are added, and none is lost after a second."""
-    shared = tmp_path / "values"
-    shared.mkdir()
-    with serve(store, tmp_path, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(shared)) as server:
+    """When workers are killed and replaced no count goes back, and none is lost after a second."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
         predict(server, 20)
         time.sleep(1)
@@ -398,7 +397,6 @@ def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
             counts.append(value(scrape(server), "http_requests_total", **PREDICTED))
 
         assert counts == [20, 20, 40, 40, 60, 60, 80, 80, 100]
-        assert len(list(shared.glob("*.db"))) <= 4 * 3  # four kinds of metric, for each of two slots and the master
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["loaded again", "refused"])
@@ -418,3 +416,89 @@ def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> No
         counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(6)]
 
         assert counts == [80] * 6
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["removed", "missing"])
+def test_folder_for_metrics_is_not_needed(store: Path, tmp_path: Path, is_there: bool) -> None:
+    """The folder of prometheus_client's own files may be missing, or be removed while the server runs."""
+    folder = tmp_path / "values"
+    if is_there:
+        folder.mkdir()
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(folder)) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        predict(server, 20)
+        if is_there:
+            assert list(folder.iterdir()) == []
+            folder.rmdir()
+        wait_until(lambda: value(scrape(server), "http_requests_total", **PREDICTED) == 20)
+        kill_worker(server)
+        predict(server, 20)
+        wait_until(lambda: value(scrape(server), "http_requests_total", **PREDICTED) == 40)
+
+
+def test_more_workers(store: Path, tmp_path: Path) -> None:
+    """Workers that TTIN adds are counted, and any of them answers for all."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
+        for count in (2, 3, 4):
+            server.process.send_signal(signal.SIGTTIN)
+            wait_until(partial(has_workers, server, count))
+        predict(server, 40)
+        wait_until(lambda: value(scrape(server), "http_requests_total", **PREDICTED) == 40)
+        counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(12)]
+
+    assert counts == [40] * 12
+
+
+def test_another_server_of_the_same_binary(store: Path, tmp_path: Path) -> None:
+    """A server that USR2 starts beside the old one counts for itself, and goes on when the old one stops."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
+        predict(server, 20)
+        old = server.process.pid
+        server.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: sum(bool(process.children()) for process in psutil.Process(old).children()) == 1)
+        (new,) = (process for process in psutil.Process(old).children() if process.children())
+        try:
+            assert server.terminate() == 0
+            predict(server, 20)
+            wait_until(lambda: value(scrape(server), "http_requests_total", **PREDICTED) == 20)
+        finally:
+            new.terminate()
+            new.wait(timeout=40)
+
+
+CHILDREN_WITHOUT_END = """
+from prometheus_client import CollectorRegistry, Counter
+from app import shared_values
+shared_values.share_values()
+shared_values.reserve_slots(1)
+counter = Counter("seen_total", "Seen.", ["name"], registry=CollectorRegistry())
+for number in range(70_000):
+    counter.labels(f"x{number:0{length}}").inc()
+shared_values.take_slot(0)
+counter.labels(f"x{0:0{length}}").inc()
+(family,) = shared_values.SharedCollector().collect()
+print(len(family.samples), {sample.value for sample in family.samples[1:]}, family.samples[0].value)
+"""
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, 65_535), (300, 44_557)], ids=["values", "names"])
+def test_metrics_without_end(length: int, expected: int) -> None:
+    """Beyond 65,535 values, or 15 MiB of names, new ones are not counted, old ones are, and the log says so once."""
+    code = f"length = {length}\n{CHILDREN_WITHOUT_END}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{expected} {{1.0}} 2.0\n"
+    assert done.stderr.splitlines() == [
+        "there is no room for more metrics, and new ones are not counted: restart the server"
+    ]
+
+
+def test_more_workers_than_slots() -> None:
+    """A worker for which no slot was kept does its work, is not counted, and the log says so."""
+    code = CHILDREN_WITHOUT_END.replace("take_slot(0)", "take_slot(1)")
+    done = subprocess.run(
+        [sys.executable, "-c", f"length = 1\n{code}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "65535 {1.0} 1.0\n"
+    assert done.stderr.splitlines()[-1].startswith("there are too many workers to share metrics")

@@ -279,9 +279,8 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
 
 @WORKERS
 def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """SIGTERM lets the request in flight be answered; then the server cleans up and ends with 0."""
+    """SIGTERM lets the request in flight be answered; then the server ends with 0."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow:
-        shared = list(tmp_path.glob("tabserve-*"))
         begin(slow)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
@@ -291,8 +290,6 @@ def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> 
         assert reply.status == 200
         assert json.loads(reply.read())["prediction"] == [25.002145787183498]
         assert server.process.wait(timeout=15) == 0
-        assert len(shared) == 1
-        assert list(tmp_path.glob("tabserve-*")) == []
 
 
 @WORKERS
@@ -505,16 +502,3 @@ def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dic
     assert "secret" not in ended.stderr
     assert all(isinstance(json.loads(line), dict) for line in lines)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_given_folder_of_metrics_is_kept(store: Path, tmp_path: Path) -> None:
-    """A folder that PROMETHEUS_MULTIPROC_DIR names, and what lies in it, outlives the server, SIGHUP or not."""
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "kept.txt").write_text("mine")
-    with serve(store, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(given)) as server:
-        server.process.send_signal(signal.SIGHUP)
-        assert requests.get(f"{server.url}/livez", timeout=5).status_code == 200
-        assert server.terminate() == 0
-
-    assert (given / "kept.txt").read_text() == "mine"
