@@ -15,6 +15,7 @@ PREFIX = "TABSERVE_"
 
 # Far beyond use, and within what dates, files and buffers can hold.
 _MOST_BYTES = 2**30
+_MOST_LOG_BYTES = 2**50
 _MOST_ROWS = 1_000_000
 _MOST_REQUESTS = 1_000_000
 _MOST_SECONDS = 86_400
@@ -120,6 +121,12 @@ class Config:
         30,
         "days after which a prediction is removed from the log with its true value",
         most=_MOST_DAYS,
+    )
+    prediction_log_max_bytes: int = setting(
+        "TABSERVE_PREDICTION_LOG_MAX_BYTES",
+        2**30,
+        "bytes of the log beyond which its oldest predictions are removed, whatever their age",
+        most=_MOST_LOG_BYTES,
     )
     live_error_days: int = setting(
         "TABSERVE_LIVE_ERROR_DAYS",

@@ -27,13 +27,13 @@ _INTERVAL_SECONDS = 0.5
 _LOOK_SECONDS = 10  # how often the live errors are computed anew: more often than anybody scrapes
 _PRUNE_SECONDS = 600
 _STOP_SECONDS = 5  # most that a worker's end waits for the database, well within gunicorn's graceful timeout
-_REQUESTS_A_WRITE = 1_000
+_REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, and one request at least
 # What may wait for a database that is slow or gone; about 600 bytes a row where a request has one.
 MAX_WAITING_ROWS = 50_000
 
 
 class LogWriter:
-    """A queue of predictions before the prediction log, which is also looked at and pruned from behind it.
+    """A queue of predictions before the prediction log, which is also looked at and kept small from behind it.
 
     `live_errors` is what the log's truths said a moment ago.
     """
@@ -85,6 +85,7 @@ class LogWriter:
     def _work(self) -> None:
         try:
             self._write()
+            self._trim(1)
             self._look()
         except PredictionLogError as error:
             self.live_errors = ()
@@ -101,8 +102,7 @@ class LogWriter:
             self._failing = False
 
     def _write(self) -> None:
-        # In one call, since others add to the queue between any two.
-        while batch := list(self._waiting)[:_REQUESTS_A_WRITE]:
+        while batch := self._next_batch():
             try:
                 self._write_requests(batch)
             except RefusedRowsError:  # those that it is for, alone
@@ -114,6 +114,16 @@ class LogWriter:
                         self._take(1)
                         self._metrics.count_dropped(guest.rows, "refused")
 
+    def _next_batch(self) -> list[Visit]:
+        """Return what has waited longest."""
+        n_rows = 0
+        waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # in one call, since others add to the queue between any two
+        for number, guest in enumerate(waiting):
+            n_rows += guest.rows
+            if number and n_rows > _ROWS_A_WRITE:
+                return waiting[:number]
+        return waiting
+
     def _write_requests(self, batch: Sequence[Visit]) -> None:
         first: dict[str, Visit] = {}
         for guest in batch:
@@ -122,6 +132,15 @@ class LogWriter:
         self._take(len(batch))
         self._metrics.count_logged(written)
         self._metrics.count_dropped(sum(guest.rows for guest in batch) - written, "repeated")
+        if written:
+            self._trim(2 * written)
+
+    def _trim(self, n_rows: int) -> None:
+        """Remove the oldest rows of a log that is too large, `n_rows` or some more: twice what comes is enough."""
+        removed = 0
+        while removed < n_rows and (some := self._log.trim(max_bytes=self._config.prediction_log_max_bytes)):
+            self._metrics.count_removed(some, "size")
+            removed += some
 
     def _take(self, requests: int) -> None:
         """Take requests from the queue: only now, since what was not written is tried again."""
@@ -148,5 +167,7 @@ class LogWriter:
             self._next_look = clock + _LOOK_SECONDS
             self.live_errors = self._log.live_errors(since=now - timedelta(days=self._config.live_error_days))
         if clock >= self._next_prune:
-            self._next_prune = clock + _PRUNE_SECONDS
-            self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
+            removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
+            self._metrics.count_removed(removed, "age")
+            if not removed:  # else there may be more
+                self._next_prune = clock + _PRUNE_SECONDS

@@ -33,6 +33,7 @@ DURATION_BUCKETS = (
 BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to beyond a request's most, by default
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
+REMOVED = ("age", "size")  # why it has not a row any more
 OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -171,6 +172,12 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self._removed = Counter(
+            "tabserve_prediction_log_removed_rows_total",
+            "Rows removed from the prediction log: by their age, or the oldest of a log that was too large.",
+            ["reason"],
+            registry=self._registry,
+        )
         self._log_failures = Counter(
             "tabserve_prediction_log_failures_total",
             "Attempts at the prediction log that failed; what was to be written waits.",
@@ -182,6 +189,8 @@ class Metrics:
         )
         for reason in DROPPED:
             self._child(self._dropped, reason)
+        for reason in REMOVED:
+            self._child(self._removed, reason)
         for outcome in OUTCOMES:
             self._child(self._feedback, outcome)
         for model in models():
@@ -241,6 +250,10 @@ class Metrics:
     def count_dropped(self, n_rows: int, reason: str) -> None:
         """Count rows that the prediction log has not."""
         self._child(self._dropped, reason).inc(n_rows)
+
+    def count_removed(self, n_rows: int, reason: str) -> None:
+        """Count rows that were removed from the prediction log."""
+        self._child(self._removed, reason).inc(n_rows)
 
     def count_log_failure(self) -> None:
         """Count one attempt at the prediction log that failed."""

@@ -1,10 +1,11 @@
-"""Connections to PostgreSQL that give up a server that hangs.
+"""Connections to PostgreSQL that give up a server that hangs, and how much a table holds.
 
 The server's own limits, as `statement_timeout`, are of no use then, and TCP's do not see a process that is frozen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,3 +35,23 @@ def connector(*, patience_seconds: float) -> Callable[..., psycopg.Connection[An
         return Connection.connect(*arguments, **options)
 
     return connect
+
+
+def count_excess(execute: Callable[[str], Any], table: str, max_bytes: int) -> int:
+    """Return how many rows of the prediction log's table are too many for so many bytes, indexes included.
+
+    From the live rows in the statistics and the width of the newest ones: what is removed makes no table smaller, and
+    is used again when autovacuum was there. `execute` runs a statement and returns its row.
+    """
+    if execute(f"SELECT pg_total_relation_size('{table}')")[0] <= max_bytes:
+        return 0
+    live = f"SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = '{table}'::regclass"
+    # Beside the row: 5 bytes in its page, and the index entries, which were 110 bytes for an id of 32 characters.
+    width = "avg(pg_column_size(newest) + 1.5 * pg_column_size(request_id) + 65)::float8 AS width FROM newest"
+    newest = f"WITH newest AS (SELECT * FROM {table} ORDER BY time DESC LIMIT 1000)"
+    n_rows, bytes_a_row, version = execute(
+        f"{newest} SELECT ({live}), width, current_setting('server_version_num')::int FROM (SELECT {width}) AS w"
+    )
+    if version >= 150_000:  # so that the next look sees what this transaction removes
+        execute("SELECT pg_stat_force_next_flush()")
+    return max(0, math.ceil(n_rows - max_bytes / bytes_a_row)) if bytes_a_row else 0

@@ -24,6 +24,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     DateTime,
     Double,
@@ -61,6 +62,7 @@ _READ_TIMEOUT_SECONDS = 60  # of who only reads: nobody waits for the answer but
 _ROWS_AT_ONCE = 10_000  # read: about 10 MB as objects, before they become arrays
 _LOCK = int.from_bytes(b"tabserve")  # so that of many processes one makes the table; any number of our own
 _KEYS_A_QUERY = 250  # of two parameters; SQLite took at most 999 in a statement for many years
+_ROWS_A_REMOVAL = 5_000  # about 50 ms in which nobody else writes to SQLite
 _ROWS_A_STATEMENT = 1_000  # each of which PostgreSQL is given the time of one statement for
 
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # whose squares are doubles, and sums of them
@@ -280,9 +282,40 @@ class PredictionLog:
         return {row.version: row.rows for row in found}
 
     def prune(self, *, before: datetime) -> int:
-        """Remove predictions older than a time, with their truths; return how many."""
+        """Remove predictions older than a time, with their truths, 5,000 at most; return how many."""
         with self._begin(to_write=True) as connection:
-            return connection.execute(delete(_predictions).where(_predictions.c.time < before)).rowcount
+            return self._remove_oldest(connection, _ROWS_A_REMOVAL, _predictions.c.time < before)
+
+    def trim(self, *, max_bytes: int) -> int:
+        """Remove the oldest predictions, 5,000 at most, where the log takes more than so many bytes; return how many.
+
+        In SQLite these are the bytes in use in its file, and what is free is used again. In PostgreSQL, where a table
+        does not shrink, they are estimated from its statistics; of several processes one removes rows.
+        """
+        with self._begin(to_write=True) as connection:
+            if not self._count_excess(connection, max_bytes):
+                return 0
+            if self._is_sqlite:
+                connection.exec_driver_sql(self._lock)
+            elif not connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK + 1))):
+                return 0
+            n_rows = self._count_excess(connection, max_bytes)  # another process may have removed them before the lock
+            return self._remove_oldest(connection, min(n_rows, _ROWS_A_REMOVAL))
+
+    def _count_excess(self, connection: Connection, max_bytes: int) -> int:
+        """Return how many rows the log has beyond so many bytes; where that is not known, as many as go at once."""
+        if self._is_sqlite:
+            return _ROWS_A_REMOVAL if sqlite_file.used_bytes(_executing(connection)) > max_bytes else 0
+        from model.postgresql import count_excess  # here, since SQLite needs none of it
+
+        return count_excess(_executing(connection), _predictions.name, max_bytes)
+
+    def _remove_oldest(self, connection: Connection, n_rows: int, *conditions: ColumnElement[bool]) -> int:
+        table = _predictions.c
+        oldest = select(table.request_id, table.row).where(*conditions).order_by(table.time).limit(n_rows)
+        # What feedback has locked is removed another time.
+        its_row = tuple_(table.request_id, table.row).in_(oldest.with_for_update(skip_locked=True))
+        return connection.execute(delete(_predictions).where(its_row)).rowcount
 
     def close(self) -> None:
         """Close the connections."""

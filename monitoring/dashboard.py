@@ -282,6 +282,7 @@ def truth() -> Sequence[Panel]:
 
     written = f"rate(tabserve_prediction_log_rows_total{{{SERVICE}}}[$__rate_interval])"
     dropped = f"rate(tabserve_prediction_log_dropped_rows_total{{{SERVICE}}}[$__rate_interval])"
+    removed = f"rate(tabserve_prediction_log_removed_rows_total{{{SERVICE}}}[$__rate_interval])"
     failures = f"rate(tabserve_prediction_log_failures_total{{{SERVICE}}}[$__rate_interval])"
     return [
         error(
@@ -305,10 +306,11 @@ def truth() -> Sequence[Panel]:
         ),
         graph(
             "Prediction log",
-            "Rows written, and rows that were not.",
+            "Rows written, rows that were not, and rows that were removed by their age or the log's size.",
             "rowsps",
             (f"sum({written})", "written"),
             (f"sum by (reason) ({dropped})", "dropped: {{reason}}"),
+            (f"sum by (reason) ({removed})", "removed: {{reason}}"),
         ),
         graph(
             "Prediction log fails",

@@ -35,6 +35,7 @@ def test_defaults() -> None:
         prediction_log_share=Share(1),
         prediction_log_features=False,
         prediction_log_days=30,
+        prediction_log_max_bytes=2**30,
         live_error_days=7,
     )
 

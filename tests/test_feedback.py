@@ -351,7 +351,33 @@ def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
     assert feedback.json["unknown_rows"] == [{"request_id": "old", "row": 0}]  # type: ignore[index]
     app.recorder.start()
     wait_until(lambda: set(logged_ids(tmp_path / "log.db")) == {"young"})
+    removed = by_label(
+        series(app.test_client().get("/metrics").text), "tabserve_prediction_log_removed_rows_total", "reason"
+    )
+    assert removed == {("age",): 1, ("size",): 0}
     app.recorder.close()
+
+
+def test_log_that_is_full(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
+    """A log at its limit goes on: its oldest predictions are removed and counted, its newest are found, and its file
+    grows no more.
+    """
+    path, X = tmp_path / "log.db", rows(houses, 2_000)
+    settings = {"TABSERVE_PREDICTION_LOG": f"sqlite:///{path}", "TABSERVE_PREDICTION_LOG_MAX_BYTES": str(2**20)}
+    with serve(store, tmp_path, WEB_CONCURRENCY="2", **settings) as server:
+        ids = []
+        for _ in range(15):
+            ids.append(predict(server, X)[0])
+            wait_until(lambda: value(scrape(server), LOGGED) == len(ids) * len(X))
+        removed = by_label(scrape(server), "tabserve_prediction_log_removed_rows_total", "reason")
+        assert give(server, {"request_id": ids[0], "truth": 1.0}).status_code == 404
+        assert give(server, {"request_id": ids[-1], "truth": 1.0}).json()["accepted"] == 1
+        assert by_label(scrape(server), DROPPED, "reason")["queue_full",] == 0
+        assert server.terminate() == 0
+
+    assert removed["age",] == 0
+    assert 15 * len(X) * 0.5 < removed["size",] <= 15 * len(X) - logged_ids(path).total()
+    assert path.stat().st_size < 3 * 2**20
 
 
 def test_longest_days(store: Path, url: str) -> None:

@@ -118,6 +118,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_reference_rows": "gauge",
         "tabserve_prediction_log_rows": "counter",
         "tabserve_prediction_log_dropped_rows": "counter",
+        "tabserve_prediction_log_removed_rows": "counter",
         "tabserve_prediction_log_failures": "counter",
         "tabserve_feedback_rows": "counter",
         **{f"tabserve_{kind}_{name}": "gauge" for kind in ("validation", "live_error") for name in ERRORS},
@@ -137,6 +138,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert labels["tabserve_golden_check_success"] == labels["tabserve_reference_rows"] == {"model", "version"}
     assert labels["tabserve_validation_rmse"] == {"model", "version"}
     assert labels["tabserve_prediction_log_dropped_rows"] == {"reason"}
+    assert labels["tabserve_prediction_log_removed_rows"] == {"reason"}
     assert labels["tabserve_feedback_rows"] == {"outcome"}
     assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "digest"}
     assert all(family.documentation for family in families.values())

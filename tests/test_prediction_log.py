@@ -335,6 +335,47 @@ def test_prune(log: PredictionLog) -> None:
     assert [one.rows for one in log.live_errors(since=LONG_AGO)] == [1]
 
 
+def test_trim(url: str, log: PredictionLog) -> None:
+    """A log that takes more bytes than it may loses its oldest rows, a bounded number at once, and about as many as it
+    must; two processes that look at once do not remove more, and SQLite's file stays that small.
+    """
+    max_bytes, n_batches = 2 * 2**20, 30
+    logs = [log, PredictionLog(url)]
+    removed = 0
+    for number in range(n_batches):
+        when = NOON + timedelta(seconds=number)
+        log.write(
+            [row for i in range(1_000) for row in rows(f"{number}-{i}".rjust(32, "0"), [float(number)], when=when)]
+        )
+        for each in logs:
+            some = each.trim(max_bytes=max_bytes)
+            assert some <= 5_000
+            removed += some
+    deadline = time.monotonic() + 20  # PostgreSQL's statistics are some seconds late
+    while len(numbers(log)) * 180 > max_bytes:
+        assert time.monotonic() < deadline
+        removed += sum(each.trim(max_bytes=max_bytes) for each in logs)
+        time.sleep(0.1)
+    kept = numbers(log)
+    logs[1].close()
+
+    assert len(kept) == 1_000 * n_batches - removed
+    assert kept == [float(number) for number in range(n_batches) for _ in range(1_000)][-len(kept) :]
+    assert len(kept) * 500 > max_bytes
+    assert log.trim(max_bytes=10 * max_bytes) == 0
+    if url.startswith("sqlite"):
+        assert Path(url.removeprefix("sqlite:///")).stat().st_size < 2 * max_bytes
+
+
+def test_prune_is_bounded(log: PredictionLog) -> None:
+    """Many old rows are removed in several transactions, each of them short."""
+    log.write(rows("old", [0.0] * 7_000))
+    log.write(rows("new", [1.0], when=NOON + timedelta(days=1)))
+
+    assert [log.prune(before=NOON + timedelta(hours=1)) for _ in range(3)] == [5_000, 2_000, 0]
+    assert numbers(log) == [1.0]
+
+
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) -> None:
     """A prediction that is no number, or infinite, is written like any other, and so are those beside it."""
