@@ -106,7 +106,7 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     app.register_blueprint(mlflow_scoring.blueprint(app.serving, inference, config))
     app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
     app.register_blueprint(predict.blueprint(app.serving, inference))
-    app.register_blueprint(feedback.blueprint(config, metrics, log))
+    app.register_blueprint(feedback.blueprint(config, metrics, log, app.serving))
     app.register_blueprint(pages.blueprint(app.serving, config))
     errors.register(app, errors.refusing())
     metrics.expect_failures(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))

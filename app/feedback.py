@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -20,22 +20,37 @@ from app.door import REQUEST_ID
 from app.errors import MAX_DETAILS, OverloadedError, UnknownPredictionsError
 from app.metrics import OUTCOMES, Metrics
 from app.reply import JSON_TYPE, Reply
-from model import MISSING, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, UNKNOWN, Problem, SchemaError, TooManyRowsError
+from app.serving import Serving
+from model import (
+    MISSING,
+    NOT_A_NUMBER,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    UNKNOWN,
+    Feature,
+    ImplausibleTruthsError,
+    Problem,
+    SchemaError,
+    TooManyRowsError,
+)
 
 if TYPE_CHECKING:
     from model.prediction_log import PredictionLog
 
-_FIELDS = ("request_id", "row", "truth")
+_FIELDS = ("request_id", "row", "truth", "replace")
 MAX_ROW = 2**31 - 1  # what a database's integer holds
 _MAX_UNKNOWN = 20  # fields that are named in each item: a reply need not list what a client made up
 MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
+# Widths of the training range that a truth may be beyond it, on either side: what is honest is hardly ever so far out,
+# and what is not can do no more to the live error than such an error does.
+TRUTH_WIDTHS = 10
 # Of a worker's four threads two may be at the database, which may be slow, and a third may wait for a prediction to
 # reach it: the fourth answers long predictions.
 _MAX_AT_ONCE = 2
 _WAIT_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
 
 
-def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Blueprint:
+def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving) -> Blueprint:
     """The route that takes feedback."""
     routes = Blueprint("feedback", __name__)
     places, waiting = threading.Semaphore(_MAX_AT_ONCE), threading.Semaphore(1)
@@ -53,38 +68,55 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None) -> Bl
     def feedback() -> Reply:
         """Write true values beside their predictions, and say what became of each.
 
-        One that comes again replaces the first. A prediction that is not known yet is waited for, by one request at
-        a time.
+        The first of a row stays, unless another is told to replace it. A prediction that is not known yet is waited
+        for, by one request at a time.
         """
         body.content_type(request.environ, (JSON_TYPE,))
         value = body.parse_json(body.read(request.environ, max_bytes=config.max_body_bytes))
         truths = decode(value, max_rows=config.max_rows)
+        items = value if isinstance(value, list) else [value]
+        numbers = _item_numbers(items)
+        replace = {truth[:2] for truth, number in zip(truths, numbers) if items[number].get("replace")}
+        ranges = {name: plausible_range(model.schema.target) for name, model in serving.models.items()}
         if log is None:
             raise UnknownPredictionsError("no prediction log is kept here; TABSERVE_PREDICTION_LOG names one")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
+
+        def add(some: Sequence[int]) -> list[str]:
+            try:
+                return [*log.add_truths([truths[each] for each in some], oldest=oldest, replace=replace, ranges=ranges)]
+            except ImplausibleTruthsError as error:
+                told = {Problem(numbers[some[each]], "truth", reason): None for each, reason in error.reasons.items()}
+                raise SchemaError([*told], n_rows=len(items)) from None
+
         with one_of(places):
-            outcomes: list[str] = list(log.add_truths(truths, oldest=oldest))
+            outcomes = add(range(len(truths)))
         late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
         if late:
             with suppress(OverloadedError), one_of(waiting):
                 time.sleep(_WAIT_SECONDS)
                 with one_of(places):
-                    again = log.add_truths([truths[number] for number in late], oldest=oldest)
+                    again = add(late)
                 for number, found in zip(late, again):
                     outcomes[number] = found
         counts = Counter(outcomes)
         for outcome in OUTCOMES:
             metrics.count_feedback(outcome, counts[outcome])
-        unknown = [truth[:2] for truth, outcome in zip(truths, outcomes) if outcome == "unknown"]
-        if len(unknown) == len(truths):
+        if counts["unknown"] == len(truths):
             raise UnknownPredictionsError(
                 "none of these predictions is known: they were not made or not logged here, or more than "
                 f"{config.prediction_log_days} days ago"
             )
+
+        def rows_that_are(outcome: str) -> list[dict[str, Any]]:
+            found = (truth for truth, its_outcome in zip(truths, outcomes) if its_outcome == outcome)
+            return [{"request_id": request_id, "row": row} for request_id, row, _ in islice(found, MAX_DETAILS)]
+
         return body.to_json(
             {
                 **{outcome: counts[outcome] for outcome in OUTCOMES},
-                "unknown_rows": [{"request_id": request_id, "row": row} for request_id, row in unknown[:MAX_DETAILS]],
+                "conflicting_rows": rows_that_are("conflicting"),
+                "unknown_rows": rows_that_are("unknown"),
             }
         )
 
@@ -95,7 +127,8 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
     """Return (request id, row, truth) of each true value in a body: an object, or a list of them.
 
     `{"request_id": "…", "row": 0, "truth": 24.0}`, where row 0 need not be said; or `{"request_id": "…", "truth":
-    [24.0, null, 21.6]}`, one for each row from 0, null where it is not known. Raises `SchemaError` with every problem.
+    [24.0, null, 21.6]}`, one for each row from 0, null where it is not known. Either may have `"replace": true`. Raises
+    `SchemaError` with every problem.
     """
     items = value if isinstance(value, list) else [value]
     tables.check_rows(len(items), max_rows)
@@ -114,6 +147,8 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
             problems.append(Problem(number, "request_id", "not a string"))
         elif not REQUEST_ID.fullmatch(request_id):
             problems.append(Problem(number, "request_id", "not 1 to 128 visible ASCII characters"))
+        if not isinstance(item.get("replace", False), bool):
+            problems.append(Problem(number, "replace", "neither true nor false"))
         if isinstance(truth, list) and "row" in item:
             problems.append(Problem(number, "row", "beside a list of truths, which are of all rows"))
         elif row is None or not 0 <= row <= MAX_ROW:
@@ -132,6 +167,21 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         raise SchemaError(problems, n_rows=len(items))
     tables.check_rows(len(truths), max_rows)
     return truths
+
+
+def plausible_range(target: Feature) -> tuple[float, float]:
+    """Return the least and the largest true value that is taken: the training range and ten times its width around."""
+    width = target.maximum - target.minimum or max(abs(target.maximum), 1.0)
+    reach = TRUTH_WIDTHS * width
+    return max(target.minimum - reach, -MAX_TRUTH), min(target.maximum + reach, MAX_TRUTH)
+
+
+def _item_numbers(items: Sequence[dict[str, Any]]) -> list[int]:
+    """Return for each truth that `decode` makes of a body which object of it has it."""
+    counts = (
+        len(item["truth"]) - item["truth"].count(None) if isinstance(item["truth"], list) else 1 for item in items
+    )
+    return [number for number, count in enumerate(counts) for _ in range(count)]
 
 
 def _reason(truth: Any) -> str | None:

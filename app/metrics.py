@@ -34,7 +34,7 @@ BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to b
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
 REMOVED = ("age", "size")  # why it has not a row any more
-OUTCOMES = ("accepted", "replaced", "repeated", "unknown")  # what becomes of a true value
+OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what becomes of a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

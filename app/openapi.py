@@ -187,6 +187,7 @@ def _health_paths() -> JSON:
 def _feedback_path(config: Config) -> JSON:
     truth = {"type": "number", "minimum": -MAX_TRUTH, "maximum": MAX_TRUTH}
     request_id = {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}
+    replace = {"type": "boolean", "default": False, "description": "whether it takes the place of another truth"}
     one = {
         "type": "object",
         "required": ["request_id", "truth"],
@@ -194,6 +195,7 @@ def _feedback_path(config: Config) -> JSON:
             "request_id": request_id,
             "row": {"type": "integer", "minimum": 0, "maximum": MAX_ROW, "description": "of the request, from 0"},
             "truth": truth,
+            "replace": replace,
         },
         "additionalProperties": False,
         "examples": [{"request_id": "0123456789abcdef0123456789abcdef", "row": 0, "truth": 24.0}],
@@ -210,31 +212,34 @@ def _feedback_path(config: Config) -> JSON:
                 "contains": truth,
                 "maxItems": config.max_rows,
             },
+            "replace": replace,
         },
         "additionalProperties": False,
     }
     item = {"anyOf": [one, rows]}
     many = {"type": "array", "items": item, "minItems": 1, "maxItems": config.max_rows}
+    rows_of = {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["request_id", "row"],
+            "properties": {"request_id": {"type": "string"}, "row": {"type": "integer"}},
+        },
+    }
     reply = {
         "type": "object",
-        "required": [*OUTCOMES, "unknown_rows"],
+        "required": [*OUTCOMES, "conflicting_rows", "unknown_rows"],
         "properties": {
             **{name: {"type": "integer", "minimum": 0} for name in OUTCOMES},
-            "unknown_rows": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["request_id", "row"],
-                    "properties": {"request_id": {"type": "string"}, "row": {"type": "integer"}},
-                },
-            },
+            "conflicting_rows": rows_of,
+            "unknown_rows": rows_of,
         },
     }
     content = {"application/json": {"schema": {"anyOf": [item, many]}}}
     summary = "The true values of predictions, when they are known"
     failures = {
         "404": "none of the predictions is known, or no prediction log is kept",
-        "422": "not request ids, rows and true values",
+        "422": "not request ids, rows and true values, or values far beyond the range of the target in training",
     }
     return {"/feedback": _post(NATIVE, summary, content, reply, _NATIVE_ERROR, unfit=failures)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,14 @@ class PredictionLogError(ModelError):
 
 class RefusedRowsError(PredictionLogError):
     """The prediction log does not take these rows, and will not take them later."""
+
+
+class ImplausibleTruthsError(ModelError):
+    """True values are beyond what the model's target can be, and none was taken; `reasons` says why, by number."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(f"{len(reasons)} true values are beyond what the model's target can be")
+        self.reasons = dict(reasons)
 
 
 class NotInStoreError(ModelError):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     case,
+    collate,
     create_engine,
     delete,
     event,
@@ -49,7 +51,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from model import sqlite_file
-from model.errors import ModelError, PredictionLogError, RefusedRowsError
+from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
 from model.sqlite_file import SQLiteFile
 
 T = TypeVar("T")
@@ -86,11 +88,15 @@ _predictions = Table(
 
 
 class Outcome(StrEnum):
-    """What became of a true value: new, another than before, the same as before, or of no prediction that is kept."""
+    """What became of a true value.
+
+    New, in the place of another, the same as before, not taken since there is another, of no prediction that is kept.
+    """
 
     ACCEPTED = "accepted"
     REPLACED = "replaced"
     REPEATED = "repeated"
+    CONFLICTING = "conflicting"
     UNKNOWN = "unknown"
 
 
@@ -193,38 +199,70 @@ class PredictionLog:
                 written += connection.execute(self._insert, part).rowcount
         return written
 
-    def add_truths(self, truths: Sequence[tuple[str, int, float]], *, oldest: datetime) -> list[Outcome]:
+    def add_truths(
+        self,
+        truths: Sequence[tuple[str, int, float]],
+        *,
+        oldest: datetime,
+        replace: Collection[tuple[str, int]] = (),
+        ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    ) -> list[Outcome]:
         """Write true values, each (request id, row, value), beside their predictions; return what became of each.
 
-        A prediction from before `oldest` is not known any more, whether or not it was removed yet.
+        The first of a row stays, unless its (request id, row) is in `replace`. A prediction from before `oldest` is not
+        known any more, whether or not it was removed yet. Raises `ImplausibleTruthsError`, and writes none, if one is
+        outside of the `ranges` entry of its prediction's model.
         """
         table = _predictions.c
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
-        outcomes, changes = [], {}
+        outcomes, changes, reasons = [], {}, {}
         with self._begin(to_write=True) as connection:
-            known: dict[tuple[str, int], float | None] = {}
-            for some in _slices(keys, _KEYS_A_QUERY):
-                these = tuple_(table.request_id, table.row).in_(some)
-                found = select(table.request_id, table.row, table.truth).where(these, table.time >= oldest)
-                known |= {(each.request_id, each.row): each.truth for each in connection.execute(found)}
-            for request_id, row, value in truths:
+            known = self._find_truths(connection, keys, oldest)
+            if known:  # again, when nobody else can change them; ids that nobody knows do not get that far
+                if self._is_sqlite:
+                    connection.exec_driver_sql(self._lock)
+                known = self._find_truths(connection, sorted(known), oldest, lock=True)
+            for number, (request_id, row, value) in enumerate(truths):
                 key = request_id, row
                 if key not in known:
                     outcomes.append(Outcome.UNKNOWN)
                     continue
-                before, known[key] = known[key], value
+                model, before = known[key]
+                low, high = ranges.get(model, (value, value))
+                if not low <= value <= high:
+                    reasons[number] = f"beyond what the target of {model} can be: {low:g} to {high:g}"
                 if before == value:
                     outcomes.append(Outcome.REPEATED)
                     continue
+                if before is not None and key not in replace:
+                    outcomes.append(Outcome.CONFLICTING)
+                    continue
+                known[key] = model, value
                 outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
                 changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
+            if reasons:
+                raise ImplausibleTruthsError(reasons)
             if changes:
                 its_row = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
-                # In one order, so that no two transactions wait for each other.
-                for part in _slices([changes[key] for key in sorted(changes)], _ROWS_A_STATEMENT):
+                for part in _slices(list(changes.values()), _ROWS_A_STATEMENT):
                     connection.execute(update(_predictions).where(its_row), part)
         return outcomes
+
+    def _find_truths(
+        self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
+    ) -> dict[tuple[str, int], tuple[str, float | None]]:
+        """Return the model and the truth of the rows that are known; `lock` keeps PostgreSQL's from changing."""
+        table = _predictions.c
+        found = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
+        if lock:  # in one order, Python's, so that no two transactions wait for each other
+            order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
+            found = found.order_by(order, table.row).with_for_update()
+        known = {}
+        for some in _slices(keys, _KEYS_A_QUERY):
+            for each in connection.execute(found.where(tuple_(table.request_id, table.row).in_(some))):
+                known[each.request_id, each.row] = each.model, each.truth
+        return known
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:
         """Return the errors of each version over the truths that came since a time."""

@@ -32,10 +32,11 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from app import create_app
 from app.config import Config, DatabaseURL, Share
 from app.factory import Service
-from app.feedback import MAX_ROW, MAX_TRUTH, decode
+from app.feedback import MAX_ROW, MAX_TRUTH, decode, plausible_range
 from app.log_writer import MAX_WAITING_ROWS
+from app.metrics import OUTCOMES
 from conftest import COLUMNS, HOUSE, PROTOCOLS, Server, everywhere_client, refused, serve, strict_json
-from model import SchemaError, TooManyRowsError
+from model import Feature, SchemaError, Store, TooManyRowsError
 from model.prediction_log import PredictionLog
 from postgres import Postgres
 from test_metrics import MODEL, by_label, kill_worker, scrape, series, value, wait_until
@@ -243,6 +244,7 @@ def test_list_of_truths_is_of_rows_from_0(request_id: str, truths: list[float | 
         ({"request_id": 7, "truth": 1}, [(0, "request_id", "not a string")]),
         ({"request_id": None, "truth": 1}, [(0, "request_id", "not a string")]),
         ({"request_id": "a", "truth": 1, "model": "x"}, [(0, "model", "unknown")]),
+        ({"request_id": "a", "truth": 1, "replace": 1}, [(0, "replace", "neither true nor false")]),
         ([], [(None, None, "the request has no rows")]),
         ({"request_id": "a", "truth": []}, [(None, None, "the request has no rows")]),
     ],
@@ -296,7 +298,9 @@ def test_unknown_predictions(client: FlaskClient) -> None:
         "accepted": 2,
         "replaced": 0,
         "repeated": 0,
+        "conflicting": 0,
         "unknown": 1,
+        "conflicting_rows": [],
         "unknown_rows": [{"request_id": request_id, "row": 2}],
     }
 
@@ -306,16 +310,56 @@ def test_outcomes_are_counted(client: FlaskClient) -> None:
     name = "tabserve_feedback_rows_total"
     before = by_label(series(client.get("/metrics").text), name, "outcome")
     request_id = client.post("/predict", json=[HOUSE] * 3).headers["X-Request-Id"]
-    bodies = [{"request_id": request_id, "truth": truth} for truth in ([1, 2, None], [1, 5, 6, 7])]
+    bodies: list[dict[str, Any]] = [{"request_id": request_id, "truth": each} for each in ([1, 2, None], [1, 5, 6, 7])]
+    bodies.append({"request_id": request_id, "row": 1, "truth": 5, "replace": True})
     replies = [strict_json(client.post("/feedback", json=body)) for body in bodies]
     after = by_label(series(client.get("/metrics").text), name, "outcome")
 
-    assert [[reply[each] for each in ("accepted", "replaced", "repeated", "unknown")] for reply in replies] == [
-        [2, 0, 0, 0],
-        [1, 1, 1, 1],
+    assert [[reply[each] for each in OUTCOMES] for reply in replies] == [
+        [2, 0, 0, 0, 0],
+        [1, 0, 1, 1, 1],
+        [0, 1, 0, 0, 0],
     ]
+    assert replies[1]["conflicting_rows"] == [{"request_id": request_id, "row": 1}]
     rises = {outcome: after[outcome,] - before[outcome,] for (outcome,) in after}
-    assert rises == {"accepted": 3, "replaced": 1, "repeated": 1, "unknown": 1}
+    assert rises == {"accepted": 3, "replaced": 1, "repeated": 1, "conflicting": 1, "unknown": 1}
+
+
+def test_truths_that_cannot_be(store: Path, client: FlaskClient) -> None:
+    """A truth that is further from the training range of the target than ten times its width is 422 with the range, by
+    the object that has it; then none is taken. The last one that is not further is taken.
+    """
+    target = Store(store).load("boston-housing").schema.target
+    low, high = target.minimum, target.maximum
+    least, most = low - 10 * (high - low), high + 10 * (high - low)
+    request_id = client.post("/predict", json=[HOUSE] * 3).headers["X-Request-Id"]
+    for truth in (1e150, np.nextafter(most, np.inf), np.nextafter(least, -np.inf), -1e9):
+        items = [
+            {"request_id": request_id, "truth": [20.0, None, 21.0]},
+            {"request_id": request_id, "truth": [None, truth]},
+        ]
+        reply = client.post("/feedback", json=items)
+        refused(reply, 422, "native")
+        reason = f"beyond what the target of boston-housing can be: {least:g} to {most:g}"
+        assert strict_json(reply)["details"] == [{"row": 1, "feature": "truth", "reason": reason}]
+    reply = client.post("/feedback", json={"request_id": request_id, "truth": [least, most, 20.0]})
+
+    assert strict_json(reply)["accepted"] == 3
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "expected"),
+    [
+        (0.0, 1.0, (-10.0, 11.0)),
+        (-3.0, -3.0, (-33.0, 27.0)),
+        (0.0, 0.0, (-10.0, 10.0)),
+        (-1e308, 1e308, (-1e150, 1e150)),
+        (-np.inf, np.inf, (-1e150, 1e150)),
+    ],
+)
+def test_range_of_truths(minimum: float, maximum: float, expected: tuple[float, float]) -> None:
+    """Of a target that was one number, of any size or of no range that is known there are truths to be taken, too."""
+    assert plausible_range(Feature("y", minimum=minimum, maximum=maximum)) == expected
 
 
 def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:

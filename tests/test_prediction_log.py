@@ -25,7 +25,7 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from app.metrics import OUTCOMES
 from conftest import ROOT, bits
-from model import ModelError, PredictionLogError, RefusedRowsError
+from model import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
 from model.prediction_log import Outcome, PredictionLog
 from postgres import Postgres
 
@@ -180,7 +180,7 @@ def test_read_selects(log: PredictionLog) -> None:
 
 
 def test_outcomes_of_truths(log: PredictionLog) -> None:
-    """A truth is accepted, replaced by another, repeated or of no known prediction; the last one stays."""
+    """A truth is accepted, repeated, of no known prediction, or conflicts with another, which stays if not replaced."""
     log.write(rows("a", [1.0, 2.0]))
 
     assert log.add_truths([("a", 0, 5.0), ("a", 1, 0.0), ("a", 2, 1.0), ("b", 0, 1.0)], oldest=LONG_AGO) == [
@@ -189,7 +189,10 @@ def test_outcomes_of_truths(log: PredictionLog) -> None:
         "unknown",
         "unknown",
     ]
-    assert log.add_truths([("a", 0, 5.0), ("a", 1, 6.0)], oldest=LONG_AGO) == ["repeated", "replaced"]
+    later = [("a", 0, 5.0), ("a", 1, 6.0)]
+    assert log.add_truths(later, oldest=LONG_AGO) == ["repeated", "conflicting"]
+    assert log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist() == [5.0, 0.0]
+    assert log.add_truths(later, oldest=LONG_AGO, replace={("a", 1)}) == ["repeated", "replaced"]
     assert log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist() == [5.0, 6.0]
 
 
@@ -199,7 +202,9 @@ def test_truths_twice_in_one_call(log: PredictionLog) -> None:
     truths = [("a", 0, 5.0), ("b", 0, 5.0), ("a", 0, 5.0), ("a", 0, 6.0), ("a", 0, 5.0), ("b", 0, 5.0)]
 
     outcomes = log.add_truths(truths, oldest=LONG_AGO)
-    assert outcomes == ["accepted", "unknown", "repeated", "replaced", "replaced", "unknown"]
+    assert outcomes == ["accepted", "unknown", "repeated", "conflicting", "repeated", "unknown"]
+    outcomes = log.add_truths(truths[3:], oldest=LONG_AGO, replace={("a", 0)})
+    assert outcomes == ["replaced", "replaced", "unknown"]
     assert log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist() == [5.0]
 
 
@@ -253,7 +258,7 @@ def test_live_errors_since(log: PredictionLog) -> None:
     log.add_truths([("a", 1, 2.0), ("a", 2, 4.0)], oldest=LONG_AGO)  # the first is repeated: it came before
 
     assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(1, 3.0)]
-    log.add_truths([("a", 0, 3.0)], oldest=LONG_AGO)
+    log.add_truths([("a", 0, 3.0)], oldest=LONG_AGO, replace={("a", 0)})
     assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(2, 2.5)]
     assert log.live_errors(since=datetime.now(UTC) + timedelta(minutes=1)) == []
 
@@ -411,7 +416,8 @@ def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
     def add(step: int) -> None:
         try:
             for turn in range(6):
-                log.add_truths([("a", i, turn * 2.0 + step) for i in range(300)[::step]], oldest=LONG_AGO)
+                truths = [("a", i, turn * 2.0 + step) for i in range(300)[::step]]
+                log.add_truths(truths, oldest=LONG_AGO, replace={truth[:2] for truth in truths})
         except Exception as error:
             errors.append(error)
 
@@ -421,6 +427,41 @@ def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_first_truth_stays_at_once(url: str, log: PredictionLog) -> None:
+    """Of different truths for the same rows that processes send at the same moment one is taken, and stays."""
+    log.write(rows("a", [0.0] * 300))
+    outcomes: dict[float, list[Outcome]] = {}
+
+    def add(value: float) -> None:
+        other = PredictionLog(url)
+        outcomes[value] = other.add_truths([("a", i, value) for i in range(300)], oldest=LONG_AGO)
+        other.close()
+
+    threads = [threading.Thread(target=add, args=[float(value)]) for value in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist()
+    for row, value in enumerate(kept):
+        assert {each: found[row] for each, found in outcomes.items()} == {
+            each: "accepted" if each == value else "conflicting" for each in outcomes
+        }
+
+
+def test_truths_out_of_range(log: PredictionLog) -> None:
+    """A truth outside of the range of its prediction's model is told by its number; then none of the call is taken."""
+    log.write([*rows("a", [1.0, 2.0]), *rows("b", [3.0], model="titanic")])
+    truths = [("a", 0, 5.0), ("a", 1, 5.5), ("none", 0, 1e9), ("b", 0, 1e9)]
+
+    with pytest.raises(ImplausibleTruthsError) as caught:
+        log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.0)})
+    assert caught.value.reasons == {1: "beyond what the target of boston-housing can be: -5 to 5"}
+    assert log.live_errors(since=LONG_AGO) == []
+    outcomes = log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.5)})
+    assert outcomes == ["accepted", "accepted", "unknown", "accepted"]
 
 
 def test_same_ids_in_any_order_at_once(url: str, log: PredictionLog) -> None:
