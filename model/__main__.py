@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pull = commands.add_parser("pull", help="download an archive, verify what is in it and put that into the store")
     pull.add_argument("url", help="a .tar.gz of one version or of a store: http, https or file")
-    pull.add_argument("--sha256", metavar="HEX", help="the archive's SHA-256; another archive is refused")
+    pull.add_argument("--sha256", metavar="HEX", help="the archive's SHA-256; another archive is refused; empty: none")
     pull.add_argument("--alias", help="what to point to the version (default: champion; a store has its own)")
     pull.add_argument(
         "--max-bytes",
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-seconds",
         type=float,
         default=transfer.MAX_SECONDS,
-        help="longest time that the download may take (default: %(default)s)",
+        help="longest time for the whole download, from the first look-up on (default: %(default)s)",
     )
     pull.set_defaults(run=_pull)
 

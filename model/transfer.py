@@ -6,7 +6,6 @@ only then moved among them. Knows nothing of how the store is laid out.
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import io
@@ -14,18 +13,13 @@ import os
 import re
 import shutil
 import tarfile
-import time
 import uuid
 import zlib
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path, PurePosixPath
-from typing import IO
-from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from model import artifact
 from model.artifact import Artifact
+from model.download import download, parse_url
 from model.errors import ArtifactError, TransferError
 from model.store import CHAMPION, Store, find_store
 
@@ -82,16 +76,16 @@ def pull(
     The archive holds one artifact, to which `alias` (the champion, if not given) then points, or a store, which has
     aliases of its own. Raises `TransferError` or `ArtifactError`, and the store is as it was.
     """
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise TransferError("the SHA-256 to check is not 64 hexadecimal digits")
-    request, source = _parse(url)
+    request, source = parse_url(url)
     with store.incoming() as folder:
         archive, unpacked = folder / "archive.tar.gz", folder / "unpacked"
         try:
-            found = _download(
+            found = download(
                 request, archive, max_bytes=max_download_bytes, max_seconds=max_seconds, stall_seconds=stall_seconds
             )
-            if sha256 is not None and found != sha256.lower():
+            if sha256 and found != sha256.lower():
                 raise TransferError(f"has the SHA-256 {found}, and {sha256.lower()} is wanted")
             _unpack(archive, unpacked, max_bytes=max_unpacked_bytes)
             root = find_store([unpacked])
@@ -129,65 +123,6 @@ def _strip(found: Artifact) -> None:
     for path in found.path.rglob("*"):
         if path.is_file() and path not in vouched:
             path.unlink()
-
-
-def _parse(url: str) -> tuple[Request, str]:
-    """Return the request for a URL, and what may be shown of it: neither user, password, query nor fragment."""
-    try:
-        parts = urlsplit(url)
-        user, password, _ = parts.username, parts.password, parts.port
-    except ValueError:
-        raise TransferError("this is not a URL: its host or port cannot be read") from None
-    if parts.scheme not in ("http", "https", "file"):
-        raise TransferError("only URLs that begin with http://, https:// or file:// are fetched")
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
-    request = Request(urlunsplit(bare))
-    if user is not None:
-        credentials = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
-        # Not a plain header: those go along to wherever a redirect leads.
-        request.add_unredirected_header("Authorization", f"Basic {credentials}")
-    return request, urlunsplit(bare._replace(query=""))
-
-
-class _Redirects(HTTPRedirectHandler):
-    """Follow redirects to http and https alone, and none from https to http."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        fp.close()  # the caller would read the reply's body, which may have no end
-        wanted = ("https",) if req.type == "https" else ("http", "https")
-        if urlsplit(newurl).scheme not in wanted:
-            raise TransferError(f"redirects to what is not {' or '.join(wanted)}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _download(request: Request, file: Path, *, max_bytes: int, max_seconds: float, stall_seconds: float) -> str:
-    """Write what the URL answers to a file and return its SHA-256. Raises `TransferError`."""
-    deadline = time.monotonic() + max_seconds
-    hashed, received = hashlib.sha256(), 0
-    try:
-        with build_opener(_Redirects).open(request, timeout=stall_seconds) as reply, file.open("xb") as written:
-            announced = reply.headers.get("Content-Length")
-            while content := reply.read1(_CHUNK_BYTES):  # what is there: a full read would wait for a slow sender
-                received += len(content)
-                if received > max_bytes:
-                    raise TransferError(f"is longer than {max_bytes} bytes")
-                if time.monotonic() > deadline:
-                    raise TransferError(f"did not come whole in {max_seconds:g} seconds")
-                hashed.update(content)
-                written.write(content)
-    except HTTPError as error:
-        error.close()
-        raise TransferError(f"was answered with status {error.code}") from None
-    except (HTTPException, ValueError) as error:  # their messages may show the URL
-        raise TransferError(f"could not be fetched: {type(error).__name__}") from None
-    except OSError as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise TransferError(f"could not be fetched: {getattr(reason, 'strerror', None) or reason}") from None
-    if announced is not None and announced != str(received):
-        raise TransferError(f"broke off after {received} of {announced} bytes")
-    return hashed.hexdigest()
 
 
 class _Decompressed(gzip.GzipFile):

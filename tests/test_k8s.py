@@ -321,13 +321,14 @@ def test_settings(name: str) -> None:
             assert secret == (expected if name == "prediction-log" else {})
             environ |= dict.fromkeys(secret, "postgresql://user:password@host/name")
             for source in container.get("envFrom", []):
-                environ |= maps[source["configMapRef"]["name"]]
+                environ |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else {}
             config = Config.from_environ(environ)
             if container["args"] == ["serve"]:
                 assert config.store == Path("/models")
                 assert int(environ["WEB_CONCURRENCY"]) >= 1
             if container["name"] == "pull":
-                assert (container["args"], environ["MODEL_URL"]) == (["pull", "$(MODEL_URL)"], URL)
+                args = ["pull", "$(MODEL_URL)", "--sha256=$(MODEL_SHA256)"]
+                assert (container["args"], environ["MODEL_URL"], environ["MODEL_SHA256"]) == (args, URL, "")
 
 
 def test_references(name: str) -> None:
@@ -435,6 +436,16 @@ def test_model_is_read_only(component: str) -> None:
         assert init["args"][0] == "pull"
         assert {"name": mounts["/models"]["name"], "mountPath": "/models"} in init["volumeMounts"]
         assert init["resources"] == server["resources"]
+
+
+def test_url_with_credentials_is_in_a_secret() -> None:
+    """The container that pulls reads a Secret after the settings, so that its URL counts; the server reads none."""
+    ((pod, server),) = servers(render("model-pull"))
+    (init,) = pod["initContainers"]
+
+    assert [next(iter(source)) for source in init["envFrom"]] == ["configMapRef", "configMapRef", "secretRef"]
+    assert init["envFrom"][2] == {"secretRef": {"name": "tabserve-model", "optional": True}}
+    assert all("secretRef" not in source for source in server["envFrom"])
 
 
 @pytest.mark.parametrize(("overlay", "there"), [("cpu", True), ("gpu", True), ("canary", True), ("shadow", False)])

@@ -16,7 +16,7 @@ from conftest import ROOT
 # From the lowest floor up; a module imports only from floors that stand before its own.
 MODEL_FLOORS = [
     {"errors", "files", "graph"},
-    {"manifest"},
+    {"manifest", "download"},
     {"schema", "postgresql", "sqlite_file", "network"},
     {"bit_vectors", "drift", "prediction_log"},
     {"engine"},

@@ -11,12 +11,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -267,6 +269,7 @@ def test_wrong_sha256_is_refused(site: Site, packed: bytes, target: Store) -> No
     assert message == f"{url}: has the SHA-256 {hashlib.sha256(packed).hexdigest()}, and {'0' * 64} is wanted"
     assert "not 64 hexadecimal digits" in refusal(target, url, sha256="0" * 63)
     assert len(site.headers) == 1
+    assert pull(target, url, sha256="") != {}
 
 
 @pytest.mark.parametrize(
@@ -427,6 +430,138 @@ def test_slow_senders_are_cut_off(site: Site, packed: bytes, target: Store) -> N
     assert refusal(target, site.url + "/trickle", max_seconds=0.3).endswith("did not come whole in 0.3 seconds")
 
 
+@pytest.mark.parametrize(
+    ("before", "endless"),
+    [
+        (b"", b"H"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1", b";x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 404 Not Found\r\n", b"x"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n", b"x"),
+    ],
+    ids=["status", "continue", "headers", "chunk's length", "trailers", "chunks", "error", "redirect"],
+)
+def test_one_deadline_for_the_whole_exchange(target: Store, before: bytes, endless: bytes) -> None:
+    """Whatever part of a reply comes now and then without an end, the download is given up when its time is over."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(2**16)
+                    connection.sendall(before)
+                    for _ in range(400):
+                        connection.sendall(endless)
+                        time.sleep(0.05)
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        began = time.monotonic()
+        message = refusal(target, f"http://127.0.0.1:{listener.getsockname()[1]}/x", max_seconds=0.5)
+        took = time.monotonic() - began
+    thread.join()
+
+    assert message.endswith("/x: did not come whole in 0.5 seconds")
+    assert took < 10  # the sender goes on for 20 s
+
+
+def test_silence_in_a_tls_handshake_is_cut_off(target: Store) -> None:
+    """The deadline is there before the first byte of HTTP: while TLS is agreed on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        message = refusal(target, f"https://127.0.0.1:{listener.getsockname()[1]}/x", max_seconds=0.5)
+
+    assert message.endswith("/x: did not come whole in 0.5 seconds")
+
+
+IN_A_NETWORK = """if True:
+    import sys, threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from pathlib import Path
+    from model import ModelError, Store
+    from model.transfer import pull
+
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.headers["Host"])
+            self.send_response(302 if "?" in self.path else 404)
+            self.send_header("Location", self.path.partition("?")[2])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("", 8000), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for start, place in [pair.split(">") for pair in sys.argv[2:]]:
+        asked.clear()
+        try:
+            pull(Store(Path(sys.argv[1])), f"http://{start}:8000/x?http://{place}:8000/secret")
+        except ModelError as error:
+            print(start, place, len(asked), str(error).partition("/x: ")[2])
+"""
+
+
+def test_redirects_from_the_internet_do_not_lead_inside(target: Store) -> None:
+    """A public address's redirect is followed to public addresses alone; a private one's wherever it leads."""
+    network = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && ip addr add 9.9.9.9 dev lo && "$@"', "sh"]
+    if subprocess.run([*network, "true"], capture_output=True).returncode:
+        pytest.skip("needs a network of its own, as unshare and ip make it where that is allowed")
+    pairs = {
+        "9.9.9.9>9.9.9.9": "2 was answered with status 404",
+        "127.0.0.1>127.0.0.1": "2 was answered with status 404",
+        "127.0.0.1>9.9.9.9": "2 was answered with status 404",
+        **dict.fromkeys(
+            (
+                "9.9.9.9>127.0.0.1",
+                "9.9.9.9>localhost",
+                "9.9.9.9>127.1",
+                "9.9.9.9>2130706433",
+                "9.9.9.9>0.0.0.0",
+                "9.9.9.9>10.0.0.1",
+                "9.9.9.9>169.254.169.254",
+                "9.9.9.9>100.64.0.1",
+                "9.9.9.9>[::1]",
+                "9.9.9.9>[fe80::1]",
+                "9.9.9.9>[fd00::1]",
+                "9.9.9.9>[::ffff:127.0.0.1]",
+                "9.9.9.9>[64:ff9b::7f00:1]",
+            ),
+            "1 redirects to a private or link-local address; if that is right, pull from there",
+        ),
+    }
+    command = [*network, sys.executable, "-c", IN_A_NETWORK, str(target.root), *pairs]
+    environ = {**os.environ, "no_proxy": "*"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+
+    assert done.stdout.splitlines() == [f"{pair.replace('>', ' ')} {result}" for pair, result in pairs.items()]
+
+
+def test_proxy_is_not_led_inside(site: Site, target: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a proxy connects, a redirect from a name to an address of a private network is refused all the same."""
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", site.url)
+    for place in ("http://127.0.0.1:1/x", "http://169.254.169.254/x", "http://localhost/x"):
+        url = "http://models.example.com/x"
+        site.answers[url] = lambda handler, place=place: send(handler, b"", status=302, Location=place)  # type: ignore[misc]
+
+        assert "redirects to a private or link-local address" in refusal(target, url)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_file_url_of_no_plain_file_is_refused(target: Store, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A FIFO, a device or a folder is no archive, and nobody waits for it."""
+    make(tmp_path / "x")
+
+    assert refusal(target, (tmp_path / "x").as_uri()).endswith("could not be fetched: it is not a plain file")
+
+
 def test_longer_than_allowed_is_cut_off(site: Site, packed: bytes, target: Store) -> None:
     """A download stops at its limit, whatever length was announced."""
     assert (
@@ -444,8 +579,8 @@ def test_other_status_is_refused(site: Site, target: Store, status: int) -> None
     )
 
 
-def test_redirects_lead_to_http_alone(site: Site, packed: bytes, target: Store, tmp_path: Path) -> None:
-    """A redirect to http is followed, and its body not read; one to a file, to ftp or round in a circle is an error."""
+def test_redirects_stay_within_the_scheme(site: Site, packed: bytes, target: Store, tmp_path: Path) -> None:
+    """A redirect is followed, and its body not read; one to another scheme or round in a circle is an error."""
     file = tmp_path / "model.tar.gz"
     file.write_bytes(packed)
     site.put("/x", packed)
@@ -459,11 +594,16 @@ def test_redirects_lead_to_http_alone(site: Site, packed: bytes, target: Store, 
 
     redirect("/file", file.as_uri())
     redirect("/ftp", "ftp://127.0.0.1/x?sig=secret")
+    redirect("/tls", "https://127.0.0.1:1/x")
     redirect("/circle", "/circle")
     redirect("/good", "/x")
     redirect("/endless", "/x", length=10**9)
     assert refusal(target, site.url + "/file") == f"{site.url}/file: was answered with status 302"
-    assert refusal(target, site.url + "/ftp") == f"{site.url}/ftp: redirects to what is not http or https"
+    assert (
+        refusal(target, site.url + "/ftp")
+        == f"{site.url}/ftp: redirects from http to another scheme; if that is right, pull from there"
+    )
+    assert "redirects from http to another scheme" in refusal(target, site.url + "/tls")
     assert refusal(target, site.url + "/circle") == f"{site.url}/circle: was answered with status 302"
     assert pull(target, site.url + "/good") != {}
     assert pull(target, site.url + "/endless", stall_seconds=0.2) != {}
