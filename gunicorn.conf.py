@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from logging.config import dictConfig
 
+from app import serving
 from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.shared_values import reserve_slots, share_values, take_slot
@@ -209,16 +210,33 @@ def worker_exit(server, worker):
 
 
 def on_reload(server):
-    """Load the models again for the new workers; keep those that are served if the new ones do not verify."""
-    fresh = None
-    try:
-        fresh = server.app.load()
-        reason = "; ".join(fresh.serving.problems)
-    except Exception as error:  # whatever it is, the server goes on with what it has
-        reason = repr(error)
-    if fresh and not (reason and server.app.callable.serving.models):
-        server.app.callable = fresh
-        return
-    server.log.error("the models are not loaded again: %s", reason)
-    if fresh:
-        server.app.callable.serving.golden |= fresh.serving.golden
+    """Load the models again for the new workers; keep those that are served if the new ones do not verify.
+
+    A process of their own verifies them first. Where none is served, what loads is, and `/readyz` says what does not.
+    """
+    stops = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+
+    def stop(number, frame):
+        stops.append(number)
+        handlers[number](number, frame)
+
+    for number in handlers:
+        signal.signal(number, stop)
+    problems, golden = serving.verify_apart(
+        lambda: serving.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
+    )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    served = server.app.callable.serving
+    if golden is not None and not (problems and served.models):
+        try:
+            fresh = server.app.load()
+            problems = fresh.serving.problems  # of a store that was changed just now
+            if not (problems and served.models):
+                server.app.callable = fresh
+                return
+        except Exception as error:  # whatever it is, the server goes on with what it has
+            problems = (repr(error),)
+    server.log.error("the models are not loaded again: %s", "; ".join(problems))
+    served.golden |= golden or {}

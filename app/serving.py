@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import resource
+import select
+import signal
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,3 +215,63 @@ def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_bat
         else:
             serving.models[name] = model
     return serving
+
+
+def verify_apart(
+    load: Callable[[], Serving],
+    *,
+    max_seconds: float = 60.0,
+    max_bytes: int = 2**30,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> tuple[tuple[str, ...], dict[tuple[str, int], bool] | None]:
+    """Load in a child process of so much more memory, and return the problems and which golden rows came out.
+
+    Of a child that did not come to an end there is the one problem, and None.
+
+    The process that must live, gunicorn's master, neither hangs nor ends with what it verifies. One of the largest
+    graphs that are served takes an eighth of the time and less than half of the memory.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        _report(load, writing, max_bytes)
+    os.close(writing)
+    deadline, pieces, is_whole = time.monotonic() + max_seconds, [], False
+    with open(reading, "rb", buffering=0) as report:
+        while not is_whole and time.monotonic() < deadline and not is_stopping():
+            if select.select([report], [], [], 0.1)[0]:
+                piece = report.read(2**16)
+                pieces.append(piece)
+                is_whole = not piece
+    os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not is_whole:
+        why = "the server is stopping" if is_stopping() else f"they were not verified within {max_seconds:g} s"
+        return (why,), None
+    try:
+        problems, golden = json.loads(b"".join(pieces))
+    except ValueError:
+        return (f"the process that verified them ended with status {status}: out of memory?",), None
+    if golden is None:
+        return tuple(problems), None
+    return tuple(problems), {(name, version): is_good for name, version, is_good in golden}
+
+
+def _report(load: Callable[[], Serving], writing: int, max_bytes: int) -> NoReturn:
+    """Load, write what is known of it as JSON, and end this process, which is a child that was just forked."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        logging.disable()  # the parent says it
+        with suppress(OSError):  # another system than Linux
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + max_bytes,) * 2)
+        try:
+            found = load()
+            report: Any = found.problems, [(*version, is_good) for version, is_good in found.golden.items()]
+        except Exception as error:  # whatever it is, the parent goes on with what it has
+            report = (repr(error),), None
+        with open(writing, "wb") as file:
+            file.write(json.dumps(report).encode())
+    finally:
+        os._exit(0)  # nothing of the parent's is tidied up here

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-# The example's largest JSON file has 10 KiB; golden rows of 3,000 features would have 4 MiB. What this parses to was
-# 250 MiB at most, for text made to be large.
+# The example's largest JSON file has 7 KiB; golden rows of 3,000 features would have 4 MiB. Text of 8 MiB that was made
+# to become large (numbers, short texts, keys) took 150 MiB.
 MAX_JSON_BYTES = 2**23
 MAX_JSON_CONTAINERS = 100_000  # lists and objects
 

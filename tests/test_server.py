@@ -18,14 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import requests
+from onnx import helper, numpy_helper
 
-from conftest import HOUSE, ROOT, Server, bits, serve
+from conftest import HOUSE, ROOT, Server, bits, rewrite, serve
 from model import Store
 from model.artifact import read_draft
+from model.trained import to_onnx
 
 NAME = "boston-housing"
 BODY = json.dumps(HOUSE).encode()
@@ -400,6 +403,76 @@ def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
         assert versions(server) == {"2"}
 
     assert set(statuses) == {200}
+
+
+def test_model_that_takes_long_to_verify_keeps_no_master(own_store: Path, tmp_path: Path) -> None:
+    """SIGHUP verifies in a process of its own: where that dies the old models stay, and TERM does not wait for it."""
+    with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
+        slow = Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
+        rewrite(slow, lambda manifest: manifest["engine"].update(tolerance=1e-9), slow_model(own_store / NAME / "1"))
+        rewrite(slow, lambda manifest: manifest["files"].pop("forest.npz"))
+        old = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) > 2)
+        (child,) = set(server.workers()) - old
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not old & set(server.workers()) and len(server.workers()) == 2)
+        assert versions(server) == {"1"}
+        assert "the process that verified them ended with status -9" in server.stderr.read_text()
+
+        old = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) > 2)
+        (child,) = set(server.workers()) - old
+        assert versions(server) == {"1"}
+        assert set(statuses) == {200}
+        assert server.terminate() == 0
+        assert not psutil.pid_exists(child)
+        assert "the models are not loaded again: the server is stopping" in server.stderr.read_text()
+
+
+def slow_model(folder: Path) -> dict[str, bytes]:
+    """Return a model of 55 MiB, about the largest that is served, which takes seconds to verify."""
+    golden = json.loads((folder / "golden.json").read_bytes())
+    width = 2_600
+    constants = {
+        "w": np.full((width, 6), 1e-50),
+        "v": np.full((width, width), 1e-50),
+        "u": np.zeros((1, width)),
+        "b": np.ones(width),
+        "c": np.ones(1),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["X", "w", "b"], ["first"], transB=1),
+        helper.make_node("Gemm", ["first", "v", "b"], ["second"], transB=1),
+        helper.make_node("Gemm", ["second", "u", "c"], ["y"], transB=1),
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    rows = {**golden, "X": [[1.0] * 6] * 1_000, "y": [1.0] * 1_000}
+    graph = to_onnx("slow", nodes, n_features=6, constants=tensors)
+    return {"model.onnx": graph, "golden.json": json.dumps(rows).encode()}
+
+
+@pytest.mark.parametrize(
+    ("load", "problem"),
+    [
+        ("while True: pass", "they were not verified within 2 s"),
+        ("bytearray(2**29)", "MemoryError()"),
+        ("os.abort()", "the process that verified them ended with status -6: out of memory?"),
+        ("raise ValueError('x')", "ValueError('x')"),
+    ],
+)
+def test_verification_is_bounded(load: str, problem: str) -> None:
+    """What runs without an end, takes too much memory or ends its process does so in a child, and is reported."""
+    code = f"""if True:
+        import os
+        from app.serving import verify_apart
+        def load():
+            {load}
+        print(verify_apart(load, max_seconds=2, max_bytes=2**28))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.strip() == str(((problem,), None))
 
 
 @WORKERS
