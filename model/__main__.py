@@ -187,7 +187,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    manifest, _ = artifacts.read(Store(options.store).find(options.model))
+    manifest, _ = artifacts.read(Store(options.store).find(options.model), {})
     print(artifacts.to_json(manifest).decode(), end="")
 
 
