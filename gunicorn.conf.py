@@ -8,6 +8,7 @@ verify, on the CPU; one that does there and not on its GPU leaves the new worker
 import ctypes
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.shared_values import reserve_slots, share_values, take_slot
 from app.store_watch import watch
-from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker
+from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker, untaken
 from model import ModelError
 
 try:
@@ -74,6 +75,8 @@ threads = 4 if settings.max_batch_rows == 1 else BATCH_THREADS
 worker_connections = settings.max_in_flight + 1000
 # A client that stalls in the middle of a long request holds a thread: no longer than a probe waits for the next try.
 STALL_SECONDS = 5
+# Nor does one that takes nothing of its reply, while others wait for a thread.
+UNREAD_SECONDS = min(5, settings.max_read_seconds)
 if on_gpu:
     timeout = 180  # a worker is killed that does not begin by then: PyTorch and CUDA may come from a cold disk
 keepalive = 75  # longer than the idle timeout of common load balancers (60 s), so that they close first
@@ -171,8 +174,17 @@ def post_worker_init(worker):
 
         worker.accept = accept_in_turn
 
-    # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread.
+    # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread. A reply may
+    # take as long as its client goes on reading, but while others wait for a thread no longer than a request.
     handle, notify, since = worker.handle, worker.notify, {}
+    sending = {}  # connection: bytes that its client has not taken, since when these, since when any
+
+    def reads_too_slowly(connection, now, limit, limit_in_all):
+        left = untaken(connection.sock)
+        before, at, began = sending.get(connection, (0, now, now))
+        at, began = (at if left == before and left else now), (began if left else now)
+        sending[connection] = left, at, began
+        return at < now - limit or began < now - limit_in_all
 
     def handle_in_time(connection):
         since[connection] = getattr(connection, "began", 0) or time.monotonic()  # the loop read its beginning
@@ -193,10 +205,16 @@ def post_worker_init(worker):
         service.metrics.set_in_flight(service.in_flight())
         if board:
             board.post(worker)
+        queue = worker.nr_conns - sum(map(len, waiting)) - len(since)
+        limits = (UNREAD_SECONDS, settings.max_read_seconds) if queue > 0 else (settings.max_read_seconds, math.inf)
         for connection, started in list(since.items()):
-            if started < now - settings.max_read_seconds:
-                with suppress(OSError):
+            with suppress(OSError, ValueError):  # it ended
+                if started < now - settings.max_read_seconds:
                     connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
+                if reads_too_slowly(connection, now, *limits):
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # which ends what its thread waits for
+        for connection in [each for each in sending if each not in since]:
+            del sending[connection]
 
     worker.handle, worker.notify = handle_in_time, notify_and_look
 

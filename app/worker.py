@@ -21,6 +21,7 @@ nothing is plain, and the worker is gthread.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import math
 import mmap
@@ -29,6 +30,7 @@ import re
 import selectors
 import socket
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -90,6 +92,14 @@ def _is_plain_name(name: str) -> bool:
     return lower != "content-length" and lower not in util.hop_headers and bool(_HEADER_NAME.fullmatch(name))
 
 
+def untaken(client: socket.socket) -> int:
+    """Return how many of the bytes that were sent to a client it has not acknowledged; while it reads, that changes.
+
+    Raises `OSError` where the system does not count them (SIOCOUTQ of Linux), and `ValueError` for a closed socket.
+    """
+    return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     """A client's connection: what it sent that is not answered yet, and what it has yet to take."""
 
@@ -98,6 +108,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.received = b""
         self.unsent: bytes | memoryview = b""
         self.sends = False  # it is waited for until it takes more
+        self.untaken = 0  # of what was sent, when it last took some
         self.closes = False  # as soon as all is sent
         self.lingers = False  # all is sent; what still comes is not looked at
         self.lingered = 0  # bytes of it
@@ -312,6 +323,13 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 self._expire(connection)
 
     def _expire(self, connection: Connection) -> None:
+        if connection.unsent:
+            with suppress(OSError):
+                left = untaken(connection.sock)
+                if left != connection.untaken:  # a slow client: the kernel asks for more when a third of it is taken
+                    connection.untaken = left
+                    connection.deadline = time.monotonic() + self.read_seconds
+                    return
         if connection.received and not connection.unsent:
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go

@@ -194,6 +194,59 @@ def test_trickling_clients_do_not_stop_the_service(
         assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if b"\r\n" in beginning else {b""})
 
 
+BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB, which a thread sends
+
+
+@WORKERS
+@pytest.mark.parametrize("taken", [0, 100], ids=["nothing", "little"])
+def test_clients_that_do_not_read_do_not_stop_the_service(
+    store: Path, tmp_path: Path, taken: int, worker: dict[str, str]
+) -> None:
+    """Clients that take nothing of their replies, or little while others wait, do not keep their threads."""
+    settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "2", **worker}
+    stop = threading.Event()
+
+    def take(sockets: list[socket.socket]) -> None:
+        while not stop.wait(0.1):
+            for one in sockets:
+                with suppress(OSError):
+                    one.recv(taken)
+
+    with serve(store, tmp_path, **settings) as server, ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(12)]
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            one.sendall(BUNDLE * 8)
+            one.setblocking(False)
+        taking = pool.submit(take, sockets)
+        try:
+            assert requests.get(f"{server.url}/metrics", timeout=20).status_code == 200
+            assert requests.get(f"{server.url}/metrics", timeout=20).status_code == 200
+        finally:
+            stop.set()
+            taking.result()
+
+
+@WORKERS
+def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A client that takes its replies slowly gets every byte, though it takes longer than a request may."""
+    settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "1", **worker}
+    with serve(store, tmp_path, **settings) as server, socket.socket() as slow:
+        size = len(requests.get(f"{server.url}/docs/swagger-ui-bundle.js", timeout=10).content)
+        slow.settimeout(10)
+        slow.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        slow.sendall(BUNDLE * 4)
+        received = 0
+        for _ in range(40):
+            received += len(slow.recv(50_000))
+            time.sleep(0.1)
+        while received < 4 * size and (data := slow.recv(1 << 20)):
+            received += len(data)
+
+    assert 4 * size < received + 4_000 < 4 * size + 8_000
+
+
 @WORKERS
 def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
     """Clients that come at once, and keep their connections, are shared by the workers."""

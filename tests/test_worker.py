@@ -642,6 +642,25 @@ def test_trickling_clients(tmp_path: Path, start: bytes) -> None:
     assert max(waits) < 0.5
 
 
+def test_slow_reader_is_not_let_go(tmp_path: Path) -> None:
+    """A client that takes a little of its reply now and then keeps its connection, one that takes nothing does not."""
+    size = 20_000_000
+    with gunicorn(tmp_path / "g", LOOP, config=READ_LIMIT) as server, Client(server) as slow, Client(server) as silent:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        for client in (slow, silent):
+            client.send(get(target=b"/large?%d" % size))
+        began = time.monotonic()
+        while time.monotonic() < began + 3 * READ_SECONDS:
+            time.sleep(0.1)
+            with suppress(BlockingIOError):
+                slow.received += slow.socket.recv(20_000)
+        slow.receive_until(lambda: len(slow.received) > size)
+        silent.receive_until(lambda: len(silent.received) > size)
+
+    assert slow.received.endswith(large(size))
+    assert silent.ended
+
+
 def test_clients_that_do_not_close_hold_up_nobody(tmp_path: Path) -> None:
     """A client that keeps its side open, though the server ended the connection, costs nobody time."""
     with gunicorn(tmp_path / "g", LOOP) as server, ExitStack() as stack:
