@@ -10,12 +10,16 @@ import gc
 import logging
 import math
 import os
+import resource
+import selectors
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from logging.config import dictConfig
 
 from app import serving
@@ -23,7 +27,15 @@ from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.shared_values import reserve_slots, share_values, take_slot
 from app.store_watch import watch
-from app.worker import PATIENCE_SECONDS, Board, EventLoopWorker, untaken
+from app.worker import (
+    FIRST_BYTE_SECONDS,
+    IDLE_SECONDS,
+    PATIENCE_SECONDS,
+    Board,
+    EventLoopWorker,
+    untaken,
+    waiting_clients,
+)
 from model import ModelError
 
 try:
@@ -69,10 +81,18 @@ worker_class = "app.worker.EventLoopWorker"
 # Requests that are run together wait for each other in threads, so that no batch has more requests than there are
 # threads. For an engine that takes 0.5 ms, 16 answered as many requests as more do; for one that takes 2 ms, 32 did.
 BATCH_THREADS = 32
+OTHER_FILES = 100
 # For what the loop does not answer itself: long bodies, pages, metrics. Few, since they share one interpreter lock.
 threads = 4 if settings.max_batch_rows == 1 else BATCH_THREADS
+# Each connection is an open file. A worker has 30 others with its databases and metrics; PyTorch opens more.
+_, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+with suppress(OSError, ValueError):  # macOS takes no infinite limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+if open_files == resource.RLIM_INFINITY:
+    open_files = sys.maxsize
 # Beside what may be in flight there is room for connections that only wait for their next request.
-worker_connections = settings.max_in_flight + 1000
+worker_connections = max(2 * threads, min(settings.max_in_flight + 1000, open_files - OTHER_FILES))
 # A client that stalls in the middle of a long request holds a thread: no longer than a probe waits for the next try.
 STALL_SECONDS = 5
 # Nor does one that takes nothing of its reply, while others wait for a thread.
@@ -174,6 +194,33 @@ def post_worker_init(worker):
 
         worker.accept = accept_in_turn
 
+    # gunicorn's worker has a thread wait for the first byte of a connection, and then gives it as long as an idle one.
+    # Where all places are taken, the connection that has been idle for longest makes room.
+    enqueue = worker.enqueue_req
+
+    def enqueue_when_it_sends(connection):
+        if connection.initialized or connection.data_ready:
+            enqueue(connection)
+            return
+        connection.sock.setblocking(False)
+        connection.timeout = time.monotonic() + FIRST_BYTE_SECONDS
+        worker.pending_conns.append(connection)
+        wake = partial(worker.on_pending_socket_readable, connection)
+        worker.poller.register(connection.sock, selectors.EVENT_READ, wake)
+
+    def make_room(now):
+        kinds = (worker.pending_conns, FIRST_BYTE_SECONDS), (worker.keepalived_conns, keepalive)
+        idle = [(each.timeout - patience, each, kind) for kind, patience in kinds for each in kind]
+        for since_when, connection, kind in sorted(idle, key=lambda each: each[0])[: waiting_clients(worker)]:
+            if since_when < now - IDLE_SECONDS:
+                kind.remove(connection)
+                worker.poller.unregister(connection.sock)
+                worker.nr_conns -= 1
+                connection.close()
+
+    if board:
+        worker.enqueue_req = enqueue_when_it_sends
+
     # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread. A reply may
     # take as long as its client goes on reading, but while others wait for a thread no longer than a request.
     handle, notify, since = worker.handle, worker.notify, {}
@@ -205,6 +252,8 @@ def post_worker_init(worker):
         service.metrics.set_in_flight(service.in_flight())
         if board:
             board.post(worker)
+            if worker.nr_conns >= worker.worker_connections:
+                make_room(now)
         queue = worker.nr_conns - sum(map(len, waiting)) - len(since)
         limits = (UNREAD_SECONDS, settings.max_read_seconds) if queue > 0 else (settings.max_read_seconds, math.inf)
         for connection, started in list(since.items()):

@@ -46,7 +46,6 @@ from gunicorn.http.message import HeaderPolicy
 from gunicorn.http.wsgi import Response, base_environ
 from gunicorn.workers.gthread import (
     _DEFER,
-    DEFAULT_WORKER_DATA_TIMEOUT,
     STOP_KEEPALIVE_LINGER,
     TConn,
     ThreadWorker,
@@ -59,6 +58,10 @@ _TURN_SECONDS = 0.25  # how often deadlines are looked at
 # For a client to read its last reply, and what it may still send meanwhile: gunicorn's own, see util.close_graceful.
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
 _ACCEPTED_A_TURN = 64
+FIRST_BYTE_SECONDS = 10  # for a new connection to send something
+# How long a connection has been idle before it makes room for another, and a request or a reply has been on its way:
+# a client that was just let in, or answered, may be about to send.
+IDLE_SECONDS, _SLOW_SECONDS = 1.0, 5.0
 _MOST_TOGETHER = 32  # requests, for the first of which it is the time of all until it is answered
 PATIENCE_SECONDS = 0.001  # for another worker to wake up and take a client that is left to it
 # After which a thread that computes lets the loop go on: Python's own 5 ms are a hundred answers' time.
@@ -100,6 +103,11 @@ def untaken(client: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
+def waiting_clients(worker: ThreadWorker) -> int:
+    """Return how many clients are connected that no worker has let in: Linux counts those of TCP."""
+    return sum(max(0, listener.get_backlog()) for listener in worker.sockets)
+
+
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     """A client's connection: what it sent that is not answered yet, and what it has yet to take."""
 
@@ -113,7 +121,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.lingers = False  # all is sent; what still comes is not looked at
         self.lingered = 0  # bytes of it
         self.needed = 0  # how much has to be received before there is anything to do
-        self.began = 0.0  # when the first byte of the request came
+        self.began = 0.0  # when the first byte of the request came; before that, when it was let in
         self.deadline = 0.0
         self.environ: dict[str, Any] = {}  # what its requests have in common
         # Clients send the same head again and again: the last one, and what it came to.
@@ -321,6 +329,21 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         if looks:
             for connection in [each for each in self.keepalived_conns if each.deadline < now]:
                 self._expire(connection)
+            if self.alive and self.nr_conns >= self.worker_connections:
+                self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Close what has been idle for longest, and then what is slowest, if others wait for the places."""
+
+        def is_busy(connection: Connection) -> bool:
+            return bool(connection.received or connection.unsent)
+
+        def may_go(connection: Connection) -> bool:
+            return connection.began < now - (_SLOW_SECONDS if is_busy(connection) else IDLE_SECONDS)
+
+        order = sorted(filter(may_go, self.keepalived_conns), key=lambda each: (is_busy(each), each.began))
+        for connection in order[: waiting_clients(self)]:
+            self._drop(connection)
 
     def _expire(self, connection: Connection) -> None:
         if connection.unsent:
@@ -359,16 +382,15 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self.nr_conns += 1
             self._board.post(self)
             connection = Connection(self.cfg, client, address, listener.getsockname())
-            if self._is_quick:
-                self._wait(connection, DEFAULT_WORKER_DATA_TIMEOUT + self._keepalive)
-            else:
-                self.enqueue_req(connection)
+            connection.began = now
+            self._wait(connection, FIRST_BYTE_SECONDS)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Take a connection back from its thread."""
         try:
             result = fs.result() if not fs.cancelled() else False
             conn.sock.setblocking(False)
+            conn.began = time.monotonic()  # to idle
             if not result or (result is _DEFER and not self.alive):
                 self._linger(conn)
             elif result is not _DEFER and (ahead := conn.parser.unreader.take_buffered()):
@@ -430,6 +452,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         if connection in self._ahead:
             return  # what is here is answered before more is taken in
         if not self._is_quick and not connection.lingers:
+            connection.began = time.monotonic()
             self._hand_over(connection)
             return
         try:

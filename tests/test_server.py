@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -248,6 +249,40 @@ def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> N
 
 
 @WORKERS
+@pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["silent", "stalled"])
+def test_connections_that_are_not_used_make_room(
+    store: Path, tmp_path: Path, sent: bytes, worker: dict[str, str]
+) -> None:
+    """Of more connections than the limit of open files takes, those without a request make room for probes."""
+    if sent and worker:
+        pytest.skip("gthread reads in its threads")
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-n 256"), **worker) as server, ExitStack() as stack:
+        before = server.workers()
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(address, timeout=10)).sendall(sent)
+        assert requests.get(f"{server.url}/livez", timeout=15).status_code == 200
+        assert requests.get(f"{server.url}/metrics", timeout=15).status_code == 200
+        assert server.workers() == before
+        assert "Too many open files" not in server.stderr.read_text()
+
+
+@WORKERS
+def test_connection_that_sends_nothing_is_closed(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A new connection has ten seconds for its first byte."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, socket.socket() as silent:
+        silent.settimeout(25)
+        silent.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        assert silent.recv(1) == b""
+
+
+def test_limit_of_open_files_is_raised(store: Path, tmp_path: Path) -> None:
+    """The server takes as many open files as it may have: the soft limit becomes the hard one."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-S -n 64")) as server:
+        assert len(set(resource.prlimit(server.workers()[0], resource.RLIMIT_NOFILE))) == 1
+
+
+@WORKERS
 def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
     """Clients that come at once, and keep their connections, are shared by the workers."""
     with serve(store, tmp_path, **worker, WEB_CONCURRENCY="3") as server, ExitStack() as stack:
@@ -385,6 +420,11 @@ def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
         assert json.loads(reply.read()) == {"ready": False, "reason": "the server is stopping"}
         assert live.getresponse().status == 200
         assert server.process.wait(timeout=15) == 0
+
+
+def limited(flags: str) -> list[str]:
+    """Return a command that runs another under these limits of the shell's `ulimit`."""
+    return ["sh", "-c", f'ulimit {flags}; exec "$@"', "sh"]
 
 
 def listens(process: psutil.Process) -> bool:

@@ -704,7 +704,7 @@ def test_silent_connections_are_closed(tmp_path: Path) -> None:
         assert seconds_to_answer(server, "/pool") < 0.5
         began = time.monotonic()
         assert [one.recv(1) for one in silent] == [b""] * 20
-        assert time.monotonic() - began < 8  # gthread's five for the first bytes, and those of an idle connection
+        assert time.monotonic() - began < 15  # ten for the first byte
 
 
 @BOTH
@@ -716,7 +716,6 @@ def test_more_connections_than_allowed(tmp_path: Path, worker_class: str) -> Non
         late = [stack.enter_context(server.connect()) for _ in range(12)]
         for one in late:
             one.sendall(PROBE)
-        assert not select.select(late, [], [], 0.3)[0]
         for one in silent:
             one.close()
         for one in late:
