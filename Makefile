@@ -56,9 +56,9 @@ conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--m
 train: $(TRAINING) ## train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
 	$(TRAIN) $(ARGS)
 
-run: $(INSTALLED) | $(CHAMPION) ## serve on PORT; trains first if there is no model yet
+run: $(INSTALLED) | $(CHAMPION) ## serve on PORT of HOST; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
-	@TABSERVE_STORE=$(STORE) exec $(BIN)/gunicorn --bind $(HOST):$(PORT)
+	@TABSERVE_STORE=$(STORE) TABSERVE_HOST=$(HOST) PORT=$(PORT) exec $(BIN)/gunicorn
 
 monitor: $(INSTALLED) ## run Prometheus with our rules against the server at URL
 	@exec $(BIN)/python -m monitoring run --url $(URL) --port $(MONITOR_PORT) $(ARGS)

@@ -1,6 +1,6 @@
 """How gunicorn runs the service; `gunicorn` in this folder reads it by itself.
 
-`PORT` and `WEB_CONCURRENCY` are gunicorn's own variables, `AIP_HTTP_PORT` is Vertex AI's; everything else can be
+`WEB_CONCURRENCY` is gunicorn's own variable, `PORT` names the port, else Vertex AI's `AIP_HTTP_PORT`; all else can be
 overruled by `GUNICORN_CMD_ARGS` or flags. SIGHUP loads the champions again and keeps the old ones if they do not
 verify, on the CPU; one that does there and not on its GPU leaves the new worker not ready. SIGTERM drains.
 """
@@ -21,6 +21,8 @@ import time
 from contextlib import suppress
 from functools import partial
 from logging.config import dictConfig
+
+from gunicorn.sock import TCP6Socket
 
 from app import serving
 from app.config import Config, ConfigError
@@ -56,11 +58,10 @@ try:
             PredictionLog(settings.prediction_log)
         except ModelError as error:
             raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
-    vertex_port = os.environ.get("AIP_HTTP_PORT", "")
-    if vertex_port and not (
-        vertex_port.isascii() and vertex_port.isdecimal() and len(vertex_port) < 6 and int(vertex_port) < 2**16
-    ):
-        raise ConfigError(f"AIP_HTTP_PORT is {vertex_port!r}, not a port")
+    port_from = "PORT" if os.environ.get("PORT") else "AIP_HTTP_PORT"
+    port = os.environ.get(port_from, "")
+    if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65_536):
+        raise ConfigError(f"{port_from} is {port!r}, not a port")
     # For heartbeats, the only files that the server itself writes: empty, so that a full disk has room for them.
     folders = "/dev/shm", os.environ.get("TMPDIR") or "/tmp"  # memory first, since a disk can be slow
     worker_tmp_dir = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
@@ -71,8 +72,19 @@ except ConfigError as error:
     logging.getLogger("tabserve").critical("%s", error)
     raise SystemExit(2) from None
 
-if vertex_port and not os.environ.get("PORT"):
-    bind = f"0.0.0.0:{vertex_port}"
+
+def has_ipv6():
+    """Return whether this machine lets a server listen on IPv6."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return True
+    return False
+
+
+if settings.host:
+    bind = f"[{settings.host}]:{port or 8000}"  # the brackets are for IPv6, and harmless else
+elif port:
+    bind = [f"0.0.0.0:{port}", *([f"[::]:{port}"] if has_ipv6() else [])]
 
 wsgi_app = "app:create_app()"
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
@@ -116,8 +128,19 @@ share_values()
 
 
 def on_starting(server):
-    """Make room for the values of all workers, of as many that replace them, and of some that are added (TTIN)."""
+    """Make room for the values of all workers, of as many that replace them, and of some that are added (TTIN).
+
+    Keep IPv4 and IPv6 apart.
+    """
     reserve_slots(2 * server.cfg.workers + 8)
+
+    # A socket on :: would take IPv4, too, with addresses such as ::ffff:10.0.0.1, which no list of proxies names.
+    def bind_ipv6(listener, sock):
+        if ("0.0.0.0", listener.cfg_addr[1]) in server.cfg.address:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(listener.cfg_addr)
+
+    TCP6Socket.bind = bind_ipv6
 
 
 def when_ready(server):

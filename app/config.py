@@ -33,6 +33,10 @@ class Route(str):
     """A path that the service answers at; empty for none."""
 
 
+class Host(str):
+    """A name or an address without a port; empty for all addresses."""
+
+
 class DatabaseURL(str):
     """Where a database is; empty for none. May have a password in it, so that no message quotes it."""
 
@@ -51,6 +55,8 @@ _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_
 _DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
 
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
+
+_HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 # What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
@@ -134,6 +140,12 @@ class Config:
         "days back to which true values count in the live error, by when they came",
         most=_MOST_DAYS,
     )
+    host: Host = setting(
+        "TABSERVE_HOST",
+        Host(""),
+        "address to listen at, such as `127.0.0.1` or `::1`; empty: all addresses, IPv4 and IPv6, where a port is "
+        "named, else `127.0.0.1`",
+    )
     aip_health_route: Route = setting("AIP_HEALTH_ROUTE", Route(""), "path at which Vertex AI asks for readiness")
     aip_predict_route: Route = setting(
         "AIP_PREDICT_ROUTE", Route(""), "path at which Vertex AI asks for predictions of the default model"
@@ -184,6 +196,10 @@ def _parse(text: str, default: Any, *, most: int) -> Any:
         if text and not _DATABASE_URL.fullmatch(text):
             raise ValueError("neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME")
         return DatabaseURL(text)
+    if isinstance(default, Host):
+        if text and not _HOST.fullmatch(text):
+            raise ValueError("not a name or an address; the port is PORT")
+        return Host(text)
     if isinstance(default, Device):
         if not _DEVICE.fullmatch(text):
             raise ValueError("neither cpu nor cuda nor cuda:N")

@@ -23,12 +23,12 @@ case "${1:-serve}" in
     [ $# -eq 0 ] || shift
     find_store
     cd /srv/tabserve
-    exec gunicorn --bind "0.0.0.0:$PORT" "$@"
+    exec gunicorn "$@"
     ;;
   healthcheck) # without urllib, which would ask a proxy that the environment names
     exec python -c "
 import http.client, sys
-connection = http.client.HTTPConnection('127.0.0.1', $PORT, timeout=2)
+connection = http.client.HTTPConnection('${TABSERVE_HOST:-localhost}', $PORT, timeout=2)
 connection.request('GET', '/readyz')
 sys.exit(connection.getresponse().status != 200)"
     ;;

@@ -26,7 +26,7 @@ import pytest
 import requests
 from onnx import helper, numpy_helper
 
-from conftest import HOUSE, ROOT, Server, bits, rewrite, serve
+from conftest import HOUSE, ROOT, Server, bits, end, rewrite, serve
 from model import Store
 from model.artifact import read_draft
 from model.trained import to_onnx
@@ -312,8 +312,50 @@ def test_vertex_port(store: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-c", code]
         return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, check=True, text=True).stdout
 
-    assert bind(AIP_HTTP_PORT="8123") == "0.0.0.0:8123\n"
-    assert bind(AIP_HTTP_PORT="8123", PORT="9000") == "None\n"
+    assert bind(AIP_HTTP_PORT="8123").startswith("['0.0.0.0:8123'")
+    assert bind(AIP_HTTP_PORT="8123", PORT="9000").startswith("['0.0.0.0:9000'")
+    assert bind(TABSERVE_HOST="::1", PORT="9000") == "[::1]:9000\n"
+    assert bind() == "None\n"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@WORKERS
+@pytest.mark.parametrize(
+    ("host", "families"),
+    [("", {"127.0.0.1", "::1"}), ("::1", {"::1"}), ("127.0.0.1", {"127.0.0.1"})],
+    ids=["both", "IPv6", "IPv4"],
+)
+def test_addresses(store: Path, tmp_path: Path, host: str, families: set[str], worker: dict[str, str]) -> None:
+    """The entry point's server and its health check use IPv4 and IPv6 alike, or the address of TABSERVE_HOST alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ = {
+        **os.environ,
+        "PORT": str(port),
+        "TABSERVE_HOST": host,
+        "TABSERVE_STORE": str(store),
+        "TMPDIR": str(tmp_path),
+        **worker,
+        "TABSERVE_PREDICTION_LOG": "",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    entry_point = (ROOT / "docker" / "entrypoint.sh").read_text().replace("/srv/tabserve", str(ROOT))
+    script = tmp_path / "entrypoint.sh"
+    script.write_text(entry_point)
+    process = subprocess.Popen(["sh", str(script)], env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: subprocess.run(["sh", str(script), "healthcheck"], env=environ, stderr=-3).returncode == 0)
+        answered = set()
+        for address in ("127.0.0.1", "::1"):
+            with suppress(ConnectionRefusedError), socket.create_connection((address, port), timeout=10) as one:
+                one.sendall(b"GET / HTTP/1.0\r\nAccept: text/html\r\n\r\n")
+                assert one.makefile("rb").readline().split()[1] == b"200"
+                answered.add(address)
+    finally:
+        end(process)
+
+    assert answered == families
 
 
 def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
