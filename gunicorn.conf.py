@@ -14,7 +14,6 @@ import resource
 import selectors
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -29,9 +28,11 @@ from app.config import Config, ConfigError
 from app.logs import LOGGING
 from app.shared_values import reserve_slots, share_values, take_slot
 from app.store_watch import watch
+from app.uploads import read_ahead
 from app.worker import (
     FIRST_BYTE_SECONDS,
     IDLE_SECONDS,
+    LINGER_SECONDS,
     PATIENCE_SECONDS,
     Board,
     EventLoopWorker,
@@ -105,9 +106,7 @@ if open_files == resource.RLIM_INFINITY:
     open_files = sys.maxsize
 # Beside what may be in flight there is room for connections that only wait for their next request.
 worker_connections = max(2 * threads, min(settings.max_in_flight + 1000, open_files - OTHER_FILES))
-# A client that stalls in the middle of a long request holds a thread: no longer than a probe waits for the next try.
-STALL_SECONDS = 5
-# Nor does one that takes nothing of its reply, while others wait for a thread.
+# A client that takes nothing of its reply holds a thread: no longer than this while others wait for one.
 UNREAD_SECONDS = min(5, settings.max_read_seconds)
 if on_gpu:
     timeout = 180  # a worker is killed that does not begin by then: PyTorch and CUDA may come from a cold disk
@@ -144,12 +143,10 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Bound the wait for a client's next bytes; keep the collector from copying the pages that workers share.
+    """Keep the collector from copying the pages that workers share.
 
     While models cannot be loaded, watch the store: what is put right is loaded as after SIGHUP.
     """
-    for listener in server.LISTENERS:  # connections inherit the bound from the socket that accepts them
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
 
     def seen_before_failure():
         serving = server.app.callable.serving  # another one after a reload
@@ -182,6 +179,14 @@ def post_worker_init(worker):
     service.in_flight = lambda: worker.nr_conns - sum(map(len, waiting)) + getattr(worker, "ready", 0)
     service.recorder.start()
     worker.read_seconds = settings.max_read_seconds  # gthread has no such bound, but see below
+    worker.max_body_bytes = settings.max_body_bytes
+    handle_request = worker.handle_request
+
+    def handle_whole_request(request, connection):
+        with read_ahead(request, connection.sock, max_bytes=settings.max_body_bytes):
+            return handle_request(request, connection)
+
+    worker.handle_request = handle_whole_request
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number, frame):
@@ -245,7 +250,8 @@ def post_worker_init(worker):
         worker.enqueue_req = enqueue_when_it_sends
 
     # Nor does it bound how long a client may take in all: one that trickles bytes would keep its thread. A reply may
-    # take as long as its client goes on reading, but while others wait for a thread no longer than a request.
+    # take as long as its client goes on reading, but while others wait for a thread no longer than a request. After the
+    # last reply it reads 64 KiB at most, while nobody else is served: a client that sends more would lose the reply.
     handle, notify, since = worker.handle, worker.notify, {}
     sending = {}  # connection: bytes that its client has not taken, since when these, since when any
 
@@ -257,9 +263,18 @@ def post_worker_init(worker):
         return at < now - limit or began < now - limit_in_all
 
     def handle_in_time(connection):
-        since[connection] = getattr(connection, "began", 0) or time.monotonic()  # the loop read its beginning
+        since[connection] = time.monotonic()
         try:
-            return handle(connection)
+            stays = handle(connection)
+            if board and not stays:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_WR)
+                    connection.sock.settimeout(LINGER_SECONDS)
+                    while connection.sock.recv(65_536):
+                        pass
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RD)  # so that gunicorn does not wait for more
+            return stays
         finally:
             del since[connection]
 

@@ -33,6 +33,8 @@ _PIECE_BYTES = 65_536  # what follows a member is copied: of a piece, not of the
 _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
 
+_LATE = "did not come before the client closed, or the time for a request (TABSERVE_MAX_READ_SECONDS) was over"
+
 # How each byte moves the depth of nesting.
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(b"[{")] = 1
@@ -87,12 +89,14 @@ def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
         while wanted and (piece := stream.read(wanted)):
             pieces.append(piece)
             wanted -= len(piece)
-    except Exception as error:  # what the server raises for a broken chunk or a lost client is its own affair
-        raise BodyError(f"the body could not be read to its end ({type(error).__name__})") from None
+    except OSError:
+        raise BodyError(f"the last chunk of the body {_LATE}") from None
+    except Exception as error:  # gunicorn's own, of several kinds
+        raise BodyError(f"the body's chunks are malformed ({type(error).__name__})") from None
     if length is None and not wanted:
         raise TooLargeError(f"the body is longer than {max_bytes} bytes")
     if length is not None and wanted:
-        raise BodyError(f"the body ended {wanted} bytes before the length that was announced")
+        raise BodyError(f"{wanted} of the {length} bytes that were announced for the body {_LATE}")
     body = b"".join(pieces)
     return _decompress(body, coding, max_bytes) if coding in _CODINGS else body
 

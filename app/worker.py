@@ -15,6 +15,10 @@ Everything else is handed to gthread's own code with the bytes that were read: b
 what is malformed or cut off, what is long or slow. So there is one authority for what HTTP is, gunicorn's; what is
 plain is a part of it that leaves nothing to judge. A reply that is not plain is written by gunicorn, too.
 
+A thread gets whole requests: for a request that is not plain the loop asks gunicorn's parser how its body is framed,
+and waits for the end of it (app/uploads.py). The thread reads from what was gathered, never from the socket. A body
+that is longer than `max_body_bytes`, or late, is handed over as far as it came; its connection ends with the reply.
+
 With TLS, HTTP/2, the PROXY or uwsgi protocol, a `SCRIPT_NAME`, gunicorn's access log or its hooks for requests,
 nothing is plain, and the worker is gthread.
 """
@@ -42,7 +46,9 @@ from typing import Any
 from gunicorn import SERVER, util
 from gunicorn.config import PostRequest, PreRequest
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import NoMoreData
 from gunicorn.http.message import HeaderPolicy
+from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, base_environ
 from gunicorn.workers.gthread import (
     _DEFER,
@@ -51,12 +57,17 @@ from gunicorn.workers.gthread import (
     ThreadWorker,
 )
 
+from app import uploads
+
 _MAX_HEAD_BYTES = 4_000
 _MAX_BODY_BYTES = 16_384
 _RECEIVE_BYTES = _MAX_HEAD_BYTES + _MAX_BODY_BYTES
 _TURN_SECONDS = 0.25  # how often deadlines are looked at
-# For a client to read its last reply, and what it may still send meanwhile: gunicorn's own, see util.close_graceful.
-_LINGER_SECONDS, _LINGER_BYTES = 2.0, 65_536
+# After its last reply a client is read from for as long as it sends a request, unless it pauses for so long. Closed
+# sooner, the connection would be reset, and the client might lose the reply.
+LINGER_SECONDS = 2.0
+_MAX_OVERHEAD_BYTES = 2**20  # of a head and of chunks, beside as much as the body itself
+_MAX_BODIES = 6  # of the longest kind, that are in memory: one for each of four threads, and some that come in
 _ACCEPTED_A_TURN = 64
 FIRST_BYTE_SECONDS = 10  # for a new connection to send something
 # How long a connection has been idle before it makes room for another, and a request or a reply has been on its way:
@@ -119,8 +130,12 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.untaken = 0  # of what was sent, when it last took some
         self.closes = False  # as soon as all is sent
         self.lingers = False  # all is sent; what still comes is not looked at
-        self.lingered = 0  # bytes of it
         self.needed = 0  # how much has to be received before there is anything to do
+        self.parsed = 0  # how much had been received when gunicorn's parser found the head incomplete
+        self.body: uploads.Sized | uploads.Chunked | None = None  # that is gathered
+        self.pieces: list[bytes] = []  # of it, behind what is received
+        self.gathered = 0  # bytes of the request that count against the worker's memory, until it is answered
+        self.left = 0.0  # seconds for the request, while the connection is not read from
         self.began = 0.0  # when the first byte of the request came; before that, when it was let in
         self.deadline = 0.0
         self.environ: dict[str, Any] = {}  # what its requests have in common
@@ -230,11 +245,13 @@ class Board:
 class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     """Answers plain and quick requests in its loop, and all others in threads as gthread does.
 
-    `read_seconds` bounds how long a client may take to send a request, or to take any of a reply. `ready` says how many
-    connections wait in this turn of the loop, behind the one that is seen to or that the application took last.
+    `read_seconds` bounds how long a client may take to send a request, or to take any of a reply; `max_body_bytes`, how
+    long a body is gathered. `ready` says how many connections wait in this turn of the loop, behind the one that is
+    seen to or that the application took last.
     """
 
     read_seconds = 30.0
+    max_body_bytes = 8 * 2**20
     ready = 0
     alive: bool
 
@@ -243,6 +260,9 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns: set[Connection] = set()  # that the loop waits for; gthread's are in the order of idling
         self._ahead: set[Connection] = set()  # those of them that sent more than what is answered
         self._is_quick: Any = None  # the application's method; without it the worker is gthread
+        self._gathering: dict[Connection, None] = {}  # with bytes that count, in the order in which they began
+        self._gathered = 0  # bytes of all of them
+        self._paused: set[Connection] = set()  # those that are not read from until there is room
         self._whole: list[tuple[Connection, dict[str, Any]]] = []  # quick requests, with their environments
         self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
         self._next_look = 0.0
@@ -326,6 +346,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self.ready = len(self._whole)
             some, self._whole = self._whole[:_MOST_TOGETHER], self._whole[_MOST_TOGETHER:]
             self._answer(some)
+        for connection in [each for each in self._paused if self._has_room(each)]:
+            self._resume(connection)
         if looks:
             for connection in [each for each in self.keepalived_conns if each.deadline < now]:
                 self._expire(connection)
@@ -354,9 +376,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                     connection.deadline = time.monotonic() + self.read_seconds
                     return
         if connection.received and not connection.unsent:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
-            self._hand_over(connection)
+            self._hand_over(connection, cut=True)
         else:
             self._drop(connection)
 
@@ -387,6 +407,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Take a connection back from its thread."""
+        self._forget(conn)
         try:
             result = fs.result() if not fs.cancelled() else False
             conn.sock.setblocking(False)
@@ -413,18 +434,27 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _leave(self, connection: Connection) -> None:
         """Wait for the connection no longer."""
-        self.poller.unregister(connection.sock)
+        if connection in self._paused:
+            self._paused.discard(connection)
+        else:
+            self.poller.unregister(connection.sock)
         self.keepalived_conns.discard(connection)
         self._ahead.discard(connection)
 
-    def _hand_over(self, connection: Connection) -> None:
-        """Have a thread go on as gthread does, with what was read."""
+    def _hand_over(self, connection: Connection, *, cut: bool = False) -> None:
+        """Have a thread go on as gthread does, with what was read; `cut` says that the request is not whole."""
         self._leave(connection)
         connection.data_ready = True
         if connection.received:
             connection.init()
-            connection.parser.unreader.unread(connection.received)
-            connection.received = b""
+            parser = connection.parser
+            if self._is_quick:
+                answered = connection.body is not None
+                parser.mesg_class = partial(uploads.gathered_request, answered=answered, cut=cut)
+                parser.unreader = uploads.Gathered([connection.received, *connection.pieces])
+            else:
+                parser.unreader.unread(connection.received)
+            connection.received, connection.pieces, connection.body = b"", [], None
         self.enqueue_req(connection)
 
     def _linger(self, connection: Connection) -> None:
@@ -435,13 +465,15 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._close(connection)
             return
         connection.lingers, connection.received = True, b""
-        self._wait(connection, _LINGER_SECONDS)
+        connection.began = time.monotonic()
+        self._wait(connection, LINGER_SECONDS)
 
     def _drop(self, connection: Connection) -> None:
         self._leave(connection)
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
+        self._forget(connection)
         self.nr_conns -= 1
         self._board.post(self)
         connection.close()
@@ -463,8 +495,9 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(connection)
             return
         if connection.lingers:
-            connection.lingered += len(data)
-            if not data or connection.lingered > _LINGER_BYTES:
+            if data:
+                connection.deadline = min(time.monotonic() + LINGER_SECONDS, connection.began + self.read_seconds)
+            else:
                 self._drop(connection)
             return
         if not data:
@@ -472,6 +505,11 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
                 self._hand_over(connection)
             else:
                 self._drop(connection)
+            return
+        if connection.body:
+            connection.pieces.append(data)
+            self._count(connection, sys.getsizeof(data))
+            self._gather(connection, connection.body, data)
             return
         if connection.received:
             connection.received += data
@@ -514,7 +552,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _begins(self, connection: Connection, data: bytes) -> None:
         """Take the first bytes of a request."""
-        connection.received, connection.needed = data, 0
+        connection.received, connection.needed, connection.parsed = data, 0, 0
         connection.began = time.monotonic()
         connection.deadline = connection.began + self.read_seconds
 
@@ -528,8 +566,10 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             if not head:
                 # A head that may still become a plain one is waited for.
                 beginning = len(data) <= self._max_head and (b"\n" not in data or _BEGINNING.fullmatch(data))
-                if not (self._is_quick and beginning):
+                if not self._is_quick:
                     self._hand_over(connection)
+                elif not beginning:
+                    self._frame(connection)
                 return
             connection.head = head[0]
             connection.head_environ = self._environ(connection, head) if len(head[0]) <= self._max_head else {}
@@ -548,8 +588,70 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             if quick:
                 connection.received = data[begin + length :]
                 self._whole.append((connection, environ))
-                return
-        self._hand_over(connection)
+            else:
+                self._hand_over(connection)
+            return
+        self._frame(connection)
+
+    def _frame(self, connection: Connection) -> None:
+        """Have gunicorn's parser say how the request's body is framed, and gather it."""
+        data = connection.received
+        if connection.parsed and b"\n" not in data[connection.parsed :] and len(data) < 2 * connection.parsed:
+            return  # a long line that comes byte by byte is not parsed for each of them
+        self._count(connection, len(data) - connection.gathered)
+        parser = RequestParser(self.cfg, [data], connection.client)
+        try:
+            request = next(parser)
+        except NoMoreData:
+            connection.parsed = len(data)
+            self._go_on(connection)
+        except Exception:  # the thread's parser finds the same, and says so
+            self._hand_over(connection)
+        else:
+            connection.body = body = uploads.framing(request)
+            if request._expected_100_continue and not body.is_longer_than(self.max_body_bytes):
+                with suppress(OSError):
+                    connection.sock.send(uploads.CONTINUE)
+            self._gather(connection, body, parser.unreader.take_buffered())
+
+    def _gather(self, connection: Connection, body: uploads.Sized | uploads.Chunked, data: bytes) -> None:
+        """Take what came of a body, and hand it over when it is whole, or longer than is allowed."""
+        if body.take(data):
+            self._hand_over(connection)
+        elif body.is_longer_than(self.max_body_bytes):
+            self._hand_over(connection, cut=True)
+        else:
+            self._go_on(connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        """Wait for more of a request: in a while, if the worker has no room for it now."""
+        if connection.gathered > 2 * self.max_body_bytes + _MAX_OVERHEAD_BYTES:
+            self._hand_over(connection, cut=True)
+        elif not self._has_room(connection):
+            self.poller.unregister(connection.sock)
+            self._paused.add(connection)
+            connection.left = connection.deadline - time.monotonic()
+            connection.deadline = math.inf
+
+    def _resume(self, connection: Connection) -> None:
+        self._paused.discard(connection)
+        self._wait(connection, connection.left)
+
+    def _has_room(self, connection: Connection) -> bool:
+        """Return whether more of a request may be gathered; of that which began first, always."""
+        return self._gathered <= _MAX_BODIES * self.max_body_bytes or connection is next(iter(self._gathering))
+
+    def _count(self, connection: Connection, n_bytes: int) -> None:
+        self._gathering[connection] = None
+        self._gathered += n_bytes
+        connection.gathered += n_bytes
+
+    def _forget(self, connection: Connection) -> None:
+        """Count a request's bytes no longer."""
+        if connection.gathered:
+            del self._gathering[connection]
+            self._gathered -= connection.gathered
+            connection.gathered = 0
 
     def _answer(self, requests: list[tuple[Connection, dict[str, Any]]]) -> None:
         replies = []

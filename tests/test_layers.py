@@ -45,7 +45,8 @@ SETTERS = {"engine": "ORT_DISABLE_TELEMETRY", "mlp": "CUBLAS_WORKSPACE_CONFIG"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
 APP_FLOORS = [
-    {"config", "gauges", "reply", "shared_values", "store_watch", "version", "visit", "worker"},
+    {"config", "gauges", "reply", "shared_values", "store_watch", "uploads", "version", "visit"},
+    {"worker"},
     {"errors", "metrics", "logs"},
     {"batching"},
     {"body", "tables", "serving", "log_writer"},

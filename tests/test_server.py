@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -146,11 +147,152 @@ def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path, wo
 @pytest.mark.slow
 def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
     """More clients that stall in the middle of a request than there are threads are let go of after some seconds."""
-    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, ExitStack() as stack:
+    settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "5", **worker}
+    with serve(store, tmp_path, **settings) as server, ExitStack() as stack:
         for number in range(12):
             begin(stack.enter_context(connect(server)), length=(1_000, 100_000)[number % 2])
 
         assert requests.get(f"{server.url}/livez", timeout=25).status_code == 200
+
+
+@WORKERS
+def test_connection_is_kept_after_a_refusal(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A body within the limit is read before its request is refused: the next request on the connection is answered."""
+    paths = {"/nowhere": 404, "/livez": 405, "/predict": 415, "/v2/repository/index": 400}
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, connect(server) as client:
+        client.connect()
+        kept = client.sock
+        for size, (path, status), chunked in itertools.product((100, 30_000, 300_000), paths.items(), (False, True)):
+            body = iter([b"x" * (size // 2)] * 2) if chunked else b"x" * size
+            client.request(
+                "POST", path, body, {"Transfer-Encoding": "chunked"} if chunked else {}, encode_chunked=chunked
+            )
+            reply = client.getresponse()
+            assert reply.read()
+            assert (reply.status, reply.getheader("Connection")) in [(status, "keep-alive"), (413, "keep-alive")]
+            client.request("GET", "/livez")
+            assert client.getresponse().read().startswith(b'{"live":true}')
+            assert client.sock is kept
+
+
+@WORKERS
+def test_reply_to_a_body_beyond_the_limit(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """The reply to a body beyond the limit says that the connection ends, and reaches a client that sends it all."""
+    body = b" " * 30_000_000
+    framings = [f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"]
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for path, expect, framing in itertools.product(["/predict", "/nowhere"], ["", "100-continue"], framings):
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head += f"Expect: {expect}\r\n" if expect else ""
+            with socket.create_connection(address, timeout=20) as one:
+                one.sendall((head + framing).encode() + body)
+                reply = one.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            assert reply.split()[1] == (b"404" if path == "/nowhere" else b"413")
+            assert b"\r\nConnection: close\r\n" in reply
+
+
+NODE = """
+const request = require("http").request(process.argv[1], {method: "POST", headers: {"Content-Type": "text/csv"}});
+request.on("response", response => {
+  console.log(response.statusCode);
+  response.resume();
+});
+request.end(Buffer.alloc(50_000_000, " "));
+"""
+
+
+@WORKERS
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js (Debian: apt-get install nodejs)")
+def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A client of Node that sends too much gets 413, and no error of its connection, which would end its process."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
+        command = ["node", "-e", NODE, f"{server.url}/predict"]
+        for _ in range(3):
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            assert (ended.stdout, ended.stderr, ended.returncode) == ("413\n", "", 0)
+
+
+NGINX = """
+{user}
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{}}
+http {{
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path {folder}/bodies;
+  proxy_temp_path {folder}/proxied;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  upstream service {{ server {service}; keepalive 4; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://service;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_next_upstream off;
+    }}
+  }}
+}}
+"""
+
+
+@WORKERS
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx (Debian: apt-get install nginx)")
+def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """Behind nginx, which keeps its connections for other clients, refused bodies cost these no request."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
+        service = server.url.removeprefix("http://")
+        user = "" if os.getuid() else "user root;"
+        (tmp_path / "nginx.conf").write_text(NGINX.format(user=user, folder=tmp_path, service=service, port=port))
+        nginx = subprocess.Popen(["nginx", "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")])
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def is_up() -> bool:
+                with suppress(requests.ConnectionError):
+                    return requests.get(f"{url}/livez", timeout=5).status_code == 200
+                return False
+
+            wait_until(is_up)
+            refused, good = [], []
+            for path, size in [("/nowhere", 100_000), ("/livez", 200_000), ("/predict", 9_000_000)] * 5:
+                headers = {"Content-Type": "application/json"}
+                refused.append(requests.post(url + path, b" " * size, headers=headers, timeout=20).status_code)
+                good += [requests.post(f"{url}/predict", json=HOUSE, timeout=20).status_code for _ in range(3)]
+        finally:
+            nginx.terminate()
+            nginx.wait()
+
+    assert refused == [404, 405, 413] * 5
+    assert good == [200] * 45
+
+
+@WORKERS
+def test_pause_in_a_body(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A client may pause in its body, however it is framed, as long as the time for a request is not over."""
+    body = BODY + b" " * 100_000
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    size = b"Content-Length: %d\r\n" % len(body)
+    chunk = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body)
+    ends = {size + b"\r\n": b"", chunk: b"\r\n0\r\n\r\n", size + b"Expect: 100-continue\r\n\r\n": b""}
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, ExitStack() as stack:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        sockets = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in ends]
+        for one, fields in zip(sockets, ends):
+            one.sendall(head + fields + body[:50])
+        time.sleep(6)
+        for one, end in zip(sockets, ends.values()):
+            one.sendall(body[50:] + end)
+            reply = one.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            assert reply.startswith(b"HTTP/1.1 200 OK"), reply
 
 
 BEGINNINGS = {
@@ -193,6 +335,9 @@ def test_trickling_clients_do_not_stop_the_service(
             thread.join()
 
         assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if b"\r\n" in beginning else {b""})
+        if b"\r\n" in beginning:
+            assert all(b"TABSERVE_MAX_READ_SECONDS" in reply for reply in replies)
+            assert all(b"\r\nConnection: close\r\n" in reply for reply in replies)
 
 
 BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB, which a thread sends
@@ -256,7 +401,10 @@ def test_connections_that_are_not_used_make_room(
     """Of more connections than the limit of open files takes, those without a request make room for probes."""
     if sent and worker:
         pytest.skip("gthread reads in its threads")
-    with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-n 256"), **worker) as server, ExitStack() as stack:
+    with (
+        serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-n 256"), **worker) as server,
+        ExitStack() as stack,
+    ):
         before = server.workers()
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         for _ in range(400):
@@ -365,10 +513,12 @@ def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
         text = requests.get(f"{server.url}/metrics", timeout=10).text
         return float(re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)[0])
 
-    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
+    # What comes in slowly is in flight in a thread alone, not in a loop.
+    settings = {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--worker-class gthread"}
+    with serve(store, tmp_path, **settings) as server:
         with ExitStack() as stack:
             for _ in range(3):
-                begin(stack.enter_context(connect(server)), length=100_000)  # too long to be gathered by the loop
+                begin(stack.enter_context(connect(server)), length=100_000)
             wait_until(lambda: in_flight() in (3, 4))
         wait_until(lambda: in_flight() in (0, 1))
         os.kill(server.workers()[0], signal.SIGKILL)
