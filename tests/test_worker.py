@@ -1172,17 +1172,26 @@ def post_worker_init(worker):
 
 def test_bodies_that_come_in_are_bounded_together(tmp_path: Path) -> None:
     """Beyond some bodies in memory the worker reads no more of others until there is room; all are answered."""
-    stream = sized(b"x" * 90_000, target=b"/pool")
-    with gunicorn(tmp_path / "g", LOOP, config=MEMORY) as server, ExitStack() as stack:
+    config = MEMORY.replace("100_000", "4_000_000")
+    stream = sized(b"x" * 3_900_000, target=b"/pool")
+
+    def upload(client: Client) -> bool:
+        client.send(stream)
+        return client.receive_until(lambda: b'"bytes": 3900000' in client.received)
+
+    with gunicorn(tmp_path / "g", LOOP, config=config) as server, ExitStack() as stack, ThreadPoolExecutor(40) as pool:
+        worker = psutil.Process(server.workers()[0])
         clients = [stack.enter_context(Client(server)) for _ in range(40)]
-        for client in clients:
-            client.send(stream[:80_000])
-        time.sleep(0.5)
-        assert seconds_to_answer(server) < 3
-        for client in clients:
-            client.send(stream[80_000:])
-        for client in clients:
-            assert client.receive_until(lambda client=client: b'"bytes": 90000' in client.received)  # type: ignore[misc]
+        before = peak = worker.memory_info().rss
+        uploads = [pool.submit(upload, client) for client in clients]
+        while not all(each.done() for each in uploads):
+            peak = max(peak, worker.memory_info().rss)
+            time.sleep(0.002)
+        assert all(each.result() for each in uploads)
+
+    assert (
+        peak - before < 90_000_000
+    )  # of 156 MB that come at once: six bodies and one, and what four threads make of theirs
 
 
 @pytest.mark.parametrize("start", ["Content-Length: 10000000\r\n", "Transfer-Encoding: chunked\r\n\r\n989680"])
