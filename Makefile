@@ -2,7 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOST ?= 127.0.0.1
-PORT ?= 8000
+PORT := $(or $(PORT),8000)
 STORE ?= store
 MODEL ?= boston-housing
 URL ?= http://localhost:8000
@@ -10,7 +10,12 @@ MONITOR_PORT ?= 9090
 ARGS ?=
 OVERLAY ?= cpu
 # A model goes into an image only where it is named: MODEL above has a default.
-BAKED = $(if $(findstring command,$(origin MODEL)),MODEL=$(MODEL),MODEL=)
+BAKED = $(if $(findstring command,$(origin MODEL)),MODEL="$(MODEL)",MODEL=)
+
+# Empty, as compose passes on what is not set, is not set: gunicorn takes an empty text for a number.
+ifeq ($(WEB_CONCURRENCY),)
+unexport WEB_CONCURRENCY
+endif
 
 BIN := .venv/bin
 SETUP := .venv/.setup
@@ -19,10 +24,12 @@ TORCH := .venv/.installed-torch
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
-CHAMPION := $(STORE)/$(MODEL)/aliases.json
+EMPTY :=
+# As the name of a target, in which make takes a space for the end of the word.
+CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/aliases.json)
 # What training MODEL needs: only the MLP takes PyTorch.
 TRAINING = $(if $(filter height-weight,$(MODEL)),$(TORCH),$(INSTALLED))
-TRAIN = $(BIN)/python -m model --store $(STORE) train $(MODEL) --notebook
+TRAIN = $(BIN)/python -m model --store "$(STORE)" train "$(MODEL)" --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -51,17 +58,17 @@ test: $(DEV) $(CLIENTS) ## run all tests, also with the platforms' own clients
 	$(BIN)/python -m pytest
 
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
-	$(BIN)/python -m pytest conformance --url $(URL) $(ARGS)
+	$(BIN)/python -m pytest conformance --url "$(URL)" $(ARGS)
 
 train: $(TRAINING) ## train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
 	$(TRAIN) $(ARGS)
 
 run: $(INSTALLED) | $(CHAMPION) ## serve on PORT of HOST; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
-	@TABSERVE_STORE=$(STORE) TABSERVE_HOST=$(HOST) PORT=$(PORT) exec $(BIN)/gunicorn
+	@TABSERVE_STORE="$(STORE)" TABSERVE_HOST="$(HOST)" PORT="$(PORT)" exec $(BIN)/gunicorn
 
 monitor: $(INSTALLED) ## run Prometheus with our rules against the server at URL
-	@exec $(BIN)/python -m monitoring run --url $(URL) --port $(MONITOR_PORT) $(ARGS)
+	@exec $(BIN)/python -m monitoring run --url "$(URL)" --port "$(MONITOR_PORT)" $(ARGS)
 
 image: ## build the image; with MODEL=NAME on the command line, with that model in it
 	@$(BAKED) docker/build.sh
@@ -73,16 +80,16 @@ push: ## build the image and push it to IMAGE
 	@$(BAKED) ./upload_docker.sh
 
 deploy: ## apply OVERLAY to the cluster and forward PORT to it
-	@OVERLAY=$(OVERLAY) PORT=$(PORT) ./run_kubernetes.sh
+	@OVERLAY="$(OVERLAY)" PORT="$(PORT)" ./run_kubernetes.sh
 
 undeploy: ## take OVERLAY out of the cluster
-	kubectl delete --kustomize k8s/overlays/$(OVERLAY)
+	kubectl delete --kustomize "k8s/overlays/$(OVERLAY)"
 
 notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
-	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=notebooks
+	PYTHONPATH="$(CURDIR)" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(DEV) | $(CHAMPION) ## measure the engine, and the service beside its peers (fewer: ARGS="--only tabserve fastapi")
-	TABSERVE_STORE=$(STORE) $(BIN)/python -m benchmarks $(ARGS)
+	TABSERVE_STORE="$(STORE)" $(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays
 	rm -rf .venv .venv-clients benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis

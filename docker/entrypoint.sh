@@ -2,6 +2,9 @@
 # What the image runs: serve (the default, and what SageMaker passes), a command of `python -m model`, or any command.
 set -eu
 
+# Empty, as compose passes on what is not set, is not set: gunicorn takes an empty text for a number.
+[ -n "${WEB_CONCURRENCY:-}" ] || unset WEB_CONCURRENCY
+
 # Vertex AI names its port.
 export PORT="${PORT:-${AIP_HTTP_PORT:-8080}}" PYTHONPATH=/srv/tabserve
 

@@ -6,6 +6,7 @@ Training packages are imported only by the commands that train or draw, so that 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -45,10 +46,19 @@ _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 1 with what is wrong on standard error."""
+    """Run one command and return its exit status: 0, or 1 with what is wrong on standard error; 130 if interrupted.
+
+    Raises `BrokenPipeError` where nobody reads the output any more.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:  # a version is written beside its place, and moved there when it is whole
+        print("interrupted", file=sys.stderr)
+        return 130
     except SchemaError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -203,8 +213,8 @@ def _verify(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     found = Store(options.store).load(options.model)
     try:
-        text = options.table.read_text(encoding="utf-8") if options.table else sys.stdin.read()
-        columns, _ = columns_from_csv(text)
+        table = options.table.read_bytes() if options.table else sys.stdin.buffer.read()
+        columns, _ = columns_from_csv(table.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
     columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
@@ -252,4 +262,8 @@ def _find(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # end as other tools do, without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)

@@ -38,6 +38,7 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True)
                 progress_bar=progress,
                 kernel_name="python3",
                 config=Config(KernelManager={"transport": "ipc"}),  # no other user of the machine can listen
+                extra_arguments=["--log-level=CRITICAL"],  # a kernel that is interrupted would print a traceback
             )
         except papermill.PapermillExecutionError as error:
             raise NotebookError(

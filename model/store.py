@@ -95,10 +95,11 @@ class Store:
         name, _, wanted = reference.partition("@")
         versions = self.versions(name)
         if not versions:
-            there = ", ".join(self.names()) or "no model at all"
+            names = self.names()
+            advice = "name one of those" if names else "train one, as with `python -m model train boston-housing`"
             raise NotInStoreError(
-                f"there is no model {name!r} in the store {self.root}, which has {there}; "
-                f"train it with `python -m model train {name}`, or name another store"
+                f"there is no model {name!r} in the store {self.root}, which has "
+                f"{', '.join(names) or 'no model at all'}; {advice}, or name another store"
             )
         aliases = self.aliases(name)
         by_number = {str(version): version for version in versions}

@@ -115,7 +115,7 @@ def test_reference_finds_its_version(shelf: Store, reference: str, version: str)
 @pytest.mark.parametrize(
     ("reference", "text"),
     [
-        ("x", "there is no model 'x' in the store .*, which has m; train it with `python -m model train x`"),
+        ("x", "there is no model 'x' in the store .*, which has m; name one of those, or name another store"),
         ("m@4", "has no version '4'; its versions are .1, 2, 3., its aliases .'champion': 3, 'challenger': 2."),
         ("m@0", "has no version '0'"),
         ("m@-1", "has no version '-1'"),
