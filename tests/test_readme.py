@@ -50,7 +50,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
 def test_notebooks_can_import_the_models() -> None:
     """A kernel that JupyterLab starts in the notebooks' folder finds `model` by what `make notebook` sets."""
     shown = subprocess.run(["make", "-n", "notebook"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    path = re.findall(r"^PYTHONPATH=(\S+) .*jupyter lab", shown, re.MULTILINE)[0]
+    path = re.findall(r'^PYTHONPATH="(.+)" .*jupyter lab', shown, re.MULTILINE)[0]
     command = [sys.executable, "-c", "import model; print(model.__file__)"]
     done = subprocess.run(
         command,

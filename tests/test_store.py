@@ -406,7 +406,7 @@ def test_predict_answers_a_line_per_row(
     text = houses[houses.columns[::-1]].to_csv(index=False)
     path = tmp_path / "houses.csv"
     path.write_text(text)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     arguments = {"file": [str(path)], "stdin": [], "table with the truth": [str(TABLE)]}[source]
 
     assert main(["--store", str(store), "predict", "boston-housing", *arguments]) == 0
@@ -433,7 +433,7 @@ def test_mistake_is_one_message(
     message: str,
 ) -> None:
     """Every mistake exits with 1 and one message on standard error, without a traceback and without output."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("x\n1\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\n1\n")))
 
     assert main(["--store", str(store), *arguments]) == 1
     output = capsys.readouterr()
@@ -445,7 +445,7 @@ def test_predict_says_every_problem(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows that do not fit are refused with every problem, a line each, and no prediction is printed."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("CHAS,RM,TAX,PTRATIO,B\n0,x,296,15.3,\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"CHAS,RM,TAX,PTRATIO,B\n0,x,296,15.3,\n")))
 
     assert main(["--store", str(store), "predict", "boston-housing"]) == 1
     output = capsys.readouterr()
