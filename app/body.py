@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
-import numpy as np
 import orjson
 from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.sansio.utils import get_content_length
@@ -22,6 +23,13 @@ MAX_JSON_DEPTH = 100  # Triton's; the deepest of our forms has four levels
 # A list or object takes up to 30 times its text in memory, and its text in gzip next to nothing. Twenty columns of
 # 10,000 rows have as many if each cell is a list of its own.
 MAX_JSON_CONTAINERS = 200_000
+# From here on the collector pauses: it would look through all that is new again and again, and none of it is a cycle.
+_MANY_CONTAINERS = 1_000
+MAX_JSON_VALUES = 200_000  # where no schema says how many a request may need
+# What is small may become large enough for any table of a model; beyond, a table of 10,000 rows is compressed to a
+# fiftieth at best (of 0 and 1 in indented JSON), and one row again and again to 1/435.
+MAX_EXPANSION = 100
+_MIN_EXPANDED_BYTES = 2**20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # ASCII is a part of UTF-8
@@ -34,11 +42,9 @@ _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
 
 _LATE = "did not come before the client closed, or the time for a request (TABSERVE_MAX_READ_SECONDS) was over"
-
-# How each byte moves the depth of nesting.
-_STEPS = np.zeros(256, dtype=np.int8)
-_STEPS[list(b"[{")] = 1
-_STEPS[list(b"]}")] = -1
+_TOO_DEEP = f"the body is JSON nested more than {MAX_JSON_DEPTH} levels deep"
+_CONTAINERS = frozenset({list, dict})
+_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one, which is two of them
 
 
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -66,11 +72,12 @@ def csv_header(parameters: Mapping[str, str], *, unsaid: bool | None) -> bool | 
     return unsaid if said is None else said == "present"
 
 
-def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
+def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 0) -> bytes:
     """Return the whole body, decompressed where it says that it is gzip or deflate (RFC 9110: zlib's format).
 
-    Raises `TooLargeError` for a body beyond `max_bytes`, sent or decompressed, which is not read to its end;
-    `BodyError` for one that breaks off; `UnsupportedMediaTypeError` for another coding.
+    Raises `TooLargeError` for a body beyond `max_bytes`, sent or decompressed, which is not read to its end, and for
+    one that decompresses to more than `MAX_EXPANSION` times its length, `min_expanded_bytes` and 1 MiB; `BodyError`
+    for one that breaks off; `UnsupportedMediaTypeError` for another coding.
     """
     coding = environ.get("HTTP_CONTENT_ENCODING", "").lower() or "identity"
     if coding == "x-gzip":  # the same (RFC 9110, section 8.4.1.3)
@@ -98,11 +105,14 @@ def read(environ: WSGIEnvironment, *, max_bytes: int) -> bytes:
     if length is not None and wanted:
         raise BodyError(f"{wanted} of the {length} bytes that were announced for the body {_LATE}")
     body = b"".join(pieces)
-    return _decompress(body, coding, max_bytes) if coding in _CODINGS else body
+    return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in _CODINGS else body
 
 
-def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON body. Raises `BodyError`, also for one that is nested too deep.
+def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
+    """Return the value of a JSON body.
+
+    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values`: each of
+    them takes memory and time, and in gzip next to no bytes.
 
     A byte order mark before it is skipped. Of a key that an object repeats, the last value counts.
     Numbers beyond float64, NaN and infinities, which some writers put into JSON, come out as they are: the schema
@@ -112,19 +122,26 @@ def parse_json(body: bytes) -> Any:
     containers = body.count(b"[") + body.count(b"{")
     if containers > MAX_JSON_CONTAINERS:
         raise BodyError(f"the body is JSON of more than {MAX_JSON_CONTAINERS} lists and objects")
-    if containers > MAX_JSON_DEPTH and _depth(body) > MAX_JSON_DEPTH:
-        raise BodyError(f"the body is JSON nested more than {MAX_JSON_DEPTH} levels deep")
+    if len(body) > max_values and body.count(b",") > max_values:
+        raise TooLargeError(f"the body is JSON of more than {max_values} values; send fewer rows or columns at once")
+    pauses = containers > _MANY_CONTAINERS and gc.isenabled()
+    if pauses:
+        gc.disable()
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if "infinity" in str(error) or b"NaN" in body or b"Infinity" in body:
-            try:
-                value = json.loads(body.decode(), parse_int=_parse_int)
-                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be reported
-                return value
-            except (ValueError, RecursionError):
-                pass
-        raise BodyError(f"the body is not JSON: {error}") from None
+        problem = str(error)
+        if problem.startswith("depth"):  # far beyond ours
+            raise BodyError(_TOO_DEEP) from None
+        if not ("infinity" in problem or b"NaN" in body or b"Infinity" in body):
+            raise BodyError(f"the body is not JSON: {problem}") from None
+        value = _parse_with_infinities(body, problem)
+    finally:
+        if pauses:
+            gc.enable()
+    if containers > MAX_JSON_DEPTH and _is_deeper(value, MAX_JSON_DEPTH):
+        raise BodyError(_TOO_DEEP)
+    return value
 
 
 def whole_number(value: Any) -> int | None:
@@ -154,13 +171,35 @@ def compress(reply: Reply, environ: WSGIEnvironment) -> Reply:
     return reply
 
 
+def _parse_with_infinities(body: bytes, problem: str) -> Any:
+    """Return the value of JSON that orjson has a `problem` with; raise `BodyError` if it is not NaN or an infinity.
+
+    Each number is made by a function of ours, between two of which other threads run.
+    """
+    try:
+        value = json.loads(body.decode(), parse_int=_parse_int, parse_float=_parse_float)
+        if _HALF_A_PAIR.search(body):
+            orjson.dumps(value)  # it could not be reported
+    except RecursionError:
+        raise BodyError(_TOO_DEEP) from None
+    except (ValueError, TypeError):
+        raise BodyError(f"the body is not JSON: {problem}") from None
+    return value
+
+
 def _parse_int(digits: str) -> int | float:
-    """Return an integer; infinity for one far beyond float64, which Python would refuse to read for its length."""
-    return int(digits) if len(digits) < 400 else float(digits)
+    """Return an integer, or a float where it has more bits than 64: as orjson does, and for infinity, too."""
+    value = int(digits) if len(digits) <= 20 else 2**64
+    return value if -(2**63) <= value < 2**64 else float(digits)
 
 
-def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
+def _parse_float(digits: str) -> float:
+    return float(digits)
+
+
+def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: int) -> bytes:
     """Return what a body is in plain: of gzip all members, one after the other (RFC 1952, section 2.2)."""
+    limit = min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * len(body)))
     pieces: list[bytes] = []
     size = place = members = 0
     inflate = zlib.decompressobj(_CODINGS[coding])
@@ -172,12 +211,15 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
             inflate = zlib.decompressobj(_CODINGS[coding])
         sent = body[place : place + _PIECE_BYTES]
         try:
-            pieces.append(inflate.decompress(sent, max_bytes + 1 - size))
+            pieces.append(inflate.decompress(sent, limit + 1 - size))
         except zlib.error as error:
             raise BodyError(f"the body is not {coding}: {error}") from None
         size += len(pieces[-1])
-        if size > max_bytes:
-            raise TooLargeError(f"the body is longer than {max_bytes} bytes when it is decompressed")
+        if size > limit:
+            told = f"the body is longer than {limit} bytes when it is decompressed"
+            if limit < max_bytes:
+                told += f", {MAX_EXPANSION} times what was sent, and than any table of the model; send it uncompressed"
+            raise TooLargeError(told)
         place += len(sent) - len(inflate.unused_data)
     if place < len(body) and coding == "gzip":
         raise BodyError(f"the body is gzip of more than {_MAX_GZIP_MEMBERS} members")
@@ -186,9 +228,16 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _depth(body: bytes) -> int:
-    """Return how deep the brackets of a JSON text are nested, those inside of strings left out."""
-    text = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), dtype=np.uint8)
-    outside = ~np.logical_xor.accumulate(text == ord('"'))
-    steps = _STEPS[text[outside]]
-    return int(np.cumsum(steps[steps != 0], dtype=np.int32).max(initial=0))
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Return whether lists and objects are nested more than so many levels deep."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(depth):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if type(each) is dict else each)
+            if type(inner) in _CONTAINERS
+        ]
+        if not level:
+            return False
+    return True

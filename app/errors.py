@@ -76,14 +76,15 @@ class Refusal:
     status: int
     message: str
     problems: Sequence[Problem] = ()
+    more: bool = False  # than these, which nobody looked for
 
     def full_message(self) -> str:
         """Return the message with every problem, for protocols that have one string and no list."""
         if len(self.problems) < 2:
             return self.message
         told = "; ".join(map(str, self.problems[:MAX_DETAILS]))
-        rest = len(self.problems) - MAX_DETAILS
-        return f"{len(self.problems)} problems: {told}" + (f"; and {rest} more" if rest > 0 else "")
+        rest, more = len(self.problems) - MAX_DETAILS, "more than " if self.more else ""
+        return f"{more}{len(self.problems)} problems: {told}" + (f"; and {more}{rest} more" if rest > 0 else "")
 
 
 def readiness(body: dict[str, Any], *, ready: bool) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -118,7 +119,7 @@ def refusing(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int
         refusal = Refusal(status, str(error))
         headers = []
         if isinstance(error, SchemaError):
-            refusal = Refusal(unfit, str(error), error.problems)
+            refusal = Refusal(unfit, str(error), error.problems, more=error.more)
         elif isinstance(error, HTTPException):
             status = error.code or 500
             refusal = Refusal(status, _MESSAGES.get(status, error.description or error.name))

@@ -22,6 +22,7 @@ from app.metrics import OUTCOMES, Metrics
 from app.reply import JSON_TYPE, Reply
 from app.serving import Serving
 from model import (
+    MAX_PROBLEMS,
     MISSING,
     NOT_A_NUMBER,
     NOT_FINITE,
@@ -32,6 +33,7 @@ from model import (
     Problem,
     SchemaError,
     TooManyRowsError,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _FIELDS = ("request_id", "row", "truth", "replace")
 MAX_ROW = 2**31 - 1  # what a database's integer holds
+_MAX_VALUES_A_ROW = 10  # a truth's three fields, and as many again that a client adds
 _MAX_UNKNOWN = 20  # fields that are named in each item: a reply need not list what a client made up
 MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
 # Widths of the training range that a truth may be beyond it, on either side: what is honest is hardly ever so far out,
@@ -48,6 +51,8 @@ TRUTH_WIDTHS = 10
 # reach it: the fourth answers long predictions.
 _MAX_AT_ONCE = 2
 _WAIT_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
+# Of requests whose predictions are not known yet: more are not waited for, since to look them up takes long.
+_MAX_LATE_IDS = 250
 
 
 def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving) -> Blueprint:
@@ -68,11 +73,12 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
     def feedback() -> Reply:
         """Write true values beside their predictions, and say what became of each.
 
-        The first of a row stays, unless another is told to replace it. A prediction that is not known yet is waited
-        for, by one request at a time.
+        The first of a row stays, unless another is told to replace it. Predictions that are not known yet are waited
+        for, by one request at a time, if they are of few requests.
         """
         body.content_type(request.environ, (JSON_TYPE,))
-        value = body.parse_json(body.read(request.environ, max_bytes=config.max_body_bytes))
+        content = body.read(request.environ, max_bytes=config.max_body_bytes)
+        value = body.parse_json(content, max_values=_MAX_VALUES_A_ROW * config.max_rows)
         truths = decode(value, max_rows=config.max_rows)
         items = value if isinstance(value, list) else [value]
         numbers = _item_numbers(items)
@@ -92,7 +98,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         with one_of(places):
             outcomes = add(range(len(truths)))
         late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
-        if late:
+        if late and len({truths[number][0] for number in late}) <= _MAX_LATE_IDS:
             with suppress(OverloadedError), one_of(waiting):
                 time.sleep(_WAIT_SECONDS)
                 with one_of(places):
@@ -135,11 +141,13 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
     truths: list[tuple[str, int, float]] = []
     problems: list[Problem] = []
     for number, item in enumerate(items):
+        if len(problems) > MAX_PROBLEMS:
+            break
         if not isinstance(item, dict):
             problems.append(Problem(number, None, "not an object"))
             continue
         unknown = (name for name in item if name not in _FIELDS)
-        problems += [Problem(number, name, UNKNOWN) for name in islice(unknown, _MAX_UNKNOWN)]
+        problems += [Problem(number, shortened(name), UNKNOWN) for name in islice(unknown, _MAX_UNKNOWN)]
         problems += [Problem(number, name, MISSING) for name in ("request_id", "truth") if name not in item]
         request_id, truth = item.get("request_id", "none"), item.get("truth", 0)
         row = body.whole_number(item.get("row", 0))
@@ -164,7 +172,7 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         if not problems:
             truths += [(request_id, row, float(one)) for row, one in known]
     if problems:
-        raise SchemaError(problems, n_rows=len(items))
+        raise SchemaError(problems[:MAX_PROBLEMS], n_rows=len(items), more=len(problems) > MAX_PROBLEMS)
     tables.check_rows(len(truths), max_rows)
     return truths
 

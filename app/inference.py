@@ -42,7 +42,8 @@ class Inference:
         if self._in_flight() > self._config.max_in_flight:
             self._metrics.count_overload()
             raise OverloadedError(f"more than {self._config.max_in_flight} requests are waiting here")
-        content = body.read(environ, max_bytes=self._config.max_body_bytes)
+        table_bytes = model.schema.max_bytes(self.max_rows)
+        content = body.read(environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
         try:
             return decode(content)
         except SchemaError as error:

@@ -105,7 +105,7 @@ def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = body.parse_json(content)
+    document = body.parse_json(content, max_values=schema.max_values(max_rows))
     forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(forms) != 1:
         raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")

@@ -19,7 +19,7 @@ from app import tables
 from app.body import CSV_TYPE, parse_json, to_json
 from app.errors import BodyError
 from app.reply import Reply
-from model import Artifact, Matrix, Problem, Schema, SchemaError
+from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
 
 def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
@@ -29,16 +29,17 @@ def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int, header: boo
     """
     if kind == CSV_TYPE:
         return tables.from_csv(body, schema, max_rows=max_rows, header=header)
-    value = parse_json(body)
+    value = parse_json(body, max_values=schema.max_values(max_rows))
     if isinstance(value, list):
         return tables.from_records(value, schema, max_rows=max_rows)
     if not isinstance(value, dict):
         raise BodyError("the body is neither a JSON object nor a list of them")
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list):
-        unknown = [Problem(None, key, "unknown") for key in value if key not in ("columns", "data", "index")]
+        unknown = [key for key in value if key not in ("columns", "data", "index")]
+        check_width(len(unknown), ())
         if unknown:
-            raise SchemaError(unknown, n_rows=len(data))
+            raise SchemaError([Problem(None, shortened(key), "unknown") for key in unknown], n_rows=len(data))
         return tables.from_rows(data, columns, schema, max_rows=max_rows)
     if dict in map(type, value.values()):
         return tables.from_indexed_columns(value, schema, max_rows=max_rows)

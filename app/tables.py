@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.errors import BodyError
-from model import Matrix, Problem, Schema, SchemaError, TooManyRowsError, check_width, columns_from_csv, misfits
+from model import (
+    Matrix,
+    Problem,
+    Schema,
+    SchemaError,
+    TooManyRowsError,
+    check_width,
+    columns_from_csv,
+    misfits,
+    shortened,
+)
 
 
 def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix:
@@ -69,13 +79,15 @@ def from_inputs(inputs: Any, schema: Schema, *, max_rows: int) -> Matrix:
 def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of `{"RM": [6.575, …], …}`; a column may have the shape `[n, 1]`, too: `[[6.575], …]`."""
     check_width(len(columns), schema.names)
-    problems = [Problem(None, name, "not a list") for name, cells in columns.items() if not isinstance(cells, list)]
+    problems = [
+        Problem(None, shortened(name), "not a list") for name, cells in columns.items() if not isinstance(cells, list)
+    ]
     if problems:
         raise SchemaError(problems, n_rows=0)
     n_rows = max(map(len, columns.values()), default=0)
     check_rows(n_rows, max_rows)
     problems = [
-        Problem(None, name, f"has {len(cells)} rows where another column has {n_rows}")
+        Problem(None, shortened(name), f"has {len(cells)} rows where another column has {n_rows}")
         for name, cells in columns.items()
         if len(cells) != n_rows
     ]
@@ -87,9 +99,14 @@ def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -
 def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of `{"RM": {"0": 6.575, …}, …}`, as `DataFrame.to_json()` writes it."""
     check_width(len(columns), schema.names)
-    problems = [Problem(None, name, "not an object") for name, cells in columns.items() if not isinstance(cells, dict)]
+    problems = [
+        Problem(None, shortened(name), "not an object")
+        for name, cells in columns.items()
+        if not isinstance(cells, dict)
+    ]
     if problems:
         raise SchemaError(problems, n_rows=0)
+    check_rows(max(map(len, columns.values())), max_rows)  # before they are joined
     index = next(iter(columns.values())).keys()
     if any(cells.keys() != index for cells in columns.values()):
         index = dict.fromkeys(key for cells in columns.values() for key in cells)  # a cell that is not there is missing

@@ -67,7 +67,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body)
+    document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
         raise BodyError("the request is not a JSON object with one of instances and inputs")
     if document.get("signature_name") not in (None, SIGNATURE):

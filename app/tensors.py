@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from app import tables
 from app.body import parse_json, whole_number
 from app.errors import BodyError
-from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width
+from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
 DATATYPE = "FP64"
 OUTPUT = "prediction"
@@ -62,7 +62,7 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     header, tail = _split(body, json_length)
-    document = parse_json(header)
+    document = parse_json(header, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict):
         raise BodyError("the request is not a JSON object")
     identity = document.get("id")
@@ -115,7 +115,9 @@ def _wants_binary(document: dict[str, Any]) -> bool:
         raise BodyError("outputs is not a list of objects")
     for output in outputs:
         if output.get("name") != OUTPUT:
-            raise BodyError(f"the model has no output {str(output.get('name'))[:100]!r}; it has {OUTPUT!r}")
+            name = output.get("name")
+            told = repr(name[:100]) if isinstance(name, str) else "without a name"
+            raise BodyError(f"the model has no output {told}; it has {OUTPUT!r}")
     if len(outputs) > 1:
         raise BodyError(f"outputs names {OUTPUT!r} more than once")
     for output in outputs:
@@ -146,20 +148,21 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise BodyError("an input is not an object with a name")
         name, shape = item["name"], _shape(item.get("shape"))
+        told = shortened(name)
         if shape is None:
-            raise BodyError(f"the shape of the input {name!r} is not a list of one or two lengths")
+            raise BodyError(f"the shape of the input {told!r} is not a list of one or two lengths")
         raw, sent = None, _parameters(item, "an input").get("binary_data_size")
         if sent is not None:
             size = _length(sent)
             if size is None:
-                raise BodyError(f"the binary_data_size of the input {name!r} is not a length")
+                raise BodyError(f"the binary_data_size of the input {told!r} is not a length")
             raw, tail = tail[:size], tail[size:]
         if (raw is None) == (item.get("data") is None):
-            problems.append(Problem(None, name, "has no data" if raw is None else "has data and binary_data_size"))
+            problems.append(Problem(None, told, "has no data" if raw is None else "has data and binary_data_size"))
             continue
         cells = _cells(item, shape, raw)
         if isinstance(cells, str):
-            problems.append(Problem(None, name, cells))
+            problems.append(Problem(None, told, cells))
         else:
             tables.check_rows(shape[0], max_rows)  # a shape that data fill, not one that is only claimed
             tensors.append(Tensor(name, shape, cells))
@@ -175,7 +178,8 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
     datatype = item.get("datatype")
     dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        return f"the datatype {str(datatype)[:20]!r} is not one of {', '.join(DATATYPES)}"
+        told = repr(datatype[:20]) if isinstance(datatype, str) else "of an input"
+        return f"the datatype {told} is not one of {', '.join(DATATYPES)}"
     if raw is not None:
         size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
         if size != expected:
@@ -232,19 +236,19 @@ def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
         tensor = tensors[0]
         if tensor.shape != (n_rows, len(names)):
             text = f"is no feature, and a matrix of all would have the shape [n, {len(names)}]"
-            raise SchemaError([Problem(None, tensor.name, text)], n_rows=n_rows)
+            raise SchemaError([Problem(None, shortened(tensor.name), text)], n_rows=n_rows)
         if isinstance(tensor.cells, np.ndarray):
             return schema.matrix_from_array(tensor.cells.reshape(tensor.shape).astype(np.float64))
         columns = {name: tensor.cells[i :: len(names)] for i, name in enumerate(names)}
     else:
         columns = {tensor.name: tensor.cells for tensor in tensors}
         problems = [
-            Problem(None, tensor.name, f"its shape is not [{n_rows}] or [{n_rows}, 1]")
+            Problem(None, shortened(tensor.name), f"its shape is not [{n_rows}] or [{n_rows}, 1]")
             for tensor in tensors
             if tensor.shape not in ((n_rows,), (n_rows, 1))
         ]
         names_given = Counter(tensor.name for tensor in tensors)
-        problems += [Problem(None, name, "repeated") for name, count in names_given.items() if count > 1]
+        problems += [Problem(None, shortened(name), "repeated") for name, count in names_given.items() if count > 1]
         if problems:
             raise SchemaError(problems, n_rows=n_rows)
     arrays = {name: cells.astype(np.float64) for name, cells in columns.items() if isinstance(cells, np.ndarray)}

@@ -22,6 +22,7 @@ from model.errors import (
     TooManyRowsError,
 )
 from model.schema import (
+    MAX_PROBLEMS,
     MISSING,
     NOT_A_NUMBER,
     NOT_FINITE,
@@ -34,10 +35,12 @@ from model.schema import (
     check_width,
     columns_from_csv,
     misfits,
+    shortened,
 )
 from model.store import Store
 
 __all__ = [
+    "MAX_PROBLEMS",
     "MISSING",
     "NOT_A_NUMBER",
     "NOT_FINITE",
@@ -66,4 +69,5 @@ __all__ = [
     "check_width",
     "columns_from_csv",
     "misfits",
+    "shortened",
 ]

@@ -62,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SchemaError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
+        if error.more:
+            print("error: and more, which were not looked for", file=sys.stderr)
         return 1
     except (ModelError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

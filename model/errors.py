@@ -30,12 +30,16 @@ class Problem:
 
 
 class SchemaError(ModelError):
-    """Rows do not fit the schema; `problems` lists every one of them, `n_rows` how many rows were looked at."""
+    """Rows do not fit the schema; `problems` lists every one of them, `n_rows` how many rows were looked at.
 
-    def __init__(self, problems: Sequence[Problem], *, n_rows: int) -> None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
-        super().__init__(f"{count}: {problems[0]}")
+    Where there are `more` problems, nobody looked for the rest.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, n_rows: int, more: bool = False) -> None:
+        many = f"{'more than ' if more else ''}{len(problems)} problems, the first"
+        super().__init__(f"{'1 problem' if len(problems) == 1 else many}: {problems[0]}")
         self.problems = tuple(problems)
+        self.more = more
         self.n_rows = n_rows
 
 

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -36,6 +36,14 @@ REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
 
 # How many names that a row has too many are told one by one: there may be a million of them in a small body.
 MAX_UNKNOWN = 20
+# How many problems are looked for: a small body may have a million wrong cells, of which each takes a microsecond.
+MAX_PROBLEMS = 10_000
+# What a client calls its own is quoted so far: a name may be as long as a body.
+_MAX_NAME = 200
+# In JSON that is indented by 4, beside its name: 9 characters of white space, quotes, colon, comma, 24 of a number, and
+# its part of the braces around a row.
+_MAX_CELL_BYTES = 48
+_VALUES_BESIDE = 1_000  # that stand around the rows
 
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
 # What pandas, R and spreadsheets write into a cell that has no value.
@@ -85,6 +93,18 @@ class Schema:
         lowest, highest = self._limits
         return lowest.tolist(), highest.tolist()
 
+    def max_values(self, max_rows: int) -> int:
+        """Return how many values a request of so many rows may have, some columns too many among them."""
+        return _max_cells(max_rows, len(self.features))
+
+    def max_bytes(self, max_rows: int) -> int:
+        """Return how long so many rows may be in JSON, each with all names."""
+        return max_rows * self._row_bytes
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
+
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
 
@@ -95,12 +115,12 @@ class Schema:
         try:
             cells = [record[name] for record in records for name in names]
         except KeyError:
-            raise self._rejection(records) from None
+            raise _rejection(self._record_problems(records), len(records)) from None
         if [len(record) for record in records].count(width) != len(records):
-            raise self._rejection(records)
+            raise _rejection(self._record_problems(records), len(records))
         matrix = self._matrix(cells)
         if matrix is None:
-            raise self._rejection(records)
+            raise _rejection(self._record_problems(records), len(records))
         return matrix
 
     def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
@@ -125,15 +145,17 @@ class Schema:
         """
         n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
-        problems += [Problem(None, name, UNKNOWN) for name in columns if name not in self.names]
+        problems += [Problem(None, shortened(name), UNKNOWN) for name in columns if name not in self.names]
         present = [feature for feature in self.features if feature.name in columns]
         if not problems:
             matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
             if matrix is not None:
                 return matrix
-        for row in range(n_rows):
-            problems += self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
-        raise SchemaError(problems, n_rows=n_rows)
+        of_cells = (
+            self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
+            for row in range(n_rows)
+        )
+        raise _rejection(chain(problems, chain.from_iterable(of_cells)), n_rows)
 
     def matrix_from_array(self, X: Matrix) -> Matrix:
         """Return `(n_rows, n_features)` float64, in the schema's order, as it is, if every cell is acceptable.
@@ -142,10 +164,8 @@ class Schema:
         """
         if self._accepts(X):
             return X
-        problems: list[Problem] = []
-        for row, cells in enumerate(X.tolist()):
-            problems += self._cell_problems(row, zip(self.features, cells))
-        raise SchemaError(problems, n_rows=len(X))
+        of_cells = (self._cell_problems(row, zip(self.features, cells)) for row, cells in enumerate(X.tolist()))
+        raise _rejection(chain.from_iterable(of_cells), len(X))
 
     def _matrix(self, cells: list[Any]) -> Matrix | None:
         """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
@@ -169,17 +189,15 @@ class Schema:
         # long as the rest.
         return 0 not in (lowest <= X).tobytes() and 0 not in (highest >= X).tobytes()
 
-    def _rejection(self, records: Sequence[Mapping[str, Any]]) -> SchemaError:
-        """Return the error that says everything that is wrong with `records`."""
+    def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+        """Yield everything that is wrong with `records`."""
         known = frozenset(self.names)
-        problems: list[Problem] = []
         for row, record in enumerate(records):
-            problems += self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
+            yield from self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
             unknown = [name for name in record if name not in known]
-            problems += [Problem(row, name, UNKNOWN) for name in unknown[:MAX_UNKNOWN]]
+            yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
             if len(unknown) > MAX_UNKNOWN:
-                problems.append(Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} unknown names more"))
-        return SchemaError(problems, n_rows=len(records))
+                yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} unknown names more")
 
     @staticmethod
     def _cell_problems(row: int, cells: Iterable[tuple[Feature, Any]]) -> Iterable[Problem]:
@@ -187,6 +205,17 @@ class Schema:
             reason = cell_reason(cell, feature)
             if reason:
                 yield Problem(row, feature.name, reason)
+
+
+def _rejection(problems: Iterable[Problem], n_rows: int) -> SchemaError:
+    """Return the error that says what is wrong with rows: all of it, up to `MAX_PROBLEMS`."""
+    found = list(islice(problems, MAX_PROBLEMS + 1))
+    return SchemaError(found[:MAX_PROBLEMS], n_rows=n_rows, more=len(found) > MAX_PROBLEMS)
+
+
+def shortened(name: str) -> str:
+    """Return a name that a client made up, cut off where it is too long to be told."""
+    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
 
 
 def cell_reason(cell: Any, feature: Feature) -> str | None:
@@ -224,8 +253,12 @@ def columns_from_csv(
     a first line without any text is data. Columns that `names` does not have come out empty. Blank lines are skipped.
     Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
     header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text that is no CSV at all.
+    With `max_rows` and `names`, lines and cells are bounded, too: blank lines, and cells too many, are `SchemaError`.
     """
-    lines = filter(None, csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True))
+    source: Iterable[str] = io.StringIO(text.removeprefix("\ufeff"), newline="")
+    if max_rows is not None and names is not None:
+        source = _bounded(source, max_rows, len(names))
+    lines = filter(None, csv.reader(source, strict=True))
     try:
         first = next(lines, None)
         if first is None:
@@ -244,8 +277,34 @@ def columns_from_csv(
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
     known = frozenset(columns if names is None else names)
-    cells = {name: [parse_cell(row[i]) for row in rows] if name in known else [] for i, name in enumerate(columns)}
+    cells = {name: _parse_cells([row[i] for row in rows]) if name in known else [] for i, name in enumerate(columns)}
     return cells, len(rows)
+
+
+def _parse_cells(texts: list[str]) -> list[float | str | None]:
+    """Return what each cell states: the same text, as columns and small bodies have it often, is read once."""
+    parsed = {text: parse_cell(text) for text in set(texts)}
+    return [parsed[text] for text in texts]
+
+
+def _max_cells(max_rows: int, width: int) -> int:
+    return max_rows * (width + MAX_UNKNOWN) + _VALUES_BESIDE
+
+
+def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
+    """Yield lines of CSV; raise `SchemaError` for more lines or commas than so many rows can have.
+
+    Between two lines other threads run, which must not wait for the reader of them all.
+    """
+    max_lines = 2 * max_rows + _VALUES_BESIDE  # each may be followed by a blank one
+    max_cells = _max_cells(max_rows, width)
+    for number, line in enumerate(lines):
+        max_cells -= line.count(",")
+        if max_cells < 0:
+            raise SchemaError([Problem(None, None, f"has far more cells than {max_rows} rows of {width}")], n_rows=0)
+        if number == max_lines:
+            raise SchemaError([Problem(None, None, f"has more than {max_lines} lines, many of them blank")], n_rows=0)
+        yield line
 
 
 def check_width(n_columns: int, names: Sequence[str] | None) -> None:
@@ -256,7 +315,7 @@ def check_width(n_columns: int, names: Sequence[str] | None) -> None:
 
 def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
     """Return a problem for each name that the header repeats and for each row of another length than the header."""
-    problems = [Problem(None, name, REPEATED) for name, count in Counter(header).items() if count > 1]
+    problems = [Problem(None, shortened(name), REPEATED) for name, count in Counter(header).items() if count > 1]
     width = len(header)
     problems += [
         Problem(number, None, f"has {len(row)} cells where there are {width} columns")

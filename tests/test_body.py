@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +59,11 @@ def bomb(coding: str, mebibytes: int) -> bytes:
     block = deflate.compress(b" " * 2**20) + deflate.flush(zlib.Z_FULL_FLUSH)
     head = {"gzip": bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255]), "deflate": b"\x78\x01"}
     return head[coding] + block * mebibytes
+
+
+def blanks(length: int) -> bytes:
+    """Return white space that is compressed to no less than a hundredth."""
+    return bytes(random.Random(0).choices(b" \t\r\n", k=length))
 
 
 @every_protocol
@@ -197,10 +204,47 @@ def test_unknown_coding(everywhere: FlaskClient, protocol: str, coding: str) -> 
 @every_protocol
 @every_coding
 def test_bomb(everywhere: FlaskClient, protocol: str, coding: str) -> None:
-    """A small body that would become too large is 413, and says that it would."""
-    message = refused(post(everywhere, protocol, bomb(coding, 9), coding), 413, protocol)
+    """A compressed body that would become too large is 413, and says that it would."""
+    message = refused(post(everywhere, protocol, CODINGS[coding](blanks(9 * 2**20)), coding), 413, protocol)
 
     assert message == "the body is longer than 8388608 bytes when it is decompressed"
+
+
+@every_protocol
+@every_coding
+def test_expansion(everywhere: FlaskClient, protocol: str, coding: str) -> None:
+    """A body that becomes a hundred times as long, and longer than a table of the model, is 413 and says so."""
+    message = refused(post(everywhere, protocol, bomb(coding, 3), coding), 413, protocol)
+
+    assert re.fullmatch(
+        r"the body is longer than \d+ bytes when it is decompressed, 100 times what was sent, and than any table of "
+        "the model; send it uncompressed",
+        message,
+    )
+
+
+@every_protocol
+@every_coding
+@pytest.mark.parametrize("indent", [None, 4])
+@pytest.mark.parametrize("row", [ROW, [0] * 6, [1 / 3] * 6])
+def test_one_row_again_and_again(
+    everywhere: FlaskClient, protocol: str, coding: str, indent: int | None, row: list[float]
+) -> None:
+    """As many rows as are allowed are answered in compressed form, even where they are all the same."""
+    body = json.dumps(PROTOCOLS[protocol].write([row] * 10_000), indent=indent).encode()
+    sent = CODINGS[coding](body)
+    reply = post(everywhere, protocol, sent, coding)
+
+    assert len(body) > 100 * len(sent)
+    assert len(answer(reply, protocol)) == 10_000
+
+
+def test_one_record_again_and_again(everywhere: FlaskClient) -> None:
+    """The longest way to write as many rows as are allowed is answered in compressed form: indented, with all names."""
+    records = [dict.fromkeys(HOUSE, -2.2250738585072014e-308)] * 10_000
+    sent = gzip.compress(json.dumps(records, indent=4).encode())
+
+    assert len(answer(post(everywhere, "native", sent, "gzip"), "native")) == 10_000
 
 
 @every_protocol
@@ -309,7 +353,8 @@ def test_bombs_take_no_memory(server: Server, coding: str) -> None:
 @pytest.mark.parametrize("coding", [None, "gzip"])
 def test_limit_in_chunks(server: Server, protocol: str, coding: str | None) -> None:
     """A body in chunks, whose length nobody says first, has the same limit to the byte."""
-    whole = plain_body(protocol).ljust(8 * 2**20)
+    whole = plain_body(protocol)
+    whole += blanks(8 * 2**20 - len(whole))
     headers = {} if coding is None else {"Content_Encoding": coding}
 
     def chunks(body: bytes) -> Iterator[bytes]:

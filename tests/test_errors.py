@@ -452,3 +452,44 @@ def test_numbers_beyond_float64(client: FlaskClient) -> None:
         (0, "RM", "not finite"),
         (0, "TAX", "missing"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        (JSON, b"[NaN," + b"0," * 2_000_000 + b"0]", 413),
+        (JSON, b"[1e999," + b"0," * 2_000_000 + b"0]", 413),
+        (JSON, b'{"RM":{' + b",".join(b'"%d":1' % i for i in range(300_000)) + b"}}", 413),
+        (CSV, b"\n" * 4_000_000, 422),
+        (CSV, HEADER.encode() + b"\r" * 4_000_000, 422),
+        (CSV, b"," * 4_000_000, 422),
+        (CSV, HEADER.encode() + b"\n" + b"," * 4_000_000, 422),
+    ],
+    ids=["NaN", "1e999", "keys", "newlines", "carriage returns", "wide header", "wide row"],
+)
+def test_what_no_table_needs_is_not_made(client: FlaskClient, content_type: str, body: bytes, status: int) -> None:
+    """More numbers, names, cells or lines than the most rows of the model have are refused before they are made."""
+    tracemalloc.start()
+    try:
+        reply = client.post("/predict", data=body, content_type=content_type)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    refusal(reply, status)
+    assert peak < 4 * len(body) + 20e6  # a text of 4 bytes a character; each number or cell would take 28 or more
+    assert len(reply.data) < 1_000
+
+
+def test_problems_are_looked_for_until_there_are_many(client: FlaskClient) -> None:
+    """Of more wrong cells than anybody reads ten thousand are found, and the reply says that there are more."""
+    reply = client.post("/predict", json=[dict.fromkeys(HOUSE)] * 9_000)
+
+    assert len(refusal(reply, 422)) == 1_000
+    assert strict_json(reply)["error"].startswith("more than 10000 problems, the first: row 0, column ")
+
+
+def test_long_name_is_cut_off(client: FlaskClient) -> None:
+    """A name that a client made up, as long as it likes, comes back no longer than can be read."""
+    for body in ({**HOUSE, "x" * 1_000_000: 1}, {"x" * 1_000_000: {"0": 1}}):
+        assert len(client.post("/predict", json=body).data) < 2_000
