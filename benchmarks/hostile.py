@@ -216,7 +216,7 @@ def bodies(model: str, names: list[str], row: list[float]) -> Iterator[Body]:
     route = f"/v2/models/{model}/infer binary"
     yield Body(route, "bytes that belong to no tensor", BINARY_TYPE, header + tail, len(header))
     n_rows = LENGTHS[0] // width
-    tensor = {"name": "all", "datatype": "UINT8", "shape": [n_rows, width]}
+    tensor: dict[str, Any] = {"name": "all", "datatype": "UINT8", "shape": [n_rows, width]}
     tensor["parameters"] = {"binary_data_size": n_rows * width}
     header = json.dumps({"inputs": [tensor]}).encode()
     yield Body(route, "a million rows", BINARY_TYPE, header + bytes(n_rows * width), len(header))
@@ -257,13 +257,14 @@ def fillings_of_rows(names: list[str], row: list[float]) -> Iterator[tuple[str, 
     yield "lists", "[]," * 199_000 + "0"
     yield "objects", '{"a":0},' * 150_000 + "0"
     yield "nested lists", ("[" * 90 + "]" * 90 + ",") * 2_000 + "0"
-    for name, record in {
+    records: dict[str, dict[str, Any]] = {
         "good": dict(zip(names, row)),
         "wrong": dict.fromkeys(names),
         "NaN": dict.fromkeys(names, float("nan")),
         "wide": {**dict(zip(names, row)), **{f"u{i}": 1 for i in range(10)}},
         "too wide": {**dict(zip(names, row)), **{f"u{i}": 1 for i in range(20)}},
-    }.items():
+    }
+    for name, record in records.items():
         yield f"{name} records", ",".join([json.dumps(record)] * ROWS)
         yield f"{name} rows", ",".join([json.dumps(list(record.values()))] * ROWS)
     yield "wrong cells", ",".join(["null"] * (ROWS * len(names)))
