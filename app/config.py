@@ -86,6 +86,12 @@ class Config:
     max_rows: int = setting(
         "TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413", most=_MOST_ROWS
     )
+    ignore_unknown_columns: bool = setting(
+        "TABSERVE_IGNORE_UNKNOWN_COLUMNS",
+        False,
+        "leave out columns that the model does not know, up to 20, instead of refusing them; the target is always left "
+        "out",
+    )
     max_in_flight: int = setting(
         "TABSERVE_MAX_IN_FLIGHT",
         512,

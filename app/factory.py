@@ -81,7 +81,13 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     app = Service("app", static_folder=None)
     # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.serving = serving.load(config.store, config.models, device=config.device, max_batch_rows=config.max_batch_rows)
+    app.serving = serving.load(
+        config.store,
+        config.models,
+        device=config.device,
+        max_batch_rows=config.max_batch_rows,
+        ignore_unknown=config.ignore_unknown_columns,
+    )
     log, writer = None, None
     metrics = app.metrics = Metrics(
         models=lambda: app.serving.models.values(),

@@ -164,7 +164,14 @@ def _said(error: Exception, store: Path) -> str:
     )
 
 
-def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_batch_rows: int = 1) -> Serving:
+def load(
+    store: Path,
+    references: Sequence[str],
+    *,
+    device: str = "cpu",
+    max_batch_rows: int = 1,
+    ignore_unknown: bool = False,
+) -> Serving:
     """Load and verify the models that are asked for, or every model of the store; on the CPU, whatever the device.
 
     A model that cannot be loaded is left out and said why: the process lives on, is not ready, and its
@@ -194,7 +201,7 @@ def load(store: Path, references: Sequence[str], *, device: str = "cpu", max_bat
         if model.name in models:
             problems.append(f"{reference} is asked for beside another version of {model.name}: name one")
             continue
-        models[model.name] = model
+        models[model.name] = replace(model, schema=replace(model.schema, ignore_unknown=ignore_unknown))
         _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
     for problem in problems:
         _log.error("not ready: %s", problem)

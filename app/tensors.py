@@ -73,7 +73,7 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     if not isinstance(inputs, list) or not inputs:
         raise BodyError("inputs is not a list of tensors")
     check_width(len(inputs), schema.names)
-    return InferRequest(_matrix(_tensors(inputs, tail, max_rows), schema), identity, binary)
+    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, binary)
 
 
 def encode(prediction: NDArray[np.float64], model: Artifact, asked: InferRequest) -> tuple[bytes, int | None]:
@@ -141,8 +141,8 @@ def _parameters(value: dict[str, Any], owner: str) -> dict[str, Any]:
     return parameters
 
 
-def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]:
-    """Return the inputs as tensors; binary ones lie in `tail`, one after the other."""
+def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int) -> list[Tensor]:
+    """Return the inputs as tensors, but for those that are left out; binary ones lie in `tail`, one after the other."""
     tensors, problems = [], []
     for item in inputs:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
@@ -157,6 +157,8 @@ def _tensors(inputs: list[Any], tail: memoryview, max_rows: int) -> list[Tensor]
             if size is None:
                 raise BodyError(f"the binary_data_size of the input {told!r} is not a length")
             raw, tail = tail[:size], tail[size:]
+        if len(inputs) > 1 and name not in schema.names and schema.leaves_out(name):
+            continue
         if (raw is None) == (item.get("data") is None):
             problems.append(Problem(None, told, "has no data" if raw is None else "has data and binary_data_size"))
             continue
@@ -230,6 +232,8 @@ def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
 
 def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
     """Return the tensors of a request as one matrix."""
+    if not tensors:  # all were left out: every feature is missing
+        return schema.matrix_from_columns({})
     n_rows, names = tensors[0].shape[0], schema.names
     columns: dict[str, NDArray[Any] | list[Any]]
     if len(tensors) == 1 and tensors[0].name not in names:

@@ -9,6 +9,7 @@ import argparse
 import signal
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="answer the rows of a CSV file, a prediction a line")
     predict.add_argument("model", help=reference)
     predict.add_argument("table", nargs="?", type=Path, help="CSV with a header; without it, standard input")
+    predict.add_argument(
+        "--ignore-unknown", action="store_true", help="leave out columns that the model does not know; up to 20"
+    )
     predict.set_defaults(run=_predict)
 
     report = commands.add_parser("report", help="write drift and live errors of a model in use to one HTML file")
@@ -216,11 +220,11 @@ def _predict(options: argparse.Namespace) -> None:
     found = Store(options.store).load(options.model)
     try:
         table = options.table.read_bytes() if options.table else sys.stdin.buffer.read()
-        columns, _ = columns_from_csv(table.decode("utf-8"))
+        columns, _ = columns_from_csv(table.decode("utf-8"), names=found.schema.names)
     except ValueError as error:
         raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
-    columns.pop(found.schema.target.name, None)  # a table with the truth in it can be predicted too
-    for value in found.predict(found.schema.matrix_from_columns(columns)).tolist():
+    schema = replace(found.schema, ignore_unknown=options.ignore_unknown)
+    for value in found.predict(schema.matrix_from_columns(columns)).tolist():
         print(value)
 
 

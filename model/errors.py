@@ -25,7 +25,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = [] if self.row is None else [f"row {self.row}"]
-        where += [] if self.feature is None else [f"column {self.feature}"]
+        where += [] if self.feature is None else [f"column {self.feature!r}"]
         return f"{', '.join(where)}: {self.reason}" if where else self.reason
 
 

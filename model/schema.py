@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, islice
 from operator import ge, le
 from typing import Any
@@ -45,6 +46,11 @@ _MAX_NAME = 200
 _MAX_CELL_BYTES = 48
 _VALUES_BESIDE = 1_000  # that stand around the rows
 
+_log = logging.getLogger("tabserve")
+
+# What stands between cells in files that call themselves CSV.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
 # What pandas, R and spreadsheets write into a cell that has no value.
 _MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
@@ -72,10 +78,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class Schema:
-    """The features of a model in the order of its matrix, and its target."""
+    """The features of a model in the order of its matrix, and its target.
+
+    Of what a table has beside the features, the target is left out, and every column where `ignore_unknown`.
+    """
 
     features: tuple[Feature, ...]
     target: Feature
+    ignore_unknown: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -105,6 +115,24 @@ class Schema:
     def _row_bytes(self) -> int:
         return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
 
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a column that is no feature is not looked at; of the target that is logged, once."""
+        if name == self.target.name:
+            _say_left_out(name)
+            return True
+        return self.ignore_unknown
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def _unknown(self, names: Iterable[str]) -> list[str]:
+        """Return those names that are no feature's and not left out: more than `MAX_UNKNOWN` never are."""
+        others = [name for name in names if name not in self._known]
+        if self.ignore_unknown and len(others) > MAX_UNKNOWN:
+            return others
+        return [name for name in others if not self.leaves_out(name)]
+
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
 
@@ -116,7 +144,7 @@ class Schema:
             cells = [record[name] for record in records for name in names]
         except KeyError:
             raise _rejection(self._record_problems(records), len(records)) from None
-        if [len(record) for record in records].count(width) != len(records):
+        if [len(record) for record in records].count(width) != len(records) and any(map(self._unknown, records)):
             raise _rejection(self._record_problems(records), len(records))
         matrix = self._matrix(cells)
         if matrix is None:
@@ -128,10 +156,12 @@ class Schema:
 
         None if anything is wrong with them: the quick way for good rows.
         """
-        if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(self.names)} or len(header) != len(self.names):
+        if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(header)}:
             return None
         if tuple(header) == self.names:
             return self._matrix(list(chain.from_iterable(rows)))
+        if set(map(type, header)) != {str} or len(set(header)) < len(header) or self._unknown(header):
+            return None
         try:
             places = [header.index(name) for name in self.names]
         except ValueError:
@@ -145,7 +175,7 @@ class Schema:
         """
         n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
-        problems += [Problem(None, shortened(name), UNKNOWN) for name in columns if name not in self.names]
+        problems += [Problem(None, shortened(name), UNKNOWN) for name in self._unknown(columns)]
         present = [feature for feature in self.features if feature.name in columns]
         if not problems:
             matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
@@ -191,10 +221,9 @@ class Schema:
 
     def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
         """Yield everything that is wrong with `records`."""
-        known = frozenset(self.names)
         for row, record in enumerate(records):
             yield from self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
-            unknown = [name for name in record if name not in known]
+            unknown = self._unknown(record)
             yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
             if len(unknown) > MAX_UNKNOWN:
                 yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} unknown names more")
@@ -216,6 +245,12 @@ def _rejection(problems: Iterable[Problem], n_rows: int) -> SchemaError:
 def shortened(name: str) -> str:
     """Return a name that a client made up, cut off where it is too long to be told."""
     return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+
+
+@cache
+def _say_left_out(target: str) -> None:
+    """Log, once a process, that a table has the target among its columns."""
+    _log.warning("a table has the column %r, which is what the model predicts: it is left out", target)
 
 
 def cell_reason(cell: Any, feature: Feature) -> str | None:
@@ -250,7 +285,8 @@ def columns_from_csv(
     """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
 
     The first line is the header. Where `header` is False there is none, and `names` stands for it; where it is None,
-    a first line without any text is data. Columns that `names` does not have come out empty. Blank lines are skipped.
+    a first line without any text is data. Columns that `names` does not have come out empty; a first one without a name
+    does not come out: it is the index, as pandas writes it. Blank lines are skipped.
     Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
     header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text that is no CSV at all.
     With `max_rows` and `names`, lines and cells are bounded, too: blank lines, and cells too many, are `SchemaError`.
@@ -267,6 +303,10 @@ def columns_from_csv(
             header = any(isinstance(parse_cell(cell), str) for cell in first[: len(names or ()) + MAX_UNKNOWN])
         columns = [name.strip() for name in first] if header else list(names or ())
         check_width(len(columns), names)
+        for separator, called in _OTHER_SEPARATORS.items():
+            found = sum(cell.count(separator) for cell in first)
+            if found >= len(first) and not set(map(str.strip, first)) & set(names or ()):
+                raise ValueError(f"not CSV: its cells are separated by {called}; separate them by commas")
         rows = [] if header else [first]
         rows += islice(lines, None if max_rows is None else max_rows + 1)
     except csv.Error as error:
@@ -278,6 +318,8 @@ def columns_from_csv(
         raise SchemaError(problems, n_rows=len(rows))
     known = frozenset(columns if names is None else names)
     cells = {name: _parse_cells([row[i] for row in rows]) if name in known else [] for i, name in enumerate(columns)}
+    if names is not None and columns[:1] == [""] and "" not in known:
+        del cells[""]
     return cells, len(rows)
 
 

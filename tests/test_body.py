@@ -420,7 +420,7 @@ def test_depth_of_a_request(everywhere: FlaskClient, protocol: str, objects: boo
     )
 
     status = PROTOCOLS[protocol].unfit
-    assert "column CHAS: not a number" in refused(post(everywhere, protocol, just), status, protocol)
+    assert "column 'CHAS': not a number" in refused(post(everywhere, protocol, just), status, protocol)
     assert (
         refused(post(everywhere, protocol, deeper), 400, protocol)
         == "the body is JSON nested more than 100 levels deep"
@@ -434,7 +434,7 @@ def test_numbers_that_are_not_finite(everywhere: FlaskClient, protocol: str, tok
     body = plain_body(protocol, [ROW, [0, "TOKEN", *ROW[2:]]]).replace(b'"TOKEN"', token.encode())
     message = refused(post(everywhere, protocol, body), PROTOCOLS[protocol].unfit, protocol)
 
-    assert message == "1 problem: row 1, column RM: not finite"
+    assert message == "1 problem: row 1, column 'RM': not finite"
 
 
 @every_protocol

@@ -101,7 +101,7 @@ def test_heights_and_weights_are_read_as_they_were_published(tmp_path: Path) -> 
     path.write_bytes("\r\n".join(["\ufeffIndex,Height-Inches,Weight-Pounds", *rows]).encode())
     table = read(HEIGHT_WEIGHT, path)
 
-    assert warnings_of(table) == ["consistency: column Index: is no column of the data set and is left out"]
+    assert warnings_of(table) == ["consistency: column 'Index': is no column of the data set and is left out"]
     assert list(table.frame.columns) == ["Height-Inches", "Weight-Pounds"]
     assert table.frame.iloc[[0, -1]].to_numpy().tolist() == [[60.125, 100.125], [62.5, 150.0]]
 
@@ -117,13 +117,13 @@ def test_columns_are_matched_by_name(write: Write) -> None:
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
-        (("6.575", ""), "completeness  row 0, column RM: missing"),
-        (("6.575", "NA"), "completeness  row 0, column RM: missing"),
-        (("6.575", "six"), "accuracy      row 0, column RM: 'six' is not a number"),
-        (("6.575", "65.75"), "accuracy      row 0, column RM: 65.75 is not plausible: 1 to 20 rooms"),
-        (("6.575", "inf"), "accuracy      row 0, column RM: inf is not plausible: 1 to 20 rooms"),
-        (("0,6.575", "2,6.575"), "accuracy      row 0, column CHAS: 2 is none of 0, 1"),
-        ((",24", ",50.1"), "accuracy      row 0, column MEDV: 50.1 is not plausible: 0 to 50 1,000 USD"),
+        (("6.575", ""), "completeness  row 0, column 'RM': missing"),
+        (("6.575", "NA"), "completeness  row 0, column 'RM': missing"),
+        (("6.575", "six"), "accuracy      row 0, column 'RM': 'six' is not a number"),
+        (("6.575", "65.75"), "accuracy      row 0, column 'RM': 65.75 is not plausible: 1 to 20 rooms"),
+        (("6.575", "inf"), "accuracy      row 0, column 'RM': inf is not plausible: 1 to 20 rooms"),
+        (("0,6.575", "2,6.575"), "accuracy      row 0, column 'CHAS': 2 is none of 0, 1"),
+        ((",24", ",50.1"), "accuracy      row 0, column 'MEDV': 50.1 is not plausible: 0 to 50 1,000 USD"),
         ((",24", ",24,7"), "consistency   row 0: has 8 cells where there are 7 columns"),
         ((",24", ""), "consistency   row 0: has 6 cells where there are 7 columns"),
     ],
@@ -146,12 +146,12 @@ def test_all_problems_come_in_one_report(write: Write) -> None:
     assert report.splitlines() == [
         f"{path}: 7 errors, 0 warnings; nothing can be trained on it",
         "  error    completeness  3 rows, and it takes 20",
-        "  error    accuracy      row 0, column low: 'a' is not a number",
-        "  error    completeness  row 1, column low: missing",
-        "  error    completeness  column high: there is no such column",
-        "  error    accuracy      row 0, column y: 20 is not plausible: 0 to 10",
-        "  error    timeliness    row 0, column day: 2026-02-01 is in the future",
-        "  error    timeliness    row 1, column day: 'yesterday' is not a date such as 2026-01-31",
+        "  error    accuracy      row 0, column 'low': 'a' is not a number",
+        "  error    completeness  row 1, column 'low': missing",
+        "  error    completeness  column 'high': there is no such column",
+        "  error    accuracy      row 0, column 'y': 20 is not plausible: 0 to 10",
+        "  error    timeliness    row 0, column 'day': 2026-02-01 is in the future",
+        "  error    timeliness    row 1, column 'day': 'yesterday' is not a date such as 2026-01-31",
     ]
 
 
@@ -162,7 +162,7 @@ def test_repeated_and_contradicting_rows_are_warnings(write: Write) -> None:
 
     assert warnings_of(table) == [
         "consistency: row 40: repeats an earlier row",
-        "consistency: row 41, column MEDV: contradicts an earlier row alike",
+        "consistency: row 41, column 'MEDV': contradicts an earlier row alike",
     ]
     assert len(table.frame) == 42
 
@@ -185,17 +185,17 @@ def test_many_rows_of_one_kind_are_told_of_in_one_line(write: Write, n_rows: int
 @pytest.mark.parametrize(
     ("line", "findings"),
     [
-        ("1,,2,2026-01-01", ["completeness  row 25, column high: missing"]),
-        ("six,1,2,2026-01-01", ["accuracy      row 25, column low: 'six' is not a number"]),
+        ("1,,2,2026-01-01", ["completeness  row 25, column 'high': missing"]),
+        ("six,1,2,2026-01-01", ["accuracy      row 25, column 'low': 'six' is not a number"]),
         ("3,1,2,2026-01-01", ["consistency   row 25: breaks the rule: low is not above high"]),
         ("1,2", ["consistency   row 25: has 2 cells where there are 4 columns"]),
-        ("1,2,3,today", ["timeliness    row 25, column day: 'today' is not a date such as 2026-01-31"]),
+        ("1,2,3,today", ["timeliness    row 25, column 'day': 'today' is not a date such as 2026-01-31"]),
         (
             "six,,2,2027-01-01",
             [
-                "accuracy      row 25, column low: 'six' is not a number",
-                "completeness  row 25, column high: missing",
-                "timeliness    row 25, column day: 2027-01-01 is in the future",
+                "accuracy      row 25, column 'low': 'six' is not a number",
+                "completeness  row 25, column 'high': missing",
+                "timeliness    row 25, column 'day': 2027-01-01 is in the future",
             ],
         ),
     ],
@@ -214,7 +214,7 @@ def test_extra_column_is_a_warning_and_left_out(write: Write, name: str) -> None
     """A column that the data set does not know, such as pandas' index without a name, is told of and left out."""
     table = read(BOSTON_HOUSING, write([f"{i},{line}" for i, line in enumerate(LINES)], f"{name},{HEADER}"))
 
-    assert warnings_of(table) == [f"consistency: column {name}: is no column of the data set and is left out"]
+    assert warnings_of(table) == [f"consistency: column {name!r}: is no column of the data set and is left out"]
     assert list(table.frame.columns) == HEADER.split(",")
 
 
@@ -223,7 +223,7 @@ def test_column_that_copies_another_is_a_warning(write: Write) -> None:
     path = write([f"{i},{i},{2 * i},2026-01-01" for i in range(20)], "low,high,y,day")
 
     table = read(READINGS, path, today=date(2026, 1, 2))
-    assert warnings_of(table) == ["consistency: column high: is the same as low, row for row"]
+    assert warnings_of(table) == ["consistency: column 'high': is the same as low, row for row"]
 
 
 def test_target_of_one_value_is_fatal(write: Write) -> None:
@@ -231,7 +231,7 @@ def test_target_of_one_value_is_fatal(write: Write) -> None:
     path = write([f"{i},{i + 1},7,2026-01-01" for i in range(20)], "low,high,y,day")
 
     report = report_of(READINGS, path, today=date(2026, 1, 2))
-    assert report.splitlines()[1:] == ["  error    accuracy      column y: has one value only"]
+    assert report.splitlines()[1:] == ["  error    accuracy      column 'y': has one value only"]
 
 
 @pytest.mark.parametrize(("n_rows", "accepted"), [(19, False), (20, True)])
@@ -266,7 +266,7 @@ def test_newest_row_must_be_new_enough(write: Write, today: date, age: int | Non
     if age is None:
         assert warnings_of(read(READINGS, path, today=today)) == []
     else:
-        reason = f"column day: the newest row is {age} days old, and at most 30 will do"
+        reason = f"column 'day': the newest row is {age} days old, and at most 30 will do"
         assert report_of(READINGS, path, today=today).splitlines()[1:] == [f"  error    timeliness    {reason}"]
 
 
@@ -275,7 +275,7 @@ def test_missing_date_column_is_fatal(write: Write) -> None:
     path = write([line.rsplit(",", 1)[0] for line in DAYS], "low,high,y")
 
     report = report_of(READINGS, path, today=date(2026, 2, 1))
-    assert report.splitlines()[1:] == ["  error    timeliness    column day: there is no such column"]
+    assert report.splitlines()[1:] == ["  error    timeliness    column 'day': there is no such column"]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_training_on_a_bad_table_writes_nothing(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == f"error: {report_of(BOSTON_HOUSING, path)}\n"
-    assert "row 40, column RM: 'six' is not a number" in output.err
+    assert "row 40, column 'RM': 'six' is not a number" in output.err
     assert not (tmp_path / "store").exists()
 
 

@@ -117,11 +117,11 @@ def test_artifact_keeps_the_notebook_without_traces_of_the_run(trained: Train, n
 @pytest.mark.parametrize(
     ("name", "table", "problem"),
     [
-        ("boston-housing", "CHAS,RM\n0,abc\n", "row 0, column RM: 'abc' is not a number"),
+        ("boston-housing", "CHAS,RM\n0,abc\n", "row 0, column 'RM': 'abc' is not a number"),
         (
             "height-weight",
             "Height-Inches\n170\n",
-            "row 0, column Height-Inches: 170 is not plausible: 40 to 100 inches",
+            "row 0, column 'Height-Inches': 170 is not plausible: 40 to 100 inches",
         ),
     ],
 )

@@ -560,8 +560,8 @@ WRONG: Wrong = {
         lambda _: {"inputs": [tensor(f"c{i}", [1.0], [1]) for i in range(27)]},
         "27 columns where there are 6",
     ),
-    "input twice": (added(tensor("RM", [1.0, 2.0])), "column RM: repeated"),
-    "input in place of another": (first(name="RM"), "column RM: repeated"),
+    "input twice": (added(tensor("RM", [1.0, 2.0])), "column 'RM': repeated"),
+    "input in place of another": (first(name="RM"), "column 'RM': repeated"),
     "matrix beside inputs": (added(tensor("X", [0.0] * 12, [2, 6])), "X"),
     "matrix twice": (lambda _: {"inputs": [tensor("X", [0.0] * 12, [2, 6])] * 2}, "X"),
     "no datatype": (take("inputs", 0, "datatype"), "CHAS"),
@@ -579,8 +579,8 @@ WRONG: Wrong = {
     "one input shorter": (first(shape=[1], data=[1.0]), "shape"),
     "one input longer": (first(shape=[3], data=[1.0] * 3), "shape"),
     "one input wider": (first(shape=[2, 2], data=[1.0] * 4), "CHAS"),
-    "nested where flat": (first(data=[[1.0], [2.0]]), "row 0, column CHAS"),
-    "one nested": (first(data=[1.0, [2.0]]), "row 1, column CHAS"),
+    "nested where flat": (first(data=[[1.0], [2.0]]), "row 0, column 'CHAS'"),
+    "one nested": (first(data=[1.0, [2.0]]), "row 1, column 'CHAS'"),
     **each(
         "column",
         [[[1.0], [2.0, 3.0]], [[1.0], 2.0], [1.0, [2.0]], [[[1.0]], [[2.0]]], [[1.0, 2.0]]],
@@ -597,20 +597,20 @@ WRONG: Wrong = {
     "matrix of one dimension": (matrix(ROW, [6]), "X"),
     "matrix of three": (matrix([[ROW]], [1, 1, 6]), "X"),
     "matrix of the name of a feature": (matrix([0.0] * 12, [2, 6], name="RM"), "RM"),
-    "null": (first(data=[1.0, None]), "row 1, column CHAS: missing"),
-    "text": (first(data=["1", 2.0]), "row 0, column CHAS: not a number"),
-    "true": (first(data=[1.0, True]), "row 1, column CHAS: not a number"),
-    "true among whole numbers": (first(data=[1, True], datatype="INT64"), "row 1, column CHAS: not a number"),
-    "object": (first(data=[1.0, {}]), "row 1, column CHAS: not a number"),
-    "null in a matrix": (matrix([*ROW, 0, None, *ROW[2:]], [2, 6]), "row 1, column RM: missing"),
-    "NaN": (first(data=[1.0, float("nan")]), "row 1, column CHAS: not finite"),
-    "infinity in a matrix": (matrix([[*ROW[:5], float("-inf")]], [1, 6]), "row 0, column LSTAT: not finite"),
-    "beyond the model": (first(data=[1.0, 1e300]), "row 1, column CHAS: out of range"),
-    "FP32 overflows": (first(data=[1.0, 1e39], datatype="FP32"), "row 1, column CHAS: not finite"),
-    "FP16 overflows": (first(data=[70_000, 1], datatype="FP16"), "row 0, column CHAS: not finite"),
-    "FP16 overflows in a matrix": (matrix([*ROW[:4], 1e6, 1.0], [1, 6], datatype="FP16"), "row 0, column B"),
+    "null": (first(data=[1.0, None]), "row 1, column 'CHAS': missing"),
+    "text": (first(data=["1", 2.0]), "row 0, column 'CHAS': not a number"),
+    "true": (first(data=[1.0, True]), "row 1, column 'CHAS': not a number"),
+    "true among whole numbers": (first(data=[1, True], datatype="INT64"), "row 1, column 'CHAS': not a number"),
+    "object": (first(data=[1.0, {}]), "row 1, column 'CHAS': not a number"),
+    "null in a matrix": (matrix([*ROW, 0, None, *ROW[2:]], [2, 6]), "row 1, column 'RM': missing"),
+    "NaN": (first(data=[1.0, float("nan")]), "row 1, column 'CHAS': not finite"),
+    "infinity in a matrix": (matrix([[*ROW[:5], float("-inf")]], [1, 6]), "row 0, column 'LSTAT': not finite"),
+    "beyond the model": (first(data=[1.0, 1e300]), "row 1, column 'CHAS': out of range"),
+    "FP32 overflows": (first(data=[1.0, 1e39], datatype="FP32"), "row 1, column 'CHAS': not finite"),
+    "FP16 overflows": (first(data=[70_000, 1], datatype="FP16"), "row 0, column 'CHAS': not finite"),
+    "FP16 overflows in a matrix": (matrix([*ROW[:4], 1e6, 1.0], [1, 6], datatype="FP16"), "row 0, column 'B'"),
     **{
-        f"{value!r} in {datatype}": (first(data=[0, value], datatype=datatype), "column CHAS: its data are not all")
+        f"{value!r} in {datatype}": (first(data=[0, value], datatype=datatype), "column 'CHAS': its data are not all")
         for datatype, dtype in DTYPES.items()
         if dtype.kind != "f"
         for value in (int(np.iinfo(dtype).min) - 1, int(np.iinfo(dtype).max) + 1, 0.5, 1e300, float("nan"))
@@ -668,15 +668,15 @@ def test_all_problems_at_once(everywhere: FlaskClient) -> None:
     shapes = [{**inputs[0], "datatype": "BYTES"}, {**inputs[1], "data": [1]}, *inputs[2:]]
 
     assert told.removeprefix("6 problems: ").split("; ") == [
-        "column LSTAT: missing",
-        "column ZN: unknown",
-        "row 0, column CHAS: missing",
-        "row 0, column RM: not a number",
-        "row 1, column TAX: out of range",
-        "row 1, column B: not finite",
+        "column 'LSTAT': missing",
+        "column 'ZN': unknown",
+        "row 0, column 'CHAS': missing",
+        "row 0, column 'RM': not a number",
+        "row 1, column 'TAX': out of range",
+        "row 1, column 'B': not finite",
     ]
     assert refused(infer(everywhere, {"inputs": shapes}), 400).startswith(
-        "2 problems: column CHAS: the datatype 'BYTES' is not"
+        "2 problems: column 'CHAS': the datatype 'BYTES' is not"
     )
 
 
@@ -720,10 +720,14 @@ WRONG_BINARY: dict[str, tuple[Document, bytes, str]] = {
     **{f"datatype {kind}": (packed(datatype=kind), TAIL, "CHAS") for kind in ("FP32", "INT8", "BOOL", "BYTES")},
     "input missing": ({"inputs": PACKED[:5]}, TAIL[:80], "LSTAT"),
     "data of an input that is missing": ({"inputs": PACKED[:5]}, TAIL, "16 bytes follow"),
-    "input twice": ({"inputs": [*PACKED, PACKED[0]]}, TAIL + TAIL[:16], "column CHAS: repeated"),
-    "NaN": ({"inputs": PACKED}, TAIL[:-8] + struct.pack("<d", float("nan")), "row 1, column LSTAT: not finite"),
-    "infinity": ({"inputs": PACKED}, struct.pack("<d", float("inf")) + TAIL[8:], "row 0, column CHAS: not finite"),
-    "beyond the model": ({"inputs": PACKED}, struct.pack("<d", -1e300) + TAIL[8:], "row 0, column CHAS: out of range"),
+    "input twice": ({"inputs": [*PACKED, PACKED[0]]}, TAIL + TAIL[:16], "column 'CHAS': repeated"),
+    "NaN": ({"inputs": PACKED}, TAIL[:-8] + struct.pack("<d", float("nan")), "row 1, column 'LSTAT': not finite"),
+    "infinity": ({"inputs": PACKED}, struct.pack("<d", float("inf")) + TAIL[8:], "row 0, column 'CHAS': not finite"),
+    "beyond the model": (
+        {"inputs": PACKED},
+        struct.pack("<d", -1e300) + TAIL[8:],
+        "row 0, column 'CHAS': out of range",
+    ),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from app import create_app
 from app.config import Config
-from conftest import COLUMNS, HOUSE, Server, bits
+from conftest import COLUMNS, HOUSE, ROOT, Server, bits, everywhere_client, serve
 
 ANSWER = 25.002145787183498  # published as 25.00214579
 OTHER = {"CHAS": 1, "RM": 5.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 24.65, "LSTAT": 30.81}
@@ -153,12 +152,123 @@ def test_pandas_json(client: FlaskClient, pipeline: Any, houses: pd.DataFrame, o
     assert np.array_equal(bits(predict(client, json.loads(text))), bits(pipeline.predict(frame.to_numpy())))
 
 
-def test_pandas_csv(client: FlaskClient, pipeline: Any, houses: pd.DataFrame) -> None:
-    """What `DataFrame.to_csv` writes without the index is read."""
-    buffer = io.StringIO()
-    houses.to_csv(buffer, index=False)
+@pytest.mark.parametrize("index", [False, True])
+def test_pandas_csv(client: FlaskClient, pipeline: Any, houses: pd.DataFrame, index: bool) -> None:
+    """What `DataFrame.to_csv` writes is read, without its index and with it: a first column without a name."""
+    text = houses.to_csv(index=index)
 
-    assert np.array_equal(bits(predict(client, buffer.getvalue())), bits(pipeline.predict(houses.to_numpy())))
+    assert np.array_equal(bits(predict(client, text)), bits(pipeline.predict(houses.to_numpy())))
+
+
+def test_only_the_first_column_without_a_name_is_an_index(client: FlaskClient) -> None:
+    """A column without a name at another place is unknown, and the message says so between quotes."""
+    reply = client.post("/predict", data=f"{','.join(COLUMNS)},\n0,1,1,1,1,1,9\n", content_type="text/csv")
+
+    assert (reply.status_code, reply.get_json()["error"]) == (422, "1 problem: column '': unknown")
+
+
+def test_forms_that_keep_every_bit(client: FlaskClient, pipeline: Any) -> None:
+    """The forms that the README recommends for a data frame say every float64, where `to_json()` rounds it."""
+    frame = pd.DataFrame(np.random.default_rng(13).uniform(0, 400, (200, len(COLUMNS))), columns=COLUMNS)
+    expected = bits(pipeline.predict(frame.to_numpy()))
+
+    assert 'json.dumps(frame.to_dict("records"))' in (ROOT / "README.md").read_text()
+    assert np.array_equal(bits(predict(client, frame.to_dict("records"))), expected)
+    assert np.array_equal(bits(predict(client, frame.to_csv())), expected)
+    for text in (frame.to_json(), frame.to_json(double_precision=15)):
+        assert not pd.DataFrame(json.loads(text)).reset_index(drop=True).equals(frame)
+
+
+SEMICOLONS = "CHAS;RM;TAX;PTRATIO;B;LSTAT\n0;6,575;296;15,3;396,9;4,98\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "called"), [(SEMICOLONS, "semicolons"), (SEMICOLONS.replace(";", "\t").replace(",", "."), "tabs")]
+)
+def test_csv_of_another_separator(client: FlaskClient, text: str, called: str) -> None:
+    """A file whose cells are separated by something else is told what separates them, and what to do."""
+    reply = client.post("/predict", data=text, content_type="text/csv")
+
+    assert (reply.status_code, reply.get_json()["error"]) == (
+        400,
+        f"the body is not CSV: its cells are separated by {called}; separate them by commas",
+    )
+
+
+WIDE = {**HOUSE, "MEDV": 24.0}
+TENSOR = {"shape": [1], "datatype": "FP64"}
+
+
+def wide_requests(row: dict[str, float]) -> dict[str, tuple[str, Any]]:
+    """Return a row in every form whose cells have names, with the path that reads it."""
+    table = {"columns": list(row), "data": [list(row.values())]}
+    columns = {name: [value] for name, value in row.items()}
+    tensors = [{"name": name, **TENSOR, "data": [value]} for name, value in row.items()]
+    return {
+        "one record": ("/predict", row),
+        "records": ("/predict", [row, HOUSE]),
+        "columns of pandas": ("/predict", {name: {"0": value} for name, value in row.items()}),
+        "table": ("/predict", table),
+        "V1's instances": ("/v1/models/boston-housing:predict", {"instances": [row]}),
+        "V1's inputs": ("/v1/models/boston-housing:predict", {"inputs": columns}),
+        "MLflow's split": ("/invocations", {"dataframe_split": table}),
+        "MLflow's records": ("/invocations", {"dataframe_records": [row]}),
+        "Vertex AI's instances": ("/vertex/predict", {"instances": [row]}),
+        "V2's tensors": ("/v2/models/boston-housing/infer", {"inputs": tensors}),
+        "CSV": ("/predict", f"{','.join(row)}\n{','.join(map(str, row.values()))}\n"),
+    }
+
+
+def ask(client: FlaskClient, path: str, body: Any) -> Any:
+    """Return the reply to a JSON body, or to CSV if the body is text."""
+    if isinstance(body, str):
+        return client.post(path, data=body, content_type="text/csv")
+    return client.post(path, data=json.dumps(body), content_type="application/json")
+
+
+@pytest.fixture(scope="module")
+def lenient(store: Path) -> FlaskClient:
+    """A client of a service that leaves unknown columns out."""
+    return everywhere_client(store, lambda lines: None, ignore_unknown_columns=True)
+
+
+def test_target_is_left_out(everywhere: FlaskClient) -> None:
+    """A table that has the truth among its columns is answered in every form as if it had not, whatever the truth."""
+    for target in (24.0, None, "?"):
+        for form, (path, body) in wide_requests({**HOUSE, "MEDV": target}).items():  # type: ignore[dict-item]
+            reply = ask(everywhere, path, body)
+            assert (reply.status_code, str(ANSWER) in reply.text) == (200, True), (form, reply.text)
+
+
+def test_unknown_columns(everywhere: FlaskClient, lenient: FlaskClient) -> None:
+    """Other unknown columns are refused by their name, unless a setting has them left out."""
+    for form, (path, body) in wide_requests({**HOUSE, "ZN": 18.0}).items():
+        reply, left_out = ask(everywhere, path, body), ask(lenient, path, body)
+        assert (reply.status_code, "ZN" in reply.text) == (422 if path == "/predict" else 400, True), form
+        assert (left_out.status_code, str(ANSWER) in left_out.text) == (200, True), (form, left_out.text)
+
+
+@pytest.mark.parametrize(("n_unknown", "answered"), [(20, True), (21, False)])
+def test_unknown_columns_that_are_left_out_are_few(lenient: FlaskClient, n_unknown: int, answered: bool) -> None:
+    """No more than 20 columns are left out: a table of far more is another table."""
+    for form, (path, body) in wide_requests({**HOUSE, **{f"x{i}": 0.5 for i in range(n_unknown)}}).items():
+        assert (ask(lenient, path, body).status_code == 200) is answered, form
+
+
+def test_missing_column_is_no_matter_of_unknown_ones(lenient: FlaskClient) -> None:
+    """Where unknown columns are left out, a feature under another name is still missing."""
+    for form, (path, body) in wide_requests({"rm" if name == "RM" else name: 1.0 for name in HOUSE}).items():
+        reply = ask(lenient, path, body)
+        assert (reply.status_code >= 400, "RM" in reply.text) == (True, True), form
+
+
+def test_left_out_target_is_logged_once(store: Path, tmp_path: Path) -> None:
+    """The log says once, not with every request, that a table has the target among its columns."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as running:
+        for _ in range(3):
+            assert requests.post(f"{running.url}/predict", json=[WIDE], timeout=10).json()["prediction"] == [ANSWER]
+
+    assert running.stderr.read_text().count("MEDV") == 1
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

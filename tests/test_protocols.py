@@ -76,9 +76,13 @@ def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], 
     found = series(client.get("/metrics").text)
 
     assert message.startswith("4 problems")
-    assert "row 1, column RM: not a number" in message
+    assert "row 1, column 'RM': not a number" in message
     if protocol != "native":  # which has the others in its details
-        for told in ("row 1, column TAX: missing", "row 2, column RM: missing", "row 2, column LSTAT: out of range"):
+        for told in (
+            "row 1, column 'TAX': missing",
+            "row 2, column 'RM': missing",
+            "row 2, column 'LSTAT': out of range",
+        ):
             assert told in message
     assert lines == [{"status": PROTOCOLS[protocol].unfit, "model": "boston-housing", "version": 1, "rows": None}]
     rejected = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")

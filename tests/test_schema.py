@@ -114,7 +114,7 @@ def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -
 def test_all_problems_of_records_come_at_once() -> None:
     """One error carries every problem of every row, and how many rows were looked at."""
     rows: list[dict[str, Any]] = [{"a": None, "b": True, "c": 1}, {"a": 1, "b": 2, "c": 3}, {"b": 1, "c": "x", "d": 4}]
-    with pytest.raises(SchemaError, match=r"^5 problems, the first: row 0, column a: missing$") as caught:
+    with pytest.raises(SchemaError, match=r"^5 problems, the first: row 0, column 'a': missing$") as caught:
         SCHEMA.matrix_from_records(rows)
 
     assert caught.value.n_rows == 3

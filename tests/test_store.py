@@ -452,8 +452,28 @@ def test_predict_says_every_problem(
     assert (output.out, output.err.splitlines()) == (
         "",
         [
-            "error: column LSTAT: missing",
-            "error: row 0, column RM: not a number",
-            "error: row 0, column B: missing",
+            "error: column 'LSTAT': missing",
+            "error: row 0, column 'RM': not a number",
+            "error: row 0, column 'B': missing",
         ],
     )
+
+
+def test_predict_leaves_the_target_out(store: Path) -> None:
+    """A table with the truth in it is answered, and standard error says once that the target is left out."""
+    command = [sys.executable, "-m", "model", "--store", str(store), "predict", "boston-housing", str(TABLE)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout.count("\n")) == (0, 506)
+    assert done.stderr == "a table has the column 'MEDV', which is what the model predicts: it is left out\n"
+
+
+def test_predict_and_unknown_columns(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown columns are refused by the command line as by the service, unless they are to be left out."""
+    table = tmp_path / "table.csv"
+    table.write_text(",CHAS,RM,TAX,PTRATIO,B,LSTAT,ZN\n0,0,6.575,296.0,15.3,396.9,4.98,18\n")  # with pandas' index
+
+    assert main(["--store", str(store), "predict", "boston-housing", str(table)]) == 1
+    assert capsys.readouterr().err == "error: column 'ZN': unknown\n"
+    assert main(["--store", str(store), "predict", "--ignore-unknown", "boston-housing", str(table)]) == 0
+    assert capsys.readouterr().out == "25.002145787183498\n"

@@ -118,7 +118,7 @@ def test_model_of_one_feature() -> None:
 
     for instances in ([1.5, 2], [[1.5], [2]], [{"x": 1.5}, {"x": 2}]):
         assert from_instances(instances, schema, max_rows=2).tolist() == [[1.5], [2.0]]
-    with pytest.raises(SchemaError, match="row 1, column x: not a number"):
+    with pytest.raises(SchemaError, match="row 1, column 'x': not a number"):
         from_instances([1.5, "2"], schema, max_rows=2)
     with pytest.raises(SchemaError, match="row 1: not a list"):
         from_instances([[1.5], 2], schema, max_rows=2)
@@ -135,13 +135,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no inputs": ({"inputs": []}, "no rows"),
     "inputs without columns": ({"inputs": {}}, "no rows"),
     "inputs without rows": ({"inputs": {name: [] for name in COLUMNS}}, "no rows"),
-    "inputs, one record": ({"inputs": HOUSE}, "column CHAS: not a list"),
-    "inputs, columns of pandas": ({"inputs": {name: {"0": 1} for name in COLUMNS}}, "column CHAS: not a list"),
-    "column missing": ({"inputs": {**{name: [1.0] for name in COLUMNS[1:]}}}, "column CHAS: missing"),
-    "column unknown": ({"inputs": {**COLUMN_FORMAT, "ZN": [1, 2]}}, "column ZN: unknown"),
-    "column short": ({"inputs": {**COLUMN_FORMAT, "RM": [1]}}, "column RM: has 1 rows"),
-    "cell of a column": ({"inputs": {**COLUMN_FORMAT, "RM": [1, "x"]}}, "row 1, column RM: not a number"),
-    "nested column": ({"inputs": {name: [[1.0, 2.0]] for name in COLUMNS}}, "row 0, column RM: not a number"),
+    "inputs, one record": ({"inputs": HOUSE}, "column 'CHAS': not a list"),
+    "inputs, columns of pandas": ({"inputs": {name: {"0": 1} for name in COLUMNS}}, "column 'CHAS': not a list"),
+    "column missing": ({"inputs": {**{name: [1.0] for name in COLUMNS[1:]}}}, "column 'CHAS': missing"),
+    "column unknown": ({"inputs": {**COLUMN_FORMAT, "ZN": [1, 2]}}, "column 'ZN': unknown"),
+    "column short": ({"inputs": {**COLUMN_FORMAT, "RM": [1]}}, "column 'RM': has 1 rows"),
+    "cell of a column": ({"inputs": {**COLUMN_FORMAT, "RM": [1, "x"]}}, "row 1, column 'RM': not a number"),
+    "nested column": ({"inputs": {name: [[1.0, 2.0]] for name in COLUMNS}}, "row 0, column 'RM': not a number"),
     "short row": ({"instances": [ROW, ROW[:5]]}, "row 1: has 5 cells"),
     "long row": ({"instances": [[*ROW, 1]]}, "row 0: has 7 cells"),
     "no row": ({"instances": [[]]}, "row 0: has 0 cells"),
@@ -150,13 +150,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a list among objects": ({"instances": [HOUSE, ROW]}, "row 1: not an object"),
     "an object among lists": ({"instances": [ROW, HOUSE]}, "row 0: not an object"),
     "null among objects": ({"instances": [HOUSE, None]}, "row 1: not an object"),
-    "null": ({"instances": [[None, *ROW[1:]]]}, "row 0, column CHAS: missing"),
-    "text": ({"instances": [ROW, ["0", *ROW[1:]]]}, "row 1, column CHAS: not a number"),
-    "true": ({"instances": [{**HOUSE, "CHAS": True}]}, "row 0, column CHAS: not a number"),
-    "nested cell": ({"instances": [{**HOUSE, "CHAS": [0, 1]}]}, "row 0, column CHAS: not a number"),
-    "bytes of TensorFlow": ({"instances": [{"b64": "AAAA"}]}, "row 0, column b64: unknown"),
-    "unknown": ({"instances": [{**HOUSE, "ZN": 1}]}, "row 0, column ZN: unknown"),
-    "beyond the model": ({"instances": [{**HOUSE, "RM": 1e300}]}, "row 0, column RM: out of range"),
+    "null": ({"instances": [[None, *ROW[1:]]]}, "row 0, column 'CHAS': missing"),
+    "text": ({"instances": [ROW, ["0", *ROW[1:]]]}, "row 1, column 'CHAS': not a number"),
+    "true": ({"instances": [{**HOUSE, "CHAS": True}]}, "row 0, column 'CHAS': not a number"),
+    "nested cell": ({"instances": [{**HOUSE, "CHAS": [0, 1]}]}, "row 0, column 'CHAS': not a number"),
+    "bytes of TensorFlow": ({"instances": [{"b64": "AAAA"}]}, "row 0, column 'b64': unknown"),
+    "unknown": ({"instances": [{**HOUSE, "ZN": 1}]}, "row 0, column 'ZN': unknown"),
+    "beyond the model": ({"instances": [{**HOUSE, "RM": 1e300}]}, "row 0, column 'RM': out of range"),
 }
 
 
@@ -173,9 +173,9 @@ def test_all_problems_at_once(everywhere: FlaskClient) -> None:
     told = refused(ask(everywhere, {"instances": [{**HOUSE, "RM": None, "B": "x"}, {**HOUSE, "ZN": 1}]}), 400)
 
     assert set(told.removeprefix("3 problems: ").split("; ")) == {
-        "row 0, column RM: missing",
-        "row 0, column B: not a number",
-        "row 1, column ZN: unknown",
+        "row 0, column 'RM': missing",
+        "row 0, column 'B': not a number",
+        "row 1, column 'ZN': unknown",
     }
 
 

@@ -118,10 +118,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no instances": ({"instances": []}, "no rows"),
     "short row": ({"instances": [ROW[:5]]}, "row 0: has 5 cells"),
     "mixed": ({"instances": [HOUSE, ROW]}, "row 1: not an object"),
-    "null": ({"instances": [[None, *ROW[1:]]]}, "row 0, column CHAS: missing"),
-    "text": ({"instances": [{**HOUSE, "RM": "6.575"}]}, "row 0, column RM: not a number"),
-    "unknown": ({"instances": [{**HOUSE, "ZN": 1}]}, "row 0, column ZN: unknown"),
-    "beyond the model": ({"instances": [{**HOUSE, "RM": 1e300}]}, "row 0, column RM: out of range"),
+    "null": ({"instances": [[None, *ROW[1:]]]}, "row 0, column 'CHAS': missing"),
+    "text": ({"instances": [{**HOUSE, "RM": "6.575"}]}, "row 0, column 'RM': not a number"),
+    "unknown": ({"instances": [{**HOUSE, "ZN": 1}]}, "row 0, column 'ZN': unknown"),
+    "beyond the model": ({"instances": [{**HOUSE, "RM": 1e300}]}, "row 0, column 'RM': out of range"),
 }
 
 
