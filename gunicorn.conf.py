@@ -21,6 +21,7 @@ from contextlib import suppress
 from functools import partial
 from logging.config import dictConfig
 
+from gunicorn.http.message import HeaderPolicy
 from gunicorn.sock import TCP6Socket
 
 from app import serving
@@ -178,6 +179,13 @@ def post_worker_init(worker):
     waiting = worker.keepalived_conns, worker.pending_conns
     service.in_flight = lambda: worker.nr_conns - sum(map(len, waiting)) + getattr(worker, "ready", 0)
     service.recorder.start()
+
+    def trusts_proxy(address):  # of `forwarded_allow_ips`; a Unix socket's clients have no address
+        policy = HeaderPolicy()
+        policy.cfg, policy.peer_addr = worker.cfg, (address, 0) if address else None
+        return policy._peer_is_trusted_proxy()
+
+    service.trusts_proxy = trusts_proxy
     worker.read_seconds = settings.max_read_seconds  # gthread has no such bound, but see below
     worker.max_body_bytes = settings.max_body_bytes
     handle_request = worker.handle_request

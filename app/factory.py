@@ -40,13 +40,15 @@ _QUICK_BYTES = 4_096
 class Service(Flask):
     """A Flask application that knows what it serves.
 
-    The server that runs it replaces `in_flight`; in each worker it opens `serving`, and starts and ends `recorder`.
+    The server that runs it replaces `in_flight` and `trusts_proxy`; in each worker it opens `serving`, and starts and
+    ends `recorder`.
     """
 
     serving: Serving
     metrics: Metrics
     recorder: Recorder
     in_flight: Callable[[], int] = staticmethod(lambda: 0)
+    trusts_proxy: Callable[[str], bool] = staticmethod(lambda address: False)
     hot_routes: HotRoutes
     door: Door
 
@@ -113,7 +115,7 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
     app.register_blueprint(predict.blueprint(app.serving, inference))
     app.register_blueprint(feedback.blueprint(config, metrics, log, app.serving))
-    app.register_blueprint(pages.blueprint(app.serving, config))
+    app.register_blueprint(pages.blueprint(app.serving, config, lambda address: app.trusts_proxy(address)))
     errors.register(app, errors.refusing())
     metrics.expect_failures(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 

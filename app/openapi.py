@@ -139,8 +139,8 @@ _INFER_REPLY = {
 }
 
 
-def document(serving: Serving, config: Config) -> JSON:
-    """Return the document of everything that is served now."""
+def document(serving: Serving, config: Config, *, prefix: str = "") -> JSON:
+    """Return the document of everything that is served now, at paths behind `prefix`."""
     default = [model for model in serving.models.values() if model.name == serving.default_name]
     parts = [_health_paths(), _v2_paths(), _v1_paths(), _mlflow_paths()]
     parts += [_invocations(model, config) for model in default]
@@ -170,6 +170,7 @@ def document(serving: Serving, config: Config) -> JSON:
             "version": VERSION,
             "description": "Serves exactly the models that were trained, to the last bit, in every platform's words.",
         },
+        "servers": [{"url": prefix or "/"}],
         "tags": [{"name": name} for name in (NATIVE, V2, V1, MLFLOW, VERTEX, SERVICE)],
         "paths": paths,
         "components": {"schemas": components},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, render_template, request, url_for
+from flask import Blueprint, Response, redirect, render_template, request, url_for
 from flask_swagger_ui import get_swaggerui_blueprint
 
 from app import openapi
@@ -16,18 +18,36 @@ from app.reply import Reply
 from app.serving import Serving
 from model import Artifact
 
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
-def blueprint(serving: Serving, config: Config) -> Blueprint:
-    """Routes for people, and the document that they and tools read."""
+
+def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bool]) -> Blueprint:
+    """Routes for people, and the document that they and tools read.
+
+    All links are relative, so that they hold behind a proxy that cuts a prefix off the path. What cannot be relative
+    begins with the `X-Forwarded-Prefix` of a client whose address `trusts_proxy` accepts.
+    """
     routes = Blueprint("pages", __name__)
     # Swagger UI from its package, so that no page asks another host for anything: its validator would.
     interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
-    routes.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config=interactive))
+    swagger_ui = get_swaggerui_blueprint(".", "../openapi.json", config=interactive)
+    routes.register_blueprint(swagger_ui, url_prefix="/docs")
+
+    @routes.before_request
+    def add_slash() -> Any:
+        """Redirect `/docs` to `/docs/`, which its links are relative to."""
+        return redirect("docs/", 308) if request.path == "/docs" else None
+
+    def prefix() -> str:
+        """Return what stands before the paths of this request where the client sees them; empty for nothing."""
+        told = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
+        trusted = told and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
+        return told if trusted and _PREFIX.fullmatch(told) else ""
 
     @routes.get("/openapi.json")
     def document() -> Reply:
         """Return the OpenAPI document of the loaded models."""
-        return to_json(openapi.document(serving, config))
+        return to_json(openapi.document(serving, config, prefix=request.script_root + prefix()))
 
     @routes.get("/")
     def index() -> Response:
@@ -46,7 +66,7 @@ def blueprint(serving: Serving, config: Config) -> Blueprint:
 
     def _describe(model: Artifact) -> dict[str, Any]:
         values = {} if model.name == serving.default_name else {"name": model.name}
-        url = url_for("predict.predict", **values, _external=True)
+        url = request.host_url.rstrip("/") + prefix() + url_for("predict.predict", **values, _external=False)
         row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
         body = orjson.dumps(row).decode()
         return {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -18,9 +22,11 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import Config, Route
 from app.factory import Service
-from conftest import HOUSE, ROOT, Server
+from conftest import HOUSE, ROOT, Server, serve
 from model import Store
 from model.artifact import read_draft
+from test_health import curl_line
+from test_server import NGINX, wait_until
 
 NAME = "boston-housing"
 ST = ROOT / ".venv-clients" / "bin" / "st"
@@ -177,30 +183,141 @@ def test_document_without_a_model(tmp_path: Path) -> None:
     ]
 
 
+def is_open(port: int) -> bool:
+    """Return whether something listens on a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def linked(page: str) -> list[str]:
+    """Return the addresses that a page of a server links to and asks for, and what its style sheets ask for."""
+    html = requests.get(page, headers={"Accept": "text/html"}, timeout=10).text
+    named = [urljoin(page, url) for url in re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:)([^\"']+)", html)]
+    return named + [
+        urljoin(sheet, url)
+        for sheet in named
+        if sheet.endswith(".css")
+        for url in re.findall(r"url\(\s*[\"']?(?!data:)([^)\"']+)", requests.get(sheet, timeout=10).text)
+    ]
+
+
+def statuses(urls: list[str]) -> dict[str, int]:
+    """Return what each address is answered with."""
+    return {url: requests.get(url, timeout=10).status_code for url in urls}
+
+
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])
 def test_page_is_complete(server: Server, path: str) -> None:
     """The page and all that it asks for, and what that asks for, comes from this server and is there."""
-    page = requests.get(server.url + path, timeout=10, allow_redirects=False)
-    named = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']+)", page.text)
-    sheets = [url for url in named if url.endswith(".css")]
-    inner = [
-        urljoin(sheet, url)
-        for sheet in sheets
-        for url in re.findall(r"url\(\s*[\"']?(?!data:)([^)\"']+)", requests.get(server.url + sheet, timeout=10).text)
-    ]
-    asked = [urljoin(path, url) for url in [*named, *inner]]
+    page = requests.get(server.url + path, timeout=10)
+    asked = linked(page.url)
 
-    assert page.status_code == 200
-    assert {url.rpartition(".")[2] for url in named} == {"css", "png", "js"}
-    assert [url for url in asked if urlsplit(url).netloc] == []
-    assert [requests.get(server.url + url, timeout=10).status_code for url in asked] == [200] * len(asked)
+    assert (page.status_code, page.url) == (200, f"{server.url}/docs/")
+    assert {"css", "png", "js"} <= {url.rpartition(".")[2] for url in asked}
+    assert {urlsplit(url).netloc for url in asked} == {urlsplit(server.url).netloc}
+    assert statuses(asked) == dict.fromkeys(asked, 200)
+
+
+@pytest.fixture(scope="module")
+def prefixed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A server, and its address behind an nginx that cuts /tabserve off."""
+    if not shutil.which("nginx"):
+        pytest.skip("needs nginx (Debian: apt-get install nginx)")
+    folder = tmp_path_factory.mktemp("prefixed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serve(store, folder, WEB_CONCURRENCY="1") as server:
+        user, service = "" if os.getuid() else "user root;", server.url.removeprefix("http://")
+        text = NGINX.format(user=user, folder=folder, service=service, port=port)
+        text = text.replace("location / {", "location /tabserve/ {").replace(
+            "proxy_pass http://service;",
+            "proxy_pass http://service/; proxy_set_header Host $http_host;"
+            "proxy_set_header X-Forwarded-Prefix /tabserve;",
+        )
+        (folder / "nginx.conf").write_text(text)
+        nginx = subprocess.Popen(["nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")])
+        try:
+            wait_until(partial(is_open, port))
+            yield server, f"http://127.0.0.1:{port}/tabserve"
+        finally:
+            nginx.terminate()
+            nginx.wait()
+
+
+def test_pages_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
+    """Behind a proxy that cuts a prefix off, every link of both pages leads somewhere, and the curl line works."""
+    server, url = prefixed
+    asked = {urlsplit(link).path for page in (f"{url}/", f"{url}/docs/") for link in linked(page)}
+    page = requests.get(f"{url}/", headers={"Accept": "text/html"}, timeout=10).text
+    written = subprocess.run(curl_line(page), shell=True, capture_output=True, check=True, timeout=10).stdout
+
+    assert {"/tabserve/docs/", "/tabserve/metrics", "/tabserve/docs/swagger-ui-bundle.js"} <= asked
+    links = [urljoin(url, path) for path in asked]
+    assert statuses(links) == dict.fromkeys(links, 200)
+    assert requests.get(f"{url}/docs", timeout=10).url == f"{url}/docs/"
+    assert f"curl -s {url}/predict " in page
+    assert json.loads(written)["model"] == NAME
+    assert statuses([f"{server.url}/livez", f"{server.url}/readyz"]) == {
+        f"{server.url}/livez": 200,
+        f"{server.url}/readyz": 200,
+    }
+
+
+def test_document_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
+    """The page finds the document, and the document the paths: behind the prefix, and at the root without it."""
+    server, url = prefixed
+    page = requests.get(f"{url}/docs/", timeout=10)
+    told = re.search(r'"url": "([^"]+)"', page.text)
+    assert told
+    document = urljoin(page.url, told[1])
+    servers = requests.get(document, timeout=10).json()["servers"]
+
+    assert (document, servers) == (f"{url}/openapi.json", [{"url": "/tabserve"}])
+    predict = urljoin(document, servers[0]["url"]) + "/predict"
+    assert requests.post(predict, json=HOUSE, timeout=10).status_code == 200
+    assert requests.get(f"{server.url}/openapi.json", timeout=10).json()["servers"] == [{"url": "/"}]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("/a", "/a"),
+        ("/a/", "/a"),
+        ("/a/b.c-d", "/a/b.c-d"),
+        ("/client, /proxy", "/proxy"),  # each proxy adds its own at the end
+        *(
+            (wrong, "/")
+            for wrong in ("", "/", "a", "//evil.example", "/a//b", "http://evil.example", "/<b>", '/"', "/a b")
+        ),
+    ],
+)
+def test_prefix_of_a_trusted_proxy(server: Server, prefix: str, expected: str) -> None:
+    """A prefix is a path: nothing else gets into the document or the page, whoever lets it through."""
+    headers = {"X-Forwarded-Prefix": prefix, "Accept": "text/html"}
+    document = requests.get(f"{server.url}/openapi.json", headers=headers, timeout=10).json()
+    page = requests.get(f"{server.url}/", headers=headers, timeout=10).text
+
+    assert document["servers"] == [{"url": expected}]
+    assert f"curl -s {server.url}{expected.rstrip('/')}/predict " in page
+
+
+def test_prefix_of_anybody_else(store: Path, tmp_path: Path) -> None:
+    """A client that is no trusted proxy cannot change the addresses that others might be shown."""
+    headers = {"X-Forwarded-Prefix": "/a", "Accept": "text/html"}
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="192.0.2.1") as server:
+        document = requests.get(f"{server.url}/openapi.json", headers=headers, timeout=10).json()
+        page = requests.get(f"{server.url}/", headers=headers, timeout=10).text
+
+    assert document["servers"] == [{"url": "/"}]
+    assert f"curl -s {server.url}/predict " in page
 
 
 def test_page_shows_the_document(server: Server) -> None:
     """The page is told where the document is, and to send it to no validator, which is on another host by default."""
     page = requests.get(f"{server.url}/docs/", timeout=10).text
 
-    assert '"url": "/openapi.json"' in page
+    assert '"url": "../openapi.json"' in page
     assert '"validatorUrl": null' in page
     assert set(re.findall(r"https?://[^/\"']+", page)) <= {server.url}
 
