@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 
 from app import hot
+from app.body import compress
 from app.errors import readiness
 from app.metrics import Metrics
 from app.recorder import Recorder
@@ -33,10 +34,12 @@ def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Bluepri
         return readiness({"ready": True, "models": versions}, ready=True)
 
     @routes.get("/metrics")
-    def prometheus() -> Reply:
-        """Render the metrics of all workers."""
+    def prometheus() -> Response:
+        """Render the metrics of all workers, compressed for who accepts it."""
         recorder.flush()
-        body, content_type = metrics.render(request.headers.get("Accept", ""))
-        return Reply(body, content_type)
+        content, content_type = metrics.render(request.headers.get("Accept", ""))
+        reply = compress(Reply(content, content_type), request.environ).to_flask()
+        reply.vary.add("Accept")
+        return reply
 
     return routes

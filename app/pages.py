@@ -12,7 +12,7 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from flask_swagger_ui import get_swaggerui_blueprint
 
 from app import openapi
-from app.body import to_json
+from app.body import compress, to_json
 from app.config import Config
 from app.reply import Reply
 from app.serving import Serving
@@ -46,8 +46,9 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
 
     @routes.get("/openapi.json")
     def document() -> Reply:
-        """Return the OpenAPI document of the loaded models."""
-        return to_json(openapi.document(serving, config, prefix=request.script_root + prefix()))
+        """Return the OpenAPI document of the loaded models, compressed for who accepts it."""
+        found = openapi.document(serving, config, prefix=request.script_root + prefix())
+        return compress(to_json(found), request.environ)
 
     @routes.get("/")
     def index() -> Response:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,19 @@ def test_no_redirects(server: Server, path: str) -> None:
 
     assert "Location" not in reply.headers
     assert reply.status_code in (200, 404, 405)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_long_pages_are_compressed(client: FlaskClient, path: str, coding: str) -> None:
+    """What is read again and again and is long comes compressed to a client that accepts that, and caches are told."""
+    plain, small = client.get(path), client.get(path, headers={"Accept-Encoding": f"{coding}, br"})
+    refused = client.get(path, headers={"Accept-Encoding": f"{coding};q=0"})
+
+    assert [reply.headers.get("Content-Encoding") for reply in (plain, small, refused)] == [None, coding, None]
+    assert all("Accept-Encoding" in reply.vary for reply in (plain, small, refused))
+    assert len(small.data) < len(plain.data) / 3
+    assert small.content_length == len(small.data)
+    text = zlib.decompress(small.data, 15 + 32).decode()
+    assert small.content_type == plain.content_type
+    assert text == plain.text if path == "/openapi.json" else "tabserve_ready 1.0" in text
