@@ -37,6 +37,10 @@ class Host(str):
     """A name or an address without a port; empty for all addresses."""
 
 
+class Origins(tuple[str, ...]):
+    """Origins of web pages as browsers write them, `https://example.org`."""
+
+
 class DatabaseURL(str):
     """Where a database is; empty for none. May have a password in it, so that no message quotes it."""
 
@@ -52,6 +56,7 @@ class Device(str):
 # What Kubernetes tells every pod of a Service that is named tabserve, or tabserve-canary.
 _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
 
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
@@ -152,6 +157,12 @@ class Config:
         "address to listen at, such as `127.0.0.1` or `::1`; empty: all addresses, IPv4 and IPv6, where a port is "
         "named, else `127.0.0.1`",
     )
+    cors_origins: Origins = setting(
+        "TABSERVE_CORS_ORIGINS",
+        Origins(),
+        "origins whose web pages may ask for predictions and send feedback, separated by commas, each as in "
+        "`https://example.org`; empty: none",
+    )
     aip_health_route: Route = setting("AIP_HEALTH_ROUTE", Route(""), "path at which Vertex AI asks for readiness")
     aip_predict_route: Route = setting(
         "AIP_PREDICT_ROUTE", Route(""), "path at which Vertex AI asks for predictions of the default model"
@@ -214,6 +225,11 @@ def _parse(text: str, default: Any, *, most: int) -> Any:
         if text and not _ROUTE.fullmatch(text):
             raise ValueError("not a path that begins with / and has no placeholders")
         return Route(text)
+    if isinstance(default, Origins):
+        origins = Origins(part.strip() for part in text.split(",") if part.strip())
+        if not all(map(_ORIGIN.fullmatch, origins)):
+            raise ValueError("not origins such as https://example.org, in lower case and without a path")
+        return origins
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if not text:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -16,6 +17,36 @@ from app.visit import Visit, enter
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
+# What a page of a named origin may send with a request, and read of a reply (the Fetch standard, section 3.3).
+_CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
+_CORS_REPLY = "X-Request-Id, X-Model-Version, Inference-Header-Content-Length, Retry-After"
+_CORS_SECONDS = 600  # for which a browser need not ask again whether it may
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Which origins' pages may ask, and at which routes."""
+
+    origins: Collection[str]
+    routes: Collection[str]
+
+    def headers(self, environ: WSGIEnvironment, route: str) -> list[tuple[str, str]]:
+        """Return what a reply of `route` says of it: who may read it, and, before a request, what may be sent."""
+        if route not in self.routes:
+            return []
+        headers = [("Vary", "Origin")]
+        origin = environ.get("HTTP_ORIGIN", "")
+        if origin in self.origins:
+            headers.append(("Access-Control-Allow-Origin", origin))
+            if environ["REQUEST_METHOD"] == "OPTIONS":
+                headers.append(("Access-Control-Allow-Methods", "POST"))
+                headers.append(("Access-Control-Allow-Headers", _CORS_REQUEST))
+                headers.append(("Access-Control-Max-Age", str(_CORS_SECONDS)))
+            else:
+                headers.append(("Access-Control-Expose-Headers", _CORS_REPLY))
+        return headers
+
+
 class Door:
     """A WSGI application around the whole service; `note` is told of every visit when its reply is made.
 
@@ -23,10 +54,14 @@ class Door:
     """
 
     def __init__(
-        self, inside: Callable[[Iterable[Call]], list[Iterable[bytes] | Exception]], note: Callable[[Visit], None]
+        self,
+        inside: Callable[[Iterable[Call]], list[Iterable[bytes] | Exception]],
+        note: Callable[[Visit], None],
+        cors: Cors | None = None,
     ) -> None:
         self._inside = inside
         self._note = note
+        self._cors = cors
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -39,7 +74,7 @@ class Door:
         """Return what a WSGI application returns to each call, or raises."""
         guests: list[Visit] = []
         try:
-            return self._inside(_entering(calls, guests))
+            return self._inside(_entering(calls, guests, self._cors))
         finally:
             now = time.time()
             for guest in guests:
@@ -47,7 +82,7 @@ class Door:
                 self._note(guest)
 
 
-def _entering(calls: Iterable[Call], guests: list[Visit]) -> Iterator[Call]:
+def _entering(calls: Iterable[Call], guests: list[Visit], cors: Cors | None) -> Iterator[Call]:
     """Yield the calls as they go on, each after its visit was begun and added to `guests`."""
     for environ, start_response in calls:
         request_id = environ.get("HTTP_X_REQUEST_ID")
@@ -56,14 +91,16 @@ def _entering(calls: Iterable[Call], guests: list[Visit]) -> Iterator[Call]:
         guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
         enter(environ, guest)
         guests.append(guest)
-        yield environ, _leaving(guest, start_response)
+        yield environ, _leaving(environ, guest, start_response, cors)
 
 
-def _leaving(guest: Visit, start_response: StartResponse) -> StartResponse:
-    """Return a `start_response` that notes the status and adds the request's id."""
+def _leaving(environ: WSGIEnvironment, guest: Visit, start_response: StartResponse, cors: Cors | None) -> StartResponse:
+    """Return a `start_response` that notes the status and adds the request's id, and what pages elsewhere may do."""
 
     def leave(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
         guest.status = int(line[:3])
+        if cors:
+            headers = [*headers, *cors.headers(environ, guest.route)]
         return start_response(line, [*headers, ("X-Request-Id", guest.request_id)], *rest)
 
     return leave

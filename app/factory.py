@@ -23,7 +23,7 @@ from app import (
     vertex_ai,
 )
 from app.config import Config
-from app.door import Door
+from app.door import Cors, Door
 from app.hot import Call, HotRoutes
 from app.inference import Inference
 from app.log_writer import LogWriter
@@ -127,5 +127,12 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
             guest.is_probe = hasattr(app.view_functions[request.url_rule.endpoint], "probe")
 
     app.hot_routes = HotRoutes(app, app.serving, inference)
-    app.wsgi_app = app.door = Door(app.hot_routes.answer, recorder.note)  # type: ignore[method-assign]
+    cors = Cors(config.cors_origins, _asked_by_pages(app)) if config.cors_origins else None
+    app.wsgi_app = app.door = Door(app.hot_routes.answer, recorder.note, cors)  # type: ignore[method-assign]
     return app
+
+
+def _asked_by_pages(app: Service) -> set[str]:
+    """Return the routes that pages of other origins may ask: predictions and feedback."""
+    predictions = {rule.rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "hot")}
+    return {*predictions, "/feedback"}

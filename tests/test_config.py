@@ -120,6 +120,7 @@ def test_number_that_is_none(text: str) -> None:
     assert message == f"TABSERVE_MAX_ROWS is {text!r}, not a whole number from 1 to 1000000"
 
 
+NO_ORIGINS = "not origins such as https://example.org, in lower case and without a path"
 NUMBERS = [item.metadata["name"] for item in fields(Config) if type(item.default) is int]
 
 
@@ -141,6 +142,8 @@ def test_number_that_is_too_large(name: str, text: str) -> None:
         ("LOG_REQUESTS", "yes", "TABSERVE_LOG_REQUESTS is 'yes', neither true nor false"),
         ("LOG_REQUESTS", "", "TABSERVE_LOG_REQUESTS is '', neither true nor false"),
         ("STORE", "", "TABSERVE_STORE is '', not a path"),
+        ("CORS_ORIGINS", "*", f"TABSERVE_CORS_ORIGINS is '*', {NO_ORIGINS}"),
+        ("CORS_ORIGINS", "https://a.example/", f"TABSERVE_CORS_ORIGINS is 'https://a.example/', {NO_ORIGINS}"),
     ],
 )
 def test_value_of_another_type(name: str, text: str, message: str) -> None:

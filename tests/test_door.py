@@ -20,10 +20,10 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.config import Route
+from app.config import Origins, Route
 from app.factory import Service
 from app.logs import in_pieces, write
-from conftest import HOUSE, Server, everywhere_client, serve
+from conftest import HOUSE, PROTOCOLS, Server, everywhere_client, serve
 
 OWN_ID = re.compile("[0-9a-f]{32}")
 # Numbers and words that are nowhere but in these tests' requests.
@@ -320,3 +320,86 @@ def test_requests_need_not_be_logged(store: Path, tmp_path: Path) -> None:
 
     assert server.stdout.read_bytes() == b""
     assert {"level", "logger", "message", "time"} <= logged(server)[0].keys()
+
+
+ORIGIN = "https://app.example.org"
+ASK = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+
+
+@pytest.fixture(scope="module")
+def named(store: Path) -> FlaskClient:
+    """A client of a service that one origin's pages may ask."""
+    return everywhere_client(store, lambda lines: None, cors_origins=Origins([ORIGIN, "http://localhost:3000"]))
+
+
+def cors_headers(reply: Any) -> dict[str, str]:
+    """Return the headers of a reply that concern other origins."""
+    return {name: value for name, value in reply.headers if name.startswith("Access-Control-")}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_page_of_a_named_origin(named: FlaskClient, protocol: str) -> None:
+    """A page of a named origin may ask for predictions in every protocol: before the request, and in its reply."""
+    path, rows = PROTOCOLS[protocol].path, PROTOCOLS[protocol].write([list(HOUSE.values())])
+    before = named.options(path, headers={"Origin": ORIGIN, **ASK})
+    good = named.post(path, json=rows, headers={"Origin": ORIGIN})
+    wrong = named.post(path, data="{", content_type="application/json", headers={"Origin": ORIGIN})
+
+    assert (before.status_code, good.status_code, wrong.status_code) == (200, 200, 400)
+    assert [reply.headers["Access-Control-Allow-Origin"] for reply in (before, good, wrong)] == [ORIGIN] * 3
+    assert before.headers["Access-Control-Allow-Methods"] == "POST"
+    assert "Content-Type" in before.headers["Access-Control-Allow-Headers"]
+    assert "X-Request-Id" in good.headers["Access-Control-Expose-Headers"]
+    assert all("Origin" in reply.headers.getlist("Vary") for reply in (before, good, wrong))
+
+
+def test_page_that_sends_feedback(named: FlaskClient) -> None:
+    """Feedback is for pages of a named origin, too, also where it is refused."""
+    before = named.options("/feedback", headers={"Origin": ORIGIN, **ASK})
+    sent = named.post("/feedback", json={"request_id": "a", "row": 0, "truth": 24.0}, headers={"Origin": ORIGIN})
+
+    assert (before.status_code, sent.status_code) == (200, 404)
+    assert [reply.headers["Access-Control-Allow-Origin"] for reply in (before, sent)] == [ORIGIN] * 2
+
+
+@pytest.mark.parametrize("origin", ["https://other.example.org", f"{ORIGIN}.evil.org", ORIGIN + "/", "null", "*", None])
+def test_page_of_another_origin(named: FlaskClient, origin: str | None) -> None:
+    """Any other origin, or none, gets no permission; caches are told that another may."""
+    headers = {"Origin": origin} if origin else {}
+    for reply in (named.post("/predict", json=HOUSE, headers=headers), named.options("/predict", headers=headers)):
+        assert (reply.status_code, cors_headers(reply)) == (200, {})
+        assert "Origin" in reply.headers.getlist("Vary")
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/models", "/", "/openapi.json", "/v2/models/boston-housing/stats", "/no"]
+)
+def test_pages_may_ask_for_nothing_else(named: FlaskClient, path: str) -> None:
+    """Only predictions and feedback are for pages of other origins."""
+    for reply in (named.get(path, headers={"Origin": ORIGIN}), named.options(path, headers={"Origin": ORIGIN, **ASK})):
+        assert cors_headers(reply) == {}
+        assert "Origin" not in reply.headers.getlist("Vary")
+
+
+def test_no_origin_is_named(client: FlaskClient) -> None:
+    """As long as no origin is named, no reply says anything of origins."""
+    for reply in (
+        client.post("/predict", json=HOUSE, headers={"Origin": ORIGIN}),
+        client.options("/predict", headers={"Origin": ORIGIN, **ASK}),
+    ):
+        assert cors_headers(reply) == {}
+        assert "Vary" not in reply.headers
+
+
+def test_page_that_asks_gunicorn(store: Path, tmp_path: Path) -> None:
+    """The server's own loop answers a page as its threads do."""
+    with serve(
+        store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_CORS_ORIGINS=f"http://localhost:3000, {ORIGIN}"
+    ) as server:
+        url = f"{server.url}/predict"
+        before = requests.options(url, headers={"Origin": ORIGIN, **ASK}, timeout=10)
+        reply = requests.post(url, json=HOUSE, headers={"Origin": ORIGIN}, timeout=10)
+        other = requests.post(url, json=HOUSE, headers={"Origin": "https://other.example.org"}, timeout=10)
+
+    found = [answer.headers.get("Access-Control-Allow-Origin") for answer in (before, reply, other)]
+    assert found == [ORIGIN, ORIGIN, None]
