@@ -328,7 +328,7 @@ def test_document_holds_under_made_up_requests(server: Server, tmp_path: Path) -
     config = ROOT / "tests" / "clients" / "schemathesis.toml"
     command = [str(ST), "--no-color", "--config-file", str(config), "run", f"{server.url}/openapi.json"]
     # It keeps what it finds in the working directory.
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
 
     assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())
     generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
