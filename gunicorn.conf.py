@@ -245,7 +245,7 @@ def post_worker_init(worker):
         worker.poller.register(connection.sock, selectors.EVENT_READ, wake)
 
     def make_room(now):
-        kinds = (worker.pending_conns, FIRST_BYTE_SECONDS), (worker.keepalived_conns, keepalive)
+        kinds = (worker.pending_conns, FIRST_BYTE_SECONDS), (worker.keepalived_conns, worker.cfg.keepalive)
         idle = [(each.timeout - patience, each, kind) for kind, patience in kinds for each in kind]
         for since_when, connection, kind in sorted(idle, key=lambda each: each[0])[: waiting_clients(worker)]:
             if since_when < now - IDLE_SECONDS:
@@ -301,10 +301,13 @@ def post_worker_init(worker):
             if worker.nr_conns >= worker.worker_connections:
                 make_room(now)
         queue = worker.nr_conns - sum(map(len, waiting)) - len(since)
-        limits = (UNREAD_SECONDS, settings.max_read_seconds) if queue > 0 else (settings.max_read_seconds, math.inf)
+        # Where a thread is free, what counts as waiting has just been answered.
+        others_wait = (queue > 0 and len(since) >= worker.cfg.threads) or getattr(worker, "has_paused", False)
+        limits = (UNREAD_SECONDS, settings.max_read_seconds) if others_wait else (settings.max_read_seconds, math.inf)
+        reads_in_threads = not getattr(worker, "gathers", False)
         for connection, started in list(since.items()):
             with suppress(OSError, ValueError):  # it ended
-                if started < now - settings.max_read_seconds:
+                if reads_in_threads and started < now - settings.max_read_seconds:
                     connection.sock.shutdown(socket.SHUT_RD)  # what is missing now never comes; a reply can still go
                 if reads_too_slowly(connection, now, *limits):
                     connection.sock.shutdown(socket.SHUT_RDWR)  # which ends what its thread waits for

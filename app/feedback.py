@@ -101,8 +101,14 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         if late and len({truths[number][0] for number in late}) <= _MAX_LATE_IDS:
             with suppress(OverloadedError), one_of(waiting):
                 time.sleep(_WAIT_SECONDS)
-                with one_of(places):
-                    again = add(late)
+                again: list[str] = []
+                try:
+                    with one_of(places):
+                        again = add(late)
+                except SchemaError:
+                    if len(late) == len(truths):
+                        raise
+                    # The others are written: these stay unknown, and are refused when they come again.
                 for number, found in zip(late, again):
                     outcomes[number] = found
         counts = Counter(outcomes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import resource
 import select
@@ -241,7 +242,7 @@ def verify_apart(
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        _report(load, writing, max_bytes)
+        _report(load, writing, max_bytes, max_seconds)
     os.close(writing)
     deadline, pieces, is_whole = time.monotonic() + max_seconds, [], False
     with open(reading, "rb", buffering=0) as report:
@@ -264,11 +265,12 @@ def verify_apart(
     return tuple(problems), {(name, version): is_good for name, version, is_good in golden}
 
 
-def _report(load: Callable[[], Serving], writing: int, max_bytes: int) -> NoReturn:
+def _report(load: Callable[[], Serving], writing: int, max_bytes: int, max_seconds: float) -> NoReturn:
     """Load, write what is known of it as JSON, and end this process, which is a child that was just forked."""
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
+        signal.alarm(math.ceil(max_seconds) + 5)  # in case the parent, which would end it, is killed
         logging.disable()  # the parent says it
         with suppress(OSError):  # another system than Linux
             pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -272,6 +272,16 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         # gunicorn looks for a setting in all its settings.
         self._keepalive: float = self.cfg.keepalive
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the loop reads requests to their end: then threads do not read from the socket."""
+        return bool(self._is_quick)
+
+    @property
+    def has_paused(self) -> bool:
+        """Whether a client is not read from, until requests that are in memory have been answered."""
+        return bool(self._paused)
+
     # The loop.
 
     def run(self) -> None:
@@ -358,7 +368,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         """Close what has been idle for longest, and then what is slowest, if others wait for the places."""
 
         def is_busy(connection: Connection) -> bool:
-            return bool(connection.received or connection.unsent)
+            return bool(connection.received or connection.unsent or connection.lingers)
 
         def may_go(connection: Connection) -> bool:
             return connection.began < now - (_SLOW_SECONDS if is_busy(connection) else IDLE_SECONDS)
@@ -548,7 +558,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             self._begins(connection, connection.received)
             self._ahead.add(connection)
         else:
-            connection.deadline = time.monotonic() + self._idle_seconds()
+            connection.began = time.monotonic()  # to idle
+            connection.deadline = connection.began + self._idle_seconds()
 
     def _begins(self, connection: Connection, data: bytes) -> None:
         """Take the first bytes of a request."""

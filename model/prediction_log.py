@@ -229,15 +229,15 @@ class PredictionLog:
                     outcomes.append(Outcome.UNKNOWN)
                     continue
                 model, before = known[key]
-                low, high = ranges.get(model, (value, value))
-                if not low <= value <= high:
-                    reasons[number] = f"beyond what the target of {model} can be: {low:g} to {high:g}"
                 if before == value:
                     outcomes.append(Outcome.REPEATED)
                     continue
                 if before is not None and key not in replace:
                     outcomes.append(Outcome.CONFLICTING)
                     continue
+                low, high = ranges.get(model, (value, value))
+                if not low <= value <= high:
+                    reasons[number] = f"beyond what the target of {model} can be: {low:g} to {high:g}"
                 known[key] = model, value
                 outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
                 changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
