@@ -88,12 +88,13 @@ def main() -> int:
     first = statistics.median(mib for at, mib in samples if options.settle / 2 <= at <= options.settle)
     last = statistics.median(mib for at, mib in samples if at >= options.seconds - options.settle / 2)
     growth = last / first - 1
+    steps = [mib for _, mib in samples[len(samples) // 10 - 1 :: max(1, len(samples) // 10)]]
     print(
         f"{options.seconds} s: {tally.good:,} good requests, {sum(tally.failures.values())} of them failed"
         f"{''.join(f'; {count} {reason}' for reason, count in tally.failures.most_common(5))}\n"
         f"hostile requests: {', '.join(f'{name} {count:,}' for name, count in sorted(tally.hostile.items()))}\n"
         f"memory: {first:.1f} MiB in the first {options.settle} s, {last:.1f} MiB at the end: {growth:+.1%} "
-        f"(allowed: {ALLOWED_GROWTH:.0%}); highest {max(mib for _, mib in samples):.1f} MiB"
+        f"(allowed: {ALLOWED_GROWTH:.0%}); in ten steps: {', '.join(f'{mib:.0f}' for mib in steps)}"
     )
     return int(growth > ALLOWED_GROWTH or bool(tally.failures))
 
