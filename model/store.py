@@ -66,6 +66,8 @@ class Store:
             aliases = read_json(path)
         except FileNotFoundError:
             return {}
+        except PermissionError:  # which can be put right without the file being written anew
+            raise
         except (OSError, ValueError):
             aliases = None
         if not isinstance(aliases, dict) or not all(type(version) is int for version in aliases.values()):
