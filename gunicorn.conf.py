@@ -168,7 +168,7 @@ def pre_fork(server, worker):
 
 
 def post_fork(server, worker):
-    """Count in the files of this worker's slot from now on."""
+    """Count in the slot of this worker from now on."""
     take_slot(worker.slot)
 
 
