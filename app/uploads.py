@@ -25,6 +25,7 @@ _SIZE_LINE = re.compile(rb"\r\n([0-9A-Fa-f]+)(?:[ \t]*;[^\r\n]*)?\r\n")
 _MAX_LINE_BYTES, _MAX_TRAILER_BYTES = 8_192, 65_536
 # gunicorn reads bodies in steps of 1024 bytes at least: so much must be there beyond what it is asked for.
 _STEP_BYTES = 2_048
+_READ_BYTES = 8_192  # that gunicorn takes from a socket at once
 
 
 class Sized:
@@ -93,11 +94,15 @@ def framing(request: Request) -> Sized | Chunked:
 
 
 class Gathered(Unreader):  # type: ignore[misc]  # gunicorn has no types
-    """What gunicorn reads from in place of the socket: the pieces that came, and then the end."""
+    """What gunicorn reads from in place of the socket: the pieces that came, and then the end.
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    gunicorn compares a head with its limit only when it reads on, so that a long first piece comes in two parts.
+    """
+
+    def __init__(self, first: bytes, others: Iterable[bytes] = ()) -> None:
         super().__init__()
-        self._pieces = deque(pieces)
+        parts = [first] if len(first) <= _READ_BYTES else [first[:-1], first[-1:]]
+        self._pieces = deque([*parts, *others])
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return the next piece."""

@@ -47,7 +47,7 @@ from gunicorn import SERVER, util
 from gunicorn.config import PostRequest, PreRequest
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData
-from gunicorn.http.message import HeaderPolicy
+from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, HeaderPolicy
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, base_environ
 from gunicorn.workers.gthread import (
@@ -315,6 +315,8 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         limits = self.cfg.limit_request_line, self.cfg.limit_request_field_size
         self._max_head = min([_MAX_HEAD_BYTES, *filter(None, limits)])
         self._max_fields: int = self.cfg.limit_request_fields or _MAX_HEAD_BYTES
+        # Beyond this gunicorn refuses a head, whole or not.
+        self._longest_head: int = self._max_fields * (self.cfg.limit_request_field_size or DEFAULT_MAX_HEADERFIELD_SIZE)
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self._board = Board()
         self._board.post(self)
@@ -461,7 +463,7 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
             if self._is_quick:
                 answered = connection.body is not None
                 parser.mesg_class = partial(uploads.gathered_request, answered=answered, cut=cut)
-                parser.unreader = uploads.Gathered([connection.received, *connection.pieces])
+                parser.unreader = uploads.Gathered(connection.received, connection.pieces)
             else:
                 parser.unreader.unread(connection.received)
             connection.received, connection.pieces, connection.body = b"", [], None
@@ -607,10 +609,12 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
     def _frame(self, connection: Connection) -> None:
         """Have gunicorn's parser say how the request's body is framed, and gather it."""
         data = connection.received
-        if connection.parsed and b"\n" not in data[connection.parsed :] and len(data) < 2 * connection.parsed:
+        enough = min(2 * connection.parsed, self._longest_head)
+        if connection.parsed and b"\n" not in data[connection.parsed :] and len(data) < enough:
             return  # a long line that comes byte by byte is not parsed for each of them
         self._count(connection, len(data) - connection.gathered)
-        parser = RequestParser(self.cfg, [data], connection.client)
+        parser = RequestParser(self.cfg, [], connection.client)
+        parser.unreader = uploads.Gathered(data)
         try:
             request = next(parser)
         except NoMoreData:

@@ -77,7 +77,7 @@ def test_length_of_chunks() -> None:
 def test_gathered(pieces: list[bytes], size: int) -> None:
     """What was gathered is read to its end, and what was not read of it is not lost."""
     stream = b"".join(pieces)
-    gathered = Gathered(pieces)
+    gathered = Gathered(b"".join(pieces[:1]), pieces[1:])
 
     assert gathered.read(size) == stream[:size]
     assert gathered.take_buffered() == stream[size:]

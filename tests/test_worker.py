@@ -387,6 +387,19 @@ def test_hand_written_cases(pair: tuple[Gunicorn, Gunicorn], group: str) -> None
     check(differences(*pair, cases), cases)
 
 
+def test_too_long_a_head_is_refused_as_soon_as_it_is(pair: tuple[Gunicorn, Gunicorn]) -> None:
+    """A line without an end is refused when it passes gunicorn's limit, at whatever lengths it was looked at before."""
+    for server in pair:
+        with Client(server) as client:
+            client.send(b"GET / HTTP/1.1\r\nX: ")
+            for n_bytes in (52_000, 52_000, 104_000, 208_000, 410_000):
+                client.send(b"a" * n_bytes)
+                client.receive(0.3)
+
+            assert client.receive_until(lambda: client.received.endswith(b"</html>\n"), seconds=10)
+            assert client.received.startswith(b"HTTP/1.1 431 ")
+
+
 def test_generated_cases(pair: tuple[Gunicorn, Gunicorn]) -> None:
     """Mutations of valid requests are answered alike by both workers."""
     cases = list(generated(2000, seed=1))
@@ -619,7 +632,7 @@ def test_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> None
 
 
 # What a thread reads, gunicorn.conf.py bounds: see test_server.py.
-READ_SECONDS = 2
+READ_SECONDS = 3
 READ_LIMIT = f"def post_worker_init(worker):\n    worker.read_seconds = {READ_SECONDS}\n"
 SLOW_STARTS = {
     "in the line": b"GET /",
