@@ -323,6 +323,21 @@ def peak_memory(server: Server) -> Iterator[dict[int, int]]:
         watcher.join()
 
 
+def test_memory_is_given_back(server: Server) -> None:
+    """What large requests took is the system's again some seconds after the last of them, with no other request."""
+    long = json.dumps({"RM": ["a" * 1000] * 7000}).encode()
+    wait_until(lambda: len(server.workers()) == 2)
+    workers = [psutil.Process(pid) for pid in server.workers()]
+    for protocol in [*PROTOCOLS] * 4:
+        post_to(server, protocol, plain_body(protocol))  # what the first request takes stays
+    before = sum(worker.memory_info().rss for worker in workers)
+    with peak_memory(server) as peaks, ThreadPoolExecutor(8) as pool:
+        assert {reply.status_code for reply in pool.map(lambda _: post_to(server, "native", long), range(24))} == {422}
+
+    assert sum(peaks.values()) - before > 30 * 2**20
+    wait_until(lambda: sum(worker.memory_info().rss for worker in workers) - before < 10 * 2**20)
+
+
 @every_coding
 def test_bombs_take_no_memory(server: Server, coding: str) -> None:
     """Bombs of 2 GiB, several at once, are 413 on every protocol; memory stays flat and good rows are answered."""

@@ -436,18 +436,24 @@ def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, st
     with serve(store, tmp_path, **worker, WEB_CONCURRENCY="3") as server, ExitStack() as stack:
         wait_until(lambda: len(server.workers()) == 3)
         time.sleep(1.5)  # all have begun, and said that they have nobody
-        clients = [stack.enter_context(connect(server)) for _ in range(24)]
-        for client in clients:
-            client.connect()
-        for client in clients:
-            client.request("GET", "/livez")
-            assert client.getresponse().read()
-        taken = [
-            sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
-            for pid in server.workers()
-        ]
+        for _ in range(5):  # on a busy machine one of them may have no turn for a while
+            clients = [stack.enter_context(connect(server)) for _ in range(24)]
+            for client in clients:
+                client.connect()
+            for client in clients:
+                client.request("GET", "/livez")
+                assert client.getresponse().read()
+            taken = [
+                sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+                for pid in server.workers()
+            ]
+            assert sum(taken) == 24
+            if min(taken) >= 4:
+                break
+            for client in clients:
+                client.close()
+            time.sleep(1.5)
 
-    assert sum(taken) == 24
     assert min(taken) >= 4
 
 
@@ -546,15 +552,16 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
     try:
         with serve(store, tmp_path, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 3") as server:
             before = server.workers()
-            until = time.monotonic() + 6
+            until, sent = time.monotonic() + 6, 0
             with requests.Session() as session:
-                while time.monotonic() < until:
+                while time.monotonic() < until or sent < 2000:
                     assert session.post(f"{server.url}/predict", json=HOUSE, timeout=2).status_code == 200
+                    sent += 1
 
             assert server.workers() == before
             os.set_blocking(reader, True)
             written = 0
-            while written < 500_000:  # what waited comes as soon as it is read
+            while written < 200 * sent:  # what waited comes as soon as it is read
                 written += len(os.read(reader, 1 << 20))
     finally:
         os.close(reader)
