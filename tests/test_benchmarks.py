@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, servers, side_by_side
+from benchmarks import beside, contenders, servers, side_by_side
 from benchmarks.contenders import COLUMNS, CONTENDERS, Contender
+from benchmarks.hostile import bodies
 from benchmarks.load import Load, load, slow_clients
 from benchmarks.report import ALONE, LARGE_REQUESTS, SLOW_CLIENTS, Found, Results, Step, draw, render
 from conftest import COLUMNS as TRAINED_COLUMNS
@@ -322,3 +323,10 @@ def test_training_is_measured_beside_the_plain_loop() -> None:
     plain, *others = ((float(rate.replace(",", "")), float(times.rstrip(" |"))) for _, rate, times in rows)
     assert plain[1] == 1.0
     assert all(times == pytest.approx(rate / plain[0], abs=0.06) for rate, times in others)
+
+
+def test_costliest_bodies_are_made() -> None:
+    """Each body that others are measured beside is one of those that the costs of all bodies are measured with."""
+    made = {(body.route, body.name) for body in bodies(contenders.MODEL, list(COLUMNS), [0.0] * len(COLUMNS))}
+
+    assert made >= beside.COSTLIEST

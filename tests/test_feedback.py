@@ -305,6 +305,19 @@ def test_unknown_predictions(client: FlaskClient) -> None:
     }
 
 
+def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> None:
+    """A moment is waited for what is unknown, since it may be on its way, but not for more than 250 requests."""
+
+    def seconds(n: int) -> float:
+        began = time.monotonic()
+        body = [{"request_id": f"{UNKNOWN_ID}-{number}", "truth": 1.0} for number in range(n)]
+        refused(client.post("/feedback", json=body), 404, "native")
+        return time.monotonic() - began
+
+    assert seconds(250) > 1.2
+    assert min(seconds(251) for _ in range(5)) < 1.2
+
+
 def test_outcomes_are_counted(client: FlaskClient) -> None:
     """Each true value is answered and counted by what became of it; every outcome is exposed from the start."""
     name = "tabserve_feedback_rows_total"

@@ -1,0 +1,110 @@
+"""How long others wait while a costly body comes every second: their p99 beside each, and beside none.
+
+Four clients each ask about one row again and again, with a pause, so that the load does not saturate the machine. The
+bodies are those that `benchmarks.hostile` found to hold the interpreter's lock for longest, or to take most CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contenders import CONTENDERS, MODEL
+from benchmarks.hostile import Body, bodies
+from benchmarks.load import HOST
+from benchmarks.machine import machine
+from benchmarks.servers import Server, make_venv, serving
+from model import Store
+from model.datasets import BOSTON_HOUSING, read
+
+CLIENTS, PAUSE_SECONDS = 4, 0.01
+COSTLIEST = {
+    ("/predict records", "names"),
+    ("/predict columns", "names"),
+    ("/predict columns", "NaN, then numbers of 17 digits"),
+    ("/predict table", "good rows"),
+    ("/invocations instances", "lists"),
+    ("/invocations dataframe_records", "names"),
+    ("/predict CSV", "names of 100,000 characters"),
+    ("/predict CSV", "cells of 100,000 digits"),
+    ("/feedback", "unknown ids"),
+}
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=10, help="for each body (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default: 3)")
+    options = parser.parse_args()
+    store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
+    houses = read(BOSTON_HOUSING).X.to_numpy()
+    ours = CONTENDERS["tabserve"]
+    make_venv(ours)
+    chosen: dict[tuple[str, str], Body] = {}
+    for body in bodies(MODEL, list(read(BOSTON_HOUSING).X.columns), houses[0].tolist()):
+        if (body.route, body.name) in COSTLIEST:  # of two lengths the second, which is not refused at once
+            chosen[body.route, body.name] = body
+    print("; ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
+    print("| beside one a second of | bytes | status | p50 of others, ms | p99, ms |\n|---|---|---|---|---|")
+    with serving(ours, store=store, artifact=Store(store).find(MODEL), row=houses[:1]) as (server, _):
+        row = server.body(houses[:1])
+        others_wait(server, row, None, seconds=3)
+        for hostile in (None, *chosen.values()):
+            rounds = [others_wait(server, row, hostile, seconds=options.seconds) for _ in range(options.rounds)]
+            p50, p99 = np.median([waits for waits, _ in rounds], axis=0) * 1e3
+            title = f"{hostile.route}: {hostile.name}" if hostile else "nothing"
+            sent = f"{len(hostile.plain):,}" if hostile else ""
+            print(f"| {title} | {sent} | {rounds[-1][1] or ''} | {p50:.2f} | {p99:.2f} |", flush=True)
+
+
+def others_wait(server: Server, row: bytes, hostile: Body | None, *, seconds: int) -> tuple[list[float], int]:
+    """Return the median and the 99th percentile of the seconds that others wait, and how the hostile body ends."""
+    stop, waits, status = threading.Event(), list[float](), 0
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection(HOST, server.port, timeout=30)
+        while not stop.wait(PAUSE_SECONDS):
+            began = time.perf_counter()
+            connection.request("POST", "/predict", row, {"Content-Type": "application/json"})
+            connection.getresponse().read()
+            waits.append(time.perf_counter() - began)
+        connection.close()
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asking = [pool.submit(ask) for _ in range(CLIENTS)]
+        until = time.monotonic() + seconds
+        try:
+            while (began := time.monotonic()) < until:
+                if hostile:
+                    status = _post(server.port, hostile)
+                time.sleep(max(0.0, began + 1 - time.monotonic()))
+        finally:
+            stop.set()
+        for each in asking:
+            each.result()
+    return np.percentile(waits, [50, 99]).tolist(), status
+
+
+def _post(port: int, body: Body) -> int:
+    """Send a body on a connection of its own; return the status, 0 where there is none."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=30)
+    try:
+        with suppress(OSError, http.client.HTTPException):
+            connection.request("POST", body.route.split()[0], body.plain, {"Content-Type": body.kind})
+            return connection.getresponse().status
+        return 0
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    main()
