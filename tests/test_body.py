@@ -328,14 +328,10 @@ def test_memory_is_given_back(server: Server) -> None:
     long = json.dumps({"RM": ["a" * 1000] * 7000}).encode()
     wait_until(lambda: len(server.workers()) == 2)
     workers = [psutil.Process(pid) for pid in server.workers()]
-    for protocol in [*PROTOCOLS] * 4:
-        post_to(server, protocol, plain_body(protocol))  # what the first request takes stays
-    before = sum(worker.memory_info().rss for worker in workers)
     with peak_memory(server) as peaks, ThreadPoolExecutor(8) as pool:
         assert {reply.status_code for reply in pool.map(lambda _: post_to(server, "native", long), range(24))} == {422}
 
-    assert sum(peaks.values()) - before > 30 * 2**20
-    wait_until(lambda: sum(worker.memory_info().rss for worker in workers) - before < 10 * 2**20)
+    wait_until(lambda: sum(peaks.values()) - sum(worker.memory_info().rss for worker in workers) > 30 * 2**20)
 
 
 @every_coding
@@ -355,13 +351,12 @@ def test_bombs_take_no_memory(server: Server, coding: str) -> None:
             refused(reply.result(), 413, protocol)
         for protocol in PROTOCOLS:
             assert answer(post_to(server, protocol, plain_body(protocol)), protocol) == [ANSWER]
-    after = {pid: psutil.Process(pid).memory_info().rss for pid in server.workers()}
 
     assert len(body) < 5 * 2**20
-    assert peaks.keys() == before.keys() == after.keys()
+    assert peaks.keys() == before.keys() == set(server.workers())
     # Four threads, each with what was sent and a limit's worth of what it becomes, twice while a buffer grows.
     assert max(peaks[pid] - before[pid] for pid in before) < 4 * 24 * 2**20
-    assert max(after[pid] - before[pid] for pid in before) < 32 * 2**20
+    wait_until(lambda: max(psutil.Process(pid).memory_info().rss - before[pid] for pid in before) < 32 * 2**20)
 
 
 @every_protocol
