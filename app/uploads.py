@@ -96,7 +96,8 @@ def framing(request: Request) -> Sized | Chunked:
 class Gathered(Unreader):  # type: ignore[misc]  # gunicorn has no types
     """What gunicorn reads from in place of the socket: the pieces that came, and then the end.
 
-    gunicorn compares a head with its limit only when it reads on, so that a long first piece comes in two parts.
+    gunicorn compares a head with its limit only after another read. A first piece that is longer than one read is
+    therefore given in two parts.
     """
 
     def __init__(self, first: bytes, others: Iterable[bytes] = ()) -> None:

@@ -47,7 +47,7 @@ from gunicorn import SERVER, util
 from gunicorn.config import PostRequest, PreRequest
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData
-from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, HeaderPolicy
+from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, MAX_HEADERS, HeaderPolicy
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, base_environ
 from gunicorn.workers.gthread import (
@@ -315,8 +315,14 @@ class EventLoopWorker(ThreadWorker):  # type: ignore[misc]
         limits = self.cfg.limit_request_line, self.cfg.limit_request_field_size
         self._max_head = min([_MAX_HEAD_BYTES, *filter(None, limits)])
         self._max_fields: int = self.cfg.limit_request_fields or _MAX_HEAD_BYTES
-        # Beyond this gunicorn refuses a head, whole or not.
-        self._longest_head: int = self._max_fields * (self.cfg.limit_request_field_size or DEFAULT_MAX_HEADERFIELD_SIZE)
+        # A longer head is refused by gunicorn, whole or not: its limit for the fields, and the request line.
+        fields = self.cfg.limit_request_fields
+        self._longest_head = (
+            (fields if 0 < fields <= MAX_HEADERS else MAX_HEADERS)
+            * (2 + (self.cfg.limit_request_field_size or DEFAULT_MAX_HEADERFIELD_SIZE))
+            + len(b"\r\n\r\n")
+            + (self.cfg.limit_request_line or math.inf)
+        )
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self._board = Board()
         self._board.post(self)
