@@ -13,12 +13,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, MODEL
+from benchmarks.contenders import LOGGED, MODEL
 from benchmarks.hostile import Body, bodies
 from benchmarks.load import HOST
 from benchmarks.machine import machine
@@ -48,16 +47,14 @@ def main() -> None:
     options = parser.parse_args()
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
     houses = read(BOSTON_HOUSING).X.to_numpy()
-    environ = {"TABSERVE_PREDICTION_LOG": "sqlite:///{scratch}/predictions.db"}  # without one there is no feedback
-    ours = replace(CONTENDERS["tabserve"], environ=environ)
-    make_venv(ours)
+    make_venv(LOGGED)
     chosen: dict[tuple[str, str], Body] = {}
     for body in bodies(MODEL, list(read(BOSTON_HOUSING).X.columns), houses[0].tolist()):
         if (body.route, body.name) in COSTLIEST:  # of two lengths the second, which is not refused at once
             chosen[body.route, body.name] = body
     print("; ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
     print("| beside one a second of | bytes | status | p50 of others, ms | p99, ms |\n|---|---|---|---|---|")
-    with serving(ours, store=store, artifact=Store(store).find(MODEL), row=houses[:1]) as (server, _):
+    with serving(LOGGED, store=store, artifact=Store(store).find(MODEL), row=houses[:1]) as (server, _):
         row = server.body(houses[:1])
         others_wait(server, row, None, seconds=3)
         for hostile in (None, *chosen.values()):

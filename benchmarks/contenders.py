@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,3 +200,6 @@ CONTENDERS = {
         ),
     )
 }
+
+# Ours as `make run` serves it: with a prediction log, which feedback needs.
+LOGGED = replace(CONTENDERS["tabserve"], environ={"TABSERVE_PREDICTION_LOG": "sqlite:///{scratch}/predictions.db"})

@@ -20,14 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 
-from benchmarks.contenders import COLUMNS, CONTENDERS, MODEL
+from benchmarks.contenders import COLUMNS, LOGGED, MODEL
 from benchmarks.load import HOST
 from benchmarks.servers import make_venv, serving
 from model import Matrix, Store
@@ -62,10 +62,8 @@ def main() -> int:
     artifact = Store(store).find(MODEL)
     houses = read(BOSTON_HOUSING).X.to_numpy()
     expected = joblib.load(artifact / "pipeline.joblib").predict(houses)
-    ours = CONTENDERS["tabserve"]
-    environ = {**ours.environ, "TABSERVE_PREDICTION_LOG": "sqlite:///{scratch}/predictions.db"}
-    make_venv(ours)
-    with serving(replace(ours, environ=environ), store=store, artifact=artifact, row=houses[:1]) as (server, _):
+    make_venv(LOGGED)
+    with serving(LOGGED, store=store, artifact=artifact, row=houses[:1]) as (server, _):
         tally, samples = Tally(), []
         began = time.monotonic()
         stop = threading.Event()
