@@ -8,6 +8,6 @@ container=$(docker run --detach --publish "127.0.0.1:$port:8080" --read-only --t
   --security-opt no-new-privileges "$image")
 ready() { docker exec "$container" docker/entrypoint.sh healthcheck >/dev/null 2>&1; }
 for _ in $(seq 100); do if ready; then break; else sleep 0.3; fi; done
-ready || { docker logs "$container"; docker rm --force "$container"; echo "it did not become ready" >&2; exit 1; }
+ready || { docker logs "$container"; docker rm --force "$container"; echo "the server did not become ready; see its log above" >&2; exit 1; }
 echo "Tabserve answers at http://localhost:$port/; stop it with: docker stop ${container::12}. Try:"
 sed -n '/^curl .*"RM":{"0":6.575}/p' README.md | sed "s/:8000/:$port/"

@@ -6,7 +6,7 @@ overlay=${OVERLAY:-cpu} port=${PORT:-8000}
 command -v kubectl >/dev/null || { echo "install kubectl: https://kubernetes.io/docs/tasks/tools" >&2; exit 1; }
 [[ -d k8s/overlays/$overlay ]] ||
   { echo "there is no k8s/overlays/$overlay; OVERLAY is one of: $(cd k8s/overlays && echo *)" >&2; exit 1; }
-kubectl version >/dev/null 2>&1 || { echo "no cluster answers: kubectl config use-context NAME" >&2; exit 1; }
+kubectl version >/dev/null 2>&1 || { echo "the cluster does not answer; choose one: kubectl config use-context NAME" >&2; exit 1; }
 kubectl apply --kustomize "k8s/overlays/$overlay"
 case $overlay in
   cpu | gpu) name=tabserve ;;

@@ -87,7 +87,7 @@ class Batcher:
             job.given_up = True
             if job in self._waiting:
                 self._waiting.remove(job)
-        raise OverloadedError(f"the engine was not free within {self._max_wait_seconds:g} s")
+        raise OverloadedError(f"the engine was busy for {self._max_wait_seconds:g} s; try again")
 
     def _lead(self) -> None:
         """Run the next batch, which begins with this thread's own job; then have the first that waits lead."""

@@ -41,8 +41,8 @@ _PIECE_BYTES = 65_536  # what follows a member is copied: of a piece, not of the
 _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
 
-_LATE = "did not come before the client closed, or the time for a request (TABSERVE_MAX_READ_SECONDS) was over"
-_TOO_DEEP = f"the body is JSON nested more than {MAX_JSON_DEPTH} levels deep"
+_LATE = "did not arrive before the connection closed or TABSERVE_MAX_READ_SECONDS were over"
+_TOO_DEEP = f"the JSON body is nested more than {MAX_JSON_DEPTH} levels deep"
 _CONTAINERS = frozenset({list, dict})
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one, which is two of them
 
@@ -57,10 +57,10 @@ def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, d
         return said, {}
     kind, parameters = parse_options_header(said)
     if kind.lower() not in known:
-        found = f"the content type is {kind}" if kind else "there is no Content-Type"
-        raise UnsupportedMediaTypeError(f"{found}; this route reads {' and '.join(known)}")
+        found = f"the Content-Type is {kind}" if kind else "the Content-Type is missing"
+        raise UnsupportedMediaTypeError(f"{found}; send {' or '.join(known)}")
     if parameters.get("charset", "utf-8").lower() not in _CHARSETS:
-        raise UnsupportedMediaTypeError("the charset is not utf-8")
+        raise UnsupportedMediaTypeError("the charset of the Content-Type is not utf-8; send UTF-8")
     return kind.lower(), parameters
 
 
@@ -68,7 +68,7 @@ def csv_header(parameters: Mapping[str, str], *, unsaid: bool | None) -> bool | 
     """Return whether a CSV body has a header: what `text/csv; header=present|absent` says (RFC 4180), else `unsaid`."""
     said = parameters.get("header")
     if said not in (None, "present", "absent"):
-        raise UnsupportedMediaTypeError(f"header={said} is neither header=present nor header=absent")
+        raise UnsupportedMediaTypeError(f"the Content-Type has header={said}; send header=present or header=absent")
     return unsaid if said is None else said == "present"
 
 
@@ -83,10 +83,10 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     if coding == "x-gzip":  # the same (RFC 9110, section 8.4.1.3)
         coding = "gzip"
     if coding != "identity" and coding not in _CODINGS:
-        raise UnsupportedMediaTypeError(f"the content encoding is {coding}; gzip and deflate are read")
+        raise UnsupportedMediaTypeError(f"the Content-Encoding is {coding}; send gzip, deflate or none")
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
     if length is not None and length > max_bytes:  # None is a body in chunks
-        raise TooLargeError(f"the body is longer than {max_bytes} bytes")
+        raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
     wanted = max_bytes + 1 if length is None else length
     stream = environ["wsgi.input"]
     try:
@@ -99,11 +99,11 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     except OSError:
         raise BodyError(f"the last chunk of the body {_LATE}") from None
     except Exception as error:  # gunicorn's own, of several kinds
-        raise BodyError(f"the body's chunks are malformed ({type(error).__name__})") from None
+        raise BodyError(f"the body's chunked encoding is malformed ({type(error).__name__})") from None
     if length is None and not wanted:
-        raise TooLargeError(f"the body is longer than {max_bytes} bytes")
+        raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
     if length is not None and wanted:
-        raise BodyError(f"{wanted} of the {length} bytes that were announced for the body {_LATE}")
+        raise BodyError(f"{wanted} of the body's {length} bytes {_LATE}")
     body = b"".join(pieces)
     return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in _CODINGS else body
 
@@ -121,9 +121,9 @@ def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     body = body.removeprefix(_BYTE_ORDER_MARK)
     containers = body.count(b"[") + body.count(b"{")
     if containers > MAX_JSON_CONTAINERS:
-        raise BodyError(f"the body is JSON of more than {MAX_JSON_CONTAINERS} lists and objects")
+        raise BodyError(f"the JSON body has more than {MAX_JSON_CONTAINERS} lists and objects; send fewer rows at once")
     if len(body) > max_values and body.count(b",") > max_values:
-        raise TooLargeError(f"the body is JSON of more than {max_values} values; send fewer rows or columns at once")
+        raise TooLargeError(f"the JSON body has more than {max_values} values; send fewer rows or columns at once")
     pauses = containers > _MANY_CONTAINERS and gc.isenabled()
     if pauses:
         gc.disable()
@@ -216,15 +216,16 @@ def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: in
             raise BodyError(f"the body is not {coding}: {error}") from None
         size += len(pieces[-1])
         if size > limit:
-            told = f"the body is longer than {limit} bytes when it is decompressed"
+            told = f"the decompressed body is longer than {limit} bytes"
             if limit < max_bytes:
-                told += f", {MAX_EXPANSION} times what was sent, and than any table of the model; send it uncompressed"
+                told += f", {MAX_EXPANSION} times its compressed length, and than any table of the model; "
+                told += "send it uncompressed"
             raise TooLargeError(told)
         place += len(sent) - len(inflate.unused_data)
     if place < len(body) and coding == "gzip":
-        raise BodyError(f"the body is gzip of more than {_MAX_GZIP_MEMBERS} members")
+        raise BodyError(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members; compress it as one")
     if not inflate.eof or place < len(body):
-        raise BodyError(f"the body is not one whole {coding} stream")
+        raise BodyError(f"the body is not one complete {coding} stream")
     return b"".join(pieces)
 
 

@@ -181,7 +181,7 @@ class Config:
         for name, text in sorted(environ.items()):
             if name not in by_name:
                 if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name):
-                    mistakes.append(f"{name} is not a setting; there are {', '.join(by_name)}")
+                    mistakes.append(f"{name} is not a setting; the settings are {', '.join(by_name)}")
                 continue
             item = by_name[name]
             try:
@@ -215,11 +215,11 @@ def _parse(text: str, default: Any, *, most: int) -> Any:
         return DatabaseURL(text)
     if isinstance(default, Host):
         if text and not _HOST.fullmatch(text):
-            raise ValueError("not a name or an address; the port is PORT")
+            raise ValueError("not a host name or an address; set the port with PORT")
         return Host(text)
     if isinstance(default, Device):
         if not _DEVICE.fullmatch(text):
-            raise ValueError("neither cpu nor cuda nor cuda:N")
+            raise ValueError("not cpu, cuda or cuda:N")
         return Device(text)
     if isinstance(default, Route):
         if text and not _ROUTE.fullmatch(text):

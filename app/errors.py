@@ -18,9 +18,9 @@ MAX_DETAILS = 1_000
 RETRY_AFTER_SECONDS = 1
 
 _MESSAGES = {
-    404: "there is no such path here; / says what there is",
-    405: "the method is not allowed here; the Allow header names those that are",
-    500: "internal error; the log has it under this request's id",
+    404: "not found; see / for the paths",
+    405: "method not allowed; see the Allow header for those that are",
+    500: "internal error; find it in the log by this request's id",
 }
 
 

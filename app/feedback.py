@@ -63,7 +63,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
     @contextmanager
     def one_of(free: threading.Semaphore) -> Iterator[None]:
         if not free.acquire(blocking=False):
-            raise OverloadedError("too many requests with feedback are being answered here")
+            raise OverloadedError("too many feedback requests are in progress here; try again")
         try:
             yield
         finally:
@@ -85,7 +85,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         replace = {truth[:2] for truth, number in zip(truths, numbers) if items[number].get("replace")}
         ranges = {name: plausible_range(model.schema.target) for name, model in serving.models.items()}
         if log is None:
-            raise UnknownPredictionsError("no prediction log is kept here; TABSERVE_PREDICTION_LOG names one")
+            raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
 
         def add(some: Sequence[int]) -> list[str]:
@@ -116,8 +116,8 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
             metrics.count_feedback(outcome, counts[outcome])
         if counts["unknown"] == len(truths):
             raise UnknownPredictionsError(
-                "none of these predictions is known: they were not made or not logged here, or more than "
-                f"{config.prediction_log_days} days ago"
+                "none of these predictions was found: they are not in this server's log, or older than "
+                f"{config.prediction_log_days} days"
             )
 
         def rows_that_are(outcome: str) -> list[dict[str, Any]]:
@@ -164,9 +164,9 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         if not isinstance(item.get("replace", False), bool):
             problems.append(Problem(number, "replace", "neither true nor false"))
         if isinstance(truth, list) and "row" in item:
-            problems.append(Problem(number, "row", "beside a list of truths, which are of all rows"))
+            problems.append(Problem(number, "row", "not allowed beside a list of truths, which is for all rows"))
         elif row is None or not 0 <= row <= MAX_ROW:
-            problems.append(Problem(number, "row", "not a whole number from 0"))
+            problems.append(Problem(number, "row", f"not a whole number from 0 to {MAX_ROW}"))
         if isinstance(truth, list):
             if len(truths) + len(truth) > max_rows:  # before anything is made of them
                 raise TooManyRowsError(max_rows)

@@ -38,15 +38,17 @@ class ModelCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         version = ["model", "version"]
         # Should requests be sent here: is every model that was asked for loaded?
-        yield GaugeMetricFamily("tabserve_ready", "1 where /readyz says so, else 0.", self._ready())
+        yield GaugeMetricFamily("tabserve_ready", "1 if /readyz answers 200, else 0.", self._ready())
         # Which version answers: to tell one from another in every other panel.
         info = GaugeMetricFamily(
-            "tabserve_model_info", "Models loaded and verified, each 1.", labels=[*version, "algorithm", "digest"]
+            "tabserve_model_info",
+            "1 for each model that is loaded and verified.",
+            labels=[*version, "algorithm", "digest"],
         )
         # Did a version that was asked for come out unlike what was trained?
         golden = GaugeMetricFamily(
             "tabserve_golden_check_success",
-            "1 where the golden rows came out as in training when the version was loaded, 0 where they did not.",
+            "1 if the golden rows had the predictions of training when the version was loaded, else 0.",
             labels=version,
         )
         # What drift is measured against, and from how many rows it is known.
@@ -61,7 +63,7 @@ class ModelCollector(Collector):
             labels=[*version, "bin"],
         )
         rows = GaugeMetricFamily(
-            "tabserve_reference_rows", "Training rows that the reference shares were taken from.", labels=version
+            "tabserve_reference_rows", "Training rows behind the reference shares.", labels=version
         )
         for (name, number), equal in self._golden().items():
             golden.add_metric([name, str(number)], equal)
@@ -83,7 +85,7 @@ class ModelCollector(Collector):
             ("rmse", "Root mean square error"),
             ("mae", "Mean absolute error"),
             ("bias", "Mean signed error"),
-            ("rows", "True values that the error is of: few show a difference where there is none"),
+            ("rows", "True values behind the error: with few of them a difference means little"),
         ):
             promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{what}, in validation.", labels=labels)
             for model in self._models():
@@ -95,10 +97,10 @@ class ModelCollector(Collector):
 
     def _gpu(self) -> Iterable[GaugeMetricFamily]:
         """Is the GPU full, and is it what everybody waits for? The one worker that has it knows."""
-        used = GaugeMetricFamily("tabserve_gpu_memory_used_bytes", "Memory of the GPU that is taken, by whomever.")
-        total = GaugeMetricFamily("tabserve_gpu_memory_total_bytes", "Memory that the GPU has.")
+        used = GaugeMetricFamily("tabserve_gpu_memory_used_bytes", "GPU memory in use, by any process.")
+        total = GaugeMetricFamily("tabserve_gpu_memory_total_bytes", "GPU memory in all.")
         busy = GaugeMetricFamily(
-            "tabserve_gpu_busy_ratio", "Share of the last moments in which the GPU did anything, as the driver has it."
+            "tabserve_gpu_busy_ratio", "Share of the last moments in which the GPU was busy, by its driver."
         )
         usage = self._usage()
         if usage:

@@ -41,7 +41,7 @@ class Inference:
         visit(environ).model = model
         if self._in_flight() > self._config.max_in_flight:
             self._metrics.count_overload()
-            raise OverloadedError(f"more than {self._config.max_in_flight} requests are waiting here")
+            raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
         table_bytes = model.schema.max_bytes(self.max_rows) if "HTTP_CONTENT_ENCODING" in environ else 0
         content = body.read(environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
         try:

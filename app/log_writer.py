@@ -74,7 +74,7 @@ class LogWriter:
             self._thread.join(_STOP_SECONDS)
         if lost := self._rows_put - self._rows_taken:
             self._metrics.count_dropped(lost, "stopped")
-            _log.error("the worker stops, and %d rows of predictions were not logged", lost)
+            _log.error("the worker stopped before %d rows of predictions were logged", lost)
 
     def _run(self) -> None:
         while not self._stopping.wait(_INTERVAL_SECONDS):
@@ -98,7 +98,7 @@ class LogWriter:
             _log.error("predictions were not logged: %s", type(error).__name__, exc_info=True)
         else:
             if self._failing:
-                _log.info("the prediction log can be used again")
+                _log.info("the prediction log is available again")
             self._failing = False
 
     def _write(self) -> None:

@@ -95,7 +95,7 @@ class Metrics:
         # How long does an answer take to make: latency objectives and their burn rate, by route.
         self._durations = Histogram(
             "http_request_duration_seconds",
-            "Time in the application, without waiting for its turn and without sending.",
+            "Time in the application, without the wait for it and without sending.",
             ["route"],
             buckets=DURATION_BUCKETS,
             registry=self._registry,
@@ -103,14 +103,14 @@ class Metrics:
         # Which model's requests are answered, how long they take, and V2's statistics: by outcome.
         self._inferences = Summary(
             "tabserve_inference_duration_seconds",
-            "Time in the application of requests for predictions; outcome is success or failure.",
+            "Time in the application for prediction requests; outcome is success or failure.",
             ["model", "version", "outcome"],
             registry=self._registry,
         )
         # How much of that is the model: is the engine slow, or what is around it?
         self._engine = Summary(
             "tabserve_engine_duration_seconds",
-            "Time in the engine: of a run for several requests its share, or all of it where they wait for each other.",
+            "Time in the engine: a request's share of a run, or the whole run where requests wait for each other.",
             ["model", "version"],
             registry=self._registry,
         )
@@ -133,7 +133,7 @@ class Metrics:
         # How busy is it just now: what an autoscaler goes by.
         self._in_flight = Gauge(
             "tabserve_requests_in_flight",
-            "Requests that all workers answer or keep waiting, each as it was about a second ago at most.",
+            "Requests that all workers answer or keep waiting; at most about a second old.",
             registry=self._registry,
         )
         # How much work is that: capacity, and batches behind one request.
@@ -152,13 +152,13 @@ class Metrics:
         # Do the inputs, and the answers, still look like the training data: drift, by recording rules.
         self._feature_bins = Counter(
             "tabserve_feature_bin_total",
-            "Values predicted from, by the bins of the training distribution.",
+            "Feature values of answered rows, by the bins of the training distribution.",
             ["model", "version", "feature", "bin"],
             registry=self._registry,
         )
         self._prediction_bins = Counter(
             "tabserve_prediction_bin_total",
-            "Predictions, by the bins of those for the training rows.",
+            "Predictions, by the bins of the predictions for the training rows.",
             ["model", "version", "bin"],
             registry=self._registry,
         )
@@ -168,24 +168,24 @@ class Metrics:
         )
         self._dropped = Counter(
             "tabserve_prediction_log_dropped_rows_total",
-            "Rows that the prediction log has not: it was slow or gone, or has rows of the same request id.",
+            "Rows missing from the prediction log: it was slow or unavailable, or has rows of the same request id.",
             ["reason"],
             registry=self._registry,
         )
         self._removed = Counter(
             "tabserve_prediction_log_removed_rows_total",
-            "Rows removed from the prediction log: by their age, or the oldest of a log that was too large.",
+            "Rows removed from the prediction log: by age, or the oldest rows of a log that was too large.",
             ["reason"],
             registry=self._registry,
         )
         self._log_failures = Counter(
             "tabserve_prediction_log_failures_total",
-            "Attempts at the prediction log that failed; what was to be written waits.",
+            "Failed accesses to the prediction log; rows to be written wait.",
             registry=self._registry,
         )
         # Does the truth come, and to predictions that are known?
         self._feedback = Counter(
-            "tabserve_feedback_rows_total", "True values that came.", ["outcome"], registry=self._registry
+            "tabserve_feedback_rows_total", "True values received.", ["outcome"], registry=self._registry
         )
         for reason in DROPPED:
             self._child(self._dropped, reason)

@@ -62,11 +62,11 @@ _COMPONENTS: JSON = {
 
 _TEXT_TYPES: Sequence[str] = ("text/plain", "application/openmetrics-text")
 _FAILURES = {
-    "400": "not what the content type says, or not what the model takes",
-    "404": "no such model or version",
+    "400": "the body does not match its content type, or the model's inputs",
+    "404": "model or version not found",
     "413": "too many bytes or rows",
-    "415": "another content type or encoding",
-    "503": "not ready, or overloaded; Retry-After says when to try again",
+    "415": "the content type or encoding is not supported",
+    "503": "not ready, or overloaded; try again after Retry-After seconds",
 }
 _UNFIT = {"422": "the rows do not fit the model's schema"}
 _NAMES = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
@@ -168,7 +168,7 @@ def document(serving: Serving, config: Config, *, prefix: str = "") -> JSON:
         "info": {
             "title": "Tabserve",
             "version": VERSION,
-            "description": "Serves exactly the models that were trained, to the last bit, in every platform's words.",
+            "description": "Serves exactly the models that were trained, to the last bit, over many protocols.",
         },
         "servers": [{"url": prefix or "/"}],
         "tags": [{"name": name} for name in (NATIVE, V2, V1, MLFLOW, VERTEX, SERVICE)],
@@ -179,8 +179,8 @@ def document(serving: Serving, config: Config, *, prefix: str = "") -> JSON:
 
 def _health_paths() -> JSON:
     return {
-        "/livez": _get(SERVICE, "Whether the process serves", _flags("live")),
-        "/readyz": _get(SERVICE, "Whether requests should be sent here", _flags("ready"), unready=_flags("ready")),
+        "/livez": _get(SERVICE, "Whether the process is alive", _flags("live")),
+        "/readyz": _get(SERVICE, "Whether the server is ready for requests", _flags("ready"), unready=_flags("ready")),
         "/metrics": _get(SERVICE, "Metrics of all workers, for Prometheus", None, text=True),
     }
 
@@ -188,13 +188,13 @@ def _health_paths() -> JSON:
 def _feedback_path(config: Config) -> JSON:
     truth = {"type": "number", "minimum": -MAX_TRUTH, "maximum": MAX_TRUTH}
     request_id = {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}
-    replace = {"type": "boolean", "default": False, "description": "whether it takes the place of another truth"}
+    replace = {"type": "boolean", "default": False, "description": "whether it replaces an earlier truth"}
     one = {
         "type": "object",
         "required": ["request_id", "truth"],
         "properties": {
             "request_id": request_id,
-            "row": {"type": "integer", "minimum": 0, "maximum": MAX_ROW, "description": "of the request, from 0"},
+            "row": {"type": "integer", "minimum": 0, "maximum": MAX_ROW, "description": "in the request, from 0"},
             "truth": truth,
             "replace": replace,
         },
@@ -237,10 +237,10 @@ def _feedback_path(config: Config) -> JSON:
         },
     }
     content = {"application/json": {"schema": {"anyOf": [item, many]}}}
-    summary = "The true values of predictions, when they are known"
+    summary = "Report the true values of predictions"
     failures = {
-        "404": "none of the predictions is known, or no prediction log is kept",
-        "422": "not request ids, rows and true values, or values far beyond the range of the target in training",
+        "404": "none of the predictions was found, or the server keeps no prediction log",
+        "422": "malformed request ids, rows or true values, or values far beyond the target's range in training",
     }
     return {"/feedback": _post(NATIVE, summary, content, reply, _NATIVE_ERROR, unfit=failures)}
 
@@ -248,9 +248,7 @@ def _feedback_path(config: Config) -> JSON:
 def _pages() -> JSON:
     alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
     return {
-        "/": _get(
-            SERVICE, "A page for people; for clients that want no HTML, that the process lives", alive, html=True
-        ),
+        "/": _get(SERVICE, "The models as a web page, or as JSON whether the process is alive", alive, html=True),
         "/docs/": _get(SERVICE, "These pages", None, html=True),
         "/openapi.json": _get(SERVICE, "This document", {"type": "object"}),
     }
@@ -261,7 +259,7 @@ def _v2_paths() -> JSON:
     ready = _flags("live", "ready")
     index = _post(
         V2,
-        "The models that were asked for, and their state",
+        "The configured models, and their state",
         {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
         {"type": "array", "items": {"type": "object", "required": ["name", "version", "state", "reason"]}},
         _MESSAGE,
@@ -269,8 +267,8 @@ def _v2_paths() -> JSON:
     index["post"]["requestBody"]["required"] = False
     return {
         "/v2": _get(V2, "The server and its extensions", {"type": "object"}),
-        "/v2/health/live": _get(V2, "Whether the process serves", _flags("live")),
-        "/v2/health/ready": _get(V2, "Whether requests should be sent here", ready, unready=ready),
+        "/v2/health/live": _get(V2, "Whether the process is alive", _flags("live")),
+        "/v2/health/ready": _get(V2, "Whether the server is ready for requests", ready, unready=ready),
         "/v2/models": _get(V2, "The loaded models", _NAMES),
         "/v2/models/stats": _get(V2, "Statistics of all models", _STATISTICS),
         "/v2/repository/index": index,
@@ -286,12 +284,12 @@ def _mlflow_paths() -> JSON:
     """Return MLflow's and SageMaker's paths that answer no predictions."""
     parameters = ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]
     return {
-        "/ping": _get(MLFLOW, "Whether requests should be sent here", {}, unready=_MLFLOW_ERROR),
+        "/ping": _get(MLFLOW, "Whether the server is ready for requests", {}, unready=_MLFLOW_ERROR),
         "/health": _get(MLFLOW, "The same", {}, unready=_MLFLOW_ERROR),
         "/version": _get(MLFLOW, "The version of the server", None, text=True),
         "/execution-parameters": _get(
             MLFLOW,
-            "What a request of a SageMaker batch transform may be",
+            "The limits of a SageMaker batch transform's requests",
             {"type": "object", "required": parameters},
             unready=_MLFLOW_ERROR,
         ),
@@ -331,7 +329,7 @@ def _vertex_paths(model: Artifact, config: Config) -> list[JSON]:
     instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
     schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
     content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
-    health = _get(VERTEX, "Whether requests should be sent here", _flags("ready"), unready=_flags("ready"))
+    health = _get(VERTEX, "Whether the server is ready for requests", _flags("ready"), unready=_flags("ready"))
     predict = _post(VERTEX, f"Predictions of {model.name}", content, _predictions("predictions"), _MESSAGE)
     routes = [(config.aip_health_route, health), (config.aip_predict_route, predict)]
     return [{str(path): operations} for path, operations in routes if path]
@@ -535,9 +533,9 @@ def _get(
     content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
     content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
     content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
-    responses: JSON = {"200": {"description": "the answer", "content": content}}
+    responses: JSON = {"200": {"description": "success", "content": content}}
     if unready:
-        responses["503"] = {"description": "not now", "content": {"application/json": {"schema": unready}}}
+        responses["503"] = {"description": "not ready", "content": {"application/json": {"schema": unready}}}
     return {"get": {"tags": [tag], "summary": summary, "responses": responses}}
 
 
@@ -552,7 +550,7 @@ def _post(
     unfit: Mapping[str, str] | None = None,
 ) -> JSON:
     responses: JSON = {
-        "200": {"description": "the answer", "content": {"application/json": {"schema": reply}, **(more or {})}}
+        "200": {"description": "success", "content": {"application/json": {"schema": reply}, **(more or {})}}
     }
     for status, description in {**_FAILURES, **(unfit or {})}.items():
         responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}

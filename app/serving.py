@@ -65,7 +65,7 @@ class Serving:
         """Return why no new requests should be sent here, or None."""
         if self.draining:
             return "the server is stopping"
-        return "; ".join(self.problems) or (None if self.is_open else f"the models are not on {self.device} yet")
+        return "; ".join(self.problems) or (None if self.is_open else f"the models are still loading on {self.device}")
 
     def get(self, name: str | None, version: str | None = None) -> Artifact:
         """Return a loaded model, the default one for None, in whichever version is loaded or in that one alone.
@@ -76,11 +76,11 @@ class Serving:
         if name in self.models:
             model = self.models[name]
             if version not in (None, str(model.version)):
-                raise NotInStoreError(f"{name} is served in version {model.version} here, not in {version!r}")
+                raise NotInStoreError(f"version {version!r} of {name} is not loaded; version {model.version} is")
             return model
         if name is None or name in self.asked:
-            raise NotReadyError("no verified model is loaded; /readyz says why")
-        raise NotInStoreError(f"there is no model {name!r} here; there are: {', '.join(self.models)}")
+            raise NotReadyError("no verified model is loaded; see /readyz for the reason")
+        raise NotInStoreError(f"model {name!r} not found; loaded models: {', '.join(self.models) or 'none'}")
 
     def open(self) -> None:
         """Load the models that run on a device, and verify them there: after the fork, before the first request.
@@ -148,7 +148,7 @@ class _Elsewhere(Predictor):
     """Stands for the engine of a model until it is on its device: meanwhile nothing else may answer."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        raise NotReadyError("the model is not on its device yet; /readyz says more")
+        raise NotReadyError("the model is still loading on its device; see /readyz")
 
 
 def _has_network(model: Artifact) -> bool:
@@ -200,7 +200,7 @@ def load(
             continue
         golden[model.name, model.version] = True
         if model.name in models:
-            problems.append(f"{reference} is asked for beside another version of {model.name}: name one")
+            problems.append(f"{reference} is listed beside another version of {model.name}; list one of them")
             continue
         models[model.name] = replace(model, schema=replace(model.schema, ignore_unknown=ignore_unknown))
         _log.info("model loaded", extra={"fields": {"model": model.name, "version": model.version}})
@@ -254,12 +254,12 @@ def verify_apart(
     os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not is_whole:
-        why = "the server is stopping" if is_stopping() else f"they were not verified within {max_seconds:g} s"
+        why = "the server is stopping" if is_stopping() else f"the models were not verified within {max_seconds:g} s"
         return (why,), None
     try:
         problems, golden = json.loads(b"".join(pieces))
     except ValueError:
-        return (f"the process that verified them ended with status {status}: out of memory?",), None
+        return (f"the process that verified the models ended with status {status}; was it out of memory?",), None
     if golden is None:
         return tuple(problems), None
     return tuple(problems), {(name, version): is_good for name, version, is_good in golden}

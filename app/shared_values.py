@@ -56,7 +56,7 @@ class _Region:
                 place = self._places[name] = len(self._places) + 1
             elif not self._is_full:
                 self._is_full = True
-                _log.error("there is no room for more metrics, and new ones are not counted: restart the server")
+                _log.error("the memory for metrics is full, and new ones are not counted; restart the server")
         return place
 
 
@@ -164,4 +164,4 @@ def take_slot(slot: int) -> None:
         _own.open()
     else:
         _own = _Region()
-        _log.error("there are too many workers to share metrics, and this one is not counted: restart the server")
+        _log.error("too many workers share the metrics, and this one is not counted; restart the server")

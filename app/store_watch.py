@@ -54,6 +54,6 @@ def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Cal
         now = fingerprint(store)
         if now == last and now not in (before, tried):  # a store that still changes is being written
             tried = now
-            _log.info("the store %s has changed: its models are loaded again", store)
+            _log.info("the store %s has changed; loading its models again", store)
             load_again()
         last = now

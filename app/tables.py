@@ -43,7 +43,7 @@ def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_row
         return matrix
     problems = []
     if not all(isinstance(name, str) for name in header):
-        problems.append(Problem(None, None, "the columns are not all names"))
+        problems.append(Problem(None, None, "the column names are not all strings"))
     problems += [Problem(row, None, "not a list") for row, cells in enumerate(rows) if not isinstance(cells, list)]
     if not problems:
         problems += misfits(rows, header)
@@ -58,7 +58,7 @@ def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
     A model of one feature takes bare numbers too. Raises `BodyError` for what is no list.
     """
     if not isinstance(instances, list):
-        raise BodyError("the instances are not a list")
+        raise BodyError("instances is not a list")
     if any(isinstance(instance, dict) for instance in instances):
         if isinstance(instances[0], dict) and list in map(type, instances[0].values()):
             check_rows(len(instances), max_rows)

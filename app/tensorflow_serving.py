@@ -69,9 +69,9 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
     """
     document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
-        raise BodyError("the request is not a JSON object with one of instances and inputs")
+        raise BodyError("the request is not a JSON object with either instances or inputs")
     if document.get("signature_name") not in (None, SIGNATURE):
-        raise BodyError(f"signature_name is not {SIGNATURE!r}, the only one there is")
+        raise BodyError(f"signature_name is not {SIGNATURE!r}; send that or leave it out")
     if "instances" in document:
         return "predictions", tables.from_instances(document["instances"], schema, max_rows=max_rows)
     return "outputs", tables.from_inputs(document["inputs"], schema, max_rows=max_rows)

@@ -123,12 +123,12 @@ def _wants_binary(document: dict[str, Any]) -> bool:
     for output in outputs:
         own = _parameters(output, f"the output {OUTPUT!r}")
         if own.get("classification"):
-            raise BodyError("the classification extension is not offered; the model is a regressor")
+            raise BodyError("the classification extension is not supported; the model is a regressor")
         if "shared_memory_region" in own:
-            raise BodyError("the shared memory extensions are not offered; the reply carries its data")
+            raise BodyError("the shared memory extensions are not supported; the reply carries its data")
         binary = own.get("binary_data", binary)
     if not isinstance(binary, bool):
-        raise BodyError("binary_data and binary_data_output are true or false")
+        raise BodyError("binary_data and binary_data_output must be true or false")
     return binary
 
 
@@ -160,7 +160,9 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
         if len(inputs) > 1 and name not in schema.names and schema.leaves_out(name):
             continue
         if (raw is None) == (item.get("data") is None):
-            problems.append(Problem(None, told, "has no data" if raw is None else "has data and binary_data_size"))
+            problems.append(
+                Problem(None, told, "has no data" if raw is None else "has data and binary_data_size; send one")
+            )
             continue
         cells = _cells(item, shape, raw)
         if isinstance(cells, str):
@@ -185,13 +187,13 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
     if raw is not None:
         size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
         if size != expected:
-            return f"has a binary_data_size of {size} where its shape and datatype make {expected} bytes"
+            return f"has a binary_data_size of {size}, but its shape and datatype need {expected} bytes"
         if len(raw) != expected:
-            return f"has {len(raw)} bytes left of what was sent where its shape and datatype make {expected}"
+            return f"has {len(raw)} bytes left in the body, but its shape and datatype need {expected}"
         return np.frombuffer(raw, dtype)
     cells = _flatten(item["data"], shape)
     if cells is None:
-        return "its data do not fill its shape"
+        return "its data do not match its shape"
     kinds = set(map(type, cells))
     if not kinds <= {int, float}:
         return cells
@@ -203,7 +205,7 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
         with np.errstate(over="ignore"):  # what overflows is infinite, and the schema says of it where it stands
             return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
     except OverflowError:  # an integer beyond float64, which the schema tells of too, or beyond its own datatype
-        return cells if dtype.kind == "f" else f"its data are not all within {datatype}"
+        return cells if dtype.kind == "f" else f"its data are not all in the range of {datatype}"
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -239,7 +241,7 @@ def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
     if len(tensors) == 1 and tensors[0].name not in names:
         tensor = tensors[0]
         if tensor.shape != (n_rows, len(names)):
-            text = f"is no feature, and a matrix of all would have the shape [n, {len(names)}]"
+            text = f"is not a feature; a matrix of all features has the shape [n, {len(names)}]"
             raise SchemaError([Problem(None, shortened(tensor.name), text)], n_rows=n_rows)
         if isinstance(tensor.cells, np.ndarray):
             return schema.matrix_from_array(tensor.cells.reshape(tensor.shape).astype(np.float64))

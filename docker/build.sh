@@ -6,13 +6,13 @@ cd "$(dirname "$0")/.."
 # Of what goes into the image.
 if ! changed=$(git status --porcelain -- Dockerfile .dockerignore docker app model notebooks gunicorn.conf.py '*.txt' \
   2>/dev/null) && [[ -n ${CLEAN:-} ]]; then
-  echo "git does not say what is committed here: push from a clone, or set ALLOW_DIRTY=1" >&2
+  echo "this is not a git clone: push from a clone, or set ALLOW_DIRTY=1" >&2
   exit 1
 fi
 [[ -z ${CLEAN:-} || -z $changed ]] ||
-  { echo "the tree has changes that no commit names: commit them, or set ALLOW_DIRTY=1" >&2; exit 1; }
+  { echo "the working tree has uncommitted changes: commit them, or set ALLOW_DIRTY=1" >&2; exit 1; }
 docker info >/dev/null 2>&1 ||
-  { echo "no Docker engine answers: start Docker, or install it (https://docs.docker.com/engine/install)" >&2; exit 1; }
+  { echo "the Docker engine does not answer: start Docker, or install it (https://docs.docker.com/engine/install)" >&2; exit 1; }
 
 version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' app/version.py)
 suffix=${TARGET:+-$TARGET}

@@ -37,7 +37,7 @@ sys.exit(connection.getresponse().status != 200)"
     ;;
   train)
     python -c 'import sklearn' 2>/dev/null || {
-      echo "this image serves and does not train; build the one that does: docker build --target train ." >&2
+      echo "this image cannot train; build the one that can: docker build --target train ." >&2
       exit 1
     }
     exec python -m model --store "${TABSERVE_STORE:-/models}" "$@"

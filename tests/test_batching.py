@@ -172,7 +172,7 @@ def test_wait_is_bounded() -> None:
         first = room.ask(1)
         late = [room.ask(2), room.ask(3)]
         for future in late:
-            with pytest.raises(OverloadedError, match=r"not free within 0\.2 s"):
+            with pytest.raises(OverloadedError, match=r"busy for 0\.2 s"):
                 future.result(timeout=5)
         room.go_on()
 

@@ -95,7 +95,7 @@ def test_device_that_is_none(text: str) -> None:
     """A device is the CPU, or a GPU by its number; the message says what was found and what is wanted."""
     message = mistakes({"TABSERVE_DEVICE": text})
 
-    assert message == f"TABSERVE_DEVICE is {text!r}, neither cpu nor cuda nor cuda:N"
+    assert message == f"TABSERVE_DEVICE is {text!r}, not cpu, cuda or cuda:N"
 
 
 @pytest.mark.parametrize(

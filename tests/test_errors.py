@@ -183,7 +183,7 @@ def test_too_many_bytes(store: Path, content_type: str) -> None:
         ({"columns": COLUMNS, "data": [[*ROW, 1.0]]}, [(0, None, "has 7 cells where there are 6 columns")]),
         ({"columns": COLUMNS, "data": [ROW, 1]}, [(1, None, "not a list")]),
         ({"columns": ["RM", *COLUMNS], "data": [[6.5, *ROW]]}, [(None, "RM", "repeated")]),
-        ({"columns": [*COLUMNS, 7], "data": [[*ROW, 7]]}, [(None, None, "the columns are not all names")]),
+        ({"columns": [*COLUMNS, 7], "data": [[*ROW, 7]]}, [(None, None, "the column names are not all strings")]),
         ({"columns": COLUMNS, "data": [ROW], "more": 1}, [(None, "more", "unknown")]),
         ({**HOUSE, "RM": float("nan"), "B": float("-inf")}, [(0, "RM", "not finite"), (0, "B", "not finite")]),
         (f"{HEADER}\n", [(None, None, "the request has no rows")]),

@@ -48,7 +48,7 @@ def engine_answers() -> bool:
 
 pytestmark = [
     pytest.mark.container,
-    pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers `docker info`"),
+    pytest.mark.skipif(not engine_answers(), reason="the Docker engine does not answer `docker info`"),
 ]
 
 
@@ -198,9 +198,7 @@ def test_training_says_where(image: str) -> None:
     done = subprocess.run(["docker", "run", "--rm", image, "train", MODEL], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 1
-    assert done.stderr.strip() == (
-        "this image serves and does not train; build the one that does: docker build --target train ."
-    )
+    assert done.stderr.strip() == ("this image cannot train; build the one that can: docker build --target train .")
 
 
 def test_contents(image: str) -> None:
@@ -237,7 +235,7 @@ def test_run_docker(tmp_path: Path) -> None:
     nowhere = {**environ, "DOCKER_HOST": f"unix://{tmp_path}/none"}
     refused = subprocess.run([ROOT / "run_docker.sh"], env=nowhere, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("no Docker engine answers: start Docker")
+    assert refused.stderr.startswith("the Docker engine does not answer: start Docker")
 
 
 def test_labels_and_size(image: str, baked: str) -> None:

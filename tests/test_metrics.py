@@ -491,7 +491,7 @@ def test_metrics_without_end(length: int, expected: int) -> None:
 
     assert done.stdout == f"{expected} {{1.0}} 2.0\n"
     assert done.stderr.splitlines() == [
-        "there is no room for more metrics, and new ones are not counted: restart the server"
+        "the memory for metrics is full, and new ones are not counted; restart the server"
     ]
 
 
@@ -503,4 +503,4 @@ def test_more_workers_than_slots() -> None:
     )
 
     assert done.stdout == "65535 {1.0} 1.0\n"
-    assert done.stderr.splitlines()[-1].startswith("there are too many workers to share metrics")
+    assert done.stderr.splitlines()[-1].startswith("too many workers share the metrics")

@@ -164,7 +164,7 @@ def test_failure_tells_nothing_of_the_inside(store: Path, log_lines: list[dict[s
     models["boston-housing"] = replace(models["boston-housing"], engine=cast(Any, Broken()))
     message = refused(send(client, protocol, [ROW]), 500, protocol)
 
-    assert message == "internal error; the log has it under this request's id"
+    assert message == "internal error; find it in the log by this request's id"
     assert [line["status"] for line in log_lines] == [500]
 
 

@@ -44,7 +44,7 @@ def test_no_docker(path: Path) -> None:
 
     assert without == run("run_docker.sh", path)
     assert without[0] == 1
-    assert without[1].startswith("no Docker engine answers: start Docker, or install it")
+    assert without[1].startswith("the Docker engine does not answer: start Docker, or install it")
 
 
 @pytest.mark.parametrize("image", ["", "tabserve"])
@@ -52,7 +52,7 @@ def test_nowhere_to_push(path: Path, image: str) -> None:
     """An image without a registry is not pushed; the message shows how to name one."""
     assert run("upload_docker.sh", path, IMAGE=image) == (
         1,
-        "IMAGE is where to push: IMAGE=registry.example.com/team/tabserve",
+        "set IMAGE to the repository to push to: IMAGE=registry.example.com/team/tabserve",
     )
 
 
@@ -63,17 +63,20 @@ def test_dirty_tree(path: Path) -> None:
 
     assert run("upload_docker.sh", path, IMAGE="registry.example.com/tabserve") == (
         1,
-        "the tree has changes that no commit names: commit them, or set ALLOW_DIRTY=1",
+        "the working tree has uncommitted changes: commit them, or set ALLOW_DIRTY=1",
     )
     told = run("upload_docker.sh", path, IMAGE="registry.example.com/tabserve", ALLOW_DIRTY="1")[1]
-    assert told.startswith("no Docker engine answers")
+    assert told.startswith("the Docker engine does not answer")
 
 
 def test_no_cluster(path: Path) -> None:
     """Without kubectl, an overlay or a cluster the script says which of them is missing."""
     assert run("run_kubernetes.sh", path) == (1, "install kubectl: https://kubernetes.io/docs/tasks/tools")
     program(path, "kubectl", "exit 1")
-    assert run("run_kubernetes.sh", path) == (1, "no cluster answers: kubectl config use-context NAME")
+    assert run("run_kubernetes.sh", path) == (
+        1,
+        "the cluster does not answer; choose one: kubectl config use-context NAME",
+    )
     status, told = run("run_kubernetes.sh", path, OVERLAY="gup")
     assert status == 1
     assert told.startswith("there is no k8s/overlays/gup; OVERLAY is one of: canary cpu fill gpu")

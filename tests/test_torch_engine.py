@@ -253,7 +253,7 @@ def test_not_before_it_is_open(networks: Path) -> None:
     """Until its device is open nothing answers for a network, and the service is not ready."""
     client = service(networks)
 
-    assert client.get("/readyz").json == {"ready": False, "reason": "the models are not on cpu:0 yet"}
+    assert client.get("/readyz").json == {"ready": False, "reason": "the models are still loading on cpu:0"}
     refused(client.post("/predict", json=HOUSE), 503, "native")
     assert client.get("/livez").status_code == 200
 
@@ -303,7 +303,7 @@ def test_service_that_loses_its_device(networks: Path) -> None:
     after = refused(client.post("/predict", json=HOUSE), 503, "native")
 
     assert lost == "cpu:0 was lost: CUDA error: unspecified launch failure"
-    assert after == "no verified model is loaded; /readyz says why"
+    assert after == "no verified model is loaded; see /readyz for the reason"
     assert attempts == [1]
     assert client.get("/readyz").json == {"ready": False, "reason": f"{lost}; restart the server"}
     assert client.get("/livez").status_code == 200

@@ -131,7 +131,7 @@ def test_model_is_ready(model: Model, protocol: str) -> None:
 def test_unknown_model_is_not_ready(model: Model) -> None:
     """A model that is not served is not ready in V2, and an error in V1, as the client has it."""
     assert ask("v2", lambda client: client.is_model_ready(model.url, "nobody")) is False
-    with pytest.raises(httpx.HTTPStatusError, match=f"there is no model 'nobody' here; there are: {model.name}"):
+    with pytest.raises(httpx.HTTPStatusError, match=f"model 'nobody' not found; loaded models: {model.name}"):
         ask("v1", lambda client: client.is_model_ready(model.url, "nobody"))
 
 

@@ -383,7 +383,7 @@ def test_unknown_model(client: Any, model: Model, houses: NDArray[np.float64]) -
 )
 def test_extension_that_is_not_offered(client: Any, call: str, arguments: list[Any]) -> None:
     """What the server metadata do not list is 404 with a message that the client can show."""
-    with pytest.raises(InferenceServerException, match="there is no such path here") as caught:
+    with pytest.raises(InferenceServerException, match="not found; see / for the paths") as caught:
         getattr(client, call)(*arguments)
 
     assert caught.value.status() == "404"
