@@ -15,7 +15,7 @@ from model import Matrix, Predictor
 
 # A run takes milliseconds, so that who waits so long waits for an engine that hangs: callers have given up by then.
 _MAX_WAIT_SECONDS = 10.0
-_MAX_NOTED = 100_000  # runs and waits that nobody asked for yet
+_MAX_STATISTICS = 100_000  # runs and waits that nobody asked for yet
 
 
 @dataclass(slots=True, eq=False)
@@ -23,11 +23,11 @@ class _Job:
     """What one request asks, and how far it has come."""
 
     X: Matrix
-    came: float
-    call: threading.Lock = field(default_factory=threading.Lock)  # held until it is done or leads
-    leads: bool = False
+    arrived: float
+    wakeup: threading.Lock = field(default_factory=threading.Lock)  # held until it is done or is_leader
+    is_leader: bool = False
     is_done: bool = False
-    given_up: bool = False
+    timed_out: bool = False
     y: NDArray[np.float64] | None = None
     error: Exception | None = None
 
@@ -46,9 +46,9 @@ class Batcher:
         self._max_wait_seconds = max_wait_seconds
         self._lock = threading.Lock()  # of what follows; never held while the engine runs
         self._waiting: deque[_Job] = deque()
-        self._is_led = False
-        self._run_rows: deque[int] = deque(maxlen=_MAX_NOTED)
-        self._waits: deque[float] = deque(maxlen=_MAX_NOTED)
+        self._has_leader = False
+        self._run_rows: deque[int] = deque(maxlen=_MAX_STATISTICS)
+        self._waits: deque[float] = deque(maxlen=_MAX_STATISTICS)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
@@ -58,33 +58,33 @@ class Batcher:
         job = _Job(X, time.perf_counter())
         with self._lock:
             self._waiting.append(job)
-            job.leads, self._is_led = not self._is_led, True
-            if not job.leads:
-                job.call.acquire()
-        if not job.leads:
-            self._await(job)
-        if job.leads:
+            job.is_leader, self._has_leader = not self._has_leader, True
+            if not job.is_leader:
+                job.wakeup.acquire()
+        if not job.is_leader:
+            self._wait_for_turn(job)
+        if job.is_leader:
             self._lead()
         if job.error:
             raise job.error
         assert job.y is not None
         return job.y
 
-    def take_noted(self) -> tuple[list[int], list[float]]:
+    def take_statistics(self) -> tuple[list[int], list[float]]:
         """Return the rows of each run, and the seconds that each request waited for its own, since the last call."""
         return (
             [self._run_rows.popleft() for _ in range(len(self._run_rows))],
             [self._waits.popleft() for _ in range(len(self._waits))],
         )
 
-    def _await(self, job: _Job) -> None:
-        """Return when the job is done, or leads the next batch."""
-        if job.call.acquire(timeout=self._max_wait_seconds):
+    def _wait_for_turn(self, job: _Job) -> None:
+        """Return when the job is done, or is_leader the next batch."""
+        if job.wakeup.acquire(timeout=self._max_wait_seconds):
             return
         with self._lock:
-            if job.is_done or job.leads:
+            if job.is_done or job.is_leader:
                 return
-            job.given_up = True
+            job.timed_out = True
             if job in self._waiting:
                 self._waiting.remove(job)
         raise OverloadedError(f"the engine was busy for {self._max_wait_seconds:g} s; try again")
@@ -98,15 +98,15 @@ class Batcher:
         finally:
             with self._lock:
                 # If this thread was interrupted, the others' jobs are for the next to run.
-                left = [job for job in batch[1:] if not (job.is_done or job.given_up)]
-                self._waiting.extendleft(reversed(left))
-                self._is_led = bool(self._waiting)
-                called = [job for job in batch[1:] if job.is_done]
+                unfinished = [job for job in batch[1:] if not (job.is_done or job.timed_out)]
+                self._waiting.extendleft(reversed(unfinished))
+                self._has_leader = bool(self._waiting)
+                to_wake = [job for job in batch[1:] if job.is_done]
                 if self._waiting:
-                    self._waiting[0].leads = True
-                    called.insert(0, self._waiting[0])  # first of all, since the engine is free
-            for job in called:
-                job.call.release()
+                    self._waiting[0].is_leader = True
+                    to_wake.insert(0, self._waiting[0])  # first of all, since the engine is free
+            for job in to_wake:
+                job.wakeup.release()
 
     def _take(self, batch: list[_Job]) -> None:
         """Move the next jobs into the empty `batch`."""
@@ -118,7 +118,7 @@ class Batcher:
                 n_rows += len(batch[-1].X)
         now = time.perf_counter()
         self._run_rows.append(n_rows)
-        self._waits.extend(now - job.came for job in batch)
+        self._waits.extend(now - job.arrived for job in batch)
 
     def _run(self, batch: list[_Job]) -> None:
         """Have every job of the batch done: answered, or failed for a reason of its own."""

@@ -41,10 +41,10 @@ _PIECE_BYTES = 65_536  # what follows a member is copied: of a piece, not of the
 _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
 
-_LATE = "did not arrive before the connection closed or TABSERVE_MAX_READ_SECONDS were over"
+_NOT_RECEIVED = "did not arrive before the connection closed or TABSERVE_MAX_READ_SECONDS were over"
 _TOO_DEEP = f"the JSON body is nested more than {MAX_JSON_DEPTH} levels deep"
 _CONTAINERS = frozenset({list, dict})
-_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one, which is two of them
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one, which is two of them
 
 
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -52,24 +52,24 @@ def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, d
 
     Raises `UnsupportedMediaTypeError` if it is none of `known`, or in another charset than UTF-8.
     """
-    said = environ.get("CONTENT_TYPE", "")
-    if said in known:
-        return said, {}
-    kind, parameters = parse_options_header(said)
-    if kind.lower() not in known:
-        found = f"the Content-Type is {kind}" if kind else "the Content-Type is missing"
+    header = environ.get("CONTENT_TYPE", "")
+    if header in known:
+        return header, {}
+    media_type, parameters = parse_options_header(header)
+    if media_type.lower() not in known:
+        found = f"the Content-Type is {media_type}" if media_type else "the Content-Type is missing"
         raise UnsupportedMediaTypeError(f"{found}; send {' or '.join(known)}")
     if parameters.get("charset", "utf-8").lower() not in _CHARSETS:
         raise UnsupportedMediaTypeError("the charset of the Content-Type is not utf-8; send UTF-8")
-    return kind.lower(), parameters
+    return media_type.lower(), parameters
 
 
-def csv_header(parameters: Mapping[str, str], *, unsaid: bool | None) -> bool | None:
-    """Return whether a CSV body has a header: what `text/csv; header=present|absent` says (RFC 4180), else `unsaid`."""
-    said = parameters.get("header")
-    if said not in (None, "present", "absent"):
-        raise UnsupportedMediaTypeError(f"the Content-Type has header={said}; send header=present or header=absent")
-    return unsaid if said is None else said == "present"
+def csv_header(parameters: Mapping[str, str], *, default: bool | None) -> bool | None:
+    """Return whether a CSV body has a header: by `text/csv; header=present|absent` (RFC 4180), else `default`."""
+    header = parameters.get("header")
+    if header not in (None, "present", "absent"):
+        raise UnsupportedMediaTypeError(f"the Content-Type has header={header}; send header=present or header=absent")
+    return default if header is None else header == "present"
 
 
 def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 0) -> bytes:
@@ -87,23 +87,23 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
     if length is not None and length > max_bytes:  # None is a body in chunks
         raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
-    wanted = max_bytes + 1 if length is None else length
+    missing = max_bytes + 1 if length is None else length
     stream = environ["wsgi.input"]
     try:
         # Werkzeug's own stream would cut a body in chunks at the limit and call that its end.
-        pieces = [stream.read(wanted)]
-        wanted -= len(pieces[0])
-        while wanted and (piece := stream.read(wanted)):
+        pieces = [stream.read(missing)]
+        missing -= len(pieces[0])
+        while missing and (piece := stream.read(missing)):
             pieces.append(piece)
-            wanted -= len(piece)
+            missing -= len(piece)
     except OSError:
-        raise BodyError(f"the last chunk of the body {_LATE}") from None
+        raise BodyError(f"the last chunk of the body {_NOT_RECEIVED}") from None
     except Exception as error:  # gunicorn's own, of several kinds
         raise BodyError(f"the body's chunked encoding is malformed ({type(error).__name__})") from None
-    if length is None and not wanted:
+    if length is None and not missing:
         raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
-    if length is not None and wanted:
-        raise BodyError(f"{wanted} of the body's {length} bytes {_LATE}")
+    if length is not None and missing:
+        raise BodyError(f"{missing} of the body's {length} bytes {_NOT_RECEIVED}")
     body = b"".join(pieces)
     return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in _CODINGS else body
 
@@ -178,7 +178,7 @@ def _parse_with_infinities(body: bytes, problem: str) -> Any:
     """
     try:
         value = json.loads(body.decode(), parse_int=_parse_int, parse_float=_parse_float)
-        if _HALF_A_PAIR.search(body):
+        if _SURROGATE.search(body):
             orjson.dumps(value)  # it could not be reported
     except RecursionError:
         raise BodyError(_TOO_DEEP) from None
@@ -201,30 +201,30 @@ def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: in
     """Return what a body is in plain: of gzip all members, one after the other (RFC 1952, section 2.2)."""
     limit = min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * len(body)))
     pieces: list[bytes] = []
-    size = place = members = 0
+    size = position = members = 0
     inflate = zlib.decompressobj(_CODINGS[coding])
-    while place < len(body):
+    while position < len(body):
         if inflate.eof:
             members += 1
             if coding != "gzip" or members == _MAX_GZIP_MEMBERS:
                 break
             inflate = zlib.decompressobj(_CODINGS[coding])
-        sent = body[place : place + _PIECE_BYTES]
+        sent = body[position : position + _PIECE_BYTES]
         try:
             pieces.append(inflate.decompress(sent, limit + 1 - size))
         except zlib.error as error:
             raise BodyError(f"the body is not {coding}: {error}") from None
         size += len(pieces[-1])
         if size > limit:
-            told = f"the decompressed body is longer than {limit} bytes"
+            message = f"the decompressed body is longer than {limit} bytes"
             if limit < max_bytes:
-                told += f", {MAX_EXPANSION} times its compressed length, and than any table of the model; "
-                told += "send it uncompressed"
-            raise TooLargeError(told)
-        place += len(sent) - len(inflate.unused_data)
-    if place < len(body) and coding == "gzip":
+                message += f", {MAX_EXPANSION} times its compressed length, and than any table of the model; "
+                message += "send it uncompressed"
+            raise TooLargeError(message)
+        position += len(sent) - len(inflate.unused_data)
+    if position < len(body) and coding == "gzip":
         raise BodyError(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members; compress it as one")
-    if not inflate.eof or place < len(body):
+    if not inflate.eof or position < len(body):
         raise BodyError(f"the body is not one complete {coding} stream")
     return b"".join(pieces)
 
@@ -235,8 +235,8 @@ def _is_deeper(value: Any, depth: int) -> bool:
     for _ in range(depth):
         level = [
             inner
-            for each in level
-            for inner in (each.values() if type(each) is dict else each)
+            for container in level
+            for inner in (container.values() if type(container) is dict else container)
             if type(inner) in _CONTAINERS
         ]
         if not level:

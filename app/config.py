@@ -14,12 +14,12 @@ from typing import Any
 PREFIX = "TABSERVE_"
 
 # Far beyond use, and within what dates, files and buffers can hold.
-_MOST_BYTES = 2**30
-_MOST_LOG_BYTES = 2**50
-_MOST_ROWS = 1_000_000
-_MOST_REQUESTS = 1_000_000
-_MOST_SECONDS = 86_400
-_MOST_DAYS = 36_500
+_MAX_BYTES = 2**30
+_MAX_LOG_BYTES = 2**50
+_MAX_ROWS = 1_000_000
+_MAX_REQUESTS = 1_000_000
+_MAX_SECONDS = 86_400
+_MAX_DAYS = 36_500
 
 # More than small requests ever bring, as one of them takes a thread: large ones are run together until then.
 _CUDA_BATCH_ROWS = 4_096
@@ -67,9 +67,9 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
-def setting(name: str, default: Any, help_text: str, *, most: int = 0) -> Any:
-    """Return a dataclass field that is read from the variable `name`, of its type; a number is 1 to `most`."""
-    return field(default=default, metadata={"name": name, "help": help_text, "most": most})
+def setting(name: str, default: Any, help_text: str, *, maximum: int = 0) -> Any:
+    """Return a dataclass field that is read from the variable `name`, of its type; a number is 1 to `maximum`."""
+    return field(default=default, metadata={"name": name, "help": help_text, "maximum": maximum})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class Config:
         "`/predict`; empty: every model of the store, in alphabetical order",
     )
     max_body_bytes: int = setting(
-        "TABSERVE_MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413", most=_MOST_BYTES
+        "TABSERVE_MAX_BODY_BYTES", 8 * 2**20, "longest request body; a longer one is answered 413", maximum=_MAX_BYTES
     )
     max_rows: int = setting(
-        "TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413", most=_MOST_ROWS
+        "TABSERVE_MAX_ROWS", 10_000, "most rows in one request; more are answered 413", maximum=_MAX_ROWS
     )
     ignore_unknown_columns: bool = setting(
         "TABSERVE_IGNORE_UNKNOWN_COLUMNS",
@@ -101,13 +101,13 @@ class Config:
         "TABSERVE_MAX_IN_FLIGHT",
         512,
         "most requests that one worker answers or keeps waiting; a prediction beyond that is answered 503",
-        most=_MOST_REQUESTS,
+        maximum=_MAX_REQUESTS,
     )
     max_read_seconds: int = setting(
         "TABSERVE_MAX_READ_SECONDS",
         30,
         "longest time that a client may take to send a request; one that is not whole by then is answered 400",
-        most=_MOST_SECONDS,
+        maximum=_MAX_SECONDS,
     )
     device: Device = setting(
         "TABSERVE_DEVICE",
@@ -120,7 +120,7 @@ class Config:
         0,
         "most rows of requests in threads that wait for each other to be run together; 1: none waits; not set: 4096 on "
         "`cuda`, 1 on `cpu`",
-        most=_MOST_ROWS,
+        maximum=_MAX_ROWS,
     )
     log_requests: bool = setting("TABSERVE_LOG_REQUESTS", True, "write a JSON line to standard output for each request")
     prediction_log: DatabaseURL = setting(
@@ -137,19 +137,19 @@ class Config:
         "TABSERVE_PREDICTION_LOG_DAYS",
         30,
         "days after which a prediction is removed from the log with its true value",
-        most=_MOST_DAYS,
+        maximum=_MAX_DAYS,
     )
     prediction_log_max_bytes: int = setting(
         "TABSERVE_PREDICTION_LOG_MAX_BYTES",
         2**30,
         "bytes of the log beyond which its oldest predictions are removed, whatever their age",
-        most=_MOST_LOG_BYTES,
+        maximum=_MAX_LOG_BYTES,
     )
     live_error_days: int = setting(
         "TABSERVE_LIVE_ERROR_DAYS",
         7,
         "days back to which true values count in the live error, by when they came",
-        most=_MOST_DAYS,
+        maximum=_MAX_DAYS,
     )
     host: Host = setting(
         "TABSERVE_HOST",
@@ -185,16 +185,16 @@ class Config:
                 continue
             item = by_name[name]
             try:
-                values[item.name] = _parse(text, item.default, most=item.metadata["most"])
+                values[item.name] = _parse(text, item.default, maximum=item.metadata["maximum"])
             except ValueError as error:
-                told = "" if isinstance(item.default, DatabaseURL) else f"{text!r}, "
-                mistakes.append(f"{name} is {told}{error}")
+                shown = "" if isinstance(item.default, DatabaseURL) else f"{text!r}, "
+                mistakes.append(f"{name} is {shown}{error}")
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         return cls(**values)
 
 
-def _parse(text: str, default: Any, *, most: int) -> Any:
+def _parse(text: str, default: Any, *, maximum: int) -> Any:
     """Return `text` as a value of the default's type; raise `ValueError` that says what it is not."""
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
@@ -202,8 +202,8 @@ def _parse(text: str, default: Any, *, most: int) -> Any:
         return text.lower() == "true"
     if isinstance(default, int):
         # By its length first: of thousands of digits Python makes no number.
-        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= most:
-            raise ValueError(f"not a whole number from 1 to {most}")
+        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= maximum:
+            raise ValueError(f"not a whole number from 1 to {maximum}")
         return int(text)
     if isinstance(default, Share):
         if not re.fullmatch(r"[01]|[01]?\.[0-9]+", text) or float(text) > 1:

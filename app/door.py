@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.hot import Call
-from app.visit import Visit, enter
+from app.hot import WSGICall
+from app.visit import Exchange, attach
 
 # What a caller's id may be to be taken over: it goes into a header and into the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -47,20 +47,20 @@ class Cors:
         return headers
 
 
-class Door:
-    """A WSGI application around the whole service; `note` is told of every visit when its reply is made.
+class ExchangeMiddleware:
+    """A WSGI application around the whole service; `record` is told of every visit when its reply is made.
 
     Answers `X-Request-Id` with every reply: the caller's, if it is 1 to 128 visible ASCII characters.
     """
 
     def __init__(
         self,
-        inside: Callable[[Iterable[Call]], list[Iterable[bytes] | Exception]],
-        note: Callable[[Visit], None],
+        inner: Callable[[Iterable[WSGICall]], list[Iterable[bytes] | Exception]],
+        record: Callable[[Exchange], None],
         cors: Cors | None = None,
     ) -> None:
-        self._inside = inside
-        self._note = note
+        self._inner = inner
+        self._record = record
         self._cors = cors
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -70,37 +70,39 @@ class Door:
             raise answer
         return answer
 
-    def answer(self, calls: Iterable[Call]) -> list[Iterable[bytes] | Exception]:
+    def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return what a WSGI application returns to each call, or raises."""
-        guests: list[Visit] = []
+        exchanges: list[Exchange] = []
         try:
-            return self._inside(_entering(calls, guests, self._cors))
+            return self._inner(_with_exchanges(calls, exchanges, self._cors))
         finally:
             now = time.time()
-            for guest in guests:
-                guest.time = now
-                self._note(guest)
+            for exchange in exchanges:
+                exchange.time = now
+                self._record(exchange)
 
 
-def _entering(calls: Iterable[Call], guests: list[Visit], cors: Cors | None) -> Iterator[Call]:
-    """Yield the calls as they go on, each after its visit was begun and added to `guests`."""
+def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: Cors | None) -> Iterator[WSGICall]:
+    """Yield the calls as they go on, each after its visit was begun and added to `exchanges`."""
     for environ, start_response in calls:
         request_id = environ.get("HTTP_X_REQUEST_ID")
         if not request_id or not REQUEST_ID.fullmatch(request_id):
             request_id = os.urandom(16).hex()
-        guest = Visit(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
-        enter(environ, guest)
-        guests.append(guest)
-        yield environ, _leaving(environ, guest, start_response, cors)
+        exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+        attach(environ, exchange)
+        exchanges.append(exchange)
+        yield environ, _completing(environ, exchange, start_response, cors)
 
 
-def _leaving(environ: WSGIEnvironment, guest: Visit, start_response: StartResponse, cors: Cors | None) -> StartResponse:
+def _completing(
+    environ: WSGIEnvironment, exchange: Exchange, start_response: StartResponse, cors: Cors | None
+) -> StartResponse:
     """Return a `start_response` that notes the status and adds the request's id, and what pages elsewhere may do."""
 
-    def leave(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-        guest.status = int(line[:3])
+    def start(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+        exchange.status = int(line[:3])
         if cors:
-            headers = [*headers, *cors.headers(environ, guest.route)]
-        return start_response(line, [*headers, ("X-Request-Id", guest.request_id)], *rest)
+            headers = [*headers, *cors.headers(environ, exchange.route)]
+        return start_response(line, [*headers, ("X-Request-Id", exchange.request_id)], *rest)
 
-    return leave
+    return start

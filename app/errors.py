@@ -82,9 +82,9 @@ class Refusal:
         """Return the message with every problem, for protocols that have one string and no list."""
         if len(self.problems) < 2:
             return self.message
-        told = "; ".join(map(str, self.problems[:MAX_DETAILS]))
+        listed = "; ".join(map(str, self.problems[:MAX_DETAILS]))
         rest, more = len(self.problems) - MAX_DETAILS, "more than " if self.more else ""
-        return f"{more}{len(self.problems)} problems: {told}" + (f"; and {more}{rest} more" if rest > 0 else "")
+        return f"{more}{len(self.problems)} problems: {listed}" + (f"; and {more}{rest} more" if rest > 0 else "")
 
 
 def readiness(body: dict[str, Any], *, ready: bool) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -106,7 +106,7 @@ def message(refusal: Refusal) -> dict[str, Any]:
     return {"error": refusal.full_message()}
 
 
-def refusing(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int = 422) -> Refuse:
+def refuser(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int = 422) -> Refuse:
     """Return what answers an error in a protocol's words.
 
     `unfit` is the status for rows that do not fit the schema. A 500 says nothing of the inside.
@@ -115,7 +115,7 @@ def refusing(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int
     def refuse(error: Exception) -> Reply:
         if not isinstance(error, KNOWN):
             error = InternalServerError()
-        status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+        status = next((status for error_class, status in STATUS.items() if isinstance(error, error_class)), 500)
         refusal = Refusal(status, str(error))
         headers = []
         if isinstance(error, SchemaError):
@@ -133,5 +133,5 @@ def refusing(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int
 
 def register(scope: Flask | Blueprint, refuse: Refuse) -> None:
     """Have `refuse` answer every error that a route of `scope` raises, and Flask's own."""
-    for kind in KNOWN:
-        scope.register_error_handler(kind, refuse)
+    for error_class in KNOWN:
+        scope.register_error_handler(error_class, refuse)

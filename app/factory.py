@@ -23,18 +23,18 @@ from app import (
     vertex_ai,
 )
 from app.config import Config
-from app.door import Cors, Door
-from app.hot import Call, HotRoutes
+from app.door import Cors, ExchangeMiddleware
+from app.hot import FastPath, WSGICall
 from app.inference import Inference
 from app.log_writer import LogWriter
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.reply import Reply
 from app.serving import Serving
-from app.visit import visit
+from app.visit import exchange_of
 
 # A hundred rows, or as many mistakes as take some milliseconds to name.
-_QUICK_BYTES = 4_096
+_IMMEDIATE_BYTES = 4_096
 
 
 class Service(Flask):
@@ -49,20 +49,20 @@ class Service(Flask):
     recorder: Recorder
     in_flight: Callable[[], int] = staticmethod(lambda: 0)
     trusts_proxy: Callable[[str], bool] = staticmethod(lambda address: False)
-    hot_routes: HotRoutes
-    door: Door
+    fast_path: FastPath
+    middleware: ExchangeMiddleware
 
     def is_quick(self, environ: WSGIEnvironment) -> bool:
         """Return whether the answer waits for nothing, and takes about a millisecond."""
         return (
-            (environ["REQUEST_METHOD"], environ["PATH_INFO"]) in self.hot_routes.quick
-            and int(environ.get("CONTENT_LENGTH", 0)) <= _QUICK_BYTES
+            (environ["REQUEST_METHOD"], environ["PATH_INFO"]) in self.fast_path.immediate
+            and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
         )
 
-    def answer_together(self, calls: Iterable[Call]) -> list[Iterable[bytes] | Exception]:
+    def answer_together(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return what a WSGI application returns to each call, or raises, for calls that came at once."""
-        return self.door.answer(calls)
+        return self.middleware.answer(calls)
 
     def make_response(self, rv: Any) -> Response:
         """Take our own replies from views, too."""
@@ -70,7 +70,7 @@ class Service(Flask):
 
     def log_exception(self, exc_info: Any) -> None:
         """Log what broke, as everything else that is logged."""
-        logs.failure(exc_info, visit(request.environ).request_id)
+        logs.failure(exc_info, exchange_of(request.environ).request_id)
 
 
 def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = logs.write) -> Service:
@@ -116,23 +116,25 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     app.register_blueprint(predict.blueprint(app.serving, inference))
     app.register_blueprint(feedback.blueprint(config, metrics, log, app.serving))
     app.register_blueprint(pages.blueprint(app.serving, config, lambda address: app.trusts_proxy(address)))
-    errors.register(app, errors.refusing())
-    metrics.expect_failures(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
+    errors.register(app, errors.refuser())
+    metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
     @app.before_request
     def name_route() -> None:
         if request.url_rule:
-            guest = visit(request.environ)
-            guest.route = request.url_rule.rule
-            guest.is_probe = hasattr(app.view_functions[request.url_rule.endpoint], "probe")
+            exchange = exchange_of(request.environ)
+            exchange.route = request.url_rule.rule
+            exchange.is_probe = hasattr(app.view_functions[request.url_rule.endpoint], "probe")
 
-    app.hot_routes = HotRoutes(app, app.serving, inference)
-    cors = Cors(config.cors_origins, _asked_by_pages(app)) if config.cors_origins else None
-    app.wsgi_app = app.door = Door(app.hot_routes.answer, recorder.note, cors)  # type: ignore[method-assign]
+    app.fast_path = FastPath(app, app.serving, inference)
+    cors = Cors(config.cors_origins, _cors_routes(app)) if config.cors_origins else None
+    app.wsgi_app = app.middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)  # type: ignore[method-assign]
     return app
 
 
-def _asked_by_pages(app: Service) -> set[str]:
+def _cors_routes(app: Service) -> set[str]:
     """Return the routes that pages of other origins may ask: predictions and feedback."""
-    predictions = {rule.rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "hot")}
+    predictions = {
+        rule.rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "fast_path")
+    }
     return {*predictions, "/feedback"}

@@ -49,8 +49,8 @@ MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the m
 TRUTH_WIDTHS = 10
 # Of a worker's four threads two may be at the database, which may be slow, and a third may wait for a prediction to
 # reach it: the fourth answers long predictions.
-_MAX_AT_ONCE = 2
-_WAIT_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
+_MAX_CONCURRENT = 2
+_RETRY_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
 # Of requests whose predictions are not known yet: more are not waited for, since to look them up takes long.
 _MAX_LATE_IDS = 250
 
@@ -58,16 +58,16 @@ _MAX_LATE_IDS = 250
 def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving) -> Blueprint:
     """The route that takes feedback."""
     routes = Blueprint("feedback", __name__)
-    places, waiting = threading.Semaphore(_MAX_AT_ONCE), threading.Semaphore(1)
+    database_slots, wait_slots = threading.Semaphore(_MAX_CONCURRENT), threading.Semaphore(1)
 
     @contextmanager
-    def one_of(free: threading.Semaphore) -> Iterator[None]:
-        if not free.acquire(blocking=False):
+    def slot_of(slots: threading.Semaphore) -> Iterator[None]:
+        if not slots.acquire(blocking=False):
             raise OverloadedError("too many feedback requests are in progress here; try again")
         try:
             yield
         finally:
-            free.release()
+            slots.release()
 
     @routes.post("/feedback")
     def feedback() -> Reply:
@@ -81,36 +81,41 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         value = body.parse_json(content, max_values=_MAX_VALUES_A_ROW * config.max_rows)
         truths = decode(value, max_rows=config.max_rows)
         items = value if isinstance(value, list) else [value]
-        numbers = _item_numbers(items)
-        replace = {truth[:2] for truth, number in zip(truths, numbers) if items[number].get("replace")}
+        item_numbers = _item_numbers(items)
+        replace = {truth[:2] for truth, number in zip(truths, item_numbers) if items[number].get("replace")}
         ranges = {name: plausible_range(model.schema.target) for name, model in serving.models.items()}
         if log is None:
             raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
 
-        def add(some: Sequence[int]) -> list[str]:
+        def add(indexes: Sequence[int]) -> list[str]:
             try:
-                return [*log.add_truths([truths[each] for each in some], oldest=oldest, replace=replace, ranges=ranges)]
+                return [
+                    *log.add_truths([truths[index] for index in indexes], oldest=oldest, replace=replace, ranges=ranges)
+                ]
             except ImplausibleTruthsError as error:
-                told = {Problem(numbers[some[each]], "truth", reason): None for each, reason in error.reasons.items()}
-                raise SchemaError([*told], n_rows=len(items)) from None
+                problems = {
+                    Problem(item_numbers[indexes[index]], "truth", reason): None
+                    for index, reason in error.reasons.items()
+                }
+                raise SchemaError([*problems], n_rows=len(items)) from None
 
-        with one_of(places):
+        with slot_of(database_slots):
             outcomes = add(range(len(truths)))
-        late = [number for number, outcome in enumerate(outcomes) if outcome == "unknown"]
-        if late and len({truths[number][0] for number in late}) <= _MAX_LATE_IDS:
-            with suppress(OverloadedError), one_of(waiting):
-                time.sleep(_WAIT_SECONDS)
-                again: list[str] = []
+        late = [index for index, outcome in enumerate(outcomes) if outcome == "unknown"]
+        if late and len({truths[index][0] for index in late}) <= _MAX_LATE_IDS:
+            with suppress(OverloadedError), slot_of(wait_slots):
+                time.sleep(_RETRY_SECONDS)
+                retried: list[str] = []
                 try:
-                    with one_of(places):
-                        again = add(late)
+                    with slot_of(database_slots):
+                        retried = add(late)
                 except SchemaError:
                     if len(late) == len(truths):
                         raise
                     # The others are written: these stay unknown, and are refused when they come again.
-                for number, found in zip(late, again):
-                    outcomes[number] = found
+                for index, outcome in zip(late, retried):
+                    outcomes[index] = outcome
         counts = Counter(outcomes)
         for outcome in OUTCOMES:
             metrics.count_feedback(outcome, counts[outcome])
@@ -120,15 +125,15 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
                 f"{config.prediction_log_days} days"
             )
 
-        def rows_that_are(outcome: str) -> list[dict[str, Any]]:
+        def rows_with(outcome: str) -> list[dict[str, Any]]:
             found = (truth for truth, its_outcome in zip(truths, outcomes) if its_outcome == outcome)
             return [{"request_id": request_id, "row": row} for request_id, row, _ in islice(found, MAX_DETAILS)]
 
         return body.to_json(
             {
                 **{outcome: counts[outcome] for outcome in OUTCOMES},
-                "conflicting_rows": rows_that_are("conflicting"),
-                "unknown_rows": rows_that_are("unknown"),
+                "conflicting_rows": rows_with("conflicting"),
+                "unknown_rows": rows_with("unknown"),
             }
         )
 
@@ -173,10 +178,10 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
             known = [pair for pair in enumerate(truth) if pair[1] is not None]
         else:
             known = [(row or 0, truth)]  # None is a problem already
-        reasons = {reason for _, one in known if (reason := _reason(one))}
+        reasons = {reason for _, known_truth in known if (reason := _reason(known_truth))}
         problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
         if not problems:
-            truths += [(request_id, row, float(one)) for row, one in known]
+            truths += [(request_id, row, float(known_truth)) for row, known_truth in known]
     if problems:
         raise SchemaError(problems[:MAX_PROBLEMS], n_rows=len(items), more=len(problems) > MAX_PROBLEMS)
     tables.check_rows(len(truths), max_rows)

@@ -81,19 +81,19 @@ class ModelCollector(Collector):
     def _errors(self) -> Iterable[GaugeMetricFamily]:
         """Do the predictions match the truth that came, as well as they did the validation rows?"""
         labels = ["model", "version"]
-        for name, what in (
+        for name, meaning in (
             ("rmse", "Root mean square error"),
             ("mae", "Mean absolute error"),
             ("bias", "Mean signed error"),
             ("rows", "True values behind the error: with few of them a difference means little"),
         ):
-            promised = GaugeMetricFamily(f"tabserve_validation_{name}", f"{what}, in validation.", labels=labels)
+            validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
             for model in self._models():
-                promised.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
-            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{what}, by feedback.", labels=labels)
-            for found in self._live_errors():
-                live.add_metric([found.model, str(found.version)], getattr(found, name))
-            yield from (promised, live)
+                validation.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
+            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
+            for error in self._live_errors():
+                live.add_metric([error.model, str(error.version)], getattr(error, name))
+            yield from (validation, live)
 
     def _gpu(self) -> Iterable[GaugeMetricFamily]:
         """Is the GPU full, and is it what everybody waits for? The one worker that has it knows."""

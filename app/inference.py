@@ -14,7 +14,7 @@ from app.config import Config
 from app.errors import OverloadedError
 from app.metrics import Metrics
 from app.serving import Serving
-from app.visit import Visit, visit
+from app.visit import Exchange, exchange_of
 from model import REASONS, Artifact, DeviceError, Matrix, Schema, SchemaError
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Inference:
 
         Raises `OverloadedError`, what `body.read` raises, and what `decode` raises.
         """
-        visit(environ).model = model
+        exchange_of(environ).model = model
         if self._in_flight() > self._config.max_in_flight:
             self._metrics.count_overload()
             raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
@@ -51,50 +51,52 @@ class Inference:
                 self._metrics.count_rejected(model, n_rows, reason, feature)
             raise
 
-    def run(self, guests: Sequence[Visit]) -> None:
+    def run(self, exchanges: Sequence[Exchange]) -> None:
         """Give every visit that has rows its answers, or says why there are none.
 
         One run of the engine is for all requests of a model that answers to the last bit: nobody sees who else asked.
         """
-        together: dict[int, list[Visit]] = {}
-        for guest in guests:
-            assert guest.model
-            together.setdefault(id(guest.model) if guest.model.tolerance == 0 else id(guest), []).append(guest)
+        together: dict[int, list[Exchange]] = {}
+        for exchange in exchanges:
+            assert exchange.model
+            together.setdefault(id(exchange.model) if exchange.model.tolerance == 0 else id(exchange), []).append(
+                exchange
+            )
         for some in together.values():
             self._run_once(some)
 
-    def _run_once(self, guests: Sequence[Visit]) -> None:
-        model = guests[0].model
+    def _run_once(self, exchanges: Sequence[Exchange]) -> None:
+        model = exchanges[0].model
         assert model
-        matrices = [guest.X for guest in guests if guest.X is not None]
+        matrices = [exchange.X for exchange in exchanges if exchange.X is not None]
         started = time.perf_counter()
         try:
             y = model.predict(np.concatenate(matrices) if len(matrices) > 1 else matrices[0])
         except Exception as error:
-            _share(time.perf_counter() - started, guests, matrices)
-            if len(guests) > 1:
-                for guest in guests:
-                    self._run_once([guest])
+            _share(time.perf_counter() - started, exchanges, matrices)
+            if len(exchanges) > 1:
+                for exchange in exchanges:
+                    self._run_once([exchange])
                 return
             if isinstance(error, OverloadedError):
                 self._metrics.count_overload()
             elif isinstance(error, DeviceError):
                 self._serving.lose_device(error)
-            guests[0].failure = error
+            exchanges[0].failure = error
             return
-        _share(time.perf_counter() - started, guests, matrices)
+        _share(time.perf_counter() - started, exchanges, matrices)
         begin = 0
-        for guest, X in zip(guests, matrices):
-            guest.rows = len(X)
-            guest.y = y[begin : begin + guest.rows]
-            begin += guest.rows
+        for exchange, X in zip(exchanges, matrices):
+            exchange.rows = len(X)
+            exchange.y = y[begin : begin + exchange.rows]
+            begin += exchange.rows
 
 
-def _share(seconds: float, guests: Sequence[Visit], matrices: Sequence[Matrix]) -> None:
+def _share(seconds: float, exchanges: Sequence[Exchange], matrices: Sequence[Matrix]) -> None:
     """Share out the time of a run, by rows."""
     n_rows = sum(map(len, matrices))
-    for guest, X in zip(guests, matrices):
-        guest.engine_seconds += seconds * len(X) / n_rows
+    for exchange, X in zip(exchanges, matrices):
+        exchange.engine_seconds += seconds * len(X) / n_rows
 
 
 def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:

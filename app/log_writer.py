@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.config import Config
 from app.metrics import Metrics
-from app.visit import Visit
+from app.visit import Exchange
 from model import PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tabserve")
 
 _INTERVAL_SECONDS = 0.5
-_LOOK_SECONDS = 10  # how often the live errors are computed anew: more often than anybody scrapes
+_REFRESH_SECONDS = 10  # how often the live errors are computed anew: more often than anybody scrapes
 _PRUNE_SECONDS = 600
 _STOP_SECONDS = 5  # most that a worker's end waits for the database, well within gunicorn's graceful timeout
 _REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, and one request at least
@@ -43,9 +43,9 @@ class LogWriter:
         self._log = log
         self._metrics = metrics
         self._config = config
-        self._waiting: deque[Visit] = deque()
-        self._rows_put = self._rows_taken = 0  # each is changed by one thread only
-        self._next_look = self._next_prune = 0.0
+        self._waiting: deque[Exchange] = deque()
+        self._rows_queued = self._rows_dequeued = 0  # each is changed by one thread only
+        self._next_refresh = self._next_prune = 0.0
         self._failing = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None  # made where it runs: a fork marks those that exist as ended
@@ -55,24 +55,24 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, guest: Visit) -> None:
+    def put(self, exchange: Exchange) -> None:
         """Have the predictions of a request written if it is among the share that is; drop them if too many wait."""
         # By the id, so that all pods take the same requests.
-        if zlib.crc32(guest.request_id.encode()) >= self._config.prediction_log_share * 2**32:
+        if zlib.crc32(exchange.request_id.encode()) >= self._config.prediction_log_share * 2**32:
             return
-        n_rows = guest.rows
-        if self._rows_put - self._rows_taken + n_rows > MAX_WAITING_ROWS:
+        n_rows = exchange.rows
+        if self._rows_queued - self._rows_dequeued + n_rows > MAX_WAITING_ROWS:
             self._metrics.count_dropped(n_rows, "queue_full")
             return
-        self._rows_put += n_rows
-        self._waiting.append(guest if self._config.prediction_log_features else replace(guest, X=None))
+        self._rows_queued += n_rows
+        self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
 
     def close(self) -> None:
         """Write what waits, if the database takes it soon, and stop."""
         self._stopping.set()
         if self._thread:
             self._thread.join(_STOP_SECONDS)
-        if lost := self._rows_put - self._rows_taken:
+        if lost := self._rows_queued - self._rows_dequeued:
             self._metrics.count_dropped(lost, "stopped")
             _log.error("the worker stopped before %d rows of predictions were logged", lost)
 
@@ -86,7 +86,7 @@ class LogWriter:
         try:
             self._write()
             self._trim(1)
-            self._look()
+            self._refresh()
         except PredictionLogError as error:
             self.live_errors = ()
             self._metrics.count_log_failure()
@@ -106,32 +106,32 @@ class LogWriter:
             try:
                 self._write_requests(batch)
             except RefusedRowsError:  # those that it is for, alone
-                for guest in batch:
+                for exchange in batch:
                     try:
-                        self._write_requests([guest])
+                        self._write_requests([exchange])
                     except RefusedRowsError as error:
                         _log.error("%s", error)
-                        self._take(1)
-                        self._metrics.count_dropped(guest.rows, "refused")
+                        self._dequeue(1)
+                        self._metrics.count_dropped(exchange.rows, "refused")
 
-    def _next_batch(self) -> list[Visit]:
+    def _next_batch(self) -> list[Exchange]:
         """Return what has waited longest."""
         n_rows = 0
         waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # in one call, since others add to the queue between any two
-        for number, guest in enumerate(waiting):
-            n_rows += guest.rows
+        for number, exchange in enumerate(waiting):
+            n_rows += exchange.rows
             if number and n_rows > _ROWS_A_WRITE:
                 return waiting[:number]
         return waiting
 
-    def _write_requests(self, batch: Sequence[Visit]) -> None:
-        first: dict[str, Visit] = {}
-        for guest in batch:
-            first.setdefault(guest.request_id, guest)
-        written = self._log.write([row for guest in first.values() for row in self._rows(guest)])
-        self._take(len(batch))
+    def _write_requests(self, batch: Sequence[Exchange]) -> None:
+        first: dict[str, Exchange] = {}
+        for exchange in batch:
+            first.setdefault(exchange.request_id, exchange)
+        written = self._log.write([row for exchange in first.values() for row in self._rows(exchange)])
+        self._dequeue(len(batch))
         self._metrics.count_logged(written)
-        self._metrics.count_dropped(sum(guest.rows for guest in batch) - written, "repeated")
+        self._metrics.count_dropped(sum(exchange.rows for exchange in batch) - written, "repeated")
         if written:
             self._trim(2 * written)
 
@@ -142,29 +142,29 @@ class LogWriter:
             self._metrics.count_removed(some, "size")
             removed += some
 
-    def _take(self, requests: int) -> None:
+    def _dequeue(self, requests: int) -> None:
         """Take requests from the queue: only now, since what was not written is tried again."""
         for _ in range(requests):
-            self._rows_taken += self._waiting.popleft().rows
+            self._rows_dequeued += self._waiting.popleft().rows
 
-    def _rows(self, guest: Visit) -> Iterator[dict[str, Any]]:
-        assert guest.model  # who was answered was answered by one
-        assert guest.y is not None
+    def _rows(self, exchange: Exchange) -> Iterator[dict[str, Any]]:
+        assert exchange.model  # who was answered was answered by one
+        assert exchange.y is not None
         common = {
-            "request_id": guest.request_id,
-            "time": datetime.fromtimestamp(guest.time, UTC),
-            "model": guest.model.name,
-            "version": guest.model.version,
+            "request_id": exchange.request_id,
+            "time": datetime.fromtimestamp(exchange.time, UTC),
+            "model": exchange.model.name,
+            "version": exchange.model.version,
         }
-        rows = repeat(None) if guest.X is None else guest.X.tolist()
-        for number, (values, prediction) in enumerate(zip(rows, guest.y.tolist())):
-            features = values and dict(zip(guest.model.schema.names, values))
+        rows = repeat(None) if exchange.X is None else exchange.X.tolist()
+        for number, (values, prediction) in enumerate(zip(rows, exchange.y.tolist())):
+            features = values and dict(zip(exchange.model.schema.names, values))
             yield {**common, "row": number, "features": features, "prediction": prediction}
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         now, clock = datetime.now(UTC), time.monotonic()
-        if clock >= self._next_look:
-            self._next_look = clock + _LOOK_SECONDS
+        if clock >= self._next_refresh:
+            self._next_refresh = clock + _REFRESH_SECONDS
             self.live_errors = self._log.live_errors(since=now - timedelta(days=self._config.live_error_days))
         if clock >= self._next_prune:
             removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))

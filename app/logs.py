@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from app.visit import Visit
+from app.visit import Exchange
 
 # W3C Trace Context: version, trace id, the caller's span id, flags; a later version may say more.
 _TRACEPARENT = re.compile(
@@ -47,21 +47,21 @@ def write(pieces: Iterable[bytes]) -> None:
             os.write(1, piece)
 
 
-def request_line(guest: Visit) -> bytes:
+def request_line(exchange: Exchange) -> bytes:
     """Return what is logged of a request: one line of JSON."""
     fields: dict[str, Any] = {
-        "time": timestamp(guest.time),
-        "request_id": guest.request_id,
-        "method": guest.method[:16],
-        "route": guest.route,
-        "status": guest.status,
-        "duration_ms": int(guest.seconds * 1e6) / 1000,
+        "time": timestamp(exchange.time),
+        "request_id": exchange.request_id,
+        "method": exchange.method[:16],
+        "route": exchange.route,
+        "status": exchange.status,
+        "duration_ms": int(exchange.seconds * 1e6) / 1000,
     }
-    if trace := _TRACEPARENT.fullmatch(guest.traceparent):
+    if trace := _TRACEPARENT.fullmatch(exchange.traceparent):
         fields["trace_id"], fields["parent_span_id"] = trace[1], trace[2]
-    if guest.model:
-        fields["model"], fields["version"] = guest.model.name, guest.model.version
-        fields["rows"] = guest.rows or None
+    if exchange.model:
+        fields["model"], fields["version"] = exchange.model.name, exchange.model.version
+        fields["rows"] = exchange.rows or None
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 

@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.gauges import ModelCollector
 from app.shared_values import SharedCollector, are_shared
-from app.visit import Visit
+from app.visit import Exchange
 from model import MISSING, Artifact, Bins
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Metrics:
     """The metrics of one service.
 
     >>> metrics = Metrics(models=lambda: [])
-    >>> metrics.count([Visit("an-id", "POST", "/predict", status=200, seconds=0.0004)])
+    >>> metrics.count([Exchange("an-id", "POST", "/predict", status=200, seconds=0.0004)])
     """
 
     def __init__(
@@ -194,37 +194,37 @@ class Metrics:
         for outcome in OUTCOMES:
             self._child(self._feedback, outcome)
         for model in models():
-            self._expect(model)
+            self._count_bins_from_zero(model)
 
-    def expect_failures(self, routes: Iterable[str]) -> None:
+    def count_failures_from_zero(self, routes: Iterable[str]) -> None:
         """Have what fails of POSTs to these routes counted from 0, so that a first burst is an increase."""
         for route in routes:
             for status in (500, 503):
                 self._child(self._requests, "POST", route, status)
 
-    def count(self, guests: Iterable[Visit]) -> None:
+    def count(self, exchanges: Iterable[Exchange]) -> None:
         """Count requests that have left: many at once, which costs little more than one."""
         requests: dict[tuple[str, str, int], int] = {}
         durations: dict[str, list[float]] = {}
-        by_version: dict[tuple[str, int], list[Visit]] = {}
-        for guest in guests:
-            key = guest.method, guest.route, guest.status
+        by_version: dict[tuple[str, int], list[Exchange]] = {}
+        for exchange in exchanges:
+            key = exchange.method, exchange.route, exchange.status
             requests[key] = requests.get(key, 0) + 1
-            durations.setdefault(guest.route, []).append(guest.seconds)
-            if guest.model:
-                by_version.setdefault((guest.model.name, guest.model.version), []).append(guest)
+            durations.setdefault(exchange.route, []).append(exchange.seconds)
+            if exchange.model:
+                by_version.setdefault((exchange.model.name, exchange.model.version), []).append(exchange)
         for (method, route, status), n_requests in requests.items():
             self._child(self._requests, method if method in _METHODS else "other", route, status).inc(n_requests)
         for route, seconds in durations.items():
             _observe_each(self._child(self._durations, route), seconds)
-        for version, asked in by_version.items():
+        for version, of_version in by_version.items():
             for outcome, seconds in (
-                ("success", [guest.seconds for guest in asked if guest.status < 400]),
-                ("failure", [guest.seconds for guest in asked if guest.status >= 400]),
+                ("success", [exchange.seconds for exchange in of_version if exchange.status < 400]),
+                ("failure", [exchange.seconds for exchange in of_version if exchange.status >= 400]),
             ):
                 if seconds:
                     _add(self._child(self._inferences, *version, outcome), seconds)
-            answered = [guest for guest in asked if guest.rows]
+            answered = [exchange for exchange in of_version if exchange.rows]
             if answered:
                 self._count_answered(answered)
         for version, (rows, waits) in self._runs().items():
@@ -263,15 +263,15 @@ class Metrics:
         """Count true values by what became of them."""
         self._child(self._feedback, outcome).inc(n_rows)
 
-    def _count_answered(self, guests: Sequence[Visit]) -> None:
+    def _count_answered(self, exchanges: Sequence[Exchange]) -> None:
         """Count the rows of one version: into the bins of its training data, and the engine's time for them."""
-        model = guests[0].model
+        model = exchanges[0].model
         assert model  # it answered
-        X = np.concatenate([guest.X for guest in guests if guest.X is not None])
-        y = np.concatenate([guest.y for guest in guests if guest.y is not None])
+        X = np.concatenate([exchange.X for exchange in exchanges if exchange.X is not None])
+        y = np.concatenate([exchange.y for exchange in exchanges if exchange.y is not None])
         version = model.name, model.version
         self._child(self._rows, *version).inc(len(y))
-        _add(self._child(self._engine, *version), [guest.engine_seconds for guest in guests])
+        _add(self._child(self._engine, *version), [exchange.engine_seconds for exchange in exchanges])
         for (name, bins), column in zip(model.reference.features.items(), X.T):
             self._count(self._feature_bins, (*version, name), bins, column)
         self._count(self._prediction_bins, version, model.reference.prediction, y)
@@ -281,7 +281,7 @@ class Metrics:
             if count:
                 self._child(metric, *labels, label).inc(count)
 
-    def _expect(self, model: Artifact) -> None:
+    def _count_bins_from_zero(self, model: Artifact) -> None:
         """Have every bin of a model counted from 0, so that the first value in a bin is an increase like any other.
 
         A missing value is none of a bin where the schema refuses it: those are counted from 0, too.

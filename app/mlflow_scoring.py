@@ -38,7 +38,7 @@ _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEM
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
     """Routes of MLflow and SageMaker; the default model answers. An error is `{"error_code": …, "message": …}`."""
     routes = Blueprint("mlflow_scoring", __name__)
-    refuse = errors.refusing(_error, unfit=400)
+    refuse = errors.refuser(_error, unfit=400)
     errors.register(routes, refuse)
 
     @routes.get("/ping")
@@ -72,11 +72,11 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
             "MaxPayloadInMB": megabytes,
         }
 
-    def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
+    def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
         """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
-        kind, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
-        if kind == CSV_TYPE:
-            header = body.csv_header(parameters, unsaid=None)
+        media_type, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
+        if media_type == CSV_TYPE:
+            header = body.csv_header(parameters, default=None)
             read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
         else:
             read = partial(decode, schema=model.schema, max_rows=inference.max_rows)

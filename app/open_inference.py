@@ -33,7 +33,7 @@ _MAX_INDEX_BYTES = 1_024  # the index is asked for with `{"ready": true}` at mos
 def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder: Recorder) -> Blueprint:
     """Routes of V2. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("open_inference", __name__, url_prefix="/v2")
-    refuse = errors.refusing(errors.message, unfit=400)
+    refuse = errors.refuser(errors.message, unfit=400)
     errors.register(routes, refuse)
 
     @routes.get("")
@@ -63,8 +63,8 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     def index() -> list[dict[str, str]]:
         """List the models that were asked for, and why any is not loaded; `{"ready": true}` leaves those out."""
         content = body.read(request.environ, max_bytes=_MAX_INDEX_BYTES)
-        asked = body.parse_json(content) if content else {}
-        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
+        options = body.parse_json(content) if content else {}
+        if not isinstance(options, dict) or not isinstance(options.get("ready", False), bool):
             raise BodyError("the request is not a JSON object in which ready is true or false")
         state, reason = ("UNAVAILABLE", "the server is stopping") if serving.draining else ("READY", "")
         loaded = [
@@ -73,11 +73,11 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
         ]
         missing = [
             {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(serving.problems)}
-            for name in serving.asked
+            for name in serving.requested
             if name not in serving.models
         ]
         models = loaded + missing
-        return [model for model in models if model["state"] == "READY"] if asked.get("ready") else models
+        return [model for model in models if model["state"] == "READY"] if options.get("ready") else models
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
@@ -92,25 +92,25 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     @hot.probe
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Say whether a model is loaded, and the server is not stopping."""
-        ready = name not in serving.asked or name in serving.models
+        ready = name not in serving.requested or name in serving.models
         if ready:
             name, ready = serving.get(name, version).name, not serving.draining
         return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
-    def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
+    def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
         """Answer predictions. Any content type is taken: Triton's client sends none."""
         json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
-        asked = inference.decode(environ, model, decode)
+        infer_request = inference.decode(environ, model, decode)
 
-        def end(prediction: NDArray[np.float64]) -> Reply:
-            content, length = tensors.encode(prediction, model, asked)
+        def encode(prediction: NDArray[np.float64]) -> Reply:
+            content, length = tensors.encode(prediction, model, infer_request)
             reply = Reply(content)
             if length is not None:
                 reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
             return body.compress(reply, environ)
 
-        return asked.rows, end
+        return infer_request.rows, encode
 
     hot.add(
         routes, serving, inference, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer"

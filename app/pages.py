@@ -40,9 +40,9 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
 
     def prefix() -> str:
         """Return what stands before the paths of this request where the client sees them; empty for nothing."""
-        told = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
-        trusted = told and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
-        return told if trusted and _PREFIX.fullmatch(told) else ""
+        forwarded = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
+        trusted = forwarded and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
+        return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
 
     @routes.get("/openapi.json")
     def document() -> Reply:

@@ -22,12 +22,12 @@ from app.reply import Reply
 from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
 
-def decode(body: bytes, kind: str, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
-    """Return the rows of a body of content type `kind` as `(n_rows, n_features)` float64, in the schema's order.
+def decode(body: bytes, media_type: str, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
+    """Return the rows of a body of content type `media_type` as `(n_rows, n_features)` float64, in the schema's order.
 
     `header` says whether CSV has one. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    if kind == CSV_TYPE:
+    if media_type == CSV_TYPE:
         return tables.from_csv(body, schema, max_rows=max_rows, header=header)
     value = parse_json(body, max_values=schema.max_values(max_rows))
     if isinstance(value, list):

@@ -12,7 +12,7 @@ from app.body import CSV_TYPE, content_type, csv_header
 from app.inference import Inference
 from app.reply import JSON_TYPE
 from app.serving import Serving
-from app.visit import visit
+from app.visit import exchange_of
 from model import Artifact
 
 
@@ -20,7 +20,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     """Routes that answer predictions in the native formats."""
     routes = Blueprint("predict", __name__)
 
-    refuse = errors.refusing()
+    refuse = errors.refuser()
     errors.register(routes, refuse)
 
     @routes.get("/models")
@@ -31,13 +31,15 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
             "default": serving.default_name,
         }
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
         """Answer in whichever native format the body is."""
-        kind, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
-        header = csv_header(parameters, unsaid=True)
-        decode = partial(payload.decode, kind=kind, schema=model.schema, max_rows=inference.max_rows, header=header)
+        media_type, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
+        header = csv_header(parameters, default=True)
+        decode = partial(
+            payload.decode, media_type=media_type, schema=model.schema, max_rows=inference.max_rows, header=header
+        )
         rows = inference.decode(environ, model, decode)
-        return rows, partial(payload.encode, model=model, request_id=visit(environ).request_id)
+        return rows, partial(payload.encode, model=model, request_id=exchange_of(environ).request_id)
 
     hot.add(routes, serving, inference, predict, refuse, "/predict", "/models/<name>/predict")
     return routes

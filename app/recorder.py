@@ -14,26 +14,26 @@ from collections.abc import Callable, Iterable
 from app import logs
 from app.log_writer import LogWriter
 from app.metrics import Metrics
-from app.visit import Visit
+from app.visit import Exchange
 
 _log = logging.getLogger("tabserve")
 
 _INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; what waits takes memory
 # Counting them takes a fraction of a millisecond, for which the others wait.
-_MAX_NOTED = 256
-_MAX_NOTED_ROWS = 10_000  # matrices take memory
+_MAX_PENDING = 256
+_MAX_PENDING_ROWS = 10_000  # matrices take memory
 _STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard output
 # Of the log, 4 KiB each at most: so many wait for a reader that is slow or gone, and then the oldest are lost.
 _MAX_PIECES = 2_500
 
 
-def is_logged(guest: Visit) -> bool:
+def is_logged(exchange: Exchange) -> bool:
     """Return whether a request is logged: all are but answered probes, which are 50,000 a day from Kubernetes."""
-    return not (guest.is_probe and guest.status == 200)
+    return not (exchange.is_probe and exchange.status == 200)
 
 
 class Recorder:
-    """Takes note of requests in one process; `start` and `close` belong to whoever runs the service there.
+    """Takes record of requests in one process; `start` and `close` belong to whoever runs the service there.
 
     Nothing waits before the start.
     """
@@ -47,8 +47,8 @@ class Recorder:
         self._metrics = metrics
         self._writer = writer
         self._write_log = write_log
-        self._noted: deque[Visit] = deque()
-        self._noted_rows = 0
+        self._pending: deque[Exchange] = deque()
+        self._pending_rows = 0
         self._pieces: deque[bytes] = deque(maxlen=_MAX_PIECES)
         self._counting = threading.Lock()
         self._stopping = threading.Event()
@@ -61,26 +61,28 @@ class Recorder:
         if self._writer:
             self._writer.start()
 
-    def note(self, guest: Visit) -> None:
-        """Take note of a request that has left."""
-        self._noted.append(guest)
-        self._noted_rows += guest.rows
-        if len(self._noted) >= _MAX_NOTED or self._noted_rows >= _MAX_NOTED_ROWS or not self._thread:
+    def record(self, exchange: Exchange) -> None:
+        """Take record of a request that has left."""
+        self._pending.append(exchange)
+        self._pending_rows += exchange.rows
+        if len(self._pending) >= _MAX_PENDING or self._pending_rows >= _MAX_PENDING_ROWS or not self._thread:
             self.flush()
 
     def flush(self) -> None:
         """Count what was noted until now, and hand it to the logs."""
         with self._counting:
-            self._noted_rows = 0
-            guests = [self._noted.popleft() for _ in range(len(self._noted))]
+            self._pending_rows = 0
+            exchanges = [self._pending.popleft() for _ in range(len(self._pending))]
             if self._write_log:
-                self._pieces.extend(logs.in_pieces(logs.request_line(guest) for guest in guests if is_logged(guest)))
+                self._pieces.extend(
+                    logs.in_pieces(logs.request_line(exchange) for exchange in exchanges if is_logged(exchange))
+                )
             if self._writer:
-                for guest in guests:
-                    if guest.rows:
-                        self._writer.put(guest)
+                for exchange in exchanges:
+                    if exchange.rows:
+                        self._writer.put(exchange)
             try:
-                self._metrics.count(guests)
+                self._metrics.count(exchanges)
             except Exception as error:  # whatever it is, what comes next is counted again
                 _log.error("requests were not counted: %s", type(error).__name__, exc_info=True)
         if not self._thread:

@@ -37,7 +37,7 @@ _DEVICE_REMEDY = "give the container a GPU and install requirements-cuda.txt, or
 class Serving:
     """The loaded models by name, and why any that was asked for is not among them.
 
-    `asked` holds the names of all models that were asked for, the default first. `golden` says of each version that
+    `requested` holds the names of all models that were asked for, the default first. `golden` says of each version that
     was tried whether its golden rows came out as in training. `draining` is set when the server
     was told to stop: it goes on answering, and says that it is not ready. `seen` is the store before it was
     loaded. `device` runs the models that have a network,
@@ -45,7 +45,7 @@ class Serving:
     """
 
     models: dict[str, Artifact] = field(default_factory=dict)
-    asked: tuple[str, ...] = ()
+    requested: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     golden: dict[tuple[str, int], bool] = field(default_factory=dict)
     draining: bool = False
@@ -58,7 +58,7 @@ class Serving:
     @property
     def default_name(self) -> str | None:
         """Return the name of the model that `/predict` answers with."""
-        return self.asked[0] if self.asked else None
+        return self.requested[0] if self.requested else None
 
     @property
     def unready(self) -> str | None:
@@ -78,7 +78,7 @@ class Serving:
             if version not in (None, str(model.version)):
                 raise NotInStoreError(f"version {version!r} of {name} is not loaded; version {model.version} is")
             return model
-        if name is None or name in self.asked:
+        if name is None or name in self.requested:
             raise NotReadyError("no verified model is loaded; see /readyz for the reason")
         raise NotInStoreError(f"model {name!r} not found; loaded models: {', '.join(self.models) or 'none'}")
 
@@ -99,52 +99,52 @@ class Serving:
 
             device = network.find_device(self.device)
         except Exception as error:  # whatever PyTorch raises where its libraries or the driver are broken
-            self._lose(networks, f"TABSERVE_DEVICE is {self.device!r}: {error}; {_DEVICE_REMEDY}")
+            self._unload(networks, f"TABSERVE_DEVICE is {self.device!r}: {error}; {_DEVICE_REMEDY}")
             return
         self.usage = partial(torch_engine.usage, device)
         for model in networks:
             try:
-                self.models[model.name] = self._gathering(torch_engine.load(model, device))
+                self.models[model.name] = self._batched(torch_engine.load(model, device))
             except Exception as error:  # whatever PyTorch and the driver raise
                 if isinstance(error, GoldenRowsError):
                     self.golden[model.name, model.version] = False
-                self._lose([model], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
+                self._unload([model], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
             else:
                 fields = {"model": model.name, "version": model.version, "device": str(device)}
                 _log.info("model loaded on its device", extra={"fields": fields})
 
     def lose_device(self, error: DeviceError) -> None:
         """Be without the models that run on the device, and not ready for good: only a new process gets it back."""
-        self._lose([model for model in self.models.values() if _has_network(model)], f"{error}; restart the server")
+        self._unload([model for model in self.models.values() if _has_network(model)], f"{error}; restart the server")
 
     def take_runs(self) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
         """Return, by version, the rows of each run for several requests and their waits, since the last call."""
         return {
-            (model.name, model.version): model.engine.take_noted()
+            (model.name, model.version): model.engine.take_statistics()
             for model in list(self.models.values())
             if isinstance(model.engine, Batcher)
         }
 
-    def gathers(self, name: str | None) -> bool:
+    def batches(self, name: str | None) -> bool:
         """Return whether a model, the default one for None, runs requests together: then they wait for each other."""
         model = self.models.get(name or self.default_name or "")
         return model is not None and isinstance(model.engine, Batcher)
 
-    def _lose(self, models: Sequence[Artifact], reason: str) -> None:
+    def _unload(self, models: Sequence[Artifact], reason: str) -> None:
         lost = {model.name for model in models}
         self.models = {name: model for name, model in self.models.items() if name not in lost}  # others iterate over it
         if reason not in self.problems:
             self.problems += (reason,)
             _log.error("not ready: %s", reason)
 
-    def _gathering(self, model: Artifact) -> Artifact:
-        """Return the model with an engine that gathers requests, if it should."""
+    def _batched(self, model: Artifact) -> Artifact:
+        """Return the model with an engine that batches requests, if it should."""
         if self.max_batch_rows == 1:
             return model
         return replace(model, engine=Batcher(model.engine, max_rows=self.max_batch_rows))
 
 
-class _Elsewhere(Predictor):
+class _NotOnDevice(Predictor):
     """Stands for the engine of a model until it is on its device: meanwhile nothing else may answer."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -155,7 +155,7 @@ def _has_network(model: Artifact) -> bool:
     return "network" in model.manifest
 
 
-def _said(error: Exception, store: Path) -> str:
+def _describe(error: Exception, store: Path) -> str:
     """Return what is wrong with a store or a model: where it cannot be read, what, why, and by which user."""
     if not isinstance(error, OSError):
         return str(error)
@@ -179,22 +179,22 @@ def load(
     liveness does not depend on it.
     """
     seen = fingerprint(store)
-    shelf = Store(store)
+    model_store = Store(store)
     models: dict[str, Artifact] = {}
     problems: list[str] = []
     golden: dict[tuple[str, int], bool] = {}
-    asked = list(references)
+    wanted = list(references)
     try:
-        asked = asked or shelf.names()
+        wanted = wanted or model_store.names()
     except (ModelError, OSError) as error:
-        problems.append(_said(error, store))
-    if not (asked or problems):
+        problems.append(_describe(error, store))
+    if not (wanted or problems):
         problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")
-    for reference in asked:
+    for reference in wanted:
         try:
-            model = shelf.load(reference)
+            model = model_store.load(reference)
         except (ModelError, OSError) as error:
-            problems.append(_said(error, store))
+            problems.append(_describe(error, store))
             if isinstance(error, GoldenRowsError):
                 golden[error.name, error.version] = False
             continue
@@ -207,7 +207,7 @@ def load(
     for problem in problems:
         _log.error("not ready: %s", problem)
     serving = Serving(
-        asked=tuple(reference.partition("@")[0] for reference in asked),
+        requested=tuple(reference.partition("@")[0] for reference in wanted),
         problems=tuple(problems),
         golden=golden,
         seen=seen,
@@ -217,9 +217,9 @@ def load(
     )
     for name, model in models.items():
         if device == "cpu":
-            serving.models[name] = serving._gathering(model)
+            serving.models[name] = serving._batched(model)
         elif _has_network(model):
-            serving.models[name] = serving._gathering(replace(model, engine=_Elsewhere()))
+            serving.models[name] = serving._batched(replace(model, engine=_NotOnDevice()))
         else:
             serving.models[name] = model
     return serving

@@ -30,34 +30,34 @@ class _Region:
     """The values of one slot: the bytes that their names take, the values, and a line for the name of each."""
 
     def __init__(self) -> None:
-        self._begin = 8 * (1 + _MAX_VALUES)  # of the names
-        self._memory = mmap.mmap(-1, self._begin + _MAX_NAMES_BYTES)
-        self.cells = memoryview(self._memory)[: self._begin].cast("d")
-        self._places: dict[bytes, int] = {}
+        self._names_start = 8 * (1 + _MAX_VALUES)  # of the names
+        self._memory = mmap.mmap(-1, self._names_start + _MAX_NAMES_BYTES)
+        self.cells = memoryview(self._memory)[: self._names_start].cast("d")
+        self._indexes: dict[bytes, int] = {}
         self._is_full = False
 
     def open(self) -> None:
         """Find what an earlier process wrote: in the process that writes from now on."""
-        self._places = {name: place for place, (name, _) in enumerate(self.read(), start=1)}
+        self._indexes = {name: index for index, (name, _) in enumerate(self.read(), start=1)}
 
     def read(self) -> list[tuple[bytes, float]]:
         """Return the names and their values."""
-        names = self._memory[self._begin : self._begin + int(self.cells[0])].splitlines()
+        names = self._memory[self._names_start : self._names_start + int(self.cells[0])].splitlines()
         return list(zip(names, self.cells[1 : 1 + len(names)].tolist()))
 
-    def place(self, name: bytes) -> int | None:
+    def index(self, name: bytes) -> int | None:
         """Return where the value of a name is; None where there is no room for another."""
-        place = self._places.get(name)
-        if place is None:
+        index = self._indexes.get(name)
+        if index is None:
             used, line = int(self.cells[0]), name + b"\n"
-            if len(self._places) + 1 < _MAX_VALUES and used + len(line) <= _MAX_NAMES_BYTES:
-                self._memory[self._begin + used : self._begin + used + len(line)] = line
+            if len(self._indexes) + 1 < _MAX_VALUES and used + len(line) <= _MAX_NAMES_BYTES:
+                self._memory[self._names_start + used : self._names_start + used + len(line)] = line
                 self.cells[0] = used + len(line)  # last, so that no scrape finds half a name, nor does a successor
-                place = self._places[name] = len(self._places) + 1
+                index = self._indexes[name] = len(self._indexes) + 1
             elif not self._is_full:
                 self._is_full = True
                 _log.error("the memory for metrics is full, and new ones are not counted; restart the server")
-        return place
+        return index
 
 
 _lock = threading.Lock()  # for the threads of a process
@@ -88,31 +88,31 @@ class SharedValue:
         """Find the cell in this process's region, or make one that is not shared where that is full."""
         self._region = _own
         self._cells: memoryview[float] | array[float] = _own.cells
-        place = _own.place(self._name)
-        if place is None:
-            self._cells, place = array("d", [0.0]), 0
-        self._place = place
+        index = _own.index(self._name)
+        if index is None:
+            self._cells, index = array("d", [0.0]), 0
+        self._index = index
 
     def inc(self, amount: float) -> None:
         """Add to this process's share."""
         with _lock:
             if self._region is not _own:
                 self._find()
-            self._cells[self._place] += amount
+            self._cells[self._index] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set this process's share."""
         with _lock:
             if self._region is not _own:
                 self._find()
-            self._cells[self._place] = value
+            self._cells[self._index] = value
 
     def get(self) -> float:
         """Return this process's share."""
         with _lock:
             if self._region is not _own:
                 self._find()
-            return self._cells[self._place]
+            return self._cells[self._index]
 
     def set_exemplar(self, exemplar: object) -> None:
         """Keep none, as prometheus_client for several processes."""

@@ -22,14 +22,14 @@ _MAX_FILES = 10_000  # an artifact has about a dozen; a store that is named by m
 
 def fingerprint(store: Path) -> Fingerprint:
     """Return what can be seen of a store without reading a file: another after any change, of permissions too."""
-    seen: list[tuple[object, ...]] = [_look(str(store))]
+    seen: list[tuple[object, ...]] = [_file_fingerprint(str(store))]
     folders = os.walk(store, onerror=lambda error: seen.append((error.filename, error.errno)))
     paths = (os.path.join(folder, name) for folder, inner, files in folders for name in (*inner, *files))
-    seen.extend(_look(path) for path in islice(paths, _MAX_FILES))
+    seen.extend(_file_fingerprint(path) for path in islice(paths, _MAX_FILES))
     return frozenset(seen)
 
 
-def _look(path: str) -> tuple[object, ...]:
+def _file_fingerprint(path: str) -> tuple[object, ...]:
     try:
         found = os.stat(path)
     except OSError as error:

@@ -23,7 +23,7 @@ SIGNATURE = "serving_default"
 def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     """Routes of V1. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
     routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
-    refuse = errors.refusing(errors.message, unfit=400)
+    refuse = errors.refuser(errors.message, unfit=400)
     errors.register(routes, refuse)
 
     @routes.get("/models")
@@ -44,7 +44,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         ready = not serving.draining
         return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
         """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
         read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
         key, rows = inference.decode(environ, model, read)

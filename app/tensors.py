@@ -76,16 +76,16 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, binary)
 
 
-def encode(prediction: NDArray[np.float64], model: Artifact, asked: InferRequest) -> tuple[bytes, int | None]:
+def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: InferRequest) -> tuple[bytes, int | None]:
     """Return the reply's body, and how long its JSON is where binary data follow it."""
     output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": prediction.shape}
-    raw = prediction.astype("<f8", copy=False).tobytes() if asked.binary else b""
-    output |= {"parameters": {"binary_data_size": len(raw)}} if asked.binary else {"data": prediction}
+    raw = prediction.astype("<f8", copy=False).tobytes() if infer_request.binary else b""
+    output |= {"parameters": {"binary_data_size": len(raw)}} if infer_request.binary else {"data": prediction}
     document: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version), "outputs": [output]}
-    if asked.id is not None:
-        document["id"] = asked.id
+    if infer_request.id is not None:
+        document["id"] = infer_request.id
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return text + raw, len(text) if asked.binary else None
+    return text + raw, len(text) if infer_request.binary else None
 
 
 def metadata(schema: Schema) -> dict[str, Any]:
@@ -116,8 +116,8 @@ def _wants_binary(document: dict[str, Any]) -> bool:
     for output in outputs:
         if output.get("name") != OUTPUT:
             name = output.get("name")
-            told = repr(name[:100]) if isinstance(name, str) else "without a name"
-            raise BodyError(f"the model has no output {told}; it has {OUTPUT!r}")
+            shown = repr(name[:100]) if isinstance(name, str) else "without a name"
+            raise BodyError(f"the model has no output {shown}; it has {OUTPUT!r}")
     if len(outputs) > 1:
         raise BodyError(f"outputs names {OUTPUT!r} more than once")
     for output in outputs:
@@ -148,25 +148,25 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise BodyError("an input is not an object with a name")
         name, shape = item["name"], _shape(item.get("shape"))
-        told = shortened(name)
+        shown = shortened(name)
         if shape is None:
-            raise BodyError(f"the shape of the input {told!r} is not a list of one or two lengths")
+            raise BodyError(f"the shape of the input {shown!r} is not a list of one or two lengths")
         raw, sent = None, _parameters(item, "an input").get("binary_data_size")
         if sent is not None:
             size = _length(sent)
             if size is None:
-                raise BodyError(f"the binary_data_size of the input {told!r} is not a length")
+                raise BodyError(f"the binary_data_size of the input {shown!r} is not a length")
             raw, tail = tail[:size], tail[size:]
         if len(inputs) > 1 and name not in schema.names and schema.leaves_out(name):
             continue
         if (raw is None) == (item.get("data") is None):
             problems.append(
-                Problem(None, told, "has no data" if raw is None else "has data and binary_data_size; send one")
+                Problem(None, shown, "has no data" if raw is None else "has data and binary_data_size; send one")
             )
             continue
         cells = _cells(item, shape, raw)
         if isinstance(cells, str):
-            problems.append(Problem(None, told, cells))
+            problems.append(Problem(None, shown, cells))
         else:
             tables.check_rows(shape[0], max_rows)  # a shape that data fill, not one that is only claimed
             tensors.append(Tensor(name, shape, cells))
@@ -182,8 +182,8 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
     datatype = item.get("datatype")
     dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        told = repr(datatype[:20]) if isinstance(datatype, str) else "of an input"
-        return f"the datatype {told} is not one of {', '.join(DATATYPES)}"
+        shown = repr(datatype[:20]) if isinstance(datatype, str) else "of an input"
+        return f"the datatype {shown} is not one of {', '.join(DATATYPES)}"
     if raw is not None:
         size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
         if size != expected:
@@ -194,10 +194,10 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
     cells = _flatten(item["data"], shape)
     if cells is None:
         return "its data do not match its shape"
-    kinds = set(map(type, cells))
-    if not kinds <= {int, float}:
+    types = set(map(type, cells))
+    if not types <= {int, float}:
         return cells
-    if dtype.kind != "f" and float in kinds:
+    if dtype.kind != "f" and float in types:
         cells = list(map(whole_number, cells))
         if None in cells:
             return f"its data are not all {datatype}"

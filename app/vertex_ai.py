@@ -25,7 +25,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     Where Vertex AI names a path that health, V1, V2 or MLflow have, theirs answers: each says what Vertex AI reads.
     """
     routes = Blueprint("vertex_ai", __name__)
-    refuse = errors.refusing(errors.message, unfit=400)
+    refuse = errors.refuser(errors.message, unfit=400)
     errors.register(routes, refuse)
 
     @hot.probe
@@ -34,7 +34,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         ready = not serving.unready
         return errors.readiness({"ready": ready}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Asked:
+    def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
         """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
         rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
         return rows, lambda prediction: to_json({"predictions": prediction})

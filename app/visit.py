@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from model import Artifact, Matrix
 
 UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
-_KEY = "tabserve.visit"
+_KEY = "tabserve.exchange"
 
 
 @dataclass(slots=True)
-class Visit:
+class Exchange:
     """One request. Routes fill in what only they know; the door, what is known when the reply leaves."""
 
     request_id: str
@@ -34,12 +34,12 @@ class Visit:
     time: float = 0  # when it left, since the epoch
 
 
-def enter(environ: WSGIEnvironment, guest: Visit) -> None:
-    """Have `visit` find the guest."""
-    environ[_KEY] = guest
+def attach(environ: WSGIEnvironment, exchange: Exchange) -> None:
+    """Have `visit` find the exchange."""
+    environ[_KEY] = exchange
 
 
-def visit(environ: WSGIEnvironment) -> Visit:
+def exchange_of(environ: WSGIEnvironment) -> Exchange:
     """Return the visit of the request that `environ` describes."""
-    found: Visit = environ[_KEY]
+    found: Exchange = environ[_KEY]
     return found

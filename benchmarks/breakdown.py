@@ -25,9 +25,9 @@ from gunicorn.glogging import Logger
 
 from app import body, create_app, payload
 from app.config import Config, DatabaseURL
-from app.door import Door
+from app.door import ExchangeMiddleware
 from app.factory import Service
-from app.hot import Call
+from app.hot import WSGICall
 from app.reply import JSON_TYPE, Reply
 from app.shared_values import reserve_slots, share_values, take_slot
 from app.worker import EventLoopWorker
@@ -114,7 +114,7 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
         "checks, to a matrix": application(checking),
         "engine": application(predicting),
         "reply": application(encoding),
-        "route, limits, id": Door(service.hot_routes.answer, lambda guest: None),
+        "route, limits, id": ExchangeMiddleware(service.fast_path.answer, lambda exchange: None),
     }
 
 
@@ -154,7 +154,7 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
         def is_quick(self, environ: WSGIEnvironment) -> bool:
             return True
 
-        def answer_together(self, calls: Iterable[Call]) -> list[Any]:
+        def answer_together(self, calls: Iterable[WSGICall]) -> list[Any]:
             if isinstance(application, Service):
                 return application.answer_together(calls)
             return [application(*call) for call in calls]

@@ -217,12 +217,12 @@ def test_noted() -> None:
         time.sleep(0.05)
         room.go_on()
         answers(asked)
-        n_rows, waits = room._batcher.take_noted()
+        n_rows, waits = room._batcher.take_statistics()
 
         assert n_rows == [1, 3]
         assert len(waits) == 3
         assert waits[0] < 0.05 <= min(waits[1:])
-        assert room._batcher.take_noted() == ([], [])
+        assert room._batcher.take_statistics() == ([], [])
 
 
 @given(
@@ -252,18 +252,18 @@ def test_many_threads(sizes: list[int], n_threads: int, max_rows: int, bad: set[
             assert futures[number].result().tolist() == [0] * sizes[number]
     largest = max(max_rows, *sizes)
     assert max(map(len, engine.runs)) <= largest
-    n_rows, waits = batcher.take_noted()
+    n_rows, waits = batcher.take_statistics()
     assert (sum(n_rows), len(waits)) == (sum(sizes), len(sizes))
 
 
 def test_predictions_that_wait_are_not_quick(client: FlaskClient, store: Path) -> None:
     """Where requests are run together, those for predictions are for threads, and no others; answers are the same."""
     gathering = create_app(Config(store=store, batch_rows=64), write_log=lambda pieces: None)
-    quick = cast(Service, client.application).hot_routes.quick
+    quick = cast(Service, client.application).fast_path.immediate
 
-    assert {path for method, path in quick - gathering.hot_routes.quick if method != "POST"} == set()
-    assert {path for method, path in gathering.hot_routes.quick if method == "POST"} == set()
-    assert ("GET", "/readyz") in gathering.hot_routes.quick
+    assert {path for method, path in quick - gathering.fast_path.immediate if method != "POST"} == set()
+    assert {path for method, path in gathering.fast_path.immediate if method == "POST"} == set()
+    assert ("GET", "/readyz") in gathering.fast_path.immediate
     first, second = (one.post("/predict", json=HOUSE) for one in (client, gathering.test_client()))
     assert strict_json(first)["prediction"] == strict_json(second)["prediction"]
 

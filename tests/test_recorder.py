@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
-from app.visit import Visit
+from app.visit import Exchange
 from conftest import COLUMNS, PROTOCOLS, Server
 from model import Artifact, Matrix, Store
 from model.prediction_log import PredictionLog
@@ -32,9 +32,9 @@ Counts = dict[tuple[str, str], float]
 FEATURE_BINS, PREDICTION_BINS = "tabserve_feature_bin_total", "tabserve_prediction_bin_total"
 
 
-def visited(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Visit:
-    """Return the visit of a request that was answered `y` to `X`."""
-    return Visit(
+def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Exchange:
+    """Return the exchange of a request that was answered `y` to `X`."""
+    return Exchange(
         request_id, "POST", "/predict", model=model, rows=len(y), X=X, y=y, status=200, seconds=0.001, time=time.time()
     )
 
@@ -183,7 +183,7 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
         limits = np.concatenate([limits, np.nextafter(limits, -np.inf), np.nextafter(limits, np.inf)])
         columns.append(np.resize(np.concatenate([[np.nan, -np.inf, np.inf, -0.0, 0.0], limits]), 45))
     X, y = np.column_stack(columns), np.resize([np.nan, -np.inf, np.inf, -1e9, 1e9, 20.0], 45)
-    service.recorder.note(visited("odd", model, X, y))
+    service.recorder.record(answered("odd", model, X, y))
     service.recorder.flush()
     found = counted(service)
 
@@ -205,9 +205,9 @@ def test_many_rows_are_counted_by_their_request(service: Service, model: Artifac
     y = model.predict(X)
     service.recorder.start()
     for number in range(2):
-        service.recorder.note(visited(str(number), model, X, y))
+        service.recorder.record(answered(str(number), model, X, y))
     assert n_predictions(counted(service)) == 0
-    service.recorder.note(visited("two more", model, X[:2], y[:2]))
+    service.recorder.record(answered("two more", model, X[:2], y[:2]))
 
     assert n_predictions(counted(service)) == 10_000
 
@@ -219,9 +219,9 @@ def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artif
     y = model.predict(X)
     service.recorder.start()
     for number in range(255):
-        service.recorder.note(visited(str(number), model, X, y))
+        service.recorder.record(answered(str(number), model, X, y))
     assert n_predictions(counted(service)) == 0
-    service.recorder.note(visited("one more", model, X, y))
+    service.recorder.record(answered("one more", model, X, y))
 
     assert n_predictions(counted(service)) == 256
 
@@ -239,7 +239,7 @@ def test_threads_lose_nothing(
         for turn in range(40):
             for number in range(thread * 100, thread * 100 + 100, 50):
                 some = slice(number, number + 50)
-                service.recorder.note(visited(f"{thread}-{turn}-{number}", model, X[some], y[some]))
+                service.recorder.record(answered(f"{thread}-{turn}-{number}", model, X[some], y[some]))
 
     def flush() -> None:
         while not stop.is_set():
@@ -280,7 +280,7 @@ def test_writing_beside_what_comes(service: Service, model: Artifact, houses: pd
     until = time.monotonic() + 3
     n_rows = 0
     while time.monotonic() < until:
-        service.recorder.note(visited(f"request-{n_rows}", model, row, np.array([1.0])))
+        service.recorder.record(answered(f"request-{n_rows}", model, row, np.array([1.0])))
         service.recorder.flush()
         n_rows += 1
     service.recorder.close()
@@ -294,7 +294,7 @@ def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -
     """A recorder that runs counts what was noted by itself, within two seconds."""
     service.recorder.start()
     X = houses.to_numpy()
-    service.recorder.note(visited("a", model, X, model.predict(X)))
+    service.recorder.record(answered("a", model, X, model.predict(X)))
     started = time.monotonic()
     wait_until(lambda: n_predictions(counted(service)) == len(X))
 
@@ -305,7 +305,7 @@ def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.Dat
     """What was noted just before the end is counted, and no thread is left."""
     service.recorder.start()
     X = houses.to_numpy()
-    service.recorder.note(visited("a", model, X, model.predict(X)))
+    service.recorder.record(answered("a", model, X, model.predict(X)))
     service.recorder.close()
 
     assert n_predictions(counted(service)) == len(X)
@@ -317,10 +317,10 @@ def test_recorder_survives_what_it_cannot_count(
 ) -> None:
     """Rows that cannot be counted are an error in the log, and those that come next are counted."""
     service.recorder.start()
-    service.recorder.note(visited("bad", model, np.zeros((2, 3)), np.zeros(2)))
-    service.recorder.note(visited("bad too", model, np.zeros((2, 4)), np.zeros(2)))
+    service.recorder.record(answered("bad", model, np.zeros((2, 3)), np.zeros(2)))
+    service.recorder.record(answered("bad too", model, np.zeros((2, 4)), np.zeros(2)))
     wait_until(lambda: "requests were not counted" in caplog.text)
     X = houses.to_numpy()
-    service.recorder.note(visited("good", model, X, model.predict(X)))
+    service.recorder.record(answered("good", model, X, model.predict(X)))
 
     wait_until(lambda: n_predictions(counted(service)) == len(X))
