@@ -1,4 +1,4 @@
-"""Gathers what requests of many threads ask of one engine into few runs of it. Knows nothing of models or devices."""
+"""Batches the requests of many threads into few runs of one engine. Knows nothing about models or devices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from app.errors import OverloadedError
 from model import Matrix, Predictor
 
-# A run takes milliseconds, so that who waits so long waits for an engine that hangs: callers have given up by then.
+# A run takes milliseconds. After so long the engine hangs, and clients have given up.
 _MAX_WAIT_SECONDS = 10.0
-_MAX_STATISTICS = 100_000  # runs and waits that nobody asked for yet
+_MAX_STATISTICS = 100_000  # runs and waits that were not taken yet
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """What one request asks, and how far it has come."""
+    """The rows of one request, and its state."""
 
     X: Matrix
     arrived: float
-    wakeup: threading.Lock = field(default_factory=threading.Lock)  # held until it is done or is_leader
+    wakeup: threading.Lock = field(default_factory=threading.Lock)  # locked until the job is done or is the leader
     is_leader: bool = False
     is_done: bool = False
     timed_out: bool = False
@@ -33,18 +33,18 @@ class _Job:
 
 
 class Batcher:
-    """Runs an engine once for all requests that wait, in the order in which they came, up to `max_rows` together.
+    """Runs an engine once for all waiting requests, in their order of arrival, up to `max_rows` together.
 
-    No thread of its own: a request that finds nobody at the engine runs at once, in its own thread. Those that come
-    meanwhile are the next batch, and the first of them runs it. So a batch is as large as the load makes it. To wait
-    for it to fill up did not pay: with 0.3 ms a server answered 0.8 to 1 times as many requests, with 1 ms fewer yet.
+    It has no thread of its own. A request that finds the engine free runs at once, in its own thread. Requests that
+    arrive meanwhile are the next batch, and the first of them, its leader, runs it. So a batch grows with the load. A
+    delay to fill batches did not pay: with 0.3 ms a server answered 0.8 to 1 times as many requests, with 1 ms fewer.
     """
 
     def __init__(self, engine: Predictor, *, max_rows: int, max_wait_seconds: float = _MAX_WAIT_SECONDS) -> None:
         self._engine = engine
         self._max_rows = max_rows
         self._max_wait_seconds = max_wait_seconds
-        self._lock = threading.Lock()  # of what follows; never held while the engine runs
+        self._lock = threading.Lock()  # guards the fields below; never held while the engine runs
         self._waiting: deque[_Job] = deque()
         self._has_leader = False
         self._run_rows: deque[int] = deque(maxlen=_MAX_STATISTICS)
@@ -53,7 +53,7 @@ class Batcher:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
-        Raises what the engine raises for these rows alone, and `OverloadedError` if their turn does not come.
+        Raises what the engine raises for these rows alone, and `OverloadedError` if they wait too long.
         """
         job = _Job(X, time.perf_counter())
         with self._lock:
@@ -71,14 +71,14 @@ class Batcher:
         return job.y
 
     def take_statistics(self) -> tuple[list[int], list[float]]:
-        """Return the rows of each run, and the seconds that each request waited for its own, since the last call."""
+        """Return the rows of each run and the seconds that each request waited for its run, since the last call."""
         return (
             [self._run_rows.popleft() for _ in range(len(self._run_rows))],
             [self._waits.popleft() for _ in range(len(self._waits))],
         )
 
     def _wait_for_turn(self, job: _Job) -> None:
-        """Return when the job is done, or is_leader the next batch."""
+        """Return when the job is done or is the leader of the next batch."""
         if job.wakeup.acquire(timeout=self._max_wait_seconds):
             return
         with self._lock:
@@ -90,21 +90,21 @@ class Batcher:
         raise OverloadedError(f"the engine was busy for {self._max_wait_seconds:g} s; try again")
 
     def _lead(self) -> None:
-        """Run the next batch, which begins with this thread's own job; then have the first that waits lead."""
+        """Run the next batch, which starts with this thread's job; then make the first waiting job the leader."""
         batch: list[_Job] = []
         try:
             self._take(batch)
             self._run(batch)
         finally:
             with self._lock:
-                # If this thread was interrupted, the others' jobs are for the next to run.
+                # If this thread was interrupted, the next leader runs the other jobs.
                 unfinished = [job for job in batch[1:] if not (job.is_done or job.timed_out)]
                 self._waiting.extendleft(reversed(unfinished))
                 self._has_leader = bool(self._waiting)
                 to_wake = [job for job in batch[1:] if job.is_done]
                 if self._waiting:
                     self._waiting[0].is_leader = True
-                    to_wake.insert(0, self._waiting[0])  # first of all, since the engine is free
+                    to_wake.insert(0, self._waiting[0])  # first, since the engine is free
             for job in to_wake:
                 job.wakeup.release()
 
@@ -121,7 +121,7 @@ class Batcher:
         self._waits.extend(now - job.arrived for job in batch)
 
     def _run(self, batch: list[_Job]) -> None:
-        """Have every job of the batch done: answered, or failed for a reason of its own."""
+        """Give every job of the batch its predictions or its own error."""
         X = batch[0].X
         try:
             if len(batch) > 1:

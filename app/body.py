@@ -1,4 +1,4 @@
-"""Bodies: read to their limit, decompressed to the same limit, parsed as JSON that is not too deep; and replies."""
+"""Request bodies: read, decompressed and parsed as JSON, each within limits. JSON replies, and their compression."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from app.reply import Reply
 
 CSV_TYPE = "text/csv"
 
-MAX_JSON_DEPTH = 100  # Triton's; the deepest of our forms has four levels
-# A list or object takes up to 30 times its text in memory, and its text in gzip next to nothing. Twenty columns of
-# 10,000 rows have as many if each cell is a list of its own.
+MAX_JSON_DEPTH = 100  # as in Triton; the deepest valid request has four levels
+# A list or object takes up to 30 times its text in memory, and its text compresses to next to nothing. Twenty columns
+# of 10,000 rows have so many if each cell is a list of its own.
 MAX_JSON_CONTAINERS = 200_000
-# From here on the collector pauses: it would look through all that is new again and again, and none of it is a cycle.
+# From here on the garbage collector pauses: it would scan all new containers repeatedly, and JSON has no cycles.
 _MANY_CONTAINERS = 1_000
-MAX_JSON_VALUES = 200_000  # where no schema says how many a request may need
-# What is small may become large enough for any table of a model; beyond, a table of 10,000 rows is compressed to a
-# fiftieth at best (of 0 and 1 in indented JSON), and one row again and again to 1/435.
+MAX_JSON_VALUES = 200_000  # where no schema tells how many a request may need
+# Beyond the size of a model's largest table, a body may expand by this factor. A table of 10,000 rows compresses to a
+# fiftieth at best (0 and 1 in indented JSON), one row repeated to 1/435.
 MAX_EXPANSION = 100
 _MIN_EXPANDED_BYTES = 2**20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # ASCII is a part of UTF-8
-# Writers that work in blocks make a member of each 64 KiB or so: an eighth of this for the largest body.
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # ASCII is a subset of UTF-8
+# Block-wise writers make a member of every 64 KiB or so: an eighth of this for the largest body.
 _MAX_GZIP_MEMBERS = 1_000
-_PIECE_BYTES = 65_536  # what follows a member is copied: of a piece, not of the whole body
+_PIECE_BYTES = 65_536  # zlib copies what follows a member: of a piece, not of the whole body
 
-# zlib's window bits for each content coding: 15 is the largest window, 16 more asks for gzip's frame.
+# zlib's window bits for each content coding: 15 is the largest window, plus 16 for gzip's framing.
 _CODINGS = {"gzip": 15 + 16, "deflate": 15}
 _MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
 
 _NOT_RECEIVED = "did not arrive before the connection closed or TABSERVE_MAX_READ_SECONDS were over"
 _TOO_DEEP = f"the JSON body is nested more than {MAX_JSON_DEPTH} levels deep"
 _CONTAINERS = frozenset({list, dict})
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one, which is two of them
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # one half of a pair, or each half of a whole one
 
 
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the body's type and its parameters.
+    """Return the body's content type and its parameters.
 
-    Raises `UnsupportedMediaTypeError` if it is none of `known`, or in another charset than UTF-8.
+    Raises `UnsupportedMediaTypeError` if the type is not one of `known`, or the charset is not UTF-8.
     """
     header = environ.get("CONTENT_TYPE", "")
     if header in known:
@@ -73,11 +73,12 @@ def csv_header(parameters: Mapping[str, str], *, default: bool | None) -> bool |
 
 
 def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 0) -> bytes:
-    """Return the whole body, decompressed where it says that it is gzip or deflate (RFC 9110: zlib's format).
+    """Return the whole body, decompressed if its Content-Encoding is gzip or deflate (in RFC 9110, zlib's format).
 
-    Raises `TooLargeError` for a body beyond `max_bytes`, sent or decompressed, which is not read to its end, and for
-    one that decompresses to more than `MAX_EXPANSION` times its length, `min_expanded_bytes` and 1 MiB; `BodyError`
-    for one that breaks off; `UnsupportedMediaTypeError` for another coding.
+    Raises `TooLargeError` for a body beyond `max_bytes`, as sent or decompressed, without reading it to its end. It
+    also raises it for a body that decompresses to more than `MAX_EXPANSION` times its length, to more than
+    `min_expanded_bytes` and to more than 1 MiB. Raises `BodyError` for an incomplete body, and
+    `UnsupportedMediaTypeError` for another coding.
     """
     coding = environ.get("HTTP_CONTENT_ENCODING", "").lower() or "identity"
     if coding == "x-gzip":  # the same (RFC 9110, section 8.4.1.3)
@@ -85,12 +86,12 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     if coding != "identity" and coding not in _CODINGS:
         raise UnsupportedMediaTypeError(f"the Content-Encoding is {coding}; send gzip, deflate or none")
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
-    if length is not None and length > max_bytes:  # None is a body in chunks
+    if length is not None and length > max_bytes:  # None: the body is chunked
         raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
     missing = max_bytes + 1 if length is None else length
     stream = environ["wsgi.input"]
     try:
-        # Werkzeug's own stream would cut a body in chunks at the limit and call that its end.
+        # Werkzeug's own stream would cut a chunked body at the limit as if it ended there.
         pieces = [stream.read(missing)]
         missing -= len(pieces[0])
         while missing and (piece := stream.read(missing)):
@@ -98,7 +99,7 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
             missing -= len(piece)
     except OSError:
         raise BodyError(f"the last chunk of the body {_NOT_RECEIVED}") from None
-    except Exception as error:  # gunicorn's own, of several kinds
+    except Exception as error:  # one of several classes of gunicorn
         raise BodyError(f"the body's chunked encoding is malformed ({type(error).__name__})") from None
     if length is None and not missing:
         raise TooLargeError(f"the body is longer than {max_bytes} bytes; send a shorter one")
@@ -111,12 +112,12 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
 def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     """Return the value of a JSON body.
 
-    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values`: each of
-    them takes memory and time, and in gzip next to no bytes.
+    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values`: values
+    take memory and time, and compress to next to no bytes.
 
-    A byte order mark before it is skipped. Of a key that an object repeats, the last value counts.
-    Numbers beyond float64, NaN and infinities, which some writers put into JSON, come out as they are: the schema
-    says of them where they stand.
+    A leading byte order mark is skipped. If an object repeats a key, the last value counts.
+    Numbers beyond float64, NaN and infinities, which some writers put into JSON, are returned as such: the schema
+    reports them with their rows and features.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)
     containers = body.count(b"[") + body.count(b"{")
@@ -145,9 +146,9 @@ def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return the whole number that a value of JSON is, or None: JSON has one kind of number, and 1.0 is 1.
+    """Return a JSON value as a whole number, or None if it is none: JSON has one kind of number, and 1.0 is 1.
 
-    Beyond 2^53 a float may stand for another whole number than the one that was written.
+    Floats beyond 2^53 are None: such a float may be another whole number than the one that was written.
     """
     if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
@@ -155,12 +156,12 @@ def whole_number(value: Any) -> int | None:
 
 
 def to_json(value: Any) -> Reply:
-    """Return a reply of strict JSON; numpy arrays are written as lists, floats so that they read back the same."""
+    """Return a reply in strict JSON; numpy arrays become lists, and parsing the floats returns the same bits."""
     return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def compress(reply: Reply, environ: WSGIEnvironment) -> Reply:
-    """Return the reply in a coding that the client accepts, if there is something to gain."""
+    """Return the reply, compressed if it is long and the client accepts a coding."""
     reply.headers.append(("Vary", "Accept-Encoding"))
     if len(reply.body) >= _MIN_COMPRESSED_BYTES:
         coding = parse_accept_header(environ.get("HTTP_ACCEPT_ENCODING")).best_match(_CODINGS)
@@ -172,14 +173,14 @@ def compress(reply: Reply, environ: WSGIEnvironment) -> Reply:
 
 
 def _parse_with_infinities(body: bytes, problem: str) -> Any:
-    """Return the value of JSON that orjson has a `problem` with; raise `BodyError` if it is not NaN or an infinity.
+    """Return the value of JSON that orjson refuses with `problem`; raise `BodyError` unless NaN or an infinity is why.
 
-    Each number is made by a function of ours, between two of which other threads run.
+    Our own functions parse the numbers, so that other threads can run in between.
     """
     try:
         value = json.loads(body.decode(), parse_int=_parse_int, parse_float=_parse_float)
         if _SURROGATE.search(body):
-            orjson.dumps(value)  # it could not be reported
+            orjson.dumps(value)  # half a surrogate pair could not be sent back in an error
     except RecursionError:
         raise BodyError(_TOO_DEEP) from None
     except (ValueError, TypeError):
@@ -188,7 +189,7 @@ def _parse_with_infinities(body: bytes, problem: str) -> Any:
 
 
 def _parse_int(digits: str) -> int | float:
-    """Return an integer, or a float where it has more bits than 64: as orjson does, and for infinity, too."""
+    """Return an integer, or a float if it needs more than 64 bits, as orjson does."""
     value = int(digits) if len(digits) <= 20 else 2**64
     return value if -(2**63) <= value < 2**64 else float(digits)
 
@@ -198,7 +199,7 @@ def _parse_float(digits: str) -> float:
 
 
 def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: int) -> bytes:
-    """Return what a body is in plain: of gzip all members, one after the other (RFC 1952, section 2.2)."""
+    """Return a body decompressed; gzip may have several members (RFC 1952, section 2.2)."""
     limit = min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * len(body)))
     pieces: list[bytes] = []
     size = position = members = 0
@@ -230,7 +231,7 @@ def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: in
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Return whether lists and objects are nested more than so many levels deep."""
+    """Return whether lists and objects are nested more than `depth` levels deep."""
     level = [value] if type(value) in _CONTAINERS else []
     for _ in range(depth):
         level = [

@@ -1,6 +1,6 @@
-"""Every setting of the service, with its default and its help; read from the environment once, all mistakes at once.
+"""Every setting of the service, with its default and help; read from the environment once, all mistakes reported.
 
-Tabserve's own names begin with `TABSERVE_`; the others are what a platform sets.
+Tabserve's own names start with `TABSERVE_`; a platform sets the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 PREFIX = "TABSERVE_"
 
-# Far beyond use, and within what dates, files and buffers can hold.
+# Upper bounds, far beyond use and within what dates, files and buffers can hold.
 _MAX_BYTES = 2**30
 _MAX_LOG_BYTES = 2**50
 _MAX_ROWS = 1_000_000
@@ -21,16 +21,16 @@ _MAX_REQUESTS = 1_000_000
 _MAX_SECONDS = 86_400
 _MAX_DAYS = 36_500
 
-# More than small requests ever bring, as one of them takes a thread: large ones are run together until then.
+# More than small requests reach, since each takes a thread. Large requests are run together up to this.
 _CUDA_BATCH_ROWS = 4_096
 
 
 class ConfigError(Exception):
-    """The settings are not usable; the message lists every one that is wrong."""
+    """Some settings are wrong; the message lists all of them."""
 
 
 class Route(str):
-    """A path that the service answers at; empty for none."""
+    """A path of the service; empty for none."""
 
 
 class Host(str):
@@ -42,7 +42,7 @@ class Origins(tuple[str, ...]):
 
 
 class DatabaseURL(str):
-    """Where a database is; empty for none. May have a password in it, so that no message quotes it."""
+    """The URL of a database; empty for none. It may contain a password, so no message quotes it."""
 
 
 class Share(float):
@@ -50,10 +50,10 @@ class Share(float):
 
 
 class Device(str):
-    """What runs networks: `cpu`, `cuda` or `cuda:N`."""
+    """The device that runs networks: `cpu`, `cuda` or `cuda:N`."""
 
 
-# What Kubernetes tells every pod of a Service that is named tabserve, or tabserve-canary.
+# Variables that Kubernetes sets in every pod for a Service named tabserve or tabserve-canary.
 _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -63,7 +63,7 @@ _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
-# What a path may be made of (RFC 3986), but for percent signs, which Flask decodes before it looks.
+# The characters of a path (RFC 3986) without percent signs, which Flask decodes before it matches.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
@@ -170,7 +170,7 @@ class Config:
 
     @property
     def max_batch_rows(self) -> int:
-        """Return how many rows of several requests may be run together; 1 is none."""
+        """Return how many rows of several requests may be run together; 1 turns this off."""
         return self.batch_rows or (1 if self.device == "cpu" else _CUDA_BATCH_ROWS)
 
     @classmethod
@@ -195,13 +195,13 @@ class Config:
 
 
 def _parse(text: str, default: Any, *, maximum: int) -> Any:
-    """Return `text` as a value of the default's type; raise `ValueError` that says what it is not."""
+    """Return `text` as a value of the default's type; raise `ValueError` with what is expected."""
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError("neither true nor false")
         return text.lower() == "true"
     if isinstance(default, int):
-        # By its length first: of thousands of digits Python makes no number.
+        # The length first: Python refuses to convert thousands of digits.
         if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= maximum:
             raise ValueError(f"not a whole number from 1 to {maximum}")
         return int(text)

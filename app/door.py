@@ -1,4 +1,4 @@
-"""The door: every request comes in and goes out here, where it gets its id and is noted, once."""
+"""The outermost WSGI middleware: it gives each request an id, adds headers to its reply and records the exchange."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from app.hot import WSGICall
 from app.visit import Exchange, attach
 
-# What a caller's id may be to be taken over: it goes into a header and into the log.
+# A client's request id that is kept: it is sent back in a header and written to the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
-
-# What a page of a named origin may send with a request, and read of a reply (the Fetch standard, section 3.3).
+# Headers that a page of an allowed origin may send, and read from a reply (the Fetch standard, section 3.3).
 _CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
 _CORS_REPLY = "X-Request-Id, X-Model-Version, Inference-Header-Content-Length, Retry-After"
-_CORS_SECONDS = 600  # for which a browser need not ask again whether it may
+_CORS_SECONDS = 600  # how long a browser caches the answer to a preflight request
 
 
 @dataclass(frozen=True, slots=True)
 class Cors:
-    """Which origins' pages may ask, and at which routes."""
+    """The origins whose pages may send requests, and the routes that allow it."""
 
     origins: Collection[str]
     routes: Collection[str]
 
     def headers(self, environ: WSGIEnvironment, route: str) -> list[tuple[str, str]]:
-        """Return what a reply of `route` says of it: who may read it, and, before a request, what may be sent."""
+        """Return the CORS headers of a reply of `route`; to OPTIONS, those of a preflight reply."""
         if route not in self.routes:
             return []
         headers = [("Vary", "Origin")]
@@ -48,9 +47,9 @@ class Cors:
 
 
 class ExchangeMiddleware:
-    """A WSGI application around the whole service; `record` is told of every visit when its reply is made.
+    """A WSGI application around the whole service; `record` gets every exchange once its reply is made.
 
-    Answers `X-Request-Id` with every reply: the caller's, if it is 1 to 128 visible ASCII characters.
+    Every reply has an `X-Request-Id`: the client's, if that is 1 to 128 visible ASCII characters.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class ExchangeMiddleware:
         return answer
 
     def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
-        """Return what a WSGI application returns to each call, or raises."""
+        """Return for each call what a WSGI application would return, or the exception that it would raise."""
         exchanges: list[Exchange] = []
         try:
             return self._inner(_with_exchanges(calls, exchanges, self._cors))
@@ -83,7 +82,7 @@ class ExchangeMiddleware:
 
 
 def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: Cors | None) -> Iterator[WSGICall]:
-    """Yield the calls as they go on, each after its visit was begun and added to `exchanges`."""
+    """Yield the calls for the inner application; add the exchange of each to `exchanges` before."""
     for environ, start_response in calls:
         request_id = environ.get("HTTP_X_REQUEST_ID")
         if not request_id or not REQUEST_ID.fullmatch(request_id):
@@ -97,7 +96,7 @@ def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: 
 def _completing(
     environ: WSGIEnvironment, exchange: Exchange, start_response: StartResponse, cors: Cors | None
 ) -> StartResponse:
-    """Return a `start_response` that notes the status and adds the request's id, and what pages elsewhere may do."""
+    """Return a `start_response` that records the status and adds the request id and the CORS headers."""
 
     def start(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
         exchange.status = int(line[:3])

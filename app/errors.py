@@ -1,4 +1,4 @@
-"""What the service refuses, and the one table from class of error to status and body."""
+"""The errors that clients see, and the one table from error class to status and body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from app.reply import Reply
 from model import DeviceError, NotInStoreError, PredictionLogError, Problem, SchemaError, TooManyRowsError
 
-# Enough to see what is wrong with a table; beyond that a reply would outgrow the request that caused it.
+# Enough to see what is wrong with a table; a longer list would outgrow the request that caused it.
 MAX_DETAILS = 1_000
 RETRY_AFTER_SECONDS = 1
 
@@ -25,15 +25,15 @@ _MESSAGES = {
 
 
 class BodyError(Exception):
-    """The body is not what its content type says, or what the protocol asks for."""
+    """The body does not match its content type or the protocol."""
 
 
 class TooLargeError(Exception):
-    """The body has more bytes than the service takes."""
+    """The body has more bytes or values than the service accepts."""
 
 
 class UnsupportedMediaTypeError(Exception):
-    """The content type or encoding is none that the route reads."""
+    """The route does not read the content type or encoding."""
 
 
 class OverloadedError(Exception):
@@ -45,7 +45,7 @@ class NotReadyError(Exception):
 
 
 class UnknownPredictionsError(Exception):
-    """None of the predictions that feedback is for is known."""
+    """Feedback is for unknown predictions only."""
 
 
 STATUS: dict[type[Exception], int] = {
@@ -64,22 +64,22 @@ STATUS: dict[type[Exception], int] = {
 
 
 KNOWN = (*STATUS, HTTPException)
-"""The errors that have an answer of their own; all others are failures of the service."""
+"""The errors that have a status of their own; any other is a defect of the service."""
 
 Refuse = Callable[[Exception], Reply]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a client is told of an error; each protocol writes it in its own words."""
+    """What a client learns about an error; each protocol renders it in its own format."""
 
     status: int
     message: str
     problems: Sequence[Problem] = ()
-    more: bool = False  # than these, which nobody looked for
+    more: bool = False  # there may be further problems, which were not looked for
 
     def full_message(self) -> str:
-        """Return the message with every problem, for protocols that have one string and no list."""
+        """Return one message with every problem, for protocols whose errors are one string."""
         if len(self.problems) < 2:
             return self.message
         listed = "; ".join(map(str, self.problems[:MAX_DETAILS]))
@@ -88,7 +88,7 @@ class Refusal:
 
 
 def readiness(body: dict[str, Any], *, ready: bool) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Return the reply of a probe: 200, or 503 and when to ask again."""
+    """Return the reply to a readiness check: 200, or 503 with Retry-After."""
     return (body, 200, {}) if ready else (body, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
@@ -102,14 +102,14 @@ def native(refusal: Refusal) -> dict[str, Any]:
 
 
 def message(refusal: Refusal) -> dict[str, Any]:
-    """Return the body of an error in V1, V2 and Vertex AI's dialect: every problem in one string."""
+    """Return the body of an error in V1, V2 and Vertex AI: every problem in one string."""
     return {"error": refusal.full_message()}
 
 
 def refuser(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int = 422) -> Refuse:
-    """Return what answers an error in a protocol's words.
+    """Return the function that makes the reply to an error, with a body that `render` makes.
 
-    `unfit` is the status for rows that do not fit the schema. A 500 says nothing of the inside.
+    `unfit` is the status for rows that do not fit the schema. A 500 tells the client nothing about the inside.
     """
 
     def refuse(error: Exception) -> Reply:
@@ -132,6 +132,6 @@ def refuser(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int 
 
 
 def register(scope: Flask | Blueprint, refuse: Refuse) -> None:
-    """Have `refuse` answer every error that a route of `scope` raises, and Flask's own."""
+    """Have `refuse` make the reply to every known error of the routes of `scope`, Flask's own errors included."""
     for error_class in KNOWN:
         scope.register_error_handler(error_class, refuse)

@@ -1,4 +1,4 @@
-"""The composition root: which parts the service has, and how they are joined."""
+"""The composition root: makes the parts of the service and connects them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ from app.reply import Reply
 from app.serving import Serving
 from app.visit import exchange_of
 
-# A hundred rows, or as many mistakes as take some milliseconds to name.
+# About a hundred rows, or as many mistakes as take some milliseconds to report.
 _IMMEDIATE_BYTES = 4_096
 
 
 class Service(Flask):
-    """A Flask application that knows what it serves.
+    """The Flask application with the parts that the server needs.
 
-    The server that runs it replaces `in_flight` and `trusts_proxy`; in each worker it opens `serving`, and starts and
-    ends `recorder`.
+    In each worker the server sets `in_flight` and `trusts_proxy`, opens `serving`, and starts and closes `recorder`.
     """
 
     serving: Serving
@@ -53,7 +52,7 @@ class Service(Flask):
     middleware: ExchangeMiddleware
 
     def is_quick(self, environ: WSGIEnvironment) -> bool:
-        """Return whether the answer waits for nothing, and takes about a millisecond."""
+        """Return whether a reply never blocks and takes about a millisecond."""
         return (
             (environ["REQUEST_METHOD"], environ["PATH_INFO"]) in self.fast_path.immediate
             and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
@@ -61,27 +60,27 @@ class Service(Flask):
         )
 
     def answer_together(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
-        """Return what a WSGI application returns to each call, or raises, for calls that came at once."""
+        """Return for each call what a WSGI application would return, or the exception that it would raise."""
         return self.middleware.answer(calls)
 
     def make_response(self, rv: Any) -> Response:
-        """Take our own replies from views, too."""
+        """Accept our own `Reply` from views, too."""
         return super().make_response(rv.to_flask() if isinstance(rv, Reply) else rv)
 
     def log_exception(self, exc_info: Any) -> None:
-        """Log what broke, as everything else that is logged."""
+        """Log an exception as JSON, under the request's id."""
         logs.failure(exc_info, exchange_of(request.environ).request_id)
 
 
 def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = logs.write) -> Service:
     """Load the models and return the service.
 
-    Reads the environment where no `config` is given. A model that cannot be loaded leaves the service alive and
-    not ready. Raises `ConfigError` for settings that are wrong.
+    Without `config` the settings come from the environment; `ConfigError` lists the wrong ones. With a model that
+    cannot be loaded the service is live and not ready.
     """
     config = config or Config.from_environ(os.environ)
     app = Service("app", static_folder=None)
-    # No redirects: some clients do not follow them. `/models//predict` is 404, `/v2/` is `/v2`.
+    # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.serving = serving.load(
         config.store,
@@ -100,14 +99,14 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
         usage=lambda: app.serving.usage(),
     )
     if config.prediction_log:
-        from model.prediction_log import PredictionLog  # here, since SQLAlchemy takes 0.15 s and 14 MB
+        from model.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
 
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
     recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
     inference = Inference(config, app.serving, metrics, lambda: app.in_flight())
 
-    # Of two routes of one path the first answers: Vertex AI may name any path, and /predict is then in its dialect.
+    # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     app.register_blueprint(health.blueprint(app.serving, metrics, recorder))
     app.register_blueprint(open_inference.blueprint(app.serving, inference, metrics, recorder))
     app.register_blueprint(tensorflow_serving.blueprint(app.serving, inference))
@@ -133,7 +132,7 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
 
 
 def _cors_routes(app: Service) -> set[str]:
-    """Return the routes that pages of other origins may ask: predictions and feedback."""
+    """Return the routes that pages of other origins may call: predictions and feedback."""
     predictions = {
         rule.rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "fast_path")
     }

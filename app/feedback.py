@@ -1,4 +1,4 @@
-"""POST /feedback: the true values that come later, for predictions that are found by their request's id."""
+"""POST /feedback: true values that are known later, matched to their predictions by request id."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
 _FIELDS = ("request_id", "row", "truth", "replace")
 MAX_ROW = 2**31 - 1  # what a database's integer holds
 _MAX_VALUES_A_ROW = 10  # a truth's three fields, and as many again that a client adds
-_MAX_UNKNOWN = 20  # fields that are named in each item: a reply need not list what a client made up
-MAX_TRUTH = 1e150  # beyond, its squared error would overflow, and with it the mean of all others
-# Widths of the training range that a truth may be beyond it, on either side: what is honest is hardly ever so far out,
-# and what is not can do no more to the live error than such an error does.
+_MAX_UNKNOWN = 20  # unknown fields that are reported for an object: a reply need not list all that a client made up
+MAX_TRUTH = 1e150  # the square of a larger error would overflow, and with it the mean over all rows
+# How far beyond the training range a truth may be, in widths of that range: an honest truth is hardly ever so far out,
+# and this bounds what a false one does to the live error.
 TRUTH_WIDTHS = 10
-# Of a worker's four threads two may be at the database, which may be slow, and a third may wait for a prediction to
-# reach it: the fourth answers long predictions.
+# Of a worker's four threads two may use the database, which may be slow, and a third may wait for predictions to be
+# written: the fourth answers long predictions.
 _MAX_CONCURRENT = 2
-_RETRY_SECONDS = 1.2  # half a second noted, half a second in the writer's queue
-# Of requests whose predictions are not known yet: more are not waited for, since to look them up takes long.
+_RETRY_SECONDS = 1.2  # 0.2 s in the recorder, 0.5 s in the log writer's queue, and the write
+# Ids of requests whose predictions are not written yet. For more the reply does not wait: to find them takes long.
 _MAX_LATE_IDS = 250
 
 
 def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving) -> Blueprint:
-    """The route that takes feedback."""
+    """Return the route for feedback."""
     routes = Blueprint("feedback", __name__)
     database_slots, wait_slots = threading.Semaphore(_MAX_CONCURRENT), threading.Semaphore(1)
 
@@ -71,10 +71,10 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
 
     @routes.post("/feedback")
     def feedback() -> Reply:
-        """Write true values beside their predictions, and say what became of each.
+        """Write true values beside their predictions, and report the outcome of each.
 
-        The first of a row stays, unless another is told to replace it. Predictions that are not known yet are waited
-        for, by one request at a time, if they are of few requests.
+        The first truth of a row stays, unless another one has `replace`. If predictions of few requests are unknown,
+        one feedback request at a time waits for them to be written.
         """
         body.content_type(request.environ, (JSON_TYPE,))
         content = body.read(request.environ, max_bytes=config.max_body_bytes)
@@ -113,7 +113,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
                 except SchemaError:
                     if len(late) == len(truths):
                         raise
-                    # The others are written: these stay unknown, and are refused when they come again.
+                    # The others are written. These stay unknown; if they are sent again they are refused.
                 for index, outcome in zip(late, retried):
                     outcomes[index] = outcome
         counts = Counter(outcomes)
@@ -121,7 +121,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
             metrics.count_feedback(outcome, counts[outcome])
         if counts["unknown"] == len(truths):
             raise UnknownPredictionsError(
-                "none of these predictions was found: they are not in this server's log, or older than "
+                "none of these predictions is known: they are not in this server's log, or older than "
                 f"{config.prediction_log_days} days"
             )
 
@@ -141,11 +141,11 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
 
 
 def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
-    """Return (request id, row, truth) of each true value in a body: an object, or a list of them.
+    """Return (request id, row, truth) of each true value in a body, which is an object or a list of objects.
 
-    `{"request_id": "…", "row": 0, "truth": 24.0}`, where row 0 need not be said; or `{"request_id": "…", "truth":
-    [24.0, null, 21.6]}`, one for each row from 0, null where it is not known. Either may have `"replace": true`. Raises
-    `SchemaError` with every problem.
+    An object is `{"request_id": "…", "row": 0, "truth": 24.0}`, where the row is 0 by default, or `{"request_id": "…",
+    "truth": [24.0, null, 21.6]}` with a truth for each row from 0, null if it is not known. Either may have `"replace":
+    true`. Raises `SchemaError` with every problem.
     """
     items = value if isinstance(value, list) else [value]
     tables.check_rows(len(items), max_rows)
@@ -173,11 +173,11 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
         elif row is None or not 0 <= row <= MAX_ROW:
             problems.append(Problem(number, "row", f"not a whole number from 0 to {MAX_ROW}"))
         if isinstance(truth, list):
-            if len(truths) + len(truth) > max_rows:  # before anything is made of them
+            if len(truths) + len(truth) > max_rows:  # before lists of them are made
                 raise TooManyRowsError(max_rows)
             known = [pair for pair in enumerate(truth) if pair[1] is not None]
         else:
-            known = [(row or 0, truth)]  # None is a problem already
+            known = [(row or 0, truth)]  # a row of None is a problem already
         reasons = {reason for _, known_truth in known if (reason := _reason(known_truth))}
         problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
         if not problems:
@@ -189,14 +189,14 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
 
 
 def plausible_range(target: Feature) -> tuple[float, float]:
-    """Return the least and the largest true value that is taken: the training range and ten times its width around."""
+    """Return the smallest and largest truth that is accepted: the training range, extended by ten times its width."""
     width = target.maximum - target.minimum or max(abs(target.maximum), 1.0)
     reach = TRUTH_WIDTHS * width
     return max(target.minimum - reach, -MAX_TRUTH), min(target.maximum + reach, MAX_TRUTH)
 
 
 def _item_numbers(items: Sequence[dict[str, Any]]) -> list[int]:
-    """Return for each truth that `decode` makes of a body which object of it has it."""
+    """Return for each truth that `decode` returns the number of the object that contains it."""
     counts = (
         len(item["truth"]) - item["truth"].count(None) if isinstance(item["truth"], list) else 1 for item in items
     )
@@ -204,7 +204,7 @@ def _item_numbers(items: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _reason(truth: Any) -> str | None:
-    """Return what is wrong with a true value."""
+    """Return what is wrong with a true value, or None."""
     if type(truth) not in (int, float):
         return NOT_A_NUMBER
     if isinstance(truth, float) and not isfinite(truth):

@@ -1,6 +1,6 @@
-"""What is known of the loaded models, as gauges, each with the question that it answers.
+"""Gauges about the loaded models, each with the question that it answers.
 
-Every worker knows the same, so that whichever is scraped answers, and no file of values is needed.
+All workers have the same values, so any worker can answer a scrape.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ModelCollector(Collector):
-    """Collects the gauges of the models that there are when it is asked."""
+    """Collects gauges of the models that are loaded at the time of the scrape."""
 
     def __init__(
         self,
@@ -37,21 +37,21 @@ class ModelCollector(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         version = ["model", "version"]
-        # Should requests be sent here: is every model that was asked for loaded?
+        # Is the server ready for requests: is every configured model loaded?
         yield GaugeMetricFamily("tabserve_ready", "1 if /readyz answers 200, else 0.", self._ready())
-        # Which version answers: to tell one from another in every other panel.
+        # Which version answers? Tells versions apart in other panels.
         info = GaugeMetricFamily(
             "tabserve_model_info",
             "1 for each model that is loaded and verified.",
             labels=[*version, "algorithm", "digest"],
         )
-        # Did a version that was asked for come out unlike what was trained?
+        # Did a version predict its golden rows as in training?
         golden = GaugeMetricFamily(
             "tabserve_golden_check_success",
             "1 if the golden rows had the predictions of training when the version was loaded, else 0.",
             labels=version,
         )
-        # What drift is measured against, and from how many rows it is known.
+        # What is drift measured against, and from how many rows is that known?
         shares = GaugeMetricFamily(
             "tabserve_feature_bin_reference_ratio",
             "Share of the training rows in each bin.",
@@ -79,7 +79,7 @@ class ModelCollector(Collector):
         yield from (info, golden, shares, prediction_shares, rows, *self._errors(), *self._gpu())
 
     def _errors(self) -> Iterable[GaugeMetricFamily]:
-        """Do the predictions match the truth that came, as well as they did the validation rows?"""
+        """Do the predictions match the reported truths as well as they matched the validation rows?"""
         labels = ["model", "version"]
         for name, meaning in (
             ("rmse", "Root mean square error"),
@@ -96,7 +96,7 @@ class ModelCollector(Collector):
             yield from (validation, live)
 
     def _gpu(self) -> Iterable[GaugeMetricFamily]:
-        """Is the GPU full, and is it what everybody waits for? The one worker that has it knows."""
+        """Is the GPU full, and is it the bottleneck? Only the worker that has the GPU knows."""
         used = GaugeMetricFamily("tabserve_gpu_memory_used_bytes", "GPU memory in use, by any process.")
         total = GaugeMetricFamily("tabserve_gpu_memory_total_bytes", "GPU memory in all.")
         busy = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""GET /livez, /readyz and /metrics: what the platform and the person on call ask."""
+"""GET /livez, /readyz and /metrics: health and metrics, for the platform and the person on call."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from app.serving import Serving
 
 
 def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Blueprint:
-    """Routes for probes and for Prometheus."""
+    """Return the routes for health checks and for Prometheus."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/livez")
     @hot.probe
     def livez() -> dict[str, object]:
-        """Say that the process serves. Never depends on a model: a restart would not mend one."""
+        """Report that the process is alive. This never depends on a model: a restart would not fix one."""
         return {"live": True}
 
     @routes.get("/readyz")
     @hot.probe
     def readyz() -> tuple[dict[str, object], int, dict[str, str]]:
-        """Say whether requests should be sent here: verified models are loaded, and the server is not stopping."""
+        """Report whether the server is ready: verified models are loaded, and it is not stopping."""
         reason = serving.unready
         if reason:
             return readiness({"ready": False, "reason": reason}, ready=False)
@@ -35,7 +35,7 @@ def blueprint(serving: Serving, metrics: Metrics, recorder: Recorder) -> Bluepri
 
     @routes.get("/metrics")
     def prometheus() -> Response:
-        """Render the metrics of all workers, compressed for who accepts it."""
+        """Return the metrics of all workers, compressed if the client accepts that."""
         recorder.flush()
         content, content_type = metrics.render(request.headers.get("Accept", ""))
         reply = compress(Reply(content, content_type), request.environ).to_flask()

@@ -1,11 +1,11 @@
-"""Routes for predictions, and the short way to them.
+"""Prediction routes, and the fast path to them, which bypasses Flask.
 
-Every one is a Flask route. But to find a route, and to make its request and response objects, takes Flask several
-times as long as a prediction: so the paths that are known beforehand are answered before Flask is asked, by the same
-functions, with the same bytes.
+Every prediction route is a Flask route. Flask takes several times as long as a prediction to match a path and to make
+its request and response objects. So paths that are known at start are answered before Flask, by the same functions and
+with the same bytes.
 
-What answers says which rows it asks the engine about, and what becomes of their predictions: so requests that come
-together are run together.
+A route decodes a request to rows, and encodes their predictions as a reply. Between the two, requests that arrive
+together share one run of the engine.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from model import Artifact, Matrix
 
 View = TypeVar("View", bound=Callable[..., Any])
 Decoded = tuple[Matrix, Callable[[NDArray[np.float64]], Reply]]
-"""The rows of a request, `(n_rows, n_features)`, and what makes the reply of their predictions, `(n_rows,)`."""
+"""The rows of a request, `(n_rows, n_features)`, and the function that encodes their predictions, `(n_rows,)`."""
 Decode = Callable[[WSGIEnvironment, Artifact], Decoded]
 WSGICall = tuple[WSGIEnvironment, StartResponse]
-"""What a server calls a WSGI application with."""
+"""The arguments of a WSGI application."""
 
 
 def add(routes: Blueprint, serving: Serving, inference: Inference, decode: Decode, refuse: Refuse, *rules: str) -> None:
-    """Have `decode` decode POSTs to `rules`, with the model that `<name>` and `<version>` say or the default one.
+    """Add routes for POST at `rules`; `<name>` and `<version>` in a rule choose the model, else it is the default one.
 
-    `refuse` answers what it raises.
+    `refuse` makes the reply to what `decode` raises.
     """
 
     def decode_route(environ: WSGIEnvironment, values: Mapping[str, str]) -> Decoded:
@@ -58,19 +58,19 @@ def add(routes: Blueprint, serving: Serving, inference: Inference, decode: Decod
 
 
 def immediate(view: View) -> View:
-    """Mark a view that waits for nothing: the server need not give it a thread."""
+    """Mark a view that never blocks: the server answers it without a thread."""
     view.immediate = True  # type: ignore[attr-defined]
     return view
 
 
 def probe(view: View) -> View:
-    """Mark a immediate view that platforms ask for every few seconds: an answer of 200 is not logged."""
+    """Mark an immediate view as a health check, which platforms call every few seconds: a 200 is not logged."""
     view.probe = True  # type: ignore[attr-defined]
     return immediate(view)
 
 
 class FastRoute(NamedTuple):
-    """What Flask would find for a path."""
+    """What Flask would match for a path."""
 
     rule: str
     values: Mapping[str, str]
@@ -79,7 +79,10 @@ class FastRoute(NamedTuple):
 
 
 class FastPath:
-    """What stands before Flask. `immediate` are the methods and paths that are answered at once, hot or not."""
+    """Answers known prediction paths, and has Flask answer the others.
+
+    `immediate` holds the methods and paths whose replies never block, of either kind.
+    """
 
     def __init__(self, app: Flask, serving: Serving, inference: Inference) -> None:
         self._flask: WSGIApplication = app.wsgi_app
@@ -88,17 +91,20 @@ class FastPath:
         self.immediate: set[tuple[str, str]] = set()
         urls = app.url_map.bind("")
         for path, method in _paths(app, serving):
-            # Flask's own map says which of several rules answers at a path.
+            # Several rules may match a path: Flask's own map decides.
             rule, values = urls.match(path, method, return_rule=True)
             view = app.view_functions[rule.endpoint]
             if hasattr(view, "fast_path"):
                 self._routes[path] = FastRoute(rule.rule, values, *view.fast_path)
-            # Who waits for others must not do so in the server's loop, which would bring them.
+            # A batched request waits for others. In the server's loop it would block the loop that reads those.
             if hasattr(view, "immediate") or (hasattr(view, "fast_path") and not serving.batches(values.get("name"))):
                 self.immediate.add((method, path))
 
     def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
-        """Return what a WSGI application returns to each call, or raises; their visits learn how long each took."""
+        """Return for each call what a WSGI application would return, or the exception that it would raise.
+
+        Sets the time that each took in its exchange.
+        """
         answers: list[Iterable[bytes] | Exception] = []
         decoded = []
         started = time.perf_counter()
@@ -135,10 +141,10 @@ class FastPath:
 
 
 def _predictions(exchange: Exchange) -> NDArray[np.float64]:
-    """Return what the engine answered to a request, or raise why it did not."""
+    """Return the predictions of an exchange, or raise the engine's error."""
     if exchange.y is None:
         failure = exchange.failure or RuntimeError("the engine was not run")
-        exchange.failure = exchange.X = None  # which nobody needs any more, while the visit waits to be counted
+        exchange.failure = exchange.X = None  # frees memory: the exchange waits to be counted
         raise failure
     return exchange.y
 
@@ -150,7 +156,7 @@ def _refused(error: Exception, route: FastRoute, exchange: Exchange) -> Reply:
 
 
 def _paths(app: Flask, serving: Serving) -> Iterable[tuple[str, str]]:
-    """Yield the paths of hot and immediate views for all models that are loaded, with a method."""
+    """Yield path and method of the fast-path and immediate views, for every loaded model."""
     for rule in app.url_map.iter_rules():
         view = app.view_functions[rule.endpoint]
         if not (hasattr(view, "fast_path") or hasattr(view, "immediate")):

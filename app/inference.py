@@ -1,4 +1,4 @@
-"""The one way from a request to its predictions, whichever protocol it came in: limits, counts and the engine."""
+"""From a request to its predictions, for every protocol: limits, counters and the engine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class Inference:
-    """What is done for every prediction: `decode` the request, then `run` the engine, for several together.
+    """The steps of every prediction: `decode` one request, then `run` the engine for one or several.
 
-    `in_flight` says how many requests this worker has taken on.
+    `in_flight` returns how many requests this worker has accepted and not answered.
     """
 
     def __init__(self, config: Config, serving: Serving, metrics: Metrics, in_flight: Callable[[], int]) -> None:
@@ -34,7 +34,7 @@ class Inference:
         self._in_flight = in_flight
 
     def decode(self, environ: WSGIEnvironment, model: Artifact, decode: Callable[[bytes], T]) -> T:
-        """Read the request's body for `model` and return what `decode` makes of it; count the rows it refuses.
+        """Read the request's body, return it decoded, and count the rows that do not fit the schema of `model`.
 
         Raises `OverloadedError`, what `body.read` raises, and what `decode` raises.
         """
@@ -52,9 +52,10 @@ class Inference:
             raise
 
     def run(self, exchanges: Sequence[Exchange]) -> None:
-        """Give every visit that has rows its answers, or says why there are none.
+        """Set the predictions of each exchange, or its `failure`.
 
-        One run of the engine is for all requests of a model that answers to the last bit: nobody sees who else asked.
+        Requests for one model share a run of its engine if the model is exact: then the other rows of a run change no
+        bit of a prediction.
         """
         together: dict[int, list[Exchange]] = {}
         for exchange in exchanges:
@@ -93,16 +94,16 @@ class Inference:
 
 
 def _share(seconds: float, exchanges: Sequence[Exchange], matrices: Sequence[Matrix]) -> None:
-    """Share out the time of a run, by rows."""
+    """Add to each exchange its share of the time of a run, by rows."""
     n_rows = sum(map(len, matrices))
     for exchange, X in zip(exchanges, matrices):
         exchange.engine_seconds += seconds * len(X) / n_rows
 
 
 def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:
-    """Return how many rows were refused for each reason and feature; a whole column's problem concerns every row.
+    """Return how many rows were refused for each reason and feature; a problem of a whole column counts for every row.
 
-    The feature is empty where none of the schema's is concerned: what a client calls its own makes no series.
+    The feature is empty unless it is one of the schema's: names that a client made up must not make series.
     """
     rows: dict[tuple[str, str], set[int | None]] = {}
     for problem in error.problems:

@@ -1,4 +1,4 @@
-"""Writes the prediction log from a thread of its own: a database that is slow or gone delays no answer."""
+"""Writes the prediction log in a thread of its own: a slow or unavailable database delays no reply."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tabserve")
 
 _INTERVAL_SECONDS = 0.5
-_REFRESH_SECONDS = 10  # how often the live errors are computed anew: more often than anybody scrapes
+_REFRESH_SECONDS = 10  # between computations of the live errors; metrics are rarely scraped more often
 _PRUNE_SECONDS = 600
-_STOP_SECONDS = 5  # most that a worker's end waits for the database, well within gunicorn's graceful timeout
-_REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, and one request at least
-# What may wait for a database that is slow or gone; about 600 bytes a row where a request has one.
+_STOP_SECONDS = 5  # how long a stopping worker waits for the database, well within gunicorn's graceful timeout
+_REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, but at least one request
+# Rows that may wait for a slow or unavailable database; about 600 bytes each in requests of one row.
 MAX_WAITING_ROWS = 50_000
 
 
 class LogWriter:
-    """A queue of predictions before the prediction log, which is also looked at and kept small from behind it.
+    """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
 
-    `live_errors` is what the log's truths said a moment ago.
+    `live_errors` are at most about 10 s old.
     """
 
     def __init__(self, log: PredictionLog, metrics: Metrics, config: Config) -> None:
@@ -44,20 +44,20 @@ class LogWriter:
         self._metrics = metrics
         self._config = config
         self._waiting: deque[Exchange] = deque()
-        self._rows_queued = self._rows_dequeued = 0  # each is changed by one thread only
+        self._rows_queued = self._rows_dequeued = 0  # one thread changes each
         self._next_refresh = self._next_prune = 0.0
         self._failing = False
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None  # made where it runs: a fork marks those that exist as ended
+        self._thread: threading.Thread | None = None  # made in `start`: threads do not survive a fork
 
     def start(self) -> None:
-        """Begin to write: in the process that answers, once."""
+        """Start the thread; call it once, in the worker process."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def put(self, exchange: Exchange) -> None:
-        """Have the predictions of a request written if it is among the share that is; drop them if too many wait."""
-        # By the id, so that all pods take the same requests.
+        """Queue the predictions of an exchange if it is in the logged share; drop them if too many rows wait."""
+        # By the request id, so that all pods choose the same requests.
         if zlib.crc32(exchange.request_id.encode()) >= self._config.prediction_log_share * 2**32:
             return
         n_rows = exchange.rows
@@ -68,7 +68,7 @@ class LogWriter:
         self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
 
     def close(self) -> None:
-        """Write what waits, if the database takes it soon, and stop."""
+        """Write the queue if the database is fast enough, and stop."""
         self._stopping.set()
         if self._thread:
             self._thread.join(_STOP_SECONDS)
@@ -93,7 +93,7 @@ class LogWriter:
             if not self._failing:
                 _log.error("%s; up to %d rows wait for it, more are dropped", error, MAX_WAITING_ROWS)
             self._failing = True
-        except Exception as error:  # whatever it is, it is tried again
+        except Exception as error:  # whatever it is, the next round tries again
             self._metrics.count_log_failure()
             _log.error("predictions were not logged: %s", type(error).__name__, exc_info=True)
         else:
@@ -105,7 +105,7 @@ class LogWriter:
         while batch := self._next_batch():
             try:
                 self._write_requests(batch)
-            except RefusedRowsError:  # those that it is for, alone
+            except RefusedRowsError:  # one at a time, so that only the refused ones are dropped
                 for exchange in batch:
                     try:
                         self._write_requests([exchange])
@@ -115,9 +115,9 @@ class LogWriter:
                         self._metrics.count_dropped(exchange.rows, "refused")
 
     def _next_batch(self) -> list[Exchange]:
-        """Return what has waited longest."""
+        """Return the exchanges that have waited longest."""
         n_rows = 0
-        waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # in one call, since others add to the queue between any two
+        waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # one call, since other threads add to the queue
         for number, exchange in enumerate(waiting):
             n_rows += exchange.rows
             if number and n_rows > _ROWS_A_WRITE:
@@ -133,22 +133,22 @@ class LogWriter:
         self._metrics.count_logged(written)
         self._metrics.count_dropped(sum(exchange.rows for exchange in batch) - written, "repeated")
         if written:
-            self._trim(2 * written)
+            self._trim(2 * written)  # faster than the log grows
 
     def _trim(self, n_rows: int) -> None:
-        """Remove the oldest rows of a log that is too large, `n_rows` or some more: twice what comes is enough."""
+        """Remove the oldest rows of a log that is too large: `n_rows` or a few more."""
         removed = 0
         while removed < n_rows and (some := self._log.trim(max_bytes=self._config.prediction_log_max_bytes)):
             self._metrics.count_removed(some, "size")
             removed += some
 
     def _dequeue(self, requests: int) -> None:
-        """Take requests from the queue: only now, since what was not written is tried again."""
+        """Remove requests from the queue after they were written: until then a failed write can be repeated."""
         for _ in range(requests):
             self._rows_dequeued += self._waiting.popleft().rows
 
     def _rows(self, exchange: Exchange) -> Iterator[dict[str, Any]]:
-        assert exchange.model  # who was answered was answered by one
+        assert exchange.model  # an exchange with predictions has one
         assert exchange.y is not None
         common = {
             "request_id": exchange.request_id,
@@ -169,5 +169,5 @@ class LogWriter:
         if clock >= self._next_prune:
             removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
             self._metrics.count_removed(removed, "age")
-            if not removed:  # else there may be more
+            if not removed:  # otherwise there may be more
                 self._next_prune = clock + _PRUNE_SECONDS

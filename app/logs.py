@@ -1,7 +1,7 @@
-"""Logs as JSON lines: one a request on standard output, a moment later; the server's own on standard error.
+"""Logs as JSON lines: one for each request on standard output, the server's own on standard error.
 
-No payload and no value of a feature is ever written. So a failure is logged as its class and the places it
-passed through, without its message, which could quote what was sent.
+No payload and no feature value is ever written. So an exception is logged as its class and stack, without its message,
+which could quote the payload.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import orjson
 
 from app.visit import Exchange
 
-# W3C Trace Context: version, trace id, the caller's span id, flags; a later version may say more.
+# W3C Trace Context: version, trace id, the client's span id, flags; later versions may append fields.
 _TRACEPARENT = re.compile(
     r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
@@ -31,7 +31,7 @@ _log = logging.getLogger("tabserve")
 
 
 def in_pieces(lines: Iterable[bytes]) -> list[bytes]:
-    """Return lines joined to pieces that a pipe takes at once, so that no other worker's come in the middle of any."""
+    """Return lines joined to pieces that a pipe takes at once, so that the lines of several workers do not mix."""
     pieces = [b""]
     for line in lines:
         if len(pieces[-1]) + len(line) > select.PIPE_BUF:
@@ -42,13 +42,13 @@ def in_pieces(lines: Iterable[bytes]) -> list[bytes]:
 
 def write(pieces: Iterable[bytes]) -> None:
     """Write pieces of the log to standard output."""
-    with suppress(OSError):  # where nobody reads the log any more, nothing else must fail for it
+    with suppress(OSError):  # a closed standard output must not fail anything else
         for piece in pieces:
             os.write(1, piece)
 
 
 def request_line(exchange: Exchange) -> bytes:
-    """Return what is logged of a request: one line of JSON."""
+    """Return the log line of a request, in JSON."""
     fields: dict[str, Any] = {
         "time": timestamp(exchange.time),
         "request_id": exchange.request_id,
@@ -66,7 +66,7 @@ def request_line(exchange: Exchange) -> bytes:
 
 
 def failure(exc_info: Any, request_id: str) -> None:
-    """Log what broke under the request's id; without the exception's message, which may quote the payload."""
+    """Log an exception under the request's id, without its message, which may quote the payload."""
     _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": request_id}})
 
 
@@ -100,7 +100,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def _without_request_line(message: str) -> str:
-    """Return gunicorn's complaint of a malformed request without what was sent, which may be a payload."""
+    """Return gunicorn's message about a malformed request without the quoted bytes, which may be a payload."""
     return message.partition(": ")[0] if message.startswith("Invalid request from ") else message
 
 

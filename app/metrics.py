@@ -1,7 +1,7 @@
 """Every Prometheus metric of the service, each with the question that it answers.
 
-Under gunicorn the values are in memory that the workers share (app/shared_values.py): whichever worker is scraped
-answers for all of them. What a worker noted in its last half second is lost if it was killed: see app/recorder.py.
+Under gunicorn the values are in memory that the workers share (app/shared_values.py), so any worker can answer a
+scrape for all of them. When a worker is killed, its exchanges of the last 0.2 s are lost: see app/recorder.py.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from model.prediction_log import LiveError
     from model.torch_engine import Usage
 
-# From well below a millisecond, where a single row is answered, to where callers give up.
+# From well below a millisecond, the time of a single row, to where clients give up.
 DURATION_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
-BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to beyond a request's most, by default
+BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to more than a request may have by default
 
-DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why the prediction log has not a row
-REMOVED = ("age", "size")  # why it has not a row any more
-OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what becomes of a true value
+DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
+REMOVED = ("age", "size")  # why a row was removed from it
+OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what happened to a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -44,7 +44,7 @@ M = TypeVar("M", Counter, Histogram, Summary)
 
 @dataclass(slots=True)
 class Statistics:
-    """What was counted for one version of a model: requests by outcome, runs of the engine, rows; times in seconds."""
+    """Counters of one version of a model: requests by outcome, runs of the engine, rows, and seconds."""
 
     rows: float = 0
     engine_runs: float = 0
@@ -55,7 +55,7 @@ class Statistics:
     failure_seconds: float = 0
 
 
-# Which sample, of which outcome, is which field.
+# The field for each sample and outcome.
 _STATISTICS = {
     ("tabserve_rows_total", None): "rows",
     ("tabserve_engine_duration_seconds_count", None): "engine_runs",
@@ -88,11 +88,11 @@ class Metrics:
         self._models = ModelCollector(models, golden, ready, live_errors, usage)
         self._registry = CollectorRegistry()
         self._registry.register(self._models)
-        # Is the service answering, and how: rate and errors, by route.
+        # Does the service answer, and with which status? Rate and errors, by route.
         self._requests = Counter(
             "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )
-        # How long does an answer take to make: latency objectives and their burn rate, by route.
+        # How long does a reply take? Latency objectives and their burn rate, by route.
         self._durations = Histogram(
             "http_request_duration_seconds",
             "Time in the application, without the wait for it and without sending.",
@@ -100,21 +100,21 @@ class Metrics:
             buckets=DURATION_BUCKETS,
             registry=self._registry,
         )
-        # Which model's requests are answered, how long they take, and V2's statistics: by outcome.
+        # Which model's requests are answered, and how long do they take, by outcome? Also for V2's statistics.
         self._inferences = Summary(
             "tabserve_inference_duration_seconds",
             "Time in the application for prediction requests; outcome is success or failure.",
             ["model", "version", "outcome"],
             registry=self._registry,
         )
-        # How much of that is the model: is the engine slow, or what is around it?
+        # How much of that is the engine?
         self._engine = Summary(
             "tabserve_engine_duration_seconds",
             "Time in the engine: a request's share of a run, or the whole run where requests wait for each other.",
             ["model", "version"],
             registry=self._registry,
         )
-        # Do requests meet, so that running them together pays, and is the bound on their rows reached?
+        # Are requests run together, and is the limit on their rows reached?
         self._batch_rows = Histogram(
             "tabserve_batch_rows",
             "Rows of each run of an engine that runs requests together.",
@@ -122,7 +122,7 @@ class Metrics:
             buckets=BATCH_BUCKETS,
             registry=self._registry,
         )
-        # What do they wait for each other: is the engine, or the GPU, what everybody waits for?
+        # How long do they wait for each other: is the engine, or the GPU, the bottleneck?
         self._batch_waits = Histogram(
             "tabserve_batch_wait_seconds",
             "Time that a request waited for an engine that runs requests together.",
@@ -130,26 +130,26 @@ class Metrics:
             buckets=DURATION_BUCKETS,
             registry=self._registry,
         )
-        # How busy is it just now: what an autoscaler goes by.
+        # How busy is the service now? For the autoscaler.
         self._in_flight = Gauge(
             "tabserve_requests_in_flight",
             "Requests that all workers answer or keep waiting; at most about a second old.",
             registry=self._registry,
         )
-        # How much work is that: capacity, and batches behind one request.
+        # How many rows are predicted? Capacity, and batches in one request.
         self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
-        # Which clients' rows do not fit the schema, and why; a value that is missing more often than it was.
+        # Which rows do not fit the schema, and why? Also shows a value that is missing more often than before.
         self._rejected = Counter(
             "tabserve_rejected_rows_total",
             "Rows refused because they do not fit the schema; a row counts for each feature and reason.",
             ["model", "version", "reason", "feature"],
             registry=self._registry,
         )
-        # Does more come than is answered: scale out.
+        # Is there more load than capacity? Then scale out.
         self._overload = Counter(
             "tabserve_overload_rejections_total", "Requests refused because too many wait.", registry=self._registry
         )
-        # Do the inputs, and the answers, still look like the training data: drift, by recording rules.
+        # Do features and predictions still look like the training data? Recording rules compute drift from these.
         self._feature_bins = Counter(
             "tabserve_feature_bin_total",
             "Feature values of answered rows, by the bins of the training distribution.",
@@ -162,7 +162,7 @@ class Metrics:
             ["model", "version", "bin"],
             registry=self._registry,
         )
-        # Is the prediction log whole: can feedback find what it is for?
+        # Is the prediction log complete, so that feedback finds its predictions?
         self._logged = Counter(
             "tabserve_prediction_log_rows_total", "Rows written to the prediction log.", registry=self._registry
         )
@@ -183,7 +183,7 @@ class Metrics:
             "Failed accesses to the prediction log; rows to be written wait.",
             registry=self._registry,
         )
-        # Does the truth come, and to predictions that are known?
+        # Are truths reported, and for known predictions?
         self._feedback = Counter(
             "tabserve_feedback_rows_total", "True values received.", ["outcome"], registry=self._registry
         )
@@ -197,13 +197,13 @@ class Metrics:
             self._count_bins_from_zero(model)
 
     def count_failures_from_zero(self, routes: Iterable[str]) -> None:
-        """Have what fails of POSTs to these routes counted from 0, so that a first burst is an increase."""
+        """Start the counters of failed POSTs to these routes at 0, so that a first burst is an increase."""
         for route in routes:
             for status in (500, 503):
                 self._child(self._requests, "POST", route, status)
 
     def count(self, exchanges: Iterable[Exchange]) -> None:
-        """Count requests that have left: many at once, which costs little more than one."""
+        """Count exchanges: many at once cost little more than one."""
         requests: dict[tuple[str, str, int], int] = {}
         durations: dict[str, list[float]] = {}
         by_version: dict[tuple[str, int], list[Exchange]] = {}
@@ -232,11 +232,11 @@ class Metrics:
             _observe_each(self._child(self._batch_waits, *version), waits)
 
     def set_in_flight(self, requests: int) -> None:
-        """Say how many requests this worker has taken on."""
+        """Set how many requests this worker has accepted and not answered."""
         self._in_flight.set(requests)
 
     def count_rejected(self, model: Artifact, n_rows: int, reason: str, feature: str) -> None:
-        """Count rows refused for one of `model.REASONS` or their shape; `feature` is one of the schema's or empty."""
+        """Count rows that were refused for one of `model.REASONS` or for their shape; `feature` may be empty."""
         self._child(self._rejected, model.name, model.version, reason, feature).inc(n_rows)
 
     def count_overload(self) -> None:
@@ -248,7 +248,7 @@ class Metrics:
         self._logged.inc(n_rows)
 
     def count_dropped(self, n_rows: int, reason: str) -> None:
-        """Count rows that the prediction log has not."""
+        """Count rows that are missing from the prediction log."""
         self._child(self._dropped, reason).inc(n_rows)
 
     def count_removed(self, n_rows: int, reason: str) -> None:
@@ -256,17 +256,17 @@ class Metrics:
         self._child(self._removed, reason).inc(n_rows)
 
     def count_log_failure(self) -> None:
-        """Count one attempt at the prediction log that failed."""
+        """Count one failed access to the prediction log."""
         self._log_failures.inc()
 
     def count_feedback(self, outcome: str, n_rows: int) -> None:
-        """Count true values by what became of them."""
+        """Count true values by their outcome."""
         self._child(self._feedback, outcome).inc(n_rows)
 
     def _count_answered(self, exchanges: Sequence[Exchange]) -> None:
-        """Count the rows of one version: into the bins of its training data, and the engine's time for them."""
+        """Count the predicted rows of one version, by the bins of its training data, and the engine's time."""
         model = exchanges[0].model
-        assert model  # it answered
+        assert model  # it made the predictions
         X = np.concatenate([exchange.X for exchange in exchanges if exchange.X is not None])
         y = np.concatenate([exchange.y for exchange in exchanges if exchange.y is not None])
         version = model.name, model.version
@@ -282,9 +282,9 @@ class Metrics:
                 self._child(metric, *labels, label).inc(count)
 
     def _count_bins_from_zero(self, model: Artifact) -> None:
-        """Have every bin of a model counted from 0, so that the first value in a bin is an increase like any other.
+        """Start the counters of every bin of a model at 0, so that the first value in a bin is an increase.
 
-        A missing value is none of a bin where the schema refuses it: those are counted from 0, too.
+        The same for refused missing values, which are in no bin.
         """
         for name, bins in model.reference.features.items():
             self._child(self._rejected, model.name, model.version, MISSING, name)
@@ -294,14 +294,14 @@ class Metrics:
             self._child(self._prediction_bins, model.name, model.version, label)
 
     def _child(self, metric: M, *labels: object) -> M:
-        """Return a metric's child, kept: `labels` itself takes as long as counting does."""
+        """Return a metric's child from a cache: `labels` itself takes as long as counting."""
         child: M | None = self._children.get((metric, labels))
         if child is None:
             child = self._children[metric, labels] = metric.labels(*labels)
         return child
 
     def statistics(self) -> dict[tuple[str, str], Statistics]:
-        """Return what all workers counted since the start, by model and version."""
+        """Return the counters of all workers since the start, by model and version."""
         found: dict[tuple[str, str], Statistics] = {}
         for family in self._all_workers().collect():
             for sample in family.samples:
@@ -317,7 +317,7 @@ class Metrics:
         return encode(self._all_workers()), content_type
 
     def _all_workers(self) -> CollectorRegistry:
-        """Return a registry of all workers' metrics, where there are several."""
+        """Return a registry of the metrics of all workers, or of this process if it is the only one."""
         if not are_shared():
             return self._registry
         registry = CollectorRegistry()
@@ -326,8 +326,8 @@ class Metrics:
         return registry
 
 
-# prometheus_client observes one value a call, each several times as long as what is counted here takes in all; what
-# its own methods do is done for many at once.
+# prometheus_client observes one value in a call, which takes several times as long as all counting here. So these do
+# what its methods do, for many values at once.
 
 
 def _add(summary: Summary, values: Sequence[float]) -> None:

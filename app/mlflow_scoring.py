@@ -1,8 +1,8 @@
-"""/ping, /version and /invocations: MLflow's scoring server, and what Amazon SageMaker adds to it.
+"""/ping, /version and /invocations: MLflow's scoring server, with the additions of Amazon SageMaker.
 
 Sources: mlflow 3.17, pyfunc/scoring_server; SageMaker's "custom inference code" for endpoints and batch transforms.
-Parquet, which MLflow reads where pyarrow is installed, is not read: what a page of it decompresses to has no bound
-that could be checked before.
+Parquet, which MLflow reads if pyarrow is installed, is not read: the size of a decompressed page cannot be bounded
+beforehand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEM
 
 
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
-    """Routes of MLflow and SageMaker; the default model answers. An error is `{"error_code": …, "message": …}`."""
+    """Return routes of MLflow and SageMaker, for the default model; errors are `{"error_code": …, "message": …}`."""
     routes = Blueprint("mlflow_scoring", __name__)
     refuse = errors.refuser(_error, unfit=400)
     errors.register(routes, refuse)
@@ -45,7 +45,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
     @routes.get("/health")
     @hot.probe
     def ping() -> Reply:
-        """Say whether requests should be sent here. Raises `NotReadyError`, 503, where they should not."""
+        """Report whether the server is ready; if not, raise `NotReadyError`, which is 503."""
         if serving.unready:
             raise NotReadyError(serving.unready)
         return Reply(b"\n")
@@ -57,13 +57,13 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> dict[str, object]:
-        """Tell a SageMaker batch transform what a request may be; SageMaker takes 100 MB in all at most.
+        """Return the limits of a SageMaker batch transform's requests; SageMaker sends at most 100 MB in all at once.
 
-        It fills requests of several records up to the payload: they are asked for only if as many rows are taken
-        as could come then, at two bytes a cell.
+        With MULTI_RECORD it fills requests up to the payload limit. So this needs a row limit that such a request
+        cannot exceed, at two bytes a cell or more.
         """
         megabytes = min(max(1, config.max_body_bytes // 2**20), 100)
-        concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core leave none idle
+        concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core keep all cores busy
         bytes_per_row = 2 * len(serving.get(None).schema.names)
         fits = megabytes * 2**20 // bytes_per_row <= inference.max_rows
         return {
@@ -73,7 +73,7 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         }
 
     def invocations(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
-        """Answer `{"predictions": […]}`, or one prediction a line where the caller accepts CSV and no JSON."""
+        """Reply `{"predictions": […]}`, or one prediction a line if the client prefers CSV to JSON."""
         media_type, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
         if media_type == CSV_TYPE:
             header = body.csv_header(parameters, default=None)
@@ -101,7 +101,7 @@ def _reply(environ: WSGIEnvironment, prediction: NDArray[np.float64]) -> Reply:
 
 
 def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are not looked at.
+    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are ignored.
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """

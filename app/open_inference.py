@@ -1,7 +1,7 @@
-"""/v2: the Open Inference Protocol over REST, as KServe, Triton and MLServer speak it, with Triton's extensions.
+"""/v2: the Open Inference Protocol over REST, as in KServe, Triton and MLServer, with extensions of Triton.
 
-Binary tensors, model configuration and statistics are Triton's, as its Python client asks for them; so are request
-bodies in gzip and deflate. What a request says of sequences, priorities and time-outs is not looked at.
+The extensions are binary tensors, model configuration and statistics, as Triton's Python client uses them, and request
+bodies in gzip and deflate. Parameters about sequences, priorities and time-outs are ignored.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from model import Artifact
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
-_MAX_INDEX_BYTES = 1_024  # the index is asked for with `{"ready": true}` at most
+_MAX_INDEX_BYTES = 1_024  # the longest request is `{"ready": true}`
 
 
 def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder: Recorder) -> Blueprint:
-    """Routes of V2. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
+    """Return the routes of V2. Every bad request is 400 with `{"error": …}`, which lists every problem."""
     routes = Blueprint("open_inference", __name__, url_prefix="/v2")
     refuse = errors.refuser(errors.message, unfit=400)
     errors.register(routes, refuse)
 
     @routes.get("")
     def server() -> dict[str, object]:
-        """Say which server this is, and which extensions it has."""
+        """Return the server's name, version and extensions."""
         return {"name": "tabserve", "version": VERSION, "extensions": EXTENSIONS}
 
     @routes.get("/health/live")
     @hot.probe
     def live() -> dict[str, bool]:
-        """Say that the process serves."""
+        """Report that the process is alive."""
         return {"live": True}
 
     @routes.get("/health/ready")
     @hot.probe
     def ready() -> tuple[dict[str, object], int, dict[str, str]]:
-        """Say whether requests should be sent here. Clients look at the status, or read `live` or `ready`."""
+        """Report whether the server is ready. Clients use the status, or read `live` or `ready`."""
         ready = not serving.unready
         return errors.readiness({"live": True, "ready": ready}, ready=ready)
 
@@ -61,7 +61,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
 
     @routes.post("/repository/index")
     def index() -> list[dict[str, str]]:
-        """List the models that were asked for, and why any is not loaded; `{"ready": true}` leaves those out."""
+        """List the configured models with their states; `{"ready": true}` leaves out those that are not ready."""
         content = body.read(request.environ, max_bytes=_MAX_INDEX_BYTES)
         options = body.parse_json(content) if content else {}
         if not isinstance(options, dict) or not isinstance(options.get("ready", False), bool):
@@ -82,7 +82,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
     def metadata(name: str, version: str | None = None) -> dict[str, object]:
-        """Name the tensors that a model takes and gives."""
+        """Return a model's input and output tensors."""
         model = serving.get(name, version)
         facts = {"name": model.name, "versions": [str(model.version)], "platform": PLATFORM}
         return {**facts, **tensors.metadata(model.schema)}
@@ -91,14 +91,14 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     @routes.get("/models/<name>/versions/<version>/ready")
     @hot.probe
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
-        """Say whether a model is loaded, and the server is not stopping."""
+        """Report whether a model is loaded and the server is not stopping."""
         ready = name not in serving.requested or name in serving.models
         if ready:
             name, ready = serving.get(name, version).name, not serving.draining
         return errors.readiness({"name": name, "ready": ready}, ready=ready)
 
     def infer(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
-        """Answer predictions. Any content type is taken: Triton's client sends none."""
+        """Predict. The content type is ignored: Triton's client sends none."""
         json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         decode = partial(tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
         infer_request = inference.decode(environ, model, decode)
@@ -119,7 +119,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     @routes.get("/models/<name>/config")
     @routes.get("/models/<name>/versions/<version>/config")
     def config(name: str, version: str | None = None) -> dict[str, object]:
-        """Return what Triton calls a model's configuration (extension_model_configuration.md)."""
+        """Return a model's configuration (Triton's extension_model_configuration.md)."""
         model = serving.get(name, version)
         described = tensors.metadata(model.schema)
         return {
@@ -142,7 +142,7 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
     @routes.get("/models/<name>/stats")
     @routes.get("/models/<name>/versions/<version>/stats")
     def statistics(name: str, version: str | None = None) -> dict[str, object]:
-        """Return what was counted for a model since the start (extension_statistics.md)."""
+        """Return a model's statistics since the start (Triton's extension_statistics.md)."""
         model = serving.get(name, version)
         recorder.flush()
         return {"model_stats": [_statistics(model, metrics.statistics())]}
@@ -155,7 +155,7 @@ def _config(tensor: dict[str, object]) -> dict[str, object]:
 
 
 def _statistics(model: Artifact, counted: Mapping[tuple[str, str], Statistics]) -> dict[str, object]:
-    """Return Triton's record of a model; steps that are not measured apart have a count of 0."""
+    """Return a model's statistics in Triton's format; steps without a measurement of their own have a count of 0."""
     found = counted.get((model.name, str(model.version)), Statistics())
 
     def duration(count: float, seconds: float) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document of the service, made from the schemas of the models that are loaded.
+"""The OpenAPI 3.1 document of the service, made from the schemas of the loaded models.
 
-Every model has paths of its own, so that its features, their ranges and a request that works stand beside them.
+Every model has paths of its own, with its features, their ranges and an example that works.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ _INFER_REPLY = {
 
 
 def document(serving: Serving, config: Config, *, prefix: str = "") -> JSON:
-    """Return the document of everything that is served now, at paths behind `prefix`."""
+    """Return the document of the loaded models, with `prefix` before all paths."""
     default = [model for model in serving.models.values() if model.name == serving.default_name]
     parts = [_health_paths(), _v2_paths(), _v1_paths(), _mlflow_paths()]
     parts += [_invocations(model, config) for model in default]
@@ -151,11 +151,11 @@ def document(serving: Serving, config: Config, *, prefix: str = "") -> JSON:
     parts += [_pages(), {"/models": _get(NATIVE, "The loaded models, and which is the default", _NAMES)}]
     paths: JSON = {}
     for part in parts:
-        for path, operations in part.items():  # as with routes, the first of one path and method is the one that is
+        for path, operations in part.items():  # as with routes, the first of a path and method wins
             paths[path] = operations | paths.get(path, {})
     for path, operations in paths.items():
         for method, operation in operations.items():
-            # What a link to one operation, or a generated client's function, is called.
+            # The name of a link to the operation, and of a generated client's function.
             operation["operationId"] = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
     components = dict(_COMPONENTS)
     for model in serving.models.values():
@@ -239,7 +239,7 @@ def _feedback_path(config: Config) -> JSON:
     content = {"application/json": {"schema": {"anyOf": [item, many]}}}
     summary = "Report the true values of predictions"
     failures = {
-        "404": "none of the predictions was found, or the server keeps no prediction log",
+        "404": "none of the predictions is known, or the server keeps no prediction log",
         "422": "malformed request ids, rows or true values, or values far beyond the target's range in training",
     }
     return {"/feedback": _post(NATIVE, summary, content, reply, _NATIVE_ERROR, unfit=failures)}
@@ -255,7 +255,7 @@ def _pages() -> JSON:
 
 
 def _v2_paths() -> JSON:
-    """Return V2's paths that no model belongs to."""
+    """Return V2's paths without a model."""
     ready = _flags("live", "ready")
     index = _post(
         V2,
@@ -276,12 +276,12 @@ def _v2_paths() -> JSON:
 
 
 def _v1_paths() -> JSON:
-    """Return V1's path that no model belongs to."""
+    """Return V1's path without a model."""
     return {"/v1/models": _get(V1, "The loaded models", _NAMES)}
 
 
 def _mlflow_paths() -> JSON:
-    """Return MLflow's and SageMaker's paths that answer no predictions."""
+    """Return MLflow's and SageMaker's paths, without predictions."""
     parameters = ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]
     return {
         "/ping": _get(MLFLOW, "Whether the server is ready for requests", {}, unready=_MLFLOW_ERROR),
@@ -325,7 +325,7 @@ def _invocations(model: Artifact, config: Config) -> JSON:
 
 
 def _vertex_paths(model: Artifact, config: Config) -> list[JSON]:
-    """Return what is asked for at Vertex AI's routes, which may be one and the same path."""
+    """Return the operations of Vertex AI's two routes, which may have the same path."""
     instances = {"$ref": f"#/components/schemas/{model.name}.instances"}
     schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
     content = {"application/json": {"schema": schema, "example": {"instances": [_example(model)]}}}
@@ -490,7 +490,7 @@ def _columns(model: Artifact) -> JSON:
 
 
 def _lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
-    """Return the schema of rows as lists: in the schema's order, or in one that stands elsewhere in the request."""
+    """Return the schema of rows as lists, in the schema's order or in one that the request gives."""
     width = len(model.schema.names)
     row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
     if in_order:
@@ -499,7 +499,7 @@ def _lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
 
 
 def _number(feature: Feature) -> JSON:
-    """Return the schema of a feature: its range is what the model answers, its description says what it has seen."""
+    """Return the schema of a feature: its limits are those of the model, its description has the training range."""
     seen = f"{feature.minimum} to {feature.maximum} in training"
     parts = [feature.description, feature.unit and f"({feature.unit})", seen]
     limits = {"minimum": feature.lowest, "maximum": feature.highest}

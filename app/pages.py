@@ -1,4 +1,4 @@
-"""GET /, /docs and /openapi.json: what is served here and how to ask it, for people and for tools."""
+"""GET /, /docs and /openapi.json: what is served and how to call it, for people and tools."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which 
 
 
 def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bool]) -> Blueprint:
-    """Routes for people, and the document that they and tools read.
+    """Return the routes of the pages and of the OpenAPI document.
 
-    All links are relative, so that they hold behind a proxy that cuts a prefix off the path. What cannot be relative
-    begins with the `X-Forwarded-Prefix` of a client whose address `trusts_proxy` accepts.
+    Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
+    relative start with the proxy's `X-Forwarded-Prefix`, if `trusts_proxy` accepts its address.
     """
     routes = Blueprint("pages", __name__)
-    # Swagger UI from its package, so that no page asks another host for anything: its validator would.
+    # Swagger UI comes from its package; without its validator no page loads anything from another host.
     interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
     swagger_ui = get_swaggerui_blueprint(".", "../openapi.json", config=interactive)
     routes.register_blueprint(swagger_ui, url_prefix="/docs")
@@ -39,14 +39,14 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
         return redirect("docs/", 308) if request.path == "/docs" else None
 
     def prefix() -> str:
-        """Return what stands before the paths of this request where the client sees them; empty for nothing."""
+        """Return the prefix that a proxy removed from the path, or an empty string."""
         forwarded = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
         trusted = forwarded and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
         return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
 
     @routes.get("/openapi.json")
     def document() -> Reply:
-        """Return the OpenAPI document of the loaded models, compressed for who accepts it."""
+        """Return the OpenAPI document of the loaded models, compressed if the client accepts that."""
         found = openapi.document(serving, config, prefix=request.script_root + prefix())
         return compress(to_json(found), request.environ)
 
@@ -54,14 +54,14 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
     def index() -> Response:
         """Show every loaded model: version, metrics, features, and a request that works.
 
-        Who asks for no HTML, as KServe's V1 client, is told that the process lives.
+        A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
         """
         if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
             models = [_describe(model) for model in serving.models.values()]
             reply = Response(render_template("index.html", models=models, reason=serving.unready))
         else:
             reply = to_json({"status": "alive"}).to_flask()
-        reply.cache_control.no_store = True  # the page shows the host that was asked
+        reply.cache_control.no_store = True  # the page shows the host of the request
         reply.vary.add("Accept")
         return reply
 

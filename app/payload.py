@@ -1,13 +1,13 @@
-"""The native request formats to one matrix, and predictions to the native reply.
+"""The native formats: decodes requests to one matrix, and encodes predictions as a reply.
 
-The forms of `application/json`, told apart by their shape:
+The forms of `application/json`, which differ in shape:
 
 - columns, as `DataFrame.to_json()` writes them: `{"RM": {"0": 6.575, "1": 6.421}, …}`
 - one record: `{"RM": 6.575, …}`
 - a list of records: `[{"RM": 6.575, …}, …]`
 - a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
 
-Where an object repeats a key, its last value counts, as in every JSON parser at hand.
+If an object repeats a key, the last value counts, as in common JSON parsers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, s
 def decode(body: bytes, media_type: str, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
     """Return the rows of a body of content type `media_type` as `(n_rows, n_features)` float64, in the schema's order.
 
-    `header` says whether CSV has one. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    `header` tells if CSV has a header. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     if media_type == CSV_TYPE:
         return tables.from_csv(body, schema, max_rows=max_rows, header=header)
@@ -47,7 +47,7 @@ def decode(body: bytes, media_type: str, schema: Schema, *, max_rows: int, heade
 
 
 def encode(prediction: NDArray[np.float64], model: Artifact, *, request_id: str) -> Reply:
-    """Return the reply: `{"prediction", "model", "version", "request_id"}`, floats written to read back the same."""
+    """Return the reply `{"prediction", "model", "version", "request_id"}`; parsing its floats returns the same bits."""
     reply = to_json({"prediction": prediction, "model": model.name, "version": model.version, "request_id": request_id})
     reply.headers.append(("X-Model-Version", str(model.version)))
     return reply

@@ -17,7 +17,7 @@ from model import Artifact
 
 
 def blueprint(serving: Serving, inference: Inference) -> Blueprint:
-    """Routes that answer predictions in the native formats."""
+    """Return the routes of the native API."""
     routes = Blueprint("predict", __name__)
 
     refuse = errors.refuser()
@@ -25,14 +25,14 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
 
     @routes.get("/models")
     def models() -> dict[str, object]:
-        """List the loaded models; the default one answers `/predict`."""
+        """List the loaded models, and the default one, which `/predict` uses."""
         return {
             "models": [{"name": model.name, "version": model.version} for model in serving.models.values()],
             "default": serving.default_name,
         }
 
     def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
-        """Answer in whichever native format the body is."""
+        """Predict from any of the native formats."""
         media_type, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
         header = csv_header(parameters, default=True)
         decode = partial(

@@ -1,7 +1,7 @@
-"""What is noted of each request beside its reply: its line in the log, metrics, drift counts, the prediction log.
+"""Records each exchange after its reply: the log line, metrics, drift counters and the prediction log.
 
-A request only leaves its visit here. They are seen to many at once, which takes a fraction of the time that it takes
-one by one: by the request that brings the last of so many, by a thread a moment later, or when somebody asks.
+A request only queues its exchange here. Exchanges are processed many at a time, which takes a fraction of the time
+that it takes one by one: by a thread every 0.2 s, by the request that fills the queue, or before metrics are read.
 """
 
 from __future__ import annotations
@@ -18,25 +18,22 @@ from app.visit import Exchange
 
 _log = logging.getLogger("tabserve")
 
-_INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; what waits takes memory
-# Counting them takes a fraction of a millisecond, for which the others wait.
+_INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; queued exchanges take memory
+# To count so many takes a fraction of a millisecond, during which other requests wait.
 _MAX_PENDING = 256
 _MAX_PENDING_ROWS = 10_000  # matrices take memory
-_STOP_SECONDS = 5  # most that a worker's end waits for a reader of standard output
-# Of the log, 4 KiB each at most: so many wait for a reader that is slow or gone, and then the oldest are lost.
+_STOP_SECONDS = 5  # how long a stopping worker waits for a reader of standard output
+# Pieces of the log, 4 KiB each at most, that wait for a slow or missing reader; beyond that the oldest are lost.
 _MAX_PIECES = 2_500
 
 
 def is_logged(exchange: Exchange) -> bool:
-    """Return whether a request is logged: all are but answered probes, which are 50,000 a day from Kubernetes."""
+    """Return whether a request is logged: all but health checks with 200, of which Kubernetes sends 50,000 a day."""
     return not (exchange.is_probe and exchange.status == 200)
 
 
 class Recorder:
-    """Takes record of requests in one process; `start` and `close` belong to whoever runs the service there.
-
-    Nothing waits before the start.
-    """
+    """Records the exchanges of one process. The server calls `start` and `close`; without them nothing is queued."""
 
     def __init__(
         self,
@@ -52,24 +49,24 @@ class Recorder:
         self._pieces: deque[bytes] = deque(maxlen=_MAX_PIECES)
         self._counting = threading.Lock()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None  # made where it runs: a fork marks those that exist as ended
+        self._thread: threading.Thread | None = None  # made in `start`: threads do not survive a fork
 
     def start(self) -> None:
-        """Begin to count and to write behind the requests: in the process that answers, once."""
+        """Start the threads; call it once, in the worker process."""
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
         if self._writer:
             self._writer.start()
 
     def record(self, exchange: Exchange) -> None:
-        """Take record of a request that has left."""
+        """Queue an exchange whose reply was made."""
         self._pending.append(exchange)
         self._pending_rows += exchange.rows
         if len(self._pending) >= _MAX_PENDING or self._pending_rows >= _MAX_PENDING_ROWS or not self._thread:
             self.flush()
 
     def flush(self) -> None:
-        """Count what was noted until now, and hand it to the logs."""
+        """Count all queued exchanges and pass them to the logs."""
         with self._counting:
             self._pending_rows = 0
             exchanges = [self._pending.popleft() for _ in range(len(self._pending))]
@@ -83,13 +80,13 @@ class Recorder:
                         self._writer.put(exchange)
             try:
                 self._metrics.count(exchanges)
-            except Exception as error:  # whatever it is, what comes next is counted again
+            except Exception as error:  # whatever it is, later exchanges are counted
                 _log.error("requests were not counted: %s", type(error).__name__, exc_info=True)
         if not self._thread:
             self._write()
 
     def close(self) -> None:
-        """Count and write what was noted, and stop."""
+        """Count and write all queued exchanges, and stop."""
         self._stopping.set()
         if self._thread:
             self._thread.join(_STOP_SECONDS)
@@ -105,6 +102,6 @@ class Recorder:
             self._write()
 
     def _write(self) -> None:
-        """Write the log: where nobody reads it this takes as long as it takes, and no request waits for it."""
+        """Write the log. This may block on a slow reader, but no request waits for it."""
         if self._write_log:
             self._write_log([self._pieces.popleft() for _ in range(len(self._pieces))])

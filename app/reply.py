@@ -1,4 +1,4 @@
-"""A reply as this service makes it: of Flask's and of WSGI's making alike, byte for byte."""
+"""A reply that can be sent by Flask or as a WSGI application, with the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINES = {status: f"{status} {phrase.upper()}" for status, phrase in HTTP_STATUS
 
 @dataclass(slots=True)
 class Reply:
-    """Status, type, body, and headers beside those that follow from them: a WSGI application, as Flask takes one."""
+    """Status, content type, body and further headers of a reply; a WSGI application."""
 
     body: bytes
     content_type: str = JSON_TYPE

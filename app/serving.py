@@ -1,4 +1,4 @@
-"""Which versions of which models are loaded, and which of them answers."""
+"""The loaded models: which versions are served, and which model is the default."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ _DEVICE_REMEDY = "give the container a GPU and install requirements-cuda.txt, or
 
 @dataclass(slots=True)
 class Serving:
-    """The loaded models by name, and why any that was asked for is not among them.
+    """The loaded models by name, and the problems that kept configured models from loading.
 
-    `requested` holds the names of all models that were asked for, the default first. `golden` says of each version that
-    was tried whether its golden rows came out as in training. `draining` is set when the server
-    was told to stop: it goes on answering, and says that it is not ready. `seen` is the store before it was
-    loaded. `device` runs the models that have a network,
-    once `open` was called, and `usage` says how full and busy it is.
+    `requested` are the names of all configured models, the default first. `golden` tells for each version whether its
+    golden rows were predicted as in training. `draining` is set when the server stops: it goes on answering, but is no
+    longer ready. `seen` is the store's fingerprint from before the load. After `open`, `device` runs the models
+    with a network, and `usage` returns how full and busy it is.
     """
 
     models: dict[str, Artifact] = field(default_factory=dict)
@@ -57,20 +56,20 @@ class Serving:
 
     @property
     def default_name(self) -> str | None:
-        """Return the name of the model that `/predict` answers with."""
+        """Return the name of the default model, which `/predict` uses."""
         return self.requested[0] if self.requested else None
 
     @property
     def unready(self) -> str | None:
-        """Return why no new requests should be sent here, or None."""
+        """Return why the server is not ready for requests, or None if it is."""
         if self.draining:
             return "the server is stopping"
         return "; ".join(self.problems) or (None if self.is_open else f"the models are still loading on {self.device}")
 
     def get(self, name: str | None, version: str | None = None) -> Artifact:
-        """Return a loaded model, the default one for None, in whichever version is loaded or in that one alone.
+        """Return a loaded model, the default one if `name` is None, if `version` is None or the loaded version.
 
-        Raises `NotReadyError` if it failed to load, `NotInStoreError` if nobody asked for it.
+        Raises `NotReadyError` if the model failed to load, `NotInStoreError` if it is not configured.
         """
         name = name or self.default_name
         if name in self.models:
@@ -83,29 +82,28 @@ class Serving:
         raise NotInStoreError(f"model {name!r} not found; loaded models: {', '.join(self.models) or 'none'}")
 
     def open(self) -> None:
-        """Load the models that run on a device, and verify them there: after the fork, before the first request.
+        """Load and verify the models that run on the device: after the fork, before the first request.
 
-        What fails leaves the process alive and not ready, and its model out: a GPU that is asked for is never replaced
-        by the CPU.
+        A model that fails is left out, and the process is live and not ready: the CPU never replaces a configured GPU.
         """
         if self.is_open:
             return
         self.is_open = True
         networks = [model for model in self.models.values() if _has_network(model)]
         try:
-            # Here, since PyTorch takes seconds and GiB, and CUDA survives no fork.
+            # Imported here, since PyTorch takes seconds and GiB, and CUDA does not survive a fork.
             import model.network as network
             import model.torch_engine as torch_engine
 
             device = network.find_device(self.device)
-        except Exception as error:  # whatever PyTorch raises where its libraries or the driver are broken
+        except Exception as error:  # anything, if PyTorch's libraries or the driver are broken
             self._unload(networks, f"TABSERVE_DEVICE is {self.device!r}: {error}; {_DEVICE_REMEDY}")
             return
         self.usage = partial(torch_engine.usage, device)
         for model in networks:
             try:
                 self.models[model.name] = self._batched(torch_engine.load(model, device))
-            except Exception as error:  # whatever PyTorch and the driver raise
+            except Exception as error:  # anything that PyTorch and the driver raise
                 if isinstance(error, GoldenRowsError):
                     self.golden[model.name, model.version] = False
                 self._unload([model], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
@@ -114,11 +112,11 @@ class Serving:
                 _log.info("model loaded on its device", extra={"fields": fields})
 
     def lose_device(self, error: DeviceError) -> None:
-        """Be without the models that run on the device, and not ready for good: only a new process gets it back."""
+        """Remove the models that run on the device. Only a new process can use it again: this one stays not ready."""
         self._unload([model for model in self.models.values() if _has_network(model)], f"{error}; restart the server")
 
     def take_runs(self) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
-        """Return, by version, the rows of each run for several requests and their waits, since the last call."""
+        """Return by version the rows of each batched run and the waits of its requests, since the last call."""
         return {
             (model.name, model.version): model.engine.take_statistics()
             for model in list(self.models.values())
@@ -126,26 +124,27 @@ class Serving:
         }
 
     def batches(self, name: str | None) -> bool:
-        """Return whether a model, the default one for None, runs requests together: then they wait for each other."""
+        """Return whether a model, the default one for None, batches requests: then they wait for each other."""
         model = self.models.get(name or self.default_name or "")
         return model is not None and isinstance(model.engine, Batcher)
 
     def _unload(self, models: Sequence[Artifact], reason: str) -> None:
         lost = {model.name for model in models}
-        self.models = {name: model for name, model in self.models.items() if name not in lost}  # others iterate over it
+        # A new dict: other threads iterate over the old one.
+        self.models = {name: model for name, model in self.models.items() if name not in lost}
         if reason not in self.problems:
             self.problems += (reason,)
             _log.error("not ready: %s", reason)
 
     def _batched(self, model: Artifact) -> Artifact:
-        """Return the model with an engine that batches requests, if it should."""
+        """Return the model with an engine that batches requests, if batches are configured."""
         if self.max_batch_rows == 1:
             return model
         return replace(model, engine=Batcher(model.engine, max_rows=self.max_batch_rows))
 
 
 class _NotOnDevice(Predictor):
-    """Stands for the engine of a model until it is on its device: meanwhile nothing else may answer."""
+    """The engine of a model that is not on its device yet: nothing else may answer in its place."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         raise NotReadyError("the model is still loading on its device; see /readyz")
@@ -156,7 +155,7 @@ def _has_network(model: Artifact) -> bool:
 
 
 def _describe(error: Exception, store: Path) -> str:
-    """Return what is wrong with a store or a model: where it cannot be read, what, why, and by which user."""
+    """Return what is wrong with a store or a model; for an unreadable one with the file, the reason and the user."""
     if not isinstance(error, OSError):
         return str(error)
     return (
@@ -173,10 +172,9 @@ def load(
     max_batch_rows: int = 1,
     ignore_unknown: bool = False,
 ) -> Serving:
-    """Load and verify the models that are asked for, or every model of the store; on the CPU, whatever the device.
+    """Load and verify the models of `references`, or every model of the store; on the CPU, whatever the device.
 
-    A model that cannot be loaded is left out and said why: the process lives on, is not ready, and its
-    liveness does not depend on it.
+    A model that cannot be loaded is left out and reported in `problems`: the process is live and not ready.
     """
     seen = fingerprint(store)
     model_store = Store(store)
@@ -232,12 +230,12 @@ def verify_apart(
     max_bytes: int = 2**30,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[tuple[str, ...], dict[tuple[str, int], bool] | None]:
-    """Load in a child process of so much more memory, and return the problems and which golden rows came out.
+    """Load in a child process, limited in time and additional memory; return its `problems` and `golden`.
 
-    Of a child that did not come to an end there is the one problem, and None.
+    If the child did not finish, the result is one problem and None.
 
-    The process that must live, gunicorn's master, neither hangs nor ends with what it verifies. One of the largest
-    graphs that are served takes an eighth of the time and less than half of the memory.
+    So gunicorn's master, which must live, neither hangs nor dies with what it verifies. The largest graph takes about
+    an eighth of the default time and less than half of the default memory.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -266,21 +264,21 @@ def verify_apart(
 
 
 def _report(load: Callable[[], Serving], writing: int, max_bytes: int, max_seconds: float) -> NoReturn:
-    """Load, write what is known of it as JSON, and end this process, which is a child that was just forked."""
+    """Load, write `problems` and `golden` as JSON, and end this process, a child that was just forked."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
-        signal.alarm(math.ceil(max_seconds) + 5)  # in case the parent, which would end it, is killed
-        logging.disable()  # the parent says it
-        with suppress(OSError):  # another system than Linux
+        signal.alarm(math.ceil(max_seconds) + 5)  # in case the parent, which would kill the child, is killed first
+        logging.disable()  # the parent logs the problems
+        with suppress(OSError):  # not Linux
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + max_bytes,) * 2)
         try:
             found = load()
             report: Any = found.problems, [(*version, is_good) for version, is_good in found.golden.items()]
-        except Exception as error:  # whatever it is, the parent goes on with what it has
+        except Exception as error:  # whatever it is, the parent keeps its models
             report = (repr(error),), None
         with open(writing, "wb") as file:
             file.write(json.dumps(report).encode())
     finally:
-        os._exit(0)  # nothing of the parent's is tidied up here
+        os._exit(0)  # without the parent's cleanup

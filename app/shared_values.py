@@ -1,8 +1,8 @@
-"""Values of metrics in memory that all workers share, where prometheus_client itself would keep files in a folder.
+"""Metric values in memory that all workers share, in place of prometheus_client's files.
 
-The memory belongs to no file: no full disk touches it, nobody can remove it, and it ends with the server. It is mapped
-before workers are forked. Each worker has a slot and writes to the region of that slot alone; a scrape adds up all
-regions. A worker that takes a dead one's slot counts on from where that one stopped.
+The memory belongs to no file: it needs no disk, cannot be removed, and ends with the server. It is mapped before
+workers are forked. Each worker has a slot and writes only to the region of that slot; a scrape adds up all regions. A
+worker that takes over the slot of a dead one continues from its values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-# Of address space: memory is taken for what is written. A model of 100 features has 1,300 bins, a name 200 bytes.
+# Address space only: memory is used as values are written. A model of 100 features has 1,300 bins; a name, 200 bytes.
 _MAX_VALUES = 2**16
 _MAX_NAMES_BYTES = 15 * 2**20
 
@@ -27,17 +27,17 @@ _log = logging.getLogger("tabserve")
 
 
 class _Region:
-    """The values of one slot: the bytes that their names take, the values, and a line for the name of each."""
+    """The memory of one slot: the length of all names in bytes, the values, and the names, one a line."""
 
     def __init__(self) -> None:
-        self._names_start = 8 * (1 + _MAX_VALUES)  # of the names
+        self._names_start = 8 * (1 + _MAX_VALUES)
         self._memory = mmap.mmap(-1, self._names_start + _MAX_NAMES_BYTES)
         self.cells = memoryview(self._memory)[: self._names_start].cast("d")
         self._indexes: dict[bytes, int] = {}
         self._is_full = False
 
     def open(self) -> None:
-        """Find what an earlier process wrote: in the process that writes from now on."""
+        """Find the values that an earlier process wrote; call it in the process that writes from now on."""
         self._indexes = {name: index for index, (name, _) in enumerate(self.read(), start=1)}
 
     def read(self) -> list[tuple[bytes, float]]:
@@ -46,13 +46,13 @@ class _Region:
         return list(zip(names, self.cells[1 : 1 + len(names)].tolist()))
 
     def index(self, name: bytes) -> int | None:
-        """Return where the value of a name is; None where there is no room for another."""
+        """Return the index of a name's value, a new one if needed; None if there is no room."""
         index = self._indexes.get(name)
         if index is None:
             used, line = int(self.cells[0]), name + b"\n"
             if len(self._indexes) + 1 < _MAX_VALUES and used + len(line) <= _MAX_NAMES_BYTES:
                 self._memory[self._names_start + used : self._names_start + used + len(line)] = line
-                self.cells[0] = used + len(line)  # last, so that no scrape finds half a name, nor does a successor
+                self.cells[0] = used + len(line)  # last, so that no scrape or later worker reads half a name
                 index = self._indexes[name] = len(self._indexes) + 1
             elif not self._is_full:
                 self._is_full = True
@@ -60,13 +60,13 @@ class _Region:
         return index
 
 
-_lock = threading.Lock()  # for the threads of a process
-_regions = [_Region()]  # the first is the master's
+_lock = threading.Lock()  # between threads of one process
+_regions = [_Region()]  # the master's region first
 _own = _regions[0]
 
 
 class SharedValue:
-    """A value as prometheus_client's metrics use it; sums over processes are all that there is."""
+    """A value of a prometheus_client metric, which is summed over all processes."""
 
     _multiprocess = True
 
@@ -85,7 +85,7 @@ class SharedValue:
             self._find()
 
     def _find(self) -> None:
-        """Find the cell in this process's region, or make one that is not shared where that is full."""
+        """Find the cell in this process's region, or make a cell that is not shared if the region is full."""
         self._region = _own
         self._cells: memoryview[float] | array[float] = _own.cells
         index = _own.index(self._name)
@@ -115,17 +115,17 @@ class SharedValue:
             return self._cells[self._index]
 
     def set_exemplar(self, exemplar: object) -> None:
-        """Keep none, as prometheus_client for several processes."""
+        """Ignore exemplars, as prometheus_client does for several processes."""
 
     def get_exemplar(self) -> None:
-        """Return none."""
+        """Return None."""
 
 
 class SharedCollector(Collector):
     """Adds up the values of all slots."""
 
     def collect(self) -> Iterable[Metric]:
-        """Return every metric that any process has."""
+        """Return the metrics of all processes."""
         totals: dict[bytes, float] = {}
         for region in _regions:
             for key, value in region.read():
@@ -142,22 +142,22 @@ class SharedCollector(Collector):
 
 
 def share_values() -> None:
-    """Have prometheus_client keep its values here: before any metric is made."""
+    """Have prometheus_client keep its values here; call it before any metric is made."""
     values.ValueClass = SharedValue
 
 
 def are_shared() -> bool:
-    """Return whether it does."""
+    """Return whether prometheus_client keeps its values here."""
     return values.ValueClass is SharedValue
 
 
 def reserve_slots(count: int) -> None:
-    """Make room for the values of so many workers: in the master, before it forks the first."""
+    """Make room for the values of so many workers; call it in the master, before the first fork."""
     _regions.extend(_Region() for _ in range(count))
 
 
 def take_slot(slot: int) -> None:
-    """Count in a slot from now on: in a new worker, before it answers a request."""
+    """Use the slot from now on; call it in a new worker, before its first request."""
     global _own
     if slot + 1 < len(_regions):
         _own = _regions[slot + 1]

@@ -1,6 +1,6 @@
-"""Notices that a store has changed while its models could not be loaded: a repaired store needs no new process.
+"""Watches a store whose models could not be loaded, so that the server loads a repaired store without a restart.
 
-Knows nothing of models. It looks at names, sizes, times and permissions, and has the server load again.
+Knows nothing about models: it compares names, sizes, times and permissions of files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _log = logging.getLogger("tabserve")
 Fingerprint = frozenset[tuple[object, ...]]
 
 _INTERVAL_SECONDS = 1.0
-_MAX_FILES = 10_000  # an artifact has about a dozen; a store that is named by mistake may be a whole disk
+_MAX_FILES = 10_000  # an artifact has about a dozen; a store that is set by mistake may be a whole disk
 
 
 def fingerprint(store: Path) -> Fingerprint:
-    """Return what can be seen of a store without reading a file: another after any change, of permissions too."""
+    """Return the state of a store's files without reading them; it differs after any change, also of permissions."""
     seen: list[tuple[object, ...]] = [_file_fingerprint(str(store))]
     folders = os.walk(store, onerror=lambda error: seen.append((error.filename, error.errno)))
     paths = (os.path.join(folder, name) for folder, inner, files in folders for name in (*inner, *files))
@@ -34,15 +34,15 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
         found = os.stat(path)
     except OSError as error:
         return path, error.errno
-    readable = os.access(path, os.R_OK)  # permissions may change with no trace on the file: by a mount, for example
+    readable = os.access(path, os.R_OK)  # may change without the file, by a mount for example
     return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, readable
 
 
 def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Callable[[], object]) -> None:
-    """Call `load_again` whenever the store has changed after a load that failed, and stays as it is; never returns.
+    """Call `load_again` when the store has changed since a failed load and is stable again; never return.
 
-    `failed` returns the store's fingerprint from before that load, or None if nothing failed. What was tried once is
-    not tried again until it changes, so that a broken artifact is not verified in a loop.
+    `failed` returns the store's fingerprint from before the failed load, or None if no load failed. Each state of the
+    store is tried only once, so that a broken artifact is not verified in a loop.
     """
     tried = last = None
     while True:
@@ -52,7 +52,7 @@ def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Cal
             last = None
             continue
         now = fingerprint(store)
-        if now == last and now not in (before, tried):  # a store that still changes is being written
+        if now == last and now not in (before, tried):  # a store that still changes is being written to
             tried = now
             _log.info("the store %s has changed; loading its models again", store)
             load_again()

@@ -1,7 +1,7 @@
-"""Tables as every protocol but V2 states them, in JSON's values or in CSV, to one matrix in the schema's order.
+"""Decodes the tables of every protocol but V2, from JSON values or CSV, to one matrix in the schema's order.
 
-Each function checks the number of rows before it looks at a cell, raises `TooManyRowsError` for too many, and
-`SchemaError` with every problem for the rest.
+Each function checks the number of rows before it reads a cell. It raises `TooManyRowsError` for too many, and
+`SchemaError` with every other problem.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_row
 def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of TensorFlow's row format: all objects by feature name, or all lists in the schema's order.
 
-    A model of one feature takes bare numbers too. Raises `BodyError` for what is no list.
+    For a model of one feature, instances may also be bare numbers. Raises `BodyError` for anything but a list.
     """
     if not isinstance(instances, list):
         raise BodyError("instances is not a list")
@@ -70,14 +70,14 @@ def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
 
 
 def from_inputs(inputs: Any, schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the matrix of TensorFlow's column format: `{"RM": [6.575, …], …}`, or what `from_instances` reads."""
+    """Return the matrix of TensorFlow's column format: `{"RM": [6.575, …], …}`, or the formats of `from_instances`."""
     if isinstance(inputs, dict):
         return from_columns(inputs, schema, max_rows=max_rows)
     return from_instances(inputs, schema, max_rows=max_rows)
 
 
 def from_columns(columns: Mapping[str, Any], schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the matrix of `{"RM": [6.575, …], …}`; a column may have the shape `[n, 1]`, too: `[[6.575], …]`."""
+    """Return the matrix of `{"RM": [6.575, …], …}`; a column may also have the shape `[n, 1]`: `[[6.575], …]`."""
     check_width(len(columns), schema.names)
     problems = [
         Problem(None, shortened(name), "not a list") for name, cells in columns.items() if not isinstance(cells, list)
@@ -106,12 +106,12 @@ def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: i
     ]
     if problems:
         raise SchemaError(problems, n_rows=0)
-    check_rows(max(map(len, columns.values())), max_rows)  # before they are joined
+    check_rows(max(map(len, columns.values())), max_rows)  # before the columns are joined
     index = next(iter(columns.values())).keys()
     if any(cells.keys() != index for cells in columns.values()):
-        index = dict.fromkeys(key for cells in columns.values() for key in cells)  # a cell that is not there is missing
+        index = dict.fromkeys(key for cells in columns.values() for key in cells)  # an absent cell is a missing value
     check_rows(len(index), max_rows)
-    # A column that the schema does not know is refused by its name alone: its cells could be far more than were sent.
+    # An unknown column is refused by its name: filled up, its cells could be far more than were sent.
     known = frozenset(schema.names)
     return schema.matrix_from_columns(
         {name: [cells.get(key) for key in index] if name in known else () for name, cells in columns.items()}
@@ -119,9 +119,9 @@ def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: i
 
 
 def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
-    """Return the matrix of a CSV table with a header; without one where `header` is False.
+    """Return the matrix of a CSV table with a header, or without if `header` is False.
 
-    Where it is None, a first line without any text is data. Raises `BodyError` for what is no CSV.
+    If it is None, a first line without text is data. Raises `BodyError` for anything but CSV.
     """
     try:
         text = body.decode()
@@ -148,7 +148,7 @@ def _without_lists(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_rows(n_rows: int, max_rows: int) -> None:
-    """Raise if there are more rows than the service takes, or none."""
+    """Raise `TooManyRowsError` or, if there are no rows, `SchemaError`."""
     if n_rows > max_rows:
         raise TooManyRowsError(max_rows)
     if n_rows == 0:

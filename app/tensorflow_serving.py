@@ -1,6 +1,6 @@
 """/v1: KServe's V1 protocol and TensorFlow Serving's REST API, which share their paths.
 
-Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_rest.md. Every reply has what both read.
+Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_rest.md. Replies have the fields of both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGNATURE = "serving_default"
 
 
 def blueprint(serving: Serving, inference: Inference) -> Blueprint:
-    """Routes of V1. An error is 400 for everything wrong with a request, `{"error": …}` with every problem in it."""
+    """Return the routes of V1. Every bad request is 400 with `{"error": …}`, which lists every problem."""
     routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
     refuse = errors.refuser(errors.message, unfit=400)
     errors.register(routes, refuse)
@@ -35,7 +35,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
     @routes.get("/models/<name>/versions/<version>")
     @hot.probe
     def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
-        """Say whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
+        """Report whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
         model = serving.get(name, version)
         state = "UNLOADING" if serving.draining else "AVAILABLE"
         statuses = [
@@ -45,7 +45,7 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         return errors.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
     def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
-        """Answer `{"instances": […]}` with `{"predictions": […]}`, `{"inputs": …}` with `{"outputs": […]}`."""
+        """Reply to `{"instances": […]}` with `{"predictions": […]}`, and to `{"inputs": …}` with `{"outputs": […]}`."""
         read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
         key, rows = inference.decode(environ, model, read)
         return rows, lambda prediction: to_json({key: prediction})

@@ -1,15 +1,15 @@
-"""V2's tensors: a request in JSON or in JSON and binary to one matrix, and a prediction back.
+"""V2's tensors: decodes requests, in JSON or JSON and binary, to one matrix, and encodes predictions.
 
 Formats: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's
-extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) and the servers disagree, this holds:
+extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) and the servers disagree:
 
-- The YAML has no null where a field is absent, and servers send nulls: absent fields are left out.
-- The YAML wants an array of numbers as `data`; its text, and every server, take nested arrays too: so do we.
-- The YAML knows no `binary_data_size` and no reply but JSON; Triton's extension adds both, and its client uses them
-  unless told otherwise.
-- FP32 given in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
-- Number tensors of any width are taken for a feature, which is FP64; Triton itself asks for the declared one. BOOL
-  and BYTES are no numbers.
+- The YAML allows no null for an absent field, and servers send nulls: we leave absent fields out.
+- The YAML wants an array of numbers as `data`; the text and every server accept nested arrays, too: so do we.
+- The YAML has neither `binary_data_size` nor binary replies; Triton's extension adds both, and its client uses them by
+  default.
+- FP32 in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
+- A feature is FP64, but numbers of any datatype are accepted; Triton accepts only the declared one. BOOL and BYTES are
+  not numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input as it was sent: `cells` are numbers of its datatype, or what JSON had in place of some of them."""
+    """One input of a request: `cells` are numbers of its datatype, or JSON values if some are not numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -56,10 +56,10 @@ class Tensor:
 
 
 def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: int) -> InferRequest:
-    """Return what an infer request asks for; `json_length` is its Inference-Header-Content-Length, if it has one.
+    """Return a decoded infer request; `json_length` is its Inference-Header-Content-Length, if it has one.
 
-    The inputs are one tensor a feature, `[n]` or `[n, 1]`, in any order; or one `[n, n_features]` of any other name, in
-    the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    The inputs are one tensor for each feature, `[n]` or `[n, 1]`, in any order; or one tensor `[n, n_features]` of any
+    other name, in the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     header, tail = _split(body, json_length)
     document = parse_json(header, max_values=schema.max_values(max_rows))
@@ -77,7 +77,7 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
 
 
 def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: InferRequest) -> tuple[bytes, int | None]:
-    """Return the reply's body, and how long its JSON is where binary data follow it."""
+    """Return the reply's body, and the length of its JSON if binary data follow."""
     output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": prediction.shape}
     raw = prediction.astype("<f8", copy=False).tobytes() if infer_request.binary else b""
     output |= {"parameters": {"binary_data_size": len(raw)}} if infer_request.binary else {"data": prediction}
@@ -89,7 +89,7 @@ def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: Infe
 
 
 def metadata(schema: Schema) -> dict[str, Any]:
-    """Return the tensors that a model takes and gives, as V2's metadata names them."""
+    """Return a model's input and output tensors, as in V2's metadata."""
     inputs = [{"name": name, "datatype": DATATYPE, "shape": [-1]} for name in schema.names]
     return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
 
@@ -105,7 +105,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
 
 
 def _wants_binary(document: dict[str, Any]) -> bool:
-    """Return whether the one output is asked for in binary: its own parameter goes before the request's."""
+    """Return whether the output should be binary: its own parameter overrides the request's."""
     parameters = _parameters(document, "the request")
     binary = parameters.get("binary_data_output", False)
     outputs = document.get("outputs")
@@ -142,7 +142,7 @@ def _parameters(value: dict[str, Any], owner: str) -> dict[str, Any]:
 
 
 def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int) -> list[Tensor]:
-    """Return the inputs as tensors, but for those that are left out; binary ones lie in `tail`, one after the other."""
+    """Return the inputs as tensors without the ignored ones; `tail` holds the data of binary ones in their order."""
     tensors, problems = [], []
     for item in inputs:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
@@ -168,7 +168,7 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
         if isinstance(cells, str):
             problems.append(Problem(None, shown, cells))
         else:
-            tables.check_rows(shape[0], max_rows)  # a shape that data fill, not one that is only claimed
+            tables.check_rows(shape[0], max_rows)  # after the data matched the shape
             tensors.append(Tensor(name, shape, cells))
     if problems:
         raise SchemaError(problems, n_rows=0)
@@ -178,7 +178,7 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
 
 
 def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
-    """Return the values of an input, or why there are none."""
+    """Return the values of an input, or what is wrong with it."""
     datatype = item.get("datatype")
     dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
@@ -202,9 +202,9 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
         if None in cells:
             return f"its data are not all {datatype}"
     try:
-        with np.errstate(over="ignore"):  # what overflows is infinite, and the schema says of it where it stands
+        with np.errstate(over="ignore"):  # overflow gives infinity, which the schema reports with its row
             return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
-    except OverflowError:  # an integer beyond float64, which the schema tells of too, or beyond its own datatype
+    except OverflowError:  # an integer beyond float64, which the schema reports, or beyond its own datatype
         return cells if dtype.kind == "f" else f"its data are not all in the range of {datatype}"
 
 
@@ -222,7 +222,7 @@ def _length(value: Any) -> int | None:
 
 
 def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
-    """Return nested or flat data as one list in row-major order, or None if they do not fill `shape`."""
+    """Return nested or flat data as one list in row-major order, or None if they do not match `shape`."""
     if not isinstance(data, list):
         return None
     if len(shape) == 2 and data and isinstance(data[0], list):
@@ -233,8 +233,8 @@ def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
 
 
 def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
-    """Return the tensors of a request as one matrix."""
-    if not tensors:  # all were left out: every feature is missing
+    """Return the tensors of a request as one matrix in the schema's order."""
+    if not tensors:  # all were ignored: every feature is missing
         return schema.matrix_from_columns({})
     n_rows, names = tensors[0].shape[0], schema.names
     columns: dict[str, NDArray[Any] | list[Any]]

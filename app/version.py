@@ -1,3 +1,3 @@
-"""The version of Tabserve itself: what protocols report as the server's, and images are labelled with."""
+"""The version of Tabserve, which protocols report as the server's and images have as a label."""
 
 VERSION = "0.1.0"

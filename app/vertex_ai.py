@@ -1,4 +1,4 @@
-"""Vertex AI's two routes, at the paths that it names in AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE, where it does.
+"""Vertex AI's two routes, at the paths in AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE, if it sets them.
 
 Source: Vertex AI, custom container requirements for inference.
 """
@@ -20,9 +20,9 @@ from model import Artifact, Matrix, Schema
 
 
 def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
-    """Routes of Vertex AI; the default model answers.
+    """Return the routes of Vertex AI, for the default model.
 
-    Where Vertex AI names a path that health, V1, V2 or MLflow have, theirs answers: each says what Vertex AI reads.
+    If a path is also one of health, V1, V2 or MLflow, their route answers: its reply has what Vertex AI reads.
     """
     routes = Blueprint("vertex_ai", __name__)
     refuse = errors.refuser(errors.message, unfit=400)
@@ -30,12 +30,12 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
 
     @hot.probe
     def health() -> tuple[dict[str, object], int, dict[str, str]]:
-        """Say whether requests should be sent here."""
+        """Report whether the server is ready."""
         ready = not serving.unready
         return errors.readiness({"ready": ready}, ready=ready)
 
     def predict(environ: WSGIEnvironment, model: Artifact) -> hot.Decoded:
-        """Answer `{"instances": […]}` with `{"predictions": […]}`; `parameters` are not looked at."""
+        """Reply to `{"instances": […]}` with `{"predictions": […]}`; `parameters` are ignored."""
         rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
         return rows, lambda prediction: to_json({"predictions": prediction})
 

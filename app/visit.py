@@ -1,4 +1,4 @@
-"""What is known of one request: filled in on its way through, counted and logged when it has left."""
+"""One HTTP exchange: what is known about a request and its reply, for the logs and metrics."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from numpy.typing import NDArray
 
 from model import Artifact, Matrix
 
-UNMATCHED = "unmatched"  # the route of a path that is none: junk paths must not make series
+UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
 _KEY = "tabserve.exchange"
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request. Routes fill in what only they know; the door, what is known when the reply leaves."""
+    """One request and its reply. Routes fill in the model and the predictions; the middleware, status and times."""
 
     request_id: str
     method: str = ""
     route: str = UNMATCHED
-    is_probe: bool = False  # asks how the service is, and nothing else
-    traceparent: str = ""  # as the caller sent it
-    model: Artifact | None = None  # that the request is for, also where it is refused
-    rows: int = 0  # that were answered
-    X: Matrix | None = None  # (rows, n_features), what they were answered to
-    y: NDArray[np.float64] | None = None  # (rows,), the answers
-    failure: Exception | None = None  # why there are none
-    engine_seconds: float = 0  # its share, where requests were run together
+    is_probe: bool = False  # a health check
+    traceparent: str = ""  # as the client sent it
+    model: Artifact | None = None  # which the request is for, also if it is refused
+    rows: int = 0  # rows with a prediction
+    X: Matrix | None = None  # (rows, n_features)
+    y: NDArray[np.float64] | None = None  # (rows,), the predictions
+    failure: Exception | None = None  # why there are no predictions
+    engine_seconds: float = 0  # its share of a run for several requests
     status: int = 500
     seconds: float = 0  # in the application
-    time: float = 0  # when it left, since the epoch
+    time: float = 0  # of the reply, since the epoch
 
 
 def attach(environ: WSGIEnvironment, exchange: Exchange) -> None:
-    """Have `visit` find the exchange."""
+    """Store the exchange in the environment of its request."""
     environ[_KEY] = exchange
 
 
 def exchange_of(environ: WSGIEnvironment) -> Exchange:
-    """Return the visit of the request that `environ` describes."""
+    """Return the exchange that `attach` stored."""
     found: Exchange = environ[_KEY]
     return found
