@@ -45,7 +45,7 @@ Rows = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to ask for predictions: where, how rows are written, and what a reply and an error hold."""
+    """One prediction protocol: its path, the format of rows, and the fields of a reply and of an error."""
 
     path: str
     write: Callable[[Rows], dict[str, Any]]  # cells in the schema's order
@@ -56,7 +56,7 @@ class Protocol:
 
 
 def write_tensors(rows: Rows) -> dict[str, Any]:
-    """Return rows as V2's request of one FP64 tensor a feature."""
+    """Return rows as a V2 request with one FP64 tensor for each feature."""
     shape = {"shape": [len(rows)], "datatype": "FP64"}
     return {"inputs": [{"name": name, **shape, "data": [row[i] for row in rows]} for i, name in enumerate(COLUMNS)]}
 
@@ -100,7 +100,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(store: Path) -> Any:
-    """The fitted scikit-learn pipeline that the artifact keeps: the truth that serving is held against."""
+    """The fitted scikit-learn pipeline of the artifact, which serving must equal."""
     return joblib.load(store / "boston-housing" / "1" / "pipeline.joblib")
 
 
@@ -123,7 +123,7 @@ def client(store: Path, log_lines: list[dict[str, Any]]) -> FlaskClient:
 
 
 def parsing(take: Callable[[list[dict[str, Any]]], None]) -> Callable[[Iterable[bytes]], None]:
-    """Return a writer of the log that gives `take` what its lines say."""
+    """Return a log writer that passes its parsed lines to `take`."""
     return lambda pieces: take([json.loads(line) for line in b"".join(pieces).splitlines()])
 
 
@@ -135,7 +135,7 @@ def everywhere_client(store: Path, write_lines: Callable[[list[dict[str, Any]]],
 
 @pytest.fixture(scope="session")
 def everywhere(store: Path) -> FlaskClient:
-    """A client of the service at the paths of all `PROTOCOLS`. Tests must not change the service, nor count on it."""
+    """A client of a service at the paths of all `PROTOCOLS`. Tests share it: they must not change it."""
     return everywhere_client(store, lambda lines: None)
 
 
@@ -158,7 +158,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @dataclass
 class Server:
-    """A running gunicorn: its address, its process and what it wrote."""
+    """A running gunicorn: its URL, its process and its output files."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -177,7 +177,7 @@ class Server:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Have a server stop as TERM asks it to, and by force if it does not."""
+    """Stop a server with SIGTERM, and kill it if that takes too long."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -191,9 +191,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def serve(
     store: Path, folder: Path, *, wait: str = "/readyz", port: str = "", prefix: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """Run gunicorn as `make run` does, until the block ends; `wait` for a path to answer 200; port "" is a free one.
+    """Run gunicorn as `make run` does until the block ends; `wait` for a path to reply 200. Port "" is any free one.
 
-    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; no prediction log is kept if they name none.
+    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; by default there is no prediction log.
     `prefix` is a command that runs the server.
     """
     if not port:
@@ -229,13 +229,13 @@ def _wait_for(server: Server, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A gunicorn with two workers, for tests that do not stop it."""
+    """A gunicorn with two workers that tests share: they must not stop it."""
     with serve(store, tmp_path_factory.mktemp("server"), WEB_CONCURRENCY="2") as running:
         yield running
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] | None = None) -> None:
-    """Change an artifact as someone would who knows the format: hashes, sizes and the digest are right again."""
+    """Change an artifact and correct its hashes, sizes and digest, as an attacker who knows the format would."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     for name, content in (files or {}).items():
         (folder / name).write_bytes(content)
@@ -252,17 +252,17 @@ def bits(values: Any) -> NDArray[np.int64]:
 
 
 def strict_json(reply: Any) -> Any:
-    """Return the JSON of a reply, of the test client or of requests; fails for NaN and infinities, which are none."""
+    """Return the JSON of a reply, from the test client or requests; NaN and infinities, which are not JSON, fail."""
 
     def not_strict(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     assert reply.headers["Content-Type"] == "application/json"
     return json.loads(reply.content if isinstance(reply, requests.Response) else reply.data, parse_constant=not_strict)
 
 
 def refused(reply: Any, status: int, protocol: str = "V2") -> str:
-    """Return the message of a refusal, after checking its status, its protocol's shape and that it tells no inside."""
+    """Return the message of an error reply after checking its status, its format and that it leaks no internals."""
     form, body = PROTOCOLS[protocol], strict_json(reply)
     assert (reply.status_code, tuple(body)) == (status, form.error), body
     message = body[form.message]

@@ -1,6 +1,6 @@
-"""Byte streams for an HTTP/1 server: written by hand, and mutations of valid ones. Knows of no server.
+"""Byte streams for an HTTP/1 server: written by hand, and mutations of valid ones. Knows nothing about a server.
 
-A case is a tuple of pieces that are sent one after the other; an empty piece means: wait for an answer before going on.
+A case is a tuple of pieces that are sent one after the other. At an empty piece the sender waits for a reply.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ LAST = b"0\r\n\r\n"
 ONE_CHUNK = b"4\r\nabcd\r\n" + LAST
 WAIT = b""
 
-# gunicorn's limits, which the streams here come close to.
+# gunicorn's limits; streams here come close to them.
 LINE_LIMIT, FIELDS_LIMIT, FIELD_LIMIT = 4094, 100, 8190
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a client sends, in pieces."""
+    """A byte stream, in the pieces in which a client sends it."""
 
     name: str
     pieces: tuple[bytes, ...]
 
     @property
     def stream(self) -> bytes:
-        """All that is sent."""
+        """The whole stream."""
         return b"".join(self.pieces)
 
 
 def request(line: bytes, *fields: bytes, body: bytes = b"", host: bytes = b"Host: h\r\n") -> bytes:
-    """Return a request of this line, with these fields behind its Host."""
+    """Return a request with this line, and these fields after its Host."""
     return line + b"\r\n" + host + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
 
 
@@ -45,23 +45,23 @@ def get(*fields: bytes, target: bytes = b"/", version: bytes = b"HTTP/1.1") -> b
 
 
 def post(*fields: bytes, body: bytes = BODY, target: bytes = b"/", version: bytes = b"HTTP/1.1") -> bytes:
-    """Return a POST whose framing the fields must say."""
+    """Return a POST; the fields must frame its body."""
     return request(b"POST " + target + b" " + version, *fields, body=body)
 
 
 def sized(body: bytes, *fields: bytes, target: bytes = b"/") -> bytes:
-    """Return a POST that announces its body's length."""
+    """Return a POST with a Content-Length."""
     return post(b"Content-Length: %d" % len(body), *fields, body=body, target=target)
 
 
 def chunks(body: bytes, size: int) -> bytes:
-    """Return a body in chunks of a size."""
+    """Return a chunked body, with chunks of this size."""
     pieces = [body[place : place + size] for place in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + LAST
 
 
 def _lengths() -> Iterator[bytes]:
-    """Content-Length in every way that servers have read differently."""
+    """Content-Length in every form that servers interpret differently."""
     values = [b"", b" ", b"0", b"00", b"04", b"0000000000000000000000004", b"3", b"5", b"400", b"+4", b"-4", b"-0"]
     values += [b"4 ", b"\t4\t", b"4 4", b"4,4", b"4, 4", b"4,5", b"4;", b"4.0", b"0x4", b"4e0", b"4_0", b"1_0", b"abcd"]
     values += [b'"4"', b"\xb2", b"\xb9", b"\xbd", b"4\x00", b"\x0b4", b"4\x0c", b"\xa04", b"4\xa0", b"4\r", b"\r4"]
@@ -250,7 +250,7 @@ def _lines() -> Iterator[bytes]:
 
 
 def _fields() -> Iterator[bytes]:
-    """Fields: names, values, ends of lines and of the head, and what servers make of some of them."""
+    """Fields: names, values, and ends of lines and of the head; and fields with a meaning for servers."""
     names = [b"X", b"x", b"X_Y", b"_", b"X-Y", b"X ", b" X", b"\tX", b"X\t", b"X Y", b"", b"X\x00", b"X\xe9", b"\xdf"]
     names += [b"X\x7f", b"(X)", b"X/Y", b"X@", b"!#$%&'*+-.^`|~", b"X\r", b"X\n", b"\rX", b"\nX", b"X\x0b", b"X;"]
     names += [b"X=", b"{X}", b"X\\", b'"X"', b"\xc5\xbf", b"-", b"1"]
@@ -400,7 +400,7 @@ def _limits() -> Iterator[bytes]:
 
 
 def _bodies() -> Iterator[bytes]:
-    """Bodies of every size, read and not, and more or fewer bytes than announced."""
+    """Bodies of every size, read and unread, with more or fewer bytes than their Content-Length."""
     for size in (0, 1, 1023, 1024, 8191, 8192, 8193, 16_384, 65_535, 65_536, 65_537, 1 << 20):
         body = (b"0123456789abcde\n" * (size // 16 + 1))[:size]
         for target in (b"/", b"/unread", b"/first?5", b"/lines", b"/pool", b"/pool/unread", b"/pieces"):
@@ -413,7 +413,7 @@ def _bodies() -> Iterator[bytes]:
 
 
 def _pipelines() -> Iterator[bytes]:
-    """Requests that come together, with unlike ones among them."""
+    """Pipelined requests, with different ones among them."""
     plain = get(b"X: 1", target=b"/a?b")
     for number in (2, 3, 5, 10, 20):
         yield plain * number
@@ -475,7 +475,7 @@ def _replies() -> Iterator[bytes]:
 
 
 def _garbage() -> Iterator[bytes]:
-    """What is no HTTP/1 at all, and what ends too early."""
+    """Bytes that are not HTTP/1, and requests that end too early."""
     yield from (
         b"",
         b"G",
@@ -511,7 +511,7 @@ def _garbage() -> Iterator[bytes]:
 
 
 def _held() -> Iterator[tuple[bytes, ...]]:
-    """Streams whose next piece waits for the answer to the one before."""
+    """Streams in which a piece waits for the reply to the piece before it."""
     expecting = post(b"Expect: 100-continue", LENGTH, body=b"")
     yield expecting, WAIT, BODY
     yield expecting, WAIT, b"ab", b"cd"
@@ -544,7 +544,7 @@ def _held() -> Iterator[tuple[bytes, ...]]:
 
 
 def hand_written() -> list[Case]:
-    """Return the cases that were written by hand."""
+    """Return the hand-written cases."""
     groups = [_lengths, _codings, _chunk_bodies, _lines, _fields, _expectations, _limits, _bodies, _pipelines]
     groups += [_replies, _garbage]
     cases = [
@@ -555,7 +555,7 @@ def hand_written() -> list[Case]:
     return cases + [Case(f"held {number}", pieces) for number, pieces in enumerate(_held())]
 
 
-# What mutations start from. No target asks for a size or a time, which a mutation could make endless.
+# The streams that are mutated. No target has a size or a time, which a mutation could make endless.
 _SEEDS = [get(), get(b"Accept: */*", b"User-Agent: curl/8", b"Connection: keep-alive", target=b"/a/b%20c?d=e&f=%41")]
 _SEEDS += [get(b"Connection: close", target=b"/pool/a"), get(b"Connection: keep-alive", version=b"HTTP/1.0")]
 _SEEDS += [get(b"X-Forwarded-Proto: https", b"X-Forwarded-For: 1.2.3.4", b"SCRIPT_NAME: /a", target=b"/a/b")]
@@ -615,7 +615,7 @@ def _mutate(stream: bytes, chance: random.Random) -> bytes:
 
 
 def generated(number: int, *, seed: int) -> Iterator[Case]:
-    """Yield mutations of valid streams, alike for one seed."""
+    """Yield mutations of valid streams; one seed always gives the same ones."""
     chance = random.Random(seed)
     for index in range(number):
         stream = chance.choice(_SEEDS)
@@ -625,7 +625,7 @@ def generated(number: int, *, seed: int) -> Iterator[Case]:
 
 
 def split(case: Case, *, seed: int) -> Case:
-    """Return the case in more pieces: a small stream, now and then, byte by byte, others at a few random places."""
+    """Return the case in more pieces: some small streams byte by byte, others cut at a few random places."""
     chance = random.Random(f"{seed} {case.name}")
     stream = case.stream
     if len(stream) < 250 and chance.random() < 0.1:

@@ -1,4 +1,4 @@
-"""Owns batching: requests that meet are one run of the engine, in order, and none pays for another's mistake."""
+"""Owns batching: concurrent requests share a run of the engine, in order, and none suffers from another's mistake."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def rows(*values: float) -> Matrix:
 
 
 class Doubling:
-    """An engine that doubles its one feature, and remembers what it ran, and where.
+    """An engine that doubles its one feature, and records its runs and their threads.
 
-    A run waits for `gate`. One with a 13 in it fails, one with a 99 hangs, one with a 666 interrupts its thread, once.
+    A run waits for `gate`. With a 13 in it a run fails, with a 99 it hangs, with a 666 it interrupts its thread, once.
     """
 
     def __init__(self) -> None:
@@ -67,14 +67,14 @@ class Doubling:
             self._busy.release()
 
 
-class Meeting:
-    """Requests that come while the engine is busy with a first one, one after the other."""
+class Waiting:
+    """Requests that arrive one after the other while the engine is busy with the first."""
 
     def __init__(self, batcher: Batcher, engine: Doubling, pool: ThreadPoolExecutor) -> None:
         self._batcher, self._engine, self._pool = batcher, engine, pool
 
     def ask(self, *values: float) -> Future[Floats]:
-        """Begin a request and return when it waits, or is run."""
+        """Start a request and return when it waits or runs."""
         known = len(self._engine.runs) + len(self._batcher._waiting)
         future = self._pool.submit(self._batcher.predict, rows(*values))
         deadline = time.monotonic() + 10
@@ -89,24 +89,24 @@ class Meeting:
 
 
 @contextmanager
-def meeting(engine: Doubling, *, max_rows: int = 100, max_wait_seconds: float = 10) -> Iterator[Meeting]:
-    """Have requests wait behind a first one until they `go_on`."""
+def waiting(engine: Doubling, *, max_rows: int = 100, max_wait_seconds: float = 10) -> Iterator[Waiting]:
+    """Let requests wait behind a first one until `go_on`."""
     engine.gate.clear()
     with ThreadPoolExecutor(20) as pool:
-        room = Meeting(Batcher(engine, max_rows=max_rows, max_wait_seconds=max_wait_seconds), engine, pool)
+        queue = Waiting(Batcher(engine, max_rows=max_rows, max_wait_seconds=max_wait_seconds), engine, pool)
         try:
-            yield room
+            yield queue
         finally:
             engine.gate.set()
 
 
 def answers(futures: Sequence[Future[Floats]]) -> list[list[float]]:
-    """Return what requests got."""
+    """Return the predictions of requests."""
     return [future.result(timeout=10).tolist() for future in futures]
 
 
 def test_alone() -> None:
-    """A request that meets nobody is run at once, in its own thread, as it is."""
+    """A request that finds the engine free runs at once, alone and in its own thread."""
     engine = Doubling()
     batcher = Batcher(engine, max_rows=2)
 
@@ -116,85 +116,85 @@ def test_alone() -> None:
     assert engine.threads == [threading.current_thread()] * 2
 
 
-def test_meeting() -> None:
-    """Requests that come while the engine runs are one batch, in their order, and each gets its own answers."""
+def test_waiting_requests_are_one_batch() -> None:
+    """Requests that arrive while the engine runs are one batch, in their order, and each gets its own predictions."""
     engine = Doubling()
-    with meeting(engine) as room:
-        asked = [room.ask(1), room.ask(2, 3), room.ask(4), room.ask(5, 6, 7)]
-        room.go_on()
+    with waiting(engine) as queue:
+        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5, 6, 7)]
+        queue.go_on()
 
         assert answers(asked) == [[2], [4, 6], [8], [10, 12, 14]]
     assert engine.runs == [[1], [2, 3, 4, 5, 6, 7]]
 
 
-def test_most_rows() -> None:
-    """A batch has at most so many rows, unless one request alone has more; nobody is overtaken."""
+def test_batches_have_a_row_limit() -> None:
+    """A batch has at most `max_rows` rows, unless a single request has more; no request overtakes another."""
     engine = Doubling()
-    with meeting(engine, max_rows=3) as room:
-        asked = [room.ask(1), room.ask(2, 3), room.ask(4), room.ask(5), room.ask(6, 7, 8, 9), room.ask(10)]
-        room.go_on()
+    with waiting(engine, max_rows=3) as queue:
+        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5), queue.ask(6, 7, 8, 9), queue.ask(10)]
+        queue.go_on()
 
         assert answers(asked) == [[2], [4, 6], [8], [10], [12, 14, 16, 18], [20]]
     assert engine.runs == [[1], [2, 3, 4], [5], [6, 7, 8, 9], [10]]
 
 
 def test_failure() -> None:
-    """Of a batch that fails only those requests fail that do so alone, each with an error of its own."""
+    """If a batch fails, only the requests fail that also fail alone, each with an error of its own."""
     engine = Doubling()
-    with meeting(engine) as room:
-        asked = [room.ask(1), room.ask(2), room.ask(13), room.ask(3), room.ask(4, 13), room.ask(5)]
-        room.go_on()
+    with waiting(engine) as queue:
+        asked = [queue.ask(1), queue.ask(2), queue.ask(13), queue.ask(3), queue.ask(4, 13), queue.ask(5)]
+        queue.go_on()
         errors = [asked[guilty].exception(timeout=10) for guilty in (2, 4)]
 
         assert answers([asked[number] for number in (0, 1, 3, 5)]) == [[2], [4], [6], [10]]
         assert [type(error) for error in errors] == [ValueError, ValueError]
         assert errors[0] is not errors[1]
-        assert answers([room.ask(6)]) == [[12]]
+        assert answers([queue.ask(6)]) == [[12]]
 
 
 def test_interrupted_thread() -> None:
-    """A thread that is interrupted while it runs a batch leaves the others' requests to the next of them."""
+    """If the thread that runs a batch is interrupted, the next thread runs the other requests."""
     engine = Doubling()
-    with meeting(engine) as room:
-        asked = [room.ask(1), room.ask(666), room.ask(2), room.ask(3)]
-        room.go_on()
+    with waiting(engine) as queue:
+        asked = [queue.ask(1), queue.ask(666), queue.ask(2), queue.ask(3)]
+        queue.go_on()
 
         assert isinstance(asked[1].exception(timeout=10), KeyboardInterrupt)
         assert answers([asked[0], asked[2], asked[3]]) == [[2], [4], [6]]
-        assert answers([room.ask(4)]) == [[8]]
+        assert answers([queue.ask(4)]) == [[8]]
     assert engine.runs == [[1], [666, 2, 3], [2, 3], [4]]
 
 
 def test_wait_is_bounded() -> None:
-    """Behind an engine that hangs a request waits so long and no longer, whether its turn came near or not."""
+    """While an engine hangs, a request waits for a bounded time, wherever it is in the queue."""
     engine = Doubling()
-    with meeting(engine, max_wait_seconds=0.2) as room:
-        first = room.ask(1)
-        late = [room.ask(2), room.ask(3)]
+    with waiting(engine, max_wait_seconds=0.2) as queue:
+        first = queue.ask(1)
+        late = [queue.ask(2), queue.ask(3)]
         for future in late:
             with pytest.raises(OverloadedError, match=r"busy for 0\.2 s"):
                 future.result(timeout=5)
-        room.go_on()
+        queue.go_on()
 
-        assert answers([first, room.ask(4)]) == [[2], [8]]
+        assert answers([first, queue.ask(4)]) == [[2], [8]]
     assert engine.runs == [[1], [4]]
 
 
 def test_wait_in_a_batch_that_hangs_is_bounded() -> None:
-    """Who is in a batch that hangs waits no longer either, but for the thread that runs it."""
+    """A request in a batch that hangs waits for a bounded time, unless its thread runs the batch."""
     engine = Doubling()
-    with meeting(engine, max_wait_seconds=0.2) as room:
-        asked = [room.ask(1), room.ask(99), room.ask(3)]
-        room.go_on()
+    with waiting(engine, max_wait_seconds=0.2) as queue:
+        asked = [queue.ask(1), queue.ask(99), queue.ask(3)]
+        queue.go_on()
 
         assert isinstance(asked[2].exception(timeout=5), OverloadedError)
         engine.hang.set()
-        assert answers([*asked[:2], room.ask(4)]) == [[2], [198], [8]]
+        assert answers([*asked[:2], queue.ask(4)]) == [[2], [198], [8]]
     assert engine.runs == [[1], [99, 3], [4]]
 
 
 def test_lost_device() -> None:
-    """When the device is lost everybody who waits is told so."""
+    """When the device is lost, every waiting request gets that error."""
 
     class Lost(Doubling):
         def predict(self, X: Matrix) -> Floats:
@@ -202,27 +202,27 @@ def test_lost_device() -> None:
             raise DeviceError("gone")
 
     engine = Lost()
-    with meeting(engine) as room:
-        asked = [room.ask(number) for number in range(5)]
-        room.go_on()
+    with waiting(engine) as queue:
+        asked = [queue.ask(number) for number in range(5)]
+        queue.go_on()
 
         assert [str(future.exception(timeout=10)) for future in asked] == ["gone"] * 5
 
 
-def test_noted() -> None:
-    """The rows of each run and the wait of each request are noted, once."""
+def test_statistics() -> None:
+    """The rows of each run and the wait of each request are returned once."""
     engine = Doubling()
-    with meeting(engine) as room:
-        asked = [room.ask(1), room.ask(2, 3), room.ask(4)]
+    with waiting(engine) as queue:
+        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4)]
         time.sleep(0.05)
-        room.go_on()
+        queue.go_on()
         answers(asked)
-        n_rows, waits = room._batcher.take_statistics()
+        n_rows, waits = queue._batcher.take_statistics()
 
         assert n_rows == [1, 3]
         assert len(waits) == 3
         assert waits[0] < 0.05 <= min(waits[1:])
-        assert room._batcher.take_statistics() == ([], [])
+        assert queue._batcher.take_statistics() == ([], [])
 
 
 @given(
@@ -233,7 +233,7 @@ def test_noted() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_many_threads(sizes: list[int], n_threads: int, max_rows: int, bad: set[int]) -> None:
-    """Whatever comes from however many threads, each request gets its own answers or its own error, in bounded runs."""
+    """Any requests from any number of threads get their own predictions or their own error, in bounded runs."""
     engine = Doubling()
     batcher = Batcher(engine, max_rows=max_rows)
 
@@ -256,20 +256,20 @@ def test_many_threads(sizes: list[int], n_threads: int, max_rows: int, bad: set[
     assert (sum(n_rows), len(waits)) == (sum(sizes), len(sizes))
 
 
-def test_predictions_that_wait_are_not_quick(client: FlaskClient, store: Path) -> None:
-    """Where requests are run together, those for predictions are for threads, and no others; answers are the same."""
-    gathering = create_app(Config(store=store, batch_rows=64), write_log=lambda pieces: None)
-    quick = cast(Service, client.application).fast_path.immediate
+def test_batched_predictions_are_not_immediate(client: FlaskClient, store: Path) -> None:
+    """With batching only prediction requests need a thread; their predictions are the same."""
+    batching = create_app(Config(store=store, batch_rows=64), write_log=lambda pieces: None)
+    immediate = cast(Service, client.application).fast_path.immediate
 
-    assert {path for method, path in quick - gathering.fast_path.immediate if method != "POST"} == set()
-    assert {path for method, path in gathering.fast_path.immediate if method == "POST"} == set()
-    assert ("GET", "/readyz") in gathering.fast_path.immediate
-    first, second = (one.post("/predict", json=HOUSE) for one in (client, gathering.test_client()))
+    assert {path for method, path in immediate - batching.fast_path.immediate if method != "POST"} == set()
+    assert {path for method, path in batching.fast_path.immediate if method == "POST"} == set()
+    assert ("GET", "/readyz") in batching.fast_path.immediate
+    first, second = (app.post("/predict", json=HOUSE) for app in (client, batching.test_client()))
     assert strict_json(first)["prediction"] == strict_json(second)["prediction"]
 
 
 def test_overload_is_counted(store: Path) -> None:
-    """A request whose turn does not come is answered 503, and counted as overload."""
+    """A request that waits too long gets 503, and is counted as overload."""
 
     class Busy:
         def predict(self, X: Matrix) -> Floats:

@@ -1,4 +1,4 @@
-"""Owns the settings: what the environment may say, and that every mistake in it is reported at once."""
+"""Owns the settings: which values are valid, and that all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.config import Config, ConfigError, DatabaseURL, Device, Route, Share
 
 
 def mistakes(environ: dict[str, str]) -> str:
-    """Return the message that a wrong environment gets."""
+    """Return the error message for a wrong environment."""
     with pytest.raises(ConfigError) as caught:
         Config.from_environ(environ)
     return str(caught.value)
 
 
 def test_defaults() -> None:
-    """Without a setting in the environment every default holds."""
+    """Without settings in the environment all defaults apply."""
     assert Config.from_environ({"PATH": "/bin", "PORT": "x", "tabserve_store": "y"}) == Config(
         store=Path("store"),
         models=(),
@@ -65,7 +65,7 @@ def test_defaults() -> None:
     ],
 )
 def test_setting(name: str, text: str, field: str, expected: Any) -> None:
-    """A setting is read as its type, and leaves the others as they are."""
+    """A setting is read as its type, and changes no other."""
     config = Config.from_environ({f"TABSERVE_{name}": text})
 
     assert config == Config(**{field: expected})
@@ -73,8 +73,8 @@ def test_setting(name: str, text: str, field: str, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-0.1", "1.1", "2", "nan", "inf", "1e-1", "50%", " 1", "."])
-def test_share_that_is_none(text: str) -> None:
-    """A share is a plain number from 0 to 1; the message says what was found and what is wanted."""
+def test_invalid_share(text: str) -> None:
+    """A share is a plain number from 0 to 1; the message has the value and what is expected."""
     message = mistakes({"TABSERVE_PREDICTION_LOG_SHARE": text})
 
     assert message == f"TABSERVE_PREDICTION_LOG_SHARE is {text!r}, not a number from 0 to 1"
@@ -83,16 +83,16 @@ def test_share_that_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["sqlite://", "sqlite:///", "mysql://me:secret@host/x", "secret", "postgres://secret@h/x"]
 )
-def test_database_that_is_none(text: str) -> None:
-    """A database is SQLite or PostgreSQL; the message quotes nothing of the URL: it may have a password in it."""
+def test_invalid_database(text: str) -> None:
+    """A database is SQLite or PostgreSQL; the message quotes no part of the URL, which may contain a password."""
     message = mistakes({"TABSERVE_PREDICTION_LOG": text})
 
     assert message == "TABSERVE_PREDICTION_LOG is neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/NAME"
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:100", "cpu:0"])
-def test_device_that_is_none(text: str) -> None:
-    """A device is the CPU, or a GPU by its number; the message says what was found and what is wanted."""
+def test_invalid_device(text: str) -> None:
+    """A device is the CPU, or a GPU by number; the message has the value and what is expected."""
     message = mistakes({"TABSERVE_DEVICE": text})
 
     assert message == f"TABSERVE_DEVICE is {text!r}, not cpu, cuda or cuda:N"
@@ -107,14 +107,14 @@ def test_device_that_is_none(text: str) -> None:
         ({"TABSERVE_DEVICE": "cuda:1", "TABSERVE_BATCH_ROWS": "1"}, 1),
     ],
 )
-def test_requests_are_gathered_for_a_gpu(environ: dict[str, str], expected: int) -> None:
-    """Requests are run together where a GPU runs them, or where it is asked for; never beyond what is asked for."""
+def test_requests_are_batched_for_a_gpu(environ: dict[str, str], expected: int) -> None:
+    """Requests are batched on a GPU or if configured, never beyond the configured rows."""
     assert Config.from_environ(environ).max_batch_rows == expected
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1e3", "1_000", " 1", "٣", "²", "9" * 5_000])
-def test_number_that_is_none(text: str) -> None:
-    """A number is written in plain digits and is at least 1; the message says what was found and what is wanted."""
+def test_invalid_number(text: str) -> None:
+    """A number is plain digits and at least 1; the message has the value and what is expected."""
     message = mistakes({"TABSERVE_MAX_ROWS": text})
 
     assert message == f"TABSERVE_MAX_ROWS is {text!r}, not a whole number from 1 to 1000000"
@@ -127,7 +127,7 @@ NUMBERS = [item.metadata["name"] for item in fields(Config) if type(item.default
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("text", ["9" * 16, "1" + "0" * 30, "9" * 5_000])
 def test_number_that_is_too_large(name: str, text: str) -> None:
-    """Every number has an upper bound, which the message names; the bound itself is taken."""
+    """Every number has an upper bound, which is itself valid; the message has the bound."""
     message = mistakes({name: text})
 
     start, _, most = message.rpartition(" ")
@@ -147,7 +147,7 @@ def test_number_that_is_too_large(name: str, text: str) -> None:
     ],
 )
 def test_value_of_another_type(name: str, text: str, message: str) -> None:
-    """A value of another type is refused with its name, what was found and what is wanted."""
+    """A value of another type is refused; the message has the setting, the value and what is expected."""
     assert mistakes({f"TABSERVE_{name}": text}) == message
 
 
@@ -157,7 +157,7 @@ ROUTES = [("AIP_HEALTH_ROUTE", "aip_health_route"), ("AIP_PREDICT_ROUTE", "aip_p
 @pytest.mark.parametrize(("name", "field"), ROUTES)
 @pytest.mark.parametrize("text", ["/", "/health", "/v1/endpoints/1/deployedModels/2:predict", "/a-b_c.d~e/@1", "//a/"])
 def test_route(name: str, field: str, text: str) -> None:
-    """A path that Vertex AI names is taken as it is."""
+    """A path that Vertex AI sets is used as it is."""
     expected: dict[str, Any] = {field: Route(text)}
 
     assert Config.from_environ({name: text}) == Config(**expected)
@@ -167,20 +167,20 @@ def test_route(name: str, field: str, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["predict", " /x", "/x\n", "/a b", "/<name>", "/a?b=1", "/a#b", "http://host/a", "/é", "\\x", "/{x}", "/\0"]
 )
-def test_route_that_is_none(name: str, text: str) -> None:
-    """What is no path, or would be one with placeholders, is refused."""
+def test_invalid_route(name: str, text: str) -> None:
+    """A value that is not a path, or a path with placeholders, is refused."""
     assert mistakes({name: text}).startswith(f"{name} is {text!r}, not a path")
 
 
 def test_other_variables_of_a_platform() -> None:
-    """Variables of a platform that are no settings are left alone, whatever they hold."""
+    """Other variables of a platform are ignored, whatever their values."""
     environ = {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "", "AIP_MODE": "PREDICTION", "SM_X": "1"}
 
     assert Config.from_environ(environ) == Config()
 
 
 def test_every_mistake_at_once() -> None:
-    """All mistakes are in one error, unknown names among them, and what is right is not."""
+    """One error lists all mistakes, unknown names included, and no correct setting."""
     message = mistakes(
         {
             "TABSERVE_STORE": "fine",
@@ -199,7 +199,7 @@ def test_every_mistake_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["TABSERVE_MAXROWS", "TABSERVE_max_rows", "TABSERVE_"])
 def test_unknown_name(name: str) -> None:
-    """A name that is no setting is refused, and the message says which there are: a typo is not silently a default."""
+    """An unknown name is refused, and the message lists the settings: a typo is not silently a default."""
     message = mistakes({name: "1"})
 
     assert message.startswith(f"{name} is not a setting")
@@ -207,7 +207,7 @@ def test_unknown_name(name: str) -> None:
 
 
 def test_every_setting_has_its_help() -> None:
-    """Every field is read from TABSERVE_ and its own name, or from a platform's variable, and says what it is for."""
+    """Every field is read from TABSERVE_ plus its name, or from a platform's variable, and has a help text."""
     for item in fields(Config):
         assert item.metadata["name"] in (f"TABSERVE_{item.name.upper()}", item.name.upper())
         assert item.metadata["name"].startswith(("TABSERVE_", "AIP_"))
@@ -228,7 +228,7 @@ def test_any_text(name: str, text: str) -> None:
 
 
 def test_variables_of_a_service_named_tabserve() -> None:
-    """What Kubernetes tells every pod of a Service that is named tabserve is no setting, and no mistake either."""
+    """Variables that Kubernetes sets in every pod for a Service named tabserve are neither settings nor mistakes."""
     told = {
         "TABSERVE_SERVICE_HOST": "10.0.0.1",
         "TABSERVE_SERVICE_PORT": "80",

@@ -1,4 +1,4 @@
-"""Owns what happens to every request as it comes in and goes out: its id, its log line, and what no log ever holds."""
+"""Owns what happens to every exchange: its request id, its log line, what no log ever contains, and CORS."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from app.logs import in_pieces, write
 from conftest import HOUSE, PROTOCOLS, Server, everywhere_client, serve
 
 OWN_ID = re.compile("[0-9a-f]{32}")
-# Numbers and words that are nowhere but in these tests' requests.
+# Numbers and words that only these tests' requests contain.
 SECRETS = ("7.31905577", "431.90557", "marmalade", "quince")
 SECRET_HOUSE = {**HOUSE, "RM": 7.31905577, "TAX": 431.90557}
 
 
 @pytest.mark.parametrize("caller", ["a", "x" * 128, "0af7651916cd43dd8448eb211c80319c", "{!~\"';}"])
-def test_id_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
-    """A caller's id of 1 to 128 visible ASCII characters is taken over in header, body and log."""
+def test_id_of_the_client(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
+    """A client's id of 1 to 128 visible ASCII characters is kept in header, body and log."""
     reply = client.post("/predict", json=HOUSE, headers={"X-Request-Id": caller})
 
     assert reply.headers.getlist("X-Request-Id") == [caller]
@@ -42,8 +42,8 @@ def test_id_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]], 
 
 
 @pytest.mark.parametrize("caller", ["", "x" * 129, "a b", "a\tb", "a\x7fb", "é", "a\xa0"], ids=ascii)
-def test_id_that_is_not_taken_over(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
-    """Any other id is replaced by one of our own, the same in header, body and log."""
+def test_id_that_is_not_kept(client: FlaskClient, log_lines: list[dict[str, Any]], caller: str) -> None:
+    """Any other id is replaced by a generated one, the same in header, body and log."""
     reply = client.post("/predict", json=HOUSE, environ_overrides={"HTTP_X_REQUEST_ID": caller})
     own = reply.headers["X-Request-Id"]
 
@@ -55,7 +55,7 @@ def test_id_that_is_not_taken_over(client: FlaskClient, log_lines: list[dict[str
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(caller=st.text(st.characters(max_codepoint=255), max_size=140))
 def test_any_id(client: FlaskClient, caller: str) -> None:
-    """Whatever the caller's id is, line breaks among it, the reply has the same or one of our own."""
+    """For any id of a client, line breaks included, the reply has that id or a generated one."""
     reply = client.get("/livez", environ_overrides={"HTTP_X_REQUEST_ID": caller})
     acceptable = 1 <= len(caller) <= 128 and all("!" <= character <= "~" for character in caller)
 
@@ -63,8 +63,8 @@ def test_any_id(client: FlaskClient, caller: str) -> None:
     assert acceptable or OWN_ID.fullmatch(reply.headers["X-Request-Id"])
 
 
-def test_own_ids_differ(client: FlaskClient) -> None:
-    """Every request without an id gets another one."""
+def test_generated_ids_differ(client: FlaskClient) -> None:
+    """Every request without an id gets a different one."""
     ids = {client.get("/livez").headers["X-Request-Id"] for _ in range(100)}
 
     assert len(ids) == 100
@@ -81,14 +81,14 @@ def test_own_ids_differ(client: FlaskClient) -> None:
     ],
 )
 def test_every_reply_has_an_id(client: FlaskClient, method: str, path: str, status: int) -> None:
-    """Refusals carry the id too."""
+    """Error replies have the id, too."""
     reply = client.open(path, method=method, headers={"X-Request-Id": "mine"})
 
     assert (reply.status_code, reply.headers["X-Request-Id"]) == (status, "mine")
 
 
 def test_line_of_a_prediction(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
-    """A prediction is one line: when, who, what, how it ended, how long it took, which version and how many rows."""
+    """A prediction is one line: time, id, method, route, status, duration, version and number of rows."""
     started = datetime.now(UTC)
     client.post("/predict", json=[HOUSE] * 3, headers={"X-Request-Id": "mine"})
     took = (datetime.now(UTC) - started).total_seconds() * 1000
@@ -120,7 +120,7 @@ def test_line_of_a_prediction(client: FlaskClient, log_lines: list[dict[str, Any
 def test_line_of_any_request(
     client: FlaskClient, log_lines: list[dict[str, Any]], method: str, path: str, route: str, status: int
 ) -> None:
-    """Every request is one line with the route's pattern, never the path or a long method that a caller made up."""
+    """Every request is one line with the route's pattern, never with the path or a long made-up method."""
     client.open(path, method=method)
 
     assert [(line["method"], line["route"], line["status"]) for line in log_lines] == [(method[:16], route, status)]
@@ -142,8 +142,8 @@ PROBES = [
 
 
 @pytest.mark.parametrize("path", PROBES)
-def test_answered_probe_is_not_logged(store: Path, log_lines: list[dict[str, Any]], path: str) -> None:
-    """A probe that is answered 200 leaves no line: Kubernetes alone asks 52,000 times a day. One that fails does."""
+def test_successful_probe_is_not_logged(store: Path, log_lines: list[dict[str, Any]], path: str) -> None:
+    """A health check with 200 is not logged: Kubernetes alone sends 52,000 a day. One that fails is logged."""
     client = everywhere_client(store, log_lines.extend)
     assert client.get(path).status_code == 200
     assert log_lines == []
@@ -157,7 +157,7 @@ def test_answered_probe_is_not_logged(store: Path, log_lines: list[dict[str, Any
 
 
 def test_probes_are_counted(client: FlaskClient) -> None:
-    """What is not logged is counted all the same."""
+    """Requests that are not logged are still counted."""
     for _ in range(3):
         client.get("/livez")
 
@@ -165,7 +165,7 @@ def test_probes_are_counted(client: FlaskClient) -> None:
 
 
 def test_prediction_at_the_path_of_a_probe(store: Path, log_lines: list[dict[str, Any]]) -> None:
-    """Where Vertex AI names one path for both, a prediction is logged and an answered probe is not."""
+    """If Vertex AI sets one path for both, a prediction is logged and a successful health check is not."""
     one = Route("/both")
     client = everywhere_client(store, log_lines.extend, aip_health_route=one, aip_predict_route=one)
     assert client.get("/both").status_code == 200
@@ -180,8 +180,8 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 @pytest.mark.parametrize(
     "traceparent", [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-more"]
 )
-def test_trace_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
-    """A W3C traceparent, of a later version too, puts its trace and the caller's span into the request's line."""
+def test_trace_of_the_client(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
+    """A W3C traceparent, also of a later version, adds its trace and span ids to the log line."""
     client.post("/predict", json=HOUSE, headers={"traceparent": traceparent})
 
     assert [(line["trace_id"], line["parent_span_id"]) for line in log_lines] == [(TRACE, SPAN)]
@@ -202,8 +202,8 @@ def test_trace_of_the_caller(client: FlaskClient, log_lines: list[dict[str, Any]
     ],
     ids=ascii,
 )
-def test_trace_that_is_none(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
-    """What the specification says is no traceparent is left out of the line, which is otherwise as always."""
+def test_invalid_trace(client: FlaskClient, log_lines: list[dict[str, Any]], traceparent: str) -> None:
+    """An invalid traceparent adds nothing to the log line."""
     client.post("/predict", json=HOUSE, environ_overrides={"HTTP_TRACEPARENT": traceparent})
 
     assert [line["status"] for line in log_lines] == [200]
@@ -211,8 +211,8 @@ def test_trace_that_is_none(client: FlaskClient, log_lines: list[dict[str, Any]]
 
 
 def logged(server: Server) -> list[dict[str, Any]]:
-    """Return every line that the server wrote; fails for a line that is no JSON object."""
-    time.sleep(0.8)  # lines are written half a second after the reply
+    """Return all lines that the server wrote; fails for a line that is not a JSON object."""
+    time.sleep(0.8)  # lines are written up to 0.2 s after the reply
     text = server.stdout.read_text() + server.stderr.read_text()
     lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     assert all(isinstance(line, dict) for line in lines)
@@ -221,13 +221,13 @@ def logged(server: Server) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def own_server(store: Path, tmp_path: Path) -> Any:
-    """A server of one's own, with one worker, for tests that read all that it wrote."""
+    """A server with one worker that no other test uses."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as running:
         yield running
 
 
 def send(server: Server, body: bytes, **headers: str) -> None:
-    """Send bytes as the body of a prediction, whatever the headers say of them, and wait until all are answered."""
+    """Send bytes after the head of a prediction request, however it frames them, and read all replies."""
     with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as connection:
         connection.putrequest("POST", "/predict")
         for name, value in {"Content-Type": "application/json", **headers}.items():
@@ -239,7 +239,7 @@ def send(server: Server, body: bytes, **headers: str) -> None:
 
 
 def test_no_payload_in_any_log(own_server: Server) -> None:
-    """No value and no text of a request's body is ever written, whether it is answered, refused or malformed."""
+    """No value and no text of a request's body is ever logged, whether it is answered, refused or malformed."""
     url = f"{own_server.url}/predict"
     good = json.dumps(SECRET_HOUSE).encode()
     bad = json.dumps({**SECRET_HOUSE, "B": "marmalade", "quince": 1}).encode()
@@ -268,7 +268,7 @@ def test_no_payload_in_any_log(own_server: Server) -> None:
     ids=["cut off", "no size of a chunk", "another size of a chunk", "more than its length", "a second request"],
 )
 def test_no_payload_of_a_broken_request(own_server: Server, headers: dict[str, str], body: bytes) -> None:
-    """Bytes of a body whose framing is wrong are not written either, where the server takes them for a request."""
+    """Bytes of a body with wrong framing are not logged either, if the server takes them for a request."""
     send(own_server, body, **headers)
 
     lines = logged(own_server)
@@ -276,7 +276,7 @@ def test_no_payload_of_a_broken_request(own_server: Server, headers: dict[str, s
 
 
 def test_one_line_a_request(own_server: Server) -> None:
-    """The real server writes one JSON line a request to standard output, and nothing but JSON lines anywhere."""
+    """The real server writes a JSON line for each request to standard output, and only JSON lines anywhere."""
     ids = [f"mine-{number}" for number in range(30)]
     for own in ids:
         requests.post(f"{own_server.url}/predict", json=HOUSE, headers={"X-Request-Id": own}, timeout=10)
@@ -288,7 +288,7 @@ def test_one_line_a_request(own_server: Server) -> None:
 
 
 def test_lines_of_workers_do_not_mix() -> None:
-    """Lines are written whole, in pieces that a pipe takes at once (PIPE_BUF), but for a line that is longer itself."""
+    """Lines are written in pieces that a pipe takes at once (PIPE_BUF); only a longer line exceeds that."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps pieces apart
     stdout = os.dup(1)
     os.dup2(theirs.fileno(), 1)
@@ -312,8 +312,8 @@ def test_lines_of_workers_do_not_mix() -> None:
     assert len(pieces) < 10
 
 
-def test_requests_need_not_be_logged(store: Path, tmp_path: Path) -> None:
-    """TABSERVE_LOG_REQUESTS=false silences the requests' lines, and the server's own stay JSON to its end."""
+def test_request_log_can_be_turned_off(store: Path, tmp_path: Path) -> None:
+    """TABSERVE_LOG_REQUESTS=false turns off the request log; the server's own log stays JSON."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_LOG_REQUESTS="false") as server:
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
         assert server.terminate() == 0
@@ -327,23 +327,23 @@ ASK = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers"
 
 
 @pytest.fixture(scope="module")
-def named(store: Path) -> FlaskClient:
-    """A client of a service that one origin's pages may ask."""
+def allowed(store: Path) -> FlaskClient:
+    """A client of a service that allows the pages of two origins."""
     return everywhere_client(store, lambda lines: None, cors_origins=Origins([ORIGIN, "http://localhost:3000"]))
 
 
 def cors_headers(reply: Any) -> dict[str, str]:
-    """Return the headers of a reply that concern other origins."""
+    """Return the CORS headers of a reply."""
     return {name: value for name, value in reply.headers if name.startswith("Access-Control-")}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_page_of_a_named_origin(named: FlaskClient, protocol: str) -> None:
-    """A page of a named origin may ask for predictions in every protocol: before the request, and in its reply."""
+def test_page_of_an_allowed_origin(allowed: FlaskClient, protocol: str) -> None:
+    """A page of an allowed origin may request predictions in every protocol: by the preflight and by the reply."""
     path, rows = PROTOCOLS[protocol].path, PROTOCOLS[protocol].write([list(HOUSE.values())])
-    before = named.options(path, headers={"Origin": ORIGIN, **ASK})
-    good = named.post(path, json=rows, headers={"Origin": ORIGIN})
-    wrong = named.post(path, data="{", content_type="application/json", headers={"Origin": ORIGIN})
+    before = allowed.options(path, headers={"Origin": ORIGIN, **ASK})
+    good = allowed.post(path, json=rows, headers={"Origin": ORIGIN})
+    wrong = allowed.post(path, data="{", content_type="application/json", headers={"Origin": ORIGIN})
 
     assert (before.status_code, good.status_code, wrong.status_code) == (200, 200, 400)
     assert [reply.headers["Access-Control-Allow-Origin"] for reply in (before, good, wrong)] == [ORIGIN] * 3
@@ -353,20 +353,20 @@ def test_page_of_a_named_origin(named: FlaskClient, protocol: str) -> None:
     assert all("Origin" in reply.headers.getlist("Vary") for reply in (before, good, wrong))
 
 
-def test_page_that_sends_feedback(named: FlaskClient) -> None:
-    """Feedback is for pages of a named origin, too, also where it is refused."""
-    before = named.options("/feedback", headers={"Origin": ORIGIN, **ASK})
-    sent = named.post("/feedback", json={"request_id": "a", "row": 0, "truth": 24.0}, headers={"Origin": ORIGIN})
+def test_page_that_sends_feedback(allowed: FlaskClient) -> None:
+    """Pages of an allowed origin may send feedback, too, also if it is refused."""
+    before = allowed.options("/feedback", headers={"Origin": ORIGIN, **ASK})
+    sent = allowed.post("/feedback", json={"request_id": "a", "row": 0, "truth": 24.0}, headers={"Origin": ORIGIN})
 
     assert (before.status_code, sent.status_code) == (200, 404)
     assert [reply.headers["Access-Control-Allow-Origin"] for reply in (before, sent)] == [ORIGIN] * 2
 
 
 @pytest.mark.parametrize("origin", ["https://other.example.org", f"{ORIGIN}.evil.org", ORIGIN + "/", "null", "*", None])
-def test_page_of_another_origin(named: FlaskClient, origin: str | None) -> None:
-    """Any other origin, or none, gets no permission; caches are told that another may."""
+def test_page_of_another_origin(allowed: FlaskClient, origin: str | None) -> None:
+    """Any other origin, or none, gets no permission; Vary tells caches that the reply depends on it."""
     headers = {"Origin": origin} if origin else {}
-    for reply in (named.post("/predict", json=HOUSE, headers=headers), named.options("/predict", headers=headers)):
+    for reply in (allowed.post("/predict", json=HOUSE, headers=headers), allowed.options("/predict", headers=headers)):
         assert (reply.status_code, cors_headers(reply)) == (200, {})
         assert "Origin" in reply.headers.getlist("Vary")
 
@@ -374,15 +374,16 @@ def test_page_of_another_origin(named: FlaskClient, origin: str | None) -> None:
 @pytest.mark.parametrize(
     "path", ["/metrics", "/models", "/", "/openapi.json", "/v2/models/boston-housing/stats", "/no"]
 )
-def test_pages_may_ask_for_nothing_else(named: FlaskClient, path: str) -> None:
-    """Only predictions and feedback are for pages of other origins."""
-    for reply in (named.get(path, headers={"Origin": ORIGIN}), named.options(path, headers={"Origin": ORIGIN, **ASK})):
+def test_pages_may_request_nothing_else(allowed: FlaskClient, path: str) -> None:
+    """Pages of other origins may use predictions and feedback only."""
+    simple, preflight = {"Origin": ORIGIN}, {"Origin": ORIGIN, **ASK}
+    for reply in (allowed.get(path, headers=simple), allowed.options(path, headers=preflight)):
         assert cors_headers(reply) == {}
         assert "Origin" not in reply.headers.getlist("Vary")
 
 
-def test_no_origin_is_named(client: FlaskClient) -> None:
-    """As long as no origin is named, no reply says anything of origins."""
+def test_no_origin_is_allowed(client: FlaskClient) -> None:
+    """Without allowed origins no reply has CORS headers."""
     for reply in (
         client.post("/predict", json=HOUSE, headers={"Origin": ORIGIN}),
         client.options("/predict", headers={"Origin": ORIGIN, **ASK}),
@@ -391,8 +392,8 @@ def test_no_origin_is_named(client: FlaskClient) -> None:
         assert "Vary" not in reply.headers
 
 
-def test_page_that_asks_gunicorn(store: Path, tmp_path: Path) -> None:
-    """The server's own loop answers a page as its threads do."""
+def test_cors_in_gunicorn(store: Path, tmp_path: Path) -> None:
+    """The server's event loop sends the same CORS headers as its threads."""
     with serve(
         store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_CORS_ORIGINS=f"http://localhost:3000, {ORIGIN}"
     ) as server:

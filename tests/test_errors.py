@@ -1,4 +1,4 @@
-"""Owns what the service refuses: which status each kind of bad request gets, and the one shape of every refusal."""
+"""Owns error replies: the status of each kind of bad request, and the one format of all of them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ UNREADABLE: list[tuple[str, bytes]] = [
 
 
 def refusal(reply: Any, status: int) -> list[dict[str, Any]]:
-    """Return the details of a refusal, after checking that it has the status and the one shape of all refusals."""
+    """Return the details of an error reply after checking its status and its format."""
     body = strict_json(reply)
     assert reply.status_code == status, body
     assert list(body) == ["error", "status", "details"]
@@ -87,13 +87,13 @@ def problems(client: FlaskClient, body: Any, content_type: str = JSON) -> list[t
 
 @pytest.mark.parametrize(("content_type", "body"), UNREADABLE, ids=[f"{c} {b[:20]!r}" for c, b in UNREADABLE])
 def test_body_that_cannot_be_read(client: FlaskClient, content_type: str, body: bytes) -> None:
-    """A body that is not what its content type says is 400."""
+    """A body that does not match its content type is 400."""
     assert refusal(client.post("/predict", data=body, content_type=content_type), 400) == []
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/models//predict", "/models/titanic", "/%00"])
-def test_path_that_there_is_not(client: FlaskClient, path: str) -> None:
-    """A path that is none is 404, never a redirect."""
+def test_unknown_path(client: FlaskClient, path: str) -> None:
+    """An unknown path is 404, never a redirect."""
     assert refusal(client.get(path), 404) == []
 
 
@@ -108,7 +108,7 @@ def test_path_that_there_is_not(client: FlaskClient, path: str) -> None:
     ],
 )
 def test_method_that_is_not_allowed(client: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
-    """A method that the path does not have is 405, and Allow names those that it has."""
+    """A method that the path does not have is 405, and Allow lists its methods."""
     reply = client.open(path, method=method)
 
     assert refusal(reply, 405) == []
@@ -127,8 +127,8 @@ def test_method_that_is_not_allowed(client: FlaskClient, method: str, path: str,
     ],
     ids=str,
 )
-def test_type_or_encoding_that_is_not_read(client: FlaskClient, headers: dict[str, str]) -> None:
-    """A content type other than JSON and CSV, none at all, or a content encoding is 415."""
+def test_unsupported_type_or_encoding(client: FlaskClient, headers: dict[str, str]) -> None:
+    """A missing content type, one other than JSON or CSV, or an unknown content encoding is 415."""
     assert refusal(client.post("/predict", data=json.dumps(HOUSE), headers=headers), 415) == []
 
 
@@ -143,7 +143,7 @@ def test_type_or_encoding_that_is_not_read(client: FlaskClient, headers: dict[st
     ids=["records", "table", "columns", "csv"],
 )
 def test_too_many_rows(store: Path, content_type: str, body: str) -> None:
-    """A request of more rows than are allowed is 413 in every form."""
+    """A request with too many rows is 413 in every form."""
     client = create_app(Config(store=store, max_rows=3)).test_client()
 
     assert refusal(client.post("/predict", data=body, content_type=content_type), 413) == []
@@ -151,7 +151,7 @@ def test_too_many_rows(store: Path, content_type: str, body: str) -> None:
 
 @pytest.mark.parametrize("content_type", [JSON, CSV])
 def test_too_many_bytes(store: Path, content_type: str) -> None:
-    """A body that is longer than allowed is 413, whatever is in it."""
+    """A body that is too long is 413, whatever it contains."""
     client = create_app(Config(store=store, max_body_bytes=100)).test_client()
 
     assert refusal(client.post("/predict", data=b" " * 101, content_type=content_type), 413) == []
@@ -195,7 +195,7 @@ def test_too_many_bytes(store: Path, content_type: str) -> None:
     ids=lambda value: json.dumps(value)[:60],
 )
 def test_rows_that_do_not_fit(client: FlaskClient, body: Any, expected: list[tuple[Any, ...]] | None) -> None:
-    """Rows that do not fit the schema are 422 with row, feature and reason of each problem and of nothing else."""
+    """Rows that do not fit the schema are 422 with exactly the row, feature and reason of each problem."""
     if expected is None:
         expected = [(1, "RM", "not a number"), (1, "TAX", "missing"), (1, "PTRATIO", "missing")]
         expected += [(1, "B", "not finite"), (1, "LSTAT", "out of range")]
@@ -217,7 +217,7 @@ def test_all_problems_at_once(client: FlaskClient) -> None:
 
 
 def posted(client: FlaskClient, body: str, content_type: str) -> tuple[TestResponse, int]:
-    """Return the reply to a body, and the most bytes that were allocated at once on the way to it."""
+    """Return the reply to a body, and the peak of allocated bytes while it was made."""
     tracemalloc.start()
     try:
         return client.post("/predict", data=body, content_type=content_type), tracemalloc.get_traced_memory()[1]
@@ -237,7 +237,7 @@ def posted(client: FlaskClient, body: str, content_type: str) -> tuple[TestRespo
     ids=["names of CSV", "cells that CSV lacks", "names of a table", "cells that columns lack", "one long name"],
 )
 def test_refusing_costs_no_more_than_the_body(client: FlaskClient, content_type: str, body: str) -> None:
-    """What refusing a bad body takes grows with its length, and not with rows times columns or names times names."""
+    """The cost of refusing a bad body grows with its length, not with rows times columns or names times names."""
     started = time.process_time()
     reply, peak = posted(client, body, content_type)
     seconds = time.process_time() - started
@@ -254,7 +254,7 @@ def test_refusing_costs_no_more_than_the_body(client: FlaskClient, content_type:
     ids=["csv", "csv of an old Mac", "csv of one column", "records"],
 )
 def test_too_many_rows_cost_little(client: FlaskClient, body: str) -> None:
-    """More rows than are allowed are refused before each of them is looked at, whatever is in them."""
+    """Too many rows are refused before they are read one by one, whatever they contain."""
     reply, peak = posted(client, body, JSON if body.startswith("[") else CSV)
 
     refusal(reply, 413)
@@ -262,7 +262,7 @@ def test_too_many_rows_cost_little(client: FlaskClient, body: str) -> None:
 
 
 def test_no_model(tmp_path: Path) -> None:
-    """Without a model a prediction is 503 and says when to try again."""
+    """Without a model a prediction request is 503 with Retry-After."""
     reply = create_app(Config(store=tmp_path)).test_client().post("/predict", json=HOUSE)
 
     assert refusal(reply, 503) == []
@@ -270,7 +270,7 @@ def test_no_model(tmp_path: Path) -> None:
 
 
 def test_overloaded_worker(client: FlaskClient) -> None:
-    """A worker with more requests than it may keep answers predictions with 503, and probes as ever."""
+    """A worker with too many requests in flight answers predictions with 503, and health checks as usual."""
     service = cast(Service, client.application)
     service.in_flight = lambda: 513
 
@@ -282,8 +282,8 @@ def test_overloaded_worker(client: FlaskClient) -> None:
     assert client.post("/predict", json=HOUSE).status_code == 200
 
 
-def test_failure_tells_nothing_of_the_inside(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
-    """A 500 says nothing of what broke; the log has its class under the request's id, without its message."""
+def test_failure_reveals_nothing_internal(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
+    """A 500 reveals no internals; the log has the exception's class under the request's id, without its message."""
 
     class Broken:
         def predict(self, X: Matrix) -> Matrix:
@@ -324,7 +324,7 @@ bodies = json_values.map(lambda value: json.dumps(value).encode()) | st.binary(m
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, content_type=st.sampled_from([JSON, CSV]))
 def test_no_body_breaks_the_service(client: FlaskClient, body: bytes, content_type: str) -> None:
-    """Whatever is sent is answered or refused in the one shape, never with a 5xx."""
+    """Any body is answered or refused in the one format, never with a 5xx."""
     reply = client.post("/predict", data=body, content_type=content_type)
 
     if reply.status_code != 200:
@@ -333,7 +333,7 @@ def test_no_body_breaks_the_service(client: FlaskClient, body: bytes, content_ty
 
 
 def test_server_outlives_hostile_bodies(server: Server) -> None:
-    """After every unreadable body the real server answers a good request, on the same connection."""
+    """After every unreadable body the real server answers a good request on the same connection."""
     with requests.Session() as session:
         for content_type, body in UNREADABLE:
             headers = {"Content-Type": content_type}
@@ -343,7 +343,7 @@ def test_server_outlives_hostile_bodies(server: Server) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
 def test_too_many_bytes_for_gunicorn(server: Server, chunked: bool) -> None:
-    """A body of more than 8 MiB is 413 from the real server, whether it says its length first or not."""
+    """A body of more than 8 MiB is 413 from the real server, with or without a Content-Length."""
     piece = b" " * 2**16
 
     def pieces() -> Iterator[bytes]:
@@ -357,7 +357,7 @@ def test_too_many_bytes_for_gunicorn(server: Server, chunked: bool) -> None:
 
 
 def unfinished(server: Server, headers: dict[str, str], sent: bytes) -> tuple[int, bytes] | None:
-    """Send a body that breaks off or is malformed; return the status and the reply, or None if it was cut off."""
+    """Send an incomplete or malformed body; return the status and the reply, or None if the connection was closed."""
     with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as connection:
         connection.putrequest("POST", "/predict")
         for name, value in headers.items():
@@ -382,8 +382,8 @@ def unfinished(server: Server, headers: dict[str, str], sent: bytes) -> tuple[in
     ],
     ids=["chunk without a size", "chunk of another size", "no last chunk", "JSON cut off", "CSV cut off"],
 )
-def test_body_that_breaks_off(server: Server, headers: dict[str, str], sent: bytes) -> None:
-    """A body that does not come to its end is 400 or cut off, never answered in part; and the server lives."""
+def test_incomplete_body(server: Server, headers: dict[str, str], sent: bytes) -> None:
+    """An incomplete body gets 400 or a closed connection, no part of it is answered, and the server lives."""
     answer = unfinished(server, headers, sent)
 
     assert answer is None or answer[0] == 400, answer
@@ -391,7 +391,7 @@ def test_body_that_breaks_off(server: Server, headers: dict[str, str], sent: byt
 
 
 def test_overloaded_server(store: Path, tmp_path: Path) -> None:
-    """Predictions that pile up beyond what a worker may keep are 503, and later ones are answered again."""
+    """Predictions beyond a worker's limit in flight are 503, and later ones are answered again."""
     with (
         serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_MAX_IN_FLIGHT="5") as server,
         ThreadPoolExecutor(20) as pool,
@@ -430,21 +430,21 @@ MANY = [f"c{i}" for i in range(27)]
     ids=["CSV", "table", "columns"],
 )
 def test_far_too_many_columns(client: FlaskClient, body: Any) -> None:
-    """A table much wider than the model is refused by its width: a small body can have a million columns."""
+    """A table much wider than the model is refused for its width: a small body can have a million columns."""
     content_type = CSV if isinstance(body, str) else JSON
 
     assert problems(client, body, content_type) == [(None, None, "has 27 columns where there are 6")]
 
 
 def test_far_too_many_names_in_a_record(client: FlaskClient) -> None:
-    """Of the names that a record has too many, the first are told, and how many more there are."""
+    """Of a record's unknown names, the error lists the first and the number of the others."""
     told = problems(client, [{**HOUSE, **dict.fromkeys(MANY, 1)}, HOUSE])
 
     assert told == [*((0, name, "unknown") for name in MANY[:20]), (0, None, "has 7 unknown names more")]
 
 
 def test_numbers_beyond_float64(client: FlaskClient) -> None:
-    """A number that JSON can write and float64 cannot hold is a problem of its cell, told with all the others."""
+    """A number beyond float64 is a problem of its cell, and is reported with all other problems."""
     body = json.dumps({**HOUSE, "TAX": None}).replace("6.575", "1e400").replace("15.3", "9" * 5000)
 
     assert sorted(problems(client, body, JSON)) == [
@@ -467,8 +467,8 @@ def test_numbers_beyond_float64(client: FlaskClient) -> None:
     ],
     ids=["NaN", "1e999", "keys", "newlines", "carriage returns", "wide header", "wide row"],
 )
-def test_what_no_table_needs_is_not_made(client: FlaskClient, content_type: str, body: bytes, status: int) -> None:
-    """More numbers, names, cells or lines than the most rows of the model have are refused before they are made."""
+def test_too_large_tables_are_refused_early(client: FlaskClient, content_type: str, body: bytes, status: int) -> None:
+    """More numbers, names, cells or lines than the largest table of the model has are refused before they are made."""
     tracemalloc.start()
     try:
         reply = client.post("/predict", data=body, content_type=content_type)
@@ -481,15 +481,15 @@ def test_what_no_table_needs_is_not_made(client: FlaskClient, content_type: str,
     assert len(reply.data) < 1_000
 
 
-def test_problems_are_looked_for_until_there_are_many(client: FlaskClient) -> None:
-    """Of more wrong cells than anybody reads ten thousand are found, and the reply says that there are more."""
+def test_number_of_problems_is_bounded(client: FlaskClient) -> None:
+    """Of very many wrong cells ten thousand are found, and the reply tells that there are more."""
     reply = client.post("/predict", json=[dict.fromkeys(HOUSE)] * 9_000)
 
     assert len(refusal(reply, 422)) == 1_000
     assert strict_json(reply)["error"].startswith("more than 10000 problems, the first: row 0, column ")
 
 
-def test_long_name_is_cut_off(client: FlaskClient) -> None:
-    """A name that a client made up, as long as it likes, comes back no longer than can be read."""
+def test_long_name_is_shortened(client: FlaskClient) -> None:
+    """A long made-up name is shortened in the error."""
     for body in ({**HOUSE, "x" * 1_000_000: 1}, {"x" * 1_000_000: {"0": 1}}):
         assert len(client.post("/predict", json=body).data) < 2_000

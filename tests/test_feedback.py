@@ -1,4 +1,4 @@
-"""Owns feedback: true values that find their predictions, live errors, and a log that loses nothing it need not."""
+"""Owns feedback: true values that find their predictions, live errors, and a prediction log without avoidable loss."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def client(service: Service) -> FlaskClient:
 
 @contextmanager
 def opened(url: str) -> Iterator[PredictionLog]:
-    """Open the log behind the service's back."""
+    """Open the log beside the service."""
     log = PredictionLog(url)
     try:
         yield log
@@ -75,19 +75,19 @@ def opened(url: str) -> Iterator[PredictionLog]:
 
 
 def logged(url: str) -> list[float]:
-    """Return every prediction that is in the log."""
+    """Return every prediction in the log."""
     with opened(url) as log:
         return [float(y) for y in log.read("boston-housing", 1, features=(), since=LONG_AGO).predictions]
 
 
 def logged_ids(path: Path) -> Counter[str]:
-    """Return how many rows a log in SQLite has of each request's id."""
+    """Return the number of rows for each request id in an SQLite log."""
     with closing(sqlite3.connect(path)) as connection:
         return Counter(request_id for (request_id,) in connection.execute("SELECT request_id FROM predictions"))
 
 
 def predict(server: Server, X: Sequence[Sequence[float]], session: Any = requests) -> tuple[str, list[float]]:
-    """Return the id of a request for predictions, and the answers."""
+    """Send a prediction request; return its id and the predictions."""
     body = json.dumps({"columns": COLUMNS, "data": X})
     headers = {"Content-Type": "application/json"}
     reply = session.post(f"{server.url}/predict", data=body, headers=headers, timeout=30)
@@ -108,7 +108,7 @@ def rows(houses: pd.DataFrame, n: int, seed: int = 0) -> list[list[float]]:
 
 
 class Load:
-    """Clients that send single rows and small batches, one after the other, until they are told to stop.
+    """Clients that send single rows and small batches, one after the other, until they are stopped.
 
     `answers` holds what was answered, `times` when each answer came, `failures` the requests that came to nothing.
     """
@@ -135,7 +135,7 @@ class Load:
             thread.join()
 
     def n_rows(self) -> int:
-        """Return how many rows were answered."""
+        """Return the number of predicted rows."""
         return sum(map(len, self.answers.copy().values()))
 
     def _run(self, number: int) -> None:
@@ -160,7 +160,7 @@ def replaced(server: Server, old: set[int]) -> bool:
     return not old & set(server.workers()) and len(server.workers()) == 2
 
 
-# What feedback is made of.
+# The parts of feedback.
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -176,7 +176,7 @@ truth_values = st.floats(-MAX_TRUTH, MAX_TRUTH) | st.integers(-(10**20), 10**20)
 
 @given(json_values)
 def test_any_body_is_decoded_or_refused(value: Any) -> None:
-    """Whatever the JSON is, it is true values that a database holds, or refused with every problem in our words."""
+    """Any JSON is decoded to true values that a database can hold, or refused with every problem."""
     try:
         truths = decode(value, max_rows=3)
     except TooManyRowsError:
@@ -198,7 +198,7 @@ def test_any_body_is_decoded_or_refused(value: Any) -> None:
 
 @given(st.lists(st.tuples(ids, st.integers(0, MAX_ROW), truth_values), min_size=1, max_size=20))
 def test_truths_are_decoded_as_they_are(truths: list[tuple[str, int, float]]) -> None:
-    """A list of objects is read in its order; a single object as a list of it, and row 0 need not be said."""
+    """A list of objects is read in its order, a single object as a list of one, and the row is 0 by default."""
     body = [{"request_id": request_id, "row": row, "truth": truth} for request_id, row, truth in truths]
 
     assert decode(body, max_rows=20) == [(request_id, row, float(truth)) for request_id, row, truth in truths]
@@ -209,8 +209,8 @@ def test_truths_are_decoded_as_they_are(truths: list[tuple[str, int, float]]) ->
 
 
 @given(ids, st.lists(st.none() | truth_values, max_size=20))
-def test_list_of_truths_is_of_rows_from_0(request_id: str, truths: list[float | None]) -> None:
-    """A list of truths is those of the request's rows in their order, without the ones that are null."""
+def test_list_of_truths_counts_rows_from_0(request_id: str, truths: list[float | None]) -> None:
+    """A list of truths is for the request's rows in their order; null is skipped."""
     body = {"request_id": request_id, "truth": truths}
     known = [(request_id, row, float(truth)) for row, truth in enumerate(truths) if truth is not None]
     if known:
@@ -252,8 +252,8 @@ def test_list_of_truths_is_of_rows_from_0(request_id: str, truths: list[float | 
         ({"request_id": "a", "truth": []}, [(None, None, "the request has no rows")]),
     ],
 )
-def test_what_is_wrong_is_said(client: FlaskClient, body: Any, details: list[Any]) -> None:
-    """Feedback that is none is 422 with every problem: which object, which field and why."""
+def test_every_problem_is_reported(client: FlaskClient, body: Any, details: list[Any]) -> None:
+    """Invalid feedback is 422 with every problem: the object, the field and the reason."""
     reply = client.post("/feedback", json=body)
 
     refused(reply, 422, "native")
@@ -268,7 +268,7 @@ def test_not_finite_truths(client: FlaskClient) -> None:
 
 
 def test_refusals(client: FlaskClient) -> None:
-    """Other content, other methods and too much are refused as everywhere else."""
+    """Other content types, methods and too large bodies are refused as at other routes."""
     one = {"request_id": "a", "truth": 1.0}
 
     refused(client.post("/feedback", data="a,1", content_type="text/csv"), 415, "native")
@@ -281,7 +281,7 @@ def test_refusals(client: FlaskClient) -> None:
 
 
 def test_no_log_is_kept(store: Path) -> None:
-    """Where no prediction log is kept feedback is 404 and predictions are answered; the message names the setting."""
+    """Without a prediction log feedback is 404 with the setting in its message, and predictions are answered."""
     client = create_app(Config(store=store, prediction_log=DatabaseURL(""))).test_client()
 
     assert client.post("/predict", json=HOUSE).status_code == 200
@@ -290,7 +290,7 @@ def test_no_log_is_kept(store: Path) -> None:
 
 
 def test_unknown_predictions(client: FlaskClient) -> None:
-    """Feedback for no known prediction is 404; where some are known, the others are listed and counted."""
+    """Feedback without any known prediction is 404; if some are known, the unknown ones are listed and counted."""
     request_id = client.post("/predict", json=[HOUSE] * 2).headers["X-Request-Id"]
     alone = client.post("/feedback", json={"request_id": UNKNOWN_ID, "truth": 1.0})
     mixed = client.post("/feedback", json=[{"request_id": request_id, "truth": [20.0, 21.0, 22.0]}])
@@ -309,7 +309,7 @@ def test_unknown_predictions(client: FlaskClient) -> None:
 
 
 def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> None:
-    """A moment is waited for what is unknown, since it may be on its way, but not for more than 250 requests."""
+    """The reply waits a moment for unknown predictions to be written, but not for those of more than 250 requests."""
 
     def seconds(n: int) -> float:
         began = time.monotonic()
@@ -322,7 +322,7 @@ def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> Non
 
 
 def test_outcomes_are_counted(client: FlaskClient) -> None:
-    """Each true value is answered and counted by what became of it; every outcome is exposed from the start."""
+    """Each true value is reported and counted by its outcome; every outcome is exposed from the start."""
     name = "tabserve_feedback_rows_total"
     before = by_label(series(client.get("/metrics").text), name, "outcome")
     request_id = client.post("/predict", json=[HOUSE] * 3).headers["X-Request-Id"]
@@ -341,7 +341,7 @@ def test_outcomes_are_counted(client: FlaskClient) -> None:
     assert rises == {"accepted": 3, "replaced": 1, "repeated": 1, "conflicting": 1, "unknown": 1}
 
 
-def test_truths_that_cannot_be(store: Path, client: FlaskClient) -> None:
+def test_implausible_truths(store: Path, client: FlaskClient) -> None:
     """A truth that is further from the training range of the target than ten times its width is 422 with the range, by
     the object that has it; then none is taken. The last one that is not further is taken.
     """
@@ -373,13 +373,13 @@ def test_truths_that_cannot_be(store: Path, client: FlaskClient) -> None:
         (-np.inf, np.inf, (-1e150, 1e150)),
     ],
 )
-def test_range_of_truths(minimum: float, maximum: float, expected: tuple[float, float]) -> None:
-    """Of a target that was one number, of any size or of no range that is known there are truths to be taken, too."""
+def test_plausible_range(minimum: float, maximum: float, expected: tuple[float, float]) -> None:
+    """Truths are also accepted for a target that is constant, of any size, or without a known range."""
     assert plausible_range(Feature("y", minimum=minimum, maximum=maximum)) == expected
 
 
 def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
-    """Predictions of every protocol are logged under the id that their reply carries, with the answers they got."""
+    """Predictions of every protocol are logged with the request id of their reply."""
     url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
     client = everywhere_client(store, lambda lines: None, prediction_log=url)
     recorder = client.application.recorder  # type: ignore[attr-defined]
@@ -400,7 +400,7 @@ def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses
 
 
 def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
-    """A prediction that is older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and removed at the start."""
+    """A prediction older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and is removed at the start."""
     url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
     common = {"row": 0, "model": "boston-housing", "version": 1, "features": None, "prediction": 1.0}
     ages = {"old": timedelta(days=2, minutes=1), "young": timedelta(days=1, hours=23)}
@@ -441,7 +441,7 @@ def test_log_that_is_full(store: Path, tmp_path: Path, houses: pd.DataFrame) -> 
 
 
 def test_longest_days(store: Path, url: str) -> None:
-    """With the days at their upper bounds predictions are kept, feedback is taken and live errors are computed."""
+    """With the days at their upper bounds, predictions are kept, feedback is accepted and live errors are computed."""
     most = {item.name: item.metadata["most"] for item in fields(Config) if item.name.endswith("_days")}
     app = create_app(Config(store=store, prediction_log=DatabaseURL(url), **most))
     client = app.test_client()
@@ -459,7 +459,7 @@ def test_longest_days(store: Path, url: str) -> None:
 
 @pytest.mark.slow
 def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: pd.DataFrame, url: str) -> None:
-    """Live errors on /metrics are what scikit-learn says of the predictions answered and the truths that came later."""
+    """Live errors on /metrics equal scikit-learn's metrics of the predictions and the truths that were reported."""
     X = rows(houses, 10_000)
     noise = np.random.default_rng(2).normal(1, 3, len(X)).tolist()
     (tmp_path / "first").mkdir()
@@ -491,7 +491,7 @@ def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: p
         assert accepted == len(order)
         assert set(by_label(scrape(server), DROPPED, "reason").values()) == {0.0}
 
-    # Another process on the same log, which looks at once: the first would have looked within 10 s.
+    # Another process on the same log, which computes them at its start; the first does within 10 s.
     with serve(store, tmp_path / "second", TABSERVE_PREDICTION_LOG=url, WEB_CONCURRENCY="1") as server:
         wait_until(lambda: value(scrape(server), "tabserve_live_error_rows", **MODEL) == len(order))
         found = scrape(server)
@@ -508,7 +508,7 @@ def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: p
 
 
 def test_feedback_right_after_the_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
-    """A truth that comes at once finds its prediction, whichever worker it comes to."""
+    """A truth that is sent right after its prediction finds it, in any worker."""
     url = f"sqlite:///{tmp_path / 'log.db'}"
     with serve(store, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=url) as server:
         for seed in range(2):
@@ -601,7 +601,7 @@ def test_share_of_requests(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "n"), [(0.0, 0), (1.0, 50)])
 def test_no_share_and_all(store: Path, tmp_path: Path, share: float, n: int) -> None:
-    """Of a share of 0 no request is logged, of 1 every one."""
+    """With a share of 0 no request is logged, with 1 every request."""
     url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
     app = create_app(Config(store=store, prediction_log=url, prediction_log_share=Share(share)))
     app.recorder.start()
@@ -777,7 +777,7 @@ def test_stopped_database(store: Path, tmp_path: Path, houses: pd.DataFrame, pos
 
 
 def test_unknown_ids_do_not_hold_up_predictions(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
-    """Clients that send ids nobody knows, more than a worker has threads, delay neither predictions nor probes."""
+    """More clients with unknown ids than a worker has threads delay neither predictions nor health checks."""
     settings = {"TABSERVE_PREDICTION_LOG": f"sqlite:///{tmp_path / 'log.db'}", "WEB_CONCURRENCY": "1"}
     with serve(store, tmp_path, **settings) as server, ThreadPoolExecutor(16) as clients:
         stop = threading.Event()
@@ -809,8 +809,8 @@ def test_unknown_ids_do_not_hold_up_predictions(store: Path, tmp_path: Path, hou
     ],
     ids=["truths", "fields"],
 )
-def test_body_that_unfolds(store: Path, body: bytes) -> None:
-    """What a body of 8 MiB holds too much of is refused before much is made of it."""
+def test_body_that_expands_is_refused_early(store: Path, body: bytes) -> None:
+    """An 8 MiB body with too many values or truths is refused before they are made."""
     client = create_app(Config(store=store, prediction_log=DatabaseURL(""))).test_client()
     parsed = json.loads(body)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Owns what a full disk does: nothing is kept there that requests or metrics need, and a message says what is full."""
+"""Owns the behaviour on a full disk: requests and metrics need no disk space, and a message names the full folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import requests
 from conftest import HOUSE, Server, serve
 from test_metrics import PREDICTED, kill_worker, predict, scrape, value, wait_until
 
-# A command in a mount namespace where nothing of the root's file system can be written to.
+# A command in a mount namespace whose root file system is read-only.
 READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o remount,bind,ro / && exec "$@"', "sh")
 
 
@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Write to a disk until it takes not a byte more."""
+    """Write to a disk until it is full."""
     with (disk / "filling").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 4096)
@@ -40,20 +40,20 @@ def fill(disk: Path) -> None:
 
 
 def counted(server: Server) -> float:
-    """Return how many predictions were answered 200."""
+    """Return the number of predictions with status 200."""
     return value(scrape(server), "http_requests_total", **PREDICTED)
 
 
 @pytest.mark.parametrize("log", ["", "sqlite:///{disk}/predictions.db"], ids=["no log", "log"])
 def test_disk_that_fills_up(store: Path, tmp_path: Path, disk: Path, log: str) -> None:
-    """When the temporary folder's disk fills up no worker dies, everything is counted, and new workers begin."""
+    """When the temporary folder's disk fills up no worker dies, everything is counted, and new workers start."""
     settings = {"TMPDIR": str(disk), "TABSERVE_PREDICTION_LOG": log.format(disk=disk)}
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **settings) as server:
         wait_until(lambda: len(server.workers()) == 2)
         first = server.workers()
         fill(disk)
         predict(server, 20)
-        for number in range(50):  # series that there was none of before
+        for number in range(50):  # new series
             assert requests.request("PUT", f"{server.url}/junk{number}", timeout=10).status_code == 404
         wait_until(lambda: counted(server) == 20)
         assert server.workers() == first
@@ -70,7 +70,7 @@ def test_disk_that_fills_up(store: Path, tmp_path: Path, disk: Path, log: str) -
 
 
 def test_start_on_a_full_disk(store: Path, tmp_path: Path, disk: Path) -> None:
-    """A server begins where the only folder that can be written to is full, as a container that is restarted."""
+    """A server starts if the only writable folder is full, like a restarted container."""
     fill(disk)
     with serve(store, tmp_path, prefix=READ_ONLY, WEB_CONCURRENCY="2", TMPDIR=str(disk)) as server:
         predict(server, 20)
@@ -80,7 +80,7 @@ def test_start_on_a_full_disk(store: Path, tmp_path: Path, disk: Path) -> None:
 
 
 def test_killed_server_leaves_nothing(store: Path, tmp_path: Path) -> None:
-    """A server that is killed by force leaves nothing in the temporary folder."""
+    """A killed server leaves nothing in the temporary folder."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     with serve(store, tmp_path, WEB_CONCURRENCY="2", TMPDIR=str(folder)) as server:

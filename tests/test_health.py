@@ -1,4 +1,4 @@
-"""Owns what platforms and people ask first: /livez, /readyz and the page at /."""
+"""Owns /livez, /readyz and the page at /, which platforms and people request first."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def damage(path: Path) -> None:
 
 
 def curl_line(page: str) -> str:
-    """Return the command that the page shows."""
+    """Return the curl command on the page."""
     found = re.search("<pre>(.*?)</pre>", page, re.DOTALL)
     assert found
     return html.unescape(found[1])
 
 
 def test_livez(client: FlaskClient) -> None:
-    """A process that answers at all is live."""
+    """A process that answers is live."""
     reply = client.get("/livez")
 
     assert (reply.status_code, reply.get_json()) == (200, {"live": True})
 
 
 def test_readyz(client: FlaskClient) -> None:
-    """A service with a verified model is ready, and says which version it serves."""
+    """A service with a verified model is ready, and /readyz has its version."""
     reply = client.get("/readyz")
 
     assert (reply.status_code, reply.get_json()) == (200, {"ready": True, "models": {NAME: 1}})
@@ -76,7 +76,7 @@ def test_damaged_artifact(own_store: Path, name: str) -> None:
 
 
 def test_missing_file(own_store: Path) -> None:
-    """A model that lacks a file is not served, and /readyz names the file."""
+    """A model with a missing file is not served, and /readyz names the file."""
     path = own_store / NAME / "1" / "model.onnx"
     path.unlink()
     ready = create_app(Config(store=own_store)).test_client().get("/readyz")
@@ -86,8 +86,8 @@ def test_missing_file(own_store: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["titanic", f"{NAME}@7", f"{NAME}@challenger", "../store", ""])
-def test_model_that_the_store_does_not_have(store: Path, reference: str) -> None:
-    """A reference to no version leaves the service alive and not ready, and /readyz says what was asked for."""
+def test_model_that_is_not_in_the_store(store: Path, reference: str) -> None:
+    """With a reference to an unknown version the service is live and not ready, and /readyz names the reference."""
     client = create_app(Config(store=store, models=(reference,))).test_client()
     wanted = reference.partition("@")[2] or reference
 
@@ -99,7 +99,7 @@ def test_model_that_the_store_does_not_have(store: Path, reference: str) -> None
 
 @pytest.mark.parametrize(("damaged", "sound"), [(NAME, "other"), ("other", NAME)])
 def test_one_of_two_models_is_damaged(own_store: Path, damaged: str, sound: str) -> None:
-    """Beside a damaged model the other one is answered, never in its place, and the service is not ready."""
+    """If one of two models is damaged, the other is served under its own name only, and the service is not ready."""
     Store(own_store).add("other", read_draft(own_store / NAME / "1"))
     damage(own_store / damaged / "1" / "model.onnx")
     client = create_app(Config(store=own_store, models=(NAME, "other"))).test_client()
@@ -111,7 +111,7 @@ def test_one_of_two_models_is_damaged(own_store: Path, damaged: str, sound: str)
 
 
 def test_two_versions_of_one_model(own_store: Path) -> None:
-    """The first model that is asked for answers /predict, or none does, even if two are versions of one model."""
+    """The first configured model answers /predict, or none does, even if two are versions of one model."""
     Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
     client = create_app(Config(store=own_store, models=(f"{NAME}@2", f"{NAME}@1"))).test_client()
     reply = client.post("/predict", json=HOUSE)
@@ -120,7 +120,7 @@ def test_two_versions_of_one_model(own_store: Path) -> None:
 
 
 def test_folder_of_another_version(own_store: Path) -> None:
-    """A version is served only from the folder that it was written as: asked for 2, nothing else answers."""
+    """A version is served only from its own folder: version 1 in the folder of 2 is not served as 2."""
     shutil.copytree(own_store / NAME / "1", own_store / NAME / "2")
     client = create_app(Config(store=own_store, models=(f"{NAME}@2",))).test_client()
 
@@ -145,7 +145,7 @@ def test_page(client: FlaskClient, store: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_line(server: Server) -> None:
-    """The page's curl line, run by a shell, answers the number that the page says."""
+    """The page's curl line, run by a shell, returns the prediction that the page shows."""
     page = requests.get(f"{server.url}/", headers=BROWSER, timeout=10).text
     promised = re.search("It answers <strong>(.*?)</strong>", page)
     written = subprocess.run(curl_line(page), shell=True, capture_output=True, check=True, timeout=10).stdout
@@ -168,15 +168,15 @@ def test_page_does_not_trust_the_host(client: FlaskClient, host: str) -> None:
 
 
 def test_page_of_an_empty_store(tmp_path: Path) -> None:
-    """Where nothing is served, the page says why and how to train a model."""
+    """Without a model the page shows the reason and how to train one."""
     page = create_app(Config(store=tmp_path)).test_client().get("/", headers=BROWSER).text
 
     assert f"Not ready: the store {tmp_path} has no model" in html.unescape(page)
     assert "python -m model train boston-housing" in page
 
 
-def test_store_that_there_is_not(tmp_path: Path) -> None:
-    """A store that does not exist leaves the real server alive and not ready."""
+def test_missing_store(tmp_path: Path) -> None:
+    """With a store that does not exist the real server is live and not ready."""
     with serve(tmp_path / "none", tmp_path, wait="/livez", WEB_CONCURRENCY="1") as server:
         ready = requests.get(f"{server.url}/readyz", timeout=10)
 
@@ -186,7 +186,7 @@ def test_store_that_there_is_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["//predict", "/predict/", "//", "/livez/", "//models/boston-housing//predict"])
 def test_no_redirects(server: Server, path: str) -> None:
-    """No path is answered with a redirect: a client that posts would lose its body."""
+    """No path redirects: a client that posts would lose its body."""
     reply = requests.post(server.url + path, json=HOUSE, timeout=10, allow_redirects=False)
 
     assert "Location" not in reply.headers
@@ -196,7 +196,7 @@ def test_no_redirects(server: Server, path: str) -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/openapi.json"])
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_long_pages_are_compressed(client: FlaskClient, path: str, coding: str) -> None:
-    """What is read again and again and is long comes compressed to a client that accepts that, and caches are told."""
+    """Long pages are compressed if the client accepts that, and have Vary."""
     plain, small = client.get(path), client.get(path, headers={"Accept-Encoding": f"{coding}, br"})
     refused = client.get(path, headers={"Accept-Encoding": f"{coding};q=0"})
 

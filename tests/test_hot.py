@@ -1,4 +1,4 @@
-"""Owns the short way to predictions: what it answers is what Flask answers, byte for byte, and it is taken."""
+"""Owns the fast path to predictions: its replies equal Flask's, byte for byte, and it is used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROW = list(HOUSE.values())
 ID = {"X-Request-Id": "the-same"}
 JSON = {"Content-Type": "application/json"}
 
-everyone = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
 
 
 @pytest.fixture
@@ -43,20 +43,20 @@ def client(store: Path, lines: list[dict[str, Any]]) -> FlaskClient:
 
 
 def both_ways(client: FlaskClient, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-    """Return status and body of a POST, which are the same by the short way and by Flask, as all headers are.
+    """Return status and body of a POST after checking that the fast path and Flask reply the same, with all headers.
 
-    Flask takes a slash at the end; the short way knows no such path.
+    A slash at the end avoids the fast path, and Flask ignores it.
     """
     replies = [client.post(p, data=body, headers={**ID, **headers}) for p in (path, f"{path}/")]
-    short, flask = ((reply.status, list(reply.headers), reply.data) for reply in replies)
+    fast, flask = ((reply.status, list(reply.headers), reply.data) for reply in replies)
 
-    assert short == flask
+    assert fast == flask
     return replies[0].status_code, replies[0].data
 
 
-@everyone
+@every_protocol
 def test_good_requests(client: FlaskClient, protocol: Protocol, lines: list[dict[str, Any]]) -> None:
-    """One row and many are answered alike, whatever the client accepts, and logged alike."""
+    """One row and many get the same reply and log line, whatever the client accepts."""
     for n_rows in (1, 2, 150):
         body = json.dumps(protocol.write([ROW] * n_rows)).encode()
         for more in ({}, {"Accept": "text/csv"}, {"Accept-Encoding": "gzip, deflate;q=0.5"}, {"Accept-Encoding": "br"}):
@@ -68,7 +68,7 @@ def test_good_requests(client: FlaskClient, protocol: Protocol, lines: list[dict
     assert lines[::2] == lines[1::2]
 
 
-@everyone
+@every_protocol
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
@@ -84,13 +84,13 @@ def test_good_requests(client: FlaskClient, protocol: Protocol, lines: list[dict
     ids=["nothing", "cut off", "deep", "a number", "long", "long when inflated", "no gzip", "another coding"],
 )
 def test_bad_bodies(client: FlaskClient, protocol: Protocol, body: bytes, headers: dict[str, str], status: int) -> None:
-    """What is no body that the route reads is refused alike."""
+    """A body that the route cannot read is refused with the same reply."""
     assert both_ways(client, protocol.path, body, headers)[0] == status
 
 
-@everyone
+@every_protocol
 def test_bad_rows(client: FlaskClient, protocol: Protocol) -> None:
-    """Rows that do not fit the schema, and too many of them, are refused alike."""
+    """Rows that do not fit the schema, and too many rows, are refused with the same reply."""
     for row in ([None, *ROW[1:]], ["a", *ROW[1:]], [*ROW[:5], 1e400], [True, *ROW[1:]]):
         body = json.dumps(protocol.write([row])).encode()
         assert both_ways(client, protocol.path, body, JSON)[0] == protocol.unfit
@@ -119,14 +119,14 @@ def test_bad_rows(client: FlaskClient, protocol: Protocol) -> None:
     ),
 )
 def test_any_body(everywhere: FlaskClient, body: bytes, kind: str) -> None:
-    """Whatever is sent, as whatever type, is answered alike by every protocol."""
+    """Any body of any content type gets the same reply in every protocol."""
     for protocol in PROTOCOLS.values():
         both_ways(everywhere, protocol.path, body, {"Content-Type": kind} if kind else {})
 
 
-@everyone
+@every_protocol
 def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure of the engine is a 500 that says nothing of it, alike."""
+    """A failure of the engine is the same 500, which reveals nothing about it."""
 
     def fail(self: Artifact, X: object) -> None:
         raise RuntimeError("the inside")
@@ -138,9 +138,9 @@ def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.M
     assert b"inside" not in body.replace(b"nothing of the inside", b"")
 
 
-@everyone
-def test_models_that_are_not_loaded(store: Path, tmp_path: Path, protocol: Protocol) -> None:
-    """Where no model could be loaded, all is answered 503 alike."""
+@every_protocol
+def test_models_are_not_loaded(store: Path, tmp_path: Path, protocol: Protocol) -> None:
+    """If no model could be loaded, every request gets the same 503."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
     (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
     client = everywhere_client(own, lambda lines: None)
@@ -157,8 +157,8 @@ def test_models_that_are_not_loaded(store: Path, tmp_path: Path, protocol: Proto
         "/v2/models/boston-housing/versions/1/infer",
     ],
 )
-def test_short_way_is_taken(client: FlaskClient, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every path for predictions is answered without Flask, which does not even see the request."""
+def test_fast_path_is_used(client: FlaskClient, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every prediction path is answered without Flask."""
     monkeypatch.setattr(Service, "full_dispatch_request", None)
     protocol = next(p for p in PROTOCOLS.values() if p.path.split("/")[1] == path.split("/")[1] or path[:4] == "/mod")
 
@@ -168,8 +168,8 @@ def test_short_way_is_taken(client: FlaskClient, path: str, monkeypatch: pytest.
     assert protocol.read(reply.json) == [25.002145787183498]
 
 
-def test_named_path_of_another_protocol(store: Path) -> None:
-    """Where Vertex AI's path is one that another protocol has, the short way answers as Flask does."""
+def test_path_of_another_protocol(store: Path) -> None:
+    """If Vertex AI's path is one of another protocol, the fast path replies as Flask does."""
     for path in ("/predict", "/v1/models/boston-housing:predict", "/models/boston-housing/predict", "/invocations"):
         client = everywhere_client(store, lambda lines: None, aip_predict_route=path)
         for protocol in PROTOCOLS.values():
@@ -177,12 +177,12 @@ def test_named_path_of_another_protocol(store: Path) -> None:
 
 
 def together(service: Service, requests: list[tuple[str, str, bytes]]) -> list[tuple[str, list[Any], bytes]]:
-    """Return status, headers and body of requests (method, path, JSON) that come at once."""
-    begun: list[tuple[str, list[Any]]] = [("", [])] * len(requests)
+    """Return status, headers and body of requests (method, path, JSON) that arrive together."""
+    started: list[tuple[str, list[Any]]] = [("", [])] * len(requests)
 
-    def starting(place: int) -> Any:
+    def starting(index: int) -> Any:
         def start_response(status: str, headers: list[Any], exc_info: object = None) -> None:
-            begun[place] = status, headers
+            started[index] = status, headers
 
         return start_response
 
@@ -191,15 +191,15 @@ def together(service: Service, requests: list[tuple[str, str, bytes]]) -> list[t
             EnvironBuilder(
                 path, method=method, data=body, content_type="application/json", headers=[*ID.items()]
             ).get_environ(),
-            starting(place),
+            starting(index),
         )
-        for place, (method, path, body) in enumerate(requests)
+        for index, (method, path, body) in enumerate(requests)
     ]
     bodies = []
     for answer in service.answer_together(calls):
         assert not isinstance(answer, Exception)
         bodies.append(b"".join(answer))
-    return [(status, headers, body) for (status, headers), body in zip(begun, bodies)]
+    return [(status, headers, body) for (status, headers), body in zip(started, bodies)]
 
 
 REQUESTS = [
@@ -218,16 +218,16 @@ REQUESTS = [
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=40))
-def test_requests_that_come_at_once(everywhere: FlaskClient, requests: list[tuple[str, str, bytes]]) -> None:
-    """Whatever comes at once, in all protocols, good and bad, is answered to the bytes that it gets alone."""
+def test_requests_together_and_alone(everywhere: FlaskClient, requests: list[tuple[str, str, bytes]]) -> None:
+    """Requests that arrive together, of all protocols, good and bad, get the bytes that they get alone."""
     service = everywhere.application
     assert isinstance(service, Service)
 
-    assert together(service, requests) == [together(service, [one])[0] for one in requests]
+    assert together(service, requests) == [together(service, [request])[0] for request in requests]
 
 
-def test_one_run_answers_what_comes_at_once(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine runs once for all; where that fails, once for each, so that only the rows that it cannot bear fail."""
+def test_requests_together_share_a_run(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine runs once for all requests; if that fails, once for each, so that only the bad ones fail."""
     service = client.application
     assert isinstance(service, Service)
     predict, runs = Artifact.predict, []
@@ -251,7 +251,7 @@ def test_one_run_answers_what_comes_at_once(client: FlaskClient, monkeypatch: py
 def test_time_of_a_run_that_fails_counts(
     client: FlaskClient, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waited for an engine that failed then took as long as it waited, in the log and in the metrics."""
+    """The time of a run that fails counts as time of its request, in the log and in the metrics."""
 
     def overloaded(self: Artifact, X: Matrix) -> None:
         time.sleep(0.05)
@@ -265,8 +265,8 @@ def test_time_of_a_run_that_fails_counts(
     assert value(found, "tabserve_inference_duration_seconds_sum", **MODEL, outcome="failure") >= 0.05
 
 
-def test_model_that_is_not_exact_answers_each_alone(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where other rows beside one may change the last bit of its answer, nobody gets them."""
+def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If other rows in a run may change the last bit of a prediction, requests do not share runs."""
     service = client.application
     assert isinstance(service, Service)
     (model,) = service.serving.models.values()
@@ -283,14 +283,14 @@ def test_model_that_is_not_exact_answers_each_alone(client: FlaskClient, monkeyp
     assert runs == [1, 1, 1]
 
 
-def test_each_of_those_that_come_at_once_is_counted(
+def test_requests_together_are_counted_each(
     client: FlaskClient, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every request has its own line, rows and time; the engine's time is shared out among them."""
+    """Each request has its own log line, rows and time; they share the engine's time."""
     service = client.application
     assert isinstance(service, Service)
-    asked = [("POST", "/predict", json.dumps([HOUSE] * n_rows).encode()) for n_rows in (1, 3, 2)]
-    together(service, [*asked, ("GET", "/livez", b"")])
+    predictions = [("POST", "/predict", json.dumps([HOUSE] * n_rows).encode()) for n_rows in (1, 3, 2)]
+    together(service, [*predictions, ("GET", "/livez", b"")])
     found = series(client.get("/metrics").text)
 
     assert [line.get("rows") for line in lines[:4]] == [1, 3, 2, None]
@@ -300,15 +300,15 @@ def test_each_of_those_that_come_at_once_is_counted(
     assert 0 < engine < value(found, "tabserve_inference_duration_seconds_sum", **MODEL, outcome="success")
 
 
-def test_quick(store: Path) -> None:
-    """Short predictions and probes are quick, by whatever path; what is long, compressed, waits or renders is not."""
+def test_immediate(store: Path) -> None:
+    """Short predictions and health checks are immediate at every path; long, compressed or blocking ones are not."""
     service = everywhere_client(store, lambda lines: None).application
     assert isinstance(service, Service)
     probes = ["/livez", "/readyz", "/ping", "/health", "/vertex/health", "/v2/health/live", "/v2/health/ready"]
     probes += ["/v1/models/boston-housing", "/v2/models/boston-housing/ready"]
-    quick = [("GET", path) for path in probes] + [("POST", protocol.path) for protocol in PROTOCOLS.values()]
+    immediate = [("GET", path) for path in probes] + [("POST", protocol.path) for protocol in PROTOCOLS.values()]
 
-    for method, path in quick:
+    for method, path in immediate:
         environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
         assert service.is_quick(environ)
         assert service.is_quick({**environ, "CONTENT_LENGTH": "4096"})
@@ -320,8 +320,8 @@ def test_quick(store: Path) -> None:
             assert not service.is_quick({"REQUEST_METHOD": method, "PATH_INFO": path})
 
 
-def test_path_of_something_slow_is_not_quick(store: Path) -> None:
-    """A path that Vertex AI names is quick for its own method alone, whatever else is answered there."""
+def test_immediate_for_one_method_only(store: Path) -> None:
+    """A path that Vertex AI sets is immediate for its own method only, whatever other methods do."""
     client = everywhere_client(
         store, lambda lines: None, aip_predict_route=Route("/metrics"), aip_health_route=Route("/feedback")
     )

@@ -1,4 +1,4 @@
-"""Owns the metrics: their names and labels, and that counts are right across workers that come and go."""
+"""Owns the metrics: their names and labels, and correct counts while workers start and stop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PREDICTED = {"method": "POST", "route": "/predict", "status": "200"}
 
 
 def series(text: str) -> Series:
-    """Return the value of every series; fails for text that Prometheus would not read, or a series twice."""
+    """Return the value of every series; fails for text that Prometheus could not read, and for duplicate series."""
     found: Series = {}
     for family in parse_text(text):
         for sample in family.samples:
@@ -57,18 +57,18 @@ def by_label(found: Series, name: str, *labels: str) -> dict[tuple[str, ...], fl
 
 
 def scrape(server: Server) -> Series:
-    """Return every series that one of the workers answers, on a connection of its own."""
+    """Scrape any worker on a connection of its own, and return every series."""
     return series(requests.get(f"{server.url}/metrics", timeout=10).text)
 
 
 def predict(server: Server, count: int) -> None:
-    """Send predictions, each on a connection of its own, so that any worker may take it."""
+    """Send prediction requests, each on a connection of its own, so that any worker may get it."""
     for _ in range(count):
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=10).status_code == 200
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Return as soon as something is true; fail if it is not within 15 s."""
+    """Return once a condition is true; fail after 15 s."""
     deadline = time.monotonic() + 15
     while not true():
         assert time.monotonic() < deadline
@@ -81,14 +81,14 @@ def has_workers(server: Server, count: int) -> bool:
 
 
 def kill_worker(server: Server) -> None:
-    """Kill one of two workers as the kernel does when memory runs out, and wait for the one that takes its place."""
+    """Kill one of two workers as the kernel does when memory runs out, and wait for its successor."""
     victim = server.workers()[0]
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: victim not in server.workers() and len(server.workers()) == 2)
 
 
 def test_names_and_labels(client: FlaskClient) -> None:
-    """The metrics are exactly those that the design names, with exactly those labels."""
+    """The metrics and their labels are exactly those that are listed here."""
     client.post("/predict", json=HOUSE)
     client.post("/predict", json={})
     families = {family.name: family for family in parse_text(client.get("/metrics").text)}
@@ -145,7 +145,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
 
 
 def test_every_request_is_counted_once(client: FlaskClient) -> None:
-    """A request counts under its method, the route's pattern and its status."""
+    """A request is counted by its method, the route's pattern and its status."""
     client.post("/predict", json=HOUSE)
     client.post("/predict", json={})
     client.post("/models/boston-housing/predict", json=HOUSE)
@@ -163,7 +163,7 @@ def test_every_request_is_counted_once(client: FlaskClient) -> None:
 
 
 def test_rows_are_counted(client: FlaskClient) -> None:
-    """Predicted rows count under their model's version, rejected ones under each reason and each of its features."""
+    """Predicted rows are counted by model and version, rejected ones by each reason and feature, too."""
     client.post("/predict", json=[HOUSE] * 3)
     client.post("/predict", json=HOUSE)
     client.post("/predict", json=[HOUSE, {**HOUSE, "RM": "x", "TAX": "y"}, {**HOUSE, "RM": None}])
@@ -185,7 +185,7 @@ def test_rows_are_counted(client: FlaskClient) -> None:
 
 
 def test_inferences_are_measured(client: FlaskClient) -> None:
-    """Requests for predictions are measured by their outcome, those of them that reach the engine there too."""
+    """Prediction requests are measured by their outcome, and in the engine if they reach it."""
     started = time.perf_counter()
     for rows in (1, 3, 200):
         client.post("/predict", json=[HOUSE] * rows)
@@ -207,7 +207,7 @@ def test_inferences_are_measured(client: FlaskClient) -> None:
     assert 0 < value(found, f"{inference}_sum", **MODEL, outcome="failure") < took
 
 
-def test_reasons_are_bounded(client: FlaskClient) -> None:
+def test_labels_are_bounded(client: FlaskClient) -> None:
     """No text of a client becomes a label's value."""
     bodies: list[Any] = [[], {}, [1], {"ZN": 1}, {"a": {}}, {"columns": [1], "data": [1]}]
     for body in [*bodies, {"columns": ["x", "x"], "data": [[1, 2]]}]:
@@ -222,8 +222,8 @@ def test_reasons_are_bounded(client: FlaskClient) -> None:
     }
 
 
-def test_what_is_known_of_a_version(client: FlaskClient, store: Path) -> None:
-    """The reference's shares, its rows and the validation figures are the artifact's; all golden rows came out."""
+def test_gauges_of_a_version(client: FlaskClient, store: Path) -> None:
+    """Reference shares, rows and validation metrics are the artifact's; golden rows are predicted as in training."""
     folder = store / "boston-housing" / "1"
     manifest = json.loads((folder / "manifest.json").read_text())
     reference = json.loads((folder / "reference.json").read_text())
@@ -245,7 +245,7 @@ def test_what_is_known_of_a_version(client: FlaskClient, store: Path) -> None:
 
 
 def test_failures_are_counted_from_zero(client: FlaskClient) -> None:
-    """Every route that takes POSTs has its 500 and 503 from the start, so that a first burst of them is an increase."""
+    """Every route with POST has its counters of 500 and 503 from the start, so that a first burst is an increase."""
     found = series(client.get("/metrics").text)
     failures = by_label(found, "http_requests_total", "method", "route", "status")
 
@@ -254,7 +254,7 @@ def test_failures_are_counted_from_zero(client: FlaskClient) -> None:
 
 
 def test_ready(store: Path, client: FlaskClient) -> None:
-    """The gauge says what /readyz says: not ready where one of several models is not loaded."""
+    """The gauge equals /readyz: it is 0 if one of several models is not loaded."""
     assert value(series(client.get("/metrics").text), "tabserve_ready") == 1
     half = create_app(Config(store=store, models=("boston-housing", "titanic"))).test_client()
 
@@ -263,7 +263,7 @@ def test_ready(store: Path, client: FlaskClient) -> None:
 
 
 def test_every_bin_is_counted_from_zero(client: FlaskClient) -> None:
-    """Before the first request there is a counter at 0 beside every reference share: an increase is seen from one."""
+    """Before the first request every bin with a reference share has a counter at 0, so that 1 is an increase."""
     found = series(client.get("/metrics").text)
     for kind, labels in (("feature", ("feature", "bin")), ("prediction", ("bin",))):
         counts = by_label(found, f"tabserve_{kind}_bin_total", *labels)
@@ -273,7 +273,7 @@ def test_every_bin_is_counted_from_zero(client: FlaskClient) -> None:
 
 
 def test_rows_are_counted_into_bins(client: FlaskClient, houses: pd.DataFrame) -> None:
-    """Each value counts in the bin whose upper edge is the first not below it, or outside of the training range."""
+    """Each value is counted in the first bin whose upper edge is not below it, or outside the training range."""
     far = [{**HOUSE, "RM": 3.5}, {**HOUSE, "RM": 8.8}, {**HOUSE, "RM": 5.565}, {**HOUSE, "RM": np.nextafter(5.565, 9)}]
     client.post("/predict", json=far)
     found = series(client.get("/metrics").text)
@@ -288,8 +288,8 @@ def test_rows_are_counted_into_bins(client: FlaskClient, houses: pd.DataFrame) -
     assert sum(by_label(found, "tabserve_prediction_bin_total", "bin").values()) == len(far) + len(houses)
 
 
-def test_golden_rows_that_come_out_otherwise(store: Path, tmp_path: Path) -> None:
-    """A version whose golden rows differ is 0, at the start and, beside the one that goes on serving, after SIGHUP."""
+def test_golden_rows_that_differ(store: Path, tmp_path: Path) -> None:
+    """A version whose golden rows differ has 0: at the start, and after SIGHUP, when the old version stays served."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
     folder = Path(shutil.copytree(own / "boston-housing" / "1", own / "boston-housing" / "2"))
     golden = json.loads((folder / "golden.json").read_text())
@@ -311,7 +311,7 @@ def test_golden_rows_that_come_out_otherwise(store: Path, tmp_path: Path) -> Non
 
 
 def test_model_info(client: FlaskClient, store: Path) -> None:
-    """The loaded version is a series of its own, with the algorithm and the digest of the artifact."""
+    """Each loaded version is a series, with the artifact's algorithm and digest."""
     found = series(client.get("/metrics").text)
     info = [dict(labels) for name, labels in found if name == "tabserve_model_info"]
 
@@ -321,7 +321,7 @@ def test_model_info(client: FlaskClient, store: Path) -> None:
     assert info[0]["algorithm"]
 
 
-def test_buckets_tell_fast_requests_apart(client: FlaskClient) -> None:
+def test_buckets_resolve_fast_requests(client: FlaskClient) -> None:
     """Several buckets are below a millisecond, where single rows are answered, and they reach to 10 s."""
     client.post("/predict", json=HOUSE)
     found = series(client.get("/metrics").text)
@@ -332,7 +332,7 @@ def test_buckets_tell_fast_requests_apart(client: FlaskClient) -> None:
 
 
 def test_junk_makes_no_series(client: FlaskClient) -> None:
-    """10,000 paths and methods that are none add two series: one for each kind of answer."""
+    """10,000 unknown paths and methods add two series: one for each status."""
     client.get("/metrics")
     before = series(client.get("/metrics").text)
     for number in range(5_000):
@@ -349,7 +349,7 @@ def test_junk_makes_no_series(client: FlaskClient) -> None:
 
 
 def test_names_of_models_make_no_series(client: FlaskClient) -> None:
-    """Models that are asked for and are not there add no series for each name."""
+    """Requests for unknown models add no series for their names."""
     for number in range(50):
         client.post(f"/models/junk-{number}/predict", json=HOUSE)
 
@@ -358,7 +358,7 @@ def test_names_of_models_make_no_series(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("multiprocess", [False, True], ids=["one process", "gunicorn"])
 def test_openmetrics(client: FlaskClient, server: Server, multiprocess: bool) -> None:
-    """Whoever accepts OpenMetrics gets it, and Prometheus' parser of it reads it."""
+    """A client that accepts OpenMetrics gets it, and Prometheus' parser reads it."""
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     reply: Any = requests.get(f"{server.url}/metrics", headers=accept, timeout=10)
     if not multiprocess:
@@ -371,7 +371,7 @@ def test_openmetrics(client: FlaskClient, server: Server, multiprocess: bool) ->
 
 
 def test_counts_across_workers(server: Server) -> None:
-    """Whichever worker is scraped, every request of every worker is counted exactly once, within a second."""
+    """A scrape of any worker has every request of every worker exactly once, within a second."""
     before = scrape(server)
     predict(server, 60)
     time.sleep(1)
@@ -385,7 +385,7 @@ def test_counts_across_workers(server: Server) -> None:
 
 
 def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
-    """When workers are killed and replaced no count goes back, and none is lost after a second."""
+    """If workers are killed and replaced, no counter decreases, and counts older than a second are not lost."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
         predict(server, 20)
@@ -403,7 +403,7 @@ def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["loaded again", "refused"])
 def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> None:
-    """After SIGHUP, whether the models are loaded again or refused, every request is still counted exactly once."""
+    """After SIGHUP, whether it loads or refuses the models, every request is still counted exactly once."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
     with serve(own, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
@@ -421,7 +421,7 @@ def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> No
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["removed", "missing"])
-def test_folder_for_metrics_is_not_needed(store: Path, tmp_path: Path, is_there: bool) -> None:
+def test_no_folder_for_metrics_is_needed(store: Path, tmp_path: Path, is_there: bool) -> None:
     """The folder of prometheus_client's own files may be missing, or be removed while the server runs."""
     folder = tmp_path / "values"
     if is_there:
@@ -439,7 +439,7 @@ def test_folder_for_metrics_is_not_needed(store: Path, tmp_path: Path, is_there:
 
 
 def test_more_workers(store: Path, tmp_path: Path) -> None:
-    """Workers that TTIN adds are counted, and any of them answers for all."""
+    """Workers that TTIN adds are counted, and a scrape of any worker has all counts."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         for count in (2, 3, 4):
             server.process.send_signal(signal.SIGTTIN)
@@ -452,7 +452,7 @@ def test_more_workers(store: Path, tmp_path: Path) -> None:
 
 
 def test_another_server_of_the_same_binary(store: Path, tmp_path: Path) -> None:
-    """A server that USR2 starts beside the old one counts for itself, and goes on when the old one stops."""
+    """A server that USR2 starts beside the old one has its own counts, and keeps them when the old one stops."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         predict(server, 20)
         old = server.process.pid
@@ -485,7 +485,7 @@ print(len(family.samples), {sample.value for sample in family.samples[1:]}, fami
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 65_535), (300, 44_557)], ids=["values", "names"])
 def test_metrics_without_end(length: int, expected: int) -> None:
-    """Beyond 65,535 values, or 15 MiB of names, new ones are not counted, old ones are, and the log says so once."""
+    """Beyond 65,535 values or 15 MiB of names, new series are not counted, old ones are, and the log tells so once."""
     code = f"length = {length}\n{CHILDREN_WITHOUT_END}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
@@ -496,7 +496,7 @@ def test_metrics_without_end(length: int, expected: int) -> None:
 
 
 def test_more_workers_than_slots() -> None:
-    """A worker for which no slot was kept does its work, is not counted, and the log says so."""
+    """A worker without a slot serves, is not counted, and the log tells so."""
     code = CHILDREN_WITHOUT_END.replace("take_slot(0)", "take_slot(1)")
     done = subprocess.run(
         [sys.executable, "-c", f"length = 1\n{code}"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -36,13 +36,13 @@ def invoke(client: FlaskClient, body: Any, content_type: str = JSON, **headers: 
 
 
 def answers(reply: TestResponse) -> list[float]:
-    """Return the predictions of a reply that has nothing but them."""
+    """Return the predictions of a reply that contains nothing else."""
     assert (reply.status_code, list(strict_json(reply))) == (200, ["predictions"]), reply.text
     return cast(list[float], strict_json(reply)["predictions"])
 
 
 def declined(reply: Any, status: int, error_code: str = "BAD_REQUEST") -> str:
-    """Return the message of an error in MLflow's shape, after checking its code."""
+    """Return the message of an error in MLflow's format after checking its code."""
     assert strict_json(reply)["error_code"] == error_code
     return refused(reply, status, "MLflow")
 
@@ -66,7 +66,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_json_forms(everywhere: FlaskClient, form: str) -> None:
-    """Each of MLflow's four forms gets /predict's bits; params are not looked at."""
+    """Each of MLflow's four forms gets the same bits as /predict; params are ignored."""
     expected = strict_json(everywhere.post("/predict", json=[HOUSE, OTHER]))["prediction"]
 
     assert answers(invoke(everywhere, FORMS[form])) == expected
@@ -105,12 +105,12 @@ def test_any_rows(everywhere: FlaskClient, pipeline: Any, rows: list[tuple[float
     ],
 )
 def test_csv(everywhere: FlaskClient, text: str, header: str) -> None:
-    """CSV is read with a header or without; where nobody says which, a first line without text is data."""
+    """CSV is read with or without a header; by default a first line without text is data."""
     assert answers(invoke(everywhere, text, CSV + header)) == [ANSWER]
 
 
-def test_rows_of_numbers_count_as_data(everywhere: FlaskClient) -> None:
-    """Without a header every row is answered, the first one too."""
+def test_rows_of_numbers_are_data(everywhere: FlaskClient) -> None:
+    """Without a header every row gets a prediction, also the first one."""
     for header in ("", "; header=absent"):
         assert answers(invoke(everywhere, f"{LINE}\n" * 3, CSV + header)) == [ANSWER] * 3
 
@@ -137,11 +137,11 @@ def test_rows_of_numbers_count_as_data(everywhere: FlaskClient) -> None:
     ],
 )
 def test_wrong_csv(everywhere: FlaskClient, text: str, header: str, status: int, named: str) -> None:
-    """CSV that does not fit is refused with what is wrong, and a header that was announced is taken at its word."""
+    """CSV that does not fit is refused with the problem; a declared header is read as one."""
     assert named in declined(invoke(everywhere, text, CSV + header), status)
 
 
-def test_bytes_that_are_no_text(everywhere: FlaskClient) -> None:
+def test_bytes_that_are_not_text(everywhere: FlaskClient) -> None:
     """CSV that is not UTF-8 is 400."""
     declined(invoke(everywhere, b"\xff\xfe" + LINE.encode("utf-16-le"), CSV), 400)
 
@@ -149,7 +149,7 @@ def test_bytes_that_are_no_text(everywhere: FlaskClient) -> None:
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii"])
 @pytest.mark.parametrize(("kind", "body"), [(JSON, json.dumps({"instances": [ROW]})), (CSV, LINE)])
 def test_charset(everywhere: FlaskClient, kind: str, body: str, charset: str) -> None:
-    """UTF-8 is read whatever the case of its name, and so is ASCII, which is a part of it."""
+    """The names of UTF-8 and of its subset ASCII are case-insensitive."""
     assert answers(invoke(everywhere, body, f"{kind}; charset={charset}")) == [ANSWER]
 
 
@@ -161,8 +161,8 @@ def test_charset(everywhere: FlaskClient, kind: str, body: str, charset: str) ->
         *(f"{JSON}; charset=latin-1", f"{CSV}; charset=utf-16", f"{CSV};charset=x"),
     ],
 )
-def test_type_that_is_not_read(everywhere: FlaskClient, content_type: str) -> None:
-    """A content type or a charset that is not read is 415."""
+def test_unsupported_type(everywhere: FlaskClient, content_type: str) -> None:
+    """An unsupported content type or charset is 415."""
     declined(invoke(everywhere, LINE, content_type), 415)
 
 
@@ -184,7 +184,7 @@ def test_type_that_is_not_read(everywhere: FlaskClient, content_type: str) -> No
 )
 @pytest.mark.parametrize(("kind", "body"), [(JSON, json.dumps({"instances": [ROW, ROW]})), (CSV, f"{LINE}\n{LINE}")])
 def test_accept(everywhere: FlaskClient, kind: str, body: str, accept: str | None, expected: str) -> None:
-    """Who accepts CSV and likes it best gets one prediction a line, and everybody else JSON."""
+    """A client that prefers CSV gets one prediction a line, any other one JSON."""
     reply = invoke(everywhere, body, kind, **({} if accept is None else {"Accept": accept}))
 
     assert reply.status_code == 200
@@ -231,7 +231,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
-    """Whatever is wrong with a request is 400, BAD_REQUEST, with a message that names it."""
+    """Every bad request is 400, BAD_REQUEST, with a message that names the problem."""
     document, named = WRONG[case]
 
     assert named in declined(invoke(everywhere, document), 400)
@@ -239,7 +239,7 @@ def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
 
 @pytest.mark.parametrize("path", ["/ping", "/health"])
 def test_ping(client: FlaskClient, path: str) -> None:
-    """/ping and /health answer a line's end where requests may come, and 503 where the server is stopping."""
+    """/ping and /health reply with a newline if the server is ready, and 503 while it stops."""
     reply = client.get(path)
     assert (reply.status_code, reply.data, reply.headers["Content-Type"]) == (200, b"\n", JSON)
 
@@ -250,7 +250,7 @@ def test_ping(client: FlaskClient, path: str) -> None:
 
 
 def test_not_ready(store: Path) -> None:
-    """Where a model that was asked for is not loaded, /ping says why, and /version still answers."""
+    """If a configured model is not loaded, /ping has the reason, and /version still answers."""
     client = everywhere_client(store, lambda lines: None, models=("titanic",))
 
     assert "titanic" in declined(client.get("/ping"), 503, "TEMPORARILY_UNAVAILABLE")
@@ -259,7 +259,7 @@ def test_not_ready(store: Path) -> None:
 
 
 def test_version(everywhere: FlaskClient) -> None:
-    """/version answers the version, bare."""
+    """/version replies with the bare version."""
     reply = everywhere.get("/version")
 
     assert (reply.text, reply.mimetype) == (VERSION, "text/plain")
@@ -267,7 +267,7 @@ def test_version(everywhere: FlaskClient) -> None:
 
 @pytest.mark.parametrize("max_body_bytes", [1, 10**6, 8 * 2**20, 50 * 10**6, 10**8, 3 * 10**8, 2**40])
 def test_execution_parameters(store: Path, max_body_bytes: int) -> None:
-    """A batch transform is told no more than is answered, and what SageMaker takes: 100 MB in flight at most."""
+    """The parameters stay within the server's limits and SageMaker's, 100 MB in flight at most."""
     client = everywhere_client(store, lambda lines: None, max_body_bytes=max_body_bytes)
     found = strict_json(client.get("/execution-parameters"))
 
@@ -280,8 +280,8 @@ def test_execution_parameters(store: Path, max_body_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(("max_rows", "strategy"), [(87_380, "SINGLE_RECORD"), (87_381, "MULTI_RECORD")])
-def test_batches_fit(store: Path, max_rows: int, strategy: str) -> None:
-    """SageMaker may fill a request with records only where the most that can come in one are taken."""
+def test_multi_record_batches_fit(store: Path, max_rows: int, strategy: str) -> None:
+    """SageMaker may fill a request with records only if the row limit allows the largest such request."""
     client = everywhere_client(store, lambda lines: None, max_body_bytes=1_200_000, max_rows=max_rows)
     found = strict_json(client.get("/execution-parameters"))
     smallest = "1,1,1,1,1,1\n" * (found["MaxPayloadInMB"] * 2**20 // 12)
@@ -294,7 +294,7 @@ def test_batches_fit(store: Path, max_rows: int, strategy: str) -> None:
 @pytest.mark.parametrize("attributes", ["a", "c000b4f9-df62-4c85-a0bf-7c525f9104a4", 'a b; c="d",~!', "x" * 1024])
 @pytest.mark.parametrize("accept", [JSON, CSV])
 def test_custom_attributes_are_echoed(everywhere: FlaskClient, attributes: str, accept: str) -> None:
-    """SageMaker's custom attributes, up to 1,024 visible ASCII characters, come back as they are."""
+    """SageMaker's custom attributes, up to 1,024 visible ASCII characters, are sent back unchanged."""
     reply = invoke(everywhere, LINE, CSV, Accept=accept, **{ATTRIBUTES: attributes})
 
     assert reply.headers.getlist(ATTRIBUTES) == [attributes]
@@ -304,7 +304,7 @@ def test_custom_attributes_are_echoed(everywhere: FlaskClient, attributes: str, 
     "attributes", ["", "x" * 1025, "a\tb", "a\x7f", "\x1b[0m", "é", "a\xa0b", "a\r\nX-Evil: 1", "\0"]
 )
 def test_custom_attributes_that_are_not_echoed(everywhere: FlaskClient, attributes: str) -> None:
-    """Longer ones, and those with other characters, are left out, and the prediction is answered all the same."""
+    """Longer attributes, and those with other characters, are dropped, and the predictions are still returned."""
     environ = {"HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES": attributes}
     reply = everywhere.post("/invocations", data=LINE, content_type=CSV, environ_overrides=environ)
 
@@ -314,7 +314,7 @@ def test_custom_attributes_that_are_not_echoed(everywhere: FlaskClient, attribut
 
 
 def test_no_attributes(everywhere: FlaskClient) -> None:
-    """Who sends no attributes gets none."""
+    """A client that sends no attributes gets none."""
     assert ATTRIBUTES not in invoke(everywhere, LINE, CSV).headers
 
 
@@ -335,7 +335,7 @@ types = st.builds(
 def test_no_header_breaks_the_service(
     everywhere: FlaskClient, body: bytes, content_type: str, accept: str, coding: str, attributes: str
 ) -> None:
-    """Whatever the headers say, a request is answered or refused in MLflow's shape, never with a 5xx."""
+    """With any headers a request is answered or refused in MLflow's format, never with a 5xx."""
     environ = {
         "CONTENT_TYPE": content_type,
         "HTTP_ACCEPT": accept,
@@ -350,7 +350,7 @@ def test_no_header_breaks_the_service(
 
 
 def test_real_server(server: Server) -> None:
-    """Through gunicorn the routes answer alike, and the attributes are kept."""
+    """Through gunicorn the routes reply the same, with the attributes."""
     headers = {"Content-Type": CSV, "Accept": CSV, ATTRIBUTES: "trace=1"}
     reply = requests.post(f"{server.url}/invocations", data=f"{LINE}\n{LINE}", headers=headers, timeout=10)
 

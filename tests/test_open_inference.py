@@ -1,4 +1,4 @@
-"""Owns /v2: what it says of server and models, tensors in JSON and in binary, and that whatever else comes is 4xx."""
+"""Owns /v2: metadata, health and statistics, tensors in JSON and in binary, and 4xx for every bad request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Change = Callable[[Document], Any]
 
 
 def infer(client: FlaskClient, document: Any, tail: bytes | None = None, *, path: str = INFER) -> TestResponse:
-    """Ask for predictions as Triton's client does, without a Content-Type; `tail` is the binary part, if any."""
+    """Send an infer request as Triton's client does, without a Content-Type; `tail` is the binary part, if any."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     headers = {} if tail is None else {JSON_LENGTH: str(len(body))}
     return client.post(path, data=body + (tail or b""), headers=headers)
@@ -58,7 +58,7 @@ def tensor(name: str, data: Any, shape: list[int] | None = None, datatype: str =
 
 
 def binary(tensors: list[Document]) -> tuple[list[Document], bytes]:
-    """Return inputs with flat data as inputs whose data follow in binary, and these."""
+    """Return inputs with flat data as inputs with binary data, and the data."""
     pieces = [np.array(item["data"], DTYPES[item["datatype"]]).tobytes() for item in tensors]
     sized = [
         {**{key: item[key] for key in ("name", "shape", "datatype")}, "parameters": {"binary_data_size": len(piece)}}
@@ -68,7 +68,7 @@ def binary(tensors: list[Document]) -> tuple[list[Document], bytes]:
 
 
 def predictions(reply: TestResponse) -> NDArray[np.float64]:
-    """Return the answers of a reply in JSON or in binary, after checking that it is one of V2 and nothing more."""
+    """Return the predictions of a reply in JSON or binary after checking that it has exactly V2's fields."""
     assert reply.status_code == 200, reply.text
     length = reply.headers.get(JSON_LENGTH)
     document = json.loads(reply.data[: int(length)]) if length else strict_json(reply)
@@ -90,19 +90,19 @@ def predictions(reply: TestResponse) -> NDArray[np.float64]:
 
 
 def native(client: FlaskClient, rows: Any) -> NDArray[np.float64]:
-    """Return what `/predict` answers to rows in the schema's order."""
+    """Return the predictions of `/predict` for rows in the schema's order."""
     reply = client.post("/predict", json={"columns": COLUMNS, "data": np.asarray(rows, np.float64).tolist()})
     return np.array(strict_json(reply)["prediction"], np.float64)
 
 
 def same(found: NDArray[np.float64], expected: Any) -> bool:
-    """Return whether answers are equal to the last bit."""
+    """Return whether predictions are equal to the last bit."""
     return bool(np.array_equal(bits(found), bits(expected)))
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
 def test_server_metadata(everywhere: FlaskClient, path: str) -> None:
-    """/v2 says which server this is and which of Triton's extensions it has, with a slash at its end or without."""
+    """/v2 returns the server's name, version and extensions, with or without a slash at the end."""
     found = strict_json(everywhere.get(path))
 
     assert found.keys() == {"name", "version", "extensions"}
@@ -112,7 +112,7 @@ def test_server_metadata(everywhere: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/1", f"{MODEL}/"])
 def test_model_metadata(everywhere: FlaskClient, path: str) -> None:
-    """A model's tensors are one FP64 a feature, in the schema's order, and one for the prediction; -1 is any number."""
+    """A model has one FP64 input for each feature, in the schema's order, and one output; -1 is any length."""
     reply = everywhere.get(path)
 
     assert strict_json(reply) == {
@@ -126,7 +126,7 @@ def test_model_metadata(everywhere: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", [f"{MODEL}/config", f"{MODEL}/versions/1/config"])
 def test_model_configuration(everywhere: FlaskClient, path: str) -> None:
-    """Triton's configuration of a model names the same tensors in Triton's words."""
+    """A model's configuration has the same tensors in Triton's format."""
     found = strict_json(everywhere.get(path))
 
     assert found["name"] == NAME
@@ -146,7 +146,7 @@ def test_model_configuration(everywhere: FlaskClient, path: str) -> None:
     ],
 )
 def test_ready(everywhere: FlaskClient, path: str, expected: Document) -> None:
-    """A service with all of its models says so in every one of V2's ways."""
+    """Every health route of V2 reports a service with all its models as ready."""
     reply = everywhere.get(path)
 
     assert (reply.status_code, strict_json(reply)) == (200, expected)
@@ -162,12 +162,12 @@ def test_index(everywhere: FlaskClient, body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"1", b"[]", b'"x"', b'{"ready": 1}', b'{"ready": null}', b'{"ready": "yes"}', b"{"])
 def test_index_refuses(everywhere: FlaskClient, body: bytes) -> None:
-    """What is no request for an index is 400."""
+    """An invalid request for the index is 400."""
     refused(everywhere.post("/v2/repository/index", data=body), 400)
 
 
 def test_index_has_a_limit(everywhere: FlaskClient) -> None:
-    """A request for an index has a small limit of its own, which holds for what it decompresses to."""
+    """A request for the index has a small limit of its own, which applies to the decompressed body."""
     refused(everywhere.post("/v2/repository/index", data=b" " * 1_025), 413)
     packed = gzip.compress(b" " * 10**6)
     refused(everywhere.post("/v2/repository/index", data=packed, headers={"Content-Encoding": "gzip"}), 413)
@@ -175,12 +175,12 @@ def test_index_has_a_limit(everywhere: FlaskClient) -> None:
 
 @pytest.fixture
 def half_loaded(store: Path) -> FlaskClient:
-    """A client of a service that was asked for two models, and could load one."""
+    """A client of a service with two configured models, one of which is loaded."""
     return create_app(Config(store=store, models=(NAME, "titanic")), write_log=lambda pieces: None).test_client()
 
 
 def test_unloaded_model(half_loaded: FlaskClient) -> None:
-    """A model that was asked for and could not be loaded is 503, its neighbour is ready, and the index says why."""
+    """A model that could not be loaded is 503, the other one is ready, and the index has the reason."""
     assert strict_json(half_loaded.get("/v2/health/ready")) == {"live": True, "ready": False}
     assert half_loaded.get("/v2/health/ready").status_code == 503
     assert half_loaded.get("/v2/health/live").status_code == 200
@@ -205,7 +205,7 @@ def test_unloaded_model(half_loaded: FlaskClient) -> None:
 
 
 def test_draining(client: FlaskClient) -> None:
-    """A server that was told to stop is live, not ready, and answers what still reaches it."""
+    """A stopping server is live, not ready, and still answers predictions."""
     cast(Service, client.application).serving.draining = True
 
     assert client.get("/v2/health/live").status_code == 200
@@ -222,8 +222,8 @@ def test_draining(client: FlaskClient) -> None:
     ["titanic", "titanic/versions/1", *(f"{NAME}/versions/{v}" for v in ("2", "0", "01", "1.0", "-1", "champion"))],
 )
 @pytest.mark.parametrize("call", ["", "/ready", "/config", "/stats", "/infer"])
-def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str, call: str) -> None:
-    """A model or a version that is not served is 404 in every call, and the message says what is."""
+def test_unknown_model_or_version(everywhere: FlaskClient, model: str, call: str) -> None:
+    """An unknown model or version is 404 at every route, and the message names the loaded ones."""
     path = f"/v2/models/{model}{call}"
     reply = infer(everywhere, write_tensors([ROW]), path=path) if call == "/infer" else everywhere.get(path)
 
@@ -231,14 +231,14 @@ def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str,
 
 
 def test_statistics_across_workers(server: Server) -> None:
-    """Whichever worker is asked, rows, requests and failures are those of all workers a second ago, as times are."""
+    """Any worker returns the statistics of all workers, at most a second old."""
 
     def statistics(path: str = f"{MODEL}/stats") -> Document:
         (found,) = strict_json(requests.get(server.url + path, timeout=10))["model_stats"]
         return cast(Document, found)
 
     def post(document: Document, count: int) -> None:
-        for _ in range(count):  # each on a connection of its own, so that any worker may take it
+        for _ in range(count):  # each on a connection of its own, so that any worker may get it
             requests.post(server.url + INFER, json=document, timeout=10)
 
     before = statistics()
@@ -274,7 +274,7 @@ def test_statistics_across_workers(server: Server) -> None:
 @pytest.mark.parametrize("path", [INFER, f"{MODEL}/versions/1/infer"])
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/octet-stream", "text/csv", "x"])
 def test_infer(everywhere: FlaskClient, path: str, content_type: str | None) -> None:
-    """A request is read whatever its content type says, and by version too."""
+    """A request is read with any content type, and also at the path of a version."""
     headers = {} if content_type is None else {"Content-Type": content_type}
     reply = everywhere.post(path, data=json.dumps(write_tensors([ROW])), headers=headers)
 
@@ -301,13 +301,13 @@ FORMS: dict[str, list[Document]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(everywhere: FlaskClient, form: str) -> None:
-    """One tensor a feature, in any order, or one matrix of any other name, flat or nested, get the same bits."""
+    """One tensor for each feature in any order, or one matrix of any other name, flat or nested, get the same bits."""
     assert same(predictions(infer(everywhere, {"inputs": FORMS[form]})), native(everywhere, ROWS))
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "nested" not in form and "name" not in form])
 def test_binary_forms(everywhere: FlaskClient, form: str) -> None:
-    """Every form may be sent in binary, and a single input of several too."""
+    """Every form may be sent in binary, also a single one of several inputs."""
     inputs, tail = binary(FORMS[form])
     assert same(predictions(infer(everywhere, {"inputs": inputs}, tail)), native(everywhere, ROWS))
 
@@ -318,7 +318,7 @@ def test_binary_forms(everywhere: FlaskClient, form: str) -> None:
 
 @pytest.mark.parametrize("identity", ["42", "", "é😀", "x" * 1_000, '"\\\n'])
 def test_id_is_echoed(everywhere: FlaskClient, identity: str) -> None:
-    """A request's id comes back, in JSON and beside binary data."""
+    """A request's id is returned, in JSON and with binary data."""
     document = {**write_tensors([ROW]), "id": identity}
     plain = infer(everywhere, document)
     raw = infer(everywhere, {**document, "parameters": {"binary_data_output": True}})
@@ -343,8 +343,8 @@ def test_id_is_echoed(everywhere: FlaskClient, identity: str) -> None:
     ],
     ids=str,
 )
-def test_what_may_be_left_out(everywhere: FlaskClient, extra: Document) -> None:
-    """Without an id none comes back; null is absent; unknown parameters and fields are not looked at."""
+def test_optional_fields(everywhere: FlaskClient, extra: Document) -> None:
+    """Without an id none is returned; null means absent; unknown parameters and fields are ignored."""
     reply = infer(everywhere, write_tensors([ROW]) | extra)
 
     assert "id" not in strict_json(reply)
@@ -367,7 +367,7 @@ def test_what_may_be_left_out(everywhere: FlaskClient, extra: Document) -> None:
 def test_which_output_is_binary(
     everywhere: FlaskClient, of_request: bool | None, of_output: bool | None, expected: bool
 ) -> None:
-    """An output's own `binary_data` goes before the request's `binary_data_output`; without both it is JSON."""
+    """An output's `binary_data` overrides the request's `binary_data_output`; the default is JSON."""
     document = write_tensors([ROW, OTHER])
     if of_request is not None:
         document["parameters"] = {"binary_data_output": of_request}
@@ -379,7 +379,7 @@ def test_which_output_is_binary(
 
 
 def values_of(datatype: str) -> st.SearchStrategy[Any]:
-    """Return the values of a datatype that the trained model answers, all of which it can hold."""
+    """Return values of a datatype that the trained model accepts."""
     dtype = DTYPES[datatype]
     if dtype.kind != "f":
         return st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
@@ -398,7 +398,7 @@ def test_every_datatype(
     sent_binary: bool,
     answered_binary: bool,
 ) -> None:
-    """Every number that a datatype holds is answered as /predict answers it, bit for bit, in JSON and in binary."""
+    """Every number of a datatype gets the same bits as from /predict, in JSON and in binary."""
     rows = data.draw(st.lists(st.tuples(*[values_of(datatype)] * 6), min_size=1, max_size=6))
     columns = [list(column) for column in zip(*rows)]
     inputs = (
@@ -416,8 +416,8 @@ def test_every_datatype(
     assert same(predictions(reply), native(everywhere, np.array(rows, DTYPES[datatype]).astype(np.float64)))
 
 
-def test_datatypes_beside_each_other(everywhere: FlaskClient) -> None:
-    """Each tensor has a datatype of its own."""
+def test_mixed_datatypes(everywhere: FlaskClient) -> None:
+    """Each tensor may have another datatype."""
     datatypes = ["UINT8", "FP32", "INT16", "FP16", "FP64", "FP64"]
     row = [0, 6.5, 296, 15.25, 396.9, 4.98]
     inputs = [tensor(name, [cell], None, kind) for name, cell, kind in zip(COLUMNS, row, datatypes)]
@@ -431,7 +431,7 @@ def test_datatypes_beside_each_other(everywhere: FlaskClient) -> None:
 @given(rm=st.floats(3.5, 8.8), lstat=st.floats(1.7, 38.0))
 @settings(max_examples=25, deadline=None)
 def test_narrow_floats_are_rounded(everywhere: FlaskClient, datatype: str, rm: float, lstat: float) -> None:
-    """A number that FP32 or FP16 cannot hold is rounded to one that it can, in JSON as it is in binary."""
+    """A number is rounded to its FP32 or FP16 datatype in JSON as in binary."""
     row = [0, rm, 296.0, 15.3, 396.9, lstat]
     inputs = [tensor(name, [cell], None, datatype) for name, cell in zip(COLUMNS, row)]
     sized, tail = binary(inputs)
@@ -456,7 +456,7 @@ def test_float64_round_trip(everywhere: FlaskClient, rows: list[tuple[float, ...
 
 
 def put(*path: Any, value: Any) -> Change:
-    """Return what puts a value at a place of a request."""
+    """Return a change that sets the value at a path in a request."""
 
     def change(document: Document) -> Document:
         place: Any = document
@@ -469,7 +469,7 @@ def put(*path: Any, value: Any) -> Change:
 
 
 def take(*path: Any) -> Change:
-    """Return what takes out what is at a place of a request."""
+    """Return a change that removes the value at a path in a request."""
 
     def change(document: Document) -> Document:
         place: Any = document
@@ -482,17 +482,17 @@ def take(*path: Any) -> Change:
 
 
 def first(**fields: Any) -> Change:
-    """Return what changes fields of the first input, CHAS."""
+    """Return a change of fields of the first input, CHAS."""
     return lambda document: {"inputs": [{**document["inputs"][0], **fields}, *document["inputs"][1:]]}
 
 
 def matrix(data: Any, shape: list[Any], **fields: Any) -> Change:
-    """Return what puts one matrix in place of all inputs."""
+    """Return a change that replaces all inputs by one matrix."""
     return lambda document: {"inputs": [{**tensor("X", data, shape), **fields}]}
 
 
 def output(**fields: Any) -> Change:
-    """Return what asks for the output with more fields."""
+    """Return a change that requests the output with more fields."""
     return put("outputs", value=[{"name": "prediction", **fields}])
 
 
@@ -500,22 +500,22 @@ Wrong = dict[str, tuple[Change, str]]
 
 
 def each(what: str, values: Iterable[Any], change: Callable[[Any], Change], named: str) -> Wrong:
-    """Return one wrong request for each of some values, and what its message has to name."""
+    """Return a bad request for each value, and the text that its message must contain."""
     return {f"{what} {value}": (change(value), named) for value in values}
 
 
 def replaced(*path: Any) -> Callable[[Any], Change]:
-    """Return what makes of a value the change that puts it at a place."""
+    """Return a function from a value to the change that sets it at a path."""
     return lambda value: put(*path, value=value)
 
 
 def added(item: Document) -> Change:
-    """Return what adds an input."""
+    """Return a change that adds an input."""
     return lambda document: {"inputs": [*document["inputs"], item]}
 
 
 @pytest.mark.parametrize("datatype", [name for name, dtype in DTYPES.items() if dtype.kind != "f"])
-def test_whole_numbers_as_json_has_them(everywhere: FlaskClient, datatype: str) -> None:
+def test_whole_numbers_in_json(everywhere: FlaskClient, datatype: str) -> None:
     """1.0 is a whole number in JSON, as JavaScript and pandas write it: in data, in shapes and in sizes."""
     whole, written = ([tensor(name, [value, 2], datatype=datatype) for name in COLUMNS] for value in (1, 1.0))
     for item in written:
@@ -535,7 +535,7 @@ SHAPES: list[Any] = [
 # Triton's own tests send these.
 OVERFLOWING = [shape for length in HUGE for shape in ([length], [length, 1], [2, length])] + [[2**32] * 2, [2**60] * 2]
 
-# All sent without binary data, each with what the message has to name.
+# Bad requests without binary data, each with the text that its message must contain.
 WRONG: Wrong = {
     **each("request", [[], 1, "x", None, True], lambda value: lambda _: value, "JSON object"),
     **each("id", [42, 1.5, True, [], {}], replaced("id"), "id"),
@@ -630,7 +630,7 @@ WRONG: Wrong = {
     **each("input's parameters", [[1], "x", 1, True], replaced("inputs", 0, "parameters"), "parameters"),
     **each(
         "binary_data_size",
-        [-1, 1.0, True, "8", [8], {}, 8, 2**62, 10**30, float("nan")],  # of what was not sent
+        [-1, 1.0, True, "8", [8], {}, 8, 2**62, 10**30, float("nan")],  # the size of data that were not sent
         lambda value: first(data=None, parameters={"binary_data_size": value}),
         "binary_data_size",
     ),
@@ -640,7 +640,7 @@ WRONG: Wrong = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
-    """Whatever is wrong with a request is 400 with a message that names it and nothing of the inside."""
+    """Every bad request is 400 with a message that names the problem and reveals no internals."""
     change, named = WRONG[case]
     message = refused(infer(everywhere, change(write_tensors([ROW, ROW]))), 400)
 
@@ -654,7 +654,7 @@ def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
     ids=["JSON", "binary"],
 )
 def test_shape_of_many_digits(everywhere: FlaskClient, fields: Document, tail: bytes | None, digits: int) -> None:
-    """A length of thousands of digits is as wrong as any other, in JSON and with binary data."""
+    """A length of thousands of digits is 400, in JSON and with binary data."""
     item = {"name": "X", "shape": [10, "LENGTH"], "datatype": "FP64", **fields}
     body = json.dumps({"inputs": [item]}).replace('"LENGTH"', "9" * digits).encode()
 
@@ -662,7 +662,7 @@ def test_shape_of_many_digits(everywhere: FlaskClient, fields: Document, tail: b
 
 
 def test_all_problems_at_once(everywhere: FlaskClient) -> None:
-    """Every problem of every input is in the one message."""
+    """The message has every problem of every input."""
     inputs = write_tensors([[None, "x", 296.0, 15.3, 396.9, 4.98], [0, 6.5, 1e300, 15.3, float("nan"), 4.98]])["inputs"]
     told = refused(infer(everywhere, {"inputs": [*inputs[:5], {**inputs[5], "name": "ZN"}]}), 400)
     shapes = [{**inputs[0], "datatype": "BYTES"}, {**inputs[1], "data": [1]}, *inputs[2:]]
@@ -685,13 +685,13 @@ PACKED, TAIL = binary(write_tensors([ROW, OTHER])["inputs"])
 
 
 def resized(*sizes: Any) -> Document:
-    """Return the binary request with other sizes of its first inputs."""
+    """Return the binary request with other sizes for its first inputs."""
     changed = [{**item, "parameters": {"binary_data_size": size}} for item, size in zip(PACKED, sizes)]
     return {"inputs": changed + PACKED[len(sizes) :]}
 
 
 def packed(**fields: Any) -> Document:
-    """Return the binary request with other fields of its first input."""
+    """Return the binary request with other fields for its first input."""
     return {"inputs": [{**PACKED[0], **fields}, *PACKED[1:]]}
 
 
@@ -733,7 +733,7 @@ WRONG_BINARY: dict[str, tuple[Document, bytes, str]] = {
 
 @pytest.mark.parametrize("case", WRONG_BINARY)
 def test_wrong_binary_request(everywhere: FlaskClient, case: str) -> None:
-    """Binary data of another length than was said, left over, overlapping or not numbers are 400, and named."""
+    """Binary data of a wrong length, left over, overlapping or not numbers are 400, and the message names them."""
     document, tail, named = WRONG_BINARY[case]
 
     assert named in refused(infer(everywhere, document, tail), 400)
@@ -747,7 +747,7 @@ def test_wrong_binary_request(everywhere: FlaskClient, case: str) -> None:
     ],
 )
 def test_wrong_header_length(everywhere: FlaskClient, length: str) -> None:
-    """A length of the JSON that is none, lies beyond the body, or cuts the JSON is 400."""
+    """A JSON length that is invalid, exceeds the body or cuts the JSON is 400."""
     body = json.dumps({"inputs": PACKED}).encode() + TAIL
     sent = str(len(body) + 1) if length == "BODY+1" else length.encode().decode("latin-1")  # as WSGI passes bytes on
     reply = everywhere.post(INFER, data=body, environ_overrides={"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": sent})
@@ -757,7 +757,7 @@ def test_wrong_header_length(everywhere: FlaskClient, length: str) -> None:
 
 
 def test_header_length_of_a_whole_body(everywhere: FlaskClient) -> None:
-    """A body without binary data may say how long its JSON is, with zeros in front too."""
+    """A body without binary data may have a JSON length, also with leading zeros."""
     body = json.dumps(write_tensors([ROW])).encode()
     for length in (str(len(body)), f"000{len(body)}"):
         assert same(predictions(everywhere.post(INFER, data=body, headers={JSON_LENGTH: length})), [ANSWER])
@@ -765,7 +765,7 @@ def test_header_length_of_a_whole_body(everywhere: FlaskClient) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compressed_binary_request(everywhere: FlaskClient, coding: str) -> None:
-    """A body in gzip or deflate is JSON and binary data once it is decompressed, where the header's length holds."""
+    """In a body in gzip or deflate the JSON length refers to the decompressed body."""
     text = json.dumps({"inputs": PACKED}).encode()
     body = gzip.compress(text + TAIL) if coding == "gzip" else zlib.compress(text + TAIL)
     reply = everywhere.post(INFER, data=body, headers={JSON_LENGTH: str(len(text)), "Content-Encoding": coding})
@@ -809,7 +809,7 @@ DECOMPRESS: dict[str | None, Callable[[bytes], bytes]] = {
 def test_reply_is_compressed(
     everywhere: FlaskClient, answered_binary: bool, accepted: str | None, expected: set[str | None]
 ) -> None:
-    """A large reply is in a coding that the caller accepts, the one that it likes best, and says what it varies by."""
+    """A large reply has the coding that the client prefers, and Vary."""
     document = {**write_tensors([ROW, OTHER] * 200), "parameters": {"binary_data_output": answered_binary}}
     headers = {} if accepted is None else {"Accept-Encoding": accepted}
     reply = everywhere.post(INFER, data=json.dumps(document), headers=headers)
@@ -825,7 +825,7 @@ def test_reply_is_compressed(
 
 
 def test_small_reply_is_not_compressed(everywhere: FlaskClient) -> None:
-    """A reply of one packet is sent as it is, and still says that a larger one would vary."""
+    """A reply of one packet is not compressed, and still has Vary."""
     reply = everywhere.post(INFER, data=json.dumps(write_tensors([ROW])), headers={"Accept-Encoding": "gzip"})
 
     assert "Content-Encoding" not in reply.headers
@@ -851,22 +851,22 @@ json_values = st.recursive(
 )
 
 
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each container inside of a JSON value with each of its keys."""
+def items_within(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container inside a JSON value with each of its keys."""
     if isinstance(value, dict | list):
         for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
             yield value, key
-            yield from places(inner)
+            yield from items_within(inner)
 
 
 @st.composite
 def damaged_documents(draw: st.DrawFn) -> Any:
-    """Return a request that was good before up to three of its places were replaced or taken out."""
+    """Return a good request with up to three values replaced or removed."""
     parameters = {"parameters": {"binary_data_output": True}, "outputs": [{"name": "prediction", "parameters": {}}]}
     bases = [write_tensors([ROW, OTHER]), {"inputs": PACKED, **parameters}, {"inputs": FORMS["matrix, nested"]}]
     document = copy.deepcopy(draw(st.sampled_from(bases)))
     for _ in range(draw(st.integers(1, 3))):
-        if not (found := list(places(document))):
+        if not (found := list(items_within(document))):
             break
         place, key = found[draw(st.integers(0, len(found) - 1))]
         if draw(st.booleans()):
@@ -885,7 +885,7 @@ def damaged_documents(draw: st.DrawFn) -> Any:
 def test_no_request_breaks_the_service(
     everywhere: FlaskClient, body: bytes, tail: bytes | None, length: int | str | None
 ) -> None:
-    """Whatever is sent is answered, or refused in V2's one shape, never with a 5xx and always in strict JSON."""
+    """Any request is answered or refused in V2's format, never with a 5xx and always in strict JSON."""
     said = str(len(body) if length is None else length).encode().decode("latin-1")
     environ = {} if tail is None and length is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": said}
     reply = everywhere.post(INFER, data=body + (tail or b""), environ_overrides=environ)
@@ -898,7 +898,7 @@ def test_no_request_breaks_the_service(
 
 
 def test_server_outlives_hostile_requests(server: Server) -> None:
-    """The real server refuses every wrong request on one connection, and answers the good one after it."""
+    """The real server refuses every bad request on one connection, and answers the good one after it."""
     good = json.dumps(write_tensors([ROW])).encode()
     with requests.Session() as session:
         for change, _ in WRONG.values():

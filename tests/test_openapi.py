@@ -1,4 +1,4 @@
-"""The OpenAPI document: it names every route, its examples work, it holds under made-up requests; and its page."""
+"""Owns the OpenAPI document: it lists every route, its examples work, generated requests fit it; and its page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from test_server import NGINX, wait_until
 
 NAME = "boston-housing"
 ST = ROOT / ".venv-clients" / "bin" / "st"
-# Swagger UI's own files, which the page asks for.
+# Swagger UI's own files, which the page loads.
 FILES = "/docs/<path:path>"
 
 VERTEX = {
@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def both(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a second model, `other`, in version 2 of two."""
+    """A store with a second model, `other`, with two versions."""
     copy = Path(shutil.copytree(store, tmp_path_factory.mktemp("both") / "store"))
     for _ in range(2):
         Store(copy).add("other", read_draft(copy / NAME / "1"))
@@ -61,7 +61,7 @@ def both(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=SETTINGS)
 def service(request: pytest.FixtureRequest, store: Path, both: Path) -> Service:
-    """The service with one model or two, with Vertex AI's routes and without."""
+    """A service with one model or two, with and without Vertex AI's routes."""
     settings = SETTINGS[request.param]
     return create_app(Config(store=both if "models" in settings else store, **settings), write_log=lambda pieces: None)
 
@@ -75,7 +75,7 @@ def document(client: FlaskClient) -> dict[str, Any]:
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield path, method and operation of everything that a document describes."""
+    """Yield path, method and operation of each operation in a document."""
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             yield path, method.upper(), operation
@@ -103,7 +103,7 @@ def test_every_route_is_described(service: Service) -> None:
 
 
 def test_every_example_is_answered(service: Service) -> None:
-    """Every example, sent as what it is said to be, is answered 200, with one and the same prediction by all."""
+    """Every example, sent with its content type, gets 200 and the same prediction."""
     client = service.test_client()
     sent = [
         (path, media_type, media["example"])
@@ -124,8 +124,8 @@ def test_every_example_is_answered(service: Service) -> None:
     assert len(answers[0]) == 1
 
 
-def test_every_question_is_answered(service: Service) -> None:
-    """Every path that is to be read is, with 200 and a content type that the document names."""
+def test_every_get_is_answered(service: Service) -> None:
+    """Every GET replies 200 with a content type of the document."""
     client = service.test_client()
     for path, method, operation in operations(document(client)):
         if method == "GET":
@@ -134,14 +134,14 @@ def test_every_question_is_answered(service: Service) -> None:
             assert reply.mimetype in operation["responses"]["200"]["content"], path
 
 
-def test_operations_have_names_of_their_own(service: Service) -> None:
+def test_operation_ids_are_unique(service: Service) -> None:
     """No two operations have the same operationId."""
     names = [operation["operationId"] for _, _, operation in operations(document(service.test_client()))]
 
     assert len(set(names)) == len(names)
 
 
-def test_references_lead_somewhere(service: Service) -> None:
+def test_references_exist(service: Service) -> None:
     """Every reference is to a component of the document."""
     described = document(service.test_client())
     components = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
@@ -150,7 +150,7 @@ def test_references_lead_somewhere(service: Service) -> None:
 
 
 def test_ranges_are_the_schemas(client: FlaskClient) -> None:
-    """A feature's range in the document is what the model answers: its ends are answered, and nothing beyond them."""
+    """A feature's range in the document is the model's: its ends are answered, and nothing beyond them."""
     row = document(client)["components"]["schemas"][f"{NAME}.row"]
 
     assert row["required"] == list(row["properties"]) == list(HOUSE)
@@ -162,8 +162,8 @@ def test_ranges_are_the_schemas(client: FlaskClient) -> None:
             assert beyond.get_json()["details"] == [{"row": 0, "feature": name, "reason": "out of range"}]
 
 
-def test_training_ranges_are_told(client: FlaskClient, store: Path) -> None:
-    """A feature's description says which range training has seen."""
+def test_training_ranges_are_described(client: FlaskClient, store: Path) -> None:
+    """A feature's description has its training range."""
     row = document(client)["components"]["schemas"][f"{NAME}.row"]
     features = Store(store).load(NAME).schema.features
 
@@ -172,7 +172,7 @@ def test_training_ranges_are_told(client: FlaskClient, store: Path) -> None:
 
 
 def test_document_without_a_model(tmp_path: Path) -> None:
-    """A server without a model has a document too, of the paths that no model belongs to."""
+    """A server without a model has a document, too, with the paths without a model."""
     client = create_app(Config(store=tmp_path)).test_client()
     described = document(client)
 
@@ -190,7 +190,7 @@ def is_open(port: int) -> bool:
 
 
 def linked(page: str) -> list[str]:
-    """Return the addresses that a page of a server links to and asks for, and what its style sheets ask for."""
+    """Return the URLs that a page of a server links to and loads, and those that its style sheets load."""
     html = requests.get(page, headers={"Accept": "text/html"}, timeout=10).text
     named = [urljoin(page, url) for url in re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:)([^\"']+)", html)]
     return named + [
@@ -202,13 +202,13 @@ def linked(page: str) -> list[str]:
 
 
 def statuses(urls: list[str]) -> dict[str, int]:
-    """Return what each address is answered with."""
+    """Return the status of each URL."""
     return {url: requests.get(url, timeout=10).status_code for url in urls}
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])
 def test_page_is_complete(server: Server, path: str) -> None:
-    """The page and all that it asks for, and what that asks for, comes from this server and is there."""
+    """The page and everything that it loads come from this server and exist."""
     page = requests.get(server.url + path, timeout=10)
     asked = linked(page.url)
 
@@ -220,7 +220,7 @@ def test_page_is_complete(server: Server, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def prefixed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A server, and its address behind an nginx that cuts /tabserve off."""
+    """A server, and its URL behind an nginx that removes /tabserve."""
     if not shutil.which("nginx"):
         pytest.skip("needs nginx (Debian: apt-get install nginx)")
     folder = tmp_path_factory.mktemp("prefixed")
@@ -246,7 +246,7 @@ def prefixed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_pages_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
-    """Behind a proxy that cuts a prefix off, every link of both pages leads somewhere, and the curl line works."""
+    """Behind a proxy that removes a prefix, every link of both pages and the curl line work."""
     server, url = prefixed
     asked = {urlsplit(link).path for page in (f"{url}/", f"{url}/docs/") for link in linked(page)}
     page = requests.get(f"{url}/", headers={"Accept": "text/html"}, timeout=10).text
@@ -265,7 +265,7 @@ def test_pages_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
 
 
 def test_document_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
-    """The page finds the document, and the document the paths: behind the prefix, and at the root without it."""
+    """The page finds the document, and the document the paths, with and without a prefix."""
     server, url = prefixed
     page = requests.get(f"{url}/docs/", timeout=10)
     told = re.search(r'"url": "([^"]+)"', page.text)
@@ -285,7 +285,7 @@ def test_document_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
         ("/a", "/a"),
         ("/a/", "/a"),
         ("/a/b.c-d", "/a/b.c-d"),
-        ("/client, /proxy", "/proxy"),  # each proxy adds its own at the end
+        ("/client, /proxy", "/proxy"),  # each proxy appends its own
         *(
             (wrong, "/")
             for wrong in ("", "/", "a", "//evil.example", "/a//b", "http://evil.example", "/<b>", '/"', "/a b")
@@ -293,7 +293,7 @@ def test_document_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
     ],
 )
 def test_prefix_of_a_trusted_proxy(server: Server, prefix: str, expected: str) -> None:
-    """A prefix is a path: nothing else gets into the document or the page, whoever lets it through."""
+    """Only a path is a valid prefix: nothing else gets into the document or the page, even through a trusted proxy."""
     headers = {"X-Forwarded-Prefix": prefix, "Accept": "text/html"}
     document = requests.get(f"{server.url}/openapi.json", headers=headers, timeout=10).json()
     page = requests.get(f"{server.url}/", headers=headers, timeout=10).text
@@ -302,8 +302,8 @@ def test_prefix_of_a_trusted_proxy(server: Server, prefix: str, expected: str) -
     assert f"curl -s {server.url}{expected.rstrip('/')}/predict " in page
 
 
-def test_prefix_of_anybody_else(store: Path, tmp_path: Path) -> None:
-    """A client that is no trusted proxy cannot change the addresses that others might be shown."""
+def test_prefix_of_an_untrusted_client(store: Path, tmp_path: Path) -> None:
+    """A client that is not a trusted proxy cannot change the URLs, which a cache might show to others."""
     headers = {"X-Forwarded-Prefix": "/a", "Accept": "text/html"}
     with serve(store, tmp_path, WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="192.0.2.1") as server:
         document = requests.get(f"{server.url}/openapi.json", headers=headers, timeout=10).json()
@@ -314,7 +314,7 @@ def test_prefix_of_anybody_else(store: Path, tmp_path: Path) -> None:
 
 
 def test_page_shows_the_document(server: Server) -> None:
-    """The page is told where the document is, and to send it to no validator, which is on another host by default."""
+    """The page loads the document, and does not use the validator, which is on another host by default."""
     page = requests.get(f"{server.url}/docs/", timeout=10).text
 
     assert '"url": "../openapi.json"' in page
@@ -323,11 +323,11 @@ def test_page_shows_the_document(server: Server) -> None:
 
 
 @pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test` makes it")
-def test_document_holds_under_made_up_requests(server: Server, tmp_path: Path) -> None:
-    """Schemathesis, which makes up requests from the document, right ones and wrong ones, finds nothing amiss."""
+def test_generated_requests_fit_the_document(server: Server, tmp_path: Path) -> None:
+    """Schemathesis, which generates good and bad requests from the document, finds no failure."""
     config = ROOT / "tests" / "clients" / "schemathesis.toml"
     command = [str(ST), "--no-color", "--config-file", str(config), "run", f"{server.url}/openapi.json"]
-    # It keeps what it finds in the working directory.
+    # It stores its findings in the working directory.
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
 
     assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())

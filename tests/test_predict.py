@@ -1,4 +1,4 @@
-"""Owns the native API's good answers: every form of a request, and equality with the trained model to the last bit."""
+"""Owns the predictions of the native API: every request form, and equality with the trained model to the last bit."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FORMS = {
     "table with index": {"columns": COLUMNS, "index": [0], "data": [list(HOUSE.values())]},
 }
 
-numbers = st.floats(-1e37, 1e37)  # the trained model refuses what does not fit float32 when it is scaled
+numbers = st.floats(-1e37, 1e37)  # the trained model refuses values whose scaled value exceeds float32
 
 
 def predict(client: FlaskClient, body: Any, *, path: str = "/predict") -> list[float]:
-    """Return what the service predicts for a JSON body, or for CSV if the body is text."""
+    """Return the predictions for a JSON body, or for CSV if the body is text."""
     is_csv = isinstance(body, str)
     text = body if is_csv else json.dumps(body)  # the client's own `json=` would sort the keys
     reply = client.post(path, data=text, content_type="text/csv" if is_csv else "application/json")
@@ -43,7 +43,7 @@ def predict(client: FlaskClient, body: Any, *, path: str = "/predict") -> list[f
 
 
 def test_readme_request(client: FlaskClient) -> None:
-    """The request that the README shows gets the published answer, in a reply of exactly the promised keys."""
+    """The README's request gets the published prediction, in a reply with exactly the documented keys."""
     reply = client.post("/predict", json=FORMS["columns"])
 
     body = reply.get_json()
@@ -82,7 +82,7 @@ def test_csv(client: FlaskClient, text: str) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON"])
 def test_content_type_parameters(client: FlaskClient, content_type: str) -> None:
-    """A content type is read without its parameters and whatever its case."""
+    """A content type is read in any case, without its parameters."""
     reply = client.post("/predict", data=json.dumps(HOUSE), content_type=content_type)
 
     assert (reply.status_code, reply.get_json()["prediction"]) == (200, [ANSWER])
@@ -105,7 +105,7 @@ def test_columns_in_any_order(client: FlaskClient, form: str) -> None:
 
 
 def test_cells_of_a_column_are_matched_by_index(client: FlaskClient) -> None:
-    """In the column form a row is what has the same index in every column, in the order of the first column."""
+    """In the column form a row consists of the cells with the same index, in the order of the first column."""
     columns = {name: {"b": HOUSE[name], "a": OTHER[name]} for name in COLUMNS}
     shuffled = {name: cells if name == "CHAS" else dict(reversed(cells.items())) for name, cells in columns.items()}
 
@@ -121,7 +121,7 @@ def test_single_row_is_not_scaled_by_itself(client: FlaskClient) -> None:
 
 
 def test_all_houses_in_process(client: FlaskClient, pipeline: Any, houses: pd.DataFrame) -> None:
-    """All 506 rows, as one request and one by one, get the trained pipeline's answers bit for bit."""
+    """All 506 rows, in one request and one by one, get the trained pipeline's predictions bit for bit."""
     records = houses.to_dict(orient="records")
     expected = bits(pipeline.predict(houses.to_numpy()))
 
@@ -130,7 +130,7 @@ def test_all_houses_in_process(client: FlaskClient, pipeline: Any, houses: pd.Da
 
 
 def test_all_houses_through_gunicorn(server: Server, pipeline: Any, houses: pd.DataFrame) -> None:
-    """The real server gives the trained pipeline's answers bit for bit, as one request and one by one."""
+    """The real server returns the trained pipeline's predictions bit for bit, in one request and one by one."""
     records = houses.to_dict(orient="records")
     expected = bits(pipeline.predict(houses.to_numpy()))
     with requests.Session() as session:
@@ -145,7 +145,7 @@ def test_all_houses_through_gunicorn(server: Server, pipeline: Any, houses: pd.D
 
 @pytest.mark.parametrize("orient", ["columns", "records", "split"])
 def test_pandas_json(client: FlaskClient, pipeline: Any, houses: pd.DataFrame, orient: Any) -> None:
-    """What `DataFrame.to_json` writes is read, whatever the frame's index."""
+    """The output of `DataFrame.to_json` is read, with any index."""
     frame = houses.iloc[40:60:3]
     text = frame.to_json(orient=orient, double_precision=15)
 
@@ -154,21 +154,21 @@ def test_pandas_json(client: FlaskClient, pipeline: Any, houses: pd.DataFrame, o
 
 @pytest.mark.parametrize("index", [False, True])
 def test_pandas_csv(client: FlaskClient, pipeline: Any, houses: pd.DataFrame, index: bool) -> None:
-    """What `DataFrame.to_csv` writes is read, without its index and with it: a first column without a name."""
+    """The output of `DataFrame.to_csv` is read without and with its index, a first column without a name."""
     text = houses.to_csv(index=index)
 
     assert np.array_equal(bits(predict(client, text)), bits(pipeline.predict(houses.to_numpy())))
 
 
 def test_only_the_first_column_without_a_name_is_an_index(client: FlaskClient) -> None:
-    """A column without a name at another place is unknown, and the message says so between quotes."""
+    """A column without a name at another place is unknown, and the message has its empty name in quotes."""
     reply = client.post("/predict", data=f"{','.join(COLUMNS)},\n0,1,1,1,1,1,9\n", content_type="text/csv")
 
     assert (reply.status_code, reply.get_json()["error"]) == (422, "1 problem: column '': unknown")
 
 
 def test_forms_that_keep_every_bit(client: FlaskClient, pipeline: Any) -> None:
-    """The forms that the README recommends for a data frame say every float64, where `to_json()` rounds it."""
+    """The forms that the README recommends for a data frame keep every float64, which `to_json()` rounds."""
     frame = pd.DataFrame(np.random.default_rng(13).uniform(0, 400, (200, len(COLUMNS))), columns=COLUMNS)
     expected = bits(pipeline.predict(frame.to_numpy()))
 
@@ -185,8 +185,8 @@ SEMICOLONS = "CHAS;RM;TAX;PTRATIO;B;LSTAT\n0;6,575;296;15,3;396,9;4,98\n"
 @pytest.mark.parametrize(
     ("text", "called"), [(SEMICOLONS, "semicolons"), (SEMICOLONS.replace(";", "\t").replace(",", "."), "tabs")]
 )
-def test_csv_of_another_separator(client: FlaskClient, text: str, called: str) -> None:
-    """A file whose cells are separated by something else is told what separates them, and what to do."""
+def test_csv_with_another_separator(client: FlaskClient, text: str, called: str) -> None:
+    """For CSV with another separator the message names the separator and what to do."""
     reply = client.post("/predict", data=text, content_type="text/csv")
 
     assert (reply.status_code, reply.get_json()["error"]) == (
@@ -200,7 +200,7 @@ TENSOR = {"shape": [1], "datatype": "FP64"}
 
 
 def wide_requests(row: dict[str, float]) -> dict[str, tuple[str, Any]]:
-    """Return a row in every form whose cells have names, with the path that reads it."""
+    """Return a row in every form with feature names, and the path that reads it."""
     table = {"columns": list(row), "data": [list(row.values())]}
     columns = {name: [value] for name, value in row.items()}
     tensors = [{"name": name, **TENSOR, "data": [value]} for name, value in row.items()]
@@ -228,12 +228,12 @@ def ask(client: FlaskClient, path: str, body: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def lenient(store: Path) -> FlaskClient:
-    """A client of a service that leaves unknown columns out."""
+    """A client of a service that ignores unknown columns."""
     return everywhere_client(store, lambda lines: None, ignore_unknown_columns=True)
 
 
-def test_target_is_left_out(everywhere: FlaskClient) -> None:
-    """A table that has the truth among its columns is answered in every form as if it had not, whatever the truth."""
+def test_target_is_ignored(everywhere: FlaskClient) -> None:
+    """A target column in a table is ignored in every form, whatever its values."""
     for target in (24.0, None, "?"):
         for form, (path, body) in wide_requests({**HOUSE, "MEDV": target}).items():  # type: ignore[dict-item]
             reply = ask(everywhere, path, body)
@@ -241,7 +241,7 @@ def test_target_is_left_out(everywhere: FlaskClient) -> None:
 
 
 def test_unknown_columns(everywhere: FlaskClient, lenient: FlaskClient) -> None:
-    """Other unknown columns are refused by their name, unless a setting has them left out."""
+    """Other unknown columns are refused by name, unless a setting has them ignored."""
     for form, (path, body) in wide_requests({**HOUSE, "ZN": 18.0}).items():
         reply, left_out = ask(everywhere, path, body), ask(lenient, path, body)
         assert (reply.status_code, "ZN" in reply.text) == (422 if path == "/predict" else 400, True), form
@@ -249,21 +249,21 @@ def test_unknown_columns(everywhere: FlaskClient, lenient: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(("n_unknown", "answered"), [(20, True), (21, False)])
-def test_unknown_columns_that_are_left_out_are_few(lenient: FlaskClient, n_unknown: int, answered: bool) -> None:
-    """No more than 20 columns are left out: a table of far more is another table."""
+def test_number_of_ignored_columns_is_bounded(lenient: FlaskClient, n_unknown: int, answered: bool) -> None:
+    """At most 20 columns are ignored: a table with more is another table."""
     for form, (path, body) in wide_requests({**HOUSE, **{f"x{i}": 0.5 for i in range(n_unknown)}}).items():
         assert (ask(lenient, path, body).status_code == 200) is answered, form
 
 
-def test_missing_column_is_no_matter_of_unknown_ones(lenient: FlaskClient) -> None:
-    """Where unknown columns are left out, a feature under another name is still missing."""
+def test_renamed_column_is_missing(lenient: FlaskClient) -> None:
+    """If unknown columns are ignored, a feature under another name is still missing."""
     for form, (path, body) in wide_requests({"rm" if name == "RM" else name: 1.0 for name in HOUSE}).items():
         reply = ask(lenient, path, body)
         assert (reply.status_code >= 400, "RM" in reply.text) == (True, True), form
 
 
-def test_left_out_target_is_logged_once(store: Path, tmp_path: Path) -> None:
-    """The log says once, not with every request, that a table has the target among its columns."""
+def test_ignored_target_is_logged_once(store: Path, tmp_path: Path) -> None:
+    """A table with a target column is logged once, not with every request."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as running:
         for _ in range(3):
             assert requests.post(f"{running.url}/predict", json=[WIDE], timeout=10).json()["prediction"] == [ANSWER]
@@ -274,7 +274,7 @@ def test_left_out_target_is_logged_once(store: Path, tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(*[numbers] * len(COLUMNS)), min_size=1, max_size=20), csv=st.booleans())
 def test_random_rows(client: FlaskClient, pipeline: Any, rows: list[tuple[float, ...]], csv: bool) -> None:
-    """Any float64 row that the trained pipeline answers gets that answer bit for bit, in JSON and in CSV."""
+    """Any valid float64 row gets the trained pipeline's prediction bit for bit, in JSON and in CSV."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     body = frame.to_csv(index=False) if csv else {"columns": COLUMNS, "data": [list(row) for row in rows]}
 
@@ -282,7 +282,7 @@ def test_random_rows(client: FlaskClient, pipeline: Any, rows: list[tuple[float,
 
 
 def test_models_are_listed(client: FlaskClient) -> None:
-    """`/models` names every loaded model, its version and which one answers `/predict`."""
+    """`/models` lists every loaded model, its version, and the default model."""
     assert client.get("/models").get_json() == {
         "models": [{"name": "boston-housing", "version": 1}],
         "default": "boston-housing",
@@ -299,7 +299,7 @@ def test_named_model_answers_the_same(client: FlaskClient) -> None:
 
 
 def test_unknown_model(client: FlaskClient) -> None:
-    """A model that nobody asked the server to load is 404, and the reply says which there are."""
+    """An unknown model is 404, and the message lists the loaded models."""
     reply = client.post("/models/titanic/predict", json=HOUSE)
 
     assert reply.status_code == 404
@@ -314,8 +314,8 @@ def test_model_by_reference(store: Path, reference: str) -> None:
     assert predict(client, HOUSE, path="/models/boston-housing/predict") == [ANSWER]
 
 
-def test_most_rows_are_answered(store: Path) -> None:
-    """A request of exactly as many rows as are allowed is answered."""
+def test_row_limit_is_answered(store: Path) -> None:
+    """A request with exactly the allowed number of rows is answered."""
     client = create_app(Config(store=store, max_rows=3)).test_client()
 
     assert predict(client, [HOUSE] * 3) == [ANSWER] * 3

@@ -1,4 +1,4 @@
-"""Owns what holds for every protocol alike: the same bits, the same counts, one log line, and the same refusals."""
+"""Owns what all protocols have in common: the same bits, counts, log line and refusals."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ numbers = st.floats(-1e37, 1e37)
 
 
 def send(client: FlaskClient, protocol: str, rows: Rows) -> TestResponse:
-    """Send rows in a protocol's plainest form."""
+    """Send rows in a protocol's simplest form."""
     form = PROTOCOLS[protocol]
     return client.post(form.path, data=json.dumps(form.write(rows)), content_type="application/json")
 
 
 def answers(client: FlaskClient, protocol: str, rows: Rows) -> list[float]:
-    """Return what a protocol answers to rows."""
+    """Return the predictions of a protocol for rows."""
     reply = send(client, protocol, rows)
     assert reply.status_code == 200, reply.text
     return PROTOCOLS[protocol].read(strict_json(reply))
@@ -42,7 +42,7 @@ def answers(client: FlaskClient, protocol: str, rows: Rows) -> list[float]:
 def test_same_rows_get_the_same_bits(
     store: Path, pipeline: Any, houses: pd.DataFrame, log_lines: list[dict[str, Any]], protocol: str
 ) -> None:
-    """The same rows, however they came in, get the pipeline's bits, count as often and are one line in the log."""
+    """The same rows get the pipeline's bits in every protocol, are counted the same, and are one line in the log."""
     client = everywhere_client(store, log_lines.extend)
     answered = answers(client, protocol, houses.to_numpy().tolist())
     lines = [{key: line[key] for key in ("status", "model", "version", "rows")} for line in log_lines]
@@ -59,7 +59,7 @@ def test_same_rows_get_the_same_bits(
 @settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.tuples(*[numbers] * len(COLUMNS)), min_size=1, max_size=8))
 def test_any_rows_get_the_same_bits(everywhere: FlaskClient, pipeline: Any, rows: list[tuple[float, ...]]) -> None:
-    """Any float64 row that the trained pipeline answers gets that answer bit for bit through every protocol."""
+    """Any valid float64 row gets the trained pipeline's prediction bit for bit in every protocol."""
     expected = bits(pipeline.predict(pd.DataFrame(rows, columns=COLUMNS).to_numpy())).tolist()
 
     assert {name: bits(answers(everywhere, name, rows)).tolist() for name in PROTOCOLS} == dict.fromkeys(
@@ -69,7 +69,7 @@ def test_any_rows_get_the_same_bits(everywhere: FlaskClient, pipeline: Any, rows
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], protocol: str) -> None:
-    """Rows that do not fit are told with row, feature and reason, count once under each reason, and are logged."""
+    """Rows that do not fit are reported by row, feature and reason, counted once for each reason, and logged."""
     client = everywhere_client(store, log_lines.extend)
     message = refused(send(client, protocol, BAD_ROWS), PROTOCOLS[protocol].unfit, protocol)
     lines = [{key: line[key] for key in ("status", "model", "version", "rows")} for line in log_lines]
@@ -99,7 +99,7 @@ def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_many_problems(everywhere: FlaskClient, protocol: str) -> None:
-    """Of more problems than a reply has room for, the first thousand are told, and how many there are."""
+    """Of very many problems the reply has the first thousand, and their number."""
     message = refused(send(everywhere, protocol, [[None] * 6] * 500), PROTOCOLS[protocol].unfit, protocol)
 
     assert message.startswith("3000 problems")
@@ -110,7 +110,7 @@ def test_many_problems(everywhere: FlaskClient, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_number_of_rows(store: Path, protocol: str) -> None:
-    """As many rows as are allowed are answered, one more is 413, and none is refused as rows that do not fit."""
+    """The allowed number of rows is answered, one more is 413, and a request without rows is one that does not fit."""
     client = everywhere_client(store, lambda lines: None, max_rows=3)
 
     assert len(answers(client, protocol, [ROW] * 3)) == 3
@@ -120,7 +120,7 @@ def test_number_of_rows(store: Path, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_overloaded(store: Path, protocol: str) -> None:
-    """A worker with more requests than it may keep answers predictions with 503, and says when to try again."""
+    """A worker with too many requests in flight answers predictions with 503 and Retry-After."""
     client = everywhere_client(store, lambda lines: None, max_in_flight=2)
     service = cast(Service, client.application)
     service.in_flight = lambda: 3
@@ -134,7 +134,7 @@ def test_overloaded(store: Path, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_model(store: Path, protocol: str) -> None:
-    """Without the model that was asked for, predictions are 503 and say when to try again."""
+    """If a configured model is not loaded, its predictions are 503 with Retry-After."""
     client = everywhere_client(store, lambda lines: None, models=("boston-housing@7",))
     reply = send(client, protocol, [ROW])
 
@@ -144,7 +144,7 @@ def test_no_model(store: Path, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_draining(store: Path, protocol: str) -> None:
-    """A server that was told to stop still answers the predictions that reach it."""
+    """A stopping server still answers predictions."""
     client = everywhere_client(store, lambda lines: None)
     cast(Service, client.application).serving.draining = True
 
@@ -152,8 +152,8 @@ def test_draining(store: Path, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_failure_tells_nothing_of_the_inside(store: Path, log_lines: list[dict[str, Any]], protocol: str) -> None:
-    """A defect is a 500 that says nothing of what broke, in the protocol's own shape."""
+def test_failure_reveals_nothing_internal(store: Path, log_lines: list[dict[str, Any]], protocol: str) -> None:
+    """A defect is a 500 in the protocol's format, which reveals no internals."""
 
     class Broken:
         def predict(self, X: Matrix) -> Matrix:
@@ -186,25 +186,25 @@ def test_failure_tells_nothing_of_the_inside(store: Path, log_lines: list[dict[s
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_body_that_is_no_request(everywhere: FlaskClient, protocol: str, body: bytes) -> None:
-    """A body that is no JSON, or JSON of another kind than a request, is 400."""
+def test_body_that_is_not_a_request(everywhere: FlaskClient, protocol: str, body: bytes) -> None:
+    """A body that is not JSON, or JSON that is not a request, is 400."""
     refused(everywhere.post(PROTOCOLS[protocol].path, data=body, content_type="application/json"), 400, protocol)
 
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if "boston" in PROTOCOLS[name].path])
 @pytest.mark.parametrize("name", ["titanic", "boston", "boston-housing2", "BOSTON-HOUSING", "..", "%2e%2e", "é", "%ff"])
-def test_model_that_there_is_not(everywhere: FlaskClient, protocol: str, name: str) -> None:
-    """A model that nobody asked the server to load is 404, and the message says which there are."""
+def test_unknown_model(everywhere: FlaskClient, protocol: str, name: str) -> None:
+    """An unknown model is 404, and the message lists the loaded models."""
     path = PROTOCOLS[protocol].path.replace("boston-housing", name)
     body = json.dumps(PROTOCOLS[protocol].write([ROW]))
     reply = everywhere.post(path, data=body, content_type="application/json")
 
-    assert "there are: boston-housing" in refused(reply, 404, protocol)
+    assert "loaded models: boston-housing" in refused(reply, 404, protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_only_posts(everywhere: FlaskClient, protocol: str) -> None:
-    """Predictions are asked for with POST: another method is 405 and names it."""
+    """Predictions need POST: another method is 405, and Allow lists POST."""
     reply = everywhere.put(PROTOCOLS[protocol].path, json=PROTOCOLS[protocol].write([ROW]))
 
     assert reply.status_code == 405

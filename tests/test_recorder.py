@@ -1,4 +1,4 @@
-"""Owns what is noted beside the answers: bins that equal numpy's, from 0 on, with nothing lost among threads."""
+"""Owns what is recorded about predictions: bins that equal numpy's and start at 0, with no loss between threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEATURE_BINS, PREDICTION_BINS = "tabserve_feature_bin_total", "tabserve_predicti
 
 
 def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Exchange:
-    """Return the exchange of a request that was answered `y` to `X`."""
+    """Return the exchange of a request with the rows `X` and the predictions `y`."""
     return Exchange(
         request_id, "POST", "/predict", model=model, rows=len(y), X=X, y=y, status=200, seconds=0.001, time=time.time()
     )
@@ -41,7 +41,7 @@ def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]
 
 @pytest.fixture
 def service(store: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service with a prediction log, in this process, whose recorder is not started; what it noted is closed."""
+    """A service with a prediction log, in this process; its recorder is not started, and is closed at the end."""
     app = create_app(Config(store=store, prediction_log=DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")))
     yield app
     app.recorder.close()
@@ -55,13 +55,13 @@ def model(store: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def reference(store: Path) -> dict[str, Any]:
-    """The training distribution as the artifact has it."""
+    """The training distribution in the artifact."""
     content: dict[str, Any] = json.loads((store / "boston-housing" / "1" / "reference.json").read_text())
     return content
 
 
 def random_rows(houses: pd.DataFrame, n: int, seed: int) -> NDArray[np.float64]:
-    """Return rows of which most are in the training range, some are training rows, and some are far beyond it."""
+    """Return rows: most in the training range, some of them training rows, and some far beyond the range."""
     random = np.random.default_rng(seed)
     low, high = houses.min().to_numpy(), houses.max().to_numpy()
     X: NDArray[np.float64] = low + (high - low) * random.uniform(-0.3, 1.3, (n, len(COLUMNS)))
@@ -71,7 +71,7 @@ def random_rows(houses: pd.DataFrame, n: int, seed: int) -> NDArray[np.float64]:
 
 
 def expected(reference: dict[str, Any], X: NDArray[np.float64], y: NDArray[np.float64]) -> Counts:
-    """Return the count in every bin, as numpy counts; the feature's name is empty for predictions."""
+    """Return numpy's count for every bin; the feature is empty for predictions."""
     found: Counts = {}
     columns = {name: (reference["features"][name], column) for name, column in zip(COLUMNS, X.T)}
     for name, (bins, values) in {**columns, "": (reference["prediction"], y)}.items():
@@ -86,7 +86,7 @@ def expected(reference: dict[str, Any], X: NDArray[np.float64], y: NDArray[np.fl
 
 
 def bins(found: Series) -> Counts:
-    """Return the count in every bin that is exposed."""
+    """Return the count of every exposed bin."""
     counts = {}
     for (name, labels), count in found.items():
         if name in (FEATURE_BINS, PREDICTION_BINS):
@@ -97,35 +97,35 @@ def bins(found: Series) -> Counts:
 
 
 def counted(service: Service) -> Counts:
-    """Return the count in every bin, without asking for /metrics, which counts what is noted."""
+    """Return the count of every bin without /metrics, which would count queued exchanges."""
     return bins(series(service.metrics.render("")[0].decode()))
 
 
 def difference(after: Counts, before: Counts) -> Counts:
-    """Return by how much every count rose."""
+    """Return the increase of every count."""
     assert after.keys() == before.keys()
     return {key: after[key] - before[key] for key in after}
 
 
 def n_predictions(counts: Counts) -> float:
-    """Return how many predictions were counted."""
+    """Return the number of counted predictions."""
     return sum(count for (feature, _), count in counts.items() if not feature)
 
 
 def test_every_bin_is_there_from_the_start(client: FlaskClient, reference: dict[str, Any]) -> None:
-    """Before the first prediction every bin of every feature is exposed, at 0, and there are no others."""
+    """Before the first prediction exactly the bins of all features are exposed, at 0."""
     found = bins(series(client.get("/metrics").text))
 
     assert found == dict.fromkeys(expected(reference, np.empty((0, len(COLUMNS))), np.empty(0)), 0.0)
 
 
 def test_every_bin_is_there_from_the_start_in_workers(server: Server, reference: dict[str, Any]) -> None:
-    """The same holds where several workers answer for each other."""
+    """The same with several workers."""
     assert bins(scrape(server)).keys() == expected(reference, np.empty((0, len(COLUMNS))), np.empty(0)).keys()
 
 
 def test_reference_shares_are_of_the_same_bins(client: FlaskClient) -> None:
-    """Each bin that is counted has a share of the training rows to be compared with, and they add up to 1."""
+    """Each counted bin has a share of the training rows for comparison, and the shares add up to 1."""
     found = series(client.get("/metrics").text)
     shares: Counts = {}
     for (name, labels), share in found.items():
@@ -140,7 +140,7 @@ def test_reference_shares_are_of_the_same_bins(client: FlaskClient) -> None:
 def test_bins_are_those_of_numpy(
     server: Server, houses: pd.DataFrame, reference: dict[str, Any], model: Artifact
 ) -> None:
-    """Random rows, in batches and alone, in several protocols and workers, are in the bins that numpy finds."""
+    """Random rows, in batches and alone, in several protocols and workers, are counted in numpy's bins."""
     before = bins(scrape(server))
     X = random_rows(houses, 3_000, seed=5)
     y = model.predict(X)
@@ -159,7 +159,7 @@ def test_bins_are_those_of_numpy(
 
 
 def test_refused_rows_are_in_no_bin(client: FlaskClient, houses: pd.DataFrame) -> None:
-    """Rows that are not answered are not counted, not even those that alone would have been."""
+    """Rows of a refused request are not counted, not even its good ones."""
     good = dict(zip(COLUMNS, houses.iloc[0].tolist()))
     assert client.post("/predict", json=[good, {**good, "RM": "x"}]).status_code == 422
     assert client.post("/predict", json=[good, {**good, "TAX": None}]).status_code == 422
@@ -167,15 +167,15 @@ def test_refused_rows_are_in_no_bin(client: FlaskClient, houses: pd.DataFrame) -
     assert set(bins(series(client.get("/metrics").text)).values()) == {0.0}
 
 
-def test_scrape_counts_what_is_noted(client: FlaskClient, houses: pd.DataFrame) -> None:
-    """What the worker that is scraped answered a moment before is counted already."""
+def test_scrape_counts_queued_exchanges(client: FlaskClient, houses: pd.DataFrame) -> None:
+    """A scrape includes what the scraped worker answered a moment before."""
     for n in range(1, 4):
         client.post("/predict", json={"columns": COLUMNS, "data": houses.iloc[:n].to_numpy().tolist()})
         assert n_predictions(bins(series(client.get("/metrics").text))) == n * (n + 1) / 2
 
 
 def test_values_outside_of_the_range(service: Service, model: Artifact, reference: dict[str, Any]) -> None:
-    """Values below, at and above the limits of each bin, infinite ones and none at all are each in the right bin."""
+    """Values below, at and above the limits of each bin, infinite and missing ones are counted in the right bin."""
     columns = []
     for name in COLUMNS:
         facts = reference["features"][name]
@@ -194,13 +194,13 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
 
 @pytest.fixture
 def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is counted because time has passed."""
+    """Turns off counting by time."""
     monkeypatch.setattr("app.recorder._INTERVAL_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("no_interval")
 def test_many_rows_are_counted_by_their_request(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """Less than 10,000 rows wait to be counted; the request that brings more counts them all itself."""
+    """Fewer than 10,000 rows wait to be counted; the request that brings more counts them all itself."""
     X = np.resize(houses.to_numpy(), (4_999, len(COLUMNS)))
     y = model.predict(X)
     service.recorder.start()
@@ -214,7 +214,7 @@ def test_many_rows_are_counted_by_their_request(service: Service, model: Artifac
 
 @pytest.mark.usefixtures("no_interval")
 def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """Less than 256 requests wait to be counted; the one that brings more counts them all itself."""
+    """Fewer than 256 requests wait to be counted; the one that brings more counts them all itself."""
     X = houses.to_numpy()[:1]
     y = model.predict(X)
     service.recorder.start()
@@ -229,13 +229,13 @@ def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artif
 def test_threads_lose_nothing(
     service: Service, model: Artifact, houses: pd.DataFrame, reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Of what eight threads note while two flush and the recorder runs, every row is counted and logged once."""
+    """While eight threads record, two flush and the recorder runs, every row is counted and logged once."""
     X = random_rows(houses, 800, seed=6)
     y = model.predict(X)
     service.recorder.start()
     stop = threading.Event()
 
-    def note(thread: int) -> None:
+    def record(thread: int) -> None:
         for turn in range(40):
             for number in range(thread * 100, thread * 100 + 100, 50):
                 some = slice(number, number + 50)
@@ -246,10 +246,10 @@ def test_threads_lose_nothing(
             service.recorder.flush()
 
     flushers = [threading.Thread(target=flush) for _ in range(2)]
-    noters = [threading.Thread(target=note, args=[number]) for number in range(8)]
-    for thread in (*flushers, *noters):
+    recorders = [threading.Thread(target=record, args=[number]) for number in range(8)]
+    for thread in (*flushers, *recorders):
         thread.start()
-    for thread in noters:
+    for thread in recorders:
         thread.join()
     stop.set()
     for thread in flushers:
@@ -265,7 +265,7 @@ def test_threads_lose_nothing(
 
 @pytest.fixture
 def restless_threads() -> Iterator[None]:
-    """Have threads change often, so that they meet in every place where they may."""
+    """Switch threads often, so that they meet wherever they can."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -273,8 +273,8 @@ def restless_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless_threads")
-def test_writing_beside_what_comes(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """The log is written while more comes in, without an attempt that fails; every row is in it at the end."""
+def test_writing_while_recording(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """The log is written while more exchanges are recorded, without a failed attempt, and in the end has every row."""
     row = houses.to_numpy()[:1]
     service.recorder.start()
     until = time.monotonic() + 3
@@ -291,7 +291,7 @@ def test_writing_beside_what_comes(service: Service, model: Artifact, houses: pd
 
 
 def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """A recorder that runs counts what was noted by itself, within two seconds."""
+    """A running recorder counts by itself, within two seconds."""
     service.recorder.start()
     X = houses.to_numpy()
     service.recorder.record(answered("a", model, X, model.predict(X)))
@@ -302,7 +302,7 @@ def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -
 
 
 def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """What was noted just before the end is counted, and no thread is left."""
+    """`close` counts the queued exchanges and leaves no thread."""
     service.recorder.start()
     X = houses.to_numpy()
     service.recorder.record(answered("a", model, X, model.predict(X)))
@@ -312,10 +312,10 @@ def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.Dat
     assert {"recorder", "prediction-log"}.isdisjoint(thread.name for thread in threading.enumerate())
 
 
-def test_recorder_survives_what_it_cannot_count(
+def test_recorder_survives_exchanges_that_it_cannot_count(
     service: Service, model: Artifact, houses: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows that cannot be counted are an error in the log, and those that come next are counted."""
+    """Rows that cannot be counted are logged as an error, and later ones are counted."""
     service.recorder.start()
     service.recorder.record(answered("bad", model, np.zeros((2, 3)), np.zeros(2)))
     service.recorder.record(answered("bad too", model, np.zeros((2, 4)), np.zeros(2)))

@@ -38,7 +38,7 @@ BODY = json.dumps(HOUSE).encode()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Return as soon as something is true; fail if it is not within 15 s."""
+    """Return once a condition is true; fail after 15 s."""
     deadline = time.monotonic() + 15
     while not true():
         assert time.monotonic() < deadline
@@ -51,7 +51,7 @@ def connect(server: Server) -> closing[http.client.HTTPConnection]:
 
 
 def begin(connection: http.client.HTTPConnection, length: int = len(BODY)) -> None:
-    """Send a prediction's head and the beginning of its body, and wait until a worker reads it."""
+    """Send a prediction request's head and the start of its body, and wait until a worker reads it."""
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(length))
@@ -60,14 +60,14 @@ def begin(connection: http.client.HTTPConnection, length: int = len(BODY)) -> No
 
 
 def versions(server: Server) -> set[str]:
-    """Return the versions that ten requests, each on a connection of its own, are answered by."""
+    """Return the model versions that answer ten requests, each on a connection of its own."""
     replies = [requests.post(f"{server.url}/predict", json=HOUSE, timeout=10) for _ in range(10)]
     assert {reply.status_code for reply in replies} == {200}
     return {reply.headers["X-Model-Version"] for reply in replies}
 
 
 def reload(server: Server) -> None:
-    """Send SIGHUP to a server of two workers and wait until only new ones are left."""
+    """Send SIGHUP to a server with two workers and wait until only new workers are left."""
     wait_until(lambda: len(server.workers()) == 2)
     old = set(server.workers())
     server.process.send_signal(signal.SIGHUP)
@@ -76,7 +76,7 @@ def reload(server: Server) -> None:
 
 @contextmanager
 def load(server: Server) -> Iterator[list[int]]:
-    """Send prediction after prediction beside the block; yield the list of their statuses, 0 for none."""
+    """Send prediction requests while the block runs; yield the list of their statuses, 0 for no reply."""
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -104,7 +104,7 @@ def own_store(store: Path, tmp_path: Path) -> Path:
 
 
 def test_reloads_leave_nothing_open(store: Path, tmp_path: Path) -> None:
-    """After the first SIGHUP the others leave the server with as many open files as before."""
+    """After the first SIGHUP, further ones leave the number of open files unchanged."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         counts = []
         for _ in range(4):
@@ -115,7 +115,7 @@ def test_reloads_leave_nothing_open(store: Path, tmp_path: Path) -> None:
 
 
 def test_killed_worker_is_replaced(store: Path, tmp_path: Path) -> None:
-    """A worker that is killed is replaced, and the service goes on meanwhile."""
+    """A killed worker is replaced, and the service goes on meanwhile."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
         before = server.workers()
@@ -134,7 +134,7 @@ WORKERS = pytest.mark.parametrize(
 
 @WORKERS
 def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A worker that waits for the rest of a body still answers probes and predictions."""
+    """A worker that waits for the rest of a body still answers health checks and predictions."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, connect(server) as slow:
         begin(slow)
 
@@ -147,7 +147,7 @@ def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path, wo
 @WORKERS
 @pytest.mark.slow
 def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """More clients that stall in the middle of a request than there are threads are let go of after some seconds."""
+    """More clients than threads that stall in the middle of a request are disconnected after some seconds."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "5", **worker}
     with serve(store, tmp_path, **settings) as server, ExitStack() as stack:
         for number in range(12):
@@ -178,7 +178,7 @@ def test_connection_is_kept_after_a_refusal(store: Path, tmp_path: Path, worker:
 
 @WORKERS
 def test_reply_to_a_body_beyond_the_limit(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """The reply to a body beyond the limit says that the connection ends, and reaches a client that sends it all."""
+    """The reply to a body beyond the limit has Connection: close, and reaches a client that sends all of it."""
     body = b" " * 30_000_000
     framings = [f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"]
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
@@ -206,7 +206,7 @@ request.end(Buffer.alloc(50_000_000, " "));
 @WORKERS
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js (Debian: apt-get install nodejs)")
 def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A client of Node that sends too much gets 413, and no error of its connection, which would end its process."""
+    """A Node client that sends too much gets 413, not a connection error, which would end its process."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
         command = ["node", "-e", NODE, f"{server.url}/predict"]
         for _ in range(3):
@@ -245,7 +245,7 @@ http {{
 @WORKERS
 @pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx (Debian: apt-get install nginx)")
 def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Behind nginx, which keeps its connections for other clients, refused bodies cost these no request."""
+    """Behind nginx, which reuses its connections for other clients, a refused body costs no other client a request."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -278,7 +278,7 @@ def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path,
 
 @WORKERS
 def test_pause_in_a_body(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A client may pause in its body, however it is framed, as long as the time for a request is not over."""
+    """A client may pause in its body, with any framing, within the time for a request."""
     body = BODY + b" " * 100_000
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     size = b"Content-Length: %d\r\n" % len(body)
@@ -310,7 +310,7 @@ BEGINNINGS = {
 def test_trickling_clients_do_not_stop_the_service(
     store: Path, tmp_path: Path, beginning: bytes, worker: dict[str, str]
 ) -> None:
-    """Clients that send a byte now and then get no longer than TABSERVE_MAX_READ_SECONDS for a whole request."""
+    """Clients that send single bytes get at most TABSERVE_MAX_READ_SECONDS for a whole request."""
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     stop = threading.Event()
 
@@ -349,7 +349,7 @@ BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB
 def test_clients_that_do_not_read_do_not_stop_the_service(
     store: Path, tmp_path: Path, taken: int, worker: dict[str, str]
 ) -> None:
-    """Clients that take nothing of their replies, or little while others wait, do not keep their threads."""
+    """Clients that read nothing of their replies, or little while others wait, do not keep their threads."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "2", **worker}
     stop = threading.Event()
 
@@ -377,7 +377,7 @@ def test_clients_that_do_not_read_do_not_stop_the_service(
 
 @WORKERS
 def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A client that takes its replies slowly gets every byte, though it takes longer than a request may."""
+    """A client that reads its replies slowly gets every byte, even after the time limit for a request."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "1", **worker}
     with serve(store, tmp_path, **settings) as server, socket.socket() as slow:
         size = len(requests.get(f"{server.url}/docs/swagger-ui-bundle.js", timeout=10).content)
@@ -396,10 +396,8 @@ def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> N
 
 @WORKERS
 @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["silent", "stalled"])
-def test_connections_that_are_not_used_make_room(
-    store: Path, tmp_path: Path, sent: bytes, worker: dict[str, str]
-) -> None:
-    """Of more connections than the limit of open files takes, those without a request make room for probes."""
+def test_idle_connections_make_room(store: Path, tmp_path: Path, sent: bytes, worker: dict[str, str]) -> None:
+    """Beyond the limit of open files, idle connections are closed to make room for health checks."""
     if sent and worker:
         pytest.skip("gthread reads in its threads")
     with (
@@ -426,18 +424,18 @@ def test_connection_that_sends_nothing_is_closed(store: Path, tmp_path: Path, wo
 
 
 def test_limit_of_open_files_is_raised(store: Path, tmp_path: Path) -> None:
-    """The server takes as many open files as it may have: the soft limit becomes the hard one."""
+    """The server raises its soft limit of open files to the hard limit."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-S -n 64")) as server:
         assert len(set(resource.prlimit(server.workers()[0], resource.RLIMIT_NOFILE))) == 1
 
 
 @WORKERS
 def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Clients that come at once, and keep their connections, are shared by the workers."""
+    """Clients that connect together, and keep their connections, are spread over the workers."""
     with serve(store, tmp_path, **worker, WEB_CONCURRENCY="3") as server, ExitStack() as stack:
         wait_until(lambda: len(server.workers()) == 3)
-        time.sleep(1.5)  # all have begun, and said that they have nobody
-        for _ in range(5):  # on a busy machine one of them may have no turn for a while
+        time.sleep(1.5)  # all workers have started and published that they have no connections
+        for _ in range(5):  # on a busy machine a worker may not run for a while
             clients = [stack.enter_context(connect(server)) for _ in range(24)]
             for client in clients:
                 client.connect()
@@ -459,7 +457,7 @@ def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, st
 
 
 def test_vertex_port(store: Path, tmp_path: Path) -> None:
-    """Vertex AI's AIP_HTTP_PORT is where the server listens, on all interfaces, unless PORT says otherwise."""
+    """The server listens at Vertex AI's AIP_HTTP_PORT, on all interfaces, unless PORT is set."""
     code = "import runpy; print(runpy.run_path('gunicorn.conf.py').get('bind'))"
     environ = {"PATH": os.environ["PATH"], "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path)}
 
@@ -514,13 +512,13 @@ def test_addresses(store: Path, tmp_path: Path, host: str, families: set[str], w
 
 
 def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
-    """The gauge of requests in flight is the sum over all workers, to within the one that asks for it."""
+    """The gauge of requests in flight is the sum over all workers, give or take the scrape itself."""
 
     def in_flight() -> float:
         text = requests.get(f"{server.url}/metrics", timeout=10).text
         return float(re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)[0])
 
-    # What comes in slowly is in flight in a thread alone, not in a loop.
+    # A slow request counts as in flight only in a thread, not in the loop.
     settings = {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--worker-class gthread"}
     with serve(store, tmp_path, **settings) as server:
         with ExitStack() as stack:
@@ -535,7 +533,7 @@ def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk (Debian: apt-get install wrk)")
 def test_requests_in_flight_under_load(store: Path, tmp_path: Path) -> None:
-    """Of many clients that ask as fast as they are answered, the gauge knows those that wait."""
+    """Under many clients that send as fast as they get replies, the gauge includes waiting requests."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         load = subprocess.Popen(["wrk", "-t1", "-c100", "-d3s", f"{server.url}/readyz"], stdout=subprocess.DEVNULL)
         seen = []
@@ -546,8 +544,8 @@ def test_requests_in_flight_under_load(store: Path, tmp_path: Path) -> None:
     assert max(map(float, seen)) > 20
 
 
-def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
-    """A standard output that nobody reads, and that is full, holds up no request and costs no worker."""
+def test_log_without_a_reader(store: Path, tmp_path: Path) -> None:
+    """A full standard output without a reader delays no request and stops no worker."""
     os.mkfifo(tmp_path / "stdout.log")
     reader = os.open(tmp_path / "stdout.log", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -561,7 +559,7 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
 
             assert server.workers() == before
             lines = 0
-            while lines < sent:  # what waited comes as soon as it is read
+            while lines < sent:  # queued lines are written once there is a reader
                 assert select.select([reader], [], [], 10)[0]
                 written = os.read(reader, 1 << 20)
                 assert written
@@ -572,7 +570,7 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
 
 @WORKERS
 def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """SIGTERM lets the request in flight be answered; then the server ends with 0."""
+    """After SIGTERM the request in flight is answered; then the server exits with 0."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow:
         begin(slow)
         server.process.send_signal(signal.SIGTERM)
@@ -586,8 +584,8 @@ def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> 
 
 
 @WORKERS
-def test_draining_server_lets_nobody_in(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """While it drains, the server refuses new connections at once instead of leaving them without an answer."""
+def test_draining_server_refuses_connections(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """A draining server refuses new connections at once instead of leaving them without a reply."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, connect(server) as slow:
         begin(slow)
         server.process.send_signal(signal.SIGTERM)
@@ -606,7 +604,7 @@ def test_draining_server_lets_nobody_in(store: Path, tmp_path: Path, worker: dic
 
 
 def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
-    """While it drains, the server says on the connections that it has that it is live and not ready."""
+    """A draining server reports on its open connections that it is live and not ready."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as probe, connect(server) as live:
         for path, connection in (("/readyz", probe), ("/livez", live)):
             connection.request("GET", path)
@@ -630,7 +628,7 @@ def limited(flags: str) -> list[str]:
 
 
 def listens(process: psutil.Process) -> bool:
-    """Return whether a process may let clients in."""
+    """Return whether a process listens."""
     with suppress(psutil.NoSuchProcess):
         return any(one.status == psutil.CONN_LISTEN for one in process.net_connections())
     return False
@@ -638,7 +636,7 @@ def listens(process: psutil.Process) -> bool:
 
 @WORKERS
 def test_workers_without_their_master(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Workers whose master is killed let nobody in, finish what has begun, and leave the port to a new server."""
+    """Workers whose master is killed accept no connections, finish their requests, and free the port."""
     (tmp_path / "new").mkdir()
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow, load(server) as busy:
         begin(slow)
@@ -657,7 +655,7 @@ def test_workers_without_their_master(store: Path, tmp_path: Path, worker: dict[
 
 
 def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
-    """SIGHUP serves the version that became champion, and no request under way fails for it."""
+    """SIGHUP loads a new champion, and no request fails meanwhile."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         assert versions(server) == {"1"}
         Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
@@ -671,7 +669,7 @@ def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
 
 
 def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
-    """A model that is new in the store is answered after SIGHUP, and not before: as the README says."""
+    """A new model in the store is served after SIGHUP, and not before."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server:
         Store(own_store).add("other", read_draft(own_store / NAME / "1"))
         url = f"{server.url}/models/other/predict"
@@ -700,8 +698,8 @@ def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     assert set(statuses) == {200}
 
 
-def test_model_that_takes_long_to_verify_keeps_no_master(own_store: Path, tmp_path: Path) -> None:
-    """SIGHUP verifies in a process of its own: where that dies the old models stay, and TERM does not wait for it."""
+def test_slow_verification_does_not_block_the_master(own_store: Path, tmp_path: Path) -> None:
+    """SIGHUP verifies in a child process: if that dies, the old models stay, and SIGTERM does not wait for it."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         slow = Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
         rewrite(slow, lambda manifest: manifest["engine"].update(tolerance=1e-9), slow_model(own_store / NAME / "1"))
@@ -758,7 +756,7 @@ def slow_model(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_verification_is_bounded(load: str, problem: str) -> None:
-    """What runs without an end, takes too much memory or ends its process does so in a child, and is reported."""
+    """A load that hangs, takes too much memory or kills its process does so in a child, and is reported."""
     code = f"""if True:
         import os
         from app.serving import verify_apart
@@ -771,8 +769,8 @@ def test_verification_is_bounded(load: str, problem: str) -> None:
 
 
 @WORKERS
-def test_requests_that_meet(store: Path, tmp_path: Path, houses: pd.DataFrame, worker: dict[str, str]) -> None:
-    """Requests of many clients that are run together get the bits that they get alone; runs and waits are measured."""
+def test_batched_requests(store: Path, tmp_path: Path, houses: pd.DataFrame, worker: dict[str, str]) -> None:
+    """Batched requests of many clients get the bits that they get alone; runs and waits are measured."""
     y = Store(store).load(NAME).predict(houses.to_numpy())
     sizes = [1, 2, 1, 30, 1, 200, 1, 5] * 30
 
@@ -791,8 +789,8 @@ def test_requests_that_meet(store: Path, tmp_path: Path, houses: pd.DataFrame, w
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
-def test_gpu_that_is_not_there(store: Path, tmp_path: Path) -> None:
-    """Where the GPU that is asked for is not there, a worker is alive and says why it is not ready, and what to do."""
+def test_missing_gpu(store: Path, tmp_path: Path) -> None:
+    """Without the configured GPU a worker is live, and reports why it is not ready and what to do."""
     with serve(store, tmp_path, wait="/livez", TABSERVE_DEVICE="cuda") as server:
         for _ in range(2):
             reply = requests.get(f"{server.url}/readyz", timeout=10)
@@ -809,7 +807,7 @@ def test_gpu_that_is_not_there(store: Path, tmp_path: Path) -> None:
 
 
 def private_kibibytes(pid: int) -> int:
-    """Return how much of a process's memory it wrote and shares with no other."""
+    """Return the private dirty memory of a process in KiB."""
     found = re.search(r"^Private_Dirty:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
@@ -817,7 +815,7 @@ def private_kibibytes(pid: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say")
 def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
-    """A worker has less than half of what a process that loads the service by itself has for itself."""
+    """A worker has less than half of the private memory of a process that loads the service itself."""
     code = "import sys, app; service = app.create_app(); print('loaded', flush=True); sys.stdin.read()"
     environ = {**os.environ, "TABSERVE_STORE": str(store)}
     with subprocess.Popen(
@@ -858,7 +856,7 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     ids=["one", "no worker", "two workers on a GPU", "two", "too many days", "no port", "no URL", "no file"],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
-    """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
+    """Wrong settings stop the start with one JSON line that names them all, and leave nothing behind."""
     environ = {**os.environ, "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path), **settings}
     command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", "127.0.0.1:0"]
     ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20)

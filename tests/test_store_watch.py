@@ -1,4 +1,4 @@
-"""Owns that a server finds a store that was put right: without a new process, and without verifying in a loop."""
+"""Owns the store watch: a server loads a repaired store without a restart, and verifies nothing in a loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from app.store_watch import fingerprint
 from conftest import HOUSE, Server, rewrite, serve
 
 NAME = "boston-housing"
-# The superuser reads everything unless it gives that up.
+# Root can read everything unless it drops that capability.
 READS_ALL = "-dac_override,-dac_read_search"
 AS_A_USER = ["setpriv", f"--bounding-set={READS_ALL}", f"--inh-caps={READS_ALL}"] if os.geteuid() == 0 else []
 
 
 def can_be_kept_out() -> bool:
-    """Return whether a server that we start obeys permissions."""
+    """Return whether file permissions apply to a server that we start."""
     try:
         return subprocess.run([*AS_A_USER, "true"], check=False).returncode == 0
     except OSError:
@@ -42,13 +42,13 @@ def wait_until_ready(server: Server) -> None:
 
 
 def loads(server: Server) -> int:
-    """Return how often the server has said why it is not ready."""
+    """Return how often the server logged why it is not ready."""
     lines = [json.loads(line) for line in server.stderr.read_text().splitlines()]
     return sum(line["message"].startswith("not ready: ") for line in lines)
 
 
 def test_store_that_is_filled_later(store: Path, tmp_path: Path) -> None:
-    """A model that is put into an empty store is served by the same server a few seconds later."""
+    """A model that is added to an empty store is served by the same server a few seconds later."""
     own = tmp_path / "store"
     own.mkdir()
     with serve(own, tmp_path, wait="/livez", WEB_CONCURRENCY="2") as server:
@@ -61,7 +61,7 @@ def test_store_that_is_filled_later(store: Path, tmp_path: Path) -> None:
 
 
 def test_artifact_that_is_repaired(store: Path, tmp_path: Path) -> None:
-    """A damaged artifact is verified once and never served; when another damage takes its place /readyz says that one.
+    """A damaged artifact is verified once and never served; if its damage changes, /readyz has the new problem.
 
     Repaired, it is served.
     """
@@ -89,7 +89,7 @@ def test_artifact_that_is_repaired(store: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not can_be_kept_out(), reason="nothing is unreadable for this user")
 @pytest.mark.parametrize("place", ["", NAME, f"{NAME}/1", f"{NAME}/1/model.onnx", f"{NAME}/aliases.json"])
 def test_store_that_becomes_readable(store: Path, tmp_path: Path, place: str) -> None:
-    """What cannot be read is named by /readyz, with the reason; once its permissions are right it is served."""
+    """/readyz names what cannot be read, and the reason; once its permissions are right it is served."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
     kept, closed = own.joinpath(place).stat().st_mode, own / place
     closed.chmod(0)
@@ -107,7 +107,7 @@ def test_store_that_becomes_readable(store: Path, tmp_path: Path, place: str) ->
 
 
 def test_fingerprint_of_a_disk(tmp_path: Path) -> None:
-    """Of a store that is none, a bounded number of files is looked at."""
+    """A fingerprint covers a bounded number of files, in case the store is a whole disk by mistake."""
     for folder in range(110):
         (tmp_path / str(folder)).mkdir()
         for file in range(100):

@@ -1,4 +1,4 @@
-"""Owns /v1: what KServe's V1 and TensorFlow Serving's clients ask, in row and column format, and how it is refused."""
+"""Owns /v1: requests of KServe V1 and TensorFlow Serving clients, in row and column format, and their errors."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def ask(client: FlaskClient, document: Any, path: str = PREDICT) -> Any:
 
 
 def answers(client: FlaskClient, document: Any, key: str, path: str = PREDICT) -> list[float]:
-    """Return the predictions of a reply that has nothing but them."""
+    """Return the predictions of a reply that contains nothing else."""
     reply = ask(client, document, path)
     assert (reply.status_code, list(strict_json(reply))) == (200, [key]), reply.text
     return cast(list[float], strict_json(reply)[key])
 
 
 def native(client: FlaskClient, rows: Any) -> list[float]:
-    """Return what `/predict` answers to records."""
+    """Return the predictions of `/predict` for records."""
     return cast(list[float], strict_json(client.post("/predict", json=rows))["prediction"])
 
 
@@ -71,7 +71,7 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("path", [PREDICT, f"{MODEL}/versions/1:predict"])
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(everywhere: FlaskClient, form: str, path: str) -> None:
-    """Every form gets /predict's bits, rows under the key that its format has, by version too."""
+    """Every form gets the same bits as /predict, under its format's key, also at the path of a version."""
     document, key = FORMS[form]
 
     assert answers(everywhere, document, key, path) == native(everywhere, [HOUSE, OTHER])
@@ -79,7 +79,7 @@ def test_forms(everywhere: FlaskClient, form: str, path: str) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "x"])
 def test_any_content_type(everywhere: FlaskClient, content_type: str) -> None:
-    """A body is read as JSON whatever its content type says: TensorFlow Serving does not look at it."""
+    """A body is read as JSON with any content type: TensorFlow Serving ignores it, too."""
     reply = everywhere.post(PREDICT, data=json.dumps({"instances": [ROW]}), content_type=content_type)
 
     assert strict_json(reply) == {"predictions": [ANSWER]}
@@ -113,7 +113,7 @@ NO_LISTS: list[Any] = [None, 1, "x", True]
 
 
 def test_model_of_one_feature() -> None:
-    """Instances of a model of one feature may be bare numbers, as TensorFlow writes them, beside lists and objects."""
+    """Instances of a model of one feature may be bare numbers, as TensorFlow writes them, or lists or objects."""
     schema = Schema((Feature("x"),), target=Feature("y"))
 
     for instances in ([1.5, 2], [[1.5], [2]], [{"x": 1.5}, {"x": 2}]):
@@ -162,14 +162,14 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
-    """Whatever is wrong with a request is 400 with a message that names it."""
+    """Every bad request is 400 with a message that names the problem."""
     document, named = WRONG[case]
 
     assert named in refused(ask(everywhere, document), 400)
 
 
 def test_all_problems_at_once(everywhere: FlaskClient) -> None:
-    """Every problem of every instance is in the one message."""
+    """The message has every problem of every instance."""
     told = refused(ask(everywhere, {"instances": [{**HOUSE, "RM": None, "B": "x"}, {**HOUSE, "ZN": 1}]}), 400)
 
     assert set(told.removeprefix("3 problems: ").split("; ")) == {
@@ -186,7 +186,7 @@ def test_models(everywhere: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/1"])
 def test_status(client: FlaskClient, path: str) -> None:
-    """A model's status has what KServe's client reads and what TensorFlow's does; while draining it is 503."""
+    """A model's status has the fields of KServe's and TensorFlow's clients; while draining it is 503."""
 
     def status(state: str, *, ready: bool) -> dict[str, Any]:
         error = {"error_code": "OK", "error_message": ""}
@@ -206,14 +206,14 @@ def test_status(client: FlaskClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["titanic", "titanic/versions/1", f"{NAME}/versions/2", f"{NAME}/versions/champion"])
-def test_model_or_version_that_there_is_not(everywhere: FlaskClient, model: str) -> None:
-    """A model or a version that is not served is 404, asked for its status or for predictions."""
+def test_unknown_model_or_version(everywhere: FlaskClient, model: str) -> None:
+    """An unknown model or version is 404, for its status and for predictions."""
     assert NAME in refused(everywhere.get(f"/v1/models/{model}"), 404)
     assert NAME in refused(ask(everywhere, {"instances": [ROW]}, f"/v1/models/{model}:predict"), 404)
 
 
 def test_unloaded_model(store: Path) -> None:
-    """A model that was asked for and could not be loaded is 503 and not listed; its neighbour is ready."""
+    """A model that could not be loaded is 503 and not listed; the other one is ready."""
     service = create_app(Config(store=store, models=("titanic", NAME)), write_log=lambda pieces: None)
     client = service.test_client()
 

@@ -1,4 +1,4 @@
-"""Owns Vertex AI's two routes: where they are, what they answer, and that they go before routes of the same path."""
+"""Owns Vertex AI's two routes: their paths, their replies, and their precedence over routes of the same path."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def routed(store: Path, health: str = "", predict: str = "", **settings: Any) ->
     ids=["objects", "lists and parameters", "null parameters"],
 )
 def test_predict(everywhere: FlaskClient, document: Any) -> None:
-    """Instances are answered with as many predictions; parameters are not looked at."""
+    """Instances get as many predictions; parameters are ignored."""
     assert strict_json(everywhere.post(PREDICT, json=document)) == {"predictions": [ANSWER, ANSWER]}
 
 
 @pytest.mark.parametrize("path", ["/vertex", "/v1/endpoints/1/deployedModels/2:predict", "/a/b-c_d.e~f/1", "/x/"])
 def test_paths(store: Path, path: str) -> None:
-    """The routes are at whatever paths they are given, such as Vertex AI's own defaults."""
+    """The routes are at the configured paths, such as Vertex AI's own defaults."""
     client = routed(store, health=path + "health", predict=path)
 
     assert client.get(path + "health").status_code == 200
@@ -53,7 +53,7 @@ def test_paths(store: Path, path: str) -> None:
     "path", ["/predict", "/v1/models/boston-housing:predict", "/v2/models/boston-housing/infer", "/"]
 )
 def test_predictions_at_a_path_of_another_protocol(store: Path, path: str) -> None:
-    """Vertex AI's predictions go before the route of a model or the native one, and leave every other route."""
+    """Vertex AI's predictions take precedence over the native routes at the same path, and change no other route."""
     client = routed(store, predict=path)
     reply = client.post(path, json={"instances": [ROW]})
 
@@ -66,7 +66,7 @@ def test_predictions_at_a_path_of_another_protocol(store: Path, path: str) -> No
 
 @pytest.mark.parametrize("path", ["/ready", "/", "/models"])
 def test_health_at_a_path_of_another_protocol(store: Path, path: str) -> None:
-    """Vertex AI's health goes before the route that is at the same path, and leaves every other route."""
+    """Vertex AI's health route takes precedence at its path, and changes no other route."""
     client = routed(store, health=path)
 
     assert strict_json(client.get(path)) == {"ready": True}
@@ -75,8 +75,8 @@ def test_health_at_a_path_of_another_protocol(store: Path, path: str) -> None:
     assert (client.get(path).status_code, strict_json(client.get(path))) == (503, {"ready": False})
 
 
-def test_routes_that_say_what_vertex_reads_stay(store: Path) -> None:
-    """A path that health, V1, V2 or MLflow have keeps its own route: the status and `predictions` are there too."""
+def test_compatible_routes_stay(store: Path) -> None:
+    """A path of health, V1, V2 or MLflow keeps its own route: its replies have the status and `predictions`, too."""
     client = routed(store, health="/livez", predict="/invocations")
 
     assert strict_json(client.post("/invocations", json={"instances": [ROW]})) == {"predictions": [ANSWER]}
@@ -86,7 +86,7 @@ def test_routes_that_say_what_vertex_reads_stay(store: Path) -> None:
 
 
 def test_both_at_one_path(store: Path) -> None:
-    """One path may have both: they are told apart by their methods."""
+    """Both routes may have one path: their methods differ."""
     client = routed(store, health="/vertex", predict="/vertex")
 
     assert strict_json(client.get("/vertex")) == {"ready": True}
@@ -94,7 +94,7 @@ def test_both_at_one_path(store: Path) -> None:
 
 
 def test_no_routes(client: FlaskClient) -> None:
-    """Where Vertex AI names no paths there are none, and /predict and /health are as ever."""
+    """Without paths of Vertex AI there are no such routes, and /predict and /health are as usual."""
     assert strict_json(client.post("/predict", json=HOUSE))["prediction"] == [ANSWER]
     assert client.get("/health").data == b"\n"
     assert client.post(PREDICT, json={"instances": [ROW]}).status_code == 404
@@ -103,7 +103,7 @@ def test_no_routes(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("models", [(), ("titanic",), ("boston-housing", "titanic")])
 def test_health(store: Path, models: tuple[str, ...]) -> None:
-    """Health is 200 where every model that was asked for is loaded, else 503."""
+    """Health is 200 if every configured model is loaded, else 503."""
     client = everywhere_client(store, lambda lines: None, models=models)
     reply = client.get(HEALTH)
 
@@ -127,14 +127,14 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
-    """Whatever is wrong with a request is 400 with a message that names it."""
+    """Every bad request is 400 with a message that names the problem."""
     document, named = WRONG[case]
 
     assert named in refused(everywhere.post(PREDICT, data=json.dumps(document)), 400)
 
 
 def test_environment_of_vertex_ai(store: Path, tmp_path: Path) -> None:
-    """The real server answers at the paths that Vertex AI's variables name, and minds none of its other variables."""
+    """The real server answers at the paths in Vertex AI's variables, and ignores its other variables."""
     given = {
         "AIP_HTTP_PORT": "8080",
         "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
@@ -150,7 +150,7 @@ def test_environment_of_vertex_ai(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"])
 def test_wrong_path_ends_the_start(name: str, tmp_path: Path, store: Path) -> None:
-    """A variable that is no path ends the start, and the log names it."""
+    """An invalid path in a variable stops the start, and the log names the variable."""
     wrong = {name: "predict"}
     with (
         pytest.raises(AssertionError, match=f"{name} is 'predict', not a path"),
