@@ -1,10 +1,10 @@
-# One file for both variants; BuildKit builds only the stages that the asked one needs.
+# One file for all variants; BuildKit builds only the stages that the target needs.
 #   docker build -t tabserve .                                       the server; mount a model at /models
 #   docker build -t tabserve --build-arg MODEL=boston-housing .      with that model in it
 #   docker build -t tabserve-cuda --build-arg VARIANT=cuda .         with PyTorch and CUDA from its own wheels
-#   docker build -t tabserve-train --target train .                  what trains
+#   docker build -t tabserve-train --target train .                  for training
 ARG PYTHON_VERSION=3.11
-# From store/ if it is there, else trained in the build.
+# The model is copied from store/ if it is there, else trained in the build.
 ARG MODEL=
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
@@ -12,15 +12,15 @@ ARG VARIANT=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv/tabserve
 COPY constraints.txt requirements-serve.txt requirements-cuda.txt ./
-# Without pip in it: the environment goes into the image as it is.
+# Without pip: the environment goes into the image unchanged.
 RUN python -m venv --without-pip /opt/venv \
     && case "${VARIANT}" in cpu) set=serve ;; cuda) set=cuda ;; *) echo "VARIANT is cpu or cuda" >&2; exit 1 ;; esac \
     && pip --python /opt/venv/bin/python install --no-compile -r "requirements-${set}.txt"
 ENV PATH=/opt/venv/bin:${PATH}
 
-# What serves, compiled so that nothing in it depends on when it was built; its times follow SOURCE_DATE_EPOCH. Some
-# packages carry files for other Pythons, or templates, which do not compile: theirs may fail, ours may not. Left out is
-# what serving never runs: tests, tools that convert models or wrap Fortran, stubs for type checkers, other databases.
+# The files for serving, compiled reproducibly, with the times of SOURCE_DATE_EPOCH. Some packages have files for other
+# Pythons, or templates, which do not compile: those may fail, ours may not. Removed is what serving never uses: tests,
+# tools that convert models or wrap Fortran, stubs for type checkers, other databases.
 FROM build AS serve
 COPY gunicorn.conf.py ./
 COPY docker/entrypoint.sh ./docker/
@@ -39,7 +39,7 @@ RUN rm requirements-*.txt constraints.txt \
     && { python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; } \
     && find /opt/venv . -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +
 
-# What trains: the same, with the training packages and the notebooks.
+# For training: the same, with the training packages and the notebooks.
 FROM build AS train
 COPY requirements.txt ./
 RUN pip --python /opt/venv/bin/python install -r requirements.txt
@@ -51,7 +51,7 @@ USER 10001:10001
 ENTRYPOINT ["/srv/tabserve/docker/entrypoint.sh"]
 CMD ["train", "boston-housing"]
 
-# The model: none, or the one that is asked for.
+# The model: none, or the one in MODEL.
 FROM build AS model-
 RUN mkdir /models
 FROM train AS model-baked
@@ -69,13 +69,13 @@ RUN if [ -d "/context/${MODEL}" ]; then \
 FROM model-${MODEL:+baked} AS model
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
-# Nor what would bring pip back.
+# Also without what could reinstall pip.
 RUN PYTHONDONTWRITEBYTECODE=1 pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
     && rm -rf /usr/local/lib/python3*/ensurepip ~/.cache
 COPY --from=serve /opt/venv /opt/venv
 COPY --from=model /models /models
 COPY --from=serve /srv/tabserve /srv/tabserve
-# No prediction log: a container's own files go with it. A volume or a PostgreSQL keeps one.
+# No prediction log by default: a container's files are lost with it. A volume or PostgreSQL keeps one.
 ENV PATH=/opt/venv/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp TABSERVE_PREDICTION_LOG=
 WORKDIR /srv/tabserve
 USER 10001:10001
@@ -86,7 +86,7 @@ CMD ["serve"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Tabserve" \
-    org.opencontainers.image.description="Serves tabular models with exactly the answers that they gave in training" \
+    org.opencontainers.image.description="Serves tabular models with exactly the predictions that they made in training" \
     org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"

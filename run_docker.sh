@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the image with a model in it, run it, wait until it is ready and show how to ask it. Settings: IMAGE, MODEL, PORT.
+# Build the image with a model in it, run it, wait until it is ready and show a request. Settings: IMAGE, MODEL, PORT.
 set -euo pipefail
 cd "$(dirname "$0")"
 port=${PORT:-8000}

@@ -62,7 +62,7 @@ def test_damaged(server: Server, infer_request: JSON, assert_refused: Refused, e
 
 @pytest.mark.robust
 def test_unknown_encoding(server: Server, infer_request: JSON, assert_refused: Refused) -> None:
-    """An encoding that nobody knows is a 4xx with an error object, not ignored."""
+    """An unknown encoding is a 4xx with an error object, not ignored."""
     headers = {"Content-Type": "application/json", "Content-Encoding": "x-unknown"}
     reply = server.infer(json.dumps(infer_request).encode(), headers)
 

@@ -25,7 +25,7 @@ ELEMENTS: dict[str, tuple[type, ...]] = {
 
 
 def nulls(value: Any, path: str = "reply") -> list[str]:
-    """Return where null stands in fields; elements of tensors are not looked at."""
+    """Return where null stands in fields; elements of tensors are ignored."""
     if isinstance(value, dict):
         return [null for key, item in value.items() if key != "data" for null in nulls(item, f"{path}.{key}")]
     if isinstance(value, list):

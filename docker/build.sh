@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Build the image: IMAGE:version, with VARIANT=cuda IMAGE:version-cuda, with TARGET=train IMAGE:version-train.
-# MODEL=boston-housing bakes a model in; CLEAN=1 refuses what no commit names. The last line is the image's name.
+# MODEL=boston-housing bakes a model in; CLEAN=1 refuses uncommitted changes. The last line is the image's name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Of what goes into the image.
+# Changes to files that go into the image.
 if ! changed=$(git status --porcelain -- Dockerfile .dockerignore docker app model notebooks gunicorn.conf.py '*.txt' \
   2>/dev/null) && [[ -n ${CLEAN:-} ]]; then
   echo "this is not a git clone: push from a clone, or set ALLOW_DIRTY=1" >&2

@@ -1,14 +1,14 @@
 #!/bin/sh
-# What the image runs: serve (the default, and what SageMaker passes), a command of `python -m model`, or any command.
+# The image's entry point: serve (the default, and SageMaker's argument), a command of `python -m model`, or any command.
 set -eu
 
-# Empty, as compose passes on what is not set, is not set: gunicorn takes an empty text for a number.
+# Compose passes an unset variable on as empty, which gunicorn would read as a number.
 [ -n "${WEB_CONCURRENCY:-}" ] || unset WEB_CONCURRENCY
 
-# Vertex AI names its port.
+# Vertex AI sets AIP_HTTP_PORT.
 export PORT="${PORT:-${AIP_HTTP_PORT:-8080}}" PYTHONPATH=/srv/tabserve
 
-# Name the store: as it is set, else where SageMaker and Azure ML mount a model, else the image's own.
+# Find the store: TABSERVE_STORE if set, else the folder where SageMaker or Azure ML mount a model, else the image's own.
 find_store() {
   [ -z "${TABSERVE_STORE:-}" ] || return 0
   TABSERVE_STORE=/models
@@ -28,7 +28,7 @@ case "${1:-serve}" in
     cd /srv/tabserve
     exec gunicorn "$@"
     ;;
-  healthcheck) # without urllib, which would ask a proxy that the environment names
+  healthcheck) # without urllib, which would use a proxy from the environment
     exec python -c "
 import http.client, sys
 connection = http.client.HTTPConnection('${TABSERVE_HOST:-localhost}', $PORT, timeout=2)

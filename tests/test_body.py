@@ -498,6 +498,6 @@ def test_number_of_containers(everywhere: FlaskClient, protocol: str) -> None:
     for count, refused_for_it in ((200_000, False), (200_001, True)):
         body = json.dumps({"parameters": [[]] * (count - 2)}).encode()
         status = 422 if protocol == "native" and not refused_for_it else 400
-        told = refused(post(everywhere, protocol, body), status, protocol)
+        message = refused(post(everywhere, protocol, body), status, protocol)
 
-        assert ("more than 200000 lists and objects" in told) == refused_for_it
+        assert ("more than 200000 lists and objects" in message) == refused_for_it

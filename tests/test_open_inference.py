@@ -664,10 +664,10 @@ def test_shape_of_many_digits(everywhere: FlaskClient, fields: Document, tail: b
 def test_all_problems_at_once(everywhere: FlaskClient) -> None:
     """The message has every problem of every input."""
     inputs = write_tensors([[None, "x", 296.0, 15.3, 396.9, 4.98], [0, 6.5, 1e300, 15.3, float("nan"), 4.98]])["inputs"]
-    told = refused(infer(everywhere, {"inputs": [*inputs[:5], {**inputs[5], "name": "ZN"}]}), 400)
+    message = refused(infer(everywhere, {"inputs": [*inputs[:5], {**inputs[5], "name": "ZN"}]}), 400)
     shapes = [{**inputs[0], "datatype": "BYTES"}, {**inputs[1], "data": [1]}, *inputs[2:]]
 
-    assert told.removeprefix("6 problems: ").split("; ") == [
+    assert message.removeprefix("6 problems: ").split("; ") == [
         "column 'LSTAT': missing",
         "column 'ZN': unknown",
         "row 0, column 'CHAS': missing",

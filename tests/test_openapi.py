@@ -268,9 +268,9 @@ def test_document_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
     """The page finds the document, and the document the paths, with and without a prefix."""
     server, url = prefixed
     page = requests.get(f"{url}/docs/", timeout=10)
-    told = re.search(r'"url": "([^"]+)"', page.text)
-    assert told
-    document = urljoin(page.url, told[1])
+    match = re.search(r'"url": "([^"]+)"', page.text)
+    assert match
+    document = urljoin(page.url, match[1])
     servers = requests.get(document, timeout=10).json()["servers"]
 
     assert (document, servers) == (f"{url}/openapi.json", [{"url": "/tabserve"}])

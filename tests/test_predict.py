@@ -168,7 +168,7 @@ def test_only_the_first_column_without_a_name_is_an_index(client: FlaskClient) -
 
 
 def test_forms_that_keep_every_bit(client: FlaskClient, pipeline: Any) -> None:
-    """The forms that the README recommends for a data frame keep every float64, which `to_json()` rounds."""
+    """The forms that the README recommends for a data frame say every float64, where `to_json()` rounds it."""
     frame = pd.DataFrame(np.random.default_rng(13).uniform(0, 400, (200, len(COLUMNS))), columns=COLUMNS)
     expected = bits(pipeline.predict(frame.to_numpy()))
 

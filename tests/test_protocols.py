@@ -78,12 +78,12 @@ def test_rejected_rows_count_once(store: Path, log_lines: list[dict[str, Any]], 
     assert message.startswith("4 problems")
     assert "row 1, column 'RM': not a number" in message
     if protocol != "native":  # which has the others in its details
-        for told in (
+        for text in (
             "row 1, column 'TAX': missing",
             "row 2, column 'RM': missing",
             "row 2, column 'LSTAT': out of range",
         ):
-            assert told in message
+            assert text in message
     assert lines == [{"status": PROTOCOLS[protocol].unfit, "model": "boston-housing", "version": 1, "rows": None}]
     rejected = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")
     assert {key: count for key, count in rejected.items() if count} == {

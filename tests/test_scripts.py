@@ -79,7 +79,7 @@ def test_no_cluster(path: Path) -> None:
     )
     status, told = run("run_kubernetes.sh", path, OVERLAY="gup")
     assert status == 1
-    assert told.startswith("there is no k8s/overlays/gup; OVERLAY is one of: canary cpu fill gpu")
+    assert told.startswith("k8s/overlays/gup not found; set OVERLAY to one of: canary cpu fill gpu")
 
 
 CLUSTER = """echo "$@" >>"$LOG"

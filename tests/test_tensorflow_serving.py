@@ -170,9 +170,9 @@ def test_wrong_request(everywhere: FlaskClient, case: str) -> None:
 
 def test_all_problems_at_once(everywhere: FlaskClient) -> None:
     """The message has every problem of every instance."""
-    told = refused(ask(everywhere, {"instances": [{**HOUSE, "RM": None, "B": "x"}, {**HOUSE, "ZN": 1}]}), 400)
+    message = refused(ask(everywhere, {"instances": [{**HOUSE, "RM": None, "B": "x"}, {**HOUSE, "ZN": 1}]}), 400)
 
-    assert set(told.removeprefix("3 problems: ").split("; ")) == {
+    assert set(message.removeprefix("3 problems: ").split("; ")) == {
         "row 0, column 'RM': missing",
         "row 0, column 'B': not a number",
         "row 1, column 'ZN': unknown",
