@@ -189,4 +189,4 @@ def _free_port() -> int:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200].replace("|", "/") if lines else "it said nothing"
+    return lines[-1][:200].replace("|", "/") if lines else "no output"

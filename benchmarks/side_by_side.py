@@ -48,7 +48,7 @@ STEPS = [
 def run(contenders: Sequence[Contender], *, store: Path, rounds: int, seconds: int, install: bool) -> Results:
     """Measure the contenders with the champion of a store; each step of load takes so many seconds."""
     if not shutil.which("wrk"):
-        raise SystemExit("the load comes from wrk, which is not installed (Debian: apt-get install wrk)")
+        raise SystemExit("wrk, which makes the load, is not installed; run apt-get install wrk")
     artifact = Store(store).find(MODEL)
     pipeline = joblib.load(artifact / "pipeline.joblib")
     houses = read(BOSTON_HOUSING).X.to_numpy()

@@ -29,18 +29,18 @@ _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
             "checkpoint": {
                 "type": Path,
-                "help": "a file: where a run that is stopped leaves off, and goes on from; removed at the end",
+                "help": "file for the state of the run, from which a stopped run resumes; removed at the end",
             },
-            "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: linear regression"},
-            "max_epochs": {"type": int, "help": "passes over the rows, at most"},
-            "batch_size": {"type": int, "help": "rows a step (default: a 128th of all, but 32 to 4,096)"},
+            "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: a linear regression"},
+            "max_epochs": {"type": int, "help": "most passes over the rows"},
+            "batch_size": {"type": int, "help": "rows per step (default: a 128th of all rows, within 32 to 4,096)"},
             "learning_rate": {"type": float, "help": "highest learning rate"},
             "weight_decay": {"type": float, "help": "weight decay of AdamW"},
-            "validation_share": {"type": float, "help": "share of the rows that is held out to stop by"},
-            "patience": {"type": int, "help": "epochs without a lower error after which it stops"},
-            "precision": {"choices": ("float32", "bfloat16"), "help": "of the layers while they are trained"},
+            "validation_share": {"type": float, "help": "share of the rows held out for early stopping"},
+            "patience": {"type": int, "help": "stop after this many epochs without improvement"},
+            "precision": {"choices": ("float32", "bfloat16"), "help": "number format of the layers during training"},
             "compile": {"action": "store_true", "help": "use torch.compile"},
-            "deterministic": {"action": "store_true", "help": "use PyTorch's deterministic algorithms alone"},
+            "deterministic": {"action": "store_true", "help": "use only PyTorch's deterministic algorithms"},
         },
     ),
 }
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         if error.more:
-            print("error: and more, which were not looked for", file=sys.stderr)
+            print("error: checking stopped here; there are more problems", file=sys.stderr)
         return 1
     except (ModelError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_train(commands.add_parser("train", help="train a model and make it the champion"))
 
-    listing = commands.add_parser("list", help="every model of the store with its versions")
+    listing = commands.add_parser("list", help="list every model of the store with its versions")
     listing.set_defaults(run=_list)
 
-    show = commands.add_parser("show", help="the manifest of one version")
+    show = commands.add_parser("show", help="print the manifest of one version")
     show.add_argument("model", help=reference)
     show.set_defaults(run=_show)
 
@@ -91,15 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("model", help=reference)
     verify.set_defaults(run=_verify)
 
-    predict = commands.add_parser("predict", help="answer the rows of a CSV file, a prediction a line")
+    predict = commands.add_parser("predict", help="print one prediction per line for the rows of a CSV file")
     predict.add_argument("model", help=reference)
-    predict.add_argument("table", nargs="?", type=Path, help="CSV with a header; without it, standard input")
+    predict.add_argument("table", nargs="?", type=Path, help="CSV file with a header (default: standard input)")
     predict.add_argument(
-        "--ignore-unknown", action="store_true", help="leave out columns that the model does not know; up to 20"
+        "--ignore-unknown", action="store_true", help="ignore columns that the model does not know, up to 20"
     )
     predict.set_defaults(run=_predict)
 
-    report = commands.add_parser("report", help="write drift and live errors of a model in use to one HTML file")
+    report = commands.add_parser("report", help="write the drift and live errors of a model to one HTML file")
     report.add_argument("model", help=reference)
     report.add_argument(
         "--log",
@@ -113,34 +113,34 @@ def _parser() -> argparse.ArgumentParser:
 
     pack = commands.add_parser("pack", help="write one version to an archive and print the archive's SHA-256")
     pack.add_argument("model", help=reference)
-    pack.add_argument("file", type=Path, help="the archive: a .tar.gz, always the same for the same version")
+    pack.add_argument("file", type=Path, help="the archive, a .tar.gz; the same version gives the same bytes")
     pack.set_defaults(run=_pack)
 
-    pull = commands.add_parser("pull", help="download an archive, verify what is in it and put that into the store")
+    pull = commands.add_parser("pull", help="download an archive, verify it and add its models to the store")
     pull.add_argument("url", help="a .tar.gz of one version or of a store: http, https or file")
-    pull.add_argument("--sha256", metavar="HEX", help="the archive's SHA-256; another archive is refused; empty: none")
-    pull.add_argument("--alias", help="what to point to the version (default: champion; a store has its own)")
+    pull.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the archive; empty: not checked")
+    pull.add_argument("--alias", help="alias of the version (default: champion; an archive of a store has its own)")
     pull.add_argument(
         "--max-bytes",
         type=int,
         default=transfer.MAX_DOWNLOAD_BYTES,
-        help="longest archive that is downloaded (default: %(default)s)",
+        help="largest archive that is downloaded (default: %(default)s)",
     )
     pull.add_argument(
         "--max-unpacked-bytes",
         type=int,
         default=transfer.MAX_UNPACKED_BYTES,
-        help="most that it may unpack to (default: %(default)s)",
+        help="largest size that it may unpack to (default: %(default)s)",
     )
     pull.add_argument(
         "--max-seconds",
         type=float,
         default=transfer.MAX_SECONDS,
-        help="longest time for the whole download, from the first look-up on (default: %(default)s)",
+        help="longest time for the whole download, DNS included (default: %(default)s)",
     )
     pull.set_defaults(run=_pull)
 
-    find = commands.add_parser("find", help="print the first of some folders that has a model, or the folder in it")
+    find = commands.add_parser("find", help="print the first folder with a model, or the one folder in it with one")
     find.add_argument("path", nargs="+", type=Path, help="a store, an artifact, or a folder with exactly one of these")
     find.set_defaults(run=_find)
     return parser
@@ -149,12 +149,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("name", help="the data set, which is also the model's name: boston-housing or height-weight")
     train.add_argument(
-        "--notebook", action="store_true", help="through the data set's notebook, which the artifact keeps"
+        "--notebook", action="store_true", help="train with the data set's notebook, which is kept in the artifact"
     )
     train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
-    train.add_argument("--algorithm", choices=tuple(_ALGORITHMS), help="what to fit (default: as the data set says)")
+    train.add_argument("--algorithm", choices=tuple(_ALGORITHMS), help="what to fit (default: the data set's)")
     train.add_argument("--random-state", type=int, default=7, help="seed of the split and the fit (default: 7)")
-    train.add_argument("--owner", default="", help="who answers for the model: a tag in the manifest")
+    train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
     for name, (title, own) in _ALGORITHMS.items():
         group = train.add_argument_group(f"{name}, {title}")
         for option, details in own.items():
@@ -167,16 +167,17 @@ def _train(options: argparse.Namespace) -> None:
     from model.datasets import DATASETS
 
     if options.name not in DATASETS:
-        raise ValueError(f"there is no data set {options.name!r}; there are: {', '.join(DATASETS)}")
+        raise ValueError(f"there is no data set {options.name!r}; choose one of: {', '.join(DATASETS)}")
     usual = DATASETS[options.name].algorithm
     algorithm = options.algorithm or usual
     if options.notebook and algorithm != usual:
-        raise ValueError(f"the notebook of {options.name} fits a {usual}: leave out --notebook for a {algorithm}")
+        raise ValueError(f"the notebook of {options.name} trains the {usual}; leave out --notebook for the {algorithm}")
     given = {}
     for name, (_, own) in _ALGORITHMS.items():
         for option in vars(options).keys() & own.keys():
             if name != algorithm:
-                raise ValueError(f"--{option.replace('_', '-')} is an option of the {name}, and this is a {algorithm}")
+                flag = f"--{option.replace('_', '-')}"
+                raise ValueError(f"{flag} is an option of the {name}; leave it out for the {algorithm}")
             given[option] = getattr(options, option)
     wanted = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
     if options.notebook:
@@ -254,7 +255,7 @@ def _pull(options: argparse.Namespace) -> None:
         max_seconds=options.max_seconds,
     )
     for path, is_new in versions.items():
-        print(f"{path.parent.name} version {path.name}: {'verified, and now' if is_new else 'was already'} in {path}")
+        print(f"{path.parent.name} version {path.name}: {'verified, now' if is_new else 'already'} in {path}")
 
 
 def _find(options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ MAX_GOLDEN_ROWS = 1_024  # we write 64; each is replayed three times
 _KEPT = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
 INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
-_RESTORE = "restore the artifact from where it came, or train it again"
+_RESTORE = "restore the artifact from its source, or train the model again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
     missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]
     if missing:
-        raise ArtifactError(folder / MANIFEST, f"does not name {' and '.join(missing)}", _RESTORE)
+        raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
     columns, rows, answers = _golden(folder / GOLDEN, files[GOLDEN])
     try:
         reference = drift.parse(parse_json(files[REFERENCE]), model_schema)
@@ -142,7 +142,7 @@ def load(folder: Path) -> Artifact:
         reason = f"is not a training distribution ({error})"
         raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
     if columns != model_schema.names:
-        raise ArtifactError(folder / GOLDEN, "has other columns, or in another order, than the manifest", _RESTORE)
+        raise ArtifactError(folder / GOLDEN, "has other columns than the manifest, or in another order", _RESTORE)
     try:
         vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
     except Exception as error:  # whatever numpy raises for arrays that do not fit each other
@@ -165,9 +165,9 @@ def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArra
         columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
         cells = [cell for row in X for cell in row]
         if not all(map(is_number, (*cells, *y))) or {len(row) for row in X} != {len(columns)}:
-            raise ValueError("not rows of finite numbers, as wide as there are columns")
+            raise ValueError("not rows of finite numbers with one for each column")
         if not len(X) == len(y) <= MAX_GOLDEN_ROWS:
-            raise ValueError(f"{len(X)} rows and {len(y)} answers, not as many of each and at most {MAX_GOLDEN_ROWS}")
+            raise ValueError(f"{len(X)} rows and {len(y)} answers, not equally many and at most {MAX_GOLDEN_ROWS}")
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(path, f"has no golden rows ({error})", _RESTORE) from None
     return columns, np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
@@ -182,7 +182,7 @@ def check_golden_rows(found: Artifact, replayed: NDArray[np.float64]) -> None:
     if different:
         raise GoldenRowsError(
             found.path / GOLDEN,
-            f"{different} of {len(found.golden_rows)} golden rows are answered otherwise than by the trained model",
+            f"{different} of {len(found.golden_rows)} golden rows are answered differently than by the trained model",
             "do not serve it; train it again on this machine and compare",
             name=found.name,
             version=found.version,
@@ -200,12 +200,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
     if type(found) is not int or found < 1:
-        raise ArtifactError(path, f"has the format version {found!r}, which never was one", _RESTORE)
+        raise ArtifactError(path, f"has the format version {found!r}, which does not exist", _RESTORE)
     if found > FORMAT_VERSION:
         raise ArtifactError(
             path,
-            f"is of format {found}, and this tabserve reads formats up to {FORMAT_VERSION}",
-            "upgrade tabserve, or train the model again with this one",
+            f"is of format {found}; this version of tabserve reads formats up to {FORMAT_VERSION}",
+            "upgrade tabserve, or train the model again with this version",
         )
     expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
     try:
@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # NaN or infinity, which Python's parser reads and strict JSON has not
         unchanged = False
     if not unchanged:
-        raise ArtifactError(path, "was changed after it was written: its digest is another", _RESTORE)
+        raise ArtifactError(path, "was changed after it was written: its digest differs", _RESTORE)
     return manifest
 
 
@@ -227,7 +227,7 @@ def read(folder: Path, kept: Mapping[str, int] | None = None) -> tuple[dict[str,
     try:
         expected = sizes(manifest)
     except ValueError:
-        raise ArtifactError(path, "does not say which files there are", _RESTORE) from None
+        raise ArtifactError(path, "does not list its files", _RESTORE) from None
     if sum(expected.values()) > MAX_ARTIFACT_BYTES:
         raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}
@@ -236,11 +236,11 @@ def read(folder: Path, kept: Mapping[str, int] | None = None) -> tuple[dict[str,
         if place.is_absolute() or ".." in place.parts:
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
         if size > (kept or {}).get(name, MAX_ARTIFACT_BYTES):
-            raise ArtifactError(folder / name, f"has {size} bytes, too many to be read", "do not use it")
+            raise ArtifactError(folder / name, f"has {size} bytes, more than are allowed", "do not use it")
         keep = kept is None or name in kept
         sha256, content = _read(folder, place, size, keep=keep)
         if {"sha256": sha256, "size": size} != manifest["files"][name]:
-            raise ArtifactError(folder / name, "was changed after it was written: its hash is another", _RESTORE)
+            raise ArtifactError(folder / name, "was changed after it was written: its hash differs", _RESTORE)
         if keep:
             files[name] = content
     return manifest, files

@@ -57,10 +57,10 @@ class Forest:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except Exception as error:  # whatever numpy and zipfile raise
-            raise ValueError(f"no file of splits and leaves: {error!r}") from None
+            raise ValueError(f"not a file of splits and leaves: {error!r}") from None
         kinds = [getattr(forest, field.name).dtype.name for field in fields(cls)]
         if kinds != ["int32", "float64", "int32", "uint64", "float64"]:
-            raise ValueError(f"a file of {', '.join(kinds)}")
+            raise ValueError(f"its arrays are of the types {', '.join(kinds)}")
         return forest
 
     def fits(self) -> bool:
@@ -86,10 +86,10 @@ class BitVectors:
             raise ValueError("the forest has no trees, or is too large for bit vectors")
         n_trees, n_leaves = forest.leaves.shape
         if len(forest.feature) > n_trees * (n_leaves - 1):
-            raise ValueError("it has more splits than its leaves can have")
+            raise ValueError("it has more splits than its leaves allow")
         for numbers, bound in ((forest.feature, n_features), (forest.tree, n_trees)):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < bound:
-                raise ValueError("a split is of a feature or a tree that there is not")
+                raise ValueError("a split names a feature or a tree that does not exist")
         self._kind = _word(n_leaves)
         n_words = -(-n_trees * self._kind.itemsize // 8)
         self._features = []

@@ -67,7 +67,7 @@ def _equality(engine: Mapping[str, Any]) -> str:
     if tolerance:
         nearness = f"within {tolerance:g} of it"
         found = (
-            f" Some bit differs on {parity['different_rows']:,} of them, which is at most "
+            f" At least one bit differs on {parity['different_rows']:,} of them, by at most "
             f"{parity['largest_relative_difference']:.1e} of the answer."
         )
     splits = f"{parity['split_rows']:,} rows on both sides of every split, " if parity["split_rows"] else ""

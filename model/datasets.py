@@ -145,7 +145,7 @@ def report(name: str, findings: Sequence[Finding]) -> str:
     ordered = sorted(findings, key=lambda finding: not finding.fatal)
     fatal = sum(finding.fatal for finding in findings)
     head = f"{name}: {fatal} errors, {len(findings) - fatal} warnings"
-    verdict = "; nothing can be trained on it" if fatal else ""
+    verdict = "; no model can be trained on it" if fatal else ""
     return "\n".join([head + verdict, *(f"  {finding}" for finding in ordered)])
 
 
@@ -153,12 +153,13 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
     """Return everything that is wrong with the parsed cells, by column of `n_rows` values each."""
     findings = []
     if n_rows < MINIMUM_ROWS:
-        findings.append(Finding(COMPLETENESS, Problem(None, None, f"{n_rows} rows, and it takes {MINIMUM_ROWS}")))
+        reason = f"{n_rows} rows; at least {MINIMUM_ROWS} are needed"
+        findings.append(Finding(COMPLETENESS, Problem(None, None, reason)))
     for column in dataset.columns:
         if column.name in cells:
             findings += _check_cells(column, cells[column.name])
         else:
-            findings.append(Finding(COMPLETENESS, Problem(None, column.name, "there is no such column")))
+            findings.append(Finding(COMPLETENESS, Problem(None, column.name, "the table does not have this column")))
     wanted = {column.name for column in dataset.columns}
     if dataset.timeliness:
         wanted.add(dataset.timeliness.column)
@@ -226,7 +227,7 @@ def _check_rows(dataset: Dataset, frame: pd.DataFrame) -> list[Finding]:
         broken = ~rule.holds(frame).astype(bool)
         findings += _findings(CONSISTENCY, _problems(broken, None, f"breaks the rule: {rule.sentence}"))
     if frame[dataset.target.name].nunique() == 1:
-        findings.append(Finding(ACCURACY, Problem(None, dataset.target.name, "has one value only")))
+        findings.append(Finding(ACCURACY, Problem(None, dataset.target.name, "has only one value")))
     return findings
 
 
@@ -238,7 +239,7 @@ def _problems(rows: pd.Series, feature: str | None, reason: str) -> list[Problem
 def _check_timeliness(timeliness: Timeliness, cells: Mapping[str, Sequence[Any]], today: date) -> list[Finding]:
     name = timeliness.column
     if name not in cells:
-        return [Finding(TIMELINESS, Problem(None, name, "there is no such column"))]
+        return [Finding(TIMELINESS, Problem(None, name, "the table does not have this column"))]
     dates, wrong, future = [], [], []
     for row, cell in enumerate(cells[name]):
         try:
@@ -251,7 +252,7 @@ def _check_timeliness(timeliness: Timeliness, cells: Mapping[str, Sequence[Any]]
     findings = _by_row(*_findings(TIMELINESS, wrong), *_findings(TIMELINESS, future))
     age = (today - max(dates)).days if dates else 0
     if age > timeliness.max_age_days:
-        reason = f"the newest row is {age} days old, and at most {timeliness.max_age_days} will do"
+        reason = f"the newest row is {age} days old; at most {timeliness.max_age_days} are allowed"
         findings.append(Finding(TIMELINESS, Problem(None, name, reason)))
     return findings
 

@@ -36,9 +36,9 @@ def parse_url(url: str) -> tuple[Request, str]:
         parts = urlsplit(url)
         user, password, _ = parts.username, parts.password, parts.port
     except ValueError:
-        raise TransferError("this is not a URL: its host or port cannot be read") from None
+        raise TransferError("this is not a URL: its host or port cannot be parsed") from None
     if parts.scheme not in ("http", "https", "file"):
-        raise TransferError("only URLs that begin with http://, https:// or file:// are fetched")
+        raise TransferError("the URL does not begin with http://, https:// or file://")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
     request = Request(urlunsplit(bare))
     if user is not None:
@@ -73,14 +73,14 @@ def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float
         raise TransferError(f"was answered with status {error.code}") from None
     except (HTTPException, ValueError) as error:  # their messages may show the URL
         watch.check()
-        raise TransferError(f"could not be fetched: {type(error).__name__}") from None
+        raise TransferError(f"could not be downloaded: {type(error).__name__}") from None
     except OSError as error:
         watch.check()
         reason = error.reason if isinstance(error, URLError) else error
-        raise TransferError(f"could not be fetched: {getattr(reason, 'strerror', None) or reason}") from None
+        raise TransferError(f"could not be downloaded: {getattr(reason, 'strerror', None) or reason}") from None
     watch.check()
     if announced is not None and announced != str(received):
-        raise TransferError(f"broke off after {received} of {announced} bytes")
+        raise TransferError(f"ended after {received} of {announced} bytes")
     return hashed.hexdigest()
 
 
@@ -153,7 +153,7 @@ class _Watch:
     def check(self) -> None:
         """Raise `TransferError` if the time is over."""
         if self._is_over.is_set():
-            raise TransferError(f"did not come whole in {self._seconds:g} seconds")
+            raise TransferError(f"was not complete after {self._seconds:g} seconds")
 
     def _cut(self) -> None:
         self._is_over.set()

@@ -101,7 +101,7 @@ class ImplausibleTruthsError(ModelError):
     """True values are beyond what the model's target can be, and none was taken; `reasons` says why, by number."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
-        super().__init__(f"{len(reasons)} true values are beyond what the model's target can be")
+        super().__init__(f"{len(reasons)} true values are outside the range of the model's target")
         self.reasons = dict(reasons)
 
 

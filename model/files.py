@@ -25,11 +25,11 @@ MAX_JSON_CONTAINERS = 100_000  # lists and objects
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
     """Open a plain file. Raises `OSError` for anything else, a link among it, without waiting for it."""
     if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened: that alone does something to some devices
-        raise OSError(errno.EINVAL, "it is not a plain file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a plain file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         yield file
 
 

@@ -125,23 +125,23 @@ class _Node(NamedTuple):
 def check(content: bytes) -> None:
     """Raise `ValueError` for a graph that our exports do not write, or that takes too much time or memory."""
     if len(content) > MAX_GRAPH_BYTES:
-        raise ValueError(f"it has {len(content)} bytes, and at most {MAX_GRAPH_BYTES} are read")
+        raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
     model = _parse(memoryview(content), _MODEL, "model")
     for opset in model["opset_import"]:
         fields = _parse(opset, _OPSET, "opset")
         found = _text(fields["domain"]), _only(fields["version"], "opset's version")
         if found not in _OPSETS:
-            raise ValueError(f"it needs the operators {found[0] or 'ai.onnx'!r} in version {found[1]}")
+            raise ValueError(f"it needs version {found[1]} of the operators {found[0] or 'ai.onnx'!r}")
     graph = _parse(_only(model["graph"], "graph"), _GRAPH, "graph")
-    n_features = _width(_only(graph["input"], "input"), INPUT_NAME, "reads")
-    if _width(_only(graph["output"], "output"), OUTPUT_NAME, "answers") != 1:
-        raise ValueError("it answers more than one number a row")
+    n_features = _width(_only(graph["input"], "input"), INPUT_NAME, "input")
+    if _width(_only(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
+        raise ValueError("it returns more than one number per row")
     nodes = [_node(node) for node in graph["node"]]
     constants: dict[str, NDArray[Any]] = {}
     for tensor in graph["initializer"]:
         name, values = _tensor(tensor, _DOUBLE)
         if name in constants or not np.isfinite(values).all():
-            raise ValueError(f"its constant {name!r} is there twice, or is not finite")
+            raise ValueError(f"its constant {name!r} is repeated or not finite")
         constants[name] = values
     if [node.kind for node in nodes] == [_TREES]:
         _check_trees(nodes[0], n_features)
@@ -156,7 +156,7 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
         operator = node.kind[1]
         _check_place(node, value, is_last=node is nodes[-1])
         if len(node.inputs) != 1 + _N_CONSTANTS.get(operator, -1) or not set(node.inputs[1:]) <= constants.keys():
-            raise ValueError(f"its operator {operator} does not read a value and constants")
+            raise ValueError(f"its operator {operator} does not read one value and its constants")
         (value,) = node.outputs
         values = [constants[name] for name in node.inputs[1:]]
         if operator == "Gemm":
@@ -165,13 +165,13 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
                 raise ValueError("the weights of a layer do not fit the layer before it")
             width = len(bias)
             if width > MAX_LAYER_WIDTH:
-                raise ValueError(f"it has a layer of {width}, and at most {MAX_LAYER_WIDTH} are served")
+                raise ValueError(f"it has a layer of width {width}; at most {MAX_LAYER_WIDTH} is allowed")
         elif values and values[0].shape not in ((), (1,), (width,)):
             raise ValueError(f"a constant of its operator {operator} does not fit the layer before it")
         elif operator == "Div" and not values[0].all():
             raise ValueError("it divides by 0")
     if not nodes or width != 1:
-        raise ValueError("it answers more than one number a row")
+        raise ValueError("it returns more than one number per row")
 
 
 def _check_trees(node: _Node, n_features: int) -> None:
@@ -190,10 +190,10 @@ def _check_trees(node: _Node, n_features: int) -> None:
         raise ValueError("its trees have lists of different lengths")
     if not (0 < len(roots) <= MAX_TREES and n_splits <= MAX_SPLITS):
         raise ValueError(
-            f"it has {len(roots)} trees of {n_splits} splits, and 1 to {MAX_TREES} of {MAX_SPLITS} are served"
+            f"it has {len(roots)} trees with {n_splits} splits; 1 to {MAX_TREES} trees with {MAX_SPLITS} are allowed"
         )
     if modes.any() or ints["leaf_targetids"].any() or np.isnan(thresholds).any():
-        raise ValueError("its splits are not of the kind that goes left up to a threshold")
+        raise ValueError("its splits are not all of the kind that goes left up to a threshold")
     with np.errstate(over="ignore"):
         if not np.isfinite(np.abs(weights).sum()):
             raise ValueError("its leaves do not add up to a finite number")
@@ -216,18 +216,18 @@ def _check_trees(node: _Node, n_features: int) -> None:
         below = np.concatenate([side[level] for side in children])
         level = below[below >= 0]
     if n_reached != n_splits:
-        raise ValueError("its splits are not trees: some lead in a circle")
+        raise ValueError("its splits are not trees: some form a cycle")
 
 
 def _check_within(numbers: NDArray[np.int64], bound: int, kind: str) -> None:
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < bound:
-        raise ValueError(f"its trees name a {kind} that there is not")
+        raise ValueError(f"its trees name a {kind} that does not exist")
 
 
 def _check_place(node: _Node, value: str, *, is_last: bool) -> None:
     """Check that an operator reads the value before it first, and that the last one and no other answers."""
     if node.inputs[:1] != [value] or len(node.outputs) != 1 or (node.outputs == [OUTPUT_NAME]) != is_last:
-        raise ValueError(f"its operators do not lead one after the other from {INPUT_NAME} to {OUTPUT_NAME}")
+        raise ValueError(f"its operators are not one chain from {INPUT_NAME} to {OUTPUT_NAME}")
 
 
 def _node(content: memoryview) -> _Node:
@@ -241,15 +241,15 @@ def _node(content: memoryview) -> _Node:
         name, wanted = _text(found["name"]), _OPERATORS[kind].get(_text(found["name"]))
         given = [field for field in _KINDS if found[field]]
         if name in attributes or given != [wanted] or found["type"] != [_KINDS[given[0]]]:
-            raise ValueError(f"its attribute {name!r} is not one that our exports give to {kind[1]}, or is there twice")
+            raise ValueError(f"its attribute {name!r} is not one that our exports give to {kind[1]}, or is repeated")
         attributes[name] = found["ints"] if wanted == "ints" else found[given[0]][0]
     if attributes.keys() != _OPERATORS[kind].keys():
-        raise ValueError(f"its operator {kind[1]} has not the attributes that our exports give it")
+        raise ValueError(f"its operator {kind[1]} does not have the attributes that our exports give it")
     inputs, outputs = ([_text([name]) for name in fields[side]] for side in ("input", "output"))
     return _Node(kind, inputs, outputs, attributes)
 
 
-def _width(content: memoryview, name: str, verb: str) -> int:
+def _width(content: memoryview, name: str, side: str) -> int:
     """Return how many columns a graph's input or output has; it must be called `name`, and be a double matrix."""
     value = _parse(content, _VALUE, "value")
     tensor = _parse(
@@ -257,10 +257,10 @@ def _width(content: memoryview, name: str, verb: str) -> int:
     )
     kind = _only(tensor["elem_type"], "element's type")
     if kind != _DOUBLE:
-        raise ValueError(f"it {verb} tensor({_TYPE_NAMES.get(kind, kind)}), and tensor(double) is wanted")
+        raise ValueError(f"its {side} is tensor({_TYPE_NAMES.get(kind, kind)}) and not tensor(double)")
     sides = _parse(_only(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
     if _text(value["name"]) != name or len(sides) != 2:
-        raise ValueError(f"it {verb} something else than a matrix {name}")
+        raise ValueError(f"its {side} is not a matrix {name}")
     width = _parse(sides[1], _DIMENSION, "dimension")["dim_value"]
     _parse(sides[0], _DIMENSION, "dimension")
     return int(_only(width, f"width of {name}"))
@@ -322,7 +322,7 @@ def _varint(content: memoryview, place: int) -> tuple[int, int]:
     except IndexError:
         shift = 70
     if shift >= 70:
-        raise ValueError("it ends in the middle of a number, or is no graph at all")
+        raise ValueError("it ends in the middle of a number, or is not an ONNX graph")
     number = (number | octet << shift) & (2**64 - 1)
     return (number if number < 2**63 else number - 2**64), place + 1
 

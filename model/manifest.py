@@ -33,9 +33,9 @@ def _is_version(value: Any) -> bool:
 
 
 _Check = tuple[Callable[[Any], bool], str]
-_TEXT: _Check = (_is_text, "a text")
+_TEXT: _Check = (_is_text, "a string")
 _NUMBER: _Check = (is_number, "a finite number")
-_COUNT: _Check = (_is_count, "a whole number from 1 on")
+_COUNT: _Check = (_is_count, "a whole number of at least 1")
 
 _REQUIRED: Mapping[str, _Check] = {
     "name": _TEXT,
@@ -52,7 +52,7 @@ _REQUIRED: Mapping[str, _Check] = {
 }
 _OPTIONAL: Mapping[str, _Check] = {
     "limits": _TEXT,
-    "tags": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
+    "tags": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of strings"),
     "network": (lambda value: isinstance(value, dict), "an object"),
 }
 _NETWORK: Mapping[str, _Check] = {

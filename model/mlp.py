@@ -75,9 +75,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{name} is {value!r}, and it takes {wanted}"
+            f"{name} is {value!r}; set it to {wanted}"
             for name, value, holds, wanted in (
-                ("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths from 1"),
+                ("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths of at least 1"),
                 ("max_epochs", self.max_epochs, self.max_epochs >= 1, "at least 1"),
                 ("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
                 ("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "more than 0"),
@@ -141,7 +141,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         )
         told = done.stdout.strip().split(", ")
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("the manifest is without the GPU's driver and clocks: %s", error)
+        _log.warning("the manifest will not have the GPU's driver and clocks: %s", error)
     return {
         "kind": "cuda",
         "name": properties.name,
@@ -170,7 +170,7 @@ def fit(
     """
     settings = settings or Settings()
     if checkpoint and not checkpoint.parent.is_dir():
-        raise CheckpointError(f"{checkpoint} cannot be written: there is no folder {checkpoint.parent}")
+        raise CheckpointError(f"{checkpoint} cannot be written: there is no folder {checkpoint.parent}; create it")
     with _reproducible(settings):
         run = _Run(X, y, settings, find_device(device))
         torch.set_num_threads(run.threads)
@@ -285,7 +285,7 @@ class _Run:
         epoch = Epoch(float(total) / self.n_rows * units, float(errors.mean()) * units)
         if not math.isfinite(epoch.validation_loss):
             raise ValueError(
-                f"the loss is no longer finite after {len(self.epochs) + 1} epochs: take a lower learning rate than "
+                f"the loss is no longer finite after {len(self.epochs) + 1} epochs; set a learning rate below "
                 f"{self.settings.learning_rate:g}"
             )
         if self._lowest is None or errors.mean() < self._lowest.mean():
@@ -312,10 +312,10 @@ class _Run:
                 return total
             except torch.OutOfMemoryError:
                 if min(self._part_rows, len(indices)) == 1:
-                    raise DeviceError(f"{self.device} is out of memory, for a single row too") from None
+                    raise DeviceError(f"{self.device} is out of memory even for a single row") from None
             # Not before the error is gone, which keeps what it interrupted in memory.
             self._part_rows = min(self._part_rows, len(indices)) // 2
-            _log.warning("out of memory: going on with parts of %d rows", self._part_rows)
+            _log.warning("out of memory: continuing with parts of %d rows", self._part_rows)
 
     def _add_gradient(self, part: Tensor, n_rows: int) -> Tensor:
         """Add the gradient of a part of `n_rows` to that of the others; return its sum of squared errors."""
@@ -367,11 +367,11 @@ class _Run:
             other = [name for name, value in identity.items() if state["identity"].get(name) != value]
         except Exception as error:  # whatever PyTorch raises for a file that is none of its own, or not whole
             raise CheckpointError(
-                f"{path} is no checkpoint ({type(error).__name__}); remove it to begin anew"
+                f"{path} is not a checkpoint ({type(error).__name__}); remove it to start again"
             ) from None
         if other:
             raise CheckpointError(
-                f"{path} is of a training with other {', '.join(other)}: remove it to begin anew, or name another file"
+                f"{path} is of a training with other {', '.join(other)}; remove it to start again, or name another file"
             )
         self._layers.load_state_dict(state["layers"])
         self._optimizer.load_state_dict(state["optimizer"])

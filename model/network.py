@@ -89,7 +89,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in there:
-        raise DeviceError(f"there is no device {name!r}: it is auto, cpu, cuda, cuda:N or mps")
+        raise DeviceError(f"there is no device {name!r}; use auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and there["cuda"]:
         gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         device = torch.device("cuda", device.index or 0)
@@ -98,5 +98,5 @@ def find_device(name: str) -> torch.device:
     elif not there[device.type]:
         built = device.type == "mps" or torch.version.cuda
         why = "finds no GPU" if built else "is built without CUDA"
-        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {why}; cpu is always there")
+        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {why}; use cpu")
     return device

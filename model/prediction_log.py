@@ -153,7 +153,7 @@ class PredictionLog:
                 raise ArgumentError
         except (ArgumentError, ValueError):  # ValueError, with a part of the password, where that has a slash in it
             raise ModelError(
-                "the prediction log is at a sqlite:///FILE or postgresql:// URL, and this is neither"
+                "the prediction log's URL is not sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
             ) from None
         self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
         insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
@@ -237,7 +237,7 @@ class PredictionLog:
                     continue
                 low, high = ranges.get(model, (value, value))
                 if not low <= value <= high:
-                    reasons[number] = f"beyond what the target of {model} can be: {low:g} to {high:g}"
+                    reasons[number] = f"outside the range of the target of {model}: {low:g} to {high:g}"
                 known[key] = model, value
                 outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
                 changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
@@ -364,7 +364,7 @@ class PredictionLog:
         with self._leaving:
             if self._file is not gone:  # another thread was here
                 return
-            _log.warning("the file of the prediction log was removed or replaced; the log is begun anew")
+            _log.warning("the file of the prediction log was removed or replaced; a new log is started")
             gone.remove_beside()  # while our connections keep their inodes from being given to new files
             self._ready, self._file = False, None
             self._engine.dispose()
@@ -384,7 +384,7 @@ class PredictionLog:
                         if self._is_sqlite:
                             self._file = SQLiteFile(_executing(connection))
                 elif not inspect(self._engine).has_table(_predictions.name):
-                    raise PredictionLogError("no prediction log is in this database: no server has kept one there")
+                    raise PredictionLogError("no prediction log is in this database; name the one of the server")
                 self._ready = True
             file = self._file  # another thread may begin anew meanwhile
             with self._engine.begin() as connection:
@@ -400,7 +400,7 @@ class PredictionLog:
             code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
             told = " ".join(filter(None, [type(cause).__name__, code]))
             if isinstance(error, (DataError, IntegrityError)):
-                raise RefusedRowsError(f"the prediction log does not take these rows: {told}") from None
+                raise RefusedRowsError(f"the prediction log rejects these rows: {told}") from None
             raise PredictionLogError(f"the prediction log cannot be used: {told}") from None
 
 

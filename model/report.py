@@ -39,7 +39,7 @@ def write(
     Raises `PredictionLogError`, and `ValueError` for days that are none.
     """
     if not 1 <= days <= _MOST_DAYS:
-        raise ValueError(f"{days} days are not 1 to {_MOST_DAYS}")
+        raise ValueError(f"days is {days}; set it to 1 to {_MOST_DAYS}")
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
     logged = log.read(model.name, model.version, features=model.schema.names, since=since)
@@ -63,11 +63,11 @@ def _sentences(
 ) -> Iterator[tuple[Verdict, str]]:
     """Say what was found, with what it means."""
     if findings is None:
-        instead = f" Of other versions there is: {_versions(others)}." if others else ""
+        instead = f" Other versions were logged: {_versions(others)}." if others else ""
         yield (
             Verdict.UNKNOWN,
-            f"Nothing was logged of {model.name} version {model.version} in the last {_days(days)}, so nothing can be "
-            f"said of it.{instead}",
+            f"Nothing was logged for {model.name} version {model.version} in the last {_days(days)}, so there is "
+            f"nothing to judge.{instead}",
         )
         return
     whole, recent = findings.whole, findings.recent
@@ -93,7 +93,7 @@ def _features_sentence(judged: Judged) -> tuple[Verdict, str]:
     if not features:
         return (
             Verdict.UNKNOWN,
-            "Whether features have drifted cannot be seen here, since their values are not logged. A server with "
+            "Drift of the features is unknown, because their values are not logged. A server with "
             "TABSERVE_PREDICTION_LOG_FEATURES=true logs them; its metrics count their drift either way.",
         )
     drifting = [each for each in features if each.beyond]
@@ -109,7 +109,7 @@ def _features_sentence(judged: Judged) -> tuple[Verdict, str]:
 def _prediction_sentence(judged: Judged) -> tuple[Verdict, str]:
     prediction = judged.prediction
     if prediction.beyond:
-        return Verdict.ATTENTION, f"Predictions are distributed otherwise than in training: {_reasons([prediction])}."
+        return Verdict.ATTENTION, f"Predictions are distributed differently than in training: {_reasons([prediction])}."
     if prediction.known < FEWEST_ROWS:
         needed = f"{prediction.known:,}, and {FEWEST_ROWS} are needed"
         return Verdict.UNKNOWN, f"Too few rows to judge the predictions by: {needed}."
@@ -121,11 +121,11 @@ def _errors_sentence(judged: Judged) -> tuple[Verdict, str]:
     if not judged.n_truths:
         return (
             Verdict.UNKNOWN,
-            "The live error is not known: no true value has come. Send them to POST /feedback with the request's id.",
+            "The live error is not known: no true value has been sent. Post them to /feedback with the request's id.",
         )
     if errors is None or errors.verdict is Verdict.UNKNOWN:
         truths = "1 true value" if judged.n_truths == 1 else f"{judged.n_truths} true values"
-        return Verdict.UNKNOWN, f"Too little to judge the live error by: {truths}, and {FEWEST_TRUTHS} are needed."
+        return Verdict.UNKNOWN, f"Too few rows to judge the live error by: {truths}, and {FEWEST_TRUTHS} are needed."
     figures = _error_figures(errors)
     if errors.verdict is Verdict.ATTENTION:
         return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."

@@ -226,7 +226,7 @@ class Schema:
             unknown = self._unknown(record)
             yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
             if len(unknown) > MAX_UNKNOWN:
-                yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} unknown names more")
+                yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} more unknown names")
 
     @staticmethod
     def _cell_problems(row: int, cells: Iterable[tuple[Feature, Any]]) -> Iterable[Problem]:
@@ -250,7 +250,7 @@ def shortened(name: str) -> str:
 @cache
 def _say_left_out(target: str) -> None:
     """Log, once a process, that a table has the target among its columns."""
-    _log.warning("a table has the column %r, which is what the model predicts: it is left out", target)
+    _log.warning("a table has the column %r, which is the model's target: the column is ignored", target)
 
 
 def cell_reason(cell: Any, feature: Feature) -> str | None:
@@ -385,7 +385,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> Schema:
     for feature in (*schema.features, schema.target):
         texts = (feature.name, feature.unit, feature.description)
         if not all(isinstance(text, str) for text in texts) or feature.type != "number":
-            raise ValueError(f"the feature {feature.name!r} is not one of numbers, with texts to describe it")
+            raise ValueError(f"the feature {feature.name!r} is not of type number with string descriptions")
         for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
             # An absent limit is infinite; one that is written is a number that a float64 can hold.
             if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:

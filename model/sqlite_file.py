@@ -44,7 +44,7 @@ def setting_up(*, timeout_seconds: float) -> Callable[[Any, object], None]:
 def opening_to_read(path: Path, *, timeout_seconds: float) -> Callable[[], sqlite3.Connection]:
     """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
     if not path.is_file():
-        raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server keeps")
+        raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server writes to")
     # Not "ro": that leaves its -wal and -shm files behind, which nobody else may be allowed to remove.
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
 
@@ -83,7 +83,7 @@ class SQLiteFile:
         with suppress(FileNotFoundError):
             if os.stat(self._wal).st_size > _MOST_WAL_BYTES and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
                 raise PredictionLogError(
-                    f"the prediction log has a -wal file of {_MOST_WAL_BYTES} bytes that another program reads: end it"
+                    f"the prediction log has a -wal file of {_MOST_WAL_BYTES} bytes that another program reads; end it"
                 )
 
 

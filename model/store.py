@@ -71,7 +71,7 @@ class Store:
         except (OSError, ValueError):
             aliases = None
         if not isinstance(aliases, dict) or not all(type(version) is int for version in aliases.values()):
-            raise ArtifactError(path, "is not a table of aliases", 'write it anew: {"champion": 1}')
+            raise ArtifactError(path, "is not a table of aliases", 'replace it, for example by {"champion": 1}')
         return aliases
 
     def add(self, name: str, draft: Draft, *, alias: str = CHAMPION) -> Path:
@@ -121,7 +121,7 @@ class Store:
             raise ArtifactError(
                 path / artifact.MANIFEST,
                 f"is of {found.name} version {found.version}, which belongs in another folder",
-                "put it back there, or train this version again",
+                "move it there, or train this version again",
             )
         return found
 
@@ -190,8 +190,8 @@ class Store:
                     moves[path] = None
                     found = self.load(f"{name}@{version}")
                     if found.manifest["digest"] != artifact.read_manifest(source)["digest"]:
-                        remedy = "remove it if that is to take its place"
-                        raise ArtifactError(path, "is here already, and is not the one that arrives", remedy)
+                        remedy = "remove it to take the new one"
+                        raise ArtifactError(path, "is in the store already, with other contents", remedy)
         return moves
 
     def _own(self) -> dict[str, int]:
@@ -204,16 +204,16 @@ class Store:
         if not (
             isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and 0 < version <= MAX_VERSION
         ):
-            raise ArtifactError(path, "does not say of which model and version it is", "train it again")
+            raise ArtifactError(path, "does not name its model and version", "train it again")
         return {name: version}
 
     def _check_takes_models(self) -> None:
         if self._own():
-            raise ArtifactError(self.root, "is one artifact and not a store, so nothing is added", "name another store")
+            raise ArtifactError(self.root, "is one artifact and not a store: it takes no models", "name another store")
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise NotInStoreError(f"{name!r} is not a model's name: small letters, digits and single dashes")
+            raise NotInStoreError(f"{name!r} is not a model's name; use lower-case letters, digits and single dashes")
         return self.root / name
 
 

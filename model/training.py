@@ -93,7 +93,7 @@ def require_torch() -> None:
     """Raise `ModelError` where PyTorch is not installed."""
     if not find_spec("torch"):
         raise ModelError(
-            "an MLP takes PyTorch, which is not installed: make train MODEL=height-weight does it, as does "
+            "an MLP needs PyTorch, which is not installed; run make train MODEL=height-weight, or "
             "pip install -r requirements-torch.txt"
         )
 

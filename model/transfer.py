@@ -77,7 +77,7 @@ def pull(
     aliases of its own. Raises `TransferError` or `ArtifactError`, and the store is as it was.
     """
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise TransferError("the SHA-256 to check is not 64 hexadecimal digits")
+        raise TransferError("the expected SHA-256 is not 64 hexadecimal digits")
     request, source = parse_url(url)
     with store.incoming() as folder:
         archive, unpacked = folder / "archive.tar.gz", folder / "unpacked"
@@ -86,7 +86,7 @@ def pull(
                 request, archive, max_bytes=max_download_bytes, max_seconds=max_seconds, stall_seconds=stall_seconds
             )
             if sha256 and found != sha256.lower():
-                raise TransferError(f"has the SHA-256 {found}, and {sha256.lower()} is wanted")
+                raise TransferError(f"has the SHA-256 {found} where {sha256.lower()} is expected")
             _unpack(archive, unpacked, max_bytes=max_unpacked_bytes)
             root = find_store([unpacked])
             if root is None:
@@ -95,7 +95,7 @@ def pull(
             if root.joinpath(artifact.MANIFEST).is_file():
                 alias = alias or CHAMPION
             elif alias:
-                raise TransferError("is a store, which has aliases of its own: an alias is for one artifact")
+                raise TransferError("is a store, which has its own aliases; leave out the alias")
             _verify(arrived)
         except TransferError as error:
             raise TransferError(f"{source}: {error}") from None
@@ -114,7 +114,7 @@ def _verify(store: Store) -> None:
         for alias, version in store.aliases(name).items():
             if version not in versions:
                 raise ArtifactError(
-                    store.root / name, f"has an alias {alias!r} to version {version}, which is not there", "add it"
+                    store.root / name, f"has an alias {alias!r} to version {version}, which does not exist", "add it"
                 )
 
 
@@ -147,7 +147,7 @@ class _Decompressed(gzip.GzipFile):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if offset < self._position:  # a negative size in a header, by which the same would be read for ever
-            raise TransferError("is not a whole .tar.gz: it leads back")
+            raise TransferError("is not a complete .tar.gz: it points back")
         while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
             pass
         return self._position
@@ -166,7 +166,7 @@ def _unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
             while stream.read(_CHUNK_BYTES):  # to the end, where gzip's own checksum stands
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
-        raise TransferError(f"is not a whole .tar.gz: {error}") from None
+        raise TransferError(f"is not a complete .tar.gz: {error}") from None
 
 
 def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -174,7 +174,7 @@ def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
     name = PurePosixPath(member.name)
     shown = repr(member.name[:200])
     if name.is_absolute() or ".." in name.parts:
-        raise TransferError(f"has a file that lies outside: {shown}")
+        raise TransferError(f"has a file outside its folder: {shown}")
     path = folder / name
     try:
         if member.isdir():
@@ -182,11 +182,11 @@ def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
             return
         content = None if member.issparse() or not member.isreg() else members.extractfile(member)
         if content is None:
-            raise TransferError(f"has something that is neither a folder nor a plain file: {shown}")
+            raise TransferError(f"has something that is neither a folder nor a regular file: {shown}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as written:
             shutil.copyfileobj(content, written, _CHUNK_BYTES)
             written.flush()
             os.fsync(written.fileno())
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise TransferError(f"has a name twice: {shown}") from None
+        raise TransferError(f"has a file name twice: {shown}") from None

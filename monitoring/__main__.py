@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--url", nargs="+", default=["http://localhost:8000"], help="the server, or several (default: %(default)s)"
     )
     run.add_argument("--port", type=int, default=9090, help="where Prometheus listens (default: %(default)s)")
-    run.add_argument("--window", default="1h", help="how far drift looks back (default: %(default)s)")
-    run.add_argument("--hold", default="10m", help="how long it must last to be an alert (default: %(default)s)")
-    run.add_argument("--interval", default="5s", help="how often it asks and judges (default: %(default)s)")
+    run.add_argument("--window", default="1h", help="the window in which drift is judged (default: %(default)s)")
+    run.add_argument("--hold", default="10m", help="how long drift must last for an alert (default: %(default)s)")
+    run.add_argument("--interval", default="5s", help="how often it scrapes and evaluates (default: %(default)s)")
     run.add_argument("--folder", type=Path, help="keep what is collected there (default: a temporary folder)")
     options = parser.parse_args(arguments)
     if options.command == "write":

@@ -99,7 +99,7 @@ def configuration(urls: Sequence[str], *, interval: str) -> dict[str, Any]:
 def _target(url: str) -> dict[str, Any]:
     address = urlsplit(url if "//" in url else f"//{url}")
     if not address.netloc or address.scheme not in ("", "http", "https"):
-        raise ValueError(f"{url!r} is no URL of a server, such as http://localhost:8000")
+        raise ValueError(f"{url!r} is not the URL of a server, such as http://localhost:8000")
     path = f"{address.path.rstrip('/')}/metrics"
     return {
         "targets": [address.netloc],

@@ -104,7 +104,7 @@ def test_damaged_file_is_named(folder: Path, name: str, damage: Callable[[bytes]
         path.write_bytes(damage(content))
 
     error = refusal(folder)
-    assert (error.path, error.remedy) == (path, "restore the artifact from where it came, or train it again")
+    assert (error.path, error.remedy) == (path, "restore the artifact from its source, or train the model again")
     assert reason in error.reason
 
 
@@ -133,7 +133,7 @@ def test_damaged_manifest_is_named(folder: Path, damage: Callable[[str], str] | 
         path.write_text(damage(text), encoding="utf-8")
 
     error = refusal(folder)
-    assert (error.path, error.remedy) == (path, "restore the artifact from where it came, or train it again")
+    assert (error.path, error.remedy) == (path, "restore the artifact from its source, or train the model again")
     assert reason in error.reason
 
 
@@ -163,7 +163,7 @@ def test_format_version_that_never_was_is_refused(folder: Path, version: Any) ->
     """A format version is an integer from 1 on, and nothing that looks like one."""
     rewrite(folder, lambda manifest: manifest.update(format_version=version))
 
-    assert refusal(folder).reason == f"has the format version {version!r}, which never was one"
+    assert refusal(folder).reason == f"has the format version {version!r}, which does not exist"
 
 
 def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
@@ -173,8 +173,8 @@ def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     error = refusal(folder)
     assert error.path == folder / "manifest.json"
     assert (error.reason, error.remedy) == (
-        "is of format 3, and this tabserve reads formats up to 2",
-        "upgrade tabserve, or train the model again with this one",
+        "is of format 3; this version of tabserve reads formats up to 2",
+        "upgrade tabserve, or train the model again with this version",
     )
 
 
@@ -200,7 +200,7 @@ def test_golden_answer_off_by_one_bit_is_refused(folder: Path, row: int) -> None
 
     error = refusal(folder)
     assert error.path == folder / "golden.json"
-    assert error.reason == "1 of 64 golden rows are answered otherwise than by the trained model"
+    assert error.reason == "1 of 64 golden rows are answered differently than by the trained model"
     assert error.remedy.startswith("do not serve it")
 
 
@@ -379,7 +379,7 @@ def test_golden_rows_nested_without_end_are_refused(folder: Path) -> None:
     """Golden rows that no parser can read are refused like every other damage."""
     rewrite(folder, lambda manifest: None, {"golden.json": b"[" * 100_000})
 
-    assert refusal(folder).remedy == "restore the artifact from where it came, or train it again"
+    assert refusal(folder).remedy == "restore the artifact from its source, or train the model again"
 
 
 def test_graph_of_another_precision_is_refused(folder: Path) -> None:
@@ -388,7 +388,7 @@ def test_graph_of_another_precision_is_refused(folder: Path) -> None:
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
 
-    assert refusal(folder).reason == "cannot be served: it answers tensor(float), and tensor(double) is wanted"
+    assert refusal(folder).reason == "cannot be served: its output is tensor(float) and not tensor(double)"
 
 
 BOMBS = {
@@ -439,7 +439,7 @@ def test_only_plain_files_are_opened(
 
     error = refusal(folder)
     assert error.path == path
-    assert error.reason == "cannot be read: it is not a plain file"
+    assert error.reason == "cannot be read: it is not a regular file"
 
 
 def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
     for name, size in (("golden.json", 2**23 + 1), ("model.onnx", 2**26 + 1), ("forest.npz", 2**25 + 1)):
         kept = (folder / "manifest.json").read_bytes()
         rewrite(folder, lambda manifest, name=name, size=size: manifest["files"][name].update(size=size))  # type: ignore[misc]
-        assert refusal(folder).reason == f"has {size} bytes, too many to be read"
+        assert refusal(folder).reason == f"has {size} bytes, more than are allowed"
         (folder / "manifest.json").write_bytes(kept)
     rewrite(folder, lambda manifest: manifest["files"].update({"a": {"size": 2**31, "sha256": ""}}))
     assert refusal(folder).reason == "names files of more than 2147483648 bytes"
@@ -470,28 +470,28 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
         (lambda m: m["metrics"]["validation"].update(r2=10**400), "metrics.validation.r2 is not a finite number"),
         (lambda m: m["metrics"]["validation"].update(mae=True), "metrics.validation.mae is not a finite number"),
         (lambda m: m["metrics"]["training"].pop("mse"), "metrics.training.mse is missing"),
-        (lambda m: m["metrics"]["training"].update(rows=0), "metrics.training.rows is not a whole number from 1 on"),
+        (lambda m: m["metrics"]["training"].update(rows=0), "metrics.training.rows is not a whole number of at"),
         (lambda m: m["metrics"]["training"].update(rows=404.0), "metrics.training.rows is not a whole number"),
         (lambda m: m.update(metrics=[]), "metrics.validation.bias is missing"),
-        (lambda m: m.update(title=["x"]), "title is not a text"),
+        (lambda m: m.update(title=["x"]), "title is not a string"),
         (lambda m: m.update(title="\ud800"), "surrogates not allowed"),
         (lambda m: m.update(algorithm=None), "algorithm is missing"),
         (lambda m: m.update(version=2**31), "version is not a whole number from 1 to 2147483647"),
         (lambda m: m.update(version=True), "version is not a whole number"),
-        (lambda m: m.update(limits=1), "limits is not a text"),
-        (lambda m: m.update(tags={"owner": 1}), "tags is not an object of texts"),
+        (lambda m: m.update(limits=1), "limits is not a string"),
+        (lambda m: m.update(tags={"owner": 1}), "tags is not an object of strings"),
         (lambda m: m.pop("created_at"), "created_at is missing"),
         (lambda m: m.update(network="x"), "network is not an object"),
         (
             lambda m: m.update(network={"file": "w", "n_features": 1, "activation": "relu", "hidden": [10**9]}),
             "network.hidden is not a list of at most 1000 widths up to 8192",
         ),
-        (lambda m: m["features"][0].update(name=1), "is not one of numbers"),
-        (lambda m: m["features"][0].update(unit=None), "is not one of numbers"),
+        (lambda m: m["features"][0].update(name=1), "is not of type number"),
+        (lambda m: m["features"][0].update(unit=None), "is not of type number"),
         (lambda m: m["features"][0].update(lowest=10**400), "limits that are not two numbers in order"),
         (lambda m: m["features"][0].update(minimum=9.0), "limits that are not two numbers in order"),
         (lambda m: m["target"].update(maximum="50"), "limits that are not two numbers in order"),
-        (lambda m: m["target"].update(description={}), "is not one of numbers"),
+        (lambda m: m["target"].update(description={}), "is not of type number"),
         (lambda m: m.update(features=[]), "there are no features"),
         (lambda m: m["engine"].update(tolerance="0"), "does not describe a model"),
         (lambda m: m["files"].pop("reference.json"), "does not name reference.json"),

@@ -54,7 +54,7 @@ def test_tables_are_utf8(store: Path, tmp_path: Path, mark: bytes, from_file: bo
         command, cwd=ROOT, env=environ, input=b"" if from_file else text, capture_output=True, timeout=60
     )
 
-    assert done.stderr == b"a table has the column 'MEDV', which is what the model predicts: it is left out\n"
+    assert done.stderr == b"a table has the column 'MEDV', which is the model's target: the column is ignored\n"
     assert len(done.stdout.splitlines()) == 506
 
 

@@ -133,7 +133,7 @@ def test_bad_cell_is_reported_where_it_stands(write: Write, change: tuple[str, s
     path = write([LINES[0].replace(*change), *LINES[1:]])
 
     assert report_of(BOSTON_HOUSING, path) == (
-        f"{path}: 1 errors, 0 warnings; nothing can be trained on it\n  error    {finding}"
+        f"{path}: 1 errors, 0 warnings; no model can be trained on it\n  error    {finding}"
     )
 
 
@@ -144,11 +144,11 @@ def test_all_problems_come_in_one_report(write: Write) -> None:
     report = report_of(replace(READINGS, target=Column("y", plausible=(0, 10))), path, today=date(2026, 1, 31))
 
     assert report.splitlines() == [
-        f"{path}: 7 errors, 0 warnings; nothing can be trained on it",
-        "  error    completeness  3 rows, and it takes 20",
+        f"{path}: 7 errors, 0 warnings; no model can be trained on it",
+        "  error    completeness  3 rows; at least 20 are needed",
         "  error    accuracy      row 0, column 'low': 'a' is not a number",
         "  error    completeness  row 1, column 'low': missing",
-        "  error    completeness  column 'high': there is no such column",
+        "  error    completeness  column 'high': the table does not have this column",
         "  error    accuracy      row 0, column 'y': 20 is not plausible: 0 to 10",
         "  error    timeliness    row 0, column 'day': 2026-02-01 is in the future",
         "  error    timeliness    row 1, column 'day': 'yesterday' is not a date such as 2026-01-31",
@@ -231,7 +231,7 @@ def test_target_of_one_value_is_fatal(write: Write) -> None:
     path = write([f"{i},{i + 1},7,2026-01-01" for i in range(20)], "low,high,y,day")
 
     report = report_of(READINGS, path, today=date(2026, 1, 2))
-    assert report.splitlines()[1:] == ["  error    accuracy      column 'y': has one value only"]
+    assert report.splitlines()[1:] == ["  error    accuracy      column 'y': has only one value"]
 
 
 @pytest.mark.parametrize(("n_rows", "accepted"), [(19, False), (20, True)])
@@ -242,7 +242,7 @@ def test_table_needs_twenty_rows(write: Write, n_rows: int, accepted: bool) -> N
     if accepted:
         assert len(read(BOSTON_HOUSING, path).frame) == n_rows
     else:
-        assert "completeness  19 rows, and it takes 20" in report_of(BOSTON_HOUSING, path)
+        assert "completeness  19 rows; at least 20 are needed" in report_of(BOSTON_HOUSING, path)
 
 
 def test_broken_rule_is_fatal(write: Write) -> None:
@@ -266,7 +266,7 @@ def test_newest_row_must_be_new_enough(write: Write, today: date, age: int | Non
     if age is None:
         assert warnings_of(read(READINGS, path, today=today)) == []
     else:
-        reason = f"column 'day': the newest row is {age} days old, and at most 30 will do"
+        reason = f"column 'day': the newest row is {age} days old; at most 30 are allowed"
         assert report_of(READINGS, path, today=today).splitlines()[1:] == [f"  error    timeliness    {reason}"]
 
 
@@ -275,7 +275,7 @@ def test_missing_date_column_is_fatal(write: Write) -> None:
     path = write([line.rsplit(",", 1)[0] for line in DAYS], "low,high,y")
 
     report = report_of(READINGS, path, today=date(2026, 2, 1))
-    assert report.splitlines()[1:] == ["  error    timeliness    column 'day': there is no such column"]
+    assert report.splitlines()[1:] == ["  error    timeliness    column 'day': the table does not have this column"]
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_far_too_many_names_in_a_record(client: FlaskClient) -> None:
     """Of a record's unknown names, the error lists the first and the number of the others."""
     told = problems(client, [{**HOUSE, **dict.fromkeys(MANY, 1)}, HOUSE])
 
-    assert told == [*((0, name, "unknown") for name in MANY[:20]), (0, None, "has 7 unknown names more")]
+    assert told == [*((0, name, "unknown") for name in MANY[:20]), (0, None, "has 7 more unknown names")]
 
 
 def test_numbers_beyond_float64(client: FlaskClient) -> None:

@@ -356,7 +356,7 @@ def test_implausible_truths(store: Path, client: FlaskClient) -> None:
         ]
         reply = client.post("/feedback", json=items)
         refused(reply, 422, "native")
-        reason = f"beyond what the target of boston-housing can be: {least:g} to {most:g}"
+        reason = f"outside the range of the target of boston-housing: {least:g} to {most:g}"
         assert strict_json(reply)["details"] == [{"row": 1, "feature": "truth", "reason": reason}]
     reply = client.post("/feedback", json={"request_id": request_id, "truth": [least, most, 20.0]})
 

@@ -236,19 +236,19 @@ def make(folder: Path) -> Path:
         (lambda model: setattr(model.opset_import[0], "version", 1), "in version 1"),
         (lambda model: model.opset_import.append(helper.make_opsetid("com.microsoft", 1)), "'com.microsoft'"),
         (lambda model: setattr(model.graph.node[0].attribute.add(name="a", type=2), "i", 1), "its attribute 'a'"),
-        (lambda model: model.graph.node[2].ClearField("attribute"), "has not the attributes"),
+        (lambda model: model.graph.node[2].ClearField("attribute"), "does not have the attributes"),
         (lambda model: setattr(model.graph.node[2].attribute[0], "i", 0), "do not fit the layer"),
         (lambda model: setattr(model.graph.initializer[0], "data_type", 1), "is not of double"),
         (lambda model: model.graph.initializer[0].dims.append(2), "values in the shape"),
         (lambda model: model.graph.initializer[0].dims.__setitem__(0, -3), "values in the shape"),
-        (lambda model: model.graph.initializer.append(model.graph.initializer[0]), "is there twice"),
+        (lambda model: model.graph.initializer.append(model.graph.initializer[0]), "is repeated"),
         (lambda model: model.graph.input.append(model.graph.input[0]), "more than 1 of the field 'input'"),
-        (lambda model: setattr(model.graph.output[0], "name", "z"), "something else than a matrix y"),
+        (lambda model: setattr(model.graph.output[0], "name", "z"), "output is not a matrix y"),
         (lambda model: setattr(model.graph.output[0].type.tensor_type, "elem_type", 1), "it answers tensor(float)"),
         (lambda model: setattr(model.graph.node[1], "op_type", "Mod"), "the operator 'Mod'"),
         (lambda model: model.graph.node[1].input.__setitem__(0, "X"), "do not lead"),
         (lambda model: model.graph.node.pop(), "do not lead"),
-        (lambda model: model.graph.ClearField("node"), "more than one number a row"),
+        (lambda model: model.graph.ClearField("node"), "more than one number per row"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
@@ -265,7 +265,7 @@ def test_what_our_exports_do_not_write_is_refused(change: Change, reason: str) -
         (network(x_scale=np.array([1.0, 0.0, 1.0])), "it divides by 0"),
         (network(x_mean=np.zeros(4)), "does not fit"),
         (network(bias_0=np.zeros(5)), "do not fit"),
-        (network((3, 4, 2)), "more than one number a row"),
+        (network((3, 4, 2)), "more than one number per row"),
         (network((3, 2**13 + 1, 1)), "a layer of 8193"),
     ],
     ids=["NaN", "infinite", "divides by 0", "mean", "bias", "two answers", "wide"],
@@ -279,15 +279,15 @@ def test_networks_that_cannot_be_are_refused(graph: bytes, reason: str) -> None:
     ("graph", "reason"),
     [
         (trees([(1, 0), (0, 0)], [(0, 1), (1, 1)]), "are not trees"),
-        (trees([(0, 1), (1, 0)], [(1, 1), (0, 1)]), "some lead in a circle"),
+        (trees([(0, 1), (1, 0)], [(1, 1), (0, 1)]), "some form a cycle"),
         (trees([(1, 0), (0, 1)], [(1, 0), (0, 1)]), "are not trees"),
         (trees([(0, 1)], [(0, 1)], roots=[0] * 100), "are not trees"),
-        (trees([(5, 0)], [(0, 1)]), "a split that there is not"),
-        (trees([(0, 1)], [(-1, 0)]), "a split that there is not"),
+        (trees([(5, 0)], [(0, 1)]), "a split that does not exist"),
+        (trees([(0, 1)], [(-1, 0)]), "a split that does not exist"),
         (trees([(0, 1)], [(0, 1)], leaf_weights=tensor("w", DOUBLE, [])), "has no values of its type"),
-        (trees([(0, 2)], [(0, 1)]), "a kind of branch that there is not"),
-        (trees([(0, 1)], [(0, 1)], nodes_featureids=[3]), "a feature that there is not"),
-        (trees([(0, 1)], [(0, 1)], nodes_featureids=[-1]), "a feature that there is not"),
+        (trees([(0, 2)], [(0, 1)]), "a kind of branch that does not exist"),
+        (trees([(0, 1)], [(0, 1)], nodes_featureids=[3]), "a feature that does not exist"),
+        (trees([(0, 1)], [(0, 1)], nodes_featureids=[-1]), "a feature that does not exist"),
         (trees([(0, 1)], [(0, 1)], n_targets=2), "not summed to one number"),
         (trees([(0, 1)], [(0, 1)], aggregate_function=0), "not summed to one number"),
         (trees([(0, 1)], [(0, 1)], leaf_targetids=[1]), "not of the kind"),
@@ -308,7 +308,7 @@ def test_splits_that_are_no_trees_are_refused(graph: bytes, reason: str) -> None
 
 def test_oversized_graph_is_refused() -> None:
     """A graph of more bytes than a table's model has is refused unread, and so is one of very many small parts."""
-    assert "at most 67108864 are read" in refusal(bytes(2**26 + 1))
+    assert "at most 67108864 are allowed" in refusal(bytes(2**26 + 1))
     empty = onnx.load_from_string(network()).SerializeToString() + b"\x3a\x00" * 2
     assert "more than 1 of the field 'graph'" in refusal(empty)
     for number, name in ((1, "node"), (5, "initializer")):

@@ -343,8 +343,8 @@ def test_target(url: str, scheme: str, target: str, path: str) -> None:
 
 @pytest.mark.parametrize("url", ["", "ftp://example.com", "/metrics"])
 def test_no_target(url: str) -> None:
-    """What is no URL of a server is refused."""
-    with pytest.raises(ValueError, match="no URL"):
+    """An address that is not the URL of a server is refused."""
+    with pytest.raises(ValueError, match="not the URL"):
         prometheus.configuration([url], interval="5s")
 
 

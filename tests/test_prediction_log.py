@@ -458,7 +458,7 @@ def test_truths_out_of_range(log: PredictionLog) -> None:
 
     with pytest.raises(ImplausibleTruthsError) as caught:
         log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.0)})
-    assert caught.value.reasons == {1: "beyond what the target of boston-housing can be: -5 to 5"}
+    assert caught.value.reasons == {1: "outside the range of the target of boston-housing: -5 to 5"}
     assert log.live_errors(since=LONG_AGO) == []
     outcomes = log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.5)})
     assert outcomes == ["accepted", "accepted", "unknown", "accepted"]

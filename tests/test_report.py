@@ -341,7 +341,7 @@ def test_nothing_was_logged(model: Artifact, table: Matrix, tmp_path: Path) -> N
     page = render(model, url, tmp_path)
 
     assert page.verdicts[0][0] == "unknown"
-    assert "Nothing was logged of boston-housing version 1 in the last 30 days" in page.text
+    assert "Nothing was logged for boston-housing version 1 in the last 30 days" in page.text
     assert "version 3 with 506 rows" in page.text
     assert page.pictures == []
 
@@ -561,8 +561,8 @@ def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callabl
     [
         (["no-such-model"], "there is no model 'no-such-model'"),
         ([f"{MODEL}@9"], "has no version '9'"),
-        ([MODEL, "--days", "0"], "0 days are not 1 to"),
-        ([MODEL, "--days", "99999999999"], "99999999999 days are not 1 to"),
+        ([MODEL, "--days", "0"], "days is 0; set it to 1 to"),
+        ([MODEL, "--days", "99999999999"], "days is 99999999999; set it to 1 to"),
         ([MODEL, "--output", "no/such/folder.html"], "No such file or directory"),
     ],
 )

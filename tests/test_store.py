@@ -124,7 +124,7 @@ def test_reference_finds_its_version(shelf: Store, reference: str, version: str)
         ("m@../1", "has no version '../1'"),
         ("m@٣", "has no version '٣'"),
         ("m@" + "9" * 5000, "has no version '9+'"),
-        ("", "'' is not a model's name: small letters, digits and single dashes"),
+        ("", "'' is not a model's name; use lower-case letters, digits and single dashes"),
         ("@1", "'' is not a model's name"),
         ("../m", "'../m' is not a model's name"),
         ("/m", "'/m' is not a model's name"),
@@ -299,7 +299,7 @@ def test_nothing_is_added_to_one_artifact(copy: Path) -> None:
     root = copy / "boston-housing" / "1"
     before = sorted(root.rglob("*"))
 
-    with pytest.raises(ArtifactError, match="1: is one artifact and not a store, so nothing is added; name another"):
+    with pytest.raises(ArtifactError, match="1: is one artifact and not a store: it takes no models; name another"):
         Store(root).add("boston-housing", SMALL)
     assert sorted(root.rglob("*")) == before
 
@@ -322,7 +322,7 @@ def test_artifact_that_names_no_model_is_no_store(tmp_path: Path, facts: dict[st
     manifest = {"format_version": 1, "name": "m", "version": 1, "files": {}, **facts}
     (tmp_path / "manifest.json").write_bytes(artifact.to_json({**manifest, "digest": artifact.digest(manifest)}))
 
-    with pytest.raises(ArtifactError, match="does not say of which model and version it is"):
+    with pytest.raises(ArtifactError, match="does not name its model and version"):
         Store(tmp_path).names()
 
 
@@ -421,7 +421,7 @@ def test_predict_answers_a_line_per_row(
         (["verify", "boston-housing@2"], "the model 'boston-housing' in the store .* has no version '2'"),
         (["predict", "../x"], "'../x' is not a model's name"),
         (["predict", "boston-housing", "/no/table.csv"], "No such file or directory: '/no/table.csv'"),
-        (["train", "iris"], "there is no data set 'iris'; there are: boston-housing"),
+        (["train", "iris"], "there is no data set 'iris'; choose one of: boston-housing"),
         (["train", "boston-housing", "--data", "/no/table.csv"], "/no/table.csv cannot be read: No such file"),
     ],
 )
@@ -465,7 +465,7 @@ def test_predict_leaves_the_target_out(store: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout.count("\n")) == (0, 506)
-    assert done.stderr == "a table has the column 'MEDV', which is what the model predicts: it is left out\n"
+    assert done.stderr == "a table has the column 'MEDV', which is the model's target: the column is ignored\n"
 
 
 def test_predict_and_unknown_columns(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def exchange(folder: Path) -> None:
     ("change", "error", "message"),
     [
         (damage, ArtifactError, "bytes where the manifest says"),
-        (exchange, GoldenRowsError, "golden rows are answered otherwise"),
+        (exchange, GoldenRowsError, "golden rows are answered differently"),
         (lambda folder: rewrite(folder, lambda m: m.pop("network")), ArtifactError, "does not describe a network"),
         (lambda folder: rewrite(folder, lambda m: m["network"].update(hidden=[32])), ArtifactError, "do not fit"),
         (lambda folder: rewrite(folder, lambda m: m["network"].update(file="x")), ArtifactError, "does not describe"),
@@ -317,7 +317,7 @@ def test_device_that_answers_otherwise(networks: Path, tmp_path: Path) -> None:
     exchange(own / NAME / "1")
     application(client).serving.open()
 
-    assert "golden rows are answered otherwise" in strict_json(client.get("/readyz"))["reason"]
+    assert "golden rows are answered differently" in strict_json(client.get("/readyz"))["reason"]
     refused(client.post("/predict", json=HOUSE), 503, "native")
     assert f'tabserve_golden_check_success{{model="{NAME}",version="1"}} 0.0' in client.get("/metrics").text
 

@@ -248,7 +248,7 @@ def test_other_version_of_the_same_number_is_refused(
 
     for content in (tar(files), tar(more)):
         assert refusal(target, site.put("/x", content)) == (
-            f"{target.root / 'boston-housing' / '1'}: is here already, and is not the one that arrives; "
+            f"{target.root / 'boston-housing' / '1'}: is in the store already, with other contents; "
             "remove it if that is to take its place"
         )
 
@@ -266,7 +266,7 @@ def test_wrong_sha256_is_refused(site: Site, packed: bytes, target: Store) -> No
     url = site.put("/x", packed)
     message = refusal(target, url, sha256="0" * 64)
 
-    assert message == f"{url}: has the SHA-256 {hashlib.sha256(packed).hexdigest()}, and {'0' * 64} is wanted"
+    assert message == f"{url}: has the SHA-256 {hashlib.sha256(packed).hexdigest()} where {'0' * 64} is expected"
     assert "not 64 hexadecimal digits" in refusal(target, url, sha256="0" * 63)
     assert len(site.headers) == 1
     assert pull(target, url, sha256="") != {}
@@ -305,7 +305,7 @@ def test_golden_rows_are_replayed(store: Path, site: Site, target: Store, tmp_pa
     hashes["golden.json"] = {"sha256": hashlib.sha256(changed).hexdigest(), "size": len(changed)}
     files = {**other(store, tmp_path / "other", files=hashes), "golden.json": changed}
 
-    assert "1 of 64 golden rows are answered otherwise" in refusal(target, site.put("/x", tar(files)))
+    assert "1 of 64 golden rows are answered differently" in refusal(target, site.put("/x", tar(files)))
 
 
 @pytest.mark.parametrize("facts", [{"name": "../x"}, {"name": "X"}, {"name": 1}, {"version": 0}, {"version": "1"}])
@@ -315,7 +315,7 @@ def test_manifest_cannot_name_a_place_outside(
     """A manifest whose name or version would be no folder of the store is refused."""
     files = other(store, tmp_path / "other", **facts)
 
-    assert "does not say of which model and version it is" in refusal(target, site.put("/x", tar(files)))
+    assert "does not name its model and version" in refusal(target, site.put("/x", tar(files)))
 
 
 @pytest.mark.parametrize("aliases", [b"{", b"[]", b'{"champion": 2}'])
@@ -329,24 +329,24 @@ def test_store_with_wrong_aliases_is_refused(store: Path, site: Site, target: St
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is not a whole .tar.gz"),
-        (b"garbage", "is not a whole .tar.gz"),
-        (gzip.compress(b"garbage"), "is not a whole .tar.gz"),
-        (gzip.compress(b""), "is not a whole .tar.gz"),
+        (b"", "is not a complete .tar.gz"),
+        (b"garbage", "is not a complete .tar.gz"),
+        (gzip.compress(b"garbage"), "is not a complete .tar.gz"),
+        (gzip.compress(b""), "is not a complete .tar.gz"),
         (tar({}), "is neither an artifact nor a store"),
-        (tar({"a": b"", "a/b": b""}), "has a name twice: 'a/b'"),
-        (tar({"a": b"", "./a": b""}), "has a name twice: './a'"),
-        (tar({"a/b": b"", "a": b""}), "has a name twice: 'a'"),
-        (tar({"../a": b""}), "has a file that lies outside: '../a'"),
-        (tar({"a/../../b": b""}), "has a file that lies outside"),
-        (tar({"/tmp/a": b""}), "has a file that lies outside: '/tmp/a'"),
-        (tar({}, odd("../a", tarfile.DIRTYPE)), "has a file that lies outside"),
-        (tar({}, odd("a", tarfile.SYMTYPE, "/etc")), "neither a folder nor a plain file: 'a'"),
-        (tar({}, odd("a", tarfile.SYMTYPE, "b")), "neither a folder nor a plain file"),
-        (tar({}, odd("a", tarfile.LNKTYPE, "../../x")), "neither a folder nor a plain file"),
-        (tar({"b": b""}, odd("a", tarfile.LNKTYPE, "b")), "neither a folder nor a plain file"),
-        (tar({}, odd("a", tarfile.CHRTYPE)), "neither a folder nor a plain file"),
-        (tar({}, odd("a", tarfile.FIFOTYPE)), "neither a folder nor a plain file"),
+        (tar({"a": b"", "a/b": b""}), "has a file name twice: 'a/b'"),
+        (tar({"a": b"", "./a": b""}), "has a file name twice: './a'"),
+        (tar({"a/b": b"", "a": b""}), "has a file name twice: 'a'"),
+        (tar({"../a": b""}), "has a file outside its folder: '../a'"),
+        (tar({"a/../../b": b""}), "has a file outside its folder"),
+        (tar({"/tmp/a": b""}), "has a file outside its folder: '/tmp/a'"),
+        (tar({}, odd("../a", tarfile.DIRTYPE)), "has a file outside its folder"),
+        (tar({}, odd("a", tarfile.SYMTYPE, "/etc")), "neither a folder nor a regular file: 'a'"),
+        (tar({}, odd("a", tarfile.SYMTYPE, "b")), "neither a folder nor a regular file"),
+        (tar({}, odd("a", tarfile.LNKTYPE, "../../x")), "neither a folder nor a regular file"),
+        (tar({"b": b""}, odd("a", tarfile.LNKTYPE, "b")), "neither a folder nor a regular file"),
+        (tar({}, odd("a", tarfile.CHRTYPE)), "neither a folder nor a regular file"),
+        (tar({}, odd("a", tarfile.FIFOTYPE)), "neither a folder nor a regular file"),
         (tar({str(number): b"" for number in range(10_001)}), "has more than 10000 files"),
         (tar({"a" * 2_000_000: b""}), "has a header of more than 1048576 bytes"),
     ],
@@ -397,14 +397,14 @@ def test_damaged_archive_is_refused(site: Site, packed: bytes, target: Store) ->
             target.load("boston-housing")
             shutil.rmtree(target.root / "boston-housing")
     for length in (1, 10, 1000, len(packed) // 2, len(packed) - 1):
-        assert refusal(target, site.put("/x", packed[:length])).startswith(f"{site.url}/x: is not a whole .tar.gz")
+        assert refusal(target, site.put("/x", packed[:length])).startswith(f"{site.url}/x: is not a complete .tar.gz")
 
 
 def test_connection_that_breaks_off(site: Site, packed: bytes, target: Store) -> None:
     """A reply that ends before its announced length is refused as such; the next try succeeds."""
     site.answers["/x"] = lambda handler: send(handler, packed[:1000], length=len(packed))
 
-    assert refusal(target, site.url + "/x") == f"{site.url}/x: broke off after 1000 of {len(packed)} bytes"
+    assert refusal(target, site.url + "/x") == f"{site.url}/x: ended after 1000 of {len(packed)} bytes"
     pull(target, site.put("/x", packed))
     assert target.load("boston-housing").version == 1
 
@@ -426,8 +426,8 @@ def test_slow_senders_are_cut_off(site: Site, packed: bytes, target: Store) -> N
             pass
 
     site.answers |= {"/silent": silent, "/trickle": trickle}
-    assert refusal(target, site.url + "/silent", stall_seconds=0.2).endswith("could not be fetched: timed out")
-    assert refusal(target, site.url + "/trickle", max_seconds=0.3).endswith("did not come whole in 0.3 seconds")
+    assert refusal(target, site.url + "/silent", stall_seconds=0.2).endswith("could not be downloaded: timed out")
+    assert refusal(target, site.url + "/trickle", max_seconds=0.3).endswith("was not complete after 0.3 seconds")
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_one_deadline_for_the_whole_exchange(target: Store, before: bytes, endle
         took = time.monotonic() - began
     thread.join()
 
-    assert message.endswith("/x: did not come whole in 0.5 seconds")
+    assert message.endswith("/x: was not complete after 0.5 seconds")
     assert took < 10  # the sender goes on for 20 s
 
 
@@ -474,7 +474,7 @@ def test_silence_in_a_tls_handshake_is_cut_off(target: Store) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         message = refusal(target, f"https://127.0.0.1:{listener.getsockname()[1]}/x", max_seconds=0.5)
 
-    assert message.endswith("/x: did not come whole in 0.5 seconds")
+    assert message.endswith("/x: was not complete after 0.5 seconds")
 
 
 IN_A_NETWORK = """if True:
@@ -559,7 +559,7 @@ def test_file_url_of_no_plain_file_is_refused(target: Store, tmp_path: Path, mak
     """A FIFO, a device or a folder is no archive, and nobody waits for it."""
     make(tmp_path / "x")
 
-    assert refusal(target, (tmp_path / "x").as_uri()).endswith("could not be fetched: it is not a plain file")
+    assert refusal(target, (tmp_path / "x").as_uri()).endswith("could not be downloaded: it is not a regular file")
 
 
 def test_longer_than_allowed_is_cut_off(site: Site, packed: bytes, target: Store) -> None:
@@ -645,7 +645,7 @@ def test_file_url(packed: bytes, target: Store, tmp_path: Path) -> None:
     file = tmp_path / "model.tar.gz"
     file.write_bytes(packed)
 
-    assert refusal(target, f"{file.as_uri()}.old").endswith(".old: could not be fetched: No such file or directory")
+    assert refusal(target, f"{file.as_uri()}.old").endswith(".old: could not be downloaded: No such file or directory")
     assert pull(target, file.as_uri(), alias="shadow") == {target.root / "boston-housing" / "1": True}
     assert target.aliases("boston-housing") == {"shadow": 1}
 
@@ -704,9 +704,9 @@ def test_pulls_at_once(site: Site, packed: bytes, target: Store, store: Path) ->
     place = target.root / "boston-housing" / "1"
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sorted(outputs) == [
-        f"boston-housing version 1: verified, and now in {place}\n",
-        f"boston-housing version 1: was already in {place}\n",
-        f"boston-housing version 1: was already in {place}\n",
+        f"boston-housing version 1: verified, now in {place}\n",
+        f"boston-housing version 1: already in {place}\n",
+        f"boston-housing version 1: already in {place}\n",
     ]
     assert files_of(target.root) == files_of(store)
 
@@ -752,7 +752,7 @@ def test_commands(store: Path, target: Store, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"error: {file.as_uri()}: unpacks to more than 1000 bytes\n"
     assert main([*command, sha256]) == 0
     place = target.root / "boston-housing" / "1"
-    assert capsys.readouterr().out == f"boston-housing version 1: verified, and now in {place}\n"
+    assert capsys.readouterr().out == f"boston-housing version 1: verified, now in {place}\n"
     assert main(["--store", str(store), "pack", "boston-housing@2", str(file)]) == 1
     assert capsys.readouterr().err.startswith("error: the model 'boston-housing' in the store")
 
