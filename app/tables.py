@@ -18,7 +18,7 @@ from model import (
     TooManyRowsError,
     check_width,
     columns_from_csv,
-    misfits,
+    shape_problems,
     shortened,
 )
 
@@ -46,7 +46,7 @@ def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_row
         problems.append(Problem(None, None, "the column names are not all strings"))
     problems += [Problem(row, None, "not a list") for row, cells in enumerate(rows) if not isinstance(cells, list)]
     if not problems:
-        problems += misfits(rows, header)
+        problems += shape_problems(rows, header)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
     return schema.matrix_from_columns(dict(zip(header, zip(*rows))))

@@ -157,7 +157,7 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
             if size is None:
                 raise BodyError(f"the binary_data_size of the input {shown!r} is not a length")
             raw, tail = tail[:size], tail[size:]
-        if len(inputs) > 1 and name not in schema.names and schema.leaves_out(name):
+        if len(inputs) > 1 and name not in schema.names and schema.ignores(name):
             continue
         if (raw is None) == (item.get("data") is None):
             problems.append(

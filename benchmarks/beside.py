@@ -69,10 +69,10 @@ def main() -> None:
 def others_wait(server: Server, row: bytes, hostile: Body | None, *, seconds: int) -> tuple[list[float], set[int]]:
     """Return the median and the 99th percentile of the seconds that others wait, and how the hostile bodies end."""
 
-    def ask(begin: float) -> list[float]:
+    def ask(first_due: float) -> list[float]:
         connection, waits = http.client.HTTPConnection(HOST, server.port, timeout=30), []
         for turn in range(round(seconds / INTERVAL_SECONDS)):
-            due = begin + turn * INTERVAL_SECONDS
+            due = first_due + turn * INTERVAL_SECONDS
             time.sleep(max(0.0, due - time.monotonic()))
             connection.request("POST", "/predict", row, {"Content-Type": "application/json"})
             connection.getresponse().read()
@@ -88,8 +88,8 @@ def others_wait(server: Server, row: bytes, hostile: Body | None, *, seconds: in
     with ThreadPoolExecutor(CLIENTS + seconds) as pool:
         asking = [pool.submit(ask, now + INTERVAL_SECONDS * client / CLIENTS) for client in range(CLIENTS)]
         sent = [pool.submit(disturb, now + 0.5 + turn, hostile) for turn in range(seconds) if hostile]
-    waits = [wait for each in asking for wait in each.result()]
-    return np.percentile(waits, [50, 99]).tolist(), {each.result() for each in sent}
+    waits = [wait for future in asking for wait in future.result()]
+    return np.percentile(waits, [50, 99]).tolist(), {future.result() for future in sent}
 
 
 def _post(port: int, body: Body) -> int:

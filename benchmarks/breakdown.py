@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REQUESTS, ROUNDS = 3_000, 7
-AT_ONCE = 16
+N_CLIENTS = 16
 SETTLED_SECONDS = 1.2  # after which the prediction log has what came
 
 
@@ -56,26 +56,26 @@ def main(store: Path) -> None:
             "log line": service,
             "prediction log, with features": logged,
         }
-        taken: dict[str, list[float]] = {}
-        for one in (silent, service, logged):
-            one.recorder.start()
+        seconds_by_step: dict[str, list[float]] = {}
+        for instance in (silent, service, logged):
+            instance.recorder.start()
         with lines_discarded():
-            at_once: list[float] = []
+            batched_seconds: list[float] = []
             for _ in range(ROUNDS):
                 for name, application in all_steps.items():
                     settle = SETTLED_SECONDS if application is logged else 0
-                    taken.setdefault(name, []).append(cpu_seconds(service, application, settle=settle))
-                at_once.append(cpu_seconds(service, service, clients=AT_ONCE))
-            for one in (silent, service, logged):
-                one.recorder.close()
+                    seconds_by_step.setdefault(name, []).append(cpu_seconds(service, application, settle=settle))
+                batched_seconds.append(cpu_seconds(service, service, clients=N_CLIENTS))
+            for instance in (silent, service, logged):
+                instance.recorder.close()
     print("| step | CPU, µs a request | together |\n|---|---|---|")
-    before = 0.0
-    for name, found in taken.items():
-        together = statistics.median(found) * 1e6
-        print(f"| {name} | {together - before:.1f} | {together:.1f} |")
-        before = together
-    together = statistics.median(at_once) * 1e6
-    print(f"\nOf {AT_ONCE} requests that come at once each takes {together:.1f}, its log line included.")
+    total_before = 0.0
+    for name, seconds in seconds_by_step.items():
+        total = statistics.median(seconds) * 1e6
+        print(f"| {name} | {total - total_before:.1f} | {total:.1f} |")
+        total_before = total
+    total = statistics.median(batched_seconds) * 1e6
+    print(f"\nOf {N_CLIENTS} requests that come at once each takes {total:.1f}, its log line included.")
 
 
 def steps(service: Service) -> dict[str, WSGIApplication]:

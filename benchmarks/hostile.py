@@ -131,14 +131,14 @@ def measure(store: Path) -> Iterator[Cost]:
         gc.freeze()  # as gunicorn.conf.py does
         for body in bodies(model.name, list(model.schema.names), row):
             for sent, coding in ((body.plain, "identity"), (gzip.compress(body.plain), "gzip")):
-                status, seconds = _ask(service, body, sent, coding)
-                hold = _longest_hold(partial(_ask, service, body, sent, coding))
+                status, seconds = _send(service, body, sent, coding)
+                hold = _longest_hold(partial(_send, service, body, sent, coding))
                 cost = Cost(body.route, body.name, len(sent), status, seconds, hold)
                 print(cost, file=sys.stderr, flush=True)
                 yield cost
 
 
-def _ask(service: Service, body: Body, sent: bytes, coding: str) -> tuple[int, float]:
+def _send(service: Service, body: Body, sent: bytes, coding: str) -> tuple[int, float]:
     """Send one body; return the status and the seconds of CPU that it took."""
     environ = {
         "REQUEST_METHOD": "POST",
@@ -188,7 +188,7 @@ def _longest_hold(work: Callable[[], object]) -> float:
 def bodies(model: str, names: list[str], row: list[float]) -> Iterator[Body]:
     """Yield the bodies of every route: each way of writing rows with each filling."""
     listed, width = json.dumps(names), len(names)
-    ways = {
+    forms = {
         "/predict records": ("[", "]"),
         "/predict table": (f'{{"columns":{listed},"data":[', "]}"),
         "/predict columns": (f'{{"{names[0]}":{{"0":1}},"{names[1]}":[', "]}"),
@@ -205,7 +205,7 @@ def bodies(model: str, names: list[str], row: list[float]) -> Iterator[Body]:
         "/invocations inputs": (f'{{"inputs":{{"{names[0]}":[', "]}}"),
         "/feedback": ('{"request_id":"a","truth":[', "]}"),
     }
-    for route, (before, after) in ways.items():
+    for route, (before, after) in forms.items():
         for name, filling in chain(fillings_of_rows(names, row), *(fillings(length) for length in LENGTHS)):
             yield Body(route, name, JSON_TYPE, f"{before}{filling}{after}".encode())
     for route, kind, content in others(names):
@@ -277,7 +277,7 @@ def others(names: list[str]) -> Iterator[tuple[str, str, Iterator[tuple[str, byt
     keys = ",".join(f'"{i}":1' for i in range(100_000))
     columns = "{" + ",".join(f'"{name}":{{{keys}}}' for name in names) + "}"
     other_keys = (",".join(f'"{column:x}{i:x}":1' for i in range(100_000)) for column in range(len(names)))
-    different = "{" + ",".join(f'"{name}":{{{some}}}' for name, some in zip(names, other_keys)) + "}"
+    different = "{" + ",".join(f'"{name}":{{{column_keys}}}' for name, column_keys in zip(names, other_keys)) + "}"
     yield (
         "/predict columns",
         JSON_TYPE,

@@ -94,16 +94,17 @@ def slow_clients(port: int, path: str, body: bytes, *, idle: int = 100, tricklin
 def _trickle(port: int, path: str, clients: int, stop: threading.Event) -> None:
     """Send a request's bytes, one a second, on so many connections; begin anew where a server hangs up."""
     request = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100\r\n\r\n".encode()
-    begun: list[tuple[socket.socket, Iterator[int]]] = []
-    while not stop.wait(1 if begun else 0):
-        while len(begun) < clients:
+    sending: list[tuple[socket.socket, Iterator[int]]] = []
+    while not stop.wait(1 if sending else 0):
+        while len(sending) < clients:
             with suppress(OSError):
-                begun.append((socket.create_connection((HOST, port), timeout=1), iter(request)))
-        for one in list(begun):
+                sending.append((socket.create_connection((HOST, port), timeout=1), iter(request)))
+        for pair in list(sending):
+            connection, octets = pair
             try:
-                one[0].send(bytes([next(one[1])]))
+                connection.send(bytes([next(octets)]))
             except OSError:
-                one[0].close()
-                begun.remove(one)
-    for connection, _ in begun:
+                connection.close()
+                sending.remove(pair)
+    for connection, _ in sending:
         connection.close()

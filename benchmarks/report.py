@@ -44,9 +44,9 @@ class Found:
 
     def median(self, figure: Callable[[Load], float | None], rows: int, connections: int, beside: str = ALONE) -> float:
         """Return a figure's median over such steps: infinite if most had no reply, NaN if there were none."""
-        kind = (rows, connections, beside)
-        found = [figure(one.load) for one in self.steps if (one.rows, one.connections, one.beside) == kind]
-        return statistics.median(math.inf if value is None else value for value in found) if found else math.nan
+        key = (rows, connections, beside)
+        values = [figure(step.load) for step in self.steps if (step.rows, step.connections, step.beside) == key]
+        return statistics.median(math.inf if value is None else value for value in values) if values else math.nan
 
     @property
     def wrong(self) -> bool:
@@ -244,16 +244,19 @@ def draw(results: Results, path: Path) -> None:
     import matplotlib.pyplot as plt  # here, since it takes a second and most uses draw nothing
 
     colors = {"ours": "#1b7837", "floor": "#999999", "engine": "#5aae61", "peer": "#762a83"}
-    found = sorted(
-        (found for found in results.contenders.values() if found.steps), key=lambda one: one.median(per_second, 1, 32)
+    contenders = sorted(
+        (result for result in results.contenders.values() if result.steps),
+        key=lambda result: result.median(per_second, 1, 32),
     )
-    figure, panels = plt.subplots(1, 2, figsize=(12, 0.45 * len(found) + 1.6), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(12, 0.45 * len(contenders) + 1.6), sharey=True, layout="constrained")
     for panel, (label, figure_of, digits) in zip(
         panels, [("requests a second: more is better", per_second, 0), ("p99 in ms: less is better", p99, 1)]
     ):
-        values = [one.median(figure_of, 1, 32) for one in found]
+        values = [result.median(figure_of, 1, 32) for result in contenders]
         shown = [value if math.isfinite(value) else 0 for value in values]
-        bars = panel.barh([one.title for one in found], shown, color=[colors[one.kind] for one in found])
+        bars = panel.barh(
+            [result.title for result in contenders], shown, color=[colors[result.kind] for result in contenders]
+        )
         panel.bar_label(bars, [_number(value, digits) for value in values], padding=3)
         panel.set(xscale="log", title=label, xlim=(1, max(shown) * 4))  # from 1, and with room for the last number
         panel.spines[["top", "right"]].set_visible(False)

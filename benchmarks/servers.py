@@ -30,7 +30,7 @@ VENVS = Path(__file__).with_name(".venvs")
 START_SECONDS, STOP_SECONDS = 90, 15  # Ray Serve takes ten to start; MLServer may never stop by itself
 # What a user's shell may hold and a contender must not see; without PYTHONDONTWRITEBYTECODE, it starts as it would.
 _FOREIGN = ("TABSERVE_", "GUNICORN_", "PROMETHEUS_", "PYTHON", "PORT", "WEB_CONCURRENCY", "AIP_", "VIRTUAL_ENV")
-_TELL_NOBODY = {
+_NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "BENTOML_DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,8 +51,8 @@ def make_venv(contender: Contender, *, install: bool = True) -> Path:
     stamp = venv / ".made-of"
     requirements = [contender.requirements, contender.requirements.with_name("constraints.txt")]
     content = b"".join([sys.version.encode(), *[file.read_bytes() for file in requirements]])
-    made_of = hashlib.sha256(content).hexdigest()
-    if stamp.exists() and stamp.read_text() == made_of:
+    fingerprint = hashlib.sha256(content).hexdigest()
+    if stamp.exists() and stamp.read_text() == fingerprint:
         return venv
     if not install:
         raise ContenderError("not installed")
@@ -63,10 +63,10 @@ def make_venv(contender: Contender, *, install: bool = True) -> Path:
         [sys.executable, "-m", "venv", "--without-pip", str(venv)],
         [*pip, "install", "--quiet", "-r", str(contender.requirements)],
     ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise ContenderError(f"could not be installed: {_last_line(done.stderr)}")
-    stamp.write_text(made_of)
+        completed = subprocess.run(command, capture_output=True, text=True)
+        if completed.returncode:
+            raise ContenderError(f"could not be installed: {_last_line(completed.stderr)}")
+    stamp.write_text(fingerprint)
     return venv
 
 
@@ -125,21 +125,21 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
     with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
         port = _free_port()
         pipeline = str(artifact / "pipeline.joblib")
-        places = {"port": port, "here": contender.here, "root": ROOT, "scratch": folder, "pipeline": pipeline}
+        placeholders = {"port": port, "here": contender.here, "root": ROOT, "scratch": folder, "pipeline": pipeline}
         binaries = make_venv(contender, install=False) / "bin"
         environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
-            **_TELL_NOBODY,
+            **_NO_TELEMETRY,
             "HOME": folder,
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "PORT": str(port),
             "PIPELINE": pipeline,
             "TABSERVE_STORE": str(store),
-            **{name: value.format(**places) for name, value in contender.environ.items()},
+            **{name: value.format(**placeholders) for name, value in contender.environ.items()},
         }
-        command = [part.format(**places) for part in contender.command]
+        command = [part.format(**placeholders) for part in contender.command]
         command[0] = str(binaries / command[0])
-        runs_in = contender.runs_in.format(**places)
+        runs_in = contender.runs_in.format(**placeholders)
         with (Path(folder) / "log").open("wb+") as log:
 
             def fail(reason: str) -> ContenderError:
@@ -150,7 +150,7 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
                 prepare = [binaries / "python", contender.here / "prepare.py"]
                 if subprocess.run(prepare, cwd=folder, env=environ, stdout=log, stderr=log).returncode:
                     raise fail("could not be prepared")
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             server = Server(contender, psutil.Popen(command, cwd=runs_in, env=environ, stdout=log, stderr=log), port)
             try:
                 while True:
@@ -160,10 +160,10 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
                     except ContenderError as error:
                         if not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE:
                             raise fail("did not start") from None
-                        if time.perf_counter() - began > START_SECONDS:
+                        if time.perf_counter() - started_at > START_SECONDS:
                             raise fail(f"did not answer within {START_SECONDS} s ({error})") from None
                         time.sleep(0.005)
-                yield server, time.perf_counter() - began
+                yield server, time.perf_counter() - started_at
             finally:
                 _stop(server)
 

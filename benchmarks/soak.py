@@ -65,7 +65,7 @@ def main() -> int:
     make_venv(LOGGED)
     with serving(LOGGED, store=store, artifact=artifact, row=houses[:1]) as (server, _):
         tally, samples = Tally(), []
-        began = time.monotonic()
+        started_at = time.monotonic()
         stop = threading.Event()
         good = [
             *[lambda rows=rows: _good(server.port, houses, expected, rows, tally) for rows in (1, 1, 1, 100)],
@@ -73,18 +73,18 @@ def main() -> int:
         ]
         hostile = _hostile(server.port)
         with ThreadPoolExecutor(len(good) + len(hostile)) as pool:
-            running = [pool.submit(_again_and_again, act, stop, 0.02) for act in good]
-            running += [pool.submit(_attack, name, act, stop, tally) for name, act in hostile.items()]
+            running = [pool.submit(_again_and_again, action, stop, 0.02) for action in good]
+            running += [pool.submit(_attack, name, attack, stop, tally) for name, attack in hostile.items()]
             try:
-                while (passed := time.monotonic() - began) < options.seconds:
+                while (passed := time.monotonic() - started_at) < options.seconds:
                     time.sleep(min(options.settle / SAMPLES, options.seconds - passed))
-                    samples.append((time.monotonic() - began, server.pss_mib()))
+                    samples.append((time.monotonic() - started_at, server.pss_mib()))
             finally:
                 stop.set()
-            for each in running:
-                each.result()
-    first = statistics.median(mib for at, mib in samples if options.settle / 2 <= at <= options.settle)
-    last = statistics.median(mib for at, mib in samples if at >= options.seconds - options.settle / 2)
+            for future in running:
+                future.result()
+    first = statistics.median(mib for second, mib in samples if options.settle / 2 <= second <= options.settle)
+    last = statistics.median(mib for second, mib in samples if second >= options.seconds - options.settle / 2)
     growth = last / first - 1
     steps = [mib for _, mib in samples[len(samples) // 10 - 1 :: max(1, len(samples) // 10)]]
     print(
@@ -97,16 +97,16 @@ def main() -> int:
     return int(growth > ALLOWED_GROWTH or bool(tally.failures))
 
 
-def _again_and_again(act: Callable[[], None], stop: threading.Event, pause_seconds: float) -> None:
+def _again_and_again(action: Callable[[], None], stop: threading.Event, pause_seconds: float) -> None:
     while not stop.wait(pause_seconds):
-        act()
+        action()
 
 
-def _attack(name: str, act: Callable[[], str], stop: threading.Event, tally: Tally) -> None:
+def _attack(name: str, attack: Callable[[], str], stop: threading.Event, tally: Tally) -> None:
     """Count how a hostile request ends: a status, or how its connection ended; never a 500."""
     while not stop.wait(0.25):
         try:
-            ended = act()
+            ended = attack()
         except (OSError, http.client.HTTPException) as error:
             ended = type(error).__name__
         with tally.lock:
@@ -131,21 +131,21 @@ _numbers = itertools.count()
 
 def _good(port: int, houses: Matrix, expected: Any, rows: int, tally: Tally) -> None:
     """Ask about some houses in each format, and send the truth; compare every bit."""
-    at = next(_numbers) % (len(houses) - rows)
-    some = houses[at : at + rows].tolist()
-    text = "\n".join([",".join(COLUMNS), *[",".join(map(repr, row)) for row in some]])
-    records = [dict(zip(COLUMNS, row)) for row in some]
+    start = next(_numbers) % (len(houses) - rows)
+    rows_sent = houses[start : start + rows].tolist()
+    text = "\n".join([",".join(COLUMNS), *[",".join(map(repr, row)) for row in rows_sent]])
+    records = [dict(zip(COLUMNS, row)) for row in rows_sent]
     request_id = f"soak-{next(_numbers)}"
     requests = [
         ("/predict", json.dumps(records).encode(), {**JSON, "X-Request-Id": request_id}, "prediction"),
         ("/predict", text.encode(), CSV, "prediction"),
-        (f"/v1/models/{MODEL}:predict", json.dumps({"instances": some}).encode(), JSON, "predictions"),
-        ("/invocations", gzip.compress(json.dumps({"inputs": some}).encode()), GZIP, "predictions"),
+        (f"/v1/models/{MODEL}:predict", json.dumps({"instances": rows_sent}).encode(), JSON, "predictions"),
+        ("/invocations", gzip.compress(json.dumps({"inputs": rows_sent}).encode()), GZIP, "predictions"),
     ]
     for path, body, headers, key in requests:
         try:
             status, content = _ask(port, path, body, headers)
-            right = status == 200 and np.array_equal(json.loads(content)[key], expected[at : at + rows])
+            right = status == 200 and np.array_equal(json.loads(content)[key], expected[start : start + rows])
             reason = "" if right else f"answered {status} at {path}" if status != 200 else f"wrong bits at {path}"
         except (OSError, http.client.HTTPException) as error:
             reason = f"{type(error).__name__} at {path}"
@@ -184,14 +184,14 @@ def _hostile(port: int) -> dict[str, Callable[[], str]]:
         return str(_ask(port, "/feedback", json.dumps(truths).encode(), JSON)[0])
 
     def raw(*pieces: bytes, pause_seconds: float = 0.0, reads: bool = True) -> Callable[[], str]:
-        def act() -> str:
+        def attack() -> str:
             with socket.create_connection((HOST, port), timeout=15) as connection:
                 for piece in pieces:
                     connection.sendall(piece)
                     time.sleep(pause_seconds)
                 return connection.recv(64)[9:12].decode("latin-1") if reads else "left"
 
-        return act
+        return attack
 
     pages = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: h\r\n\r\n" * 8
     post = b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"

@@ -34,35 +34,35 @@ def main() -> None:
     y = np.sin(X).sum(axis=1) + random.normal(size=options.rows)
     device = network.find_device(options.device)
 
-    def ours(**chosen: Any) -> float:
+    def fit_ours(**chosen: Any) -> float:
         settings = mlp.Settings(
             hidden=HIDDEN, max_epochs=options.epochs, patience=options.epochs, batch_size=BATCH_SIZE, **chosen
         )
         return mlp.fit(X, y, settings, device=str(device)).rows_per_second
 
-    ways: dict[str, Callable[[], float]] = {
-        "a plain DataLoader loop": lambda: plain(X, y, device),
-        "`model.mlp`": ours,
-        "with `--precision bfloat16`": lambda: ours(precision="bfloat16"),
+    variants: dict[str, Callable[[], float]] = {
+        "a plain DataLoader loop": lambda: plain_loop(X, y, device),
+        "`model.mlp`": fit_ours,
+        "with `--precision bfloat16`": lambda: fit_ours(precision="bfloat16"),
     }
     if shutil.which("c++") or device.type != "cpu":
-        ways["with `--compile`"] = lambda: ours(compile=True)
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+        variants["with `--compile`"] = lambda: fit_ours(compile=True)
+    rates: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(options.rounds):
-        for way, measure in ways.items():
-            rates[way].append(measure())
-    figures = {way: statistics.median(found) for way, found in rates.items()}
+        for variant, measure in variants.items():
+            rates[variant].append(measure())
+    figures = {variant: statistics.median(found) for variant, found in rates.items()}
     base = figures["a plain DataLoader loop"]
     print(
         f"{options.rows:,} rows of {FEATURES} features, hidden layers of {' and '.join(map(str, HIDDEN))}, "
         f"{BATCH_SIZE:,} rows a step, on {device} with {torch.get_num_threads()} threads\n\n"
         "| training | rows a second | times the plain loop |\n|---|---|---|"
     )
-    for way, rate in figures.items():
-        print(f"| {way} | {rate:,.0f} | {rate / base:.1f} |")
+    for variant, rate in figures.items():
+        print(f"| {variant} | {rate:,.0f} | {rate / base:.1f} |")
 
 
-def plain(X: np.ndarray, y: np.ndarray, device: torch.device) -> float:
+def plain_loop(X: np.ndarray, y: np.ndarray, device: torch.device) -> float:
     """Return the rows a second of one epoch in the loop that the tutorials show."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip((FEATURES, *HIDDEN), HIDDEN):

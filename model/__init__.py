@@ -34,7 +34,7 @@ from model.schema import (
     Schema,
     check_width,
     columns_from_csv,
-    misfits,
+    shape_problems,
     shortened,
 )
 from model.store import Store
@@ -68,6 +68,6 @@ __all__ = [
     "TooManyRowsError",
     "check_width",
     "columns_from_csv",
-    "misfits",
+    "shape_problems",
     "shortened",
 ]

@@ -168,28 +168,30 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.name not in DATASETS:
         raise ValueError(f"there is no data set {options.name!r}; choose one of: {', '.join(DATASETS)}")
-    usual = DATASETS[options.name].algorithm
-    algorithm = options.algorithm or usual
-    if options.notebook and algorithm != usual:
-        raise ValueError(f"the notebook of {options.name} trains the {usual}; leave out --notebook for the {algorithm}")
-    given = {}
-    for name, (_, own) in _ALGORITHMS.items():
-        for option in vars(options).keys() & own.keys():
+    default_algorithm = DATASETS[options.name].algorithm
+    algorithm = options.algorithm or default_algorithm
+    if options.notebook and algorithm != default_algorithm:
+        raise ValueError(
+            f"the notebook of {options.name} trains the {default_algorithm}; leave out --notebook for the {algorithm}"
+        )
+    algorithm_options = {}
+    for name, (_, own_options) in _ALGORITHMS.items():
+        for option in vars(options).keys() & own_options.keys():
             if name != algorithm:
                 flag = f"--{option.replace('_', '-')}"
                 raise ValueError(f"{flag} is an option of the {name}; leave it out for the {algorithm}")
-            given[option] = getattr(options, option)
-    wanted = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
+            algorithm_options[option] = getattr(options, option)
+    common = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
     if options.notebook:
-        draft = training.draft_from_notebook(options.name, given, **wanted)
+        draft = training.draft_from_notebook(options.name, algorithm_options, **common)
     else:
-        draft = training.draft(options.name, given, algorithm=algorithm, **wanted)
+        draft = training.draft(options.name, algorithm_options, algorithm=algorithm, **common)
     path = Store(options.store).add(options.name, draft)
-    if "checkpoint" in given:
-        given["checkpoint"].unlink(missing_ok=True)  # the artifact has what it was for
-    found = artifacts.load(path)
-    figures = found.manifest["metrics"]["validation"]
-    print(f"{found.name} version {found.version}: validation MSE {figures['mse']:.2f}, written to {path}")
+    if "checkpoint" in algorithm_options:
+        algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has what it was for
+    model = artifacts.load(path)
+    metrics = model.manifest["metrics"]["validation"]
+    print(f"{model.name} version {model.version}: validation MSE {metrics['mse']:.2f}, written to {path}")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -209,23 +211,23 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    found = Store(options.store).load(options.model)
-    nearness = f"within {found.tolerance:g}" if found.tolerance else "to the last bit"
+    model = Store(options.store).load(options.model)
+    nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(
-        f"{found.name} version {found.version}: {len(found.manifest['files'])} files unchanged, "
-        f"{len(found.golden_rows)} golden rows answered {nearness}"
+        f"{model.name} version {model.version}: {len(model.manifest['files'])} files unchanged, "
+        f"{len(model.golden_rows)} golden rows answered {nearness}"
     )
 
 
 def _predict(options: argparse.Namespace) -> None:
-    found = Store(options.store).load(options.model)
+    model = Store(options.store).load(options.model)
     try:
         table = options.table.read_bytes() if options.table else sys.stdin.buffer.read()
-        columns, _ = columns_from_csv(table.decode("utf-8"), names=found.schema.names)
+        columns, _ = columns_from_csv(table.decode("utf-8"), names=model.schema.names)
     except ValueError as error:
         raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
-    schema = replace(found.schema, ignore_unknown=options.ignore_unknown)
-    for value in found.predict(schema.matrix_from_columns(columns)).tolist():
+    schema = replace(model.schema, ignore_unknown=options.ignore_unknown)
+    for value in model.predict(schema.matrix_from_columns(columns)).tolist():
         print(value)
 
 
@@ -233,11 +235,11 @@ def _report(options: argparse.Namespace) -> None:
     from model import report
     from model.prediction_log import PredictionLog
 
-    found = Store(options.store).load(options.model)
+    model = Store(options.store).load(options.model)
     with closing(PredictionLog(options.log, read_only=True)) as log:
-        for _, sentence in report.write(found, log, options.output, days=options.days):
+        for _, sentence in report.write(model, log, options.output, days=options.days):
             print(sentence)
-    print(f"{found.name} version {found.version}: written to {options.output}")
+    print(f"{model.name} version {model.version}: written to {options.output}")
 
 
 def _pack(options: argparse.Namespace) -> None:

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from model import drift, schema
 from model.bit_vectors import BitVectors, Forest
 from model.drift import Reference
-from model.engine import Engine, Predictor, differing, predict_every_way
+from model.engine import Engine, Predictor, differing, predict_by_batch_size
 from model.errors import ArtifactError, GoldenRowsError
-from model.files import MAX_JSON_BYTES, open_plain, parse_json, read_json
+from model.files import MAX_JSON_BYTES, open_regular, parse_json, read_json
 from model.graph import MAX_GRAPH_BYTES
-from model.manifest import check, is_number, sizes
+from model.manifest import check, file_sizes, is_number
 from model.schema import Matrix, Schema
 
 FORMAT_VERSION = 2
@@ -50,7 +50,7 @@ MAX_TOLERANCE = 1e-6
 # 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
 MAX_GOLDEN_ROWS = 1_024  # we write 64; each is replayed three times
-_KEPT = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
+_MAX_BYTES = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
 INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
 
 _RESTORE = "restore the artifact from its source, or train the model again"
@@ -68,7 +68,7 @@ class Draft:
 class Artifact:
     """One verified version of a model, ready to answer.
 
-    `golden_rows` `(n_rows, n_features)` have the trained model's `golden_answers` `(n_rows,)`; every engine of this
+    `golden_rows` `(n_rows, n_features)` have the trained model's `golden_predictions` `(n_rows,)`; every engine of this
     version gives them to within `tolerance`, relative, or to the last bit where that is 0.
     """
 
@@ -79,7 +79,7 @@ class Artifact:
     schema: Schema
     engine: Predictor
     golden_rows: Matrix
-    golden_answers: NDArray[np.float64]
+    golden_predictions: NDArray[np.float64]
     tolerance: float
     reference: Reference
 
@@ -124,7 +124,7 @@ def load(folder: Path) -> Artifact:
 
     Raises `ArtifactError`, which names the file and what to do; nothing is half-loaded.
     """
-    manifest, files = read(folder, _KEPT)
+    manifest, files = read(folder, _MAX_BYTES)
     try:
         check(manifest)
         to_json(manifest)  # text that is no UTF-8 could be in no page
@@ -149,13 +149,13 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     try:
         engine = Engine(files[GRAPH], vectors)
-        replayed = predict_every_way(engine.predict, rows)
+        replayed = predict_by_batch_size(engine.predict, rows)
     except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
         raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
     name, version = manifest["name"], manifest["version"]
-    found = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
-    check_golden_rows(found, replayed)
-    return found
+    loaded = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
+    check_golden_rows(loaded, replayed)
+    return loaded
 
 
 def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArray[np.float64]]:
@@ -173,19 +173,19 @@ def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArra
     return columns, np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
 
 
-def check_golden_rows(found: Artifact, replayed: NDArray[np.float64]) -> None:
+def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
     """Hold `(n_ways, n_rows)` answers of an engine to the golden rows against those of the trained model.
 
     Raises `GoldenRowsError` if one differs.
     """
-    different = int(differing(found.golden_answers, replayed, found.tolerance).any(axis=0).sum())
+    different = int(differing(model.golden_predictions, replayed, model.tolerance).any(axis=0).sum())
     if different:
         raise GoldenRowsError(
-            found.path / GOLDEN,
-            f"{different} of {len(found.golden_rows)} golden rows are answered differently than by the trained model",
+            model.path / GOLDEN,
+            f"{different} of {len(model.golden_rows)} golden rows are answered differently than by the trained model",
             "do not serve it; train it again on this machine and compare",
-            name=found.name,
-            version=found.version,
+            name=model.name,
+            version=model.version,
         )
 
 
@@ -194,17 +194,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = read_json(path)
-        found = manifest["format_version"]
+        format_version = manifest["format_version"]
     except OSError as error:
         raise _unreadable(path, error) from None
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
-    if type(found) is not int or found < 1:
-        raise ArtifactError(path, f"has the format version {found!r}, which does not exist", _RESTORE)
-    if found > FORMAT_VERSION:
+    if type(format_version) is not int or format_version < 1:
+        raise ArtifactError(path, f"has the format version {format_version!r}, which does not exist", _RESTORE)
+    if format_version > FORMAT_VERSION:
         raise ArtifactError(
             path,
-            f"is of format {found}; this version of tabserve reads formats up to {FORMAT_VERSION}",
+            f"is of format {format_version}; this version of tabserve reads formats up to {FORMAT_VERSION}",
             "upgrade tabserve, or train the model again with this version",
         )
     expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
@@ -217,31 +217,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read(folder: Path, kept: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the manifest, and the bytes of its files once all were checked against their hashes.
 
-    Of the files only those in `kept`, with the most bytes that each may have; without it, all. Raises `ArtifactError`.
+    Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. Raises
+    `ArtifactError`.
     """
     path = folder / MANIFEST
     manifest = read_manifest(folder)
     try:
-        expected = sizes(manifest)
+        expected = file_sizes(manifest)
     except ValueError:
         raise ArtifactError(path, "does not list its files", _RESTORE) from None
     if sum(expected.values()) > MAX_ARTIFACT_BYTES:
         raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}
     for name, size in expected.items():
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
-        if size > (kept or {}).get(name, MAX_ARTIFACT_BYTES):
+        if size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
             raise ArtifactError(folder / name, f"has {size} bytes, more than are allowed", "do not use it")
-        keep = kept is None or name in kept
-        sha256, content = _read(folder, place, size, keep=keep)
+        in_memory = max_bytes is None or name in max_bytes
+        sha256, content = _read(folder, relative, size, in_memory=in_memory)
         if {"sha256": sha256, "size": size} != manifest["files"][name]:
             raise ArtifactError(folder / name, "was changed after it was written: its hash differs", _RESTORE)
-        if keep:
+        if in_memory:
             files[name] = content
     return manifest, files
 
@@ -275,25 +276,25 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
-def _read(folder: Path, place: PurePosixPath, size: int, *, keep: bool) -> tuple[str, bytes]:
+def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) -> tuple[str, bytes]:
     """Return the SHA-256 of a plain file of that size and, if it is to be kept, its bytes. Raises `ArtifactError`."""
-    path = folder / place
-    hashed, pieces = hashlib.sha256(), []
+    path = folder / relative
+    sha256_of, chunks = hashlib.sha256(), []
     try:
-        if path.parent.resolve() != (folder.resolve() / place).parent:
+        if path.parent.resolve() != (folder.resolve() / relative).parent:
             raise OSError(errno.ELOOP, "its folder is a link")
-        with open_plain(path) as file:
-            found = os.fstat(file.fileno()).st_size
-            if found != size:
-                raise ArtifactError(path, f"has {found} bytes where the manifest says {size}", _RESTORE)
-            while size > 0 and (piece := file.read(min(size, 2**20))):
-                size -= len(piece)
-                hashed.update(piece)
-                if keep:
-                    pieces.append(piece)
+        with open_regular(path) as file:
+            actual_size = os.fstat(file.fileno()).st_size
+            if actual_size != size:
+                raise ArtifactError(path, f"has {actual_size} bytes where the manifest says {size}", _RESTORE)
+            while size > 0 and (chunk := file.read(min(size, 2**20))):
+                size -= len(chunk)
+                sha256_of.update(chunk)
+                if in_memory:
+                    chunks.append(chunk)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    return hashed.hexdigest(), b"".join(pieces)
+    return sha256_of.hexdigest(), b"".join(chunks)
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:

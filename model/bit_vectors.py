@@ -22,8 +22,8 @@ MAX_LEAVES = 64  # of a tree: the bits of the widest integer
 MAX_VECTOR_BYTES = 2**24  # of all vectors: beyond that no cache holds them
 MANY_ROWS = 4_096  # that are always answered by vectors, where there are any: so that the proof asks them
 # Rows times trees; for fewer, to call numpy takes longer than to walk.
-_PAYS_FROM, _PAYS_FROM_A_FEATURE = 2_500, 500
-_LEAVES_A_PIECE = 2**16  # 0.5 MiB of float64, which stays in the cache
+_MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
+_LEAVES_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Forest:
                 forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except Exception as error:  # whatever numpy and zipfile raise
             raise ValueError(f"not a file of splits and leaves: {error!r}") from None
-        kinds = [getattr(forest, field.name).dtype.name for field in fields(cls)]
-        if kinds != ["int32", "float64", "int32", "uint64", "float64"]:
-            raise ValueError(f"its arrays are of the types {', '.join(kinds)}")
+        dtypes = [getattr(forest, field.name).dtype.name for field in fields(cls)]
+        if dtypes != ["int32", "float64", "int32", "uint64", "float64"]:
+            raise ValueError(f"its arrays are of the types {', '.join(dtypes)}")
         return forest
 
     def fits(self) -> bool:
@@ -69,10 +69,10 @@ class Forest:
         if not (n_trees and 0 < n_leaves <= MAX_LEAVES):
             return False
         n_vectors = len(self.feature) + len(np.unique(self.feature))
-        return bool(self.leaves.nbytes + n_vectors * n_trees * _word(n_leaves).itemsize <= MAX_VECTOR_BYTES)
+        return bool(self.leaves.nbytes + n_vectors * n_trees * _mask_type(n_leaves).itemsize <= MAX_VECTOR_BYTES)
 
 
-def _word(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
+def _mask_type(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
     """Return the smallest integer with a bit for each leaf of a tree."""
     return np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
 
@@ -90,50 +90,50 @@ class BitVectors:
         for numbers, bound in ((forest.feature, n_features), (forest.tree, n_trees)):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < bound:
                 raise ValueError("a split names a feature or a tree that does not exist")
-        self._kind = _word(n_leaves)
-        n_words = -(-n_trees * self._kind.itemsize // 8)
+        self._mask_type = _mask_type(n_leaves)
+        n_words = -(-n_trees * self._mask_type.itemsize // 8)
         self._features = []
         for number in np.unique(forest.feature).tolist() or [0]:
-            here = forest.feature == number
-            edges, place = np.unique(forest.threshold[here], return_inverse=True)
+            is_of_feature = forest.feature == number
+            edges, rank = np.unique(forest.threshold[is_of_feature], return_inverse=True)
             vectors = np.full((len(edges) + 1, n_words), 2**64 - 1, dtype=np.uint64)
-            allowed = ~forest.excluded[here].astype(self._kind)
-            np.bitwise_and.at(vectors.view(self._kind), (place + 1, forest.tree[here]), allowed)
+            allowed = ~forest.excluded[is_of_feature].astype(self._mask_type)
+            np.bitwise_and.at(vectors.view(self._mask_type), (rank + 1, forest.tree[is_of_feature]), allowed)
             np.bitwise_and.accumulate(vectors, axis=0, out=vectors)
             self._features.append((number, edges, vectors))
         self._leaves = forest.leaves.reshape(-1)
         self._first_leaves = np.arange(0, self._leaves.size, n_leaves).reshape(-1, 1)
-        self.min_rows = min(MANY_ROWS, max(2, (_PAYS_FROM + _PAYS_FROM_A_FEATURE * len(self._features)) // n_trees))
-        self._piece_rows = max(4, _LEAVES_A_PIECE // n_trees)
+        self.min_rows = min(MANY_ROWS, max(2, (_MIN_WORK + _MIN_WORK_PER_FEATURE * len(self._features)) // n_trees))
+        self._chunk_rows = max(4, _LEAVES_PER_CHUNK // n_trees)
         # To get as much memory anew can take several times as long as all the rest: the system hands out empty pages.
         self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []  # as many as threads ever met
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, of two rows or more."""
-        n_pieces = -(-len(X) // self._piece_rows)
-        if n_pieces == 1:
-            return self._predict_piece(X)
-        return np.concatenate([self._predict_piece(piece) for piece in np.array_split(X, n_pieces)])
+        n_chunks = -(-len(X) // self._chunk_rows)
+        if n_chunks == 1:
+            return self._predict_chunk(X)
+        return np.concatenate([self._predict_chunk(chunk) for chunk in np.array_split(X, n_chunks)])
 
-    def _predict_piece(self, X: Matrix) -> NDArray[np.float64]:
-        places = [edges.searchsorted(X[:, number]) for number, edges, _ in self._features]
-        words = self._features[0][2].take(places[0], axis=0)  # (n_rows, n_words)
-        for (_, _, vectors), place in zip(self._features[1:], places[1:]):
-            words &= vectors.take(place, axis=0)
-        bits = words.view(self._kind)
-        number = np.bitwise_count((bits - self._kind.type(1)) & ~bits)  # of the lowest bit
+    def _predict_chunk(self, X: Matrix) -> NDArray[np.float64]:
+        ranks = [edges.searchsorted(X[:, number]) for number, edges, _ in self._features]
+        masks = self._features[0][2].take(ranks[0], axis=0)  # (n_rows, n_words)
+        for (_, _, vectors), rank in zip(self._features[1:], ranks[1:]):
+            masks &= vectors.take(rank, axis=0)
+        bits = masks.view(self._mask_type)
+        lowest_bit = np.bitwise_count((bits - self._mask_type.type(1)) & ~bits)
         n_trees, n_rows = len(self._first_leaves), len(X)
         try:
             buffers = self._spare_buffers.pop()
         except IndexError:
-            size = n_trees * self._piece_rows
+            size = n_trees * self._chunk_rows
             buffers = np.empty(size, dtype=np.intp), np.empty(size)
-        place = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
-        worth = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows)
-        np.add(number.T[:n_trees], self._first_leaves, out=place)
-        self._leaves.take(place, out=worth, mode="clip")  # with "raise" numpy makes a buffer of its own
+        leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
+        leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows)
+        np.add(lowest_bit.T[:n_trees], self._first_leaves, out=leaf_numbers)
+        self._leaves.take(leaf_numbers, out=leaf_values, mode="clip")  # with "raise" numpy makes a buffer of its own
         # Along the axis that is not contiguous numpy adds one after the other; along the other it would add pairwise,
         # which is why one row cannot be asked about.
-        y: NDArray[np.float64] = np.add.reduce(worth, axis=0)
+        y: NDArray[np.float64] = np.add.reduce(leaf_values, axis=0)
         self._spare_buffers.append(buffers)
         return y

@@ -62,17 +62,17 @@ says how well.
 
 def _equality(engine: Mapping[str, Any]) -> str:
     """Return the sentences on how far the compiled model is from the trained one, and where they were compared."""
-    parity, tolerance = engine["parity"], engine["tolerance"]
-    nearness, found = "to the last bit", ""
+    proof, tolerance = engine["parity"], engine["tolerance"]
+    nearness, difference = "to the last bit", ""
     if tolerance:
         nearness = f"within {tolerance:g} of it"
-        found = (
-            f" At least one bit differs on {parity['different_rows']:,} of them, by at most "
-            f"{parity['largest_relative_difference']:.1e} of the answer."
+        difference = (
+            f" At least one bit differs on {proof['different_rows']:,} of them, by at most "
+            f"{proof['largest_relative_difference']:.1e} of the answer."
         )
-    splits = f"{parity['split_rows']:,} rows on both sides of every split, " if parity["split_rows"] else ""
+    splits = f"{proof['split_rows']:,} rows on both sides of every split, " if proof["split_rows"] else ""
     return (
-        f"The compiled model gave the trained model's answer, {nearness}, on all {parity['table_rows']:,} rows of the "
-        f"table, {parity['random_rows']:,} random rows in and beyond the training range, {splits}and "
-        f"{parity['limit_rows']} rows at the limits of what the trained model accepts.{found}"
+        f"The compiled model gave the trained model's answer, {nearness}, on all {proof['table_rows']:,} rows of the "
+        f"table, {proof['random_rows']:,} random rows in and beyond the training range, {splits}and "
+        f"{proof['limit_rows']} rows at the limits of what the trained model accepts.{difference}"
     )

@@ -29,7 +29,7 @@ TIMELINESS = "timeliness"
 MINIMUM_ROWS = 20
 
 # Rows of one kind that are told of one by one; more are told of in one line, so that a report can still be read.
-MAX_ALIKE = 10
+MAX_LISTED_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
 def _findings(dimension: str, problems: Sequence[Problem], *, fatal: bool = True) -> list[Finding]:
     """Return a finding for each of the problems, which are of one kind; one for all rows where they are many."""
     rows = [problem for problem in problems if problem.row is not None]
-    if len(rows) > MAX_ALIKE:
+    if len(rows) > MAX_LISTED_ROWS:
         first = replace(rows[0], reason=f"{rows[0].reason} (the first of {len(rows):,} such rows)")
         problems = [*(problem for problem in problems if problem.row is None), first]
     return [Finding(dimension, problem, fatal) for problem in problems]

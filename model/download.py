@@ -21,8 +21,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from model.errors import TransferError
-from model.files import open_plain
+from model.errors import ArchiveError
+from model.files import open_regular
 
 _CHUNK_BYTES = 2**16
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -36,9 +36,9 @@ def parse_url(url: str) -> tuple[Request, str]:
         parts = urlsplit(url)
         user, password, _ = parts.username, parts.password, parts.port
     except ValueError:
-        raise TransferError("this is not a URL: its host or port cannot be parsed") from None
+        raise ArchiveError("this is not a URL: its host or port cannot be parsed") from None
     if parts.scheme not in ("http", "https", "file"):
-        raise TransferError("the URL does not begin with http://, https:// or file://")
+        raise ArchiveError("the URL does not begin with http://, https:// or file://")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
     request = Request(urlunsplit(bare))
     if user is not None:
@@ -49,58 +49,58 @@ def parse_url(url: str) -> tuple[Request, str]:
 
 
 def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float, stall_seconds: float) -> str:
-    """Write what the URL answers to a file and return its SHA-256. Raises `TransferError`."""
-    watch = _Watch(max_seconds)
-    hashed, received = hashlib.sha256(), 0
+    """Write what the URL answers to a file and return its SHA-256. Raises `ArchiveError`."""
+    deadline = _Deadline(max_seconds)
+    sha256, received = hashlib.sha256(), 0
     try:
         with (
-            watch.running(),
-            _open(request, watch, stall_seconds) as (content, announced),
-            file.open("xb") as written,
+            deadline.running(),
+            _open(request, deadline, stall_seconds) as (content, announced_length),
+            file.open("xb") as output,
         ):
             # What is there: a full read would wait for a slow sender.
-            while piece := content.read1(_CHUNK_BYTES):  # type: ignore[attr-defined]
-                received += len(piece)
+            while chunk := content.read1(_CHUNK_BYTES):  # type: ignore[attr-defined]
+                received += len(chunk)
                 if received > max_bytes:
-                    raise TransferError(f"is longer than {max_bytes} bytes")
-                hashed.update(piece)
-                written.write(piece)
-    except TransferError:
+                    raise ArchiveError(f"is longer than {max_bytes} bytes")
+                sha256.update(chunk)
+                output.write(chunk)
+    except ArchiveError:
         raise
     except HTTPError as error:
         error.close()
-        watch.check()
-        raise TransferError(f"was answered with status {error.code}") from None
+        deadline.check()
+        raise ArchiveError(f"was answered with status {error.code}") from None
     except (HTTPException, ValueError) as error:  # their messages may show the URL
-        watch.check()
-        raise TransferError(f"could not be downloaded: {type(error).__name__}") from None
+        deadline.check()
+        raise ArchiveError(f"could not be downloaded: {type(error).__name__}") from None
     except OSError as error:
-        watch.check()
+        deadline.check()
         reason = error.reason if isinstance(error, URLError) else error
-        raise TransferError(f"could not be downloaded: {getattr(reason, 'strerror', None) or reason}") from None
-    watch.check()
-    if announced is not None and announced != str(received):
-        raise TransferError(f"ended after {received} of {announced} bytes")
-    return hashed.hexdigest()
+        raise ArchiveError(f"could not be downloaded: {getattr(reason, 'strerror', None) or reason}") from None
+    deadline.check()
+    if announced_length is not None and announced_length != str(received):
+        raise ArchiveError(f"ended after {received} of {announced_length} bytes")
+    return sha256.hexdigest()
 
 
 @contextmanager
-def _open(request: Request, watch: _Watch, stall_seconds: float) -> Iterator[tuple[IO[bytes], str | None]]:
+def _open(request: Request, deadline: _Deadline, stall_seconds: float) -> Iterator[tuple[IO[bytes], str | None]]:
     """Yield what a URL answers, and which length was announced."""
     if request.type == "file":
         if request.host not in ("", None, "localhost"):
-            raise TransferError("names a file on another host")
+            raise ArchiveError("names a file on another host")
         path = Path(unquote(urlsplit(request.full_url).path)).resolve()
-        with open_plain(path) as file:  # a FIFO would have to be waited for
+        with open_regular(path) as file:  # a FIFO would have to be waited for
             yield file, None
         return
-    places = _Places(watch)
-    opener = build_opener(_Redirects(), _Http(places), _Https(places))
+    connector = _Connector(deadline)
+    opener = build_opener(_Redirects(), _Http(connector), _Https(connector))
     with opener.open(request, timeout=stall_seconds) as reply:
         yield reply, reply.headers.get("Content-Length")
 
 
-class _Watch:
+class _Deadline:
     """Cuts every connection off when the time for the whole exchange is over.
 
     A limit on each read does not bound the sum of them: status lines, `100 Continue`, headers, the lengths of chunks
@@ -111,19 +111,19 @@ class _Watch:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
-        self._is_over = threading.Event()
+        self._expired = threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        timer = threading.Timer(self._seconds, self._cut)
+        timer = threading.Timer(self._seconds, self._expire)
         timer.daemon = True
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
-            for kept in self._sockets:
-                kept.close()
+            for connection in self._sockets:
+                connection.close()
 
     def add(self, connection: socket.socket) -> None:
         """Have a connection cut off in time, whatever becomes of its own object: TLS takes it apart."""
@@ -133,66 +133,68 @@ class _Watch:
 
     def resolve(self, host: str, port: int) -> list[Any]:
         """Return the addresses of a name; a look-up that takes longer than there is time for is left alone."""
-        found: list[Any] = []
+        results: list[Any] = []
 
         def look_up() -> None:
             try:
-                found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+                results.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
             except (OSError, ValueError) as error:
-                found.append(error)
+                results.append(error)
 
         thread = threading.Thread(target=look_up, daemon=True)
         thread.start()
-        while thread.is_alive() and not self._is_over.is_set():
+        while thread.is_alive() and not self._expired.is_set():
             thread.join(0.05)
         self.check()
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return list(found[0])
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return list(results[0])
 
     def check(self) -> None:
-        """Raise `TransferError` if the time is over."""
-        if self._is_over.is_set():
-            raise TransferError(f"was not complete after {self._seconds:g} seconds")
+        """Raise `ArchiveError` if the time is over."""
+        if self._expired.is_set():
+            raise ArchiveError(f"was not complete after {self._seconds:g} seconds")
 
-    def _cut(self) -> None:
-        self._is_over.set()
+    def _expire(self) -> None:
+        self._expired.set()
         with self._lock:
             for connection in self._sockets:
                 with suppress(OSError):  # closed by the other side
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Places:
+class _Connector:
     """Where one exchange may connect to: to public addresses alone, once the first one was public.
 
     The address that is connected to is the one that was looked at: no name is looked up twice. Where a proxy connects,
     only an address that the URL itself has can be looked at.
     """
 
-    def __init__(self, watch: _Watch) -> None:
-        self._watch = watch
+    def __init__(self, deadline: _Deadline) -> None:
+        self._deadline = deadline
         self._first_was_public: bool | None = None
 
-    def connect(self, place: tuple[str, int], timeout: float, source: None = None, *, proxied: str) -> socket.socket:
+    def connect(
+        self, host_and_port: tuple[str, int], timeout: float, source: None = None, *, proxied: str
+    ) -> socket.socket:
         """Return a socket that is connected to a host and port, or to the proxy that connects to the `proxied` host."""
-        found = self._watch.resolve(*place)
-        is_public = {item[4][0]: _is_public(proxied or item[4][0]) for item in found}
+        candidates = self._deadline.resolve(*host_and_port)
+        is_public = {item[4][0]: _is_public(proxied or item[4][0]) for item in candidates}
         if self._first_was_public:
-            found = [item for item in found if is_public[item[4][0]]]
-        if not found:
-            raise TransferError("redirects to a private or link-local address; if that is right, pull from there")
-        for number, (family, kind, protocol, _, address) in enumerate(found, start=1):
+            candidates = [item for item in candidates if is_public[item[4][0]]]
+        if not candidates:
+            raise ArchiveError("redirects to a private or link-local address; if that is right, pull from there")
+        for number, (family, kind, protocol, _, address) in enumerate(candidates, start=1):
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.settimeout(timeout)
-                self._watch.add(connection)
+                self._deadline.add(connection)
                 connection.connect(address)
                 break
             except OSError:
                 connection.close()
-                self._watch.check()
-                if number == len(found):
+                self._deadline.check()
+                if number == len(candidates):
                     raise
         if self._first_was_public is None:
             self._first_was_public = is_public[address[0]]
@@ -211,31 +213,33 @@ def _is_public(host: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _connection(kind: Any, places: _Places, request: Request, host: str, **options: Any) -> http.client.HTTPConnection:
+def _connection(
+    kind: Any, connector: _Connector, request: Request, host: str, **options: Any
+) -> http.client.HTTPConnection:
     """Return an unopened connection that connects where it may; `host` is a proxy's where the request has one."""
-    wanted = urlsplit(request.full_url).hostname or ""
+    target_host = urlsplit(request.full_url).hostname or ""
     connection: Any = kind(host, **options)
-    proxied = "" if urlsplit(f"//{host}").hostname == wanted else wanted
-    connection._create_connection = partial(places.connect, proxied=proxied)
+    proxied = "" if urlsplit(f"//{host}").hostname == target_host else target_host
+    connection._create_connection = partial(connector.connect, proxied=proxied)
     return connection  # type: ignore[no-any-return]
 
 
 class _Http(HTTPHandler):
-    def __init__(self, places: _Places) -> None:
+    def __init__(self, connector: _Connector) -> None:
         super().__init__()
-        self._places = places
+        self._connector = connector
 
     def http_open(self, req: Request) -> Any:
-        return self.do_open(partial(_connection, http.client.HTTPConnection, self._places, req), req)
+        return self.do_open(partial(_connection, http.client.HTTPConnection, self._connector, req), req)
 
 
 class _Https(HTTPSHandler):
-    def __init__(self, places: _Places) -> None:
+    def __init__(self, connector: _Connector) -> None:
         super().__init__()
-        self._places = places
+        self._connector = connector
 
     def https_open(self, req: Request) -> Any:
-        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._places, req), req)
+        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._connector, req), req)
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -246,5 +250,5 @@ class _Redirects(HTTPRedirectHandler):
     ) -> Request | None:
         fp.close()  # the caller would read the reply's body, which may have no end
         if urlsplit(newurl).scheme != req.type:
-            raise TransferError(f"redirects from {req.type} to another scheme; if that is right, pull from there")
+            raise ArchiveError(f"redirects from {req.type} to another scheme; if that is right, pull from there")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -62,7 +62,7 @@ class Engine:
         return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)
 
 
-def predict_every_way(predict: Predict, X: Matrix) -> NDArray[np.float64]:
+def predict_by_batch_size(predict: Predict, X: Matrix) -> NDArray[np.float64]:
     """Return what `predict` answers to each row of `X`, `(n_ways, n_rows)`: alone, beside one other, among thousands.
 
     Engines have ways of their own for one row, for few and for many. There has to be a row.

@@ -54,7 +54,7 @@ class DataError(ModelError):
     """A table cannot be trained on; the message is the whole report."""
 
 
-class ParityError(ModelError):
+class ProofError(ModelError):
     """The compiled engine does not answer as the trained model does, so no artifact may be written."""
 
 
@@ -109,5 +109,5 @@ class NotInStoreError(ModelError):
     """The store has no such model, version or alias."""
 
 
-class TransferError(ModelError):
+class ArchiveError(ModelError):
     """A model was not brought here and nothing was changed; names where it comes from, without what is secret there."""

@@ -19,7 +19,7 @@ from model.datasets import Table
 from model.engine import Engine
 from model.evaluate import Split
 from model.schema import Feature, Matrix, Schema
-from model.trained import Trained
+from model.trained import Candidate
 
 GOLDEN_ROWS = 64
 
@@ -30,7 +30,7 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas")
 def draft(
     table: Table,
     rows: Split,
-    trained: Trained,
+    candidate: Candidate,
     *,
     figures: Mapping[str, Figure],
     notebook: str | None = None,
@@ -38,31 +38,31 @@ def draft(
 ) -> Draft:
     """Prove the compiled model equal to the trained one and gather everything that its artifact keeps.
 
-    Raises `ParityError` if a single answer differs, by a bit or by more than the tolerance.
+    Raises `ProofError` if a single answer differs, by a bit or by more than the tolerance.
     """
     X = table.X.to_numpy()
-    model_schema = describe(table, rows, trained)
+    model_schema = schema_of(table, rows, candidate)
     proof = parity.prove(
-        trained.predict,
-        Engine(trained.graph, BitVectors(trained.forest, X.shape[1]) if trained.forest else None).predict,
+        candidate.predict,
+        Engine(candidate.graph, BitVectors(candidate.forest, X.shape[1]) if candidate.forest else None).predict,
         schema=model_schema,
         table_rows=X,
-        split_rows=trained.split_rows,
-        tolerance=trained.tolerance,
+        split_rows=candidate.split_rows,
+        tolerance=candidate.tolerance,
     )
-    golden = golden_rows(X, trained.split_rows, parity.limit_rows(model_schema))
-    training = trained.predict(rows.X_train)
+    golden = golden_rows(X, candidate.split_rows, parity.limit_rows(model_schema))
+    fitted_predictions = candidate.predict(rows.X_train)
     dataset = table.dataset
     facts = {
         "title": dataset.title,
         "task": "regression",
-        "algorithm": trained.algorithm,
-        "summary": trained.summary,
+        "algorithm": candidate.algorithm,
+        "summary": candidate.summary,
         **schema.to_manifest(model_schema),
-        **trained.facts,
+        **candidate.facts,
         "metrics": {
-            "training": evaluate.metrics(rows.y_train, training),
-            "validation": evaluate.metrics(rows.y_validation, trained.predict(rows.X_validation)),
+            "training": evaluate.metrics(rows.y_train, fitted_predictions),
+            "validation": evaluate.metrics(rows.y_validation, candidate.predict(rows.X_validation)),
         },
         "data": {
             "source": table.source,
@@ -75,28 +75,28 @@ def draft(
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": {name: version(name) for name in sorted({*_PACKAGES, *trained.packages})},
-            **trained.environment,
+            "packages": {name: version(name) for name in sorted({*_PACKAGES, *candidate.packages})},
+            **candidate.environment,
         },
         "tags": {"dataset": dataset.name, "task": "regression", "owner": owner},
-        "engine": {"kind": "onnx", "file": artifact.GRAPH, "tolerance": trained.tolerance, "parity": proof},
+        "engine": {"kind": "onnx", "file": artifact.GRAPH, "tolerance": candidate.tolerance, "parity": proof},
         "limits": dataset.limits,
     }
     files = {
-        artifact.GRAPH: trained.graph,
+        artifact.GRAPH: candidate.graph,
         artifact.GOLDEN: artifact.to_json(
-            {"columns": list(table.X.columns), "X": golden.tolist(), "y": trained.predict(golden).tolist()}
+            {"columns": list(table.X.columns), "X": golden.tolist(), "y": candidate.predict(golden).tolist()}
         ),
-        artifact.REFERENCE: artifact.to_json(drift.reference(rows.X_train, training, model_schema)),
-        **({artifact.FOREST: trained.forest.pack()} if trained.forest else {}),
-        **trained.files,
+        artifact.REFERENCE: artifact.to_json(drift.reference(rows.X_train, fitted_predictions, model_schema)),
+        **({artifact.FOREST: candidate.forest.pack()} if candidate.forest else {}),
+        **candidate.files,
         "card.md": card.render(facts).encode(),
         **{f"plots/{name}.png": plots.to_png(figure) for name, figure in figures.items()},
     }
     return Draft(manifest=facts, files=files)
 
 
-def describe(table: Table, rows: Split, trained: Trained) -> Schema:
+def schema_of(table: Table, rows: Split, candidate: Candidate) -> Schema:
     """Return the schema, with the ranges of the rows that were fitted on and the limits of the trained model."""
     *features, target = [
         Feature(
@@ -111,7 +111,7 @@ def describe(table: Table, rows: Split, trained: Trained) -> Schema:
     return Schema(
         features=tuple(
             replace(feature, lowest=float(low), highest=float(high))
-            for feature, low, high in zip(features, trained.lowest, trained.highest)
+            for feature, low, high in zip(features, candidate.lowest, candidate.highest)
         ),
         target=target,
     )
@@ -122,16 +122,16 @@ def golden_rows(X: Matrix, split_rows: Matrix, limit_rows: Matrix) -> Matrix:
     random = np.random.default_rng(0)
     spare = max(GOLDEN_ROWS - 1 - len(limit_rows), 2)
     n_splits = min(len(split_rows), spare - spare // 2)
-    some = random.permutation(X)[: spare - n_splits]
+    others = random.permutation(X)[: spare - n_splits]
     at_splits = random.permutation(split_rows)[:n_splits]
-    return np.vstack([X[:1], some, at_splits, limit_rows])
+    return np.vstack([X[:1], others, at_splits, limit_rows])
 
 
 def git_commit() -> str | None:
     """Return the commit of the code that is running, with `-dirty` if it was changed since; None outside git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        completed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

@@ -22,7 +22,7 @@ MAX_JSON_CONTAINERS = 100_000  # lists and objects
 
 
 @contextmanager
-def open_plain(path: Path) -> Iterator[IO[bytes]]:
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
     """Open a plain file. Raises `OSError` for anything else, a link among it, without waiting for it."""
     if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened: that alone does something to some devices
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -35,7 +35,7 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file says. Raises `OSError`, or `ValueError` for what is no JSON or too much of it."""
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         return parse_json(file.read(MAX_JSON_BYTES + 1))
 
 

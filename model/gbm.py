@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from model.bit_vectors import MAX_LEAVES, Forest
 from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
-from model.trained import Trained, to_onnx
+from model.trained import Candidate, to_onnx
 
 ALGORITHM = "StandardScaler + GradientBoostingRegressor"
 ONNX_ML_OPSET = 5
@@ -71,18 +71,18 @@ def search(
     }
 
 
-def trained(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Trained:
+def candidate(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Candidate:
     """Return the pipeline, fitted on `X` `(n_rows, n_features)`, as the export needs it, with what `search` found."""
 
     def predict(rows: Matrix) -> NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):  # rows at the limits overflow in scikit-learn's own checks
-            answers: NDArray[np.float64] = pipeline.predict(rows)
-            return answers
+            predictions: NDArray[np.float64] = pipeline.predict(rows)
+            return predictions
 
     lowest, highest = accepted_limits(pipeline)
-    kept = io.BytesIO()
-    joblib.dump(pipeline, kept)
-    return Trained(
+    file = io.BytesIO()
+    joblib.dump(pipeline, file)
+    return Candidate(
         algorithm=ALGORITHM,
         summary=f"{pipeline['gbm'].n_estimators} trees",
         predict=predict,
@@ -92,7 +92,7 @@ def trained(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Trai
         highest=highest,
         split_rows=rows_at_splits(pipeline, X),
         packages=("joblib", "scikit-learn", "scipy"),
-        files={PIPELINE: kept.getvalue()},
+        files={PIPELINE: file.getvalue()},
         facts={
             "hyperparameters": {
                 name: value
@@ -118,9 +118,9 @@ def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Mat
     while (low < high).any():
         # The upper middle, written so that the sum of two large ordinals cannot overflow.
         middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
-        true = holds(_float(middle))
-        low = np.where(true, middle, low)
-        high = np.where(true, high, middle - 1)
+        is_true = holds(_float(middle))
+        low = np.where(is_true, middle, low)
+        high = np.where(is_true, high, middle - 1)
     return _float(low)
 
 
@@ -182,17 +182,17 @@ def rows_at_splits(pipeline: Pipeline, X: Matrix) -> Matrix:
     and to the next float64, which goes right. A threshold that is off by one bit thus changes an answer.
     """
     scaled = pipeline["scaler"].transform(X).astype(np.float32)
-    sides = []
+    result = []
     for tree, thresholds in zip(_trees(pipeline), _folded(pipeline)):
         splits = np.flatnonzero(tree.children_left != tree.children_right)
-        reached = tree.decision_path(scaled).toarray()[:, splits].astype(bool)  # (n_rows, n_splits)
-        for split, rows in zip(splits, reached.T):
+        is_reached = tree.decision_path(scaled).toarray()[:, splits].astype(bool)  # (n_rows, n_splits)
+        for split, rows in zip(splits, is_reached.T):
             if rows.any():  # a split that only rows outside X reach cannot be placed
                 for value in (thresholds[split], np.nextafter(thresholds[split], np.inf)):
                     row = X[rows.argmax()].copy()
                     row[tree.feature[split]] = value
-                    sides.append(row)
-    return np.array(sides).reshape(-1, X.shape[1])
+                    result.append(row)
+    return np.array(result).reshape(-1, X.shape[1])
 
 
 def compile(pipeline: Pipeline) -> bytes:
@@ -276,21 +276,21 @@ def forest(pipeline: Pipeline) -> Forest | None:
         if left == right:
             leaves[number, n_left] = gbm.learning_rate * tree.value[node, 0, 0]
             return 1
-        here = walk(tree, folded, left, number, n_left)
-        splits.append((int(tree.feature[node]), float(folded[node]), number, (2**here - 1) << n_left))
-        return here + walk(tree, folded, right, number, n_left + here)
+        n_left_leaves = walk(tree, folded, left, number, n_left)
+        splits.append((int(tree.feature[node]), float(folded[node]), number, (2**n_left_leaves - 1) << n_left))
+        return n_left_leaves + walk(tree, folded, right, number, n_left + n_left_leaves)
 
     for number, (tree, folded) in enumerate(zip(trees, _folded(pipeline)), start=1):
         walk(tree, folded, 0, number, 0)
-    feature, threshold, number_of_tree, excluded = zip(*splits) if splits else [()] * 4
-    found = Forest(
+    feature, threshold, tree_number, excluded = zip(*splits) if splits else [()] * 4
+    result = Forest(
         np.array(feature, dtype=np.int32),
         np.array(threshold, dtype=np.float64),
-        np.array(number_of_tree, dtype=np.int32),
+        np.array(tree_number, dtype=np.int32),
         np.array(excluded, dtype=np.uint64),
         leaves,
     )
-    return found if found.fits() else None
+    return result if result.fits() else None
 
 
 def _tensor(name: str, kind: int, values: Sequence[float]) -> onnx.TensorProto:

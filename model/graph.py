@@ -81,7 +81,7 @@ _DIMENSION: _Message = {1: ("dim_value", _INT, 1), 2: ("dim_param", _BYTES, 1)}
 _OPSETS = {("", 21), ("ai.onnx.ml", 5)}
 
 # Types of attributes (AttributeProto.AttributeType) by the field that has the value, and types of tensors.
-_KINDS = {"i": 2, "t": 4, "ints": 7}
+_ATTRIBUTE_TYPES = {"i": 2, "t": 4, "ints": 7}
 _UINT8, _DOUBLE = 2, 11
 _TYPE_NAMES = {1: "float", 2: "uint8", 10: "float16", 11: "double"}
 
@@ -129,12 +129,12 @@ def check(content: bytes) -> None:
     model = _parse(memoryview(content), _MODEL, "model")
     for opset in model["opset_import"]:
         fields = _parse(opset, _OPSET, "opset")
-        found = _text(fields["domain"]), _only(fields["version"], "opset's version")
-        if found not in _OPSETS:
-            raise ValueError(f"it needs version {found[1]} of the operators {found[0] or 'ai.onnx'!r}")
-    graph = _parse(_only(model["graph"], "graph"), _GRAPH, "graph")
-    n_features = _width(_only(graph["input"], "input"), INPUT_NAME, "input")
-    if _width(_only(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
+        opset_id = _text(fields["domain"]), _single(fields["version"], "opset's version")
+        if opset_id not in _OPSETS:
+            raise ValueError(f"it needs the operators {opset_id[0] or 'ai.onnx'!r} in version {opset_id[1]}")
+    graph = _parse(_single(model["graph"], "graph"), _GRAPH, "graph")
+    n_features = _width(_single(graph["input"], "input"), INPUT_NAME, "input")
+    if _width(_single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
         raise ValueError("it returns more than one number per row")
     nodes = [_node(node) for node in graph["node"]]
     constants: dict[str, NDArray[Any]] = {}
@@ -154,7 +154,7 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
     value, width = INPUT_NAME, n_features
     for node in nodes:
         operator = node.kind[1]
-        _check_place(node, value, is_last=node is nodes[-1])
+        _check_chained(node, value, is_last=node is nodes[-1])
         if len(node.inputs) != 1 + _N_CONSTANTS.get(operator, -1) or not set(node.inputs[1:]) <= constants.keys():
             raise ValueError(f"its operator {operator} does not read one value and its constants")
         (value,) = node.outputs
@@ -177,11 +177,13 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
 def _check_trees(node: _Node, n_features: int) -> None:
     """Check that the splits are trees, of features that there are, and that no row goes down too far."""
     attributes = node.attributes
-    _check_place(node, INPUT_NAME, is_last=True)
+    _check_chained(node, INPUT_NAME, is_last=True)
     _, modes = _tensor(attributes["nodes_modes"], _UINT8)
     _, thresholds = _tensor(attributes["nodes_splits"], _DOUBLE)
     _, weights = _tensor(attributes["leaf_weights"], _DOUBLE)
-    ints = {name: np.array(found, dtype=np.int64) for name, found in attributes.items() if isinstance(found, list)}
+    ints = {
+        name: np.array(numbers, dtype=np.int64) for name, numbers in attributes.items() if isinstance(numbers, list)
+    }
     n_splits, n_leaves, roots = len(thresholds), len(weights), ints["tree_roots"]
     if (attributes["n_targets"], attributes["aggregate_function"], attributes["post_transform"]) != (1, 1, 0):
         raise ValueError("its trees are not summed to one number")
@@ -224,7 +226,7 @@ def _check_within(numbers: NDArray[np.int64], bound: int, kind: str) -> None:
         raise ValueError(f"its trees name a {kind} that does not exist")
 
 
-def _check_place(node: _Node, value: str, *, is_last: bool) -> None:
+def _check_chained(node: _Node, value: str, *, is_last: bool) -> None:
     """Check that an operator reads the value before it first, and that the last one and no other answers."""
     if node.inputs[:1] != [value] or len(node.outputs) != 1 or (node.outputs == [OUTPUT_NAME]) != is_last:
         raise ValueError(f"its operators are not one chain from {INPUT_NAME} to {OUTPUT_NAME}")
@@ -237,12 +239,16 @@ def _node(content: memoryview) -> _Node:
         raise ValueError(f"it has the operator {kind[1]!r} of {kind[0] or 'ai.onnx'!r}, which our exports do not use")
     attributes: dict[str, Any] = {}
     for attribute in fields["attribute"]:
-        found = _parse(attribute, _ATTRIBUTE, "attribute")
-        name, wanted = _text(found["name"]), _OPERATORS[kind].get(_text(found["name"]))
-        given = [field for field in _KINDS if found[field]]
-        if name in attributes or given != [wanted] or found["type"] != [_KINDS[given[0]]]:
+        values = _parse(attribute, _ATTRIBUTE, "attribute")
+        name, expected_field = _text(values["name"]), _OPERATORS[kind].get(_text(values["name"]))
+        value_fields = [field for field in _ATTRIBUTE_TYPES if values[field]]
+        if (
+            name in attributes
+            or value_fields != [expected_field]
+            or values["type"] != [_ATTRIBUTE_TYPES[value_fields[0]]]
+        ):
             raise ValueError(f"its attribute {name!r} is not one that our exports give to {kind[1]}, or is repeated")
-        attributes[name] = found["ints"] if wanted == "ints" else found[given[0]][0]
+        attributes[name] = values["ints"] if expected_field == "ints" else values[value_fields[0]][0]
     if attributes.keys() != _OPERATORS[kind].keys():
         raise ValueError(f"its operator {kind[1]} does not have the attributes that our exports give it")
     inputs, outputs = ([_text([name]) for name in fields[side]] for side in ("input", "output"))
@@ -253,34 +259,34 @@ def _width(content: memoryview, name: str, side: str) -> int:
     """Return how many columns a graph's input or output has; it must be called `name`, and be a double matrix."""
     value = _parse(content, _VALUE, "value")
     tensor = _parse(
-        _only(_parse(_only(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
+        _single(_parse(_single(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
     )
-    kind = _only(tensor["elem_type"], "element's type")
+    kind = _single(tensor["elem_type"], "element's type")
     if kind != _DOUBLE:
         raise ValueError(f"its {side} is tensor({_TYPE_NAMES.get(kind, kind)}) and not tensor(double)")
-    sides = _parse(_only(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
-    if _text(value["name"]) != name or len(sides) != 2:
+    dimensions = _parse(_single(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
+    if _text(value["name"]) != name or len(dimensions) != 2:
         raise ValueError(f"its {side} is not a matrix {name}")
-    width = _parse(sides[1], _DIMENSION, "dimension")["dim_value"]
-    _parse(sides[0], _DIMENSION, "dimension")
-    return int(_only(width, f"width of {name}"))
+    width = _parse(dimensions[1], _DIMENSION, "dimension")["dim_value"]
+    _parse(dimensions[0], _DIMENSION, "dimension")
+    return int(_single(width, f"width of {name}"))
 
 
 def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
     """Return the name and the values of a tensor; its size is what its bytes say, and its bytes are all here."""
     fields = _parse(content, _TENSOR, "tensor")
     name = _text(fields["name"])
-    if _only(fields["data_type"], "tensor's type") != kind:
+    if _single(fields["data_type"], "tensor's type") != kind:
         raise ValueError(f"its tensor {name!r} is not of {_TYPE_NAMES[kind]}")
     data = [field for field in ("int32_data", "raw_data", "double_data") if fields[field]]
     dtype = "<f8" if kind == _DOUBLE else "u1"
     if data == ["int32_data"] and kind == _UINT8:
         values = np.array(_varints(fields["int32_data"][0]), dtype=np.int64)
     elif data == ["raw_data"] or (data == ["double_data"] and kind == _DOUBLE):
-        octets = fields[data[0]][0]
-        if len(octets) % np.dtype(dtype).itemsize:
+        raw = fields[data[0]][0]
+        if len(raw) % np.dtype(dtype).itemsize:
             raise ValueError(f"its tensor {name!r} ends in the middle of a number")
-        values = np.frombuffer(octets, dtype=dtype)
+        values = np.frombuffer(raw, dtype=dtype)
     else:
         raise ValueError(f"its tensor {name!r} has no values of its type in the graph itself")
     shape = tuple(fields["dims"])
@@ -292,52 +298,52 @@ def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
 def _parse(content: memoryview, message: _Message, kind: str) -> dict[str, list[Any]]:
     """Return the fields of a message by name, each a list: of numbers, or of the bytes of strings and messages."""
     found: dict[str, list[Any]] = {name: [] for name, _, _ in message.values()}
-    place, end = 0, len(content)
-    while place < end:
-        tag, place = _varint(content, place)
-        name, wire, most = message.get(tag >> 3, ("", -1, 0))
+    position, end = 0, len(content)
+    while position < end:
+        tag, position = _varint(content, position)
+        name, wire, max_count = message.get(tag >> 3, ("", -1, 0))
         if wire != tag & 7:
             raise ValueError(f"its {kind} has the field {tag >> 3}, which our exports do not write")
         value: Any
-        value, place = _varint(content, place)
+        value, position = _varint(content, position)
         if wire == _BYTES:
-            if value < 0 or place + value > end:
+            if value < 0 or position + value > end:
                 raise ValueError(f"its {kind} ends in the middle of a field")
-            start, place = place, place + value
-            value = content[start:place]
-        if len(found[name]) == most:
-            raise ValueError(f"its {kind} has more than {most} of the field {name!r}")
+            start, position = position, position + value
+            value = content[start:position]
+        if len(found[name]) == max_count:
+            raise ValueError(f"its {kind} has more than {max_count} of the field {name!r}")
         found[name].append(value)
     return found
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
     """Return the number at a place, of 64 bits and with a sign, and the place behind it."""
     number = shift = 0
     try:
-        while (octet := content[place]) >= 0x80:
-            number |= (octet & 0x7F) << shift
+        while (byte := content[position]) >= 0x80:
+            number |= (byte & 0x7F) << shift
             shift += 7
-            place += 1
+            position += 1
     except IndexError:
         shift = 70
     if shift >= 70:
         raise ValueError("it ends in the middle of a number, or is not an ONNX graph")
-    number = (number | octet << shift) & (2**64 - 1)
-    return (number if number < 2**63 else number - 2**64), place + 1
+    number = (number | byte << shift) & (2**64 - 1)
+    return (number if number < 2**63 else number - 2**64), position + 1
 
 
 def _varints(content: memoryview) -> list[int]:
-    numbers, place = [], 0
-    while place < len(content):
-        number, place = _varint(content, place)
+    numbers, position = [], 0
+    while position < len(content):
+        number, position = _varint(content, position)
         numbers.append(number)
         if len(numbers) > MAX_SPLITS:
             raise ValueError(f"it has a list of more than {MAX_SPLITS} numbers")
     return numbers
 
 
-def _only(values: list[Any], kind: str) -> Any:
+def _single(values: list[Any], kind: str) -> Any:
     if len(values) != 1:
         raise ValueError(f"it has no {kind}")
     return values[0]

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from model import drift, evaluate
 from model.artifact import Artifact
 from model.drift import Bins
-from model.prediction_log import Logged
+from model.prediction_log import LoggedRows
 
 # What the alerts ask for, too. Fewer rows tell only the grossest shift, fewer truths nothing of a live error.
-FEWEST_ROWS = 100
-FEWEST_TRUTHS = 30
+MINIMUM_ROWS = 100
+MINIMUM_TRUTHS = 30
 # Beyond 10 % more than in validation, and beyond chance: errors have heavy tails, and with a kurtosis of 9 the standard
 # deviation of an RMSE over n rows is RMSE * sqrt(2 / n), of the live one and of the one that it is compared with.
 LIVE_ERROR_MARGIN = 1.1
@@ -36,7 +36,7 @@ _PERIODS = {
     30 * 24 * _HOUR: "30 days",
     365 * 24 * _HOUR: "365 days",
 }
-_MOST_PERIODS = 40  # that can be told from each other across a page
+_MAX_PERIODS = 40  # that can be told from each other across a page
 _MONDAY = 4 * 24 * _HOUR  # the first after 1970-01-01, from which weeks are counted
 
 
@@ -98,28 +98,28 @@ class Distribution:
         return drift.ks_threshold(self.known, self.n_reference) if self.known else math.nan
 
     @property
-    def beyond(self) -> list[str]:
+    def exceeded(self) -> list[str]:
         """Return which of its figures are beyond their thresholds, of those that there are enough rows for."""
         found = []
-        if self.known >= FEWEST_ROWS:
+        if self.known >= MINIMUM_ROWS:
             found += ["PSI"] if self.psi > self.psi_threshold else []
             found += ["KS"] if self.ks > self.ks_threshold else []
-        if self.rows >= FEWEST_ROWS:
+        if self.rows >= MINIMUM_ROWS:
             found += ["missing"] if self.missing > self.missing_threshold else []
         return found
 
     @property
     def ratio(self) -> float:
         """Return PSI or KS in times its threshold, whichever is more; NaN where the rows are too few."""
-        if self.known < FEWEST_ROWS:
+        if self.known < MINIMUM_ROWS:
             return math.nan
         return max(self.psi / self.psi_threshold, self.ks / self.ks_threshold)
 
     @property
     def verdict(self) -> Verdict:
-        if self.beyond:
+        if self.exceeded:
             return Verdict.ATTENTION
-        return Verdict.UNKNOWN if self.known < FEWEST_ROWS else Verdict.FINE
+        return Verdict.UNKNOWN if self.known < MINIMUM_ROWS else Verdict.FINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,13 @@ class Errors:
 
     @property
     def verdict(self) -> Verdict:
-        if self.live["rows"] < FEWEST_TRUTHS:
+        if self.live["rows"] < MINIMUM_TRUTHS:
             return Verdict.UNKNOWN
         return Verdict.ATTENTION if self.live["rmse"] > self.limit else Verdict.FINE
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """What some rows say. `features` are empty where no row of the log has them, `errors` None below two truths."""
 
     n_truths: int
@@ -167,13 +167,13 @@ class Periods:
 class Findings:
     """What the log says of a version: over the whole time, and over its end, which the days before would hide."""
 
-    logged: Logged
-    whole: Judged
-    recent: Judged | None
+    logged: LoggedRows
+    whole: Judgement
+    recent: Judgement | None
     periods: Periods
 
 
-def judge(model: Artifact, logged: Logged, *, recent_since: datetime | None = None) -> Findings:
+def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
     """Return what the log's rows, one at least, say of a model; of those since a time apart, too."""
     n_reference = model.manifest["metrics"]["training"]["rows"]
     with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # the others were logged without
@@ -186,7 +186,7 @@ def judge(model: Artifact, logged: Logged, *, recent_since: datetime | None = No
         counts = prediction.count(logged.predictions[rows])
         return [*features, Distribution("prediction", prediction, counts, n_reference)]
 
-    def judged(rows: slice) -> Judged:
+    def judged(rows: slice) -> Judgement:
         *features, prediction = distributions(rows)
         y, predicted = logged.truths[rows], logged.predictions[rows]
         known = np.isfinite(predicted - y)  # NaN is no truth, and an infinite prediction has no error
@@ -195,14 +195,14 @@ def judge(model: Artifact, logged: Logged, *, recent_since: datetime | None = No
             live = evaluate.metrics(y[known], predicted[known])
             interval = rmse_interval(predicted[known] - y[known])
             errors = Errors(live, model.manifest["metrics"]["validation"], interval)
-        return Judged(int(known.sum()), features, prediction, errors)
+        return Judgement(int(known.sum()), features, prediction, errors)
 
     recent = None
     if recent_since:
         first = int(np.searchsorted(logged.times, np.datetime64(recent_since.replace(tzinfo=None))))
         recent = judged(slice(first, None)) if first < len(logged.times) else None
     name, starts, slices = _periods(logged.times)
-    ratios = np.array([[each.ratio for each in distributions(rows)] for rows in slices], dtype=np.float64).T
+    ratios = np.array([[column.ratio for column in distributions(rows)] for rows in slices], dtype=np.float64).T
     return Findings(logged, judged(slice(None)), recent, Periods(name, starts, slices, ratios))
 
 
@@ -228,7 +228,7 @@ def _periods(times: NDArray[np.datetime64]) -> tuple[str, NDArray[np.datetime64]
     """Return the shortest periods, of whole hours, days or weeks of UTC, that divide sorted times into few enough."""
     seconds = times.astype("datetime64[s]").astype(np.int64) - _MONDAY
     span = seconds[-1] - seconds[0]
-    width = next((width for width in _PERIODS if span <= width * (_MOST_PERIODS - 1)), max(_PERIODS))
+    width = next((width for width in _PERIODS if span <= width * (_MAX_PERIODS - 1)), max(_PERIODS))
     starts = np.arange(seconds[0] // width, seconds[-1] // width + 1) * width
     ends = np.searchsorted(seconds, starts + width).tolist()
     slices = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]

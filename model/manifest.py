@@ -72,24 +72,24 @@ _NETWORK: Mapping[str, _Check] = {
 
 def check(manifest: Mapping[str, Any]) -> None:
     """Raise `ValueError` for facts that are missing or of another type, with all of them in its message."""
-    wanted = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in manifest}}
+    checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in manifest}}
     if isinstance(manifest.get("network"), dict):
-        wanted |= _NETWORK
+        checks |= _NETWORK
     problems = []
-    for name, (is_right, kind) in wanted.items():
+    for name, (is_valid, kind) in checks.items():
         value: Any = manifest
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if not is_right(value):
+        if not is_valid(value):
             problems.append(f"{name} is {'missing' if value is None else f'not {kind}'}")
     if problems:
         raise ValueError("; ".join(problems))
 
 
-def sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
+def file_sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
     """Return the size of each file that the manifest vouches for. Raises `ValueError` for what names no files."""
     files = manifest.get("files")
     fingerprints = files.values() if isinstance(files, dict) else [None]
-    if not all(isinstance(found, dict) and type(found.get("size")) is int for found in fingerprints):
+    if not all(isinstance(fingerprint, dict) and type(fingerprint.get("size")) is int for fingerprint in fingerprints):
         raise ValueError("files is not an object of files with their sizes")
     return {name: fingerprint["size"] for name, fingerprint in manifest["files"].items()}

@@ -32,7 +32,7 @@ from model.errors import CheckpointError, DeviceError
 from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.network import Network, find_device
 from model.schema import Matrix
-from model.trained import Trained, to_onnx
+from model.trained import Candidate, to_onnx
 
 ALGORITHM = "standardised multilayer perceptron (PyTorch)"
 WEIGHTS = "weights.safetensors"
@@ -41,9 +41,9 @@ _log = logging.getLogger("tabserve.training")
 
 # Multiplications a step from which it is worth sharing among threads. Below it one is as fast, far faster on a machine
 # that does something else too, and gives the same bits whatever the number of cores.
-_SHARED_WORK = 4_000_000
+_PARALLEL_WORK = 4_000_000
 # Rows that are predicted at once: tens of MiB a layer of usual width.
-_PREDICTED_ROWS = 65_536
+_ROWS_AT_ONCE = 65_536
 # Part of the steps in which the learning rate rises to its full height, before it falls along a cosine.
 _WARM_UP = 0.1
 
@@ -74,9 +74,9 @@ class Settings:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"{name} is {value!r}; set it to {wanted}"
-            for name, value, holds, wanted in (
+        problems = [
+            f"{name} is {value!r}; set it to {expected}"
+            for name, value, is_valid, expected in (
                 ("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths of at least 1"),
                 ("max_epochs", self.max_epochs, self.max_epochs >= 1, "at least 1"),
                 ("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
@@ -91,10 +91,10 @@ class Settings:
                 ("patience", self.patience, self.patience >= 1, "at least 1"),
                 ("precision", self.precision, self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
             )
-            if not holds
+            if not is_valid
         ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Fitted:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` for `X` `(n_rows, n_features)`."""
         with torch.inference_mode():
-            parts = [self.network(part) for part in torch.split(torch.tensor(X), _PREDICTED_ROWS)]
+            parts = [self.network(part) for part in torch.split(torch.tensor(X), _ROWS_AT_ONCE)]
             y: NDArray[np.float64] = torch.cat(parts).numpy()
         return y
 
@@ -132,14 +132,14 @@ def describe_device(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {"kind": device.type}
     properties = torch.cuda.get_device_properties(device)
-    asked = ("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit")
-    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={','.join(asked)}"]
-    told: list[str] = []
+    fields = ("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit")
+    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={','.join(fields)}"]
+    values: list[str] = []
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=10
         )
-        told = done.stdout.strip().split(", ")
+        values = completed.stdout.strip().split(", ")
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("the manifest will not have the GPU's driver and clocks: %s", error)
     return {
@@ -147,7 +147,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "name": properties.name,
         "memory_mib": properties.total_memory // 2**20,
         "cuda": torch.version.cuda,
-        **dict(zip(asked, told)),
+        **dict(zip(fields, values)),
     }
 
 
@@ -177,7 +177,7 @@ def fit(
         identity = _identity(X, y, run.settings) if checkpoint else {}
         if checkpoint and checkpoint.exists():
             run.restore(checkpoint, identity)
-        saved = monotonic()
+        saved_at = monotonic()
         with tqdm(
             total=settings.max_epochs * run.n_rows,
             initial=len(run.epochs) * run.n_rows,
@@ -189,9 +189,9 @@ def fit(
                 run.train_epoch(bar.update)
                 last = run.epochs[-1]
                 bar.set_postfix(epoch=len(run.epochs), loss=last.loss, validation=last.validation_loss)
-                if checkpoint and monotonic() - saved >= checkpoint_seconds:
+                if checkpoint and monotonic() - saved_at >= checkpoint_seconds:
                     run.save(checkpoint, identity)
-                    saved = monotonic()
+                    saved_at = monotonic()
         return run.finish()
 
 
@@ -242,9 +242,9 @@ class _Run:
             _log.warning("the %d rows do not fit into the memory of %s: batches are copied to it", len(X), device)
             self._X, self._y = scaled, scaled_target
         self._layers = self._network.layers.to(device)
-        self._answer: Callable[[Tensor], Tensor] = self._network.scaled
+        self._forward: Callable[[Tensor], Tensor] = self._network.scaled
         if settings.compile:
-            self._answer = torch.compile(self._network.scaled)
+            self._forward = torch.compile(self._network.scaled)
         self._optimizer = torch.optim.AdamW(
             self._layers.parameters(),
             lr=settings.learning_rate,
@@ -252,9 +252,9 @@ class _Run:
             fused=device.type in ("cpu", "cuda"),  # one kernel for all parameters
         )
         work = self.batch_size * sum(parameter.numel() for parameter in self._layers.parameters())
-        self.threads = 1 if work < _SHARED_WORK else torch.get_num_threads()
+        self.threads = 1 if work < _PARALLEL_WORK else torch.get_num_threads()
         self._shuffle = torch.Generator().manual_seed(settings.random_state)
-        self._part_rows = self.batch_size
+        self._micro_batch_rows = self.batch_size
         self._best = self._copy_layers()
         self._best_epoch = -1
         self._lowest: Tensor | None = None  # the squared errors of the rows held out, where their mean was lowest
@@ -270,14 +270,14 @@ class _Run:
 
     def train_epoch(self, report: Callable[[int], object]) -> None:
         """Pass once over the rows in a new order; `report` how many a batch had."""
-        started = monotonic()
+        started_at = monotonic()
         order = torch.randperm(self.n_rows, generator=self._shuffle).to(self._X.device)
         batches = torch.split(order, self.batch_size)
         total = torch.zeros((), device=self.device)  # stays on the device: to ask for it would wait for each batch
         for number, indices in enumerate(batches):
-            done = (len(self.epochs) + number / len(batches)) / self.settings.max_epochs
+            progress = (len(self.epochs) + number / len(batches)) / self.settings.max_epochs
             for group in self._optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * _share_of_rate(done)
+                group["lr"] = self.settings.learning_rate * _learning_rate_factor(progress)
             total += self._step(indices)
             report(len(indices))
         units = float(self._network.y_scale) ** 2
@@ -290,11 +290,11 @@ class _Run:
             )
         if self._lowest is None or errors.mean() < self._lowest.mean():
             self._lowest = errors
-        worse = errors - self._lowest  # row by row: what is hard about a row is so in both
-        if worse.mean() <= worse.std(correction=0) / math.sqrt(len(worse)):
+        excess = errors - self._lowest  # row by row: what is hard about a row is so in both
+        if excess.mean() <= excess.std(correction=0) / math.sqrt(len(excess)):
             self._best, self._best_epoch = self._copy_layers(), len(self.epochs)
         self.epochs.append(epoch)
-        self._seconds += monotonic() - started
+        self._seconds += monotonic() - started_at
         self._rows_seen += self.n_rows
 
     def _step(self, indices: Tensor) -> Tensor:
@@ -306,23 +306,23 @@ class _Run:
             self._optimizer.zero_grad()
             total = torch.zeros((), device=self.device)
             try:
-                for part in torch.split(indices, self._part_rows):
+                for part in torch.split(indices, self._micro_batch_rows):
                     total += self._add_gradient(part, len(indices))
                 self._optimizer.step()
                 return total
             except torch.OutOfMemoryError:
-                if min(self._part_rows, len(indices)) == 1:
+                if min(self._micro_batch_rows, len(indices)) == 1:
                     raise DeviceError(f"{self.device} is out of memory even for a single row") from None
             # Not before the error is gone, which keeps what it interrupted in memory.
-            self._part_rows = min(self._part_rows, len(indices)) // 2
-            _log.warning("out of memory: continuing with parts of %d rows", self._part_rows)
+            self._micro_batch_rows = min(self._micro_batch_rows, len(indices)) // 2
+            _log.warning("out of memory: continuing with micro-batches of %d rows", self._micro_batch_rows)
 
-    def _add_gradient(self, part: Tensor, n_rows: int) -> Tensor:
+    def _add_gradient(self, micro_batch: Tensor, n_rows: int) -> Tensor:
         """Add the gradient of a part of `n_rows` to that of the others; return its sum of squared errors."""
-        X, y = self._X[part].to(self.device), self._y[part].to(self.device)
+        X, y = self._X[micro_batch].to(self.device), self._y[micro_batch].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            answers = self._answer(X)
-        squares = (answers.float() - y).square().sum()
+            predictions = self._forward(X)
+        squares = (predictions.float() - y).square().sum()
         torch.autograd.backward(squares / n_rows)
         return squares.detach()
 
@@ -331,8 +331,8 @@ class _Run:
         parts = []
         with torch.inference_mode():
             # In the parts that fit when there were gradients, too.
-            for start in range(self.n_rows % len(self._X), len(self._X), self._part_rows):
-                part = slice(start, start + self._part_rows)
+            for start in range(self.n_rows % len(self._X), len(self._X), self._micro_batch_rows):
+                part = slice(start, start + self._micro_batch_rows)
                 error = self._network.scaled(self._X[part].to(self.device)) - self._y[part].to(self.device)
                 parts.append(error.square())
         return torch.cat(parts).cpu().double()  # first to the CPU, since MPS has no float64
@@ -403,21 +403,21 @@ def _batch_size(n_rows: int) -> int:
     return min(max(2 ** int(math.log2(n_rows / 128)), 32), 4096) if n_rows > 128 else 32
 
 
-def _share_of_rate(done: float) -> float:
+def _learning_rate_factor(progress: float) -> float:
     """Return which share of the learning rate holds when that share of all steps is done: up, then down a cosine."""
-    if done < _WARM_UP:
-        return (done + 0.01) / (_WARM_UP + 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
+    if progress < _WARM_UP:
+        return (progress + 0.01) / (_WARM_UP + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
-def trained(fitted: Fitted) -> Trained:
+def candidate(fitted: Fitted) -> Candidate:
     """Return the network as the export needs it."""
     # Beyond this a scaled value is no float32: the same limits as those of the GBM.
     reach = fitted.network.x_scale.numpy() * float(np.finfo(np.float32).max)
     mean = fitted.network.x_mean.numpy()
     settings = asdict(fitted.settings)
     hidden = fitted.settings.hidden
-    return Trained(
+    return Candidate(
         algorithm=ALGORITHM,
         summary=f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "no hidden layer",
         predict=fitted.predict,

@@ -81,22 +81,22 @@ def find_device(name: str) -> torch.device:
 
     Raises `DeviceError` for one that is not there.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind in there if there[kind]))
+        return torch.device(next(kind for kind in available if available[kind]))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in there:
+    if device is None or device.type not in available:
         raise DeviceError(f"there is no device {name!r}; use auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda" and there["cuda"]:
+    if device.type == "cuda" and available["cuda"]:
         gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         device = torch.device("cuda", device.index or 0)
         if name != "cuda" and name not in gpus:
             raise DeviceError(f"there is no {name} here: the GPUs are {', '.join(gpus)}")
-    elif not there[device.type]:
-        built = device.type == "mps" or torch.version.cuda
-        why = "finds no GPU" if built else "is built without CUDA"
-        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {why}; use cpu")
+    elif not available[device.type]:
+        is_built_in = device.type == "mps" or torch.version.cuda
+        reason = "finds no GPU" if is_built_in else "is built without CUDA"
+        raise DeviceError(f"there is no {name} here: PyTorch {torch.__version__} {reason}; use cpu")
     return device

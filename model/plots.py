@@ -27,9 +27,9 @@ _RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", _R
 def distributions(table: Table) -> Figure:
     """Draw a histogram of every column."""
     columns = table.dataset.columns
-    across = min(4, len(columns))
-    down = -(-len(columns) // across)
-    figure, axes = plt.subplots(down, across, figsize=(3 * across, 2.5 * down), layout="constrained")
+    n_across = min(4, len(columns))
+    n_down = -(-len(columns) // n_across)
+    figure, axes = plt.subplots(n_down, n_across, figsize=(3 * n_across, 2.5 * n_down), layout="constrained")
     for axis, column in zip(axes.flat, columns):
         axis.hist(table.frame[column.name], bins=30, color=_BLUE)
         axis.set(title=column.name, xlabel=column.unit, ylabel="rows")
@@ -61,7 +61,7 @@ def target_over_features(table: Table) -> Figure:
     )
     for (left, right), feature in zip(axes, features):
         x = table.frame[feature.name].to_numpy()
-        _dots(left, x, y)
+        _scatter(left, x, y)
         ends = np.array([x.min(), x.max()])
         left.plot(ends, np.polynomial.Polynomial.fit(x, y, 1)(ends), color=_RED, label="least squares")
         left.set(xlabel=_label(feature), ylabel=_label(target))
@@ -79,7 +79,7 @@ def predictions_over_data(
     (feature,) = table.dataset.features
     order = np.argsort(X[:, 0])
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    _dots(axis, X[:, 0], y)
+    _scatter(axis, X[:, 0], y)
     for (name, answers), (color, style) in zip(predicted.items(), ((_RED, "-"), ("black", "--")), strict=True):
         axis.plot(X[order, 0], answers[order], color=color, linestyle=style, label=name)
     axis.set(xlabel=_label(feature), ylabel=_label(table.dataset.target))
@@ -108,7 +108,7 @@ def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     ends = [min(y.min(), predicted.min()), max(y.max(), predicted.max())]
     axis.plot(ends, ends, color=_RED, label="predicted = actual")
-    _dots(axis, y, predicted)
+    _scatter(axis, y, predicted)
     axis.set(xlabel=f"actual {label}", ylabel=f"predicted {label}")
     axis.legend()
     return _closed(figure)
@@ -119,7 +119,7 @@ def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: 
     error = predicted - y
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     left.axhline(0, color=_RED)
-    _dots(left, predicted, error)
+    _scatter(left, predicted, error)
     left.set(xlabel=f"predicted {label}", ylabel="predicted - actual")
     right.axhline(0, color=_RED)
     right.hist(error, bins=30, range=_range(error), orientation="horizontal", color=_BLUE)
@@ -156,9 +156,11 @@ def bins(columns: Mapping[str, tuple[Bins, NDArray[np.intp]]], *, marked: Sequen
 
     Counts are by `Bins.labels`, as `Bins.count` returns them; the missing are left out.
     """
-    across = min(3, len(columns))
-    down = -(-len(columns) // across)
-    figure, axes = plt.subplots(down, across, figsize=(4 * across, 2.8 * down), layout="constrained", squeeze=False)
+    n_across = min(3, len(columns))
+    n_down = -(-len(columns) // n_across)
+    figure, axes = plt.subplots(
+        n_down, n_across, figsize=(4 * n_across, 2.8 * n_down), layout="constrained", squeeze=False
+    )
     for axis, (name, (column, counts)) in zip(axes.flat, columns.items()):
         color = _RED if name in marked else _BLUE
         _bars(axis, column, counts, color)
@@ -180,13 +182,13 @@ def distances(
     figure, axes = plt.subplots(1, 2, figsize=(12, 0.9 + 0.36 * len(names)), layout="constrained", sharey=True)
     ticks = np.arange(len(names))
     for axis, label, values, thresholds in zip(axes, ("PSI", "KS"), (psi, ks), (psi_thresholds, ks_thresholds)):
-        beyond = [value > threshold for value, threshold in zip(values, thresholds)]
-        axis.barh(ticks, values, height=0.6, color=[_RED if it_is else _BLUE for it_is in beyond])
+        is_exceeded = [value > threshold for value, threshold in zip(values, thresholds)]
+        axis.barh(ticks, values, height=0.6, color=[_RED if exceeds else _BLUE for exceeds in is_exceeded])
         axis.vlines(thresholds, ticks - 0.45, ticks + 0.45, color="black", linewidth=2, label="threshold")
         axis.set_yticks(ticks, names)
         axis.set(xlabel=label, xlim=(0, None))
         axis.legend(loc="lower right", fontsize=8)
-        _plain(axis)
+        _hide_frame(axis)
     axes[0].invert_yaxis()
     return _closed(figure)
 
@@ -223,7 +225,7 @@ def prediction_distribution(
     right.set(xlabel=f"predicted {label}", ylabel="predictions up to that value")
     right.yaxis.set_major_formatter("{x:.0%}")
     right.legend(fontsize=8, frameon=False)
-    _plain(right)
+    _hide_frame(right)
     return _closed(figure)
 
 
@@ -252,7 +254,7 @@ def error_over_time(
     lower.set_xticks(*_dates(starts))
     for axis in (upper, lower):
         axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0)
-        _plain(axis)
+        _hide_frame(axis)
     return _closed(figure)
 
 
@@ -277,7 +279,7 @@ def _closed(figure: Figure) -> Figure:
     return figure
 
 
-def _dots(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+def _scatter(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     """Draw a dot for each row, smaller and fainter the more there are, so that thousands show where they are dense."""
     faint = min(1.0, (500 / len(x)) ** 0.5)
     axis.scatter(
@@ -299,7 +301,7 @@ def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> Non
     labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
     axis.set_xticks(ticks, labels, rotation=90, fontsize=8)
     axis.yaxis.set_major_formatter("{x:.0%}")
-    _plain(axis)
+    _hide_frame(axis)
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -317,6 +319,6 @@ def _dates(starts: NDArray[np.datetime64]) -> tuple[list[int], list[str]]:
     return at, [text[5:] for text in texts]
 
 
-def _plain(axis: Axes) -> None:
+def _hide_frame(axis: Axes) -> None:
     """Take away the frame's upper and right lines."""
     axis.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 T = TypeVar("T")
 
 
-def connector(*, patience_seconds: float) -> Callable[..., psycopg.Connection[Any]]:
+def connector(*, timeout_seconds: float) -> Callable[..., psycopg.Connection[Any]]:
     """Return what SQLAlchemy's event `do_connect` calls; a server that takes longer for one statement is given up.
 
     What waits for it then gets an `OperationalError`, and the connection is closed.
@@ -25,7 +25,7 @@ def connector(*, patience_seconds: float) -> Callable[..., psycopg.Connection[An
     class Connection(psycopg.Connection[Any]):
         def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
             try:
-                return super().wait(gen, interval, patience_seconds)
+                return super().wait(gen, interval, timeout_seconds)
             except psycopg.OperationalError:
                 if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # there is no answer to roll back after
                     self.close()

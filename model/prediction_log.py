@@ -63,9 +63,9 @@ _TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 60  # of who only reads: nobody waits for the answer but a person, and it may be a million rows
 _ROWS_AT_ONCE = 10_000  # read: about 10 MB as objects, before they become arrays
 _LOCK = int.from_bytes(b"tabserve")  # so that of many processes one makes the table; any number of our own
-_KEYS_A_QUERY = 250  # of two parameters; SQLite took at most 999 in a statement for many years
-_ROWS_A_REMOVAL = 5_000  # about 50 ms in which nobody else writes to SQLite
-_ROWS_A_STATEMENT = 1_000  # each of which PostgreSQL is given the time of one statement for
+_KEYS_PER_QUERY = 250  # of two parameters; SQLite took at most 999 in a statement for many years
+_ROWS_PER_REMOVAL = 5_000  # about 50 ms in which nobody else writes to SQLite
+_ROWS_PER_STATEMENT = 1_000  # each of which PostgreSQL is given the time of one statement for
 
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # whose squares are doubles, and sums of them
 
@@ -113,7 +113,7 @@ class LiveError:
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedRows:
     """What the log has of one version, oldest first; NaN where there is no truth, or no value of a feature."""
 
     times: NDArray[np.datetime64]  # UTC
@@ -140,13 +140,13 @@ class PredictionLog:
                 address = address.set(drivername="sqlite+pysqlite")
                 options: dict[str, Any] = {"timeout": _TIMEOUT_SECONDS}
                 if read_only:
-                    creator["creator"] = sqlite_file.opening_to_read(
+                    creator["creator"] = sqlite_file.read_only_connector(
                         Path(address.database or ""), timeout_seconds=_TIMEOUT_SECONDS
                     )
             elif kind == "postgresql":
                 address = address.set(drivername="postgresql+psycopg")
-                longest = _READ_TIMEOUT_SECONDS if read_only else _TIMEOUT_SECONDS
-                limits = f"-c statement_timeout={longest}s -c lock_timeout={_TIMEOUT_SECONDS}s"
+                timeout_seconds = _READ_TIMEOUT_SECONDS if read_only else _TIMEOUT_SECONDS
+                limits = f"-c statement_timeout={timeout_seconds}s -c lock_timeout={_TIMEOUT_SECONDS}s"
                 limits += " -c default_transaction_read_only=on" if read_only else ""
                 options = {"connect_timeout": _TIMEOUT_SECONDS, "options": limits}
             else:
@@ -169,16 +169,17 @@ class PredictionLog:
             **creator,
         )
         if kind == "sqlite" and not read_only:
-            event.listen(self._engine, "connect", sqlite_file.setting_up(timeout_seconds=_TIMEOUT_SECONDS))
+            event.listen(self._engine, "connect", sqlite_file.configurer(timeout_seconds=_TIMEOUT_SECONDS))
         if kind == "postgresql":
             from model.postgresql import connector  # here, since SQLite needs none of it
 
-            event.listen(self._engine, "do_connect", connector(patience_seconds=longest + 1))  # the server first
+            # A second more than the server's own limit, which comes first.
+            event.listen(self._engine, "do_connect", connector(timeout_seconds=timeout_seconds + 1))
         self._is_sqlite = kind == "sqlite"
         self._read_only = read_only
         self._ready = False
         self._file: SQLiteFile | None = None  # that was opened to be written
-        self._leaving = threading.Lock()
+        self._reopening = threading.Lock()
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add rows of the table; return how many.
@@ -189,14 +190,16 @@ class PredictionLog:
         table = _predictions.c
         ids = list(dict.fromkeys(row["request_id"] for row in rows))
         written = 0
-        with self._begin(to_write=True) as connection:
-            there: set[str] = set()
-            for some in _slices(ids, _KEYS_A_QUERY):
-                there.update(connection.scalars(select(table.request_id).where(table.request_id.in_(some)).distinct()))
-            fresh = [row for row in rows if row["request_id"] not in there]
+        with self._transaction(writes=True) as connection:
+            existing: set[str] = set()
+            for chunk in _chunks(ids, _KEYS_PER_QUERY):
+                existing.update(
+                    connection.scalars(select(table.request_id).where(table.request_id.in_(chunk)).distinct())
+                )
+            fresh = [row for row in rows if row["request_id"] not in existing]
             fresh.sort(key=itemgetter("request_id"))  # in one order, so that no two transactions wait for each other
-            for part in _slices(fresh, _ROWS_A_STATEMENT):
-                written += connection.execute(self._insert, part).rowcount
+            for chunk in _chunks(fresh, _ROWS_PER_STATEMENT):
+                written += connection.execute(self._insert, chunk).rowcount
         return written
 
     def add_truths(
@@ -217,7 +220,7 @@ class PredictionLog:
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
         outcomes, changes, reasons = [], {}, {}
-        with self._begin(to_write=True) as connection:
+        with self._transaction(writes=True) as connection:
             known = self._find_truths(connection, keys, oldest)
             if known:  # again, when nobody else can change them; ids that nobody knows do not get that far
                 if self._is_sqlite:
@@ -244,9 +247,9 @@ class PredictionLog:
             if reasons:
                 raise ImplausibleTruthsError(reasons)
             if changes:
-                its_row = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
-                for part in _slices(list(changes.values()), _ROWS_A_STATEMENT):
-                    connection.execute(update(_predictions).where(its_row), part)
+                matches = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
+                for chunk in _chunks(list(changes.values()), _ROWS_PER_STATEMENT):
+                    connection.execute(update(_predictions).where(matches), chunk)
         return outcomes
 
     def _find_truths(
@@ -254,36 +257,36 @@ class PredictionLog:
     ) -> dict[tuple[str, int], tuple[str, float | None]]:
         """Return the model and the truth of the rows that are known; `lock` keeps PostgreSQL's from changing."""
         table = _predictions.c
-        found = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
+        query = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
         if lock:  # in one order, Python's, so that no two transactions wait for each other
             order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
-            found = found.order_by(order, table.row).with_for_update()
+            query = query.order_by(order, table.row).with_for_update()
         known = {}
-        for some in _slices(keys, _KEYS_A_QUERY):
-            for each in connection.execute(found.where(tuple_(table.request_id, table.row).in_(some))):
-                known[each.request_id, each.row] = each.model, each.truth
+        for chunk in _chunks(keys, _KEYS_PER_QUERY):
+            for row in connection.execute(query.where(tuple_(table.request_id, table.row).in_(chunk))):
+                known[row.request_id, row.row] = row.model, row.truth
         return known
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:
         """Return the errors of each version over the truths that came since a time."""
         table = _predictions.c
         error = table.prediction - table.truth
-        size = func.abs(error)
+        absolute = func.abs(error)
         # PostgreSQL computes no product that is too large for a double, nor one that is too small and not 0. NaN is
         # larger than any number there, and NULL in SQLite.
-        square = case((size < _SMALLEST_ERROR, 0.0), else_=error * error)
+        square = case((absolute < _SMALLEST_ERROR, 0.0), else_=error * error)
         # Sums, since PostgreSQL's averages compute the variance beside, which overflows sooner.
-        figures = func.count(), func.sum(square), func.sum(size), func.sum(error)
-        pairs = (table.truth_time >= since) & (size < _LARGEST_ERROR)
-        query = select(table.model, table.version, *figures).where(pairs)
-        with self._begin() as connection:
-            found = connection.execute(query.group_by(table.model, table.version)).all()
+        figures = func.count(), func.sum(square), func.sum(absolute), func.sum(error)
+        has_error = (table.truth_time >= since) & (absolute < _LARGEST_ERROR)
+        query = select(table.model, table.version, *figures).where(has_error)
+        with self._transaction() as connection:
+            rows_by_version = connection.execute(query.group_by(table.model, table.version)).all()
         return [
-            LiveError(model, version, rows, rmse=(squares / rows) ** 0.5, mae=sizes / rows, bias=errors / rows)
-            for model, version, rows, squares, sizes, errors in found
+            LiveError(model, version, rows, rmse=(squares / rows) ** 0.5, mae=absolutes / rows, bias=errors / rows)
+            for model, version, rows, squares, absolutes, errors in rows_by_version
         ]
 
-    def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> Logged:
+    def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> LoggedRows:
         """Return what was logged of a version since a time, with its `features` in that order."""
         table = _predictions.c
         query = (
@@ -292,37 +295,37 @@ class PredictionLog:
             .order_by(table.time, table.request_id, table.row)
         )
         nothing: dict[str, float] = {}
-        parts = [Logged(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), np.empty(0), np.empty(0))]
-        with self._begin() as connection:
-            for found in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
-                cells = [[(row.features or nothing).get(name, np.nan) for name in features] for row in found]
+        parts = [LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), np.empty(0), np.empty(0))]
+        with self._transaction() as connection:
+            for rows in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
+                cells = [[(row.features or nothing).get(name, np.nan) for name in features] for row in rows]
                 parts.append(
-                    Logged(
-                        times=np.array([_naive_utc(row.time) for row in found], dtype="datetime64[us]"),
-                        X=np.array(cells, dtype=np.float64).reshape(len(found), len(features)),
-                        predictions=np.array([row.prediction for row in found], dtype=np.float64),
-                        truths=np.array([row.truth for row in found], dtype=np.float64),  # None becomes NaN
+                    LoggedRows(
+                        times=np.array([_naive_utc(row.time) for row in rows], dtype="datetime64[us]"),
+                        X=np.array(cells, dtype=np.float64).reshape(len(rows), len(features)),
+                        predictions=np.array([row.prediction for row in rows], dtype=np.float64),
+                        truths=np.array([row.truth for row in rows], dtype=np.float64),  # None becomes NaN
                     )
                 )
-        return Logged(
-            times=np.concatenate([part.times for part in parts]),
-            X=np.concatenate([part.X for part in parts]),
-            predictions=np.concatenate([part.predictions for part in parts]),
-            truths=np.concatenate([part.truths for part in parts]),
+        return LoggedRows(
+            times=np.concatenate([chunk.times for chunk in parts]),
+            X=np.concatenate([chunk.X for chunk in parts]),
+            predictions=np.concatenate([chunk.predictions for chunk in parts]),
+            truths=np.concatenate([chunk.truths for chunk in parts]),
         )
 
     def rows_by_version(self, model: str, *, since: datetime) -> dict[int, int]:
         """Return how many rows of each version of a model were logged since a time."""
         table = _predictions.c
         query = select(table.version, func.count().label("rows")).where(table.model == model, table.time >= since)
-        with self._begin() as connection:
-            found = connection.execute(query.group_by(table.version).order_by(table.version)).all()
-        return {row.version: row.rows for row in found}
+        with self._transaction() as connection:
+            rows = connection.execute(query.group_by(table.version).order_by(table.version)).all()
+        return {row.version: row.rows for row in rows}
 
     def prune(self, *, before: datetime) -> int:
         """Remove predictions older than a time, with their truths, 5,000 at most; return how many."""
-        with self._begin(to_write=True) as connection:
-            return self._remove_oldest(connection, _ROWS_A_REMOVAL, _predictions.c.time < before)
+        with self._transaction(writes=True) as connection:
+            return self._remove_oldest(connection, _ROWS_PER_REMOVAL, _predictions.c.time < before)
 
     def trim(self, *, max_bytes: int) -> int:
         """Remove the oldest predictions, 5,000 at most, where the log takes more than so many bytes; return how many.
@@ -330,7 +333,7 @@ class PredictionLog:
         In SQLite these are the bytes in use in its file, and what is free is used again. In PostgreSQL, where a table
         does not shrink, they are estimated from its statistics; of several processes one removes rows.
         """
-        with self._begin(to_write=True) as connection:
+        with self._transaction(writes=True) as connection:
             if not self._count_excess(connection, max_bytes):
                 return 0
             if self._is_sqlite:
@@ -338,78 +341,78 @@ class PredictionLog:
             elif not connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK + 1))):
                 return 0
             n_rows = self._count_excess(connection, max_bytes)  # another process may have removed them before the lock
-            return self._remove_oldest(connection, min(n_rows, _ROWS_A_REMOVAL))
+            return self._remove_oldest(connection, min(n_rows, _ROWS_PER_REMOVAL))
 
     def _count_excess(self, connection: Connection, max_bytes: int) -> int:
         """Return how many rows the log has beyond so many bytes; where that is not known, as many as go at once."""
         if self._is_sqlite:
-            return _ROWS_A_REMOVAL if sqlite_file.used_bytes(_executing(connection)) > max_bytes else 0
+            return _ROWS_PER_REMOVAL if sqlite_file.used_bytes(_executor(connection)) > max_bytes else 0
         from model.postgresql import count_excess  # here, since SQLite needs none of it
 
-        return count_excess(_executing(connection), _predictions.name, max_bytes)
+        return count_excess(_executor(connection), _predictions.name, max_bytes)
 
     def _remove_oldest(self, connection: Connection, n_rows: int, *conditions: ColumnElement[bool]) -> int:
         table = _predictions.c
         oldest = select(table.request_id, table.row).where(*conditions).order_by(table.time).limit(n_rows)
         # What feedback has locked is removed another time.
-        its_row = tuple_(table.request_id, table.row).in_(oldest.with_for_update(skip_locked=True))
-        return connection.execute(delete(_predictions).where(its_row)).rowcount
+        matches = tuple_(table.request_id, table.row).in_(oldest.with_for_update(skip_locked=True))
+        return connection.execute(delete(_predictions).where(matches)).rowcount
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
-    def _begin_anew(self, gone: SQLiteFile) -> None:
+    def _reopen(self, gone: SQLiteFile) -> None:
         """Leave a file that was removed or replaced, for the one that has its name now."""
-        with self._leaving:
+        with self._reopening:
             if self._file is not gone:  # another thread was here
                 return
             _log.warning("the file of the prediction log was removed or replaced; a new log is started")
-            gone.remove_beside()  # while our connections keep their inodes from being given to new files
+            gone.remove_wal_and_shm()  # while our connections keep their inodes from being given to new files
             self._ready, self._file = False, None
             self._engine.dispose()
 
     @contextmanager
-    def _begin(self, *, to_write: bool = False) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         """Run a transaction, in a database that has the table; what is written is in the file that has the name."""
         try:
             file = self._file
-            if file and not file.is_there():
-                self._begin_anew(file)
+            if file and not file.is_in_place():
+                self._reopen(file)
             if not self._ready:
                 if not self._read_only:
                     with self._engine.begin() as connection:
                         connection.exec_driver_sql(self._lock)
                         _tables.create_all(connection)
                         if self._is_sqlite:
-                            self._file = SQLiteFile(_executing(connection))
+                            self._file = SQLiteFile(_executor(connection))
                 elif not inspect(self._engine).has_table(_predictions.name):
                     raise PredictionLogError("no prediction log is in this database; name the one of the server")
                 self._ready = True
             file = self._file  # another thread may begin anew meanwhile
             with self._engine.begin() as connection:
-                if file and to_write:
-                    file.bound_wal(_executing(connection))
+                if file and writes:
+                    file.bound_wal(_executor(connection))
                 yield connection
-            if file and to_write and not file.is_there():
+            if file and writes and not file.is_in_place():
                 raise PredictionLogError("the file of the prediction log was removed or replaced while it was written")
         except SQLAlchemyError as error:
             self._ready = False  # the database may come back without the table
             cause = getattr(error, "orig", None) or error
             # What neither quotes a password nor a value: the class, and the database's own name for what is wrong.
             code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-            told = " ".join(filter(None, [type(cause).__name__, code]))
+            cause_name = " ".join(filter(None, [type(cause).__name__, code]))
             if isinstance(error, (DataError, IntegrityError)):
-                raise RefusedRowsError(f"the prediction log rejects these rows: {told}") from None
-            raise PredictionLogError(f"the prediction log cannot be used: {told}") from None
+                raise RefusedRowsError(f"the prediction log rejects these rows: {cause_name}") from None
+            raise PredictionLogError(f"the prediction log cannot be used: {cause_name}") from None
 
 
-def _executing(connection: Connection) -> Callable[[str], Any]:
+def _executor(connection: Connection) -> Callable[[str], Any]:
     """Return what runs a statement and returns its first row."""
     return lambda statement: connection.exec_driver_sql(statement).first()
 
 
-def _slices(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+def _chunks(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
     """Yield a sequence in parts of at most `length`."""
     return (items[start : start + length] for start in range(0, len(items), length))
 

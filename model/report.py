@@ -21,14 +21,24 @@ from matplotlib.figure import Figure
 
 from model import artifact, drift, plots
 from model.artifact import Artifact
-from model.live import FEWEST_ROWS, FEWEST_TRUTHS, Distribution, Errors, Findings, Judged, Verdict, judge, rmse_interval
-from model.prediction_log import Logged, PredictionLog
+from model.live import (
+    MINIMUM_ROWS,
+    MINIMUM_TRUTHS,
+    Distribution,
+    Errors,
+    Findings,
+    Judgement,
+    Verdict,
+    judge,
+    rmse_interval,
+)
+from model.prediction_log import LoggedRows, PredictionLog
 
 # What has just begun is hidden by the days before it. As many as the service's live error looks at, unless told else.
 RECENT_DAYS = 7
 
-_MOST_DAYS = 36_500
-_MOST_POINTS = 5_000  # of a scatter plot: more hide each other
+_MAX_DAYS = 36_500
+_MAX_POINTS = 5_000  # of a scatter plot: more hide each other
 
 
 def write(
@@ -38,17 +48,17 @@ def write(
 
     Raises `PredictionLogError`, and `ValueError` for days that are none.
     """
-    if not 1 <= days <= _MOST_DAYS:
-        raise ValueError(f"days is {days}; set it to 1 to {_MOST_DAYS}")
+    if not 1 <= days <= _MAX_DAYS:
+        raise ValueError(f"days is {days}; set it to 1 to {_MAX_DAYS}")
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
     logged = log.read(model.name, model.version, features=model.schema.names, since=since)
     versions = log.rows_by_version(model.name, since=since)
-    others = {version: rows for version, rows in versions.items() if version != model.version}
+    other_versions = {version: rows for version, rows in versions.items() if version != model.version}
     recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
     findings = judge(model, logged, recent_since=recent_since) if len(logged.times) else None
-    sentences = list(_sentences(model, findings, others, days))
-    page = _render(model, findings, sentences, others, since=since, now=now, days=days)
+    sentences = list(_sentences(model, findings, other_versions, days))
+    page = _render(model, findings, sentences, other_versions, since=since, now=now, days=days)
     incoming = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     try:
         artifact.write(incoming, page.encode())
@@ -59,11 +69,11 @@ def write(
 
 
 def _sentences(
-    model: Artifact, findings: Findings | None, others: Mapping[int, int], days: int
+    model: Artifact, findings: Findings | None, other_versions: Mapping[int, int], days: int
 ) -> Iterator[tuple[Verdict, str]]:
     """Say what was found, with what it means."""
     if findings is None:
-        instead = f" Other versions were logged: {_versions(others)}." if others else ""
+        instead = f" Other versions were logged: {_versions(other_versions)}." if other_versions else ""
         yield (
             Verdict.UNKNOWN,
             f"Nothing was logged for {model.name} version {model.version} in the last {_days(days)}, so there is "
@@ -76,7 +86,7 @@ def _sentences(
     yield _errors_sentence(whole)
     if recent:
         columns = zip([*whole.features, whole.prediction], [*recent.features, recent.prediction])
-        new = [now for before, now in columns if now.beyond and not before.beyond]
+        new = [now for before, now in columns if now.exceeded and not before.exceeded]
         if new:
             yield Verdict.ATTENTION, f"Drift in the last {_days(RECENT_DAYS)} alone: {_reasons(new)}."
         if recent.errors and recent.errors.verdict is Verdict.ATTENTION:
@@ -88,7 +98,7 @@ def _sentences(
             )
 
 
-def _features_sentence(judged: Judged) -> tuple[Verdict, str]:
+def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
     features = judged.features
     if not features:
         return (
@@ -96,27 +106,27 @@ def _features_sentence(judged: Judged) -> tuple[Verdict, str]:
             "Drift of the features is unknown, because their values are not logged. A server with "
             "TABSERVE_PREDICTION_LOG_FEATURES=true logs them; its metrics count their drift either way.",
         )
-    drifting = [each for each in features if each.beyond]
+    drifting = [column for column in features if column.exceeded]
     if drifting:
         count = f"{len(drifting)} of {len(features)} features"
         return Verdict.ATTENTION, f"{count} drifted away from training: {_reasons(drifting)}."
-    rows = min(each.known for each in features)
-    if rows < FEWEST_ROWS:
-        return Verdict.UNKNOWN, f"Too few rows to judge the features by: {rows:,}, and {FEWEST_ROWS} are needed."
+    rows = min(column.known for column in features)
+    if rows < MINIMUM_ROWS:
+        return Verdict.UNKNOWN, f"Too few rows to judge the features by: {rows:,}, and {MINIMUM_ROWS} are needed."
     return Verdict.FINE, f"None of the {len(features)} features has drifted beyond what chance explains."
 
 
-def _prediction_sentence(judged: Judged) -> tuple[Verdict, str]:
+def _prediction_sentence(judged: Judgement) -> tuple[Verdict, str]:
     prediction = judged.prediction
-    if prediction.beyond:
+    if prediction.exceeded:
         return Verdict.ATTENTION, f"Predictions are distributed differently than in training: {_reasons([prediction])}."
-    if prediction.known < FEWEST_ROWS:
-        needed = f"{prediction.known:,}, and {FEWEST_ROWS} are needed"
+    if prediction.known < MINIMUM_ROWS:
+        needed = f"{prediction.known:,}, and {MINIMUM_ROWS} are needed"
         return Verdict.UNKNOWN, f"Too few rows to judge the predictions by: {needed}."
     return Verdict.FINE, "The distribution of the predictions has not drifted beyond what chance explains."
 
 
-def _errors_sentence(judged: Judged) -> tuple[Verdict, str]:
+def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
     errors = judged.errors
     if not judged.n_truths:
         return (
@@ -125,7 +135,7 @@ def _errors_sentence(judged: Judged) -> tuple[Verdict, str]:
         )
     if errors is None or errors.verdict is Verdict.UNKNOWN:
         truths = "1 true value" if judged.n_truths == 1 else f"{judged.n_truths} true values"
-        return Verdict.UNKNOWN, f"Too few rows to judge the live error by: {truths}, and {FEWEST_TRUTHS} are needed."
+        return Verdict.UNKNOWN, f"Too few rows to judge the live error by: {truths}, and {MINIMUM_TRUTHS} are needed."
     figures = _error_figures(errors)
     if errors.verdict is Verdict.ATTENTION:
         return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."
@@ -142,13 +152,13 @@ def _error_figures(errors: Errors) -> str:
 
 def _reasons(found: Sequence[Distribution]) -> str:
     reasons = []
-    for each in found:
-        told = {
-            "PSI": f"PSI {each.psi:.3f}, threshold {each.psi_threshold:.3f}",
-            "KS": f"KS {each.ks:.3f}, threshold {each.ks_threshold:.3f}",
-            "missing": f"missing in {each.missing:.1%}",
+    for column in found:
+        figures = {
+            "PSI": f"PSI {column.psi:.3f}, threshold {column.psi_threshold:.3f}",
+            "KS": f"KS {column.ks:.3f}, threshold {column.ks_threshold:.3f}",
+            "missing": f"missing in {column.missing:.1%}",
         }
-        reasons.append(f"{each.name} ({'; '.join(told[name] for name in each.beyond)})")
+        reasons.append(f"{column.name} ({'; '.join(figures[name] for name in column.exceeded)})")
     return ", ".join(reasons)
 
 
@@ -156,7 +166,7 @@ def _render(
     model: Artifact,
     findings: Findings | None,
     sentences: Sequence[tuple[Verdict, str]],
-    others: Mapping[int, int],
+    other_versions: Mapping[int, int],
     *,
     since: datetime,
     now: datetime,
@@ -175,15 +185,15 @@ def _render(
         model=model,
         found=findings,
         sentences=sentences,
-        others=_versions(others),
+        other_versions=_versions(other_versions),
         since=since.replace(tzinfo=None),
         now=now.replace(tzinfo=None),
         days=_days(days),
         recent_days=_days(RECENT_DAYS),
         pictures=_pictures(model, findings) if findings else {},
-        fewest_rows=FEWEST_ROWS,
-        once_in=round(1 / drift.ALPHA),
-        most_points=_MOST_POINTS,
+        minimum_rows=MINIMUM_ROWS,
+        false_alarm_odds=round(1 / drift.ALPHA),
+        max_points=_MAX_POINTS,
     )
 
 
@@ -199,27 +209,30 @@ def _pictures(model: Artifact, findings: Findings) -> dict[str, str]:
 
 def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]]:
     logged, periods, whole = findings.logged, findings.periods, findings.whole
-    every = [*whole.features, whole.prediction]
+    columns = [*whole.features, whole.prediction]
     unit = model.schema.target.unit
     label = f"{model.schema.target.name} ({unit})" if unit else model.schema.target.name
-    names = [each.name for each in every]
-    judged = [each for each in every if each.known >= FEWEST_ROWS]
+    names = [column.name for column in columns]
+    judged = [column for column in columns if column.known >= MINIMUM_ROWS]
     if judged:
         yield (
             "distances",
             plots.distances(
-                [each.name for each in judged],
-                psi=[each.psi for each in judged],
-                psi_thresholds=[each.psi_threshold for each in judged],
-                ks=[each.ks for each in judged],
-                ks_thresholds=[each.ks_threshold for each in judged],
+                [column.name for column in judged],
+                psi=[column.psi for column in judged],
+                psi_thresholds=[column.psi_threshold for column in judged],
+                ks=[column.ks for column in judged],
+                ks_thresholds=[column.ks_threshold for column in judged],
             ),
         )
     if (periods.ratios >= 0).any() and len(periods.starts) > 1:
         yield "drift_over_time", plots.drift_over_time(names, periods.starts, periods.ratios)
     if whole.features:
-        marked = [each.name for each in whole.features if each.beyond]
-        yield "features", plots.bins({each.name: (each.bins, each.counts) for each in whole.features}, marked=marked)
+        marked = [column.name for column in whole.features if column.exceeded]
+        yield (
+            "features",
+            plots.bins({column.name: (column.bins, column.counts) for column in whole.features}, marked=marked),
+        )
     bins, counts = whole.prediction.bins, whole.prediction.counts
     yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)
     if whole.errors:
@@ -238,14 +251,14 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
             ),
         )
         known = np.flatnonzero(np.isfinite(logged.predictions - logged.truths))
-        if len(known) > _MOST_POINTS:  # the same of them for the same log
-            known = np.sort(np.random.default_rng(0).choice(known, _MOST_POINTS, replace=False))
+        if len(known) > _MAX_POINTS:  # the same of them for the same log
+            known = np.sort(np.random.default_rng(0).choice(known, _MAX_POINTS, replace=False))
         y, predicted = logged.truths[known], logged.predictions[known]
         yield "predicted", plots.predicted_against_actual(y, predicted, label=label)
         yield "residuals", plots.residuals(y, predicted, label=label)
 
 
-def _live_rmse(logged: Logged, rows: slice) -> tuple[float, float, float]:
+def _live_rmse(logged: LoggedRows, rows: slice) -> tuple[float, float, float]:
     """Return the RMSE of the rows that have a truth with its interval; NaN where there are fewer than two."""
     errors = logged.predictions[rows] - logged.truths[rows]
     errors = errors[np.isfinite(errors)]
@@ -258,8 +271,8 @@ def _days(days: int) -> str:
     return "day" if days == 1 else f"{days} days"
 
 
-def _versions(others: Mapping[int, int]) -> str:
-    return ", ".join(f"version {version} with {rows:,} rows" for version, rows in others.items())
+def _versions(other_versions: Mapping[int, int]) -> str:
+    return ", ".join(f"version {version} with {rows:,} rows" for version, rows in other_versions.items())
 
 
 def _figure(value: float) -> str:

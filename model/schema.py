@@ -44,7 +44,7 @@ _MAX_NAME = 200
 # In JSON that is indented by 4, beside its name: 9 characters of white space, quotes, colon, comma, 24 of a number, and
 # its part of the braces around a row.
 _MAX_CELL_BYTES = 48
-_VALUES_BESIDE = 1_000  # that stand around the rows
+_EXTRA_VALUES = 1_000  # that stand around the rows
 
 _log = logging.getLogger("tabserve")
 
@@ -115,10 +115,10 @@ class Schema:
     def _row_bytes(self) -> int:
         return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
 
-    def leaves_out(self, name: str) -> bool:
+    def ignores(self, name: str) -> bool:
         """Return whether a column that is no feature is not looked at; of the target that is logged, once."""
         if name == self.target.name:
-            _say_left_out(name)
+            _warn_ignored(name)
             return True
         return self.ignore_unknown
 
@@ -131,7 +131,7 @@ class Schema:
         others = [name for name in names if name not in self._known]
         if self.ignore_unknown and len(others) > MAX_UNKNOWN:
             return others
-        return [name for name in others if not self.leaves_out(name)]
+        return [name for name in others if not self.ignores(name)]
 
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
@@ -143,12 +143,12 @@ class Schema:
         try:
             cells = [record[name] for record in records for name in names]
         except KeyError:
-            raise _rejection(self._record_problems(records), len(records)) from None
+            raise _schema_error(self._record_problems(records), len(records)) from None
         if [len(record) for record in records].count(width) != len(records) and any(map(self._unknown, records)):
-            raise _rejection(self._record_problems(records), len(records))
+            raise _schema_error(self._record_problems(records), len(records))
         matrix = self._matrix(cells)
         if matrix is None:
-            raise _rejection(self._record_problems(records), len(records))
+            raise _schema_error(self._record_problems(records), len(records))
         return matrix
 
     def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
@@ -163,10 +163,10 @@ class Schema:
         if set(map(type, header)) != {str} or len(set(header)) < len(header) or self._unknown(header):
             return None
         try:
-            places = [header.index(name) for name in self.names]
+            positions = [header.index(name) for name in self.names]
         except ValueError:
             return None
-        return self._matrix([row[place] for row in rows for place in places])
+        return self._matrix([row[position] for row in rows for position in positions])
 
     def matrix_from_columns(self, columns: Mapping[str, Sequence[Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from columns of equal length, in any order.
@@ -181,11 +181,11 @@ class Schema:
             matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
             if matrix is not None:
                 return matrix
-        of_cells = (
+        cell_problems = (
             self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
             for row in range(n_rows)
         )
-        raise _rejection(chain(problems, chain.from_iterable(of_cells)), n_rows)
+        raise _schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
 
     def matrix_from_array(self, X: Matrix) -> Matrix:
         """Return `(n_rows, n_features)` float64, in the schema's order, as it is, if every cell is acceptable.
@@ -194,8 +194,8 @@ class Schema:
         """
         if self._accepts(X):
             return X
-        of_cells = (self._cell_problems(row, zip(self.features, cells)) for row, cells in enumerate(X.tolist()))
-        raise _rejection(chain.from_iterable(of_cells), len(X))
+        cell_problems = (self._cell_problems(row, zip(self.features, cells)) for row, cells in enumerate(X.tolist()))
+        raise _schema_error(chain.from_iterable(cell_problems), len(X))
 
     def _matrix(self, cells: list[Any]) -> Matrix | None:
         """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
@@ -236,7 +236,7 @@ class Schema:
                 yield Problem(row, feature.name, reason)
 
 
-def _rejection(problems: Iterable[Problem], n_rows: int) -> SchemaError:
+def _schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
     """Return the error that says what is wrong with rows: all of it, up to `MAX_PROBLEMS`."""
     found = list(islice(problems, MAX_PROBLEMS + 1))
     return SchemaError(found[:MAX_PROBLEMS], n_rows=n_rows, more=len(found) > MAX_PROBLEMS)
@@ -248,7 +248,7 @@ def shortened(name: str) -> str:
 
 
 @cache
-def _say_left_out(target: str) -> None:
+def _warn_ignored(target: str) -> None:
     """Log, once a process, that a table has the target among its columns."""
     _log.warning("a table has the column %r, which is the model's target: the column is ignored", target)
 
@@ -313,7 +313,7 @@ def columns_from_csv(
         raise ValueError(f"not CSV: {error}") from None
     if max_rows is not None and len(rows) > max_rows:
         raise TooManyRowsError(max_rows)
-    problems = misfits(rows, columns)
+    problems = shape_problems(rows, columns)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
     known = frozenset(columns if names is None else names)
@@ -330,7 +330,7 @@ def _parse_cells(texts: list[str]) -> list[float | str | None]:
 
 
 def _max_cells(max_rows: int, width: int) -> int:
-    return max_rows * (width + MAX_UNKNOWN) + _VALUES_BESIDE
+    return max_rows * (width + MAX_UNKNOWN) + _EXTRA_VALUES
 
 
 def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
@@ -338,7 +338,7 @@ def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
 
     Between two lines other threads run, which must not wait for the reader of them all.
     """
-    max_lines = 2 * max_rows + _VALUES_BESIDE  # each may be followed by a blank one
+    max_lines = 2 * max_rows + _EXTRA_VALUES  # each may be followed by a blank one
     max_cells = _max_cells(max_rows, width)
     for number, line in enumerate(lines):
         max_cells -= line.count(",")
@@ -355,7 +355,7 @@ def check_width(n_columns: int, names: Sequence[str] | None) -> None:
         raise SchemaError([Problem(None, None, f"has {n_columns} columns where there are {len(names)}")], n_rows=0)
 
 
-def misfits(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
+def shape_problems(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
     """Return a problem for each name that the header repeats and for each row of another length than the header."""
     problems = [Problem(None, shortened(name), REPEATED) for name, count in Counter(header).items() if count > 1]
     width = len(header)

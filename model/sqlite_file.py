@@ -18,11 +18,11 @@ from model.errors import PredictionLogError
 
 # SQLite makes the -wal file empty whenever nobody reads what is in it; a reader that stays keeps it growing. A
 # transaction of the log adds less than 100 MiB.
-_MOST_WAL_BYTES = 128 * 2**20
+_MAX_WAL_BYTES = 128 * 2**20
 _KEPT_WAL_BYTES = 16 * 2**20  # of a larger one the rest is given back to the file system
 
 
-def setting_up(*, timeout_seconds: float) -> Callable[[Any, object], None]:
+def configurer(*, timeout_seconds: float) -> Callable[[Any, object], None]:
     """Return what lets several processes write: readers do not wait, a commit waits for no disk but at a checkpoint."""
 
     def set_up(connection: Any, _: object) -> None:
@@ -41,7 +41,7 @@ def setting_up(*, timeout_seconds: float) -> Callable[[Any, object], None]:
     return set_up
 
 
-def opening_to_read(path: Path, *, timeout_seconds: float) -> Callable[[], sqlite3.Connection]:
+def read_only_connector(path: Path, *, timeout_seconds: float) -> Callable[[], sqlite3.Connection]:
     """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
     if not path.is_file():
         raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server writes to")
@@ -65,25 +65,25 @@ class SQLiteFile:
     def __init__(self, execute: Callable[[str], Any]) -> None:
         path = execute("PRAGMA database_list")[2]
         self._path, self._wal, self._shm = path, f"{path}-wal", f"{path}-shm"
-        self._inodes = {each: _inode(each) for each in (self._path, self._wal, self._shm)}
+        self._inodes = {path: _inode(path) for path in (self._path, self._wal, self._shm)}
 
-    def is_there(self) -> bool:
+    def is_in_place(self) -> bool:
         """Return whether the file that was opened is still the one of its name."""
         return _inode(self._path) == self._inodes[self._path]
 
-    def remove_beside(self) -> None:
+    def remove_wal_and_shm(self) -> None:
         """Remove what is left beside a file that is gone: SQLite would take it for the next file's."""
-        for each in (self._wal, self._shm):
-            if self._inodes[each] and _inode(each) == self._inodes[each]:
+        for path in (self._wal, self._shm):
+            if self._inodes[path] and _inode(path) == self._inodes[path]:
                 with suppress(FileNotFoundError):
-                    os.unlink(each)
+                    os.unlink(path)
 
     def bound_wal(self, execute: Callable[[str], Any]) -> None:
         """Empty the -wal file if it is too long. Raises `PredictionLogError` where a reader does not let it."""
         with suppress(FileNotFoundError):
-            if os.stat(self._wal).st_size > _MOST_WAL_BYTES and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+            if os.stat(self._wal).st_size > _MAX_WAL_BYTES and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
                 raise PredictionLogError(
-                    f"the prediction log has a -wal file of {_MOST_WAL_BYTES} bytes that another program reads; end it"
+                    f"the prediction log has a -wal file of {_MAX_WAL_BYTES} bytes that another program reads; end it"
                 )
 
 

@@ -40,8 +40,8 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the models that have a version. Raises `ArtifactError` if the root is a broken artifact."""
-        if own := self._own():
-            return list(own)
+        if root_artifact := self._root_artifact():
+            return list(root_artifact)
         if not self.root.is_dir():
             return []
         return sorted(
@@ -51,8 +51,8 @@ class Store:
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, oldest first; none if there is no such model."""
         folder = self._folder(name)
-        if own := self._own():
-            return [own[name]] if name in own else []
+        if root_artifact := self._root_artifact():
+            return [root_artifact[name]] if name in root_artifact else []
         if not folder.is_dir():
             return []
         return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
@@ -60,8 +60,8 @@ class Store:
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version that each alias of a model stands for."""
         path = self._folder(name) / ALIASES
-        if own := self._own():
-            return {CHAMPION: own[name]} if name in own else {}
+        if root_artifact := self._root_artifact():
+            return {CHAMPION: root_artifact[name]} if name in root_artifact else {}
         try:
             aliases = read_json(path)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class Store:
 
     def add(self, name: str, draft: Draft, *, alias: str = CHAMPION) -> Path:
         """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
-        self._check_takes_models()
+        self._check_is_store()
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as descriptor:
@@ -111,7 +111,7 @@ class Store:
                 f"the model {name!r} in the store {self.root} has no version {wanted or CHAMPION!r}; "
                 f"its versions are {versions}, its aliases {aliases}"
             )
-        return self.root if self._own() else self._folder(name) / str(version)
+        return self.root if self._root_artifact() else self._folder(name) / str(version)
 
     def load(self, reference: str) -> Artifact:
         """Load and verify the version that `reference` asks for. Raises `NotInStoreError`, `ArtifactError`."""
@@ -131,7 +131,7 @@ class Store:
 
         Removes those of processes that were killed.
         """
-        self._check_takes_models()
+        self._check_is_store()
         self.root.mkdir(parents=True, exist_ok=True)
         folder = self.root / (artifact.INCOMING + uuid.uuid4().hex)
         with ExitStack() as held:
@@ -145,21 +145,21 @@ class Store:
                 held.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
 
-    def take(self, other: Store, *, alias: str | None = None) -> dict[Path, bool]:
+    def merge(self, other: Store, *, alias: str | None = None) -> dict[Path, bool]:
         """Move all versions of `other`, which lies on the same file system, here, and set its aliases.
 
         With `alias`, point that to each model's newest version instead. Return each version's folder, and whether it
         is new: one that is here already stays. Raises `ArtifactError`, with nothing changed, if that is damaged or is
         not the same.
         """
-        self._check_takes_models()
-        self._moves(other)  # before a folder is made, so that a refusal leaves none
+        self._check_is_store()
+        self._plan_moves(other)  # before a folder is made, so that a refusal leaves none
         with ExitStack() as held:
             locks: dict[str, int] = {}
             for name in other.names():  # sorted, so that two that take at once do not wait for each other
                 self._folder(name).mkdir(exist_ok=True)
                 locks[name] = held.enter_context(_locked(self._folder(name)))
-            moves = self._moves(other)
+            moves = self._plan_moves(other)
             changed: dict[Path, int] = {}  # tables of aliases that wait to be put in place, with their folders
             for name, descriptor in locks.items():
                 old = self.aliases(name)
@@ -179,7 +179,7 @@ class Store:
                 os.fsync(descriptor)
         return {path: source is not None for path, source in moves.items()}
 
-    def _moves(self, other: Store) -> dict[Path, Path | None]:
+    def _plan_moves(self, other: Store) -> dict[Path, Path | None]:
         """Return the folder here of each version of `other`, and the one to be moved to it: None if it is here."""
         moves: dict[Path, Path | None] = {}
         for name in other.names():
@@ -194,7 +194,7 @@ class Store:
                         raise ArtifactError(path, "is in the store already, with other contents", remedy)
         return moves
 
-    def _own(self) -> dict[str, int]:
+    def _root_artifact(self) -> dict[str, int]:
         """Return the name and the version of the artifact that the root itself is; nothing if it is none."""
         path = self.root / artifact.MANIFEST
         if not path.is_file():
@@ -207,8 +207,8 @@ class Store:
             raise ArtifactError(path, "does not name its model and version", "train it again")
         return {name: version}
 
-    def _check_takes_models(self) -> None:
-        if self._own():
+    def _check_is_store(self) -> None:
+        if self._root_artifact():
             raise ArtifactError(self.root, "is one artifact and not a store: it takes no models", "name another store")
 
     def _folder(self, name: str) -> Path:
@@ -223,22 +223,22 @@ def find_store(candidates: Sequence[Path]) -> Path | None:
     A folder has a model if it is an artifact, or a store that is not empty. A store of one version without aliases,
     as mounted from `<name>/<version>/`, is found as that artifact. What cannot be read has no model.
     """
-    found = (_find_in(candidate, levels=2) for candidate in candidates)
+    found = (_find_below(candidate, levels=2) for candidate in candidates)
     return next((path for path in found if path), None)
 
 
-def _find_in(folder: Path, *, levels: int) -> Path | None:
+def _find_below(folder: Path, *, levels: int) -> Path | None:
     with suppress(OSError):
         if (folder / artifact.MANIFEST).is_file():
             return folder
-        shelf = Store(folder)
-        models = {name: shelf.versions(name) for name in shelf.names()}
+        store = Store(folder)
+        models = {name: store.versions(name) for name in store.names()}
         paths = [folder / name / str(version) for name, versions in models.items() for version in versions]
         n_versions = sum((path / artifact.MANIFEST).is_file() for path in paths)
         if n_versions > 1 or (n_versions and any((folder / name / ALIASES).is_file() for name in models)):
             return folder
         inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        found = [path for path in (_find_in(path, levels=levels - 1) for path in inside if levels) if path]
+        found = [path for path in (_find_below(path, levels=levels - 1) for path in inside if levels) if path]
         if len(found) == 1:
             return found[0]
         return folder if n_versions else None

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from model import artifact, network
 from model.artifact import Artifact
-from model.engine import predict_every_way
+from model.engine import predict_by_batch_size
 from model.errors import ArtifactError, DeviceError
 from model.network import Network
 from model.schema import Matrix
 
 # What the widest layer's output takes of a piece of the rows, a few of which are alive at once: tens of MiB in all,
 # whatever the network, and 8,192 rows of one that is 256 wide, which keep a GPU busy.
-_PIECE_BYTES = 16 * 2**20
+_CHUNK_BYTES = 16 * 2**20
 # A run takes milliseconds: a device that takes so long hangs, and says nothing of it.
 _MAX_RUN_SECONDS = 10.0
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
@@ -39,7 +39,7 @@ class TorchEngine:
         self._max_run_seconds = max_run_seconds
         architecture = network.architecture
         widest = max(architecture["n_features"], *architecture["hidden"], 1)
-        self.max_rows = max(1, _PIECE_BYTES // (8 * widest))
+        self.max_rows = max(1, _CHUNK_BYTES // (8 * widest))
         self._device = device
         self._network = network.to(device)
         self._thread = ThreadPoolExecutor(1, "engine")
@@ -47,7 +47,7 @@ class TorchEngine:
         # A device copies to and from pinned memory by itself, and several times as fast.
         pinned = device.type == "cuda"
         self._rows = torch.empty(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=pinned)
-        self._answers = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=pinned)
+        self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=pinned)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
@@ -60,7 +60,7 @@ class TorchEngine:
             except TimeoutError:
                 self._lost = f"{self._device} did not answer within {self._max_run_seconds:g} s"
             except RuntimeError as error:
-                if not _loses_device(error):
+                if not _is_device_lost(error):
                     raise
                 self._lost = f"{self._device} was lost: {str(error).partition(chr(10))[0]}"
         raise DeviceError(self._lost)
@@ -69,19 +69,19 @@ class TorchEngine:
         y = np.empty(len(X))
         with torch.inference_mode():
             for start in range(0, len(X), self.max_rows):
-                piece = slice(start, start + self.max_rows)
-                y[piece] = self._predict(X[piece])
+                chunk = slice(start, start + self.max_rows)
+                y[chunk] = self._predict(X[chunk])
         return y
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return the answers to at most `max_rows`, in memory that the next call writes over."""
-        rows, answers = self._rows[: len(X)], self._answers[: len(X)]
+        rows, predictions = self._rows[: len(X)], self._predictions[: len(X)]
         rows.numpy()[:] = X
-        answers.copy_(self._network(rows.to(self._device, non_blocking=True)))  # waits for the device
-        return answers.numpy()
+        predictions.copy_(self._network(rows.to(self._device, non_blocking=True)))  # waits for the device
+        return predictions.numpy()
 
 
-def _loses_device(error: RuntimeError) -> bool:
+def _is_device_lost(error: RuntimeError) -> bool:
     """Return whether a device is of no use after an error: not where only its memory was full for a moment."""
     if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
         return False
@@ -118,9 +118,9 @@ def load(model: Artifact, device: torch.device) -> Artifact:
     # The largest piece makes PyTorch take all the memory that it will need, the smallest has kernels of its own.
     for n_rows in (engine.max_rows, 1):
         engine.predict(np.resize(model.golden_rows, (n_rows, model.golden_rows.shape[1])))
-    found = replace(model, engine=engine)
-    artifact.check_golden_rows(found, predict_every_way(engine.predict, model.golden_rows))
-    return found
+    served = replace(model, engine=engine)
+    artifact.check_golden_rows(served, predict_by_batch_size(engine.predict, model.golden_rows))
+    return served
 
 
 def usage(device: torch.device) -> Usage | None:

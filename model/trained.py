@@ -24,7 +24,7 @@ _ONNX_OPSET = 21
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Candidate:
     """A fitted model, whichever library fitted it.
 
     `predict` is the fitted model itself and `graph` what it was compiled to, which may differ by `tolerance`, relative

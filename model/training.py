@@ -18,10 +18,10 @@ from model.datasets import Table
 from model.errors import ModelError
 from model.evaluate import Split
 from model.store import Store
-from model.trained import Trained
+from model.trained import Candidate
 
-# What `mlp.fit` takes beside `mlp.Settings`: where and how it runs, which is no part of what is trained.
-_OF_THE_RUN = frozenset({"device", "checkpoint"})
+# What `mlp.fit` takes beside `mlp.Settings`: where and how it runs, which does not change what is trained.
+_RUN_OPTIONS = frozenset({"device", "checkpoint"})
 
 
 def draft(
@@ -42,8 +42,8 @@ def draft(
         print(warning, file=sys.stderr)
     rows = evaluate.split(table.X, table.y, random_state=random_state)
     fit = _fit_mlp if (algorithm or table.dataset.algorithm) == "mlp" else _fit_gbm
-    trained, figures = fit(table, rows, options, random_state)
-    predicted = trained.predict(rows.X_validation)
+    candidate, figures = fit(table, rows, options, random_state)
+    predicted = candidate.predict(rows.X_validation)
     label = f"{table.dataset.target.name} ({table.dataset.target.unit})"
     figures |= {
         "distributions": plots.distributions(table),
@@ -51,15 +51,15 @@ def draft(
         "predicted_against_actual": plots.predicted_against_actual(rows.y_validation, predicted, label=label),
         "residuals": plots.residuals(rows.y_validation, predicted, label=label),
     }
-    return export.draft(table, rows, trained, figures=figures, owner=owner)
+    return export.draft(table, rows, candidate, figures=figures, owner=owner)
 
 
 def _fit_gbm(
     table: Table, rows: Split, options: Mapping[str, Any], random_state: int
-) -> tuple[Trained, dict[str, Figure]]:
+) -> tuple[Candidate, dict[str, Figure]]:
     search = gbm.search(rows.X_train, rows.y_train, random_state=random_state)
     pipeline = gbm.fit(rows.X_train, rows.y_train, random_state=random_state, **options)
-    return gbm.trained(pipeline, rows.X_train, search=search), {
+    return gbm.candidate(pipeline, rows.X_train, search=search), {
         "search": plots.search(search["results"]),
         "importance": plots.importance(tuple(table.X.columns), evaluate.importance(pipeline, rows)),
     }
@@ -67,18 +67,18 @@ def _fit_gbm(
 
 def _fit_mlp(
     table: Table, rows: Split, options: Mapping[str, Any], random_state: int
-) -> tuple[Trained, dict[str, Figure]]:
+) -> tuple[Candidate, dict[str, Figure]]:
     require_torch()
     from model import mlp  # here, since a user of the GBM has no PyTorch
 
     settings = dict(options)
-    of_the_run = {name: settings.pop(name) for name in _OF_THE_RUN & options.keys()}
+    run_options = {name: settings.pop(name) for name in _RUN_OPTIONS & options.keys()}
     fitted = mlp.fit(
         rows.X_train,
         rows.y_train,
         mlp.Settings(random_state=random_state, **settings),
         progress=True,
-        **of_the_run,
+        **run_options,
     )
     losses = plots.losses(
         [epoch.loss for epoch in fitted.epochs],
@@ -86,7 +86,7 @@ def _fit_mlp(
         best_epoch=fitted.best_epoch,
         unit=table.dataset.target.unit,
     )
-    return mlp.trained(fitted), {"losses": losses, "target_over_features": plots.target_over_features(table)}
+    return mlp.candidate(fitted), {"losses": losses, "target_over_features": plots.target_over_features(table)}
 
 
 def require_torch() -> None:
@@ -114,5 +114,5 @@ def draft_from_notebook(
             **{key: value.resolve() if isinstance(value, Path) else value for key, value in options.items()},
         }
         executed = notebook.run(notebook.NOTEBOOKS[name], parameters=parameters)
-        found = artifact.read_draft(Store(store).find(name))
-    return replace(found, files={**found.files, "notebook.ipynb": executed})
+        draft = artifact.read_draft(Store(store).find(name))
+    return replace(draft, files={**draft.files, "notebook.ipynb": executed})

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from model import artifact
 from model.artifact import Artifact
 from model.download import download, parse_url
-from model.errors import ArtifactError, TransferError
+from model.errors import ArchiveError, ArtifactError
 from model.store import CHAMPION, Store, find_store
 
 MAX_DOWNLOAD_BYTES = 2**30  # about 3,000 times the example's archive
@@ -39,21 +39,21 @@ def pack(store: Store, reference: str, file: Path) -> str:
 
     They depend on nothing but the artifact and the zlib that compresses it.
     """
-    found = store.load(reference)
-    contents = {**artifact.read(found.path)[1], artifact.MANIFEST: artifact.to_json(found.manifest)}
+    model = store.load(reference)
+    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.to_json(model.manifest)}
     incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with (
-            incoming.open("xb") as written,
-            gzip.GzipFile("", "wb", fileobj=written, mtime=0) as packed,
+            incoming.open("xb") as output,
+            gzip.GzipFile("", "wb", fileobj=output, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w:", format=tarfile.PAX_FORMAT) as archive,
         ):
             for name, content in sorted(contents.items()):
                 member = tarfile.TarInfo(name)  # of mode 0644 and, unless told, of nobody and no time
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-        with incoming.open("rb") as whole:
-            sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
+        with incoming.open("rb") as finished:
+            sha256 = hashlib.file_digest(finished, "sha256").hexdigest()
         incoming.replace(file)
     finally:
         incoming.unlink(missing_ok=True)
@@ -74,35 +74,35 @@ def pull(
     """Bring the models of a `.tar.gz` into the store; return each version's folder, and whether it is new there.
 
     The archive holds one artifact, to which `alias` (the champion, if not given) then points, or a store, which has
-    aliases of its own. Raises `TransferError` or `ArtifactError`, and the store is as it was.
+    aliases of its own. Raises `ArchiveError` or `ArtifactError`, and the store is as it was.
     """
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise TransferError("the expected SHA-256 is not 64 hexadecimal digits")
+        raise ArchiveError("the expected SHA-256 is not 64 hexadecimal digits")
     request, source = parse_url(url)
     with store.incoming() as folder:
         archive, unpacked = folder / "archive.tar.gz", folder / "unpacked"
         try:
-            found = download(
+            actual = download(
                 request, archive, max_bytes=max_download_bytes, max_seconds=max_seconds, stall_seconds=stall_seconds
             )
-            if sha256 and found != sha256.lower():
-                raise TransferError(f"has the SHA-256 {found} where {sha256.lower()} is expected")
+            if sha256 and actual != sha256.lower():
+                raise ArchiveError(f"has the SHA-256 {actual} where {sha256.lower()} is expected")
             _unpack(archive, unpacked, max_bytes=max_unpacked_bytes)
             root = find_store([unpacked])
             if root is None:
-                raise TransferError("is neither an artifact nor a store with a model")
-            arrived = Store(root)
+                raise ArchiveError("is neither an artifact nor a store with a model")
+            downloaded = Store(root)
             if root.joinpath(artifact.MANIFEST).is_file():
                 alias = alias or CHAMPION
             elif alias:
-                raise TransferError("is a store, which has its own aliases; leave out the alias")
-            _verify(arrived)
-        except TransferError as error:
-            raise TransferError(f"{source}: {error}") from None
+                raise ArchiveError("is a store, which has its own aliases; leave out the alias")
+            _verify(downloaded)
+        except ArchiveError as error:
+            raise ArchiveError(f"{source}: {error}") from None
         except ArtifactError as error:
-            place = error.path.relative_to(unpacked)
-            raise TransferError(f"{source}: {place}: {error.reason}; {error.remedy}") from None
-        return store.take(arrived, alias=alias)
+            path = error.path.relative_to(unpacked)
+            raise ArchiveError(f"{source}: {path}: {error.reason}; {error.remedy}") from None
+        return store.merge(downloaded, alias=alias)
 
 
 def _verify(store: Store) -> None:
@@ -118,10 +118,10 @@ def _verify(store: Store) -> None:
                 )
 
 
-def _strip(found: Artifact) -> None:
-    vouched = {found.path / name for name in (artifact.MANIFEST, *found.manifest["files"])}
-    for path in found.path.rglob("*"):
-        if path.is_file() and path not in vouched:
+def _strip(model: Artifact) -> None:
+    listed = {model.path / name for name in (artifact.MANIFEST, *model.manifest["files"])}
+    for path in model.path.rglob("*"):
+        if path.is_file() and path not in listed:
             path.unlink()
 
 
@@ -135,11 +135,11 @@ class _Decompressed(gzip.GzipFile):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _MAX_READ_BYTES:
-            raise TransferError(f"has a header of more than {_MAX_READ_BYTES} bytes")
+            raise ArchiveError(f"has a header of more than {_MAX_READ_BYTES} bytes")
         content = super().read(size)
         self._position += len(content)
         if self._position > self._max_bytes:
-            raise TransferError(f"unpacks to more than {self._max_bytes} bytes")
+            raise ArchiveError(f"unpacks to more than {self._max_bytes} bytes")
         return content
 
     def tell(self) -> int:
@@ -147,34 +147,34 @@ class _Decompressed(gzip.GzipFile):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if offset < self._position:  # a negative size in a header, by which the same would be read for ever
-            raise TransferError("is not a complete .tar.gz: it points back")
+            raise ArchiveError("is not a complete .tar.gz: it points back")
         while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
             pass
         return self._position
 
 
 def _unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
-    """Write the folders and plain files of a `.tar.gz` into a new folder. Raises `TransferError` for all else."""
+    """Write the folders and plain files of a `.tar.gz` into a new folder. Raises `ArchiveError` for all else."""
     folder.mkdir()
     try:
         with _Decompressed(archive, max_bytes=max_bytes) as stream:
             with tarfile.open(fileobj=stream, mode="r:") as members:
                 for number, member in enumerate(members, start=1):
                     if number > _MAX_MEMBERS:
-                        raise TransferError(f"has more than {_MAX_MEMBERS} files")
+                        raise ArchiveError(f"has more than {_MAX_MEMBERS} files")
                     _write(members, member, folder)
             while stream.read(_CHUNK_BYTES):  # to the end, where gzip's own checksum stands
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
-        raise TransferError(f"is not a complete .tar.gz: {error}") from None
+        raise ArchiveError(f"is not a complete .tar.gz: {error}") from None
 
 
 def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     """Write one member. Not by tarfile's own extraction, which would also make links and set owners and modes."""
     name = PurePosixPath(member.name)
-    shown = repr(member.name[:200])
+    quoted = repr(member.name[:200])
     if name.is_absolute() or ".." in name.parts:
-        raise TransferError(f"has a file outside its folder: {shown}")
+        raise ArchiveError(f"has a file outside its folder: {quoted}")
     path = folder / name
     try:
         if member.isdir():
@@ -182,11 +182,11 @@ def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
             return
         content = None if member.issparse() or not member.isreg() else members.extractfile(member)
         if content is None:
-            raise TransferError(f"has something that is neither a folder nor a regular file: {shown}")
+            raise ArchiveError(f"has something that is neither a folder nor a regular file: {quoted}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as written:
-            shutil.copyfileobj(content, written, _CHUNK_BYTES)
-            written.flush()
-            os.fsync(written.fileno())
+        with path.open("xb") as output:
+            shutil.copyfileobj(content, output, _CHUNK_BYTES)
+            output.flush()
+            os.fsync(output.fileno())
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise TransferError(f"has a file name twice: {shown}") from None
+        raise ArchiveError(f"has a file name twice: {quoted}") from None

@@ -22,7 +22,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from monitoring.panels import SOURCE, Panel, Query, asked, bars, flat, graph, now, placed, stacked
+from monitoring.panels import SOURCE, Panel, Query, bars, flat, graph, instant_query, range_query, stacked, titled
 from monitoring.service import BURN_RATES, ERROR_BUDGET, PREDICTIONS, SLOW_BUDGET
 
 SERVICE = 'namespace=~"$namespace", job=~"$job"'
@@ -33,7 +33,7 @@ VERSION = "{{model}} {{version}}"
 
 def to_json() -> str:
     """Return the dashboard as Grafana imports it."""
-    board = (
+    dashboard = (
         Dashboard("Tabserve")
         .uid("tabserve")
         .description("Made by python -m monitoring write.")
@@ -47,7 +47,7 @@ def to_json() -> str:
         .with_variable(choice("job", 'tabserve_model_info{namespace=~"$namespace"}'))
         .with_variable(choice("model", f"tabserve_model_info{{{SERVICE}}}"))
         .with_variable(choice("version", f'tabserve_model_info{{{SERVICE}, model=~"$model"}}'))
-        .with_variable(choice("feature", f"tabserve_feature_bin_total{{{MODEL}}}", every=False))
+        .with_variable(choice("feature", f"tabserve_feature_bin_total{{{MODEL}}}", include_all=False))
     )
     for title, panels in (
         ("Service", service()),
@@ -56,16 +56,16 @@ def to_json() -> str:
         ("Drift", drift()),
         ("Truth", truth()),
     ):
-        board.with_row(Row(title))
+        dashboard.with_row(Row(title))
         for panel in panels:
-            board.with_panel(panel)
-    built = board.build()
+            dashboard.with_panel(panel)
+    built = dashboard.build()
     for number, panel_ in enumerate(built.panels or [], start=1):
         panel_.id_val = number
     return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
 
 
-def choice(name: str, series: str, *, every: bool = True) -> QueryVariable:
+def choice(name: str, series: str, *, include_all: bool = True) -> QueryVariable:
     """Return a variable with the values that a label has; where it has none, all of them are the empty one."""
     variable = (
         QueryVariable(name)
@@ -74,7 +74,7 @@ def choice(name: str, series: str, *, every: bool = True) -> QueryVariable:
         .query({"query": f"label_values({series}, {name})", "refId": name})
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
     )
-    if every:
+    if include_all:
         variable.include_all(True).all_value(".*").multi(True).current(VariableOption(True, "All", "$__all"))
     return variable
 
@@ -83,8 +83,8 @@ def service() -> Sequence[Panel]:
     """Rate, errors, duration, and how full it is."""
     burning = " or ".join(f"{factor:g} times for {long}" for long, _, _, factor, _, _ in BURN_RATES)
     durations = f"rate(http_request_duration_seconds_bucket{{{SERVICE}}}[$__rate_interval])"
-    asked_for = f"rate({ROUTES}[$__rate_interval]) > 0"
-    predictions = f"sum by (le) ({durations} and on (namespace, job, instance, route) {asked_for})"
+    has_predictions = f"rate({ROUTES}[$__rate_interval]) > 0"
+    predictions = f"sum by (le) ({durations} and on (namespace, job, instance, route) {has_predictions})"
     return [
         stacked(
             graph(
@@ -139,15 +139,15 @@ def model() -> Sequence[Panel]:
     equal = [Threshold(None, "red"), Threshold(1, "green")]
     return [
         flat(
-            placed(table.Panel(), "Versions loaded", "Verified when they were loaded; by instance.", 12)
+            titled(table.Panel(), "Versions loaded", "Verified when they were loaded; by instance.", 12)
             .show_header(True)
-            .with_target(now(f"sum by (model, version, algorithm, digest) (tabserve_model_info{{{MODEL}}})")),
+            .with_target(instant_query(f"sum by (model, version, algorithm, digest) (tabserve_model_info{{{MODEL}}})")),
             {"Value": "instances"},
         ),
-        placed(stat.Panel(), "Golden rows", "1 where every instance answers them as in training.", 4)
+        titled(stat.Panel(), "Golden rows", "1 where every instance answers them as in training.", 4)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(equal))
-        .with_target(asked(f"min by (model, version) (tabserve_golden_check_success{{{MODEL}}})", VERSION)),
+        .with_target(range_query(f"min by (model, version) (tabserve_golden_check_success{{{MODEL}}})", VERSION)),
         graph(
             "Rows predicted",
             "By version; a batch is one request of many rows.",
@@ -219,7 +219,7 @@ def batches() -> Sequence[Panel]:
 
 def drift() -> Sequence[Panel]:
     """How far values and predictions are from those of training."""
-    one = f'{MODEL}, feature="$feature"'
+    feature_bins = f'{MODEL}, feature="$feature"'
     return [
         graph(
             "How near to an alert",
@@ -248,8 +248,8 @@ def drift() -> Sequence[Panel]:
         bars(
             "Bins of $feature",
             "Shares of the last hour, and of training.",
-            f"avg by (bin) (tabserve:feature_bin:ratio{{{one}}})",
-            f"avg by (bin) (tabserve:feature_bin_reference:ratio{{{one}}})",
+            f"avg by (bin) (tabserve:feature_bin:ratio{{{feature_bins}}})",
+            f"avg by (bin) (tabserve:feature_bin_reference:ratio{{{feature_bins}}})",
         ),
         bars(
             "Bins of the predictions",

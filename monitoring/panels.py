@@ -17,30 +17,30 @@ P = TypeVar("P", timeseries.Panel, stat.Panel, table.Panel, barchart.Panel)
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
-def placed(panel: P, title: str, description: str, width: int = 8) -> P:
+def titled(panel: P, title: str, description: str, width: int = 8) -> P:
     """Return a panel with its title and size, of the data source that is chosen."""
     panel.title(title).description(description).datasource(SOURCE).height(8).span(width)
     return panel
 
 
-def asked(expr: str, legend: str) -> Dataquery:
+def range_query(expr: str, legend: str) -> Dataquery:
     """Return a query over the time that is shown."""
     return Dataquery().expr(expr).legend_format(legend).range()
 
 
-def now(expr: str) -> Dataquery:
+def instant_query(expr: str) -> Dataquery:
     """Return a query for a table of the newest values."""
     return Dataquery().expr(expr).format(PromQueryFormat.TABLE).instant()
 
 
 def graph(title: str, description: str, unit: str, *queries: Query) -> timeseries.Panel:
     """Return a panel with a line a series; what its legend calls the limit is dashed."""
-    panel = placed(timeseries.Panel(), title, description).unit(unit).axis_soft_min(0)
+    panel = titled(timeseries.Panel(), title, description).unit(unit).axis_soft_min(0)
     dash = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]})
     color = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "red"})
     panel.override_by_name("limit", [dash, color])
     for number, (expr, legend) in enumerate(queries):
-        panel.with_target(asked(expr, legend).ref_id(chr(ord("A") + number)))
+        panel.with_target(range_query(expr, legend).ref_id(chr(ord("A") + number)))
     return panel.legend(
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)
@@ -57,8 +57,8 @@ def stacked(panel: timeseries.Panel) -> timeseries.Panel:
 
 def bars(title: str, description: str, live: str, reference: str) -> barchart.Panel:
     """Return a panel with two bars a bin: live and in training."""
-    panel = placed(barchart.Panel(), title, description).unit("percentunit").x_field("bin")
-    panel.with_target(now(live).ref_id("live")).with_target(now(reference).ref_id("training"))
+    panel = titled(barchart.Panel(), title, description).unit("percentunit").x_field("bin")
+    panel.with_target(instant_query(live).ref_id("live")).with_target(instant_query(reference).ref_id("training"))
     panel.with_transformation(DataTransformerConfig("joinByField", options={"byField": "bin", "mode": "outer"}))
     panel.with_transformation(DataTransformerConfig("sortBy", options={"sort": [{"field": "bin"}]}))
     return flat(panel, {"Value #live": "live", "Value #training": "training"})

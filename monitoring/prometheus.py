@@ -35,13 +35,13 @@ def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str
     program = shutil.which("prometheus")
     if not program:
         raise FileNotFoundError(MISSING)
-    with TemporaryDirectory(prefix="tabserve-prometheus-") as own:
-        place = folder or Path(own)
-        write(place, urls, window=window, hold=hold, interval=interval)
+    with TemporaryDirectory(prefix="tabserve-prometheus-") as temporary_folder:
+        directory = folder or Path(temporary_folder)
+        write(directory, urls, window=window, hold=hold, interval=interval)
         command = [
             program,
-            f"--config.file={place / 'prometheus.json'}",
-            f"--storage.tsdb.path={place / 'data'}",
+            f"--config.file={directory / 'prometheus.json'}",
+            f"--storage.tsdb.path={directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--log.level=warn",
         ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.live import FEWEST_ROWS
+from model.live import MINIMUM_ROWS
 from monitoring import drift, service
 
 
 def groups(
-    *, window: str = "1h", hold: str = "10m", interval: str = "1m", minimum_rows: int = FEWEST_ROWS
+    *, window: str = "1h", hold: str = "10m", interval: str = "1m", minimum_rows: int = MINIMUM_ROWS
 ) -> list[dict[str, Any]]:
     """Return the groups of a rule file, evaluated every `interval`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.live import FEWEST_TRUTHS, LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN
+from model.live import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, MINIMUM_TRUTHS
 from monitoring.rule import VERSION, Rule, alert, record
 
 # Predictions are what comes by POST, whichever path a platform names; a probe's 503 is no error. What else comes by
@@ -20,7 +20,7 @@ SLOW = "0.05"  # seconds; a bucket of http_request_duration_seconds
 BURN_RATES = (("1h", 3600, "5m", 14.4, "2m", "critical"), ("6h", 21600, "30m", 6, "15m", "warning"))
 WINDOWS = ("5m", "30m", "1h", "6h")
 # Where there are few requests, one failure is many per cent, and nothing to wake up for.
-FEWEST_FAILURES = 5
+MINIMUM_FAILURES = 5
 
 
 def rate(selector: str, window: str, by: str = SERVICE) -> str:
@@ -71,7 +71,7 @@ def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
         alert(
             name,
             f"{ratio}{long} > {factor * budget:g} and {ratio}{short} > {factor * budget:g} and\n"
-            f"{ratio}{long} * service:tabserve_predictions:rate{long} * {seconds} >= {FEWEST_FAILURES}",
+            f"{ratio}{long} * service:tabserve_predictions:rate{long} * {seconds} >= {MINIMUM_FAILURES}",
             hold=hold,
             severity=severity,
             summary=f"{NAMED} answers too many predictions {how}.",
@@ -163,7 +163,7 @@ def live_errors(*, hold: str) -> list[Rule]:
         record(
             "tabserve:live_error_rmse_threshold",
             f"max by ({VERSION}) (tabserve_validation_rmse) * ({LIVE_ERROR_MARGIN} + {LIVE_ERROR_DEVIATIONS} * sqrt(\n"
-            f"  2 / (tabserve:live_error_rows:max >= {FEWEST_TRUTHS}) +\n"
+            f"  2 / (tabserve:live_error_rows:max >= {MINIMUM_TRUTHS}) +\n"
             f"  2 / max by ({VERSION}) (tabserve_validation_rows)\n))",
         ),
         alert(

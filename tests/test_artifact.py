@@ -188,7 +188,7 @@ def test_older_formats_are_read(folder_of_format: Path) -> None:
     assert found.manifest["format_version"] == int(folder_of_format.name.removeprefix("format-"))
     assert found.manifest["format_version"] < artifact.FORMAT_VERSION
     assert found.tolerance == 0
-    assert np.array_equal(bits(found.predict(found.golden_rows)), bits(found.golden_answers))
+    assert np.array_equal(bits(found.predict(found.golden_rows)), bits(found.golden_predictions))
 
 
 @pytest.mark.parametrize("row", [0, 31, -1])

@@ -314,7 +314,7 @@ def test_smallest_accepted_table_can_be_trained_on(write: Write) -> None:
     """A table that passes the checks is enough to fit a model and prove its artifact."""
     table = read(BOSTON_HOUSING, write(LINES[:20]))
     rows = evaluate.split(table.X, table.y)
-    trained = gbm.trained(gbm.fit(rows.X_train, rows.y_train), rows.X_train, search={})
+    trained = gbm.candidate(gbm.fit(rows.X_train, rows.y_train), rows.X_train, search={})
     draft = export.draft(table, rows, trained, figures={})
 
     assert draft.manifest["data"]["rows"] == 20

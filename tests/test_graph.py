@@ -244,7 +244,7 @@ def make(folder: Path) -> Path:
         (lambda model: model.graph.initializer.append(model.graph.initializer[0]), "is repeated"),
         (lambda model: model.graph.input.append(model.graph.input[0]), "more than 1 of the field 'input'"),
         (lambda model: setattr(model.graph.output[0], "name", "z"), "output is not a matrix y"),
-        (lambda model: setattr(model.graph.output[0].type.tensor_type, "elem_type", 1), "it answers tensor(float)"),
+        (lambda model: setattr(model.graph.output[0].type.tensor_type, "elem_type", 1), "its output is tensor(float)"),
         (lambda model: setattr(model.graph.node[1], "op_type", "Mod"), "the operator 'Mod'"),
         (lambda model: model.graph.node[1].input.__setitem__(0, "X"), "do not lead"),
         (lambda model: model.graph.node.pop(), "do not lead"),

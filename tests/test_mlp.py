@@ -28,7 +28,7 @@ from conftest import ROOT, bits, rewrite, serve
 from model import Matrix, Store, artifact, evaluate
 from model.__main__ import main
 from model.datasets import BOSTON_HOUSING, HEIGHT_WEIGHT, read
-from model.engine import Engine, predict_every_way
+from model.engine import Engine, predict_by_batch_size
 from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRowsError
 from model.evaluate import Split
 
@@ -152,7 +152,7 @@ def test_graph_equals_network(n_features: int, hidden: list[int], seed: int) -> 
 
     answers = engine.predict(rows)
     assert np.allclose(answers, made(torch.from_numpy(rows)).numpy(), rtol=1e-11, atol=1e-9)
-    assert (bits(predict_every_way(engine.predict, rows)) == bits(answers)).all()
+    assert (bits(predict_by_batch_size(engine.predict, rows)) == bits(answers)).all()
 
 
 def test_weights_of_another_architecture_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
@@ -251,7 +251,7 @@ def test_out_of_memory_takes_smaller_parts(
     with caplog.at_level(logging.WARNING):
         in_parts = mlp.fit(X, y, SMALL)
 
-    assert caplog.messages[0] == "out of memory: continuing with parts of 16 rows"
+    assert caplog.messages[0] == "out of memory: continuing with micro-batches of 16 rows"
     assert np.allclose(in_parts.predict(X), whole.predict(X), rtol=1e-3)
 
 
@@ -384,7 +384,7 @@ def test_artifact_keeps_weights_and_how_they_came(people_store: Path) -> None:
     assert len(facts["training"]["epochs"]) == 10
     assert facts["environment"]["device"]["kind"] == network.find_device("auto").type
     assert facts["environment"]["packages"]["torch"] == version("torch")
-    assert np.array_equal(bits(made(torch.tensor(found.golden_rows)).numpy()), bits(found.golden_answers))
+    assert np.array_equal(bits(made(torch.tensor(found.golden_rows)).numpy()), bits(found.golden_predictions))
     assert "within 1e-06 of it" in (found.path / "card.md").read_text()
 
 
@@ -398,7 +398,7 @@ def test_both_ways_agree_on_all_rows(people_store: Path) -> None:
 
     assert len(rows) == 25_000
     assert np.abs(together / expected - 1).max() <= 1e-6
-    assert (bits(predict_every_way(found.predict, rows)) == bits(together)).all()
+    assert (bits(predict_by_batch_size(found.predict, rows)) == bits(together)).all()
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from model import Matrix, Schema, evaluate, export, gbm, parity
 from model.__main__ import main
 from model.datasets import BOSTON_HOUSING, Table, read
 from model.engine import Engine, Predict
-from model.errors import ParityError
+from model.errors import ProofError
 from model.evaluate import Split
-from model.trained import Trained
+from model.trained import Candidate
 
 N_TREES = 25
 # Node 0 is that of the initial prediction, whose branches are one leaf; the others are splits that decide.
@@ -34,7 +34,7 @@ class Case:
     table: Table
     rows: Split
     pipeline: Any
-    model: Trained
+    model: Candidate
     schema: Schema
 
     @property
@@ -63,8 +63,8 @@ def trained() -> Case:
     table = read(BOSTON_HOUSING)
     rows = evaluate.split(table.X, table.y)
     pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=N_TREES)
-    model = gbm.trained(pipeline, rows.X_train, search={})
-    return Case(table, rows, pipeline, model, export.describe(table, rows, model))
+    model = gbm.candidate(pipeline, rows.X_train, search={})
+    return Case(table, rows, pipeline, model, export.schema_of(table, rows, model))
 
 
 def changed(graph: bytes, attribute: str, number: int, change: Callable[[float], float]) -> bytes:
@@ -105,7 +105,7 @@ def test_model_without_splits_is_proven(trained: Case) -> None:
     none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
 
     assert none.prove(Engine(trained.graph).predict)["split_rows"] == 0
-    with pytest.raises(ParityError):
+    with pytest.raises(ProofError):
         none.prove(Engine(changed(trained.graph, "leaf_weights", 0, up)).predict)
 
 
@@ -118,14 +118,14 @@ def test_tolerance_is_relative(trained: Case) -> None:
     found = trained.prove(off(1e-9), 1e-8)
     assert 0 < found["different_rows"] <= 100_000 + 506 + 14 + len(trained.split_rows)
     assert found["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
-    with pytest.raises(ParityError, match="differs from the trained one on"):
+    with pytest.raises(ProofError, match="differs from the trained one on"):
         trained.prove(off(1e-7), 1e-8)
 
     zero = replace(trained, model=replace(trained.model, predict=lambda rows: np.where(rows[:, 0] > 0, 1.0, 0.0)))
     assert zero.prove(zero.model.predict, 1e-8)["different_rows"] == 0
     near = zero.prove(lambda rows: zero.model.predict(rows) * (1 + 1e-9), 1e-8)
     assert near["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
-    with pytest.raises(ParityError):
+    with pytest.raises(ProofError):
         zero.prove(lambda rows: zero.model.predict(rows) + 1e-300 * (rows[:, 0] <= 0), 1e-8)
 
 
@@ -135,7 +135,7 @@ def test_threshold_off_by_one_bit_is_found(trained: Case, node: int, change: Cal
     """A single threshold moved to the next float64, up or down, fails the proof on the rows at the splits."""
     broken = changed(trained.graph, "nodes_splits", node, change)
 
-    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of \d+ split rows, by up to "):
+    with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of \d+ split rows, by up to "):
         trained.prove(Engine(broken).predict)
 
 
@@ -163,7 +163,7 @@ def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, dir
     bit = direction * float(np.spacing(64.0))
     broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
 
-    with pytest.raises(ParityError, match=r"differs from the trained one on \d+ of 506 table rows, by up to "):
+    with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of 506 table rows, by up to "):
         trained.prove(Engine(broken).predict)
 
 
@@ -185,7 +185,7 @@ def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> Non
             answers[last] = np.nextafter(answers[last], np.inf)
         return answers
 
-    with pytest.raises(ParityError, match=rf"on 1 of {len(groups[group])} {group.replace('_', ' ')}, by up to"):
+    with pytest.raises(ProofError, match=rf"on 1 of {len(groups[group])} {group.replace('_', ' ')}, by up to"):
         trained.prove(off_by_one_bit)
 
 
@@ -213,9 +213,9 @@ def test_broken_compiler_gives_no_draft(trained: Case, monkeypatch: pytest.Monke
     """A pipeline that compiles to a graph one bit off cannot be exported."""
     break_compile(monkeypatch)
 
-    broken = gbm.trained(trained.pipeline, trained.rows.X_train, search={})
+    broken = gbm.candidate(trained.pipeline, trained.rows.X_train, search={})
 
-    with pytest.raises(ParityError, match=r"split rows.*nothing was written"):
+    with pytest.raises(ProofError, match=r"split rows.*nothing was written"):
         export.draft(trained.table, trained.rows, broken, figures={})
 
 
@@ -237,7 +237,7 @@ def test_broken_compiler_leaves_the_store_empty(
 def test_small_models_can_be_exported(trained: Case, n_estimators: int) -> None:
     """A model with few splits is exported like any other: golden rows are those that there are."""
     pipeline = gbm.fit(trained.rows.X_train, trained.rows.y_train, n_estimators=n_estimators)
-    small = gbm.trained(pipeline, trained.rows.X_train, search={})
+    small = gbm.candidate(pipeline, trained.rows.X_train, search={})
     draft = export.draft(trained.table, trained.rows, small, figures={})
 
     assert draft.manifest["engine"]["parity"]["different_rows"] == 0

@@ -26,7 +26,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from conftest import COLUMNS, rewrite
 from model import Artifact, PredictionLogError, Store, artifact, plots, report
 from model.__main__ import main
-from model.live import FEWEST_ROWS, FEWEST_TRUTHS, Verdict, judge, rmse_interval
+from model.live import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
 from model.prediction_log import PredictionLog
 from postgres import run_postgres
 
@@ -235,7 +235,7 @@ def test_limit_of_the_live_error(
     assert errors.verdict == verdict
 
 
-@pytest.mark.parametrize(("rows", "verdict"), [(FEWEST_ROWS - 1, "too few rows"), (FEWEST_ROWS, "drifts")])
+@pytest.mark.parametrize(("rows", "verdict"), [(MINIMUM_ROWS - 1, "too few rows"), (MINIMUM_ROWS, "drifts")])
 def test_drift_is_judged_from_a_hundred_rows(
     model: Artifact, table: Matrix, tmp_path: Path, rows: int, verdict: str
 ) -> None:
@@ -356,7 +356,7 @@ def test_a_few_rows(model: Artifact, table: Matrix, tmp_path: Path, rows: int) -
     page = render(model, url, tmp_path)
 
     assert page.rows["prediction"][0] == str(rows)
-    assert page.verdict("live error") == ("unknown" if rows < FEWEST_TRUTHS else "fine")
+    assert page.verdict("live error") == ("unknown" if rows < MINIMUM_TRUTHS else "fine")
 
 
 def test_largest_values(model: Artifact, table: Matrix, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_page_needs_nothing_beside_it(model: Artifact, table: Matrix, tmp_path: 
 
 def test_same_log_gives_the_same_bytes(model: Artifact, table: Matrix, tmp_path: Path) -> None:
     """A report of the same rows at the same time is the same file, more truths than are drawn among them."""
-    rows = np.resize(np.arange(506), report._MOST_POINTS + 500)
+    rows = np.resize(np.arange(506), report._MAX_POINTS + 500)
     predictions = model.predict(table[rows])
     url = log_rows(tmp_path / "log.db", table[rows], predictions, truths=predictions + 1, with_features=False)
     pages = []

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from conftest import bits
 from model import Feature, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv
 from model.artifact import to_json
-from model.schema import REASONS, cell_reason, from_manifest, misfits, parse_cell, to_manifest
+from model.schema import REASONS, cell_reason, from_manifest, parse_cell, shape_problems, to_manifest
 
 SCHEMA = Schema((Feature("a", lowest=-1e30, highest=1e30), Feature("b"), Feature("c")), target=Feature("y"))
 HUGE = 10**400
@@ -328,7 +328,7 @@ def test_csv_takes_time_in_proportion_to_its_length(text: str) -> None:
 def test_misfits_of_a_small_table_are_few() -> None:
     """The problems of rows that are too short do not outgrow the text that they are the problems of."""
     header, rows = [f"x{i}" for i in range(400)], [["1"]] * 400
-    assert len(misfits(rows, header)) <= len(",".join(header)) + 2 * len(rows)
+    assert len(shape_problems(rows, header)) <= len(",".join(header)) + 2 * len(rows)
 
 
 @given(

@@ -241,7 +241,7 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
         pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=20)
         search = gbm.search(rows.X_train, rows.y_train, n_estimators=(5, 10), folds=2)
         figures = {"search": plots.search(search["results"]), "correlations": plots.correlations(table)}
-        draft = export.draft(table, rows, gbm.trained(pipeline, rows.X_train, search=search), figures=figures)
+        draft = export.draft(table, rows, gbm.candidate(pipeline, rows.X_train, search=search), figures=figures)
         paths.append(Store(tmp_path / name).add("boston-housing", draft))
     one, two = (artifact.read(path) for path in paths)
 

@@ -43,7 +43,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = datasets.read(datasets.DATASETS[NAME])
     rows = evaluate.split(table.X, table.y)
     fitted = mlp.fit(rows.X_train, rows.y_train, mlp.Settings(hidden=(32, 16), max_epochs=2), device="cpu")
-    Store(root).add(NAME, export.draft(table, rows, mlp.trained(fitted), figures={}))
+    Store(root).add(NAME, export.draft(table, rows, mlp.candidate(fitted), figures={}))
     return root
 
 

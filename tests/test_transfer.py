@@ -28,7 +28,7 @@ import pytest
 from conftest import ROOT
 from model import ArtifactError, ModelError, Store, artifact
 from model.__main__ import main
-from model.errors import TransferError
+from model.errors import ArchiveError
 from model.transfer import pack, pull
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -758,6 +758,6 @@ def test_commands(store: Path, target: Store, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_errors_are_of_their_kind(target: Store) -> None:
-    """What goes wrong on the way is a `TransferError`, so that a caller can tell it from a store that is at fault."""
-    with pytest.raises(TransferError):
+    """What goes wrong on the way is a `ArchiveError`, so that a caller can tell it from a store that is at fault."""
+    with pytest.raises(ArchiveError):
         pull(target, "http://127.0.0.1:1/x")
