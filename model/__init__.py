@@ -1,7 +1,7 @@
-"""What a service needs of a model: load a verified version, turn named cells into a matrix, predict.
+"""The serving side of a model: load a verified version, turn named cells into a matrix, predict.
 
-Everything here imports no more than numpy and ONNX Runtime. `prediction_log` needs SQLAlchemy, and is imported by its
-own name where a log is kept; so are `torch_engine`, which needs PyTorch, where a GPU serves, and training, in `gbm`,
+Everything here imports only numpy and ONNX Runtime. Modules with heavier requirements are imported by their own names
+where they are needed: `prediction_log` (SQLAlchemy), `torch_engine` (PyTorch), and for training `gbm`, `mlp`,
 `evaluate`, `datasets`, `plots` and `export`.
 """
 

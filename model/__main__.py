@@ -1,6 +1,6 @@
 """The command line: python -m model train | list | show | verify | predict | report | pack | pull | find.
 
-Training packages are imported only by the commands that train or draw, so that the others run in the serving image.
+Only the commands that train or draw import the training packages, so the others run in the serving image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_
 from model import artifact as artifacts
 from model.store import find_store
 
-# What each algorithm has for itself, as argparse takes it. What is not given is as the algorithm has it.
+# The options of each algorithm as arguments of argparse. An option that is not given keeps the algorithm's default.
 _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "gbm": (
         "a scaled GBM of scikit-learn",
@@ -47,9 +47,9 @@ _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 1 with what is wrong on standard error; 130 if interrupted.
+    """Run one command and return its exit status: 0, 1 with the error on standard error, or 130 if interrupted.
 
-    Raises `BrokenPipeError` where nobody reads the output any more.
+    Raises `BrokenPipeError` when the reader of the output has closed the pipe.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt:  # a version is written beside its place, and moved there when it is whole
+    except KeyboardInterrupt:  # no version is left behind: an incomplete one has a temporary name
         print("interrupted", file=sys.stderr)
         return 130
     except SchemaError as error:
@@ -188,7 +188,7 @@ def _train(options: argparse.Namespace) -> None:
         draft = training.draft(options.name, algorithm_options, algorithm=algorithm, **common)
     path = Store(options.store).add(options.name, draft)
     if "checkpoint" in algorithm_options:
-        algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has what it was for
+        algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
     model = artifacts.load(path)
     metrics = model.manifest["metrics"]["validation"]
     print(f"{model.name} version {model.version}: validation MSE {metrics['mse']:.2f}, written to {path}")
@@ -273,6 +273,6 @@ def _find(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BrokenPipeError:  # end as other tools do, without a word
+    except BrokenPipeError:  # end silently by SIGPIPE, as other tools do
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.raise_signal(signal.SIGPIPE)

@@ -1,13 +1,12 @@
-"""One version of a model on disk: write it whole, and load it only when every byte and every answer is right.
+"""One version of a model on disk: written atomically, loaded only if every byte and every prediction is verified.
 
-An artifact is a folder: `manifest.json`, which names and hashes every other file, and those files. Serving
-reads the manifest, `model.onnx`, `forest.npz` where there is one, `golden.json` and `reference.json`; it never opens
-a pickle.
+An artifact is a folder: `manifest.json`, which lists every other file with its hash, and those files. Serving reads
+the manifest, `model.onnx`, `forest.npz` if there is one, `golden.json` and `reference.json`. It never opens a pickle.
 
-To change the format: raise FORMAT_VERSION, teach `load` to read the older versions (they stay readable for
-ever), keep one artifact of each older version in the tests, and say in CHANGELOG.md what changed.
+To change the format: raise FORMAT_VERSION, let `load` read the older versions (they stay readable for ever), keep one
+artifact of each older version in the tests, and describe the change in CHANGELOG.md.
 
-Format 2 has `engine.tolerance`; in format 1 every model answers to the last bit.
+Format 2 added `engine.tolerance`. In format 1 every model is exact to the last bit.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 FOREST = "forest.npz"
 REFERENCE = "reference.json"
-# A compiled model may differ from the trained one by at most this, relative to its answer, whatever the manifest says.
+# The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
-# All files together, which are hashed whole; and below those of them that are kept in memory. A forest that fits has
-# 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
+# All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
+# forest has 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
-MAX_GOLDEN_ROWS = 1_024  # we write 64; each is replayed three times
+MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
 _MAX_BYTES = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
-INCOMING = ".incoming-"  # what a folder's name begins with until it is whole
+INCOMING = ".incoming-"  # the prefix of a folder's name until the folder is complete
 
 _RESTORE = "restore the artifact from its source, or train the model again"
 
@@ -66,10 +65,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One verified version of a model, ready to answer.
+    """One verified version of a model, ready to predict.
 
-    `golden_rows` `(n_rows, n_features)` have the trained model's `golden_predictions` `(n_rows,)`; every engine of this
-    version gives them to within `tolerance`, relative, or to the last bit where that is 0.
+    `golden_predictions` `(n_rows,)` are the trained model's for `golden_rows` `(n_rows, n_features)`. Every engine of
+    this version reproduces them to the relative `tolerance`, or to the last bit if it is 0.
     """
 
     path: Path
@@ -89,7 +88,7 @@ class Artifact:
 
 
 def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
-    """Write the draft as `folder`, whole or not at all, and return it. The folder must not exist."""
+    """Write the draft as `folder` atomically and return the folder, which must not exist yet."""
     facts = {
         **draft.manifest,
         "format_version": FORMAT_VERSION,
@@ -112,7 +111,7 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file through to the disk."""
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -122,12 +121,12 @@ def write(path: Path, content: bytes) -> None:
 def load(folder: Path) -> Artifact:
     """Return the artifact after checking every file's hash and replaying the golden rows.
 
-    Raises `ArtifactError`, which names the file and what to do; nothing is half-loaded.
+    Raises `ArtifactError`, which names the file and what to do.
     """
     manifest, files = read(folder, _MAX_BYTES)
     try:
         check(manifest)
-        to_json(manifest)  # text that is no UTF-8 could be in no page
+        to_json(manifest)  # a page cannot show strings that are not valid UTF-8
         model_schema = schema.from_manifest(manifest)
         tolerance = _tolerance(manifest)
     except (KeyError, TypeError, ValueError) as error:
@@ -145,12 +144,12 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / GOLDEN, "has other columns than the manifest, or in another order", _RESTORE)
     try:
         vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
-    except Exception as error:  # whatever numpy raises for arrays that do not fit each other
+    except Exception as error:  # numpy raises many classes for arrays that do not match
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     try:
         engine = Engine(files[GRAPH], vectors)
         replayed = predict_by_batch_size(engine.predict, rows)
-    except Exception as error:  # whatever the runtime raises for a graph or an input that it cannot run
+    except Exception as error:  # the runtime's exceptions share no base class
         raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
     name, version = manifest["name"], manifest["version"]
     loaded = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, reference)
@@ -159,7 +158,7 @@ def load(folder: Path) -> Artifact:
 
 
 def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArray[np.float64]]:
-    """Return the columns, the rows and the answers of the golden rows, all finite. Raises `ArtifactError`."""
+    """Return the columns, the golden rows and their predictions, all finite. Raises `ArtifactError`."""
     try:
         golden = parse_json(content)
         columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
@@ -174,9 +173,9 @@ def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArra
 
 
 def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
-    """Hold `(n_ways, n_rows)` answers of an engine to the golden rows against those of the trained model.
+    """Compare an engine's predictions `(n_batch_sizes, n_rows)` for the golden rows with the trained model's.
 
-    Raises `GoldenRowsError` if one differs.
+    Raises `GoldenRowsError` if any differs.
     """
     different = int(differing(model.golden_predictions, replayed, model.tolerance).any(axis=0).sum())
     if different:
@@ -190,7 +189,7 @@ def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest after checking its format and its digest, and none of its files. Raises `ArtifactError`."""
+    """Return the manifest after checking its format and digest, but not its files. Raises `ArtifactError`."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = read_json(path)
@@ -210,7 +209,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
     try:
         unchanged = manifest.get("digest") == digest(expected)
-    except (ValueError, RecursionError):  # NaN or infinity, which Python's parser reads and strict JSON has not
+    except (ValueError, RecursionError):  # NaN or infinity: Python parses them, strict JSON has none
         unchanged = False
     if not unchanged:
         raise ArtifactError(path, "was changed after it was written: its digest differs", _RESTORE)
@@ -218,7 +217,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest, and the bytes of its files once all were checked against their hashes.
+    """Return the manifest and the bytes of its files, after checking every file against its hash.
 
     Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. Raises
     `ArtifactError`.
@@ -248,7 +247,7 @@ def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict
 
 
 def _tolerance(manifest: Mapping[str, Any]) -> float:
-    """Return how far an engine may be from the trained model. Raises `ValueError` for more than is ever right."""
+    """Return the relative difference from the trained model that is allowed. Raises `ValueError` if it is too large."""
     tolerance = manifest["engine"]["tolerance"] if manifest["format_version"] > 1 else 0.0
     if not 0 <= tolerance <= MAX_TOLERANCE:
         raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
@@ -268,7 +267,7 @@ def digest(facts: Mapping[str, Any]) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """Return `value` as strict JSON that a person can read; floats are written so that they read back the same."""
+    """Return `value` as indented strict JSON. Floats round-trip exactly."""
     return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -277,7 +276,7 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
 
 
 def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) -> tuple[str, bytes]:
-    """Return the SHA-256 of a plain file of that size and, if it is to be kept, its bytes. Raises `ArtifactError`."""
+    """Return the SHA-256 of a regular file of this size and, if `in_memory`, its bytes. Raises `ArtifactError`."""
     path = folder / relative
     sha256_of, chunks = hashlib.sha256(), []
     try:
@@ -300,5 +299,5 @@ def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
     if isinstance(error, FileNotFoundError):
         return ArtifactError(path, "is missing", _RESTORE)
-    reason = getattr(error, "strerror", None) or error  # ValueError: a name with a NUL in it
+    reason = getattr(error, "strerror", None) or error  # a ValueError has none: the name contains a NUL
     return ArtifactError(path, f"cannot be read: {reason}", "check its name and permissions")

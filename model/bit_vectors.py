@@ -1,9 +1,9 @@
-"""A forest for many rows at once: bit vectors in numpy, with the bits that walking tree by tree gives.
+"""Evaluate a forest for many rows at once with bit vectors in numpy, bit-identical to walking the trees.
 
-After QuickScorer (Lucchese et al., SIGIR 2015). A split rules out the leaves on its left for a row that goes right. So
-where the row's value stands among all thresholds of a feature says which leaves of all trees that feature rules out:
-for each such place there is one vector, some bits a tree. The vectors of a row's features are joined, and of the leaves
-that are left in a tree the first is the one that the row reaches.
+After QuickScorer (Lucchese et al., SIGIR 2015). When a row goes right at a split, the leaves on the left of that split
+are excluded. The rank of a row's value among all thresholds of a feature therefore determines the leaves that this
+feature excludes in all trees. Each rank has one precomputed vector with a few bits per tree. The vectors of a row's
+features are combined by AND. In each tree the row reaches the first leaf whose bit is still set.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from model.schema import Matrix
 
-MAX_LEAVES = 64  # of a tree: the bits of the widest integer
-MAX_VECTOR_BYTES = 2**24  # of all vectors: beyond that no cache holds them
-MANY_ROWS = 4_096  # that are always answered by vectors, where there are any: so that the proof asks them
-# Rows times trees; for fewer, to call numpy takes longer than to walk.
+MAX_LEAVES = 64  # per tree: the bits of the widest integer
+MAX_VECTOR_BYTES = 2**24  # all vectors together: more do not fit into a cache
+MANY_ROWS = 4_096  # batches of this size always use the vectors, so that the proof covers them
+# Rows times trees; below it, calling numpy takes longer than walking the trees.
 _MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
 _LEAVES_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
 
@@ -30,9 +30,9 @@ _LEAVES_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
 class Forest:
     """The splits of all trees, in any order, and the trees' leaves.
 
-    A row whose value of `feature` is above `threshold` goes right there, and then reaches none of the leaves of `tree`
-    whose bits are set in `excluded`; each `(n_splits,)`. `leaves` `(n_trees, n_leaves)` are numbered from left to
-    right, the first from bit 0. A row is worth the sum of its leaves, added in the order of the trees.
+    A row whose value of `feature` is above `threshold` goes right, which excludes the leaves of `tree` whose bits are
+    set in `excluded`; each is `(n_splits,)`. `leaves` `(n_trees, n_leaves)` are numbered from left to right, from bit 0
+    on. The prediction is the sum of the row's leaves, added in the order of the trees.
     """
 
     feature: NDArray[np.int32]
@@ -42,21 +42,21 @@ class Forest:
     leaves: NDArray[np.float64]
 
     def pack(self) -> bytes:
-        """Return it as numpy's file of arrays, always the same bytes."""
+        """Return the forest in numpy's .npz format; equal forests give equal bytes."""
         file = io.BytesIO()
         np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
         return file.getvalue()
 
     @classmethod
     def unpack(cls, content: bytes) -> Forest:
-        """Return what was packed. Raises `ValueError` for what is no forest."""
+        """Return the forest that `pack` wrote. Raises `ValueError` for anything else."""
         try:
             with ZipFile(io.BytesIO(content)) as members:
                 if any(member.compress_type != ZIP_STORED for member in members.infolist()):
-                    raise ValueError("compressed")  # to any size
+                    raise ValueError("compressed")  # could unpack to any size
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except Exception as error:  # whatever numpy and zipfile raise
+        except Exception as error:  # numpy and zipfile raise many classes
             raise ValueError(f"not a file of splits and leaves: {error!r}") from None
         dtypes = [getattr(forest, field.name).dtype.name for field in fields(cls)]
         if dtypes != ["int32", "float64", "int32", "uint64", "float64"]:
@@ -64,7 +64,7 @@ class Forest:
         return forest
 
     def fits(self) -> bool:
-        """Return whether bit vectors can be made of it, and are small enough to be of use."""
+        """Return whether the forest can be evaluated by bit vectors that fit into a cache."""
         n_trees, n_leaves = self.leaves.shape
         if not (n_trees and 0 < n_leaves <= MAX_LEAVES):
             return False
@@ -78,10 +78,10 @@ def _mask_type(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 
 class BitVectors:
-    """A forest that fits, as it is asked about rows; for `min_rows` or more that is quicker than to walk."""
+    """Evaluator of a forest that `fits`; faster than walking the trees from `min_rows` rows on."""
 
     def __init__(self, forest: Forest, n_features: int) -> None:
-        """Make the vectors; rows have `n_features`. Raises `ValueError` for a forest that does not fit or is broken."""
+        """Compute the vectors for rows of `n_features`. Raises `ValueError` if the forest does not fit."""
         if not forest.fits():
             raise ValueError("the forest has no trees, or is too large for bit vectors")
         n_trees, n_leaves = forest.leaves.shape
@@ -105,11 +105,11 @@ class BitVectors:
         self._first_leaves = np.arange(0, self._leaves.size, n_leaves).reshape(-1, 1)
         self.min_rows = min(MANY_ROWS, max(2, (_MIN_WORK + _MIN_WORK_PER_FEATURE * len(self._features)) // n_trees))
         self._chunk_rows = max(4, _LEAVES_PER_CHUNK // n_trees)
-        # To get as much memory anew can take several times as long as all the rest: the system hands out empty pages.
-        self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []  # as many as threads ever met
+        # Allocated anew these can take several times as long as the rest, because the system zeroes pages.
+        self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []  # per concurrent thread
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, of two rows or more."""
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, `n_rows` at least 2."""
         n_chunks = -(-len(X) // self._chunk_rows)
         if n_chunks == 1:
             return self._predict_chunk(X)
@@ -131,9 +131,9 @@ class BitVectors:
         leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
         leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows)
         np.add(lowest_bit.T[:n_trees], self._first_leaves, out=leaf_numbers)
-        self._leaves.take(leaf_numbers, out=leaf_values, mode="clip")  # with "raise" numpy makes a buffer of its own
-        # Along the axis that is not contiguous numpy adds one after the other; along the other it would add pairwise,
-        # which is why one row cannot be asked about.
+        self._leaves.take(leaf_numbers, out=leaf_values, mode="clip")  # with "raise" numpy allocates its own buffer
+        # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single row would make this
+        # axis contiguous, and numpy would add pairwise.
         y: NDArray[np.float64] = np.add.reduce(leaf_values, axis=0)
         self._spare_buffers.append(buffers)
         return y

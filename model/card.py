@@ -1,4 +1,4 @@
-"""The model card: what a person should know of a model before using it, from the facts of its manifest."""
+"""The model card: what a person should know about a model before using it, from the facts of its manifest."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ Predicts {target["name"]}: {target["description"]}{unit}.
 | rows | {training["rows"]:,} | {validation["rows"]:,} |
 {figures}
 
-The validation rows took no part in fitting. Values outside the ranges above are answered, but nothing in the data
-says how well.
+The model was not fitted on the validation rows. It also predicts for values outside the ranges above, but the data
+does not show how well.
 
 ## What is served is what was trained
 
@@ -61,18 +61,18 @@ says how well.
 
 
 def _equality(engine: Mapping[str, Any]) -> str:
-    """Return the sentences on how far the compiled model is from the trained one, and where they were compared."""
+    """Return the sentences on the difference between the compiled and the trained model, and on the rows compared."""
     proof, tolerance = engine["parity"], engine["tolerance"]
     nearness, difference = "to the last bit", ""
     if tolerance:
         nearness = f"within {tolerance:g} of it"
         difference = (
             f" At least one bit differs on {proof['different_rows']:,} of them, by at most "
-            f"{proof['largest_relative_difference']:.1e} of the answer."
+            f"{proof['largest_relative_difference']:.1e} of the prediction."
         )
     splits = f"{proof['split_rows']:,} rows on both sides of every split, " if proof["split_rows"] else ""
     return (
-        f"The compiled model gave the trained model's answer, {nearness}, on all {proof['table_rows']:,} rows of the "
-        f"table, {proof['random_rows']:,} random rows in and beyond the training range, {splits}and "
-        f"{proof['limit_rows']} rows at the limits of what the trained model accepts.{difference}"
+        f"The compiled model reproduced the trained model, {nearness}, on all {proof['table_rows']:,} rows of the "
+        f"table, {proof['random_rows']:,} random rows inside and outside the training range, {splits}and "
+        f"{proof['limit_rows']} rows at the limits that the trained model accepts.{difference}"
     )

@@ -1,8 +1,8 @@
-"""Read a table and check it before anything is trained on it; and the tables that come with the project.
+"""Read and check a table before training, and define the tables that come with the project.
 
 A table is checked along the four usual dimensions of data quality: accuracy (types and plausible ranges),
-completeness (missing cells), consistency (rows or columns that repeat or contradict one another) and
-timeliness (how old a date column says the rows are).
+completeness (missing cells), consistency (rows or columns that repeat or contradict each other) and timeliness (the
+age of the rows by a date column).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ COMPLETENESS = "completeness"
 CONSISTENCY = "consistency"
 TIMELINESS = "timeliness"
 
-# Ten unshuffled folds of the training part need at least this many rows in the whole table.
+# Cross-validation with ten folds of the training rows needs at least this many rows in the table.
 MINIMUM_ROWS = 20
 
-# Rows of one kind that are told of one by one; more are told of in one line, so that a report can still be read.
+# Rows with the same problem that are listed one by one; more are summed up in one line to keep the report readable.
 MAX_LISTED_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What is known of one column before any row is read: unit, plausible range, the only values that it takes."""
+    """What is known about a column before any row is read: unit, plausible range, allowed values."""
 
     name: str
     unit: str = ""
@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Something that the columns of one row must agree on; `holds` answers a boolean for each row of a frame."""
+    """A condition on the columns of one row; `holds` returns a boolean for each row of a frame."""
 
     sentence: str
     holds: Callable[[pd.DataFrame], pd.Series]
@@ -61,10 +61,9 @@ class Timeliness:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A table that a model is trained on: its columns, what must hold in it and what it is not for.
+    """A table that a model is trained on: its columns, its rules and the limits of its use.
 
-    `content` returns the table as `read` takes it, the same bytes each time. `algorithm` is what trains it unless
-    another is asked for.
+    `content` returns the CSV that `read` parses, the same bytes each time. `algorithm` is the default.
     """
 
     name: str
@@ -85,7 +84,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One remark on a table's quality; a `fatal` one means that it cannot be trained on."""
+    """One problem with a table's quality; a `fatal` one prevents training."""
 
     dimension: str
     problem: Problem
@@ -117,8 +116,8 @@ class Table:
 def read(dataset: Dataset, path: Path | None = None, *, today: date | None = None) -> Table:
     """Read and check the dataset's table, or the one at `path` with the same columns.
 
-    CSV with a header, UTF-8 with or without a byte order mark. Raises `DataError` with the report of every
-    problem, by row (data rows count from 0) and column.
+    CSV with a header, UTF-8 with or without a byte order mark. Raises `DataError` with a report of every
+    problem by row (data rows count from 0) and column.
     """
     name = str(path) if path else dataset.name
     try:
@@ -141,7 +140,7 @@ def read(dataset: Dataset, path: Path | None = None, *, today: date | None = Non
 
 
 def report(name: str, findings: Sequence[Finding]) -> str:
-    """Render every finding on the table of this name, errors first, a line each."""
+    """Return all findings about the table as text, a line each, errors first."""
     ordered = sorted(findings, key=lambda finding: not finding.fatal)
     fatal = sum(finding.fatal for finding in findings)
     head = f"{name}: {fatal} errors, {len(findings) - fatal} warnings"
@@ -150,7 +149,7 @@ def report(name: str, findings: Sequence[Finding]) -> str:
 
 
 def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, today: date) -> list[Finding]:
-    """Return everything that is wrong with the parsed cells, by column of `n_rows` values each."""
+    """Return every problem of the parsed cells, columns of `n_rows` values each."""
     findings = []
     if n_rows < MINIMUM_ROWS:
         reason = f"{n_rows} rows; at least {MINIMUM_ROWS} are needed"
@@ -168,7 +167,7 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
         for name in cells
         if name not in wanted
     ]
-    if not any(finding.fatal for finding in findings):  # rows can be compared only where all cells are numbers
+    if not any(finding.fatal for finding in findings):  # rows can be compared only if all cells are numbers
         findings += _check_rows(dataset, pd.DataFrame({c.name: cells[c.name] for c in dataset.columns}))
     if dataset.timeliness:
         findings += _check_timeliness(dataset.timeliness, cells, today)
@@ -176,7 +175,7 @@ def check(dataset: Dataset, cells: Mapping[str, Sequence[Any]], n_rows: int, *, 
 
 
 def _findings(dimension: str, problems: Sequence[Problem], *, fatal: bool = True) -> list[Finding]:
-    """Return a finding for each of the problems, which are of one kind; one for all rows where they are many."""
+    """Return a finding for each problem of one kind, or one finding for all rows if there are many."""
     rows = [problem for problem in problems if problem.row is not None]
     if len(rows) > MAX_LISTED_ROWS:
         first = replace(rows[0], reason=f"{rows[0].reason} (the first of {len(rows):,} such rows)")
@@ -232,7 +231,7 @@ def _check_rows(dataset: Dataset, frame: pd.DataFrame) -> list[Finding]:
 
 
 def _problems(rows: pd.Series, feature: str | None, reason: str) -> list[Problem]:
-    """Return a problem for each row that is marked."""
+    """Return a problem for each row that is True in `rows`."""
     return [Problem(int(row), feature, reason) for row in rows.index[rows]]
 
 
@@ -280,15 +279,15 @@ BOSTON_HOUSING = Dataset(
 
 
 def draw_heights_and_weights() -> bytes:
-    """Return the CSV of 25,000 rows of two correlated normal variables, whose sample moments are the published ones."""
+    """Return a CSV of 25,000 rows of two correlated normal variables with the published sample moments."""
     n_rows, correlation = 25_000, 0.5028585
     means, deviations = np.array([67.993114, 127.079421]), np.array([1.901679, 11.660898])
     covariance = np.outer(deviations, deviations) * [[1, correlation], [correlation, 1]]
     Z = np.random.default_rng(7).standard_normal((n_rows, 2))
     Z -= Z.mean(axis=0)
-    Z = np.linalg.solve(np.linalg.cholesky(np.cov(Z.T)), Z.T).T  # variance 1 and correlation 0, but for rounding
+    Z = np.linalg.solve(np.linalg.cholesky(np.cov(Z.T)), Z.T).T  # variance 1 and correlation 0 except for rounding
     rows = Z @ np.linalg.cholesky(covariance).T + means
-    # Seven digits, as in the original; far fewer than what another processor might round otherwise.
+    # Seven digits, as in the original: few enough that processors cannot round them differently.
     lines = [f"{height:.7g},{weight:.7g}\n" for height, weight in rows.tolist()]
     return "".join(["Height-Inches,Weight-Pounds\n", *lines]).encode()
 
@@ -301,7 +300,7 @@ HEIGHT_WEIGHT = Dataset(
         "simulated: normal variables drawn with seed 7 and given the sample moments of a published table of 25,000 "
         "heights and weights, itself simulated from a growth survey"
     ),
-    # Wide enough for any person of that age, too narrow for a table in centimetres.
+    # Includes every person of that age, but no table in centimetres.
     features=(Column("Height-Inches", "inches", "height of a person of 18 years", (40, 100)),),
     target=Column("Weight-Pounds", "pounds", "weight of the same person", (50, 500)),
     limits=(

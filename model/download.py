@@ -1,6 +1,6 @@
-"""One download by URL: bounded in bytes, in time from the first look-up to the last byte, and in where it leads.
+"""Download one URL with limits on bytes, on time from DNS to the last byte, and on the addresses that are reached.
 
-The environment's proxies are used as urllib uses them. Knows nothing of what is downloaded.
+Uses the environment's proxies as urllib does. Knows nothing about the contents.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_url(url: str) -> tuple[Request, str]:
-    """Return the request for a URL, and what may be shown of it: neither user, password, query nor fragment."""
+    """Return the request for a URL and the URL without user, password, query and fragment, for messages."""
     try:
         parts = urlsplit(url)
         user, password, _ = parts.username, parts.password, parts.port
@@ -43,13 +43,13 @@ def parse_url(url: str) -> tuple[Request, str]:
     request = Request(urlunsplit(bare))
     if user is not None:
         credentials = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
-        # Not a plain header: those go along to wherever a redirect leads.
+        # Not an ordinary header: urllib would send it to the target of a redirect.
         request.add_unredirected_header("Authorization", f"Basic {credentials}")
     return request, urlunsplit(bare._replace(query=""))
 
 
 def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float, stall_seconds: float) -> str:
-    """Write what the URL answers to a file and return its SHA-256. Raises `ArchiveError`."""
+    """Write the response body to a new file and return its SHA-256. Raises `ArchiveError`."""
     deadline = _Deadline(max_seconds)
     sha256, received = hashlib.sha256(), 0
     try:
@@ -58,7 +58,7 @@ def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float
             _open(request, deadline, stall_seconds) as (content, announced_length),
             file.open("xb") as output,
         ):
-            # What is there: a full read would wait for a slow sender.
+            # Returns what has arrived; a full read would wait for a slow sender.
             while chunk := content.read1(_CHUNK_BYTES):  # type: ignore[attr-defined]
                 received += len(chunk)
                 if received > max_bytes:
@@ -71,7 +71,7 @@ def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float
         error.close()
         deadline.check()
         raise ArchiveError(f"was answered with status {error.code}") from None
-    except (HTTPException, ValueError) as error:  # their messages may show the URL
+    except (HTTPException, ValueError) as error:  # their messages may contain the URL
         deadline.check()
         raise ArchiveError(f"could not be downloaded: {type(error).__name__}") from None
     except OSError as error:
@@ -86,12 +86,12 @@ def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float
 
 @contextmanager
 def _open(request: Request, deadline: _Deadline, stall_seconds: float) -> Iterator[tuple[IO[bytes], str | None]]:
-    """Yield what a URL answers, and which length was announced."""
+    """Yield the response body and its Content-Length."""
     if request.type == "file":
         if request.host not in ("", None, "localhost"):
             raise ArchiveError("names a file on another host")
         path = Path(unquote(urlsplit(request.full_url).path)).resolve()
-        with open_regular(path) as file:  # a FIFO would have to be waited for
+        with open_regular(path) as file:  # reading a FIFO would block
             yield file, None
         return
     connector = _Connector(deadline)
@@ -101,10 +101,10 @@ def _open(request: Request, deadline: _Deadline, stall_seconds: float) -> Iterat
 
 
 class _Deadline:
-    """Cuts every connection off when the time for the whole exchange is over.
+    """Shuts down every connection when the time for the whole download is over.
 
-    A limit on each read does not bound the sum of them: status lines, `100 Continue`, headers, the lengths of chunks
-    and trailers may come a byte at a time, for ever.
+    A timeout for each read does not limit their sum: status lines, `100 Continue`, headers, chunk lengths and trailers
+    may arrive a byte at a time for ever.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -126,13 +126,13 @@ class _Deadline:
                 connection.close()
 
     def add(self, connection: socket.socket) -> None:
-        """Have a connection cut off in time, whatever becomes of its own object: TLS takes it apart."""
+        """Register a connection by a duplicate of its socket, since TLS detaches the original one."""
         with self._lock:
             self._sockets.append(connection.dup())
         self.check()
 
     def resolve(self, host: str, port: int) -> list[Any]:
-        """Return the addresses of a name; a look-up that takes longer than there is time for is left alone."""
+        """Return the addresses of a name; a DNS query that takes too long is abandoned."""
         results: list[Any] = []
 
         def look_up() -> None:
@@ -151,7 +151,7 @@ class _Deadline:
         return list(results[0])
 
     def check(self) -> None:
-        """Raise `ArchiveError` if the time is over."""
+        """Raise `ArchiveError` if the deadline has passed."""
         if self._expired.is_set():
             raise ArchiveError(f"was not complete after {self._seconds:g} seconds")
 
@@ -164,10 +164,10 @@ class _Deadline:
 
 
 class _Connector:
-    """Where one exchange may connect to: to public addresses alone, once the first one was public.
+    """Opens the connections of one download; if the first address was public, all others must be.
 
-    The address that is connected to is the one that was looked at: no name is looked up twice. Where a proxy connects,
-    only an address that the URL itself has can be looked at.
+    A name is resolved once, and the checked address is the one connected to. Behind a proxy only an address in the URL
+    itself can be checked.
     """
 
     def __init__(self, deadline: _Deadline) -> None:
@@ -177,7 +177,7 @@ class _Connector:
     def connect(
         self, host_and_port: tuple[str, int], timeout: float, source: None = None, *, proxied: str
     ) -> socket.socket:
-        """Return a socket that is connected to a host and port, or to the proxy that connects to the `proxied` host."""
+        """Return a socket connected to a host and port, which are the proxy's if `proxied` names the real host."""
         candidates = self._deadline.resolve(*host_and_port)
         is_public = {item[4][0]: _is_public(proxied or item[4][0]) for item in candidates}
         if self._first_was_public:
@@ -202,12 +202,12 @@ class _Connector:
 
 
 def _is_public(host: str) -> bool:
-    """Return whether an address is one of the internet; a name, which a proxy looks up, counts as one."""
+    """Return whether an address is public. A name, which a proxy resolves, counts as public."""
     try:
         address: _Address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host != "localhost"
-    if isinstance(address, ipaddress.IPv6Address):  # it may stand for one of IPv4
+    if isinstance(address, ipaddress.IPv6Address):  # it may embed an IPv4 address
         inside = address.ipv4_mapped or address.sixtofour
         address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else inside or address
     return address.is_global and not address.is_multicast
@@ -216,7 +216,7 @@ def _is_public(host: str) -> bool:
 def _connection(
     kind: Any, connector: _Connector, request: Request, host: str, **options: Any
 ) -> http.client.HTTPConnection:
-    """Return an unopened connection that connects where it may; `host` is a proxy's where the request has one."""
+    """Return an unopened connection that uses the connector; `host` is the proxy if the request has one."""
     target_host = urlsplit(request.full_url).hostname or ""
     connection: Any = kind(host, **options)
     proxied = "" if urlsplit(f"//{host}").hostname == target_host else target_host
@@ -243,12 +243,12 @@ class _Https(HTTPSHandler):
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follow redirects within the scheme."""
+    """Follows redirects that keep the scheme."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        fp.close()  # the caller would read the reply's body, which may have no end
+        fp.close()  # the caller would read the body, which may be endless
         if urlsplit(newurl).scheme != req.type:
             raise ArchiveError(f"redirects from {req.type} to another scheme; if that is right, pull from there")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,7 +1,7 @@
-"""The training distribution as reference bins: what live values are counted into and compared with.
+"""The training distribution as reference bins, into which live values are counted.
 
-In production the service only counts; Prometheus computes the distances from the counts of all pods. The same
-distances are here for the report, which has the values themselves.
+In production the service only counts, and Prometheus computes the distances from the counts of all pods. The report
+has the values themselves and computes the same distances here.
 """
 
 from __future__ import annotations
@@ -22,34 +22,33 @@ from model.schema import Matrix, Schema
 BINS = 10
 BELOW, ABOVE, MISSING = "below", "above", "missing"
 
-# How rarely chance alone may exceed a threshold, for one distribution, statistic and window. Seven distributions, two
-# statistics and windows of an hour are 10,000 looks a month, and windows that overlap count more than once. Simulated,
-# with 105 to 1,000 independent rows an hour and 404 in training: at most one false alarm in two months (1e-4: three a
-# month), but two a month where training had some values in a handful of rows only.
+# Probability that chance alone exceeds a threshold, for one distribution, statistic and window. Seven distributions,
+# two statistics and windows of an hour make 10,000 tests a month, more because windows overlap. In simulations with 105
+# to 1,000 independent rows an hour and 404 in training there was at most one false alarm in two months (with 1e-4 three
+# a month), but two a month if some training values occurred in only a few rows.
 ALPHA = 1e-5
 Z = NormalDist().inv_cdf(1 - ALPHA)
-# Kolmogorov's distribution in its first term (Smirnov 1948): P(KS > c * sqrt(1/N + 1/M)) = 2 * exp(-2 * c**2).
+# The first term of Kolmogorov's distribution (Smirnov 1948): P(KS > c * sqrt(1/N + 1/M)) = 2 * exp(-2 * c**2).
 C = math.sqrt(math.log(2 / ALPHA) / 2)
 
-# Below a PSI of 0.1 practitioners call a population stable, and nobody acts, however significant it is; a KS of 0.1
-# means that a tenth of the rows lie elsewhere.
+# Practitioners call a population with a PSI below 0.1 stable, however significant it is. A KS of 0.1 means that a tenth
+# of the rows moved.
 MINIMUM_PSI = 0.1
 MINIMUM_KS = 0.1
-# A feature that is missing in one row of a hundred more than in training.
+# One row in a hundred more than in training.
 MINIMUM_MISSING = 0.01
-# An empty bin would make PSI infinite. Half a row stands for none: a small constant share alone would make drift of
-# every small bin that chance leaves empty. With very many rows, that share is the least.
+# An empty bin would make PSI infinite, so it counts as half a row. A small constant share alone would report drift for
+# every small bin that is empty by chance; it is the lower limit for very many rows.
 EMPTY_ROWS = 0.5
 SMALLEST_SHARE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """What one column was in training: bins up to and with each of `edges`, and the share of rows in each.
+    """The training distribution of a column: bins up to and including each of `edges`, and the share of rows in each.
 
-    `labels` names the bins that live values are counted into: below the training range, the bins of the range,
-    above it, and missing. The last bin of the range is always "10", however many there are, so that what is above
-    it has a neighbour of known name.
+    `labels` names the bins for live values: below the training range, the bins of the range, above it, and missing. The
+    last bin of the range is always "10", however many there are, so the neighbour of `above` has a fixed name.
     """
 
     minimum: float
@@ -76,7 +75,7 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The training distribution of a model's features, in the schema's order, and of its answers."""
+    """The training distribution of a model's features, in the schema's order, and of its predictions."""
 
     features: Mapping[str, Bins]
     prediction: Bins
@@ -93,24 +92,24 @@ def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> di
 def reference_bins(values: NDArray[np.float64]) -> dict[str, Any]:
     """Return the quantile bins of `values` `(n,)` and the share of them in each.
 
-    `edges` rise strictly to the largest value, and are values that occur. Bin `i` of `shares` holds the values up
-    to and with `edges[i]` that no earlier bin holds. A column of few values, such as 0 and 1, has a bin for each.
+    `edges` are values that occur, strictly increasing up to the largest. Bin `i` of `shares` has the values up to and
+    including `edges[i]` that no earlier bin has. A column of few distinct values, such as 0 and 1, has a bin for each.
     """
     edges = np.unique(values)
     if len(edges) > BINS:
-        last = -(-np.arange(1, BINS + 1) * len(values) // BINS) - 1  # of each tenth of the sorted values
+        last = -(-np.arange(1, BINS + 1) * len(values) // BINS) - 1  # of each decile
         edges = np.unique(np.sort(values)[last])
     counts = np.bincount(bin_numbers(values, edges), minlength=len(edges))
     return {"minimum": float(values.min()), "edges": edges.tolist(), "shares": (counts / len(values)).tolist()}
 
 
 def bin_numbers(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the bin of each value `(n,)`: the first whose edge is not below it; `len(edges)` is above them all."""
+    """Return the bin of each value `(n,)`: the first whose edge is not below the value, `len(edges)` if none is."""
     return np.searchsorted(edges, values, side="left")
 
 
 def parse(content: Any, schema: Schema) -> Reference:
-    """Return what `reference` wrote. Raises `KeyError`, `TypeError` or `ValueError` if it is anything else."""
+    """Return the reference that `reference` wrote. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
     return Reference(
         features={name: _parse_bins(content["features"][name]) for name in schema.names},
         prediction=_parse_bins(content["prediction"]),
@@ -133,9 +132,10 @@ def _parse_bins(facts: Mapping[str, Any]) -> Bins:
 
 
 def psi(counts: NDArray[np.intp], bins: Bins) -> float:
-    """Return the population stability index of live counts by `bins.labels`; the missing, not all, are left out.
+    """Return the population stability index of live counts by `bins.labels`, without the missing values.
 
-    What is outside of the range counts in the bin beside it (Siddiqi, Credit Risk Scorecards, 2006, section 10).
+    Not all values may be missing. Values outside the range count in the nearest bin (Siddiqi, Credit Risk Scorecards,
+    2006, section 10).
     """
     inside = counts[1:-2].astype(np.float64)
     inside[0] += counts[0]
@@ -145,14 +145,14 @@ def psi(counts: NDArray[np.intp], bins: Bins) -> float:
 
 
 def ks(counts: NDArray[np.intp], bins: Bins) -> float:
-    """Return the largest distance of the two distribution functions at the bins' edges (Kolmogorov and Smirnov)."""
+    """Return the largest distance between the two distribution functions at the edges (Kolmogorov and Smirnov)."""
     known = counts[:-1]
     distances = np.abs(np.cumsum(known / known.sum()) - np.cumsum(bins.all_shares[:-1]))
     return float(distances.max())
 
 
 def psi_threshold(n_live: int, n_reference: int, n_bins: int) -> float:
-    """Return the index that `n_live` rows of the training distribution exceed with probability ALPHA, at least 0.1.
+    """Return the PSI that `n_live` rows of the training distribution exceed with probability ALPHA, at least 0.1.
 
     Without drift PSI is distributed as (1/N + 1/M) times chi-square with one degree of freedom less than there are
     bins (Yurdakul and Naranjo 2020); its quantile after Wilson and Hilferty (1931), 11 % too high at most.
@@ -164,13 +164,13 @@ def psi_threshold(n_live: int, n_reference: int, n_bins: int) -> float:
 
 
 def ks_threshold(n_live: int, n_reference: int) -> float:
-    """Return the distance that `n_live` rows of the training distribution exceed no more often, at least 0.1."""
+    """Return the KS that `n_live` rows of the training distribution exceed with probability ALPHA, at least 0.1."""
     return max(C * math.sqrt(1 / n_live + 1 / n_reference), MINIMUM_KS)
 
 
 def missing_threshold(n_live: int) -> float:
-    """Return the share of missing values that `n_live` rows exceed no more often, if 1 in 100 is the true one.
+    """Return the share of missing values that `n_live` rows exceed with probability ALPHA if the true share is 0.01.
 
-    By the score test of a share. Training has no missing values.
+    By the score test of a proportion. Training has no missing values.
     """
     return MINIMUM_MISSING + Z * math.sqrt(MINIMUM_MISSING * (1 - MINIMUM_MISSING) / n_live)

@@ -1,4 +1,4 @@
-"""The exact engine: arrays in, arrays out. Knows nothing of JSON, files or HTTP."""
+"""The exact engine: arrays in, arrays out. Knows nothing about JSON, files or HTTP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from model.bit_vectors import MANY_ROWS, BitVectors
 from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 
-# From 1.29 on, ONNX Runtime reports what it runs to its maker, in a thread that it starts when it is imported:
-# a server has no business doing that, and a process that forks under the thread aborts when it exits.
+# Since 1.29 ONNX Runtime sends telemetry from a thread that it starts on import. A server must not do that, and a
+# process that forks while this thread runs aborts when it exits.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
@@ -24,7 +24,7 @@ Predict = Callable[[Matrix], NDArray[np.float64]]
 
 
 class Predictor(Protocol):
-    """Whatever runs a model: ONNX Runtime here, PyTorch in `torch_engine`."""
+    """An engine that runs a model: ONNX Runtime here, PyTorch in `torch_engine`."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
@@ -33,24 +33,24 @@ class Predictor(Protocol):
 class Engine:
     """Runs one compiled model.
 
-    One thread, always: a parallel sum would add the trees in another order and so give other bits. Without
-    threads of its own it also survives a fork, so that workers share the memory of a model loaded before them.
+    Always single-threaded: a parallel sum would add the trees in another order and change bits. Without threads it also
+    survives a fork, so workers share the memory of a model that was loaded before.
     """
 
     def __init__(self, onnx_model: bytes, vectors: BitVectors | None = None) -> None:
-        """Compile the graph; `vectors` of the same model answer many rows in its place.
+        """Compile the graph; `vectors` of the same model replace it for large batches.
 
-        Raises `ValueError` for bytes that are no graph which can run here, before the runtime sees any that our exports
-        do not write.
+        Raises `ValueError` for bytes that are not a graph that can run here. The runtime only gets graphs of the kind
+        that our exports write.
         """
         graph.check(onnx_model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only: warnings about graph optimisation help no one on call
+        options.log_severity_level = 3  # errors only: nobody on call needs warnings about graph optimisation
         try:
             self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exception classes share no base but Exception
+        except Exception as error:  # its exceptions share no other base class
             raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
         self._vectors = vectors
 
@@ -63,9 +63,9 @@ class Engine:
 
 
 def predict_by_batch_size(predict: Predict, X: Matrix) -> NDArray[np.float64]:
-    """Return what `predict` answers to each row of `X`, `(n_ways, n_rows)`: alone, beside one other, among thousands.
+    """Return the predictions for `X` in batches of one row, of two and of thousands, `(n_batch_sizes, n_rows)`.
 
-    Engines have ways of their own for one row, for few and for many. There has to be a row.
+    Engines have different code paths for one row, for few and for many. `X` has at least one row.
     """
     alone = [predict(X[i : i + 1]) for i in range(len(X))]
     beside = [predict(X[i : i + 2]) for i in range(0, len(X), 2)]
@@ -74,8 +74,8 @@ def predict_by_batch_size(predict: Predict, X: Matrix) -> NDArray[np.float64]:
 
 
 def differing(expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
-    """Return which answers `(…, n_rows)` are not those expected: in any bit, or by more than a relative tolerance."""
+    """Return which predictions `(…, n_rows)` differ from `expected` in any bit, or by more than the tolerance."""
     if tolerance == 0:
         return np.not_equal(expected.view(np.int64), actual.view(np.int64))
     near: NDArray[np.bool_] = np.abs(actual - expected) <= tolerance * np.abs(expected)
-    return ~near  # so that NaN differs from everything
+    return ~near  # negated, so that NaN differs from everything

@@ -1,4 +1,4 @@
-"""What can go wrong with a model, as classes that carry the facts; none of them knows of HTTP."""
+"""The errors of `model` as classes that carry data. They know nothing about HTTP."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a table: where it is and why.
+    """One problem of a table: its place and the reason.
 
-    `row` counts data rows from 0 and is None where the whole column is concerned;
-    `feature` is None where the whole row is.
+    `row` counts data rows from 0 and is None for a whole column; `feature` is None for a whole row.
     """
 
     row: int | None
@@ -30,9 +29,9 @@ class Problem:
 
 
 class SchemaError(ModelError):
-    """Rows do not fit the schema; `problems` lists every one of them, `n_rows` how many rows were looked at.
+    """Rows do not fit the schema: `problems` lists the problems, `n_rows` counts the checked rows.
 
-    Where there are `more` problems, nobody looked for the rest.
+    With `more` the check stopped at a limit, and there are further problems.
     """
 
     def __init__(self, problems: Sequence[Problem], *, n_rows: int, more: bool = False) -> None:
@@ -44,7 +43,7 @@ class SchemaError(ModelError):
 
 
 class TooManyRowsError(ModelError):
-    """A table has more rows than the caller takes."""
+    """A table has more rows than the caller allows."""
 
     def __init__(self, max_rows: int) -> None:
         super().__init__(f"more than {max_rows} rows")
@@ -55,23 +54,23 @@ class DataError(ModelError):
 
 
 class ProofError(ModelError):
-    """The compiled engine does not answer as the trained model does, so no artifact may be written."""
+    """The compiled model predicts differently than the trained one, so no artifact may be written."""
 
 
 class DeviceError(ModelError):
-    """The device that was asked for is not there, or not any more."""
+    """The chosen device does not exist or was lost."""
 
 
 class CheckpointError(ModelError):
-    """A checkpoint is not of this training, or none at all."""
+    """A file is not a checkpoint, or belongs to another training."""
 
 
 class NotebookError(ModelError):
-    """A notebook stopped before its end; the message names the cell and what it raised."""
+    """A cell of a notebook failed; the message names the cell and its error."""
 
 
 class ArtifactError(ModelError):
-    """An artifact cannot be used; names the file, what is wrong with it and what to do."""
+    """An artifact cannot be used; carries the file, the reason and the remedy."""
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
         super().__init__(f"{path}: {reason}; {remedy}")
@@ -81,7 +80,7 @@ class ArtifactError(ModelError):
 
 
 class GoldenRowsError(ArtifactError):
-    """A version answers its golden rows otherwise than the trained model did; carries its name and version."""
+    """A version predicts its golden rows differently than the trained model; carries its name and version."""
 
     def __init__(self, path: Path, reason: str, remedy: str, *, name: str, version: int) -> None:
         super().__init__(path, reason, remedy)
@@ -90,15 +89,15 @@ class GoldenRowsError(ArtifactError):
 
 
 class PredictionLogError(ModelError):
-    """The prediction log cannot be used just now; what was to be written to it was not."""
+    """The prediction log cannot be used at the moment; nothing was written."""
 
 
 class RefusedRowsError(PredictionLogError):
-    """The prediction log does not take these rows, and will not take them later."""
+    """The prediction log rejects these rows permanently."""
 
 
 class ImplausibleTruthsError(ModelError):
-    """True values are beyond what the model's target can be, and none was taken; `reasons` says why, by number."""
+    """True values are outside the target's range, and none was stored; `reasons` has the reason by position."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__(f"{len(reasons)} true values are outside the range of the model's target")
@@ -110,4 +109,4 @@ class NotInStoreError(ModelError):
 
 
 class ArchiveError(ModelError):
-    """A model was not brought here and nothing was changed; names where it comes from, without what is secret there."""
+    """An archive could not be pulled, and the store is unchanged; names its URL without the credentials."""

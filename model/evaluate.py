@@ -1,4 +1,4 @@
-"""How good a model is: the split that keeps rows for judging it, and the figures that judge it."""
+"""Evaluate a model: the split that holds out validation rows, and the metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.schema import Matrix
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows to fit on and rows to judge by: matrices `(n_rows, n_features)`, targets `(n_rows,)`, all float64."""
+    """Training and validation rows: matrices `(n_rows, n_features)`, targets `(n_rows,)`, all float64."""
 
     X_train: Matrix
     X_validation: Matrix
@@ -29,7 +29,7 @@ class Split:
 
 
 def split(X: pd.DataFrame, y: pd.Series, *, validation_share: float = 0.2, random_state: int = 7) -> Split:
-    """Split the rows of `X` and `y` at random, the same way for the same state."""
+    """Split the rows of `X` and `y` at random, reproducibly by `random_state`."""
     X_train, X_validation, y_train, y_validation = train_test_split(
         X.to_numpy(), y.to_numpy(), test_size=validation_share, random_state=random_state
     )
@@ -37,9 +37,9 @@ def split(X: pd.DataFrame, y: pd.Series, *, validation_share: float = 0.2, rando
 
 
 def metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """Return the usual figures of a regression for targets and predictions, both `(n_rows,)`.
+    """Return the regression metrics for targets and predictions, both `(n_rows,)`.
 
-    `bias` is the mean of prediction less truth; `r2` is the coefficient of determination.
+    `bias` is the mean of prediction minus truth; `r2` is the coefficient of determination.
     """
     mse = float(mean_squared_error(y, predicted))
     return {
@@ -53,7 +53,7 @@ def metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str,
 
 
 def importance(pipeline: Pipeline, rows: Split, *, repeats: int = 20) -> dict[str, Any]:
-    """Return how much the validation MSE rises when a feature's values are shuffled: means and deviations."""
+    """Return the permutation importance of each feature: mean and sd of the rise in validation MSE."""
     result = permutation_importance(
         pipeline,
         rows.X_validation,

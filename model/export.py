@@ -1,4 +1,4 @@
-"""From a fitted model to a draft of its artifact: compiled, proven equal, described."""
+"""Turn a candidate into the draft of an artifact: proven equal to its compiled graph, and described."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model.trained import Candidate
 
 GOLDEN_ROWS = 64
 
-# What decides the bits of any model, with what its algorithm adds; a person who wants them again installs these.
+# The packages that determine a model's bits, besides those of its algorithm; install these versions to reproduce it.
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas")
 
 
@@ -36,9 +36,9 @@ def draft(
     notebook: str | None = None,
     owner: str = "",
 ) -> Draft:
-    """Prove the compiled model equal to the trained one and gather everything that its artifact keeps.
+    """Prove the compiled model equal to the fitted one and collect the contents of the artifact.
 
-    Raises `ProofError` if a single answer differs, by a bit or by more than the tolerance.
+    Raises `ProofError` if one prediction differs in a bit, or by more than the tolerance.
     """
     X = table.X.to_numpy()
     model_schema = schema_of(table, rows, candidate)
@@ -97,7 +97,7 @@ def draft(
 
 
 def schema_of(table: Table, rows: Split, candidate: Candidate) -> Schema:
-    """Return the schema, with the ranges of the rows that were fitted on and the limits of the trained model."""
+    """Return the schema with the ranges of the training rows and the limits of the fitted model."""
     *features, target = [
         Feature(
             column.name,
@@ -118,7 +118,7 @@ def schema_of(table: Table, rows: Split, candidate: Candidate) -> Schema:
 
 
 def golden_rows(X: Matrix, split_rows: Matrix, limit_rows: Matrix) -> Matrix:
-    """Return the rows that travel in the artifact: the table's first row, others of it, at splits and at limits."""
+    """Return the golden rows: the table's first row, others of the table, rows at splits and at limits."""
     random = np.random.default_rng(0)
     spare = max(GOLDEN_ROWS - 1 - len(limit_rows), 2)
     n_splits = min(len(split_rows), spare - spare // 2)
@@ -128,7 +128,7 @@ def golden_rows(X: Matrix, split_rows: Matrix, limit_rows: Matrix) -> Matrix:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code that is running, with `-dirty` if it was changed since; None outside git."""
+    """Return the commit of the running code, with `-dirty` if files were changed; None outside git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         completed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

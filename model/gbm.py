@@ -1,9 +1,8 @@
-"""Fit the scaled GBM of scikit-learn, and compile it to one ONNX graph that gives the same bits.
+"""Fit the scaled GBM of scikit-learn, and compile it to one bit-identical ONNX graph.
 
-scikit-learn answers `float32((x - mean) / scale) <= threshold` at each split, for a float64 `x`. Subtraction,
-division by a positive number and rounding are all monotone, so for each split one float64 is the largest that
-still goes left. Compiling puts that number in the threshold's place: the scaler is gone from the graph and
-every float64 takes the branch that it took in training.
+At each split scikit-learn evaluates `float32((x - mean) / scale) <= threshold` for a float64 `x`. Subtraction, division
+by a positive number and rounding are monotone, so each split has a largest float64 that goes left. The compiler
+replaces the threshold by this number: the graph needs no scaler, and every float64 takes the same branch.
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ def search(
 ) -> dict[str, Any]:
     """Return the cross-validated mean squared error for each number of trees, and the best.
 
-    Unshuffled folds, and a scaler that is fitted once on all of `X`, as in the published example. Strictly the
-    scaler belongs inside each fold; since trees only look at the order of values, it makes no difference but
-    that of rounding.
+    The folds are not shuffled and the scaler is fitted once on all of `X`, as in the published example. Strictly the
+    scaler belongs inside each fold. Since trees depend only on the order of values, this changes no more than rounding.
     """
     grid = GridSearchCV(
         GradientBoostingRegressor(random_state=random_state),
@@ -72,10 +70,10 @@ def search(
 
 
 def candidate(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Candidate:
-    """Return the pipeline, fitted on `X` `(n_rows, n_features)`, as the export needs it, with what `search` found."""
+    """Return the pipeline, fitted on `X` `(n_rows, n_features)`, as a candidate with the results of `search`."""
 
     def predict(rows: Matrix) -> NDArray[np.float64]:
-        with np.errstate(over="ignore", invalid="ignore"):  # rows at the limits overflow in scikit-learn's own checks
+        with np.errstate(over="ignore", invalid="ignore"):  # scikit-learn's checks overflow at the limits
             predictions: NDArray[np.float64] = pipeline.predict(rows)
             return predictions
 
@@ -105,18 +103,17 @@ def candidate(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Ca
 
 
 def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Matrix:
-    """Return, for each of `n` monotone predicates, the largest float64 for which it holds, infinities included.
+    """Return the largest float64, infinities included, for which each of `n` monotone predicates holds.
 
-    `holds` takes `(n,)` float64 and answers each of its own predicate, true up to some number and false above.
-    Bisects over the ordered bit patterns of float64, so 64 steps are always enough. Raises `ValueError` where a
-    predicate holds nowhere.
+    `holds` evaluates all predicates at `(n,)` float64; each is true up to a number and false above it. Bisects over the
+    ordered bit patterns of float64, which takes at most 64 steps. Raises `ValueError` if a predicate never holds.
     """
     low = np.full(n, _ordinal(np.array(-np.inf)), dtype=np.int64)
     high = np.full(n, _ordinal(np.array(np.inf)), dtype=np.int64)
     if not holds(_float(low)).all():
         raise ValueError("a predicate holds for no float64")
     while (low < high).any():
-        # The upper middle, written so that the sum of two large ordinals cannot overflow.
+        # The upper middle, without the sum of two ordinals, which could overflow.
         middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
         is_true = holds(_float(middle))
         low = np.where(is_true, middle, low)
@@ -125,18 +122,18 @@ def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Mat
 
 
 def _ordinal(x: Matrix) -> NDArray[np.int64]:
-    """Return the place of each float64 among all float64s: an integer with the same order."""
+    """Return the rank of each float64 among all float64s, as an integer."""
     bits = x.view(np.int64)
     return np.where(bits < 0, np.int64(-(2**63)) - bits, bits)
 
 
 def _float(ordinal: NDArray[np.int64]) -> Matrix:
-    """Return the float64 at each place: the inverse of `_ordinal`."""
+    """Return the float64 of each rank, the inverse of `_ordinal`."""
     return np.where(ordinal < 0, np.int64(-(2**63)) - ordinal, ordinal).view(np.float64)
 
 
 def _scaled(x: Matrix, mean: Matrix, scale: Matrix) -> NDArray[np.float32]:
-    """Scale as StandardScaler does, then round as the trees do."""
+    """Scale like StandardScaler, then round like the trees."""
     with np.errstate(over="ignore"):
         return ((x - mean) / scale).astype(np.float32)
 
@@ -144,16 +141,16 @@ def _scaled(x: Matrix, mean: Matrix, scale: Matrix) -> NDArray[np.float32]:
 def fold_thresholds(thresholds: Matrix, *, mean: Matrix, scale: Matrix) -> Matrix:
     """Return, for each split, the largest float64 `x` with `float32((x - mean) / scale) <= threshold`.
 
-    All three are `(n_splits,)`. Replaces a threshold on a scaled feature by one on the raw feature, with the
-    same answer for every float64.
+    All three are `(n_splits,)`. This replaces a threshold on a scaled feature by one on the raw feature with the same
+    result for every float64.
     """
     return largest_float64(lambda x: _scaled(x, mean, scale) <= thresholds, len(thresholds))
 
 
 def accepted_limits(pipeline: Pipeline) -> tuple[Matrix, Matrix]:
-    """Return the lowest and highest value of each feature that the pipeline answers, both `(n_features,)`.
+    """Return the lowest and highest value of each feature that the pipeline accepts, both `(n_features,)`.
 
-    Beyond them the scaled value overflows float32, and scikit-learn refuses the row.
+    Beyond them the scaled value overflows float32, and scikit-learn raises.
     """
     mean, scale = pipeline["scaler"].mean_, pipeline["scaler"].scale_
     highest = largest_float64(lambda x: _scaled(x, mean, scale) <= np.finfo(np.float32).max, len(mean))
@@ -166,7 +163,7 @@ def _trees(pipeline: Pipeline) -> list[Any]:
 
 
 def _folded(pipeline: Pipeline) -> list[Matrix]:
-    """Return each tree's thresholds on the raw features, `(n_nodes,)`; what stands at a leaf means nothing."""
+    """Return each tree's thresholds on the raw features, `(n_nodes,)`; the values at leaves are meaningless."""
     trees = _trees(pipeline)
     feature = np.concatenate([np.maximum(tree.feature, 0) for tree in trees])  # a leaf's feature is -2
     threshold = np.concatenate([tree.threshold for tree in trees])
@@ -176,10 +173,10 @@ def _folded(pipeline: Pipeline) -> list[Matrix]:
 
 
 def rows_at_splits(pipeline: Pipeline, X: Matrix) -> Matrix:
-    """Return rows that stand exactly on both sides of every split, `(2 * n_splits, n_features)`.
+    """Return rows on both sides of every split, `(2 * n_splits, n_features)`.
 
-    Each is a row of `X` that reaches the split, with the split's feature set to the largest value that goes left
-    and to the next float64, which goes right. A threshold that is off by one bit thus changes an answer.
+    Takes a row of `X` that reaches the split and sets the split's feature to the largest value that goes left, and to
+    the next float64, which goes right. A threshold that is off by one bit then changes a prediction.
     """
     scaled = pipeline["scaler"].transform(X).astype(np.float32)
     result = []
@@ -187,7 +184,7 @@ def rows_at_splits(pipeline: Pipeline, X: Matrix) -> Matrix:
         splits = np.flatnonzero(tree.children_left != tree.children_right)
         is_reached = tree.decision_path(scaled).toarray()[:, splits].astype(bool)  # (n_rows, n_splits)
         for split, rows in zip(splits, is_reached.T):
-            if rows.any():  # a split that only rows outside X reach cannot be placed
+            if rows.any():  # no row is known for a split that no row of X reaches
                 for value in (thresholds[split], np.nextafter(thresholds[split], np.inf)):
                     row = X[rows.argmax()].copy()
                     row[tree.feature[split]] = value
@@ -198,15 +195,15 @@ def rows_at_splits(pipeline: Pipeline, X: Matrix) -> Matrix:
 def compile(pipeline: Pipeline) -> bytes:
     """Return the fitted pipeline as one ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
 
-    A first tree of one leaf holds the initial prediction; the others follow in the order in which they were
-    fitted, their leaves multiplied by the learning rate, so that a sum in tree order gives scikit-learn's bits.
+    The first tree is one leaf with the initial prediction. The others follow in the order of fitting, their leaves
+    multiplied by the learning rate, so that a sum in this order gives scikit-learn's bits.
     """
     gbm = pipeline["gbm"]
     modes, features, thresholds, leaves, roots = [], [], [], [float(gbm.init_.constant_[0, 0])], []
     true_ids, true_leafs, false_ids, false_leafs = [], [], [], []
 
     def add_split(feature: int, threshold: float, true: tuple[int, bool], false: tuple[int, bool]) -> None:
-        """Add a split whose branches are (number, whether that is the number of a leaf)."""
+        """Add a split whose branches are pairs (number, whether it is a leaf's)."""
         modes.append(0)  # BRANCH_LEQ
         features.append(feature)
         thresholds.append(threshold)
@@ -216,14 +213,14 @@ def compile(pipeline: Pipeline) -> bytes:
         false_leafs.append(int(false[1]))
 
     def add_lone_leaf(leaf: int) -> None:
-        """Add a tree of one leaf: TreeEnsemble wants a split, so both of its branches are that leaf."""
+        """Add a tree of one leaf. TreeEnsemble requires a split, so both branches are this leaf."""
         roots.append(len(features))
         add_split(0, 0.0, (leaf, True), (leaf, True))
 
     add_lone_leaf(0)
     for tree, folded in zip(_trees(pipeline), _folded(pipeline)):
         is_leaf = tree.children_left == tree.children_right
-        # Splits and leaves are numbered apart, each across all trees.
+        # Splits and leaves are numbered separately, each across all trees.
         number = np.where(is_leaf, np.cumsum(is_leaf) - 1 + len(leaves), np.cumsum(~is_leaf) - 1 + len(features))
         if is_leaf[0]:
             add_lone_leaf(number[0])
@@ -261,7 +258,7 @@ def compile(pipeline: Pipeline) -> bytes:
 
 
 def forest(pipeline: Pipeline) -> Forest | None:
-    """Return the trees of `compile`'s graph for `BitVectors`; None if they do not fit."""
+    """Return the trees of `compile`'s graph as a forest for `BitVectors`; None if it does not fit."""
     gbm, trees = pipeline["gbm"], _trees(pipeline)
     n_leaves = max(int(tree.n_leaves) for tree in trees)
     if n_leaves > MAX_LEAVES:
@@ -271,7 +268,7 @@ def forest(pipeline: Pipeline) -> Forest | None:
     splits: list[tuple[int, float, int, int]] = []  # feature, threshold, tree, excluded
 
     def walk(tree: Any, folded: Matrix, node: int, number: int, n_left: int) -> int:
-        """Note all below a node that has `n_left` leaves to its left, and return how many leaves it has."""
+        """Collect the subtree of a node with `n_left` leaves to its left; return its number of leaves."""
         left, right = tree.children_left[node], tree.children_right[node]
         if left == right:
             leaves[number, n_left] = gbm.learning_rate * tree.value[node, 0, 0]

@@ -1,11 +1,11 @@
-"""Which ONNX graphs are served: those that our own exports write, and no others.
+"""Check ONNX graphs: only graphs of the kind that our exports write are served.
 
-A graph is read from its bytes before a runtime sees it. ONNX Runtime would load tensors from files beside the server
-(`external_data`), run loops and functions, follow a chain of splits until its stack is full, and read a feature that a
-row does not have from the memory behind the row. So every field, operator and attribute that is not listed here is
-refused, and so are trees and tensors that would take more time or memory than a model of a table does.
+The bytes are parsed here before the runtime gets them. ONNX Runtime would load tensors from files beside the server
+(`external_data`), run loops and functions, follow a chain of splits until its stack overflows, and read a feature index
+outside the row from the memory behind it. So every field, operator and attribute that is not listed here is refused,
+and so are trees and tensors that need more time or memory than a tabular model does.
 
-Field numbers are those of onnx.proto (ONNX 1.23). Knows nothing of files and of the runtime.
+Field numbers are those of onnx.proto (ONNX 1.23). Knows nothing about files or the runtime.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
 
-# The example has 400 trees of 3 levels and 0.1 MiB. About the largest graphs of either kind that these limits allow
-# were loaded, and 1,000 golden rows replayed, in 8 s of CPU and 370 MiB; without them a graph of 4 MiB took 18 s to
-# load, and one of 1 MiB ended the process.
+# The example has 400 trees of 3 levels and 0.1 MiB. About the largest graphs of both kinds within these limits loaded
+# and replayed 1,000 golden rows in 8 s of CPU and 370 MiB. Without limits a graph of 4 MiB took 18 s to load, and one
+# of 1 MiB crashed the process.
 MAX_GRAPH_BYTES = 2**26
 MAX_TREES = 2**14
 MAX_SPLITS = 2**18
 MAX_DEPTH = 2**10
-MAX_LAYER_WIDTH = 2**13  # 4,096 rows are then 256 MiB in each layer
+MAX_LAYER_WIDTH = 2**13  # 4,096 rows then take 256 MiB per layer
 _MAX_NODES = 2**10
 
 # Wire types of Protocol Buffers.
 _INT, _BYTES = 0, 2
 _Message = Mapping[int, tuple[str, int, int]]
-"""The fields of a message that are read: by number, the name, the wire type and how many there may be."""
+"""The allowed fields of a message: by number the name, the wire type and the largest count."""
 
 _MODEL: _Message = {
     1: ("ir_version", _INT, 1),
@@ -61,7 +61,7 @@ _ATTRIBUTE: _Message = {
     1: ("name", _BYTES, 1),
     3: ("i", _INT, 1),
     5: ("t", _BYTES, 1),
-    8: ("ints", _INT, MAX_SPLITS + MAX_TREES),  # as many leaves as a forest can have
+    8: ("ints", _INT, MAX_SPLITS + MAX_TREES),  # the largest number of leaves
     20: ("type", _INT, 1),
 }
 _TENSOR: _Message = {
@@ -80,7 +80,7 @@ _DIMENSION: _Message = {1: ("dim_value", _INT, 1), 2: ("dim_param", _BYTES, 1)}
 
 _OPSETS = {("", 21), ("ai.onnx.ml", 5)}
 
-# Types of attributes (AttributeProto.AttributeType) by the field that has the value, and types of tensors.
+# Attribute types (AttributeProto.AttributeType) by the field of the value, and tensor types (TensorProto.DataType).
 _ATTRIBUTE_TYPES = {"i": 2, "t": 4, "ints": 7}
 _UINT8, _DOUBLE = 2, 11
 _TYPE_NAMES = {1: "float", 2: "uint8", 10: "float16", 11: "double"}
@@ -109,12 +109,12 @@ _OPERATORS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("", "Relu"): {},
     ("", "Gemm"): {"transB": "i"},
 }
-"""The operators, by domain and type, and the attributes that each must have, by the field that has the value."""
+"""The operators by domain and type, with their required attributes and the field of each value."""
 _N_CONSTANTS = {"Sub": 1, "Div": 1, "Mul": 1, "Add": 1, "Relu": 0, "Gemm": 2}
 
 
 class _Node(NamedTuple):
-    """An operator: its domain and type, the names of what it reads and answers, and its attributes."""
+    """An operator: its domain and type, the names of its inputs and outputs, and its attributes."""
 
     kind: tuple[str, str]
     inputs: list[str]
@@ -123,7 +123,7 @@ class _Node(NamedTuple):
 
 
 def check(content: bytes) -> None:
-    """Raise `ValueError` for a graph that our exports do not write, or that takes too much time or memory."""
+    """Raise `ValueError` for a graph that our exports do not write, or that needs too much time or memory."""
     if len(content) > MAX_GRAPH_BYTES:
         raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
     model = _parse(memoryview(content), _MODEL, "model")
@@ -150,7 +150,7 @@ def check(content: bytes) -> None:
 
 
 def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]], n_features: int) -> None:
-    """Check that operators follow one another, each with constants that fit what the one before it answers."""
+    """Check that the operators form a chain, each with constants that fit the output before it."""
     value, width = INPUT_NAME, n_features
     for node in nodes:
         operator = node.kind[1]
@@ -175,7 +175,7 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
 
 
 def _check_trees(node: _Node, n_features: int) -> None:
-    """Check that the splits are trees, of features that there are, and that no row goes down too far."""
+    """Check that the splits form trees of existing features that are not too deep."""
     attributes = node.attributes
     _check_chained(node, INPUT_NAME, is_last=True)
     _, modes = _tensor(attributes["nodes_modes"], _UINT8)
@@ -227,7 +227,7 @@ def _check_within(numbers: NDArray[np.int64], bound: int, kind: str) -> None:
 
 
 def _check_chained(node: _Node, value: str, *, is_last: bool) -> None:
-    """Check that an operator reads the value before it first, and that the last one and no other answers."""
+    """Check that the operator's first input is the previous output, and that only the last one writes the result."""
     if node.inputs[:1] != [value] or len(node.outputs) != 1 or (node.outputs == [OUTPUT_NAME]) != is_last:
         raise ValueError(f"its operators are not one chain from {INPUT_NAME} to {OUTPUT_NAME}")
 
@@ -256,7 +256,7 @@ def _node(content: memoryview) -> _Node:
 
 
 def _width(content: memoryview, name: str, side: str) -> int:
-    """Return how many columns a graph's input or output has; it must be called `name`, and be a double matrix."""
+    """Return the number of columns of a graph's input or output, which must be a double matrix called `name`."""
     value = _parse(content, _VALUE, "value")
     tensor = _parse(
         _single(_parse(_single(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
@@ -273,7 +273,7 @@ def _width(content: memoryview, name: str, side: str) -> int:
 
 
 def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
-    """Return the name and the values of a tensor; its size is what its bytes say, and its bytes are all here."""
+    """Return the name and the values of a tensor, which must all be inside the graph."""
     fields = _parse(content, _TENSOR, "tensor")
     name = _text(fields["name"])
     if _single(fields["data_type"], "tensor's type") != kind:
@@ -296,7 +296,7 @@ def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
 
 
 def _parse(content: memoryview, message: _Message, kind: str) -> dict[str, list[Any]]:
-    """Return the fields of a message by name, each a list: of numbers, or of the bytes of strings and messages."""
+    """Return the fields of a message by name: lists of integers, or of the bytes of strings and messages."""
     found: dict[str, list[Any]] = {name: [] for name, _, _ in message.values()}
     position, end = 0, len(content)
     while position < end:
@@ -318,7 +318,7 @@ def _parse(content: memoryview, message: _Message, kind: str) -> dict[str, list[
 
 
 def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at a place, of 64 bits and with a sign, and the place behind it."""
+    """Return the signed 64-bit varint at a position, and the position behind it."""
     number = shift = 0
     try:
         while (byte := content[position]) >= 0x80:
@@ -350,5 +350,5 @@ def _single(values: list[Any], kind: str) -> Any:
 
 
 def _text(values: list[Any]) -> str:
-    """Return a string, which is empty where it is left out."""
+    """Return a string, empty if the field is absent."""
     return bytes(values[0]).decode() if values else ""

@@ -1,6 +1,6 @@
-"""A version in use: what the log says of its drift from training and of its live errors, judged as the alerts judge.
+"""Judge a deployed version from its prediction log: drift from training and live error, by the alerts' thresholds.
 
-Over days, where the alerts look at hours. Knows of the log's arrays; not of the database that they come from.
+This looks at days, the alerts at hours. Knows the log's arrays, but not the database.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from model.artifact import Artifact
 from model.drift import Bins
 from model.prediction_log import LoggedRows
 
-# What the alerts ask for, too. Fewer rows tell only the grossest shift, fewer truths nothing of a live error.
+# The same minimums as in the alerts. Fewer rows show only gross drift, and fewer truths no reliable live error.
 MINIMUM_ROWS = 100
 MINIMUM_TRUTHS = 30
-# Beyond 10 % more than in validation, and beyond chance: errors have heavy tails, and with a kurtosis of 9 the standard
-# deviation of an RMSE over n rows is RMSE * sqrt(2 / n), of the live one and of the one that it is compared with.
+# 10 % more than in validation, plus three standard deviations. Errors have heavy tails: with a kurtosis of 9 the
+# standard deviation of an RMSE over n rows is RMSE * sqrt(2 / n), for the live RMSE and for that of validation.
 LIVE_ERROR_MARGIN = 1.1
 LIVE_ERROR_DEVIATIONS = 3
 
@@ -36,12 +36,12 @@ _PERIODS = {
     30 * 24 * _HOUR: "30 days",
     365 * 24 * _HOUR: "365 days",
 }
-_MAX_PERIODS = 40  # that can be told from each other across a page
-_MONDAY = 4 * 24 * _HOUR  # the first after 1970-01-01, from which weeks are counted
+_MAX_PERIODS = 40  # as many as a page shows distinctly
+_MONDAY = 4 * 24 * _HOUR  # the first Monday after 1970-01-01, from which weeks count
 
 
 class Verdict(StrEnum):
-    """What is to be said of a figure."""
+    """The verdict on a figure."""
 
     ATTENTION = "attention"
     FINE = "fine"
@@ -50,7 +50,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One column's live values against those of training; `counts` is by `bins.labels`."""
+    """One column's live values compared with training; `counts` is by `bins.labels`."""
 
     name: str
     bins: Bins
@@ -77,7 +77,7 @@ class Distribution:
 
     @property
     def outside(self) -> float:
-        """Return the share of the values that are below or above what training saw."""
+        """Return the share of the values outside the training range."""
         return float((self.counts[0] + self.counts[-2]) / self.known) if self.known else math.nan
 
     @property
@@ -99,7 +99,7 @@ class Distribution:
 
     @property
     def exceeded(self) -> list[str]:
-        """Return which of its figures are beyond their thresholds, of those that there are enough rows for."""
+        """Return the statistics that exceed their thresholds, if there are enough rows."""
         found = []
         if self.known >= MINIMUM_ROWS:
             found += ["PSI"] if self.psi > self.psi_threshold else []
@@ -110,7 +110,7 @@ class Distribution:
 
     @property
     def ratio(self) -> float:
-        """Return PSI or KS in times its threshold, whichever is more; NaN where the rows are too few."""
+        """Return the larger of PSI and KS as multiples of their thresholds; NaN for too few rows."""
         if self.known < MINIMUM_ROWS:
             return math.nan
         return max(self.psi / self.psi_threshold, self.ks / self.ks_threshold)
@@ -124,7 +124,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The errors of the rows that have a truth, as `evaluate.metrics` has them, against those of validation."""
+    """The metrics of the rows with a truth, as `evaluate.metrics` returns them, and those of validation."""
 
     live: Mapping[str, float]
     validation: Mapping[str, float]
@@ -132,7 +132,7 @@ class Errors:
 
     @property
     def limit(self) -> float:
-        """Return the live RMSE beyond which the alert fires."""
+        """Return the live RMSE above which the alert fires."""
         chance = math.sqrt(2 / self.live["rows"] + 2 / self.validation["rows"])
         return self.validation["rmse"] * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
 
@@ -145,7 +145,10 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What some rows say. `features` are empty where no row of the log has them, `errors` None below two truths."""
+    """The judgement on a slice of the log.
+
+    `features` is empty if no row logs them; `errors` is None for fewer than two truths.
+    """
 
     n_truths: int
     features: Sequence[Distribution]
@@ -155,17 +158,17 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """The time of the logged rows in periods of one length, from the first row's to the last row's."""
+    """The time of the logged rows, divided into periods of equal length."""
 
-    name: str  # of one
+    name: str  # of a period
     starts: NDArray[np.datetime64]
     slices: Sequence[slice]  # of the rows in each
-    ratios: NDArray[np.float64]  # (features and prediction, periods): drift in times its threshold
+    ratios: NDArray[np.float64]  # (n_features + 1, n_periods): drift in times its threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the log says of a version: over the whole time, and over its end, which the days before would hide."""
+    """The judgement on a version, over the whole time and over its last days, which the rest could hide."""
 
     logged: LoggedRows
     whole: Judgement
@@ -174,9 +177,9 @@ class Findings:
 
 
 def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
-    """Return what the log's rows, one at least, say of a model; of those since a time apart, too."""
+    """Return the judgement on a model by the log, which has at least one row; also on the rows since a time."""
     n_reference = model.manifest["metrics"]["training"]["rows"]
-    with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # the others were logged without
+    with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # other rows were logged without features
 
     def distributions(rows: slice) -> list[Distribution]:
         X = logged.X[rows][with_features[rows]]
@@ -189,9 +192,9 @@ def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None 
     def judged(rows: slice) -> Judgement:
         *features, prediction = distributions(rows)
         y, predicted = logged.truths[rows], logged.predictions[rows]
-        known = np.isfinite(predicted - y)  # NaN is no truth, and an infinite prediction has no error
+        known = np.isfinite(predicted - y)  # NaN: no truth; an infinite prediction has no finite error
         errors = None
-        if known.sum() > 1:  # one has no R²
+        if known.sum() > 1:  # R² needs two
             live = evaluate.metrics(y[known], predicted[known])
             interval = rmse_interval(predicted[known] - y[known])
             errors = Errors(live, model.manifest["metrics"]["validation"], interval)
@@ -207,17 +210,17 @@ def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None 
 
 
 def rmse_interval(errors: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the limits of the RMSE of `errors` `(n,)`, two at least, that hold the true one in 95 % of samples.
+    """Return a 95 % confidence interval for the RMSE of `errors` `(n,)`, at least two.
 
-    By the delta method on its logarithm: the mean of many squares is about normal, whatever the errors are. In
-    simulations it held the true RMSE in 92 % of samples of 30 normal errors and 94 % of 100; where tails were those of
-    Student's t with 5 degrees of freedom, in 84 % and 90 %, and in 93 % of 1,000. The bootstrap's percentiles held it
-    less often (82 %, 89 %, 92 %), as did the same method without the logarithm, and they need random numbers.
+    By the delta method on the logarithm, since the mean of many squares is approximately normal. In simulations the
+    interval covered the true RMSE in 92 % of samples of 30 normal errors and in 94 % of 100. For errors with Student's
+    t distribution of 5 degrees of freedom it was 84 % and 90 %, and 93 % of samples of 1,000. The percentile bootstrap,
+    which needs random numbers, covered less (82 %, 89 %, 92 %), as did the delta method without the logarithm.
     """
     largest = np.abs(errors).max()
     if not largest:
         return 0.0, 0.0
-    squares = (errors / largest) ** 2  # those of the errors themselves may overflow
+    squares = (errors / largest) ** 2  # scaled, since squares of the errors may overflow
     mean = squares.mean()
     half_width = 1.96 * squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * mean)
     rmse = largest * math.sqrt(mean)
@@ -225,7 +228,7 @@ def rmse_interval(errors: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _periods(times: NDArray[np.datetime64]) -> tuple[str, NDArray[np.datetime64], list[slice]]:
-    """Return the shortest periods, of whole hours, days or weeks of UTC, that divide sorted times into few enough."""
+    """Return the shortest periods (hours, days or weeks in UTC) that keep their number small."""
     seconds = times.astype("datetime64[s]").astype(np.int64) - _MONDAY
     span = seconds[-1] - seconds[0]
     width = next((width for width in _PERIODS if span <= width * (_MAX_PERIODS - 1)), max(_PERIODS))

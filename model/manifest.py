@@ -1,4 +1,4 @@
-"""The manifest's schema: which facts it must have, and of which type each is. Knows nothing of files and hashes."""
+"""The manifest's schema: its required facts and their types. Knows nothing about files and hashes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_LAYERS = 1_000
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a number that a float64 can hold; not a boolean, which is an int in Python."""
+    """Return whether a JSON value is a number within float64. A boolean is not, although it is an int in Python."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:
@@ -71,7 +71,7 @@ _NETWORK: Mapping[str, _Check] = {
 
 
 def check(manifest: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for facts that are missing or of another type, with all of them in its message."""
+    """Raise `ValueError` that lists all facts that are missing or of another type."""
     checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in manifest}}
     if isinstance(manifest.get("network"), dict):
         checks |= _NETWORK
@@ -87,7 +87,7 @@ def check(manifest: Mapping[str, Any]) -> None:
 
 
 def file_sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return the size of each file that the manifest vouches for. Raises `ValueError` for what names no files."""
+    """Return the size of each file in the manifest. Raises `ValueError` if the list of files is invalid."""
     files = manifest.get("files")
     fingerprints = files.values() if isinstance(files, dict) else [None]
     if not all(isinstance(fingerprint, dict) and type(fingerprint.get("size")) is int for fingerprint in fingerprints):

@@ -1,7 +1,7 @@
 """Fit a multilayer perceptron with PyTorch, on a CPU or a GPU, and compile it to one ONNX graph.
 
-The layers are trained in float32 on scaled rows. What comes out is float64 throughout, the scalers inside: then two
-libraries that add in different orders agree to about the fifteenth digit, where in float32 they would to the sixth.
+The layers are trained in float32 on scaled rows. The result is float64 throughout and contains the scalers. Two
+libraries that add in different orders then agree to about fifteen digits, compared with six in float32.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ WEIGHTS = "weights.safetensors"
 
 _log = logging.getLogger("tabserve.training")
 
-# Multiplications a step from which it is worth sharing among threads. Below it one is as fast, far faster on a machine
-# that does something else too, and gives the same bits whatever the number of cores.
+# Multiplications per step from which several threads pay. Below it one thread is as fast, much faster on a busy
+# machine, and gives the same bits for any number of cores.
 _PARALLEL_WORK = 4_000_000
-# Rows that are predicted at once: tens of MiB a layer of usual width.
+# Rows predicted at once: tens of MiB per layer of usual width.
 _ROWS_AT_ONCE = 65_536
-# Part of the steps in which the learning rate rises to its full height, before it falls along a cosine.
+# The share of the steps in which the learning rate rises to its maximum, before it falls along a cosine.
 _WARM_UP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an MLP is trained. `hidden` are the widths of the hidden layers; none make a linear regression.
+    """The hyperparameters of an MLP. `hidden` are the widths of the hidden layers; none make a linear regression.
 
-    Without a `batch_size` it is a power of two for which an epoch has at least 128 steps, from 32 to 4,096 rows.
+    The default `batch_size` is a power of two from 32 to 4,096 that gives an epoch at least 128 steps.
 
-    The learning rate rises, then falls to 0 with the last of `max_epochs`. A part of the rows, `validation_share`, is
-    held out to judge each epoch by. Of those that are within one standard error of the lowest error the last is kept:
-    chance tells them apart, and the later had the lower learning rate (the one-standard-error rule of Breiman et al.,
-    1984). Training stops sooner where for `patience` epochs none was. Where no row is held out, those that are fitted
-    on judge. `precision` is that of the layers while they are trained.
+    The learning rate rises, then falls to 0 at the last of `max_epochs`. The share `validation_share` of the rows is
+    held out to evaluate each epoch. Of the epochs within one standard error of the lowest error the last is kept, since
+    they differ by chance and later ones have a lower learning rate (the one-standard-error rule, Breiman et al. 1984).
+    Training stops early if there was no such epoch for `patience` epochs. If no rows are held out, the training rows
+    are used instead. `precision` is that of the layers during training.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -99,9 +99,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one pass over the rows came to: mean squared errors, in squared units of the target.
+    """The mean squared errors of one pass over the rows, in squared units of the target.
 
-    `loss` is that of the rows that were fitted on, while they were; `validation_loss` of those held out, afterwards.
+    `loss` is the training loss during the pass; `validation_loss` is that of the rows held out, after it.
     """
 
     loss: float
@@ -110,7 +110,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted network, float64 on the CPU, with how it came to be. `best_epoch` counts from 0."""
+    """A fitted network, float64 on the CPU, with the history of its training. `best_epoch` counts from 0."""
 
     network: Network
     settings: Settings
@@ -128,7 +128,7 @@ class Fitted:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return what is known of a device: of a GPU its name, memory in MiB, driver, highest clocks in MHz and watts."""
+    """Return the facts about a device: for a GPU its name, memory in MiB, driver, highest clocks in MHz and watts."""
     if device.type != "cuda":
         return {"kind": device.type}
     properties = torch.cuda.get_device_properties(device)
@@ -163,10 +163,12 @@ def fit(
 ) -> Fitted:
     """Fit a network on `X` `(n_rows, n_features)` and `y` `(n_rows,)`.
 
-    With a `checkpoint`, the state is written there after an epoch, every so many seconds, and a run that finds one
-    there goes on from it, to the same weights as if it had not been stopped. `progress` shows a bar on a terminal.
-    Raises `DeviceError` for a device that is not there, `CheckpointError` for a checkpoint of something else and
-    `ValueError` for rows that are too few.
+    With a `checkpoint`, the state is written to this file after an epoch, at most every `checkpoint_seconds`. A run
+    that finds the file resumes from it and ends with the same weights as without the stop. `progress` shows a progress
+    bar on a terminal.
+
+    Raises `DeviceError` for a device that does not exist, `CheckpointError` for a checkpoint of another training and
+    `ValueError` for too few rows.
     """
     settings = settings or Settings()
     if checkpoint and not checkpoint.parent.is_dir():
@@ -183,7 +185,7 @@ def fit(
             initial=len(run.epochs) * run.n_rows,
             unit="rows",
             unit_scale=True,
-            disable=None if progress else True,  # None: where standard error is no terminal
+            disable=None if progress else True,  # None: if standard error is not a terminal
         ) as bar:
             while not run.is_done:
                 run.train_epoch(bar.update)
@@ -197,11 +199,11 @@ def fit(
 
 @contextmanager
 def _reproducible(settings: Settings) -> Iterator[None]:
-    """Seed what PyTorch draws, and hold it to deterministic algorithms if asked; leave all as it was."""
+    """Seed PyTorch, use deterministic algorithms if set, and restore the previous state afterwards."""
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which PyTorch refuses, on CUDA
-    with torch.random.fork_rng(devices=[]):  # all that is drawn is drawn on the CPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch requires it on CUDA
+    with torch.random.fork_rng(devices=[]):  # all random numbers are drawn on the CPU
         torch.default_generator.manual_seed(settings.random_state)
         torch.use_deterministic_algorithms(settings.deterministic or before)
         try:
@@ -212,7 +214,7 @@ def _reproducible(settings: Settings) -> Iterator[None]:
 
 
 def _identity(X: Matrix, y: NDArray[np.float64], settings: Settings) -> dict[str, Any]:
-    """Return what a checkpoint must be of to be gone on from."""
+    """Return the facts that a checkpoint must match to be resumed."""
     data = hashlib.sha256(np.ascontiguousarray(X).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
     return {"data": data, **asdict(settings), "hidden": list(settings.hidden)}
 
@@ -257,23 +259,23 @@ class _Run:
         self._micro_batch_rows = self.batch_size
         self._best = self._copy_layers()
         self._best_epoch = -1
-        self._lowest: Tensor | None = None  # the squared errors of the rows held out, where their mean was lowest
+        self._lowest: Tensor | None = None  # the squared errors of the rows held out, of the epoch with the lowest mean
         self._seconds = 0.0
         self._rows_seen = 0
         self.epochs: list[Epoch] = []
 
     @property
     def is_done(self) -> bool:
-        """Whether the last epoch is over, or so many were worse than an earlier one."""
+        """Return whether all epochs are over, or early stopping applies."""
         n_epochs = len(self.epochs)
         return n_epochs == self.settings.max_epochs or n_epochs - 1 - self._best_epoch >= self.settings.patience
 
     def train_epoch(self, report: Callable[[int], object]) -> None:
-        """Pass once over the rows in a new order; `report` how many a batch had."""
+        """Pass once over the rows in a new order; `report` gets the number of rows of each batch."""
         started_at = monotonic()
         order = torch.randperm(self.n_rows, generator=self._shuffle).to(self._X.device)
         batches = torch.split(order, self.batch_size)
-        total = torch.zeros((), device=self.device)  # stays on the device: to ask for it would wait for each batch
+        total = torch.zeros((), device=self.device)  # stays on the device, since reading it would wait for each batch
         for number, indices in enumerate(batches):
             progress = (len(self.epochs) + number / len(batches)) / self.settings.max_epochs
             for group in self._optimizer.param_groups:
@@ -290,7 +292,7 @@ class _Run:
             )
         if self._lowest is None or errors.mean() < self._lowest.mean():
             self._lowest = errors
-        excess = errors - self._lowest  # row by row: what is hard about a row is so in both
+        excess = errors - self._lowest  # paired by row: a difficult row is so in both epochs
         if excess.mean() <= excess.std(correction=0) / math.sqrt(len(excess)):
             self._best, self._best_epoch = self._copy_layers(), len(self.epochs)
         self.epochs.append(epoch)
@@ -298,9 +300,9 @@ class _Run:
         self._rows_seen += self.n_rows
 
     def _step(self, indices: Tensor) -> Tensor:
-        """Take one step down the gradient of a batch and return its sum of squared errors, on the device.
+        """Take one optimizer step for a batch and return its sum of squared errors, on the device.
 
-        Where the memory does not take the batch whole, its gradient is added up from parts: the same but for rounding.
+        A batch that does not fit into memory is split into micro-batches; the gradient is equal except for rounding.
         """
         while True:
             self._optimizer.zero_grad()
@@ -313,12 +315,12 @@ class _Run:
             except torch.OutOfMemoryError:
                 if min(self._micro_batch_rows, len(indices)) == 1:
                     raise DeviceError(f"{self.device} is out of memory even for a single row") from None
-            # Not before the error is gone, which keeps what it interrupted in memory.
+            # After the except block, because the exception keeps the tensors of the failed step in memory.
             self._micro_batch_rows = min(self._micro_batch_rows, len(indices)) // 2
             _log.warning("out of memory: continuing with micro-batches of %d rows", self._micro_batch_rows)
 
     def _add_gradient(self, micro_batch: Tensor, n_rows: int) -> Tensor:
-        """Add the gradient of a part of `n_rows` to that of the others; return its sum of squared errors."""
+        """Accumulate the gradient of a micro-batch of a batch of `n_rows`; return its sum of squared errors."""
         X, y = self._X[micro_batch].to(self.device), self._y[micro_batch].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             predictions = self._forward(X)
@@ -327,21 +329,21 @@ class _Run:
         return squares.detach()
 
     def _held_out_errors(self) -> Tensor:
-        """Return the squared errors of the rows that judge, scaled, `(n_judging,)` float64 on the CPU."""
+        """Return the scaled squared errors of the rows held out, `(n_held_out,)` float64 on the CPU."""
         parts = []
         with torch.inference_mode():
-            # In the parts that fit when there were gradients, too.
+            # In micro-batches, which fit even with gradients.
             for start in range(self.n_rows % len(self._X), len(self._X), self._micro_batch_rows):
                 part = slice(start, start + self._micro_batch_rows)
                 error = self._network.scaled(self._X[part].to(self.device)) - self._y[part].to(self.device)
                 parts.append(error.square())
-        return torch.cat(parts).cpu().double()  # first to the CPU, since MPS has no float64
+        return torch.cat(parts).cpu().double()  # to the CPU first, since MPS has no float64
 
     def _copy_layers(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self._layers.state_dict().items()}
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         state = {
             "identity": identity,
             "layers": self._copy_layers(),
@@ -360,12 +362,12 @@ class _Run:
         incoming.replace(path)
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Take the state that `save` wrote. Raises `CheckpointError` for one of other rows or settings."""
+        """Restore the state that `save` wrote. Raises `CheckpointError` for other rows or settings."""
         content = path.read_bytes()
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # no code of a pickle is run
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # runs no code of a pickle
             other = [name for name, value in identity.items() if state["identity"].get(name) != value]
-        except Exception as error:  # whatever PyTorch raises for a file that is none of its own, or not whole
+        except Exception as error:  # PyTorch raises many classes for a file that is not its own or is truncated
             raise CheckpointError(
                 f"{path} is not a checkpoint ({type(error).__name__}); remove it to start again"
             ) from None
@@ -380,7 +382,7 @@ class _Run:
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
 
     def finish(self) -> Fitted:
-        """Return the network with the best weights."""
+        """Return the network with the best weights and the history."""
         self._layers.load_state_dict(self._best)
         return Fitted(
             network=self._network.cpu().double().requires_grad_(False).eval(),
@@ -393,26 +395,26 @@ class _Run:
 
 
 def _scale(values: Tensor) -> Tensor:
-    """Return the standard deviation of each column, 1 where it is 0, as StandardScaler does."""
+    """Return the standard deviation of each column, or 1 if it is 0, like StandardScaler."""
     deviation = values.std(0, correction=0)
     return torch.where(deviation > 0, deviation, 1.0)
 
 
 def _batch_size(n_rows: int) -> int:
-    """Return the batch size of `Settings` for so many rows: many steps for few rows, long ones for many."""
+    """Return the default batch size of `Settings` for this number of rows."""
     return min(max(2 ** int(math.log2(n_rows / 128)), 32), 4096) if n_rows > 128 else 32
 
 
 def _learning_rate_factor(progress: float) -> float:
-    """Return which share of the learning rate holds when that share of all steps is done: up, then down a cosine."""
+    """Return the factor of the learning rate at a progress from 0 to 1: a linear warm-up, then a cosine."""
     if progress < _WARM_UP:
         return (progress + 0.01) / (_WARM_UP + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
 def candidate(fitted: Fitted) -> Candidate:
-    """Return the network as the export needs it."""
-    # Beyond this a scaled value is no float32: the same limits as those of the GBM.
+    """Return the network as a candidate."""
+    # Beyond these limits a scaled value overflows float32, as with the GBM.
     reach = fitted.network.x_scale.numpy() * float(np.finfo(np.float32).max)
     mean = fitted.network.x_mean.numpy()
     settings = asdict(fitted.settings)
@@ -443,7 +445,7 @@ def candidate(fitted: Fitted) -> Candidate:
 def compile(fitted: Network) -> bytes:
     """Return the network as one ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
 
-    The same steps in the same order, in float64.
+    It has the network's operations in the same order, in float64.
     """
     nodes, constants = [], []
 

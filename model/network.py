@@ -1,4 +1,4 @@
-"""The network of an MLP: what training fits and what a GPU serves. Needs PyTorch; knows nothing of training."""
+"""The network of an MLP, which training fits and a GPU serves. Needs PyTorch; knows nothing about training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from model.errors import DeviceError
 
 
 class Network(nn.Module):
-    """Rows in, predictions out, with the scalers of features and target inside.
+    """A perceptron from rows to predictions that contains the scalers of features and target.
 
-    Any number of hidden layers with ReLU between them; without one it is a linear regression. The scalers are
-    float64 buffers. The layers are float32 while they are trained and float64 afterwards (`double`), so that what is
-    served can be told from what was trained by its fifteenth digit.
+    It has any number of hidden layers with ReLU; without any it is a linear regression. The scalers are float64
+    buffers. The layers are float32 during training and float64 afterwards (`double`), so that the compiled model agrees
+    with them to about fifteen digits.
     """
 
     x_mean: Tensor  # (n_features,)
@@ -39,12 +39,12 @@ class Network(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Return what `load` needs beside the weights."""
+        """Return the arguments that `load` needs besides the weights."""
         widths = [layer.out_features for layer in self.layers]
         return {"n_features": len(self.x_mean), "hidden": widths[:-1], "activation": "relu"}
 
     def forward(self, X: Tensor) -> Tensor:
-        """Return `(n_rows,)` for `X` `(n_rows, n_features)`, both in the table's units."""
+        """Return `(n_rows,)` for `X` `(n_rows, n_features)`, both in the units of the table."""
         return self.scaled((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
 
     def scaled(self, Z: Tensor) -> Tensor:
@@ -56,19 +56,19 @@ class Network(nn.Module):
 
 
 def save(network: Network) -> bytes:
-    """Return the weights in the safetensors format, on whichever device they lie."""
+    """Return the weights in the safetensors format, from any device."""
     return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
 
 
 def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
-    """Return the network that `save` wrote, float64 and for predictions only.
+    """Return the network that `save` wrote, float64 and without gradients.
 
-    Raises `ValueError` where the weights are not those of the architecture.
+    Raises `ValueError` if the weights do not fit the architecture.
     """
     try:
         if architecture["activation"] != "relu":
             raise ValueError(f"there is no activation {architecture['activation']!r}")
-        with torch.device("meta"):  # draws no weights, and leaves those of the file as they are
+        with torch.device("meta"):  # initialises no weights; those of the file are assigned
             network = Network(architecture["n_features"], architecture["hidden"])
         network.load_state_dict(safetensors.torch.load(weights), assign=True)
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
@@ -77,9 +77,9 @@ def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device that is called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is a GPU if there is one.
+    """Return the device called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is a GPU if there is one.
 
-    Raises `DeviceError` for one that is not there.
+    Raises `DeviceError` for a device that does not exist.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Run a notebook from top to bottom with parameters, and keep what it showed."""
+"""Run a notebook from top to bottom with parameters, and keep its outputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NOTEBOOKS = {
 def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:
     """Execute the notebook and return it with its outputs.
 
-    What differs from run to run is taken out: times, and of a parameter that is a `Path` all but its name. So the
-    same notebook on the same data gives the same bytes. Raises `NotebookError` where a cell fails.
+    Removes what differs between runs: times, and the folders of parameters that are a `Path`. The same notebook on the
+    same data therefore gives the same bytes. Raises `NotebookError` if a cell fails.
     """
     paths = {name: value for name, value in parameters.items() if isinstance(value, Path)}
     with TemporaryDirectory() as folder:
@@ -34,11 +34,11 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True)
                 notebook,
                 output,
                 parameters={**parameters, **{name: str(path) for name, path in paths.items()}},
-                cwd=ROOT,  # where `import model` works
+                cwd=ROOT,  # for `import model`
                 progress_bar=progress,
                 kernel_name="python3",
-                config=Config(KernelManager={"transport": "ipc"}),  # no other user of the machine can listen
-                extra_arguments=["--log-level=CRITICAL"],  # a kernel that is interrupted would print a traceback
+                config=Config(KernelManager={"transport": "ipc"}),  # not reachable by other users of the machine
+                extra_arguments=["--log-level=CRITICAL"],  # an interrupted kernel would print a traceback
             )
         except papermill.PapermillExecutionError as error:
             raise NotebookError(

@@ -1,4 +1,4 @@
-"""The proof that a compiled engine answers as the trained model does, without which no artifact is written."""
+"""Prove that a compiled engine predicts like the fitted model, before an artifact is written."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def prove(
     tolerance: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare both and return the figures; raise `ProofError` if a single answer differs.
+    """Compare both models and return the figures; raise `ProofError` if one prediction differs.
 
-    In any bit, or by more than `tolerance` relative to the trained model's answer. On all rows of the table, on
-    `RANDOM_ROWS` rows in and beyond the training range, on rows at the limits of what the trained model accepts, and on
-    `split_rows`, which stand on both sides of every split; all but the random rows in every way that there is to ask.
+    Predictions differ if any bit does, or if they are further apart than the relative `tolerance`. The rows are those
+    of the table, `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model
+    accepts, and `split_rows`, which are on both sides of every split. All but the random rows are tried in every batch
+    size.
     """
     groups = {
         "table_rows": table_rows,
@@ -37,10 +38,10 @@ def prove(
     }
     n_different_rows, largest_difference = 0, 0.0
     for name, rows in groups.items():
-        if len(rows) == 0:  # scikit-learn does not answer none
+        if len(rows) == 0:  # scikit-learn raises for an empty matrix
             continue
         expected = fitted(rows)
-        # The random rows are too many to be asked about one by one.
+        # There are too many random rows to predict them one by one.
         actual = compiled(rows)[np.newaxis] if name == "random_rows" else predict_by_batch_size(compiled, rows)
         different = differing(expected, actual, tolerance).any(axis=0).sum()
         if different:
@@ -50,7 +51,7 @@ def prove(
             )
         different_bits = differing(expected, actual, 0).any(axis=0)
         n_different_rows += int(different_bits.sum())
-        different_bits &= expected != 0  # where nothing but 0 is near, and the bits are those of 0 or -0
+        different_bits &= expected != 0  # 0 has no relative difference; its bits are those of 0 or -0
         if different_bits.any():
             differences = np.abs(actual - expected)[:, different_bits] / np.abs(expected[different_bits])
             largest_difference = max(largest_difference, float(differences.max()))
@@ -63,7 +64,7 @@ def prove(
 
 
 def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
-    """Return `(n_rows, n_features)`: half within the training range, half up to its width beyond on either side."""
+    """Return `(n_rows, n_features)`, half within the training range, half up to its width beyond it."""
     low = np.array([feature.minimum for feature in schema.features])
     high = np.array([feature.maximum for feature in schema.features])
     margin = (np.arange(n_rows) % 2)[:, np.newaxis] * (high - low)  # (n_rows, n_features), 0 in every other row
@@ -72,7 +73,7 @@ def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
 
 
 def limit_rows(schema: Schema) -> Matrix:
-    """Return a row of lowest and one of highest accepted values, and the middle row with each limit in turn."""
+    """Return the row of all lowest and of all highest accepted values, and the middle row with each limit in turn."""
     low = np.array([feature.lowest for feature in schema.features])
     high = np.array([feature.highest for feature in schema.features])
     middle = np.array([(feature.minimum + feature.maximum) / 2 for feature in schema.features])

@@ -1,4 +1,4 @@
-"""The pictures that the notebook shows and the artifact keeps, and those of the report on a model in use."""
+"""The figures of the notebooks and artifacts, and those of the report on a deployed model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.datasets import Column, Table
 from model.drift import Bins
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#b3362b", "#b9bcc0"
-# Of a statistic in times its threshold: well below it, below it, beyond it, at twice of it and more.
+# Bounds and colours of a drift ratio: well below the threshold, below it, above it, twice the threshold and more.
 _RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", _RED)
 
 
@@ -53,7 +53,7 @@ def correlations(table: Table) -> Figure:
 
 
 def target_over_features(table: Table) -> Figure:
-    """Draw the target over each feature with the line of least squares, and beside it how densely the rows lie."""
+    """Draw the target over each feature with the least squares line, and the density of the rows beside it."""
     features, target = table.dataset.features, table.dataset.target
     y = table.y.to_numpy()
     figure, axes = plt.subplots(
@@ -75,7 +75,7 @@ def target_over_features(table: Table) -> Figure:
 def predictions_over_data(
     table: Table, X: NDArray[np.float64], y: NDArray[np.float64], predicted: Mapping[str, NDArray[np.float64]]
 ) -> Figure:
-    """Draw the answers of some models, by name, as lines through the rows `X` `(n_rows, 1)` that they are for."""
+    """Draw the predictions of models, by name, as lines over the rows `X` `(n_rows, 1)`."""
     (feature,) = table.dataset.features
     order = np.argsort(X[:, 0])
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
@@ -88,7 +88,7 @@ def predictions_over_data(
 
 
 def losses(training: Sequence[float], held_out: Sequence[float], *, best_epoch: int, unit: str) -> Figure:
-    """Draw the mean squared error of each epoch, on the rows fitted on and on those held out.
+    """Draw the mean squared error of each epoch on the training rows and on those held out.
 
     `best_epoch` counts from 0.
     """
@@ -104,7 +104,7 @@ def losses(training: Sequence[float], held_out: Sequence[float], *, best_epoch: 
 
 
 def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: str) -> Figure:
-    """Draw predictions over truth, with the line on which a perfect model would lie."""
+    """Draw predictions over truth, with the line of a perfect model."""
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     ends = [min(y.min(), predicted.min()), max(y.max(), predicted.max())]
     axis.plot(ends, ends, color=_RED, label="predicted = actual")
@@ -115,7 +115,7 @@ def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float
 
 
 def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: str) -> Figure:
-    """Draw prediction less truth, over the prediction and as a histogram."""
+    """Draw prediction minus truth, over the prediction and as a histogram."""
     error = predicted - y
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     left.axhline(0, color=_RED)
@@ -128,7 +128,7 @@ def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: 
 
 
 def importance(names: tuple[str, ...], figures: dict[str, Any]) -> Figure:
-    """Draw the permutation importance of each feature, the greatest on top."""
+    """Draw the permutation importance of each feature, the largest on top."""
     order = np.argsort(figures["mean"])
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     axis.barh(
@@ -152,9 +152,9 @@ def search(results: list[dict[str, Any]]) -> Figure:
 
 
 def bins(columns: Mapping[str, tuple[Bins, NDArray[np.intp]]], *, marked: Sequence[str] = ()) -> Figure:
-    """Draw the live share of each bin beside that of training, a panel for each name; those of `marked` in red.
+    """Draw the live share of each bin beside that of training, a panel for each column; those in `marked` in red.
 
-    Counts are by `Bins.labels`, as `Bins.count` returns them; the missing are left out.
+    Counts are by `Bins.labels`, as `Bins.count` returns them. Missing values are not drawn.
     """
     n_across = min(3, len(columns))
     n_down = -(-len(columns) // n_across)
@@ -178,7 +178,7 @@ def distances(
     ks: Sequence[float],
     ks_thresholds: Sequence[float],
 ) -> Figure:
-    """Draw PSI and KS of each name, with the threshold of each as a line across its bar."""
+    """Draw PSI and KS of each column as bars with their thresholds."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 0.9 + 0.36 * len(names)), layout="constrained", sharey=True)
     ticks = np.arange(len(names))
     for axis, label, values, thresholds in zip(axes, ("PSI", "KS"), (psi, ks), (psi_thresholds, ks_thresholds)):
@@ -194,7 +194,7 @@ def distances(
 
 
 def drift_over_time(names: Sequence[str], starts: NDArray[np.datetime64], ratios: NDArray[np.float64]) -> Figure:
-    """Draw `ratios` `(n_names, n_periods)`, each in times its threshold, as a map; NaN stays white."""
+    """Draw `ratios` `(n_names, n_periods)` of statistics to their thresholds as a heat map; NaN is white."""
     figure, axis = plt.subplots(figsize=(12, 1.4 + 0.36 * len(names)), layout="constrained")
     norm = BoundaryNorm(_RATIOS, len(_RATIO_COLORS))
     shown = np.minimum(ratios, _RATIOS[-1] - 0.01)
@@ -214,13 +214,13 @@ def drift_over_time(names: Sequence[str], starts: NDArray[np.datetime64], ratios
 def prediction_distribution(
     column: Bins, counts: NDArray[np.intp], predictions: NDArray[np.float64], *, label: str
 ) -> Figure:
-    """Draw the bins of the predictions, and the share of them up to each value, both against training."""
+    """Draw the bins and the cumulative distribution of the predictions, both beside training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     _bars(left, column, counts, _BLUE)
     left.legend(fontsize=8, frameon=False)
     shares = [0, *np.cumsum(column.shares)]
     right.plot([column.minimum, *column.edges], shares, color=_GREY, marker="o", markersize=4, label="training")
-    up_to = np.linspace(0, 1, 201)  # as fine as the eye can see, of any number of rows
+    up_to = np.linspace(0, 1, 201)  # enough points for the eye, for any number of rows
     right.plot(np.quantile(predictions[np.isfinite(predictions)], up_to), up_to, color=_BLUE, label="live")
     right.set(xlabel=f"predicted {label}", ylabel="predictions up to that value")
     right.yaxis.set_major_formatter("{x:.0%}")
@@ -239,7 +239,7 @@ def error_over_time(
     validation_rmse: float,
     unit: str,
 ) -> Figure:
-    """Draw the RMSE of each period with its interval `(2, n_periods)`, NaN for none, over the rows of each."""
+    """Draw the RMSE of each period with its interval `(2, n_periods)`, NaN for none, above its number of rows."""
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(3, 2)
     )
@@ -259,7 +259,7 @@ def error_over_time(
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Render the figure with its letters as outlines, the same bytes for the same figure; dollar signs are no TeX."""
+    """Render the figure with text as outlines; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "tabserve"}):
         figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
@@ -267,20 +267,20 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render the figure, the same bytes for the same figure."""
+    """Render the figure; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _closed(figure: Figure) -> Figure:
-    """Take the figure out of pyplot's registry, so that a notebook shows it once and nothing keeps it alive."""
+    """Remove the figure from pyplot's registry, so that a notebook shows it once and it can be freed."""
     plt.close(figure)
     return figure
 
 
 def _scatter(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-    """Draw a dot for each row, smaller and fainter the more there are, so that thousands show where they are dense."""
+    """Draw a dot for each row, smaller and fainter for many rows, so that their density shows."""
     faint = min(1.0, (500 / len(x)) ** 0.5)
     axis.scatter(
         x, y, s=14 * faint, alpha=0.7 * faint, color=_BLUE, linewidths=0 if faint < 1 else None, rasterized=True
@@ -292,7 +292,7 @@ def _label(column: Column) -> str:
 
 
 def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> None:
-    """Draw the share of each bin in training and live, side by side."""
+    """Draw the training and the live share of each bin side by side."""
     known = counts[:-1]
     ticks = np.arange(len(known))
     axis.bar(ticks - 0.2, column.all_shares[:-1], width=0.4, color=_GREY, label="training")
@@ -305,14 +305,14 @@ def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> Non
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the least and the largest value, or a little more where they are too close for bins between them."""
+    """Return the smallest and the largest value, widened if they are too close for bins between them."""
     low, high = float(values.min()), float(values.max())
     least = 1e-6 * max(abs(low), abs(high)) or 1.0
     return (low, high) if high - low > least else (low - least, high + least)
 
 
 def _dates(starts: NDArray[np.datetime64]) -> tuple[list[int], list[str]]:
-    """Return at most 16 places to name periods at, and their names: with the hour where not all begin at midnight."""
+    """Return at most 16 ticks and their labels, with the hour unless all periods begin at midnight."""
     at = list(range(0, len(starts), -(-len(starts) // 16)))
     days = (starts == starts.astype("datetime64[D]")).all()
     texts = [str(start.astype("datetime64[D]" if days else "datetime64[m]")).replace("T", "\n") for start in starts[at]]
@@ -320,5 +320,5 @@ def _dates(starts: NDArray[np.datetime64]) -> tuple[list[int], list[str]]:
 
 
 def _hide_frame(axis: Axes) -> None:
-    """Take away the frame's upper and right lines."""
+    """Hide the upper and right lines of the frame."""
     axis.spines[["top", "right"]].set_visible(False)

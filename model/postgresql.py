@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL that give up a server that hangs, and how much a table holds.
+"""Connections to PostgreSQL that time out when the server hangs, and the size of a table.
 
-The server's own limits, as `statement_timeout`, are of no use then, and TCP's do not see a process that is frozen.
+A server that hangs does not apply its own `statement_timeout`, and TCP keeps the connection to a frozen process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def connector(*, timeout_seconds: float) -> Callable[..., psycopg.Connection[Any]]:
-    """Return what SQLAlchemy's event `do_connect` calls; a server that takes longer for one statement is given up.
+    """Return a listener for SQLAlchemy's event `do_connect` whose connections limit the time of each statement.
 
-    What waits for it then gets an `OperationalError`, and the connection is closed.
+    A statement that takes longer raises `OperationalError`, and the connection is closed.
     """
 
     class Connection(psycopg.Connection[Any]):
@@ -27,7 +27,7 @@ def connector(*, timeout_seconds: float) -> Callable[..., psycopg.Connection[Any
             try:
                 return super().wait(gen, interval, timeout_seconds)
             except psycopg.OperationalError:
-                if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # there is no answer to roll back after
+                if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # a rollback would wait, too
                     self.close()
                 raise
 
@@ -38,20 +38,21 @@ def connector(*, timeout_seconds: float) -> Callable[..., psycopg.Connection[Any
 
 
 def count_excess(execute: Callable[[str], Any], table: str, max_bytes: int) -> int:
-    """Return how many rows of the prediction log's table are too many for so many bytes, indexes included.
+    """Return the number of rows by which the prediction log's table exceeds `max_bytes`, indexes included.
 
-    From the live rows in the statistics and the width of the newest ones: what is removed makes no table smaller, and
-    is used again when autovacuum was there. `execute` runs a statement and returns its row.
+    Estimated from the live rows in the statistics and the width of the newest ones. The size of the table itself does
+    not shrink when rows are removed; autovacuum makes their space reusable. `execute` runs a statement and returns its
+    row.
     """
     if execute(f"SELECT pg_total_relation_size('{table}')")[0] <= max_bytes:
         return 0
     live = f"SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = '{table}'::regclass"
-    # Beside the row: 5 bytes in its page, and the index entries, which were 110 bytes for an id of 32 characters.
+    # Besides the row: 5 bytes in its page, and index entries of 110 bytes for an id of 32 characters.
     width = "avg(pg_column_size(newest) + 1.5 * pg_column_size(request_id) + 65)::float8 AS width FROM newest"
     newest = f"WITH newest AS (SELECT * FROM {table} ORDER BY time DESC LIMIT 1000)"
     n_rows, bytes_a_row, version = execute(
         f"{newest} SELECT ({live}), width, current_setting('server_version_num')::int FROM (SELECT {width}) AS w"
     )
-    if version >= 150_000:  # so that the next look sees what this transaction removes
+    if version >= 150_000:  # so that the next estimate sees what this transaction removes
         execute("SELECT pg_stat_force_next_flush()")
     return max(0, math.ceil(n_rows - max_bytes / bytes_a_row)) if bytes_a_row else 0

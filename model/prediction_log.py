@@ -1,7 +1,7 @@
-"""The prediction log: what was answered to which request, and the truth that came later, in one table.
+"""The prediction log: a table of predictions by request and row, with the truths that arrive later.
 
-In SQLite or PostgreSQL. Whoever imports this module imports SQLAlchemy with it (0.15 s, 14 MB), so the service does
-only where it keeps a log.
+It is kept in SQLite or PostgreSQL. This module imports SQLAlchemy (0.15 s, 14 MB), so the service imports it only if it
+keeps a log.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ T = TypeVar("T")
 
 _log = logging.getLogger("tabserve.prediction_log")
 
-# Longer than any answer takes that is worth waiting for; a database that hangs must not hold a thread for ever.
+# Longer than any statement should take; a database that hangs must not block a thread for ever.
 _TIMEOUT_SECONDS = 5
-_READ_TIMEOUT_SECONDS = 60  # of who only reads: nobody waits for the answer but a person, and it may be a million rows
-_ROWS_AT_ONCE = 10_000  # read: about 10 MB as objects, before they become arrays
-_LOCK = int.from_bytes(b"tabserve")  # so that of many processes one makes the table; any number of our own
-_KEYS_PER_QUERY = 250  # of two parameters; SQLite took at most 999 in a statement for many years
-_ROWS_PER_REMOVAL = 5_000  # about 50 ms in which nobody else writes to SQLite
-_ROWS_PER_STATEMENT = 1_000  # each of which PostgreSQL is given the time of one statement for
+_READ_TIMEOUT_SECONDS = 60  # read-only logs: only a person waits, and there may be a million rows
+_ROWS_AT_ONCE = 10_000  # fetched rows: about 10 MB as objects before they become arrays
+_LOCK = int.from_bytes(b"tabserve")  # an arbitrary advisory lock number, so that only one process creates the table
+_KEYS_PER_QUERY = 250  # two parameters each; SQLite allowed at most 999 in a statement for many years
+_ROWS_PER_REMOVAL = 5_000  # about 50 ms in which no other process can write to SQLite
+_ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of these statements
 
-_SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # whose squares are doubles, and sums of them
+_SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
 
 _tables = MetaData()
 _predictions = Table(
@@ -78,7 +78,7 @@ _predictions = Table(
     Column("time", DateTime(timezone=True), nullable=False),
     Column("model", String, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("features", JSON(none_as_null=True)),  # by name, where they are asked for
+    Column("features", JSON(none_as_null=True)),  # by name, if they are logged
     Column("prediction", Double),  # NaN is NULL in SQLite
     Column("truth", Double),
     Column("truth_time", DateTime(timezone=True)),
@@ -88,9 +88,9 @@ _predictions = Table(
 
 
 class Outcome(StrEnum):
-    """What became of a true value.
+    """The outcome of storing a true value.
 
-    New, in the place of another, the same as before, not taken since there is another, of no prediction that is kept.
+    It is new, replaces another, repeats the stored one, conflicts with it, or belongs to no known prediction.
     """
 
     ACCEPTED = "accepted"
@@ -102,7 +102,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LiveError:
-    """How far a version's answers were from the truths that came; `bias` is the mean of prediction less truth."""
+    """The error of a version's predictions by the truths; `bias` is the mean of prediction minus truth."""
 
     model: str
     version: int
@@ -114,19 +114,19 @@ class LiveError:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRows:
-    """What the log has of one version, oldest first; NaN where there is no truth, or no value of a feature."""
+    """The logged rows of one version, oldest first; NaN is a missing truth or feature value."""
 
     times: NDArray[np.datetime64]  # UTC
-    X: NDArray[np.float64]  # (n_rows, n_features); all NaN where features are not logged
+    X: NDArray[np.float64]  # (n_rows, n_features); rows of NaN if features are not logged
     predictions: NDArray[np.float64]
     truths: NDArray[np.float64]
 
 
 class PredictionLog:
-    """The table in the database at `url`; made on first use, unless it is `read_only`, and then nothing is written.
+    """The table in the database at `url`, created on first use; with `read_only` nothing is written.
 
-    Every method raises `PredictionLogError` when the database cannot be used. Threads may share a log; a process
-    that forks may open it before, and use it after. Raises `ModelError` for a URL that is none.
+    Every method raises `PredictionLogError` if the database cannot be used. Threads may share a log. A process may open
+    it, fork and then use it. Raises `ModelError` for an invalid URL.
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
@@ -151,19 +151,19 @@ class PredictionLog:
                 options = {"connect_timeout": _TIMEOUT_SECONDS, "options": limits}
             else:
                 raise ArgumentError
-        except (ArgumentError, ValueError):  # ValueError, with a part of the password, where that has a slash in it
+        except (ArgumentError, ValueError):  # a ValueError may contain part of a password with a slash
             raise ModelError(
                 "the prediction log's URL is not sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
             ) from None
         self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
         insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
-        self._insert = insert.execution_options(preserve_rowcount=True)  # psycopg's is gone with its cursor
+        self._insert = insert.execution_options(preserve_rowcount=True)  # psycopg loses it with its cursor
         self._engine = create_engine(
             address,
             connect_args=options,
             pool_timeout=_TIMEOUT_SECONDS,
-            pool_pre_ping=kind == "postgresql",  # a connection may have died while nobody used it
-            hide_parameters=True,  # an error must not tell a feature's value
+            pool_pre_ping=kind == "postgresql",  # an idle connection may have died
+            hide_parameters=True,  # an error must not contain a feature's value
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             **creator,
@@ -171,21 +171,21 @@ class PredictionLog:
         if kind == "sqlite" and not read_only:
             event.listen(self._engine, "connect", sqlite_file.configurer(timeout_seconds=_TIMEOUT_SECONDS))
         if kind == "postgresql":
-            from model.postgresql import connector  # here, since SQLite needs none of it
+            from model.postgresql import connector  # here, since SQLite does not need it
 
-            # A second more than the server's own limit, which comes first.
+            # A second longer than the server's own limit, which should apply first.
             event.listen(self._engine, "do_connect", connector(timeout_seconds=timeout_seconds + 1))
         self._is_sqlite = kind == "sqlite"
         self._read_only = read_only
         self._ready = False
-        self._file: SQLiteFile | None = None  # that was opened to be written
+        self._file: SQLiteFile | None = None  # opened for writing
         self._reopening = threading.Lock()
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Add rows of the table; return how many.
+        """Insert rows and return their number.
 
-        A request id that the table has already stays as it was: the rows of one id come in one call. Raises
-        `RefusedRowsError` where the database takes none of them for what is in them.
+        All rows of a request id must be in one call: rows with an id that the table already has are skipped. Raises
+        `RefusedRowsError` if the database rejects their contents.
         """
         table = _predictions.c
         ids = list(dict.fromkeys(row["request_id"] for row in rows))
@@ -197,7 +197,7 @@ class PredictionLog:
                     connection.scalars(select(table.request_id).where(table.request_id.in_(chunk)).distinct())
                 )
             fresh = [row for row in rows if row["request_id"] not in existing]
-            fresh.sort(key=itemgetter("request_id"))  # in one order, so that no two transactions wait for each other
+            fresh.sort(key=itemgetter("request_id"))  # in one order, so that transactions cannot deadlock
             for chunk in _chunks(fresh, _ROWS_PER_STATEMENT):
                 written += connection.execute(self._insert, chunk).rowcount
         return written
@@ -210,11 +210,11 @@ class PredictionLog:
         replace: Collection[tuple[str, int]] = (),
         ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> list[Outcome]:
-        """Write true values, each (request id, row, value), beside their predictions; return what became of each.
+        """Store true values (request id, row, value) with their predictions; return the outcome of each.
 
-        The first of a row stays, unless its (request id, row) is in `replace`. A prediction from before `oldest` is not
-        known any more, whether or not it was removed yet. Raises `ImplausibleTruthsError`, and writes none, if one is
-        outside of the `ranges` entry of its prediction's model.
+        A stored value is kept unless its (request id, row) is in `replace`. A prediction from before `oldest` counts as
+        unknown even if it is not removed yet. Raises `ImplausibleTruthsError` and stores nothing if a value is outside
+        the entry of `ranges` for its prediction's model.
         """
         table = _predictions.c
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
@@ -222,7 +222,7 @@ class PredictionLog:
         outcomes, changes, reasons = [], {}, {}
         with self._transaction(writes=True) as connection:
             known = self._find_truths(connection, keys, oldest)
-            if known:  # again, when nobody else can change them; ids that nobody knows do not get that far
+            if known:  # again under a lock, which unknown ids do not take
                 if self._is_sqlite:
                     connection.exec_driver_sql(self._lock)
                 known = self._find_truths(connection, sorted(known), oldest, lock=True)
@@ -255,10 +255,10 @@ class PredictionLog:
     def _find_truths(
         self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
     ) -> dict[tuple[str, int], tuple[str, float | None]]:
-        """Return the model and the truth of the rows that are known; `lock` keeps PostgreSQL's from changing."""
+        """Return the model and the truth of the known rows; `lock` locks them in PostgreSQL."""
         table = _predictions.c
         query = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
-        if lock:  # in one order, Python's, so that no two transactions wait for each other
+        if lock:  # in Python's order, so that transactions cannot deadlock
             order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
             query = query.order_by(order, table.row).with_for_update()
         known = {}
@@ -268,14 +268,14 @@ class PredictionLog:
         return known
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:
-        """Return the errors of each version over the truths that came since a time."""
+        """Return the errors of each version over the truths stored since a time."""
         table = _predictions.c
         error = table.prediction - table.truth
         absolute = func.abs(error)
-        # PostgreSQL computes no product that is too large for a double, nor one that is too small and not 0. NaN is
-        # larger than any number there, and NULL in SQLite.
+        # PostgreSQL raises for a product that overflows or underflows a double. NaN is larger than any number there,
+        # and NULL in SQLite.
         square = case((absolute < _SMALLEST_ERROR, 0.0), else_=error * error)
-        # Sums, since PostgreSQL's averages compute the variance beside, which overflows sooner.
+        # Sums, since PostgreSQL's averages also compute the variance, which overflows sooner.
         figures = func.count(), func.sum(square), func.sum(absolute), func.sum(error)
         has_error = (table.truth_time >= since) & (absolute < _LARGEST_ERROR)
         query = select(table.model, table.version, *figures).where(has_error)
@@ -287,7 +287,7 @@ class PredictionLog:
         ]
 
     def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> LoggedRows:
-        """Return what was logged of a version since a time, with its `features` in that order."""
+        """Return the rows of a version logged since a time, with `features` in this order."""
         table = _predictions.c
         query = (
             select(table.time, table.features, table.prediction, table.truth)
@@ -315,7 +315,7 @@ class PredictionLog:
         )
 
     def rows_by_version(self, model: str, *, since: datetime) -> dict[int, int]:
-        """Return how many rows of each version of a model were logged since a time."""
+        """Return the number of rows logged since a time for each version of a model."""
         table = _predictions.c
         query = select(table.version, func.count().label("rows")).where(table.model == model, table.time >= since)
         with self._transaction() as connection:
@@ -323,15 +323,15 @@ class PredictionLog:
         return {row.version: row.rows for row in rows}
 
     def prune(self, *, before: datetime) -> int:
-        """Remove predictions older than a time, with their truths, 5,000 at most; return how many."""
+        """Remove predictions older than a time with their truths, at most 5,000; return their number."""
         with self._transaction(writes=True) as connection:
             return self._remove_oldest(connection, _ROWS_PER_REMOVAL, _predictions.c.time < before)
 
     def trim(self, *, max_bytes: int) -> int:
-        """Remove the oldest predictions, 5,000 at most, where the log takes more than so many bytes; return how many.
+        """Remove the oldest predictions, at most 5,000, if the log exceeds `max_bytes`; return their number.
 
-        In SQLite these are the bytes in use in its file, and what is free is used again. In PostgreSQL, where a table
-        does not shrink, they are estimated from its statistics; of several processes one removes rows.
+        In SQLite the size is that of the used pages, since free pages are reused. In PostgreSQL, whose tables do not
+        shrink, it is estimated from the statistics, and only one process at a time removes rows.
         """
         with self._transaction(writes=True) as connection:
             if not self._count_excess(connection, max_bytes):
@@ -340,21 +340,22 @@ class PredictionLog:
                 connection.exec_driver_sql(self._lock)
             elif not connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK + 1))):
                 return 0
-            n_rows = self._count_excess(connection, max_bytes)  # another process may have removed them before the lock
+            # Again under the lock, since another process may have removed rows before.
+            n_rows = self._count_excess(connection, max_bytes)
             return self._remove_oldest(connection, min(n_rows, _ROWS_PER_REMOVAL))
 
     def _count_excess(self, connection: Connection, max_bytes: int) -> int:
-        """Return how many rows the log has beyond so many bytes; where that is not known, as many as go at once."""
+        """Return the number of rows in excess of `max_bytes`; for SQLite the largest number removed at once."""
         if self._is_sqlite:
             return _ROWS_PER_REMOVAL if sqlite_file.used_bytes(_executor(connection)) > max_bytes else 0
-        from model.postgresql import count_excess  # here, since SQLite needs none of it
+        from model.postgresql import count_excess  # here, since SQLite does not need it
 
         return count_excess(_executor(connection), _predictions.name, max_bytes)
 
     def _remove_oldest(self, connection: Connection, n_rows: int, *conditions: ColumnElement[bool]) -> int:
         table = _predictions.c
         oldest = select(table.request_id, table.row).where(*conditions).order_by(table.time).limit(n_rows)
-        # What feedback has locked is removed another time.
+        # Rows that feedback has locked are removed another time.
         matches = tuple_(table.request_id, table.row).in_(oldest.with_for_update(skip_locked=True))
         return connection.execute(delete(_predictions).where(matches)).rowcount
 
@@ -363,18 +364,18 @@ class PredictionLog:
         self._engine.dispose()
 
     def _reopen(self, gone: SQLiteFile) -> None:
-        """Leave a file that was removed or replaced, for the one that has its name now."""
+        """Switch from a file that was removed or replaced to the file of that name now."""
         with self._reopening:
-            if self._file is not gone:  # another thread was here
+            if self._file is not gone:  # another thread has done it
                 return
             _log.warning("the file of the prediction log was removed or replaced; a new log is started")
-            gone.remove_wal_and_shm()  # while our connections keep their inodes from being given to new files
+            gone.remove_wal_and_shm()  # while open connections keep their inodes from being reused
             self._ready, self._file = False, None
             self._engine.dispose()
 
     @contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
-        """Run a transaction, in a database that has the table; what is written is in the file that has the name."""
+        """Run a transaction in a database with the table. A write fails if the file was replaced meanwhile."""
         try:
             file = self._file
             if file and not file.is_in_place():
@@ -389,7 +390,7 @@ class PredictionLog:
                 elif not inspect(self._engine).has_table(_predictions.name):
                     raise PredictionLogError("no prediction log is in this database; name the one of the server")
                 self._ready = True
-            file = self._file  # another thread may begin anew meanwhile
+            file = self._file  # another thread may reopen meanwhile
             with self._engine.begin() as connection:
                 if file and writes:
                     file.bound_wal(_executor(connection))
@@ -397,9 +398,9 @@ class PredictionLog:
             if file and writes and not file.is_in_place():
                 raise PredictionLogError("the file of the prediction log was removed or replaced while it was written")
         except SQLAlchemyError as error:
-            self._ready = False  # the database may come back without the table
+            self._ready = False  # the database may return without the table
             cause = getattr(error, "orig", None) or error
-            # What neither quotes a password nor a value: the class, and the database's own name for what is wrong.
+            # The class and the database's error code, which contain neither a password nor a value.
             code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
             cause_name = " ".join(filter(None, [type(cause).__name__, code]))
             if isinstance(error, (DataError, IntegrityError)):
@@ -408,7 +409,7 @@ class PredictionLog:
 
 
 def _executor(connection: Connection) -> Callable[[str], Any]:
-    """Return what runs a statement and returns its first row."""
+    """Return a function that runs a statement and returns its first row."""
     return lambda statement: connection.exec_driver_sql(statement).first()
 
 
@@ -418,5 +419,5 @@ def _chunks(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
 
 
 def _naive_utc(moment: datetime) -> datetime:
-    """Return a time of the database without its zone: PostgreSQL gives it in the session's, SQLite in none."""
+    """Return a time of the database in UTC without zone; PostgreSQL returns the session's zone, SQLite none."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -1,6 +1,6 @@
-"""The report on a model in use: drift and live errors in sentences, tables and pictures, as one HTML file.
+"""The report on a deployed model: drift and live errors in sentences, tables and figures, as one HTML file.
 
-The file needs nothing beside it: no network, no script.
+The file is self-contained: no network, no script.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from model.live import (
 )
 from model.prediction_log import LoggedRows, PredictionLog
 
-# What has just begun is hidden by the days before it. As many as the service's live error looks at, unless told else.
+# Judged separately, since earlier days would hide a recent change. The default window of the service's live error.
 RECENT_DAYS = 7
 
 _MAX_DAYS = 36_500
-_MAX_POINTS = 5_000  # of a scatter plot: more hide each other
+_MAX_POINTS = 5_000  # in a scatter plot: more hide each other
 
 
 def write(
     model: Artifact, log: PredictionLog, output: Path, *, days: int = 30, now: datetime | None = None
 ) -> list[tuple[Verdict, str]]:
-    """Write the report on the last `days` to `output`, whole or not at all, and return its verdict in sentences.
+    """Write the report on the last `days` atomically to `output` and return its verdicts with their sentences.
 
-    Raises `PredictionLogError`, and `ValueError` for days that are none.
+    Raises `PredictionLogError`, and `ValueError` for an invalid number of days.
     """
     if not 1 <= days <= _MAX_DAYS:
         raise ValueError(f"days is {days}; set it to 1 to {_MAX_DAYS}")
@@ -71,7 +71,7 @@ def write(
 def _sentences(
     model: Artifact, findings: Findings | None, other_versions: Mapping[int, int], days: int
 ) -> Iterator[tuple[Verdict, str]]:
-    """Say what was found, with what it means."""
+    """Yield the findings as verdicts with a sentence each."""
     if findings is None:
         instead = f" Other versions were logged: {_versions(other_versions)}." if other_versions else ""
         yield (
@@ -199,7 +199,7 @@ def _render(
 
 def _pictures(model: Artifact, findings: Findings) -> dict[str, str]:
     """Return each figure as a data URI."""
-    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a feature's name or unit is one
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a name or unit is no TeX
         figures = dict(_figures(model, findings))
         return {
             name: f"data:image/svg+xml;base64,{base64.b64encode(plots.to_svg(figure)).decode()}"
@@ -251,7 +251,7 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
             ),
         )
         known = np.flatnonzero(np.isfinite(logged.predictions - logged.truths))
-        if len(known) > _MAX_POINTS:  # the same of them for the same log
+        if len(known) > _MAX_POINTS:  # reproducibly for the same log
             known = np.sort(np.random.default_rng(0).choice(known, _MAX_POINTS, replace=False))
         y, predicted = logged.truths[known], logged.predictions[known]
         yield "predicted", plots.predicted_against_actual(y, predicted, label=label)
@@ -259,7 +259,7 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
 
 
 def _live_rmse(logged: LoggedRows, rows: slice) -> tuple[float, float, float]:
-    """Return the RMSE of the rows that have a truth with its interval; NaN where there are fewer than two."""
+    """Return the RMSE of the rows with a truth and its interval; NaN for fewer than two."""
     errors = logged.predictions[rows] - logged.truths[rows]
     errors = errors[np.isfinite(errors)]
     if len(errors) < 2:
@@ -276,7 +276,7 @@ def _versions(other_versions: Mapping[int, int]) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return four digits of a number, as a person writes it."""
+    """Return a number with four significant digits for a person."""
     if value == 0 or not 1e-3 <= abs(value) < 1e7:
         return f"{value:.4g}"
     return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"

@@ -1,6 +1,6 @@
-"""A model's schema: which features a row has, in which order, and how named cells become one matrix.
+"""A model's schema: the features of a row and their order, and the conversion of named cells into a matrix.
 
-Knows of names, types and ranges; not of JSON, HTTP or how a model computes.
+Knows names, types and ranges; knows nothing about JSON, HTTP or models.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ NOT_FINITE = "not finite"
 OUT_OF_RANGE = "out of range"
 REPEATED = "repeated"
 REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
-"""Why a cell or a column is refused: a bounded set, fit for a metric's label. The shape of rows has free text."""
+"""The reasons to reject a cell or a column: a bounded set for a metric's label. Problems of shape have free text."""
 
-# How many names that a row has too many are told one by one: there may be a million of them in a small body.
+# Unknown names of a row that are listed one by one: a small body may have a million of them.
 MAX_UNKNOWN = 20
-# How many problems are looked for: a small body may have a million wrong cells, of which each takes a microsecond.
+# The check stops after so many problems: a small body may have a million wrong cells at a microsecond each.
 MAX_PROBLEMS = 10_000
-# What a client calls its own is quoted so far: a name may be as long as a body.
+# Names from a client are cut to this length in messages: a name may be as long as a body.
 _MAX_NAME = 200
-# In JSON that is indented by 4, beside its name: 9 characters of white space, quotes, colon, comma, 24 of a number, and
-# its part of the braces around a row.
+# Without the name, in JSON with an indent of 4: 9 characters of white space, quotes, colon, comma, 24 for a number, and
+# a part of the braces around a row.
 _MAX_CELL_BYTES = 48
-_EXTRA_VALUES = 1_000  # that stand around the rows
+_EXTRA_VALUES = 1_000  # for what surrounds the rows
 
 _log = logging.getLogger("tabserve")
 
-# What stands between cells in files that call themselves CSV.
+# Separators other than commas in files that are called CSV.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
-# What pandas, R and spreadsheets write into a cell that has no value.
+# What pandas, R and spreadsheets write for a missing value.
 _MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
-# Written so that no digit can be matched in two ways: a long cell must not take time in proportion to its square.
+# No digit can be matched in two ways, since a long cell must not take quadratic time.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
 
@@ -62,8 +62,8 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?"
 class Feature:
     """One column of a model: its name, its unit and its ranges.
 
-    `minimum` and `maximum` are what training saw; values beyond them are answered. `lowest` and `highest`
-    are the limits beyond which the trained model itself refuses to answer, and so does the server.
+    `minimum` and `maximum` are the training range; values outside it are accepted. `lowest` and `highest` are the
+    limits outside which the trained model raises; the server rejects such values.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Feature:
 class Schema:
     """The features of a model in the order of its matrix, and its target.
 
-    Of what a table has beside the features, the target is left out, and every column where `ignore_unknown`.
+    Of a table's other columns the target is ignored, and with `ignore_unknown` every column.
     """
 
     features: tuple[Feature, ...]
@@ -104,11 +104,11 @@ class Schema:
         return lowest.tolist(), highest.tolist()
 
     def max_values(self, max_rows: int) -> int:
-        """Return how many values a request of so many rows may have, some columns too many among them."""
+        """Return the largest number of JSON values in a request of `max_rows`, with room for unknown columns."""
         return _max_cells(max_rows, len(self.features))
 
     def max_bytes(self, max_rows: int) -> int:
-        """Return how long so many rows may be in JSON, each with all names."""
+        """Return the largest length of `max_rows` in JSON, each row with all names."""
         return max_rows * self._row_bytes
 
     @cached_property
@@ -116,7 +116,7 @@ class Schema:
         return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
 
     def ignores(self, name: str) -> bool:
-        """Return whether a column that is no feature is not looked at; of the target that is logged, once."""
+        """Return whether a column that is not a feature is ignored. A warning about the target is logged once."""
         if name == self.target.name:
             _warn_ignored(name)
             return True
@@ -127,14 +127,14 @@ class Schema:
         return frozenset(self.names)
 
     def _unknown(self, names: Iterable[str]) -> list[str]:
-        """Return those names that are no feature's and not left out: more than `MAX_UNKNOWN` never are."""
+        """Return the names that are neither features nor ignored; more than `MAX_UNKNOWN` are never ignored."""
         others = [name for name in names if name not in self._known]
         if self.ignore_unknown and len(others) > MAX_UNKNOWN:
             return others
         return [name for name in others if not self.ignores(name)]
 
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
-        """Return `(n_rows, n_features)` float64 from one mapping a row, keys in any order.
+        """Return `(n_rows, n_features)` float64 from one mapping per row, keys in any order.
 
         Raises `SchemaError` with every problem of every row.
         """
@@ -152,9 +152,9 @@ class Schema:
         return matrix
 
     def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
-        """Return `(n_rows, n_features)` float64 from lists whose cells `header` names, in any order.
+        """Return `(n_rows, n_features)` float64 from lists with the columns of `header`, in any order.
 
-        None if anything is wrong with them: the quick way for good rows.
+        A fast path for valid rows: returns None if there is any problem.
         """
         if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(header)}:
             return None
@@ -171,7 +171,7 @@ class Schema:
     def matrix_from_columns(self, columns: Mapping[str, Sequence[Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from columns of equal length, in any order.
 
-        Raises `SchemaError` with every problem; a column that is missing or unknown is one problem, not one a row.
+        Raises `SchemaError` with every problem; a missing or unknown column is one problem, not one per row.
         """
         n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
@@ -188,7 +188,7 @@ class Schema:
         raise _schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
 
     def matrix_from_array(self, X: Matrix) -> Matrix:
-        """Return `(n_rows, n_features)` float64, in the schema's order, as it is, if every cell is acceptable.
+        """Return `X` `(n_rows, n_features)`, in the schema's order, if every cell is acceptable.
 
         Raises `SchemaError` with every problem.
         """
@@ -198,12 +198,12 @@ class Schema:
         raise _schema_error(chain.from_iterable(cell_problems), len(X))
 
     def _matrix(self, cells: list[Any]) -> Matrix | None:
-        """Return the cells as a matrix, or None if any of them is not acceptable: the quick way for good rows."""
+        """Return the cells as a matrix, or None if any is not acceptable: a fast path for valid rows."""
         if not _NUMBERS.issuperset(map(type, cells)):
             return None
         width = len(self.features)
         try:
-            if len(cells) == width:  # calling numpy takes longer than to compare the cells of one row
+            if len(cells) == width:  # for one row, calling numpy takes longer than comparing its cells
                 (lowest,), (highest,) = self._limits_as_lists
                 row = list(map(float, cells))
                 fits = all(map(le, lowest, row)) and all(map(ge, highest, row))
@@ -215,12 +215,11 @@ class Schema:
 
     def _accepts(self, X: Matrix) -> bool:
         lowest, highest = self._limits
-        # NaN compares false with everything, so it is caught here too. For a single row, numpy's own all() takes as
-        # long as the rest.
+        # NaN compares false, so it is rejected, too. For a single row, numpy's all() takes as long as the rest.
         return 0 not in (lowest <= X).tobytes() and 0 not in (highest >= X).tobytes()
 
     def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-        """Yield everything that is wrong with `records`."""
+        """Yield every problem of `records`."""
         for row, record in enumerate(records):
             yield from self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
             unknown = self._unknown(record)
@@ -237,24 +236,24 @@ class Schema:
 
 
 def _schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
-    """Return the error that says what is wrong with rows: all of it, up to `MAX_PROBLEMS`."""
+    """Return the error with all problems, up to `MAX_PROBLEMS`."""
     found = list(islice(problems, MAX_PROBLEMS + 1))
     return SchemaError(found[:MAX_PROBLEMS], n_rows=n_rows, more=len(found) > MAX_PROBLEMS)
 
 
 def shortened(name: str) -> str:
-    """Return a name that a client made up, cut off where it is too long to be told."""
+    """Return a client's name for a message, cut off if it is too long."""
     return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
 
 
 @cache
 def _warn_ignored(target: str) -> None:
-    """Log, once a process, that a table has the target among its columns."""
+    """Warn, once per process, that a table has the target among its columns."""
     _log.warning("a table has the column %r, which is the model's target: the column is ignored", target)
 
 
 def cell_reason(cell: Any, feature: Feature) -> str | None:
-    """Return why `cell` cannot be a value of `feature`, or None if it can."""
+    """Return the reason to reject `cell` as a value of `feature`, or None."""
     if cell is None:
         return MISSING
     if type(cell) not in (int, float):  # bool is an int, and True is not a measurement
@@ -269,9 +268,9 @@ def cell_reason(cell: Any, feature: Feature) -> str | None:
 
 
 def parse_cell(text: str) -> float | str | None:
-    """Return the number that a cell of text states, None for an empty one, the text itself for anything else.
+    """Return the number in a cell of text, None for a missing value, the text itself for anything else.
 
-    Correctly rounded, as `float` is; `1_000` and digits of other scripts, which `float` takes, are not numbers.
+    Rounds correctly, like `float`. `1_000` and digits of other scripts, which `float` accepts, are not numbers.
     """
     text = text.strip()
     if text.lower() in _MISSING_CELLS:
@@ -284,12 +283,13 @@ def columns_from_csv(
 ) -> tuple[dict[str, list[Any]], int]:
     """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
 
-    The first line is the header. Where `header` is False there is none, and `names` stands for it; where it is None,
-    a first line without any text is data. Columns that `names` does not have come out empty; a first one without a name
-    does not come out: it is the index, as pandas writes it. Blank lines are skipped.
+    The first line is the header. If `header` is False, all lines are data and `names` is the header; if it is None, the
+    first line is data unless it has any text. Columns that are not in `names` are returned empty. A first column
+    without a name is dropped: it is the index that pandas writes. Blank lines are skipped.
+
     Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
-    header; `TooManyRowsError` as soon as there are more than `max_rows`; `ValueError` for text that is no CSV at all.
-    With `max_rows` and `names`, lines and cells are bounded, too: blank lines, and cells too many, are `SchemaError`.
+    header; `TooManyRowsError` for more than `max_rows`; `ValueError` for text that is not CSV. With `max_rows` and
+    `names`, `SchemaError` is also raised for too many lines, blank ones included, or too many cells.
     """
     source: Iterable[str] = io.StringIO(text.removeprefix("\ufeff"), newline="")
     if max_rows is not None and names is not None:
@@ -324,7 +324,7 @@ def columns_from_csv(
 
 
 def _parse_cells(texts: list[str]) -> list[float | str | None]:
-    """Return what each cell states: the same text, as columns and small bodies have it often, is read once."""
+    """Return the parsed cells; equal texts, which are frequent, are parsed once."""
     parsed = {text: parse_cell(text) for text in set(texts)}
     return [parsed[text] for text in texts]
 
@@ -334,11 +334,11 @@ def _max_cells(max_rows: int, width: int) -> int:
 
 
 def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
-    """Yield lines of CSV; raise `SchemaError` for more lines or commas than so many rows can have.
+    """Yield lines of CSV; raise `SchemaError` for more lines or commas than `max_rows` can have.
 
-    Between two lines other threads run, which must not wait for the reader of them all.
+    A generator, because other threads can run between two lines.
     """
-    max_lines = 2 * max_rows + _EXTRA_VALUES  # each may be followed by a blank one
+    max_lines = 2 * max_rows + _EXTRA_VALUES  # each line may be followed by a blank one
     max_cells = _max_cells(max_rows, width)
     for number, line in enumerate(lines):
         max_cells -= line.count(",")
@@ -350,13 +350,13 @@ def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
 
 
 def check_width(n_columns: int, names: Sequence[str] | None) -> None:
-    """Raise `SchemaError` for far more columns than there are `names`, before anything is made of each."""
+    """Raise `SchemaError` for far more columns than `names`, before the columns are processed."""
     if names is not None and n_columns > len(names) + MAX_UNKNOWN:
         raise SchemaError([Problem(None, None, f"has {n_columns} columns where there are {len(names)}")], n_rows=0)
 
 
 def shape_problems(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
-    """Return a problem for each name that the header repeats and for each row of another length than the header."""
+    """Return a problem for each repeated name in the header and for each row of another length than the header."""
     problems = [Problem(None, shortened(name), REPEATED) for name, count in Counter(header).items() if count > 1]
     width = len(header)
     problems += [
@@ -368,7 +368,7 @@ def shape_problems(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list
 
 
 def to_manifest(schema: Schema) -> dict[str, Any]:
-    """Return the schema as the manifest writes it: JSON has no infinity, so an absent limit means none."""
+    """Return the schema for the manifest. JSON has no infinity, so an infinite limit is absent."""
     features = [
         {key: value for key, value in asdict(feature).items() if value not in (math.inf, -math.inf)}
         for feature in (*schema.features, schema.target)
@@ -377,7 +377,7 @@ def to_manifest(schema: Schema) -> dict[str, Any]:
 
 
 def from_manifest(manifest: Mapping[str, Any]) -> Schema:
-    """Return the schema that `to_manifest` wrote. Raises `TypeError` or `ValueError` for what is none."""
+    """Return the schema that `to_manifest` wrote. Raises `TypeError` or `ValueError` for anything else."""
     schema = Schema(
         features=tuple(Feature(**feature) for feature in manifest["features"]),
         target=Feature(**manifest["target"]),
@@ -387,7 +387,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> Schema:
         if not all(isinstance(text, str) for text in texts) or feature.type != "number":
             raise ValueError(f"the feature {feature.name!r} is not of type number with string descriptions")
         for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
-            # An absent limit is infinite; one that is written is a number that a float64 can hold.
+            # An absent limit is infinite; others must be within float64.
             if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:
                 raise ValueError(f"the feature {feature.name!r} has limits that are not two numbers in order")
     if not schema.features:

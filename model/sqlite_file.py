@@ -1,6 +1,6 @@
-"""A file of SQLite that several processes write: how it is opened, how much is in it, and whether it is still there.
+"""An SQLite file with several writing processes: how it is opened, its size, and whether it is still in place.
 
-SQLite itself goes on with a file that was removed or replaced, and keeps what it writes nowhere.
+SQLite keeps using a file that was removed or replaced, and what it writes there is lost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 from model.errors import PredictionLogError
 
-# SQLite makes the -wal file empty whenever nobody reads what is in it; a reader that stays keeps it growing. A
-# transaction of the log adds less than 100 MiB.
+# SQLite empties the -wal file when no reader uses it; a permanent reader makes it grow. A transaction of the log adds
+# less than 100 MiB.
 _MAX_WAL_BYTES = 128 * 2**20
-_KEPT_WAL_BYTES = 16 * 2**20  # of a larger one the rest is given back to the file system
+_KEPT_WAL_BYTES = 16 * 2**20  # a larger file is truncated to this size
 
 
 def configurer(*, timeout_seconds: float) -> Callable[[Any, object], None]:
-    """Return what lets several processes write: readers do not wait, a commit waits for no disk but at a checkpoint."""
+    """Return a listener that sets up WAL for several writers: readers do not block, only checkpoints sync to disk."""
 
     def set_up(connection: Any, _: object) -> None:
         deadline = time.monotonic() + timeout_seconds
@@ -31,7 +31,7 @@ def configurer(*, timeout_seconds: float) -> Callable[[Any, object], None]:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError as error:  # unlike every other statement this one does not wait for a lock
+            except sqlite3.OperationalError as error:  # unlike other statements, this one does not wait for a lock
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
@@ -42,10 +42,10 @@ def configurer(*, timeout_seconds: float) -> Callable[[Any, object], None]:
 
 
 def read_only_connector(path: Path, *, timeout_seconds: float) -> Callable[[], sqlite3.Connection]:
-    """Return what opens the file and does not make it. Raises `PredictionLogError` if there is none."""
+    """Return a function that opens an existing file. Raises `PredictionLogError` if there is none."""
     if not path.is_file():
         raise PredictionLogError(f"there is no prediction log {str(path)!r}; name the one that the server writes to")
-    # Not "ro": that leaves its -wal and -shm files behind, which nobody else may be allowed to remove.
+    # Not "ro", which would leave -wal and -shm files that other users may not be able to remove.
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
@@ -57,9 +57,9 @@ def read_only_connector(path: Path, *, timeout_seconds: float) -> Callable[[], s
 
 
 class SQLiteFile:
-    """The file of an open database with its -wal and -shm files, known by their devices and inodes.
+    """The file of an open database with its -wal and -shm files, identified by devices and inodes.
 
-    No other file gets the inode of one that is open. `execute` runs a statement in the database and returns its row.
+    The inode of an open file is not reused. `execute` runs a statement in the database and returns its row.
     """
 
     def __init__(self, execute: Callable[[str], Any]) -> None:
@@ -68,18 +68,18 @@ class SQLiteFile:
         self._inodes = {path: _inode(path) for path in (self._path, self._wal, self._shm)}
 
     def is_in_place(self) -> bool:
-        """Return whether the file that was opened is still the one of its name."""
+        """Return whether the path still names the file that was opened."""
         return _inode(self._path) == self._inodes[self._path]
 
     def remove_wal_and_shm(self) -> None:
-        """Remove what is left beside a file that is gone: SQLite would take it for the next file's."""
+        """Remove the -wal and -shm files of a file that is gone; SQLite would use them for the next file."""
         for path in (self._wal, self._shm):
             if self._inodes[path] and _inode(path) == self._inodes[path]:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
 
     def bound_wal(self, execute: Callable[[str], Any]) -> None:
-        """Empty the -wal file if it is too long. Raises `PredictionLogError` where a reader does not let it."""
+        """Empty the -wal file if it is too long. Raises `PredictionLogError` if a reader prevents it."""
         with suppress(FileNotFoundError):
             if os.stat(self._wal).st_size > _MAX_WAL_BYTES and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
                 raise PredictionLogError(
@@ -88,13 +88,13 @@ class SQLiteFile:
 
 
 def used_bytes(execute: Callable[[str], Any]) -> int:
-    """Return how much of the file is in use; the rest is written again before the file grows."""
+    """Return the bytes of the used pages; SQLite reuses the free ones before the file grows."""
     pages, free, size = (execute(f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size"))
     return int((pages - free) * size)
 
 
 def _inode(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from every other that is open or has a name; None where there is none."""
+    """Return the device and inode of a file, or None if there is none."""
     try:
         found = os.stat(path)
     except OSError:

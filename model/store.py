@@ -1,6 +1,6 @@
 """Versions and aliases of models: `<root>/<name>/<version>/` and `<root>/<name>/aliases.json`.
 
-A platform may mount one artifact where a store is looked for: a root with a manifest is a store of that version alone.
+A platform may mount a single artifact in place of a store: a root with a manifest is a store of only that version.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from model.manifest import MAX_VERSION
 CHAMPION = "champion"
 ALIASES = "aliases.json"
 
-# Names become folders, URLs and label values: nothing that would have to be quoted in any of them.
+# Names become folders, URLs and label values, so they contain nothing that needs quoting.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of models, or one artifact, which is then the champion of its name and cannot get company.
+    """A folder of models, or one artifact, which is then the champion of its name; nothing can be added to it.
 
-    A model is asked for as `name` (its champion), `name@alias` or `name@version`.
+    A reference to a model is `name` (its champion), `name@alias` or `name@version`.
     """
 
     root: Path
 
     def names(self) -> list[str]:
-        """Return the models that have a version. Raises `ArtifactError` if the root is a broken artifact."""
+        """Return the names of models with a version. Raises `ArtifactError` if the root is a broken artifact."""
         if root_artifact := self._root_artifact():
             return list(root_artifact)
         if not self.root.is_dir():
@@ -58,7 +58,7 @@ class Store:
         return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the version that each alias of a model stands for."""
+        """Return the version of each alias of a model."""
         path = self._folder(name) / ALIASES
         if root_artifact := self._root_artifact():
             return {CHAMPION: root_artifact[name]} if name in root_artifact else {}
@@ -66,7 +66,7 @@ class Store:
             aliases = read_json(path)
         except FileNotFoundError:
             return {}
-        except PermissionError:  # which can be put right without the file being written anew
+        except PermissionError:  # the file itself may be correct
             raise
         except (OSError, ValueError):
             aliases = None
@@ -80,20 +80,20 @@ class Store:
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as descriptor:
-            for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed while it wrote
+            for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
                 shutil.rmtree(abandoned)
             aliases = self.aliases(name)
             version = max(self.versions(name), default=0) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
             incoming = folder / f".{ALIASES}"
             artifact.write(incoming, artifact.to_json({**aliases, alias: version}))
-            os.fsync(descriptor)  # the new version's name, before the alias that points to it
+            os.fsync(descriptor)  # the new version's name before the alias that points to it
             incoming.replace(folder / ALIASES)
             os.fsync(descriptor)
         return path
 
     def find(self, reference: str) -> Path:
-        """Return the folder of the version that `reference` asks for. Raises `NotInStoreError`."""
+        """Return the folder of the version that `reference` names. Raises `NotInStoreError`."""
         name, _, wanted = reference.partition("@")
         versions = self.versions(name)
         if not versions:
@@ -114,7 +114,7 @@ class Store:
         return self.root if self._root_artifact() else self._folder(name) / str(version)
 
     def load(self, reference: str) -> Artifact:
-        """Load and verify the version that `reference` asks for. Raises `NotInStoreError`, `ArtifactError`."""
+        """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`."""
         path = self.find(reference)
         found = artifact.load(path)
         if path != self.root and (found.name, str(found.version)) != (path.parent.name, path.name):
@@ -127,9 +127,9 @@ class Store:
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:
-        """Yield a new folder on the store's file system that is gone at the end, with all that is left in it.
+        """Yield a new temporary folder on the store's file system, which is removed at the end.
 
-        Removes those of processes that were killed.
+        Also removes the folders of processes that were killed.
         """
         self._check_is_store()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class Store:
         with ExitStack() as held:
             with _locked(self.root):
                 for other in self.root.glob(artifact.INCOMING + "*"):
-                    # Whoever is alive holds the lock of its folder until that is gone.
+                    # A live process holds the lock of its folder.
                     with suppress(BlockingIOError, FileNotFoundError), _locked(other, wait=False):
                         shutil.rmtree(other)
                 folder.mkdir()
@@ -146,21 +146,21 @@ class Store:
             yield folder
 
     def merge(self, other: Store, *, alias: str | None = None) -> dict[Path, bool]:
-        """Move all versions of `other`, which lies on the same file system, here, and set its aliases.
+        """Move all versions of `other`, a store on the same file system, into this one, and set its aliases.
 
-        With `alias`, point that to each model's newest version instead. Return each version's folder, and whether it
-        is new: one that is here already stays. Raises `ArtifactError`, with nothing changed, if that is damaged or is
-        not the same.
+        With `alias`, point it to each model's newest version instead. Return each version's folder, and whether it is
+        new: a version that this store already has is kept. Raises `ArtifactError` and changes nothing if that version
+        is damaged or differs.
         """
         self._check_is_store()
-        self._plan_moves(other)  # before a folder is made, so that a refusal leaves none
+        self._plan_moves(other)  # before any folder is made, so that an error leaves none
         with ExitStack() as held:
             locks: dict[str, int] = {}
-            for name in other.names():  # sorted, so that two that take at once do not wait for each other
+            for name in other.names():  # sorted, so that two merges cannot deadlock
                 self._folder(name).mkdir(exist_ok=True)
                 locks[name] = held.enter_context(_locked(self._folder(name)))
             moves = self._plan_moves(other)
-            changed: dict[Path, int] = {}  # tables of aliases that wait to be put in place, with their folders
+            changed: dict[Path, int] = {}  # new tables of aliases, to be renamed later, with their folders
             for name, descriptor in locks.items():
                 old = self.aliases(name)
                 new = {**old, **({alias: other.versions(name)[-1]} if alias else other.aliases(name))}
@@ -173,14 +173,14 @@ class Store:
                 if source:
                     source.rename(path)
             for descriptor in locks.values():
-                os.fsync(descriptor)  # the new versions' names, before the aliases that point to them
+                os.fsync(descriptor)  # the new versions' names before the aliases that point to them
             for path, descriptor in changed.items():
                 path.replace(path.with_name(ALIASES))
                 os.fsync(descriptor)
         return {path: source is not None for path, source in moves.items()}
 
     def _plan_moves(self, other: Store) -> dict[Path, Path | None]:
-        """Return the folder here of each version of `other`, and the one to be moved to it: None if it is here."""
+        """Return the target folder of each version of `other` with its source, None if this store has it already."""
         moves: dict[Path, Path | None] = {}
         for name in other.names():
             for version in other.versions(name):
@@ -195,7 +195,7 @@ class Store:
         return moves
 
     def _root_artifact(self) -> dict[str, int]:
-        """Return the name and the version of the artifact that the root itself is; nothing if it is none."""
+        """Return the name and the version if the root itself is an artifact, else nothing."""
         path = self.root / artifact.MANIFEST
         if not path.is_file():
             return {}
@@ -218,10 +218,10 @@ class Store:
 
 
 def find_store(candidates: Sequence[Path]) -> Path | None:
-    """Return the first candidate with a model, or the one folder in it, at most two levels down, that has one.
+    """Return the first candidate with a model, or the only folder in it, at most two levels down, with one.
 
-    A folder has a model if it is an artifact, or a store that is not empty. A store of one version without aliases,
-    as mounted from `<name>/<version>/`, is found as that artifact. What cannot be read has no model.
+    A folder has a model if it is an artifact or a store that is not empty. A store of one version without aliases, as
+    mounted from `<name>/<version>/`, is found as that artifact. An unreadable folder has no model.
     """
     found = (_find_below(candidate, levels=2) for candidate in candidates)
     return next((path for path in found if path), None)
@@ -247,9 +247,9 @@ def _find_below(folder: Path, *, levels: int) -> Path | None:
 
 @contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the folder's lock and yield its descriptor, so that two trainings at once get two versions.
+    """Hold the folder's lock and yield its descriptor, so that two concurrent trainings get two versions.
 
-    Raises `BlockingIOError` where another process holds it and there is no time to `wait`.
+    Raises `BlockingIOError` if another process holds the lock and `wait` is False.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""The engine of a network on a GPU: arrays in, arrays out, as `engine` has it for graphs. Needs PyTorch.
+"""The engine of a network on a GPU: arrays in, arrays out, like `engine` for graphs. Needs PyTorch.
 
-A process that forks after CUDA was used has broken children, so that whoever serves loads this after the fork.
+CUDA does not work in a child of a process that used it, so a server loads this after the fork.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from model.errors import ArtifactError, DeviceError
 from model.network import Network
 from model.schema import Matrix
 
-# What the widest layer's output takes of a piece of the rows, a few of which are alive at once: tens of MiB in all,
-# whatever the network, and 8,192 rows of one that is 256 wide, which keep a GPU busy.
+# The size of the widest layer's output for a chunk of rows. A few such outputs exist at once, which is tens of MiB for
+# any network. For a width of 256 a chunk has 8,192 rows, which keeps a GPU busy.
 _CHUNK_BYTES = 16 * 2**20
-# A run takes milliseconds: a device that takes so long hangs, and says nothing of it.
+# A run takes milliseconds; a device that takes this long hangs without an error.
 _MAX_RUN_SECONDS = 10.0
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 class TorchEngine:
-    """Runs one network on one device, float64 throughout, in a thread of its own; those who ask wait their turn.
+    """Runs one network on one device in float64, in its own thread; concurrent calls wait.
 
-    `max_rows` go to the device at once and longer inputs in pieces, so that its memory is bounded. One thread, since
-    cuBLAS takes tens of MiB for each that it was ever used in.
+    Inputs of more than `max_rows` go to the device in chunks, which bounds its memory. There is one thread because
+    cuBLAS allocates tens of MiB for each thread that used it.
     """
 
     def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
-        """Take the network to the device."""
+        """Move the network to the device."""
         self._max_run_seconds = max_run_seconds
         architecture = network.architecture
         widest = max(architecture["n_features"], *architecture["hidden"], 1)
@@ -44,7 +44,7 @@ class TorchEngine:
         self._network = network.to(device)
         self._thread = ThreadPoolExecutor(1, "engine")
         self._lost = ""
-        # A device copies to and from pinned memory by itself, and several times as fast.
+        # Copies to and from pinned memory are asynchronous and several times as fast.
         pinned = device.type == "cuda"
         self._rows = torch.empty(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=pinned)
         self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=pinned)
@@ -52,7 +52,7 @@ class TorchEngine:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
-        Raises `DeviceError` when the device is lost or hangs, and from then on.
+        Raises `DeviceError` if the device is lost or hangs, and in every later call.
         """
         if not self._lost:
             try:
@@ -74,7 +74,7 @@ class TorchEngine:
         return y
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return the answers to at most `max_rows`, in memory that the next call writes over."""
+        """Return the predictions for at most `max_rows`, in memory that the next call overwrites."""
         rows, predictions = self._rows[: len(X)], self._predictions[: len(X)]
         rows.numpy()[:] = X
         predictions.copy_(self._network(rows.to(self._device, non_blocking=True)))  # waits for the device
@@ -82,17 +82,17 @@ class TorchEngine:
 
 
 def _is_device_lost(error: RuntimeError) -> bool:
-    """Return whether a device is of no use after an error: not where only its memory was full for a moment."""
+    """Return whether the device cannot be used after an error, unlike after running out of memory."""
     if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
         return False
     if isinstance(error, torch.AcceleratorError):
         return getattr(error, "error_code", None) != _OUT_OF_MEMORY
-    return str(error).startswith("CUDA error")  # cuBLAS' errors have no class of their own
+    return str(error).startswith("CUDA error")  # cuBLAS errors have no class
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How full and how busy a GPU is, whoever does it; `busy` is from 0 to 1, or None where the driver does not say."""
+    """Memory and utilization of a GPU by all processes; `busy` is from 0 to 1, or None if it is unknown."""
 
     memory_used_bytes: int
     memory_total_bytes: int
@@ -100,10 +100,10 @@ class Usage:
 
 
 def load(model: Artifact, device: torch.device) -> Artifact:
-    """Return the model with its network on the device in place of its graph, warmed up and verified once more.
+    """Return the model with its network on the device in place of its graph, warmed up and verified again.
 
-    Reads its files again and checks every hash. Raises `ArtifactError`, a `GoldenRowsError` if the device answers
-    otherwise than the trained model.
+    Reads its files again and checks every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts
+    differently than the trained model.
     """
     manifest, files = artifact.read(model.path)
     try:
@@ -115,7 +115,7 @@ def load(model: Artifact, device: torch.device) -> Artifact:
             f"does not describe a network ({error!r})",
             "train it again, or serve it on cpu",
         ) from None
-    # The largest piece makes PyTorch take all the memory that it will need, the smallest has kernels of its own.
+    # The largest chunk makes PyTorch allocate all the memory that it will need; one row uses different kernels.
     for n_rows in (engine.max_rows, 1):
         engine.predict(np.resize(model.golden_rows, (n_rows, model.golden_rows.shape[1])))
     served = replace(model, engine=engine)
@@ -124,7 +124,7 @@ def load(model: Artifact, device: torch.device) -> Artifact:
 
 
 def usage(device: torch.device) -> Usage | None:
-    """Return how full and how busy a GPU is; None for a CPU, or a GPU that is lost."""
+    """Return memory and utilization of a GPU; None for a CPU or a lost GPU."""
     if device.type != "cuda":
         return None
     try:
@@ -133,6 +133,6 @@ def usage(device: torch.device) -> Usage | None:
         return None
     try:
         busy = torch.cuda.utilization(device) / 100
-    except Exception:  # NVML's errors have no base but this; it is not installed, or a part of a GPU is all there is
+    except Exception:  # NVML's errors have no other base; it is missing, or this is a part of a GPU
         busy = None
     return Usage(total - free, total, busy)

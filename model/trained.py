@@ -1,6 +1,6 @@
-"""What every algorithm hands to the export: a fitted model, its compiled graph and what is to be kept of it.
+"""The candidate that every algorithm passes to the export, and the common form of their ONNX graphs.
 
-Knows of no algorithm; the form that all their graphs have is here, too.
+Knows no algorithm.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from model.engine import Predict
 from model.graph import INPUT_NAME, OUTPUT_NAME
 from model.schema import Matrix
 
-# The highest IR version that needs nothing newer than ai.onnx.ml 5, so that older runtimes load the graphs too.
+# The highest IR version that requires nothing newer than ai.onnx.ml 5, so that older runtimes load the graphs, too.
 _IR_VERSION = 10
 _ONNX_OPSET = 21
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A fitted model, whichever library fitted it.
+    """A fitted model of any library, with its compiled graph.
 
-    `predict` is the fitted model itself and `graph` what it was compiled to, which may differ by `tolerance`, relative
-    to the fitted model's answer; at 0, in no bit. `lowest` and `highest` `(n_features,)` bound what it answers.
-    `split_rows` `(n_rows, n_features)` stand where the two would differ first, if there are such places.
-    `forest` has the same trees for many rows, if there are any that fit.
-    `summary` says in a few words how large it is, `packages` what decides its bits. `files` are kept in the artifact,
-    `facts` in its manifest.
+    `predict` is the fitted model and `graph` the compiled one. Their predictions may differ by the relative
+    `tolerance`; at 0 they have the same bits. `lowest` and `highest` `(n_features,)` are the limits of accepted values.
+    `split_rows` `(n_rows, n_features)` are rows where the two would differ first, if there are any. `forest` has the
+    same trees for large batches, if they fit. `summary` describes the model's size, `packages` determine its bits.
+    `files` go into the artifact, `facts` into its manifest.
     """
 
     algorithm: str
@@ -60,7 +59,7 @@ def to_onnx(
 ) -> bytes:
     """Return nodes as one checked ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
 
-    `opsets` are those of other domains than ONNX's own.
+    `opsets` are those of domains other than ONNX's own.
     """
     double = onnx.TensorProto.DOUBLE
     graph = onnx.helper.make_graph(

@@ -1,4 +1,4 @@
-"""From the name of a data set to the draft of its model's artifact: step by step, or through its notebook."""
+"""The recipe from a data set to the draft of an artifact: step by step, or by running its notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.evaluate import Split
 from model.store import Store
 from model.trained import Candidate
 
-# What `mlp.fit` takes beside `mlp.Settings`: where and how it runs, which does not change what is trained.
+# Options of `mlp.fit` besides `mlp.Settings`: where and how it runs, which is no hyperparameter.
 _RUN_OPTIONS = frozenset({"device", "checkpoint"})
 
 
@@ -33,7 +33,7 @@ def draft(
     random_state: int = 7,
     owner: str = "",
 ) -> Draft:
-    """Train a model of the data set of that name, or of the table at `data` with the same columns.
+    """Train a model on the data set of that name, or on the table at `data` with the same columns.
 
     `options` are the algorithm's own: those of `gbm.fit`, or of `mlp.Settings` and `mlp.fit`.
     """
@@ -69,7 +69,7 @@ def _fit_mlp(
     table: Table, rows: Split, options: Mapping[str, Any], random_state: int
 ) -> tuple[Candidate, dict[str, Figure]]:
     require_torch()
-    from model import mlp  # here, since a user of the GBM has no PyTorch
+    from model import mlp  # here, since the GBM does not need PyTorch
 
     settings = dict(options)
     run_options = {name: settings.pop(name) for name in _RUN_OPTIONS & options.keys()}
@@ -90,7 +90,7 @@ def _fit_mlp(
 
 
 def require_torch() -> None:
-    """Raise `ModelError` where PyTorch is not installed."""
+    """Raise `ModelError` if PyTorch is not installed."""
     if not find_spec("torch"):
         raise ModelError(
             "an MLP needs PyTorch, which is not installed; run make train MODEL=height-weight, or "
@@ -101,7 +101,7 @@ def require_torch() -> None:
 def draft_from_notebook(
     name: str, options: Mapping[str, Any], *, data: Path | None = None, random_state: int = 7, owner: str = ""
 ) -> Draft:
-    """Let the data set's notebook train into a store of its own, and take the artifact from there with it inside."""
+    """Run the data set's notebook into a temporary store, and add the executed notebook to the artifact."""
     if datasets.DATASETS[name].algorithm == "mlp":
         require_torch()
     with TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""Models on their way: pack one into a `.tar.gz`, and pull such an archive by URL into a store.
+"""Archives of models: pack one version into a `.tar.gz`, and pull such an archive by URL into a store.
 
-What arrives is not trusted: it is bounded while it comes, unpacked beside the models, verified as a server would, and
-only then moved among them. Knows nothing of how the store is laid out.
+An archive is not trusted: its size is limited during the download, it is unpacked into a temporary folder and verified
+as a server would, and only then moved into the store. Knows nothing about the layout of a store.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ STALL_SECONDS = 30.0
 
 _MAX_MEMBERS = 10_000  # an artifact has about a dozen files
 _CHUNK_BYTES = 2**16
-# What tarfile reads at once is a chunk of a file, or a header with a long name in it, which it keeps in memory.
+# tarfile reads chunks of files, or headers with long names, which it keeps in memory.
 _MAX_READ_BYTES = 2**20
 
 
 def pack(store: Store, reference: str, file: Path) -> str:
-    """Verify a version, write it to `file` and return the SHA-256 of that; the same artifact gives the same bytes.
+    """Verify a version, write it to `file` and return the SHA-256 of the file.
 
-    They depend on nothing but the artifact and the zlib that compresses it.
+    The bytes depend only on the artifact and on the version of zlib.
     """
     model = store.load(reference)
     contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.to_json(model.manifest)}
@@ -49,7 +49,7 @@ def pack(store: Store, reference: str, file: Path) -> str:
             tarfile.open(fileobj=packed, mode="w:", format=tarfile.PAX_FORMAT) as archive,
         ):
             for name, content in sorted(contents.items()):
-                member = tarfile.TarInfo(name)  # of mode 0644 and, unless told, of nobody and no time
+                member = tarfile.TarInfo(name)  # mode 0644, no owner, time 0
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
         with incoming.open("rb") as finished:
@@ -71,10 +71,10 @@ def pull(
     max_seconds: float = MAX_SECONDS,
     stall_seconds: float = STALL_SECONDS,
 ) -> dict[Path, bool]:
-    """Bring the models of a `.tar.gz` into the store; return each version's folder, and whether it is new there.
+    """Add the models of a `.tar.gz` to the store; return each version's folder, and whether it is new.
 
-    The archive holds one artifact, to which `alias` (the champion, if not given) then points, or a store, which has
-    aliases of its own. Raises `ArchiveError` or `ArtifactError`, and the store is as it was.
+    The archive holds one artifact, which gets `alias` (default: champion), or a store with its own aliases. Raises
+    `ArchiveError` or `ArtifactError` and leaves the store unchanged.
     """
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ArchiveError("the expected SHA-256 is not 64 hexadecimal digits")
@@ -106,7 +106,7 @@ def pull(
 
 
 def _verify(store: Store) -> None:
-    """Load every version, check that aliases point to one, and remove every file that no manifest vouches for."""
+    """Load every version, check the aliases, and remove every file that no manifest lists."""
     for name in store.names():
         versions = store.versions(name)
         for version in versions:
@@ -126,7 +126,7 @@ def _strip(model: Artifact) -> None:
 
 
 class _Decompressed(gzip.GzipFile):
-    """What is in a gzip file, for tarfile to read: forward, up to a number of bytes, and little at once."""
+    """The contents of a gzip file for tarfile: read forward only, in limited pieces, up to `max_bytes`."""
 
     def __init__(self, file: Path, *, max_bytes: int) -> None:
         super().__init__(file, "rb")
@@ -146,7 +146,7 @@ class _Decompressed(gzip.GzipFile):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if offset < self._position:  # a negative size in a header, by which the same would be read for ever
+        if offset < self._position:  # a negative size in a header would cause an endless loop
             raise ArchiveError("is not a complete .tar.gz: it points back")
         while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
             pass
@@ -154,7 +154,7 @@ class _Decompressed(gzip.GzipFile):
 
 
 def _unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
-    """Write the folders and plain files of a `.tar.gz` into a new folder. Raises `ArchiveError` for all else."""
+    """Unpack the folders and regular files of a `.tar.gz` into a new folder. Raises `ArchiveError` for the rest."""
     folder.mkdir()
     try:
         with _Decompressed(archive, max_bytes=max_bytes) as stream:
@@ -163,14 +163,14 @@ def _unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
                     if number > _MAX_MEMBERS:
                         raise ArchiveError(f"has more than {_MAX_MEMBERS} files")
                     _write(members, member, folder)
-            while stream.read(_CHUNK_BYTES):  # to the end, where gzip's own checksum stands
+            while stream.read(_CHUNK_BYTES):  # to the end, where gzip checks its checksum
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
         raise ArchiveError(f"is not a complete .tar.gz: {error}") from None
 
 
 def _write(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write one member. Not by tarfile's own extraction, which would also make links and set owners and modes."""
+    """Write one member. tarfile's own extraction would also make links and set owners and modes."""
     name = PurePosixPath(member.name)
     quoted = repr(member.name[:200])
     if name.is_absolute() or ".." in name.parts:
