@@ -1,1 +1,1 @@
-"""Measurements of the engine and the service on the machine at hand."""
+"""Benchmarks of the engine and the service on this machine."""

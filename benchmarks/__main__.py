@@ -1,4 +1,4 @@
-"""make bench: the engine alone, where the time of a request goes, and the service beside its peers."""
+"""make bench: the engine, the cost of each step of a request, and the service compared with its peers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from benchmarks.machine import machine
 from benchmarks.report import render
 from benchmarks.side_by_side import run, save
 
-# Each in a process of its own, since what one imports or sets would change what the next measures.
+# Each in its own process, since imports and settings of one would influence the next.
 IN_A_PROCESS = {"engine": "benchmarks.engine", "breakdown": "benchmarks.breakdown"}
 SIDE_BY_SIDE = "side-by-side"
 PARTS = [*IN_A_PROCESS, SIDE_BY_SIDE]
 
 
 def main() -> None:
-    """Measure the chosen parts and print them as Markdown."""
+    """Run the chosen parts and print the results as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     chosen = parser.add_argument_group(SIDE_BY_SIDE)
     names = ", ".join(CONTENDERS)
     chosen.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, metavar="NAME", help=names)
-    chosen.add_argument("--rounds", type=int, default=3, help="how often each has its turn (default: 3)")
-    chosen.add_argument("--seconds", type=int, default=2, help="how long a step of load takes (default: 2)")
-    chosen.add_argument("--no-install", action="store_true", help="measure those that are installed already")
+    chosen.add_argument("--rounds", type=int, default=3, help="rounds, in which the contenders take turns (default: 3)")
+    chosen.add_argument("--seconds", type=int, default=2, help="seconds per step of load (default: 2)")
+    chosen.add_argument("--no-install", action="store_true", help="measure only contenders that are installed already")
     chosen.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="where to write them"
+        "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
     )
     options = parser.parse_args()
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()

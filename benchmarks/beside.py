@@ -1,8 +1,8 @@
-"""How long others wait while a costly body comes every second: their p99 beside each, and beside none.
+"""Measure the latency of other requests while a costly body arrives every second, and without one.
 
-Four clients each ask about one row a hundred times a second. A wait counts from when the request should have been sent,
-so that those that the client could not send while it waited for the one before are in the figures. The bodies are those
-that `benchmarks.hostile` found to hold the interpreter's lock for longest, or to take most CPU.
+Four clients each send one row a hundred times a second. Latency counts from the time at which the request was due, so
+that requests delayed by a slow one before them are included (no coordinated omission). The bodies are those for which
+`benchmarks.hostile` measured the longest hold of the interpreter's lock, or the most CPU.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ COSTLIEST = {
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=10, help="for each body (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default: 3)")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds for each body (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is reported (default: 3)")
     options = parser.parse_args()
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
     houses = read(BOSTON_HOUSING).X.to_numpy()
     make_venv(LOGGED)
     chosen: dict[tuple[str, str], Body] = {}
     for body in bodies(MODEL, list(read(BOSTON_HOUSING).X.columns), houses[0].tolist()):
-        if (body.route, body.name) in COSTLIEST:  # of two lengths the second, which is not refused at once
+        if (body.route, body.name) in COSTLIEST:  # the second of two lengths, which is not rejected at once
             chosen[body.route, body.name] = body
     print("; ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
     print("| beside one a second of | bytes | status | p50 of others, ms | p99, ms |\n|---|---|---|---|---|")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def others_wait(server: Server, row: bytes, hostile: Body | None, *, seconds: int) -> tuple[list[float], set[int]]:
-    """Return the median and the 99th percentile of the seconds that others wait, and how the hostile bodies end."""
+    """Return p50 and p99 of the others' latency in seconds, and the statuses of the costly bodies."""
 
     def ask(first_due: float) -> list[float]:
         connection, waits = http.client.HTTPConnection(HOST, server.port, timeout=30), []
@@ -93,7 +93,7 @@ def others_wait(server: Server, row: bytes, hostile: Body | None, *, seconds: in
 
 
 def _post(port: int, body: Body) -> int:
-    """Send a body on a connection of its own; return the status, 0 where there is none."""
+    """Send a body on a new connection; return the status, or 0 without a response."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
         with suppress(OSError, http.client.HTTPException):

@@ -1,7 +1,7 @@
-"""Where the time of a request for one row goes: what each step adds to those before it.
+"""Measure the CPU time of a request for one row by step: what each step adds to the steps before it.
 
-In one process: the worker answers what is sent to it over a socket, first with a constant, then with more and more of
-the service. CPU time and not elapsed time, so that what is done behind the requests counts, too.
+In one process a worker answers requests over a socket, first with a constant, then with more and more of the service.
+CPU time, not elapsed time, so that background work counts, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 REQUESTS, ROUNDS = 3_000, 7
 N_CLIENTS = 16
-SETTLED_SECONDS = 1.2  # after which the prediction log has what came
+SETTLED_SECONDS = 1.2  # until the prediction log has written all rows
 
 
 def main(store: Path) -> None:
@@ -79,7 +79,7 @@ def main(store: Path) -> None:
 
 
 def steps(service: Service) -> dict[str, WSGIApplication]:
-    """Return applications of which each does one step more than the one before it, by that step."""
+    """Return applications by step; each does one step more than the one before it."""
     model = next(iter(service.serving.models.values()))
     constant = payload.encode(model.predict(model.golden_rows[:1]), model, request_id="0" * 32)
 
@@ -119,7 +119,7 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
 
 
 def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int = 1, settle: float = 0) -> float:
-    """Return the CPU seconds of a request for one row, its client's included; so many come at once, again and again."""
+    """Return the CPU seconds per request for one row, client included, with `clients` concurrent requests."""
     model = next(iter(service.serving.models.values()))
     row = json.dumps(dict(zip(model.schema.names, model.golden_rows[0].tolist()))).encode()
     head = f"POST /models/{model.name}/predict HTTP/1.1\r\nHost: localhost:8000\r\nUser-Agent: benchmark\r\n"
@@ -148,7 +148,7 @@ def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int 
 
 @contextmanager
 def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator[EventLoopWorker]:
-    """Return a worker in this process, whose turns are for the caller to make."""
+    """Yield a worker in this process; the caller runs its loop turn by turn."""
 
     class Quick:
         def is_quick(self, environ: WSGIEnvironment) -> bool:
@@ -174,7 +174,7 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
 
 @contextmanager
 def lines_discarded() -> Iterator[None]:
-    """Have what is written to standard output go nowhere: the log's lines are written, and not shown."""
+    """Redirect standard output to /dev/null, so that log lines are written but not shown."""
     sys.stdout.flush()
     shown, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -1,4 +1,4 @@
-"""Who is measured: how each is installed, started and asked. One table, from which `--only` chooses."""
+"""The contenders: how each is installed, started and called. `--only` selects from this table."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Rows = list[list[float]]
 class Contender:
     """One server of the pipeline.
 
-    In `command`, `environ` and `path` stand `{port}`, `{here}` (the peer's folder), `{root}` (this repository's),
-    `{scratch}` (an empty folder, where it runs), `{pipeline}` (the file) and `{rows}` (how many are asked about).
+    `command`, `environ` and `path` may contain `{port}`, `{here}` (the peer's folder), `{root}` (this repository),
+    `{scratch}` (an empty working folder), `{pipeline}` (its file) and `{rows}` (the number of rows in the request).
     """
 
     name: str
     title: str
-    package: str  # whose version is told
+    package: str  # whose version is reported
     command: tuple[str, ...]
     write: Callable[[Rows], Any]
     read: Callable[[Any], list[float]] = lambda reply: list(reply["prediction"])
@@ -39,17 +39,17 @@ class Contender:
 
     @property
     def requirements(self) -> Path:
-        """The file of what is installed: for ours, what the repository serves with."""
+        """The requirements file; for ours that of the repository."""
         return ROOT / "requirements-serve.txt" if self.kind in ("ours", "floor") else self.here / "requirements.txt"
 
     @property
     def here(self) -> Path:
-        """The folder with what is served, and with `prepare.py` where something must be made of the pipeline first."""
+        """The folder of the server, with `prepare.py` if the pipeline must be converted first."""
         return PEERS / self.name
 
     @property
     def version(self) -> str:
-        """The version that is pinned, and of ours our own."""
+        """The pinned version of the package; for ours our own version."""
         if self.kind == "ours":
             return VERSION
         found = re.search(rf"^{self.package}(?:\[.*\])?==(\S+)", self.requirements.read_text(), re.MULTILINE)

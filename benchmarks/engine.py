@@ -1,4 +1,4 @@
-"""The engine alone against the pipeline that it was compiled from: ratios of what ran in turns in one process."""
+"""Compare the engine with the pipeline that it was compiled from, in turns in one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.parity import random_rows
 
 
 def main(store: Path) -> None:
-    """Print the table: on an array and on a data frame."""
+    """Print the table, for an array and a data frame."""
     artifact = Store(store).load(MODEL)
     print("| rows | engine, µs a row | scikit-learn on an array | on a data frame |\n|---|---|---|---|")
     for n_rows, calls in ((1, 300), (100, 100), (10_000, 3)):
@@ -30,7 +30,7 @@ def main(store: Path) -> None:
 
 
 def ways(artifact: Artifact, n_rows: int) -> list[Callable[[], object]]:
-    """Return the same prediction of random rows done by the engine, by scikit-learn, and by it on a data frame."""
+    """Return functions that predict the same rows: the engine, scikit-learn, and scikit-learn on a data frame."""
     X = random_rows(artifact.schema, n_rows, seed=0)
     frame = pd.DataFrame(X, columns=list(artifact.schema.names))
     pipeline: Any = joblib.load(artifact.path / "pipeline.joblib")
@@ -40,7 +40,7 @@ def ways(artifact: Artifact, n_rows: int) -> list[Callable[[], object]]:
 
 
 def seconds_each(functions: list[Callable[[], object]], calls: int, rounds: int = 9) -> list[float]:
-    """Return each function's median seconds a call; the functions take turns."""
+    """Return each function's median seconds per call; the functions take turns."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
         for function, taken in zip(functions, times):

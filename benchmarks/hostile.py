@@ -1,8 +1,8 @@
-"""The bodies that cost the service most for what is sent: CPU and lock of the interpreter, by route.
+"""Measure the bodies that cost the service most, by route: CPU time and holds of the interpreter's lock.
 
-In one process, through the WSGI application as a server calls it. CPU time and not elapsed time, which depends on what
-else the machine does. The interpreter's lock is what other requests of a worker wait for: its longest hold is the
-most CPU time that passed before a thread that asks for it all the time got it.
+Runs the WSGI application in one process. CPU time, not elapsed time, which depends on the load of the machine. Other
+requests of a worker wait for the interpreter's lock. Its longest hold is the most CPU time that passed before another
+thread, which permanently requests the lock, got it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from app.factory import Service
 from benchmarks.machine import machine
 
 RESULTS = Path(__file__).with_name("results")
-# The longest body that is read, less what stands around a filling, and what a small one may decompress to.
+# The longest accepted body without what surrounds a filling, and the size that a small body may decompress to.
 LENGTHS = (8 * 2**20 - 2_000, 2_400_000)
 ROWS = 10_000
 JSON_TYPE, CSV_TYPE, BINARY_TYPE = "application/json", "text/csv", "application/octet-stream"
@@ -39,7 +39,7 @@ _SWITCH_SECONDS = 0.001  # as the worker sets it
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One request: where it goes and what is in it; `plain` is compressed where that makes it shorter."""
+    """One request body for a route; `plain` is the body before compression."""
 
     route: str
     name: str
@@ -50,7 +50,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one body cost: its length as it was sent, the status, and seconds of CPU."""
+    """The cost of one body: its length as sent, the status, and seconds of CPU."""
 
     route: str
     name: str
@@ -65,14 +65,14 @@ class Cost:
 
 
 def main() -> None:
-    """Measure the code of this folder, and of another beside it, and print the worst bodies of each route."""
+    """Measure this checkout, optionally another one, and print the worst bodies of each route."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument(
-        "--before", type=Path, metavar="FOLDER", help="a checkout of other code, for a column of its own"
+        "--before", type=Path, metavar="FOLDER", help="another checkout to compare with, in its own column"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where to write them")
-    parser.add_argument("--json", action="store_true", help="print the figures of this folder's code alone, as JSON")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="folder for the results")
+    parser.add_argument("--json", action="store_true", help="print only the figures of this checkout, as JSON")
     options = parser.parse_args()
     if options.json:
         print(json.dumps([asdict(cost) for cost in measure(options.store)]))
@@ -87,14 +87,14 @@ def main() -> None:
 
 
 def _measured_in(folder: Path, store: Path) -> list[Cost]:
-    """Return what this file measures of the code in a folder, in a process of its own."""
+    """Return the costs for the checkout in a folder, measured in its own process."""
     command = [sys.executable, str(Path(__file__).resolve()), str(store), "--json"]
     done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE, check=True)
     return [Cost(**cost) for cost in json.loads(done.stdout)]
 
 
 def table(figures: dict[str, list[Cost]]) -> str:
-    """Return Markdown: of each route the body that costs most, most a KB, and holds the lock for longest."""
+    """Return Markdown: for each route the worst bodies by CPU, by CPU per KB and by hold of the lock."""
     wanted: dict[str, Callable[[Cost], float]] = {
         "CPU, s": lambda cost: cost.seconds,
         "CPU, ms a KB sent": lambda cost: cost.seconds_a_kb * 1e3,
@@ -114,7 +114,7 @@ def table(figures: dict[str, list[Cost]]) -> str:
 
 
 def measure(store: Path) -> Iterator[Cost]:
-    """Yield what each body costs, plain and compressed."""
+    """Yield the cost of each body, plain and compressed."""
     with tempfile.TemporaryDirectory() as folder:
         service = create_app(
             Config(
@@ -139,7 +139,7 @@ def measure(store: Path) -> Iterator[Cost]:
 
 
 def _send(service: Service, body: Body, sent: bytes, coding: str) -> tuple[int, float]:
-    """Send one body; return the status and the seconds of CPU that it took."""
+    """Send one body; return the status and the seconds of CPU."""
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": body.route.split()[0],
@@ -166,7 +166,7 @@ def _send(service: Service, body: Body, sent: bytes, coding: str) -> tuple[int, 
 
 
 def _longest_hold(work: Callable[[], object]) -> float:
-    """Return the most CPU seconds for which work kept a thread that asks for it from the interpreter's lock."""
+    """Return the longest time in CPU seconds for which `work` kept the lock from another thread."""
     over, longest = threading.Event(), 0.0
 
     def ask() -> None:
@@ -186,7 +186,7 @@ def _longest_hold(work: Callable[[], object]) -> float:
 
 
 def bodies(model: str, names: list[str], row: list[float]) -> Iterator[Body]:
-    """Yield the bodies of every route: each way of writing rows with each filling."""
+    """Yield the bodies of every route: each form of rows with each filling."""
     listed, width = json.dumps(names), len(names)
     forms = {
         "/predict records": ("[", "]"),
@@ -226,7 +226,7 @@ def bodies(model: str, names: list[str], row: list[float]) -> Iterator[Body]:
 
 
 def fillings(length: int) -> Iterator[tuple[str, str]]:
-    """Yield what stands where rows, cells or true values should, as often as fits."""
+    """Yield fillings in place of rows, cells or true values, repeated up to the length."""
 
     def full(piece: str) -> str:
         return piece * (length // len(piece))
@@ -253,7 +253,7 @@ def fillings(length: int) -> Iterator[tuple[str, str]]:
 
 
 def fillings_of_rows(names: list[str], row: list[float]) -> Iterator[tuple[str, str]]:
-    """Yield the same, as long as so many rows or lists are."""
+    """Yield fillings of a fixed number of rows or lists."""
     yield "lists", "[]," * 199_000 + "0"
     yield "objects", '{"a":0},' * 150_000 + "0"
     yield "nested lists", ("[" * 90 + "]" * 90 + ",") * 2_000 + "0"
@@ -297,7 +297,7 @@ def others(names: list[str]) -> Iterator[tuple[str, str, Iterator[tuple[str, byt
 
 
 def csv_rows(names: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield CSV of as many rows as are taken, good and wrong."""
+    """Yield CSV with the largest number of rows, valid and invalid."""
     header = ",".join(names)
     for name, row in {
         "good rows": ",".join(["1"] * len(names)),
@@ -309,7 +309,7 @@ def csv_rows(names: list[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def csv_bodies(names: list[str], length: int) -> Iterator[tuple[str, bytes]]:
-    """Yield CSV that is long, wide, empty or wrong."""
+    """Yield CSV that is long, wide, empty or invalid."""
     header = ",".join(names)
     for name, text in {
         "newlines": "\n" * length,

@@ -1,4 +1,4 @@
--- wrk's script: post the file that is named after `--`, and print what was counted as one line of JSON.
+-- Script for wrk: post the file named after `--`, and print the counts as one line of JSON.
 local whole
 
 function init(arguments)

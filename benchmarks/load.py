@@ -1,4 +1,4 @@
-"""What is asked of a server: load from wrk, and clients that are slow. Knows nothing of what is served."""
+"""Load for a server: from wrk, and from slow clients. Knows nothing about the contenders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of some seconds: answers a second, and the milliseconds that replies took, None where none came.
+    """The result of a step: successful replies per second, and latencies in milliseconds, None without replies.
 
-    `refused` replies were no answers (a status from 400 on); `broken` counts connections that failed. `starved` is how
-    many connections waited for a reply that did not come, of which the times know nothing: by Little's law, those that
-    are missing from the mean number under way. It is a lower bound, since wrk adds to its times what a stall kept it
-    from sending.
+    `refused` counts replies with a status from 400 on, `broken` failed connections. `starved` counts connections that
+    waited for a reply in vain, which the latencies do not include. By Little's law these are missing from the mean
+    number of requests in flight. It is a lower bound, since wrk corrects its latencies for coordinated omission.
     """
 
     per_second: float
@@ -36,11 +35,11 @@ class Load:
 
 
 def load(port: int, path: str, body: bytes, *, connections: int, seconds: int) -> Load:
-    """Post the same body again and again over so many connections at once."""
+    """Post the same body repeatedly over `connections` concurrent connections."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        # What takes longer than the timeout is missing from wrk's percentiles, so nothing here may.
+        # Requests that time out are missing from wrk's percentiles, so the timeout exceeds the duration.
         limits = [f"-c{connections}", f"-d{seconds}s", f"--timeout={seconds + 10}s"]
         command = ["wrk", "-t1", *limits, f"-s{SCRIPT}", f"http://{HOST}:{port}{path}", "--", file.name]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -60,7 +59,7 @@ def load(port: int, path: str, body: bytes, *, connections: int, seconds: int) -
 
 
 def post(port: int, path: str, body: bytes, *, timeout_seconds: float = 30) -> bytes:
-    """Return the reply to one request; raises `OSError` or `HTTPException` where there is none, or it is no 200."""
+    """Return the reply to one request; raises `OSError` or `HTTPException` without a reply of status 200."""
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_seconds)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json"})
@@ -75,12 +74,12 @@ def post(port: int, path: str, body: bytes, *, timeout_seconds: float = 30) -> b
 
 @contextmanager
 def slow_clients(port: int, path: str, body: bytes, *, idle: int = 100, trickling: int = 4) -> Iterator[None]:
-    """Keep connections open that wait after their first answer, and some whose request comes a byte a second."""
+    """Keep connections open that are idle after their first reply, and some that send a byte a second."""
     with ExitStack() as clients:
         for _ in range(idle):
             connection = http.client.HTTPConnection(HOST, port, timeout=5)
             clients.callback(connection.close)
-            with suppress(OSError, http.client.HTTPException):  # a server may have had enough of them
+            with suppress(OSError, http.client.HTTPException):  # a server may limit connections
                 connection.request("POST", path, body, {"Content-Type": "application/json"})
                 connection.getresponse().read()
         stop = threading.Event()
@@ -92,7 +91,7 @@ def slow_clients(port: int, path: str, body: bytes, *, idle: int = 100, tricklin
 
 
 def _trickle(port: int, path: str, clients: int, stop: threading.Event) -> None:
-    """Send a request's bytes, one a second, on so many connections; begin anew where a server hangs up."""
+    """Send the bytes of a request, one a second, on each connection; reconnect when the server closes one."""
     request = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100\r\n\r\n".encode()
     sending: list[tuple[socket.socket, Iterator[int]]] = []
     while not stop.wait(1 if sending else 0):

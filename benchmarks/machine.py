@@ -1,4 +1,4 @@
-"""What figures depend on beside the code that they are of."""
+"""The environment of a benchmark: hardware and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("onnxruntime", "scikit-learn", "numpy", "flask", "gunicorn")
 
 
 def machine() -> dict[str, str]:
-    """Return the day, the hardware and the versions of what is measured in this environment."""
+    """Return the date, the hardware and the versions of the main packages."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,4 +1,4 @@
-"""What a run of the benchmark found, as a file that can be read again, as tables and as a picture."""
+"""The results of a benchmark run: as JSON, as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some seconds of load on one contender, and what else was asked of it meanwhile."""
+    """A step of load on one contender, and the other load at the same time."""
 
     rows: int
     connections: int
@@ -30,33 +30,33 @@ class Step:
 
 @dataclass(slots=True)
 class Found:
-    """What was found of one contender; every list has an entry a round, or several."""
+    """The results of one contender; every list has one or more entries per round."""
 
     title: str
     kind: str
     version: str
-    problem: str = ""  # why it was not measured, or not to the end
+    problem: str = ""  # why it was not measured completely
     installed_mib: float | None = None
-    differences: dict[int, float] = field(default_factory=dict)  # rows asked at once: largest from the pipeline's own
+    differences: dict[int, float] = field(default_factory=dict)  # by rows per request: the largest
     start_seconds: list[float] = field(default_factory=list)
     pss_mib: list[float] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     def median(self, figure: Callable[[Load], float | None], rows: int, connections: int, beside: str = ALONE) -> float:
-        """Return a figure's median over such steps: infinite if most had no reply, NaN if there were none."""
+        """Return a figure's median over matching steps: infinite if most had no reply, NaN without steps."""
         key = (rows, connections, beside)
         values = [figure(step.load) for step in self.steps if (step.rows, step.connections, step.beside) == key]
         return statistics.median(math.inf if value is None else value for value in values) if values else math.nan
 
     @property
     def wrong(self) -> bool:
-        """Whether an answer differed by more than rounding does."""
+        """Return whether a prediction differed by more than rounding."""
         return any(difference > 1e-6 for difference in self.differences.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run: where and when, and what was found of each contender."""
+    """One run: its machine and settings, and the results of each contender."""
 
     machine: dict[str, str]
     seconds: int
@@ -82,7 +82,7 @@ def _read_found(raw: dict[str, Any]) -> Found:
 
 
 def per_second(load: Load) -> float:
-    """Return answers a second."""
+    """Return successful replies per second."""
     return load.per_second
 
 
@@ -92,7 +92,7 @@ def p99(load: Load) -> float | None:
 
 
 def render(results: Results) -> str:
-    """Return the run as Markdown: what was measured, how they compare, and what slow and large clients do."""
+    """Return the run as Markdown: measurements, comparison, and the effect of slow and large clients."""
     machine = "; ".join(f"{name} {value}" for name, value in results.machine.items())
     how = (
         f"Medians of {results.rounds} rounds, in which the contenders take turns, of {results.seconds} s a step; "
@@ -187,7 +187,7 @@ MEASURES = [
 
 
 def _comparison(results: Results) -> str:
-    """Compare ours with the best peer as shipped (which may be another in each line), the engine in FastAPI and raw."""
+    """Compare ours with the best peer as shipped in each line, with our engine in FastAPI, and with raw."""
     measured = {name: found for name, found in results.contenders.items() if found.steps}
     ours, threads = measured.get("tabserve"), measured.get("tabserve-gthread")
     peers = [found for found in measured.values() if found.kind == "peer" and not (found.wrong or found.problem)]
@@ -221,7 +221,7 @@ def _ratio(measure: _Measure, one: Found | None, other: Found | None) -> str:
 
 
 def _disturbances(results: Results) -> str:
-    """Tell how much longer the p99 of one row is beside slow clients, and beside one client with 10,000 rows."""
+    """Return the p99 of one row beside slow clients, and beside one client with 10,000 rows, relative to alone."""
     columns = [(32, SLOW_CLIENTS), (8, LARGE_REQUESTS), (32, LARGE_REQUESTS)]
     head = ["p99 of 1 row, with / without", *[f"{beside}, {connections} conn." for connections, beside in columns]]
     rows = []
@@ -241,7 +241,7 @@ def _disturbances(results: Results) -> str:
 
 def draw(results: Results, path: Path) -> None:
     """Draw throughput and p99 of one row over 32 connections as bars."""
-    import matplotlib.pyplot as plt  # here, since it takes a second and most uses draw nothing
+    import matplotlib.pyplot as plt  # here, since it takes a second and most uses do not draw
 
     colors = {"ours": "#1b7837", "floor": "#999999", "engine": "#5aae61", "peer": "#762a83"}
     contenders = sorted(

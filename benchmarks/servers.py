@@ -1,4 +1,4 @@
-"""Contenders as processes: each in an environment of its own, started, asked and stopped."""
+"""Contenders as processes: each is installed in its own virtual environment, started, called and stopped."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from benchmarks.load import post
 from model import Matrix
 
 VENVS = Path(__file__).with_name(".venvs")
-START_SECONDS, STOP_SECONDS = 90, 15  # Ray Serve takes ten to start; MLServer may never stop by itself
-# What a user's shell may hold and a contender must not see; without PYTHONDONTWRITEBYTECODE, it starts as it would.
+START_SECONDS, STOP_SECONDS = 90, 15  # Ray Serve takes ten seconds to start; MLServer may not stop by itself
+# Variables of the user's shell that a contender must not see. Without PYTHONDONTWRITEBYTECODE it starts as usual.
 _FOREIGN = ("TABSERVE_", "GUNICORN_", "PROMETHEUS_", "PYTHON", "PORT", "WEB_CONCURRENCY", "AIP_", "VIRTUAL_ENV")
 _NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
@@ -43,9 +43,9 @@ class ContenderError(Exception):
 
 
 def make_venv(contender: Contender, *, install: bool = True) -> Path:
-    """Return a contender's virtual environment, made anew if its requirements changed; those of ours share one.
+    """Return a contender's virtual environment, rebuilt if its requirements changed; ours share one.
 
-    Raises `ContenderError` with pip's words, or if it is missing and not to be installed.
+    Raises `ContenderError` with pip's message, or if it is missing and `install` is False.
     """
     venv = VENVS / ("tabserve" if contender.requirements.parent == ROOT else contender.name)
     stamp = venv / ".made-of"
@@ -71,28 +71,28 @@ def make_venv(contender: Contender, *, install: bool = True) -> Path:
 
 
 def installed_mib(venv: Path) -> float:
-    """Return the size of all installed packages."""
+    """Return the size of all installed packages in MiB."""
     return sum(file.stat().st_size for file in venv.glob("lib/*/site-packages/**/*") if file.is_file()) / 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A contender that runs."""
+    """A running contender."""
 
     contender: Contender
     process: psutil.Process
     port: int
 
     def path(self, rows: Matrix) -> str:
-        """Return where to ask about rows."""
+        """Return the path of a request for rows."""
         return self.contender.path.format(rows=len(rows))
 
     def body(self, rows: Matrix) -> bytes:
-        """Return what to ask about rows."""
+        """Return the body of a request for rows."""
         return json.dumps(self.contender.write(rows.tolist()), separators=(",", ":")).encode()
 
     def predict(self, rows: Matrix) -> NDArray[np.float64]:
-        """Return the predictions; raises `ContenderError` where there are none."""
+        """Return the predictions; raises `ContenderError` without valid ones."""
         try:
             reply = json.loads(post(self.port, self.path(rows), self.body(rows)))
             return np.array(self.contender.read(reply), dtype=np.float64).reshape(len(rows))
@@ -100,16 +100,16 @@ class Server:
             raise ContenderError(f"no answer to {len(rows)} rows: {error}") from None
 
     def processes(self) -> list[psutil.Process]:
-        """Return all processes that it consists of."""
+        """Return all processes of the server."""
         with suppress(psutil.NoSuchProcess):
             return [self.process, *self.process.children(recursive=True)]
         return []
 
     def pss_mib(self) -> float:
-        """Return the memory of all its processes, in which a page that n of them share counts 1/n for each."""
+        """Return the proportional set size of all its processes: a page shared by n of them counts 1/n for each."""
         pss = 0
         for process in self.processes():
-            with suppress(psutil.NoSuchProcess):  # some have children that come and go
+            with suppress(psutil.NoSuchProcess):  # some contenders have short-lived children
                 pss += process.memory_full_info().pss
         if not pss:
             raise ContenderError("it ended under load")
@@ -118,9 +118,9 @@ class Server:
 
 @contextmanager
 def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -> Iterator[tuple[Server, float]]:
-    """Run a contender until the block ends; yield it and the seconds from its start to its first answer.
+    """Run a contender until the block ends; yield it and the seconds from its start to its first prediction.
 
-    Raises `ContenderError` with the last line that it wrote where it does not answer `row`.
+    Raises `ContenderError` with the last line of its output if it does not predict `row`.
     """
     with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
         port = _free_port()
@@ -169,7 +169,7 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
 
 
 def _stop(server: Server) -> None:
-    """End it as Ctrl-C does, and by force what is left of it after a while."""
+    """Interrupt the server as Ctrl-C does, and kill the processes that are left after a timeout."""
     processes = server.processes()
     with suppress(psutil.NoSuchProcess):
         server.process.send_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""The run: each contender in turn is started, checked against the pipeline itself, loaded and stopped; and again.
+"""The run: in each round every contender is started, compared with the pipeline, put under load and stopped.
 
-A contender that cannot be installed, started or asked is reported with the reason, not left out.
+A contender that cannot be installed, started or called is reported with the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.servers import ContenderError, Server, installed_mib, make_venv,
 from model import Matrix, Store
 from model.datasets import BOSTON_HOUSING, read
 
-# What a round asks of each, in order: rows, connections and what else goes on. What is compared stands side by side.
+# The steps of a round: rows, connections and other load. Steps that are compared are next to each other.
 STEPS = [
     *[(rows, connections, ALONE) for rows in N_ROWS for connections in CONNECTIONS],
     (1, 32, SLOW_CLIENTS),
@@ -46,7 +46,7 @@ STEPS = [
 
 
 def run(contenders: Sequence[Contender], *, store: Path, rounds: int, seconds: int, install: bool) -> Results:
-    """Measure the contenders with the champion of a store; each step of load takes so many seconds."""
+    """Measure the contenders with the champion of a store; each step of load takes `seconds`."""
     if not shutil.which("wrk"):
         raise SystemExit("wrk, which makes the load, is not installed; run apt-get install wrk")
     artifact = Store(store).find(MODEL)
@@ -80,7 +80,7 @@ def run(contenders: Sequence[Contender], *, store: Path, rounds: int, seconds: i
 
 
 def save(results: Results, folder: Path) -> None:
-    """Write the results into a folder: as JSON, as tables and as a picture."""
+    """Write the results into a folder: as JSON, as tables and as a plot."""
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
     (folder / "table.md").write_text(render(results))
@@ -88,7 +88,7 @@ def save(results: Results, folder: Path) -> None:
 
 
 def _measure(server: Server, houses: Matrix, seconds: int) -> Iterable[Step]:
-    """Warm up, then take all the steps."""
+    """Warm up, then yield the result of every step."""
     large = np.resize(houses, (LARGE_ROWS, houses.shape[1]))
 
     def ask(rows: Matrix, connections: int, for_seconds: int = seconds) -> Load:

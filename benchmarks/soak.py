@@ -1,7 +1,7 @@
-"""Minutes of good and hostile traffic mixed: does memory stay, and is every good request answered to the last bit?
+"""Soak test: mixed good and hostile traffic; memory must not grow, and every good reply must be exact.
 
-Good clients and hostile ones run in threads until the time is over, each with a pause between its requests, so that
-the load does not saturate the machine. Memory is that of all the server's processes (PSS).
+Good and hostile clients run in threads until the time is over, with pauses between requests, so that the load does not
+saturate the machine. Memory is that of all the server's processes (PSS).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from model import Matrix, Store
 from model.datasets import BOSTON_HOUSING, read
 
 ALLOWED_GROWTH = 0.05  # from the first minute to the end
-SAMPLES = 12  # of the memory until it has settled
+SAMPLES = 12  # of the memory during the settling time
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
 GZIP = {**JSON, "Content-Encoding": "gzip"}
@@ -42,7 +42,7 @@ GZIP = {**JSON, "Content-Encoding": "gzip"}
 
 @dataclass
 class Tally:
-    """What came of the requests so far: good ones by how they went wrong, hostile ones by their status."""
+    """The outcomes so far: failures of good requests, and results of hostile ones."""
 
     good: int = 0
     failures: Counter[str] = field(default_factory=Counter)
@@ -51,7 +51,7 @@ class Tally:
 
 
 def main() -> int:
-    """Run the traffic, print what came of it, and return 1 if memory grew or a good request failed."""
+    """Run the traffic, print the outcome, and return 1 if memory grew or a good request failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="default: 600")
     parser.add_argument("--settle", type=int, default=60, help="seconds until the first memory figure (default: 60)")
@@ -103,7 +103,7 @@ def _again_and_again(action: Callable[[], None], stop: threading.Event, pause_se
 
 
 def _attack(name: str, attack: Callable[[], str], stop: threading.Event, tally: Tally) -> None:
-    """Count how a hostile request ends: a status, or how its connection ended; never a 500."""
+    """Count the results of a hostile request: a status or a broken connection. A 500 is a failure."""
     while not stop.wait(0.25):
         try:
             ended = attack()
@@ -116,7 +116,7 @@ def _attack(name: str, attack: Callable[[], str], stop: threading.Event, tally: 
 
 
 def _ask(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """Post on a connection of its own; return status and content."""
+    """Post on a new connection; return status and content."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
         connection.request("POST", path, body, dict(headers))
@@ -130,7 +130,7 @@ _numbers = itertools.count()
 
 
 def _good(port: int, houses: Matrix, expected: Any, rows: int, tally: Tally) -> None:
-    """Ask about some houses in each format, and send the truth; compare every bit."""
+    """Send some houses in each format and compare every bit of the predictions."""
     start = next(_numbers) % (len(houses) - rows)
     rows_sent = houses[start : start + rows].tolist()
     text = "\n".join([",".join(COLUMNS), *[",".join(map(repr, row)) for row in rows_sent]])
@@ -155,7 +155,7 @@ def _good(port: int, houses: Matrix, expected: Any, rows: int, tally: Tally) -> 
 
 
 def _scrape(port: int, tally: Tally) -> None:
-    """Read the metrics as Prometheus does, but more often."""
+    """Read the metrics like Prometheus, but more often."""
     with tally.lock:
         tally.good += 1
     try:
@@ -172,7 +172,7 @@ def _scrape(port: int, tally: Tally) -> None:
 
 
 def _hostile(port: int) -> dict[str, Callable[[], str]]:
-    """Return the attacks by name; each returns how it ended."""
+    """Return the attacks by name; each returns its result."""
     record = json.dumps(dict.fromkeys(COLUMNS, 1.0))
     ids = iter(lambda: next(_numbers), None)
 

@@ -1,4 +1,4 @@
-"""Training an MLP against the loop that PyTorch's tutorials show: rows a second of what ran in turns in one process."""
+"""Compare the training of an MLP with the loop of PyTorch's tutorials: rows per second, in turns in one process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from model import mlp, network
 
 FEATURES = 20
 HIDDEN = (64, 64)
-BATCH_SIZE = 4_096  # what `mlp.Settings` takes for a million rows
+BATCH_SIZE = 4_096  # the default of `mlp.Settings` for a million rows
 
 
 def main() -> None:
-    """Print the table: our loop on this device, other ways of it, and the plain one."""
+    """Print the table: our loop on this device, its variants, and the plain loop."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="default: 1,000,000")
     parser.add_argument("--epochs", type=int, default=10, help="default: 10; the plain loop has one")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each has its turn (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, in which the loops take turns (default: 3)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     random = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def plain_loop(X: np.ndarray, y: np.ndarray, device: torch.device) -> float:
-    """Return the rows a second of one epoch in the loop that the tutorials show."""
+    """Return the rows per second of one epoch in the loop of the tutorials."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip((FEATURES, *HIDDEN), HIDDEN):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]

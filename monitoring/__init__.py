@@ -1,1 +1,1 @@
-"""What watches the service: rules and a dashboard as code, and a Prometheus to try them with. Not in the image."""
+"""Monitoring of the service: rules and a dashboard as code, and a local Prometheus. Not in the image."""

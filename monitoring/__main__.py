@@ -1,4 +1,4 @@
-"""python -m monitoring write | run: write the files that are made from the code here, or watch servers."""
+"""python -m monitoring write | run: write the generated files, or run Prometheus."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write() -> int:
     """Write the generated files and name those that changed."""
-    from monitoring import files  # needs packages that running does not
+    from monitoring import files  # here, since it needs packages that `run` does not
 
     for path, text in files.generated().items():
         if not path.exists() or path.read_text() != text:

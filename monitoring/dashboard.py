@@ -1,4 +1,4 @@
-"""The Grafana dashboard: is the service well, what does it serve, is that what it was trained for, is it right."""
+"""The Grafana dashboard: health of the service, models, batches, drift and live errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERSION = "{{model}} {{version}}"
 
 
 def to_json() -> str:
-    """Return the dashboard as Grafana imports it."""
+    """Return the dashboard in Grafana's JSON."""
     dashboard = (
         Dashboard("Tabserve")
         .uid("tabserve")
@@ -66,7 +66,7 @@ def to_json() -> str:
 
 
 def choice(name: str, series: str, *, include_all: bool = True) -> QueryVariable:
-    """Return a variable with the values that a label has; where it has none, all of them are the empty one."""
+    """Return a variable with the values of a label; "All" also matches series without the label."""
     variable = (
         QueryVariable(name)
         .label(name.capitalize())
@@ -80,7 +80,7 @@ def choice(name: str, series: str, *, include_all: bool = True) -> QueryVariable
 
 
 def service() -> Sequence[Panel]:
-    """Rate, errors, duration, and how full it is."""
+    """Return the panels on rate, errors, duration and saturation."""
     burning = " or ".join(f"{factor:g} times for {long}" for long, _, _, factor, _, _ in BURN_RATES)
     durations = f"rate(http_request_duration_seconds_bucket{{{SERVICE}}}[$__rate_interval])"
     has_predictions = f"rate({ROUTES}[$__rate_interval]) > 0"
@@ -89,27 +89,27 @@ def service() -> Sequence[Panel]:
         stacked(
             graph(
                 "Requests by status",
-                "Every request, probes and scrapes too.",
+                "Every request, including probes and scrapes.",
                 "reqps",
                 (f"sum by (status) (rate(http_requests_total{{{SERVICE}}}[$__rate_interval]))", "{{status}}"),
             )
         ),
         graph(
             "Predictions answered with 5xx",
-            f"Of the last 5 minutes. {ERROR_BUDGET:.1%} may be.",
+            f"Share over the last 5 minutes. The objective allows {ERROR_BUDGET:.1%}.",
             "percentunit",
             (f"service:tabserve_predictions_failed:ratio_rate5m{{{SERVICE}}}", "{{job}} {{service}}"),
             (f"vector({ERROR_BUDGET})", "limit"),
         ),
         graph(
             "Time of predictions in the application",
-            "Without waiting for its turn and without sending. 99 % should take 50 ms at most.",
+            "Without queueing and sending. 99 % should take at most 50 ms.",
             "s",
             *((f"histogram_quantile({q}, {predictions})", f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
         ),
         graph(
-            "Budgets burn",
-            f"How many times as fast as 30 days allow, over the last hour. Alerts: {burning}.",
+            "Burn rates of the error budgets",
+            f"Consumption over the last hour relative to the budget of 30 days. Alerts: {burning}.",
             "none",
             (f"service:tabserve_predictions_failed:ratio_rate1h{{{SERVICE}}} / {ERROR_BUDGET}", "errors {{service}}"),
             (f"service:tabserve_predictions_slow:ratio_rate1h{{{SERVICE}}} / {SLOW_BUDGET}", "slow {{service}}"),
@@ -117,13 +117,13 @@ def service() -> Sequence[Panel]:
         ),
         graph(
             "Requests in flight",
-            "Answered or waiting, by instance.",
+            "Being answered or waiting, by instance.",
             "short",
             (f"tabserve_requests_in_flight{{{SERVICE}}}", "{{instance}}"),
         ),
         graph(
             "Refused for overload",
-            "Predictions answered 503 because too many were waiting.",
+            "Predictions answered with 503 because too many were waiting.",
             "reqps",
             (
                 f"sum by (instance) (rate(tabserve_overload_rejections_total{{{SERVICE}}}[$__rate_interval]))",
@@ -134,30 +134,30 @@ def service() -> Sequence[Panel]:
 
 
 def model() -> Sequence[Panel]:
-    """Which version answers, how much, how fast, and what it refuses."""
+    """Return the panels on versions, throughput, engine time and rejected rows."""
     engine = "tabserve_engine_duration_seconds"
     equal = [Threshold(None, "red"), Threshold(1, "green")]
     return [
         flat(
-            titled(table.Panel(), "Versions loaded", "Verified when they were loaded; by instance.", 12)
+            titled(table.Panel(), "Versions loaded", "Verified on loading; number of instances.", 12)
             .show_header(True)
             .with_target(instant_query(f"sum by (model, version, algorithm, digest) (tabserve_model_info{{{MODEL}}})")),
             {"Value": "instances"},
         ),
-        titled(stat.Panel(), "Golden rows", "1 where every instance answers them as in training.", 4)
+        titled(stat.Panel(), "Golden rows", "1 if every instance predicts them as in training.", 4)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(equal))
         .with_target(range_query(f"min by (model, version) (tabserve_golden_check_success{{{MODEL}}})", VERSION)),
         graph(
             "Rows predicted",
-            "By version; a batch is one request of many rows.",
+            "By version.",
             "rowsps",
             (f"sum by (model, version) (rate(tabserve_rows_total{{{MODEL}}}[$__rate_interval]))", VERSION),
         ),
         stacked(
             graph(
                 "Rows refused",
-                "They do not fit the schema: why, and for which feature.",
+                "Rows that do not fit the schema, by reason and feature.",
                 "rowsps",
                 (
                     f"sum by (reason, feature) (rate(tabserve_rejected_rows_total{{{MODEL}}}[$__rate_interval]))",
@@ -167,7 +167,7 @@ def model() -> Sequence[Panel]:
         ),
         graph(
             "Time in the engine for a row",
-            "Of what a request takes, what the model does.",
+            "The model's part of the time of a request.",
             "s",
             (
                 f"sum by (model, version) (rate({engine}_sum{{{MODEL}}}[$__rate_interval])) /\n"
@@ -179,7 +179,7 @@ def model() -> Sequence[Panel]:
 
 
 def batches() -> Sequence[Panel]:
-    """What requests are run together, what they wait for that, and how full and busy the GPU is."""
+    """Return the panels on batches, their waiting times and the GPU."""
 
     def increase(name: str) -> str:
         return f"rate(tabserve_batch_{name}{{{MODEL}}}[$__rate_interval])"
@@ -190,26 +190,26 @@ def batches() -> Sequence[Panel]:
     return [
         graph(
             "Rows and requests of a run",
-            "Means. Near one request a run, nobody meets; at TABSERVE_BATCH_ROWS, batches are full.",
+            "Means. At one request per run nothing is batched; at TABSERVE_BATCH_ROWS batches are full.",
             "short",
             (f"sum by (model, version) ({increase('rows_sum')}) / {runs}", f"{VERSION} rows"),
             (f"sum by (model, version) ({increase('wait_seconds_count')}) / {runs}", f"{VERSION} requests"),
         ),
         graph(
             "Wait for a run",
-            "Of requests that are run together: until the engine was free for them.",
+            "The time that batched requests wait for the engine.",
             "s",
             *((f"histogram_quantile({q}, {waits})", f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
         ),
         graph(
             "GPU busy",
-            "Share of the time in which it did anything, by instance.",
+            "Share of the time in which the GPU was active, by instance.",
             "percentunit",
             (f"{gpu}_busy_ratio{{{SERVICE}}}", "{{instance}}"),
         ),
         graph(
             "GPU memory",
-            "Taken, by whomever, and what there is; by instance.",
+            "Memory used by all processes, by instance, and the total.",
             "bytes",
             (f"{gpu}_memory_used_bytes{{{SERVICE}}}", "{{instance}}"),
             (f"max({gpu}_memory_total_bytes{{{SERVICE}}})", "limit"),
@@ -218,12 +218,12 @@ def batches() -> Sequence[Panel]:
 
 
 def drift() -> Sequence[Panel]:
-    """How far values and predictions are from those of training."""
+    """Return the panels on the drift of features and predictions."""
     feature_bins = f'{MODEL}, feature="$feature"'
     return [
         graph(
             "How near to an alert",
-            "PSI or KS over its threshold, whichever is more; above 1 for 10 minutes calls somebody.",
+            "PSI or KS over its threshold, whichever is larger. Above 1 for 10 minutes raises an alert.",
             "none",
             (f"tabserve:feature_drift:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
             (f"tabserve:prediction_drift:ratio{{{MODEL}}}", f"{VERSION} predictions"),
@@ -231,7 +231,7 @@ def drift() -> Sequence[Panel]:
         ),
         graph(
             "PSI",
-            "Population stability index of the last hour; needs 100 rows. Its threshold falls as rows come in, to 0.1.",
+            "Population stability index of the last hour, from 100 rows on. Its threshold falls to 0.1 with more rows.",
             "none",
             (f"tabserve:feature_psi{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
             (f"tabserve:prediction_psi{{{MODEL}}}", f"{VERSION} predictions"),
@@ -239,7 +239,7 @@ def drift() -> Sequence[Panel]:
         ),
         graph(
             "KS",
-            "The largest distance of the two distribution functions, at the edges of the bins.",
+            "The largest distance between the two distribution functions at the edges of the bins.",
             "percentunit",
             (f"tabserve:feature_ks{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
             (f"tabserve:prediction_ks{{{MODEL}}}", f"{VERSION} predictions"),
@@ -247,13 +247,13 @@ def drift() -> Sequence[Panel]:
         ),
         bars(
             "Bins of $feature",
-            "Shares of the last hour, and of training.",
+            "Shares of the last hour and of training.",
             f"avg by (bin) (tabserve:feature_bin:ratio{{{feature_bins}}})",
             f"avg by (bin) (tabserve:feature_bin_reference:ratio{{{feature_bins}}})",
         ),
         bars(
             "Bins of the predictions",
-            "Shares of the last hour, and of training.",
+            "Shares of the last hour and of training.",
             f"avg by (bin) (tabserve:prediction_bin:ratio{{{MODEL}}})",
             f"avg by (bin) (tabserve:prediction_bin_reference:ratio{{{MODEL}}})",
         ),
@@ -268,7 +268,7 @@ def drift() -> Sequence[Panel]:
 
 
 def truth() -> Sequence[Panel]:
-    """What came back as the truth, and how far from it the predictions were."""
+    """Return the panels on feedback, live errors and the prediction log."""
 
     def error(kind: str, description: str, *more: Query) -> timeseries.Panel:
         return graph(
@@ -287,26 +287,26 @@ def truth() -> Sequence[Panel]:
     return [
         error(
             "rmse",
-            "Beside validation's. Above the limit for 10 minutes calls somebody.",
+            "Compared with validation. Above the limit for 10 minutes raises an alert.",
             (f"tabserve:live_error_rmse_threshold{{{MODEL}}}", "limit"),
         ),
-        error("mae", "Beside validation's: less than RMSE is moved by few large errors."),
-        error("bias", "Mean of prediction less truth: away from 0, all answers are too high or too low."),
+        error("mae", "Compared with validation. Less sensitive to a few large errors than RMSE."),
+        error("bias", "Mean of prediction minus truth. Above 0 predictions are too high on average, below 0 too low."),
         graph(
             "Truths in the window",
-            "Rows that the live errors are made of; 30 are needed for an alert.",
+            "Rows in the live errors; an alert needs 30.",
             "short",
             (f"tabserve:live_error_rows:max{{{MODEL}}}", VERSION),
         ),
         graph(
             "Truths coming in",
-            "By what became of them; unknown ones belong to no prediction that was kept.",
+            "True values by outcome; unknown ones belong to no stored prediction.",
             "rowsps",
             (f"sum by (outcome) (rate(tabserve_feedback_rows_total{{{SERVICE}}}[$__rate_interval]))", "{{outcome}}"),
         ),
         graph(
             "Prediction log",
-            "Rows written, rows that were not, and rows that were removed by their age or the log's size.",
+            "Rows written, rows dropped, and rows removed because of their age or the log's size.",
             "rowsps",
             (f"sum({written})", "written"),
             (f"sum by (reason) ({dropped})", "dropped: {{reason}}"),
@@ -314,7 +314,7 @@ def truth() -> Sequence[Panel]:
         ),
         graph(
             "Prediction log fails",
-            "Attempts at it that failed; rows wait, and are written when one succeeds.",
+            "Failed attempts to write; rows wait until an attempt succeeds.",
             "ops",
             (f"sum by (instance) ({failures})", "{{instance}}"),
         ),

@@ -1,9 +1,9 @@
-"""Rules about what comes in and goes out: drift of features and predictions, and missing values.
+"""Rules for drift of features and predictions, and for missing values.
 
-A pod counts rows by bin, in the bins of the training data; here they are summed over pods and a window and compared
-with the shares that training had. Of the bins, `below` and `above` lie outside the range of training, `01` to `10` are
-its quantiles (fewer for a feature of few values, and the last is always `10`), `missing` holds NaN. model/drift.py
-argues the numbers, and computes the same for the report.
+A pod counts rows in the bins of the training data. The rules sum the counts over pods and a window and compare them
+with the training shares. `below` and `above` are outside the training range, `01` to `10` are its quantiles (fewer for
+a feature of few values; the last is always `10`), and `missing` counts NaN. model/drift.py explains the constants and
+computes the same statistics for the report.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from model.drift import BINS, EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, Bins, C, Z
 from monitoring.rule import FEATURE, VERSION, Rule, alert, record
 
-# After which the distribution functions are compared: every bin that a feature can have, but `above` and `missing`.
+# The bins after which the distribution functions are compared: all but `above` and `missing`.
 CUTS = Bins(0.0, np.arange(float(BINS)), np.full(BINS, 1 / BINS)).labels[:-2]
 
 
 def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
-    """Return the rules; they judge the rows of the last `window`, where there are at least `minimum_rows`."""
+    """Return the rules for the rows of the last `window`, if there are at least `minimum_rows`."""
     reference_rows = f"max by ({VERSION}) (last_over_time(tabserve_reference_rows[{window}]))"
     return [
         record("tabserve:reference_rows:max", reference_rows),
@@ -39,7 +39,7 @@ def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
             "tabserve:prediction_drift:ratio > 1",
             hold=hold,
             severity="warning",
-            summary="{{ $labels.model }} answers otherwise than it did on its training data.",
+            summary="{{ $labels.model }} predicts other values than on its training data.",
             description="PSI or KS of the predictions of {{ $labels.model }} version {{ $labels.version }} was "
             "{{ $value | humanize }} times its threshold in the last " + window + ".",
         ),
@@ -60,7 +60,7 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
     name = f"tabserve:{what}"
     in_range = 'bin!~"below|above|missing"'
     rows, share = f"{name}_bin_rows:increase", f"{name}_bin:ratio"
-    # Those of pods that have just gone count too: hence the last value in the window, and not the value now.
+    # The last value in the window instead of the current one, so that pods that have just ended count.
     reference = f"max by ({by}, bin) (last_over_time(tabserve_{what}_bin_reference_ratio[{window}]))"
     ks = " or\n  ".join(
         f'label_replace(abs(sum by ({by}) ({name}_bin_difference:ratio{{bin=~"{"|".join(CUTS[: cut + 1])}"}})), '
@@ -70,7 +70,7 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
     df = f"{name}_degrees_of_freedom"
     return [
         record(rows, f"sum by ({by}, bin) (increase(tabserve_{what}_bin_total[{window}]))"),
-        # Rows with a value, where they are enough to judge by: what follows is absent where this is.
+        # Rows with a value, absent if there are too few; everything that depends on it is then absent, too.
         record(f"{name}_rows:sum", f'sum by ({by}) ({rows}{{bin!="missing"}}) >= {minimum_rows}'),
         record(share, f'{rows}{{bin!="missing"}} / on ({by}) group_left () {name}_rows:sum'),
         record(f"{name}_bin_reference:max", reference),
@@ -79,11 +79,11 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
             f'{name}_bin_reference:max{{bin!="missing"}} / on ({by}) group_left ()\n'
             f'sum by ({by}) ({name}_bin_reference:max{{bin!="missing"}})',
         ),
-        # The largest distance between the two distribution functions, looked at after every bin.
+        # The largest distance between the two distribution functions, compared after every bin.
         record(f"{name}_bin_difference:ratio", f"{share} - {name}_bin_reference:ratio"),
         record(f"{name}_ks", f"max by ({by}) (\n  {ks}\n)"),
-        # What lies outside belongs to the nearest bin: training has no share there, and PSI would be infinite. A
-        # feature of one value has no bin 01, so that what lies below it is missed in bin 10.
+        # Values outside the range count in the nearest bin: training has no share there, and PSI would be infinite. A
+        # feature of one value has no bin 01, so values below it are missing in bin 10.
         record(
             f"{name}_bin_in_range:ratio",
             f"clamp_min(clamp_min(\n  {rows}{{{in_range}}} + (\n"
@@ -98,8 +98,8 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
             f"  ({name}_bin_in_range:ratio - ({name}_bin_reference:ratio{{{in_range}}} > 0)) *\n"
             f"  ln({name}_bin_in_range:ratio / ({name}_bin_reference:ratio{{{in_range}}} > 0))\n)",
         ),
-        # Where nothing has drifted, PSI is distributed as (1/N + 1/M) times chi-square with one degree of freedom less
-        # than there are bins (Yurdakul and Naranjo 2020), for N rows in the window and M in training.
+        # Without drift, PSI is distributed as (1/N + 1/M) times chi-square with one degree of freedom less than there
+        # are bins (Yurdakul and Naranjo 2020), for N rows in the window and M in training.
         record(
             f"{name}_sampling_variance",
             f"1 / {name}_rows:sum + on ({VERSION}) group_left () 1 / tabserve:reference_rows:max",
@@ -122,14 +122,14 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
 
 
 def _missing(window: str, minimum_rows: int) -> list[Rule]:
-    """Return the rules that say in which share of the rows a feature is missing, whether they were refused or not."""
+    """Return the rules for the share of rows in which a feature is missing, rejected rows included."""
     rows = "tabserve:feature_bin_rows:increase"
     all_rows = f"sum by ({FEATURE}) ({rows})"
     refused = f"increase(tabserve_rejected_rows_total[{window}])"
     refused_for_it = f'increase(tabserve_rejected_rows_total{{reason="missing", feature!=""}}[{window}])'
     usual = "tabserve:feature_missing_usual:ratio"
     return [
-        # A row counts once for each feature and reason: the most frequent of them is how many there are at least.
+        # A row counts once for each feature and reason, so the largest count is a lower bound of the rows.
         record(
             "tabserve:rejected_rows:increase",
             f"max by ({VERSION}) (sum by ({FEATURE}, reason) ({refused})) or 0 * sum by ({VERSION}) ({rows})",
@@ -144,7 +144,7 @@ def _missing(window: str, minimum_rows: int) -> list[Rule]:
             f"  (sum by ({FEATURE}) ({refused_for_it}) or 0 * {all_rows})\n) / tabserve:feature_sent_rows:sum",
         ),
         record(usual, f'sum by ({FEATURE}) (tabserve:feature_bin_reference:max{{bin="missing"}}) + {MINIMUM_MISSING}'),
-        # The score test of a share: the smallest that chance does not explain where the usual one is the true one.
+        # The score test of a proportion: the smallest share that chance does not explain if the usual one is true.
         record(
             "tabserve:feature_missing_threshold",
             f"{usual} + {Z:.3f} * sqrt({usual} * (1 - {usual}) / tabserve:feature_sent_rows:sum)",

@@ -1,4 +1,4 @@
-"""The files that are made from the code here, and that a test holds against it."""
+"""The files that are generated from this package; a test compares them with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTE = "# Made from monitoring/ by `python -m monitoring write`: change it there
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes text of several lines as such, and lists further in than their key."""
+    """Writes multi-line strings as blocks, and indents lists below their key."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -28,7 +28,7 @@ _Dumper.add_representer(str, _text)
 
 
 def generated() -> dict[Path, str]:
-    """Return the text of every generated file, by its path."""
+    """Return the text of every generated file by its path."""
     groups = {"groups": rules.groups()}
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -48,6 +48,6 @@ def generated() -> dict[Path, str]:
 
 
 def to_yaml(content: dict[str, Any]) -> str:
-    """Return a YAML document, with its keys in the order in which they stand here."""
+    """Return a YAML document with the keys in their order in `content`."""
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000)
     return NOTE + text

@@ -1,4 +1,4 @@
-"""The kinds of panel that the dashboard has."""
+"""The panels of which the dashboard is built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacem
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, DataTransformerConfig, DynamicConfigValue
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-Query = tuple[str, str]  # the expression, and the legend of what it gives
+Query = tuple[str, str]  # the expression and the legend of its series
 Panel = timeseries.Panel | stat.Panel | table.Panel | barchart.Panel
 P = TypeVar("P", timeseries.Panel, stat.Panel, table.Panel, barchart.Panel)
 
@@ -18,23 +18,23 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def titled(panel: P, title: str, description: str, width: int = 8) -> P:
-    """Return a panel with its title and size, of the data source that is chosen."""
+    """Return the panel with title, description, size and the selected data source."""
     panel.title(title).description(description).datasource(SOURCE).height(8).span(width)
     return panel
 
 
 def range_query(expr: str, legend: str) -> Dataquery:
-    """Return a query over the time that is shown."""
+    """Return a query over the displayed time range."""
     return Dataquery().expr(expr).legend_format(legend).range()
 
 
 def instant_query(expr: str) -> Dataquery:
-    """Return a query for a table of the newest values."""
+    """Return a query for a table of the current values."""
     return Dataquery().expr(expr).format(PromQueryFormat.TABLE).instant()
 
 
 def graph(title: str, description: str, unit: str, *queries: Query) -> timeseries.Panel:
-    """Return a panel with a line a series; what its legend calls the limit is dashed."""
+    """Return a panel with a line per series; the series with the legend "limit" is dashed."""
     panel = titled(timeseries.Panel(), title, description).unit(unit).axis_soft_min(0)
     dash = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]})
     color = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "red"})
@@ -51,12 +51,12 @@ def graph(title: str, description: str, unit: str, *queries: Query) -> timeserie
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
-    """Return a panel whose series are parts of a whole."""
+    """Return the panel with its series stacked."""
     return panel.fill_opacity(20).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
 
 
 def bars(title: str, description: str, live: str, reference: str) -> barchart.Panel:
-    """Return a panel with two bars a bin: live and in training."""
+    """Return a panel with two bars per bin: live and training."""
     panel = titled(barchart.Panel(), title, description).unit("percentunit").x_field("bin")
     panel.with_target(instant_query(live).ref_id("live")).with_target(instant_query(reference).ref_id("training"))
     panel.with_transformation(DataTransformerConfig("joinByField", options={"byField": "bin", "mode": "outer"}))
@@ -65,7 +65,7 @@ def bars(title: str, description: str, live: str, reference: str) -> barchart.Pa
 
 
 def flat(panel: P, names: dict[str, str]) -> P:
-    """Return a panel of tables without times, and with its columns named."""
+    """Return a table panel without times and with renamed columns."""
     hidden = {"Time": True, "Time 1": True, "Time 2": True}
     panel.with_transformation(
         DataTransformerConfig("organize", options={"excludeByName": hidden, "indexByName": {}, "renameByName": names})

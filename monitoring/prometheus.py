@@ -1,4 +1,4 @@
-"""A Prometheus on this machine that watches a server, or several as one service, to try the rules with."""
+"""Run Prometheus on this machine with the rules, against one server or several as one service."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MISSING = (
 
 
 def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str, folder: Path | None = None) -> int:
-    """Watch the servers at `urls` until Prometheus ends, or this process is told to; return the exit status.
+    """Watch the servers at `urls` until Prometheus ends or this process is interrupted; return the exit status.
 
-    What it collects lies in `folder`, or is gone at the end. Raises `FileNotFoundError` where there is no Prometheus.
+    Stores the samples in `folder`, or in a temporary folder. Raises `FileNotFoundError` if Prometheus is not installed.
     """
     program = shutil.which("prometheus")
     if not program:
@@ -55,7 +55,7 @@ def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str
         while process.poll() is None and _status(port, "/-/ready") != 200:
             time.sleep(_POLL_SECONDS)
         if process.poll() is None:
-            # Debian's Prometheus has the pages of old in place of those that are built with Node.
+            # Debian's Prometheus has only the classic pages, without those that are built with Node.
             pages = f"http://localhost:{port}" + ("" if _status(port, "/targets") == 200 else "/classic")
             print(
                 f"Prometheus watches {', '.join(urls)}; stop it with Ctrl-C.\n"
@@ -68,7 +68,7 @@ def run(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str
 
 
 def _status(port: int, path: str) -> int:
-    """Return the status that Prometheus answers a path with, or 0 if it does not answer."""
+    """Return Prometheus's status for a path, or 0 without a response."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=_POLL_SECONDS * 10)) as connection:
         try:
             connection.request("GET", path)
@@ -78,7 +78,7 @@ def _status(port: int, path: str) -> int:
 
 
 def write(folder: Path, urls: Sequence[str], *, window: str, hold: str, interval: str) -> None:
-    """Write Prometheus's configuration and the rules; JSON is YAML, and needs no package."""
+    """Write Prometheus's configuration and the rules, as JSON, which is valid YAML and needs no package."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("prometheus.json", configuration(urls, interval=interval)),
@@ -88,7 +88,7 @@ def write(folder: Path, urls: Sequence[str], *, window: str, hold: str, interval
 
 
 def configuration(urls: Sequence[str], *, interval: str) -> dict[str, Any]:
-    """Return the configuration: who is asked, how often, and where the rules are."""
+    """Return the configuration: the targets, the interval and the rule file."""
     return {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "rule_files": ["rules.json"],
@@ -108,7 +108,7 @@ def _target(url: str) -> dict[str, Any]:
 
 
 def main(urls: Sequence[str], *, port: int, window: str, hold: str, interval: str, folder: Path | None) -> int:
-    """Run, and say in a sentence what is wrong where it cannot be done."""
+    """Run Prometheus, or print the reason in one sentence if that fails."""
     try:
         return run(urls, port=port, window=window, hold=hold, interval=interval, folder=folder)
     except (FileNotFoundError, ValueError) as error:

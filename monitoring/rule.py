@@ -1,4 +1,4 @@
-"""One rule of Prometheus, as the mapping that its rule files hold."""
+"""One Prometheus rule as a mapping for a rule file."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 Rule = dict[str, Any]
 
-# Where docs/runbooks/ is to be read: yours, since whoever is called needs a link that opens.
+# The address of docs/runbooks/. Replace it by your own, so that the link in an alert works.
 RUNBOOKS = "https://tabserve.example.com/runbooks"
 
-# What a model's figures are summed by: pods are left out, and labels that a Prometheus does not set stay empty.
+# The labels by which a model's figures are aggregated, over all pods. A label that Prometheus does not set is empty.
 VERSION = "namespace, job, model, version"
 FEATURE = f"{VERSION}, feature"
 
 
 def record(name: str, expr: str) -> Rule:
-    """Return a rule that keeps the value of an expression under a name."""
+    """Return a rule that records an expression under a name."""
     return {"record": name, "expr": expr}
 
 
 def alert(name: str, expr: str, *, hold: str, severity: str, summary: str, description: str) -> Rule:
-    """Return a rule that calls somebody when `expr` has had a value for `hold`.
+    """Return a rule that fires when `expr` has had a value for `hold`.
 
-    `critical` means that users are served wrongly or not at all now, `warning` that somebody should look today.
+    `critical` means that users get wrong or no predictions now, `warning` that somebody should look today.
     """
     return {
         "alert": name,

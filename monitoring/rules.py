@@ -1,4 +1,4 @@
-"""Every rule, in groups: within one, a rule sees what those before it recorded at the same moment."""
+"""All rules in groups. Within a group, a rule sees what earlier rules recorded in the same evaluation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def groups(
 ) -> list[dict[str, Any]]:
     """Return the groups of a rule file, evaluated every `interval`.
 
-    Drift is judged over `window`, where it has at least `minimum_rows`: fewer tell only the grossest shift. It must
-    last for `hold`, so that one batch of odd rows calls nobody.
+    Drift is judged over `window` if it has at least `minimum_rows`, since fewer show only gross drift. It must last for
+    `hold`, so that one batch of unusual rows raises no alert.
     """
     return [
         {"name": "tabserve-objectives", "interval": interval, "rules": service.objectives()},

@@ -1,35 +1,35 @@
-"""Rules about the service and what it serves: objectives, outages, the golden rows, errors against the truth."""
+"""Rules for the service and its models: objectives, outages, golden rows, live errors."""
 
 from __future__ import annotations
 
 from model.live import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, MINIMUM_TRUTHS
 from monitoring.rule import VERSION, Rule, alert, record
 
-# Predictions are what comes by POST, whichever path a platform names; a probe's 503 is no error. What else comes by
-# POST is named here.
+# Every POST is a prediction, since platforms choose the path, except for the routes listed here. A probe's 503 is not
+# an error.
 PREDICTIONS = 'job="tabserve", method="POST", route!~"/feedback|/v2/repository/index|unmatched"'
 SERVICE = "namespace, job, service"  # a canary is a Service of its own
 NAMED = "{{ or $labels.service $labels.job }}"  # plain Prometheus has no Services
 
-# 99.9 % of the predictions without 5xx, 99 % within 50 ms.
+# Objectives: 99.9 % of the predictions without 5xx, 99 % within 50 ms.
 ERROR_BUDGET = 0.001
 SLOW_BUDGET = 0.01
 SLOW = "0.05"  # seconds; a bucket of http_request_duration_seconds
-# Of a budget for 30 days, 2 % in an hour and 5 % in six (Site Reliability Workbook, chapter 5). The short window ends
-# the alert soon after its cause.
+# 2 % of the 30-day budget in one hour and 5 % in six (Site Reliability Workbook, chapter 5). The short window resolves
+# the alert soon after its cause ends.
 BURN_RATES = (("1h", 3600, "5m", 14.4, "2m", "critical"), ("6h", 21600, "30m", 6, "15m", "warning"))
 WINDOWS = ("5m", "30m", "1h", "6h")
-# Where there are few requests, one failure is many per cent, and nothing to wake up for.
+# With few requests one failure is a large share, but not worth a page.
 MINIMUM_FAILURES = 5
 
 
 def rate(selector: str, window: str, by: str = SERVICE) -> str:
-    """Return the requests a second, for a selection of http_requests_total."""
+    """Return the requests per second of a selection of http_requests_total."""
     return f"sum by ({by}) (rate(http_requests_total{{{selector}}}[{window}]))"
 
 
 def objectives() -> list[Rule]:
-    """Return the rules of both objectives: which share failed or was slow in each window, and alerts on them."""
+    """Return the rules of both objectives: the shares that failed or were slow in each window, and the alerts."""
     rules = []
     for window in WINDOWS:
         every = f"service:tabserve_predictions:rate{window}"
@@ -52,10 +52,10 @@ def objectives() -> list[Rule]:
 
 
 def _durations(series: str, window: str) -> str:
-    """Return the rate of a series of the histogram, of routes that had predictions in the window.
+    """Return the rate of a series of the histogram, over the routes with predictions in the window.
 
-    The histogram has no method, and neither predictions nor health have only paths that are known here: Vertex AI
-    names both. Routes that answer health's GET have no POST that counts.
+    The histogram has no label for the method, and Vertex AI chooses the paths of predictions and health checks. Routes
+    with predictions are therefore those with POST requests, which health checks do not use.
     """
     routes = f"{rate(PREDICTIONS, window, f'{SERVICE}, route')} > 0"
     return (
@@ -65,7 +65,7 @@ def _durations(series: str, window: str) -> str:
 
 
 def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
-    """Return the alerts of one objective: a fast burn that is critical, and a slow one."""
+    """Return the alerts of one objective: a critical one for a fast burn, and a warning for a slow one."""
     ratio = f"service:tabserve_predictions_{kind}:ratio_rate"
     return [
         alert(
@@ -75,31 +75,31 @@ def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
             hold=hold,
             severity=severity,
             summary=f"{NAMED} answers too many predictions {how}.",
-            description=f"{{{{ $value | humanizePercentage }}}} of the predictions of the last {long}, where "
-            f"{100 * budget:g} % may be: the budget of 30 days burns {factor:g} times as fast as it may.",
+            description=f"{{{{ $value | humanizePercentage }}}} of the predictions of the last {long}; the objective "
+            f"allows {100 * budget:g} %. The budget of 30 days burns {factor:g} times as fast as allowed.",
         )
         for long, seconds, short, factor, hold, severity in BURN_RATES
     ]
 
 
 def outages() -> list[Rule]:
-    """Return the alerts about a service that is not there, has no model, or has nothing to do or too much."""
+    """Return the alerts for a service that is down, lacks a model, gets no traffic or is overloaded."""
     predictions = f"sum by ({SERVICE}) (increase(http_requests_total{{{PREDICTIONS}}}"
     return [
         alert(
             "TabserveDown",
             f'absent(up{{job="tabserve"}}) or sum by ({SERVICE}) (up{{job="tabserve"}}) == 0',
-            hold="2m",  # longer than a rollout is without an answer, also on a single GPU
+            hold="2m",  # longer than a rollout is unavailable, also on a single GPU
             severity="critical",
             summary=f"No instance of {NAMED} answers Prometheus.",
-            description="None has answered /metrics for two minutes, so nothing is known of its predictions either.",
+            description="None has answered /metrics for two minutes, so its predictions are unknown.",
         ),
         alert(
             "TabserveNotReady",
             'tabserve_ready{job="tabserve"} == 0',
             hold="2m",  # longer than a drain
             severity="critical",
-            summary="{{ or $labels.pod $labels.instance }} runs but not every model that it was asked for is loaded.",
+            summary="{{ or $labels.pod $labels.instance }} runs, but not all configured models are loaded.",
             description="It gets no requests from its Service; its /readyz says why.",
         ),
         alert(
@@ -107,11 +107,11 @@ def outages() -> list[Rule]:
             'tabserve_golden_check_success{job="tabserve"} == 0',
             hold="1m",
             severity="critical",
-            summary="{{ $labels.model }} version {{ $labels.version }} does not answer as it did in training.",
-            description="On {{ or $labels.pod $labels.instance }}, golden rows came out otherwise: it is not served.",
+            summary="{{ $labels.model }} version {{ $labels.version }} does not predict as it did in training.",
+            description="On {{ or $labels.pod $labels.instance }}, golden rows are predicted differently; not served.",
         ),
-        # At the rate of the hour before there would be 15 requests; by chance, none comes once in 3 million quarters.
-        # Where yesterday was as quiet at this time, it is the end of a working day.
+        # At the rate of the hour before there would be 15 requests; none arrives by chance once in 3 million quarter
+        # hours. If yesterday was as quiet at this time, it is the end of a working day.
         alert(
             "TabserveNoTraffic",
             f'count by ({SERVICE}) (up{{job="tabserve"}} == 1)\n'
@@ -120,7 +120,7 @@ def outages() -> list[Rule]:
             f"unless {predictions}[15m] offset 1d)) == 0",
             hold="1m",
             severity="warning",
-            summary=f"Nobody has asked {NAMED} for a prediction for 15 minutes.",
+            summary=f"{NAMED} has had no prediction request for 15 minutes.",
             description="There was more than one a minute in the hour before.",
         ),
         alert(
@@ -129,24 +129,24 @@ def outages() -> list[Rule]:
             f"service:tabserve_predictions:rate5m > {ERROR_BUDGET:g}",
             hold="5m",
             severity="warning",
-            summary=f"{NAMED} has more to do than it can and refuses predictions.",
+            summary=f"{NAMED} is overloaded and refuses predictions.",
             description="{{ $value | humanizePercentage }} of the predictions of the last 5m were refused with 503.",
         ),
         alert(
             "TabservePredictionLogFails",
             f'sum by ({SERVICE}) (increase(tabserve_prediction_log_failures_total{{job="tabserve"}}[2m])) > 0',
-            hold="5m",  # a database that restarts is back, and nothing was lost
+            hold="5m",  # longer than a restart of the database, which loses nothing
             severity="warning",
             summary=f"{NAMED} cannot use its prediction log.",
-            description="{{ $value | humanize }} attempts of the last 2m failed. Rows wait, until they are too many.",
+            description="{{ $value | humanize }} attempts of the last 2m failed. Rows wait until there are too many.",
         ),
         alert(
             "TabservePredictionLogLosesRows",
             f"sum by ({SERVICE}, reason)\n"
             '  (increase(tabserve_prediction_log_dropped_rows_total{job="tabserve", reason!="repeated"}[10m])) > 0',
-            hold="0s",  # what is dropped does not come back
+            hold="0s",  # dropped rows are lost
             severity="warning",
-            summary=f"{NAMED} has answered predictions that its log has not: the truth about them will find nothing.",
+            summary=f"{NAMED} lost rows of its prediction log: their true values cannot be matched.",
             description="{{ $value | humanize }} rows of the last 10m are not in the log: {{ $labels.reason }}.",
         ),
     ]
@@ -155,7 +155,7 @@ def outages() -> list[Rule]:
 def live_errors(*, hold: str) -> list[Rule]:
     """Return the rules that compare the live RMSE with that of validation.
 
-    Pods that share a database all report the same figures, hence no sums.
+    Pods that share a database all report the same figures, so they are not summed.
     """
     return [
         record("tabserve:live_error_rmse:avg", f"avg by ({VERSION}) (tabserve_live_error_rmse)"),
@@ -171,8 +171,8 @@ def live_errors(*, hold: str) -> list[Rule]:
             "tabserve:live_error_rmse:avg > tabserve:live_error_rmse_threshold",
             hold=hold,
             severity="warning",
-            summary="{{ $labels.model }} is further from the truth than it was in validation.",
-            description="The RMSE of {{ $labels.model }} version {{ $labels.version }} on the truths that came back is "
-            "{{ $value | humanize }}, more than chance explains from validation.",
+            summary="{{ $labels.model }} has a larger error than in validation.",
+            description="The RMSE of {{ $labels.model }} version {{ $labels.version }} on the true values is "
+            "{{ $value | humanize }}, more than chance explains compared with validation.",
         ),
     ]
