@@ -33,7 +33,7 @@ TRAIN = $(BIN)/python -m model --store "$(STORE)" train "$(MODEL)" --notebook
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install lint format test conformance train run monitor notebook bench \
+.PHONY: help setup install dev lint format test conformance train run monitor notebook bench \
 	image image-cuda push deploy undeploy all clean
 
 help: ## say what the targets do
@@ -41,6 +41,7 @@ help: ## say what the targets do
 
 setup: $(SETUP) ## make the virtual environment .venv
 install: $(INSTALLED) ## install what training and serving need
+dev: $(DEV) ## install what lint and tests need, too
 all: install lint test ## install, lint and test
 
 lint: $(DEV) ## check style, types, shell scripts and the Dockerfile
