@@ -36,8 +36,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help setup install dev lint format test conformance train run monitor notebook bench \
 	image image-cuda push deploy undeploy all clean
 
-help: ## say what the targets do
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+help: ## list the targets, the most important ones first
+	@for rank in "[1-9]" ""; do \
+		grep -hE "^[a-z-]+:.*##$$rank " $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##([1-9]?) (.*)/\2\t  make \1\t\3/' | \
+			sort -ns | cut -f 2- | expand -t 20; \
+		echo; \
+	done
 
 setup: $(SETUP) ## make the virtual environment .venv
 install: $(INSTALLED) ## install what training and serving need
@@ -55,23 +59,23 @@ format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(DEV) $(CLIENTS) ## run all tests, also with the platforms' own clients
+test: $(DEV) $(CLIENTS) ##3 run all tests, also with the platforms' own clients
 	$(BIN)/python -m pytest
 
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
 	$(BIN)/python -m pytest conformance --url "$(URL)" $(ARGS)
 
-train: $(TRAINING) ## train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
+train: $(TRAINING) ##2 train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
 	$(TRAIN) $(ARGS)
 
-run: $(INSTALLED) | $(CHAMPION) ## serve on PORT of HOST; trains first if there is no model yet
+run: $(INSTALLED) | $(CHAMPION) ##1 serve on PORT of HOST; trains first if there is no model yet
 	@echo "Tabserve: http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@TABSERVE_STORE="$(STORE)" TABSERVE_HOST="$(HOST)" PORT="$(PORT)" exec $(BIN)/gunicorn
 
-monitor: $(INSTALLED) ## run Prometheus with our rules against the server at URL
+monitor: $(INSTALLED) ##7 run Prometheus with our rules against the server at URL
 	@exec $(BIN)/python -m monitoring run --url "$(URL)" --port "$(MONITOR_PORT)" $(ARGS)
 
-image: ## build the image; with MODEL=NAME on the command line, with that model in it
+image: ##5 build the image; with MODEL=NAME on the command line, with that model in it
 	@$(BAKED) docker/build.sh
 
 image-cuda: ## the same with PyTorch and CUDA
@@ -80,7 +84,7 @@ image-cuda: ## the same with PyTorch and CUDA
 push: ## build the image and push it to IMAGE
 	@$(BAKED) ./upload_docker.sh
 
-deploy: ## apply OVERLAY to the cluster and forward PORT to it
+deploy: ##6 apply OVERLAY to the cluster and forward PORT to it
 	@OVERLAY="$(OVERLAY)" PORT="$(PORT)" ./run_kubernetes.sh
 
 undeploy: ## take OVERLAY out of the cluster
@@ -89,7 +93,7 @@ undeploy: ## take OVERLAY out of the cluster
 notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
 	PYTHONPATH="$(CURDIR)" $(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(DEV) | $(CHAMPION) ## measure the engine, and the service beside its peers (fewer: ARGS="--only tabserve fastapi")
+bench: $(DEV) | $(CHAMPION) ##4 measure the engine, and the service beside its peers (fewer: ARGS="--only tabserve fastapi")
 	TABSERVE_STORE="$(STORE)" $(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays

@@ -168,11 +168,11 @@ def test_only_the_first_column_without_a_name_is_an_index(client: FlaskClient) -
 
 
 def test_forms_that_keep_every_bit(client: FlaskClient, pipeline: Any) -> None:
-    """The forms that the README recommends for a data frame say every float64, where `to_json()` rounds it."""
+    """The forms that docs/http-api.md recommends for a data frame say every float64, where `to_json()` rounds it."""
     frame = pd.DataFrame(np.random.default_rng(13).uniform(0, 400, (200, len(COLUMNS))), columns=COLUMNS)
     expected = bits(pipeline.predict(frame.to_numpy()))
 
-    assert 'json.dumps(frame.to_dict("records"))' in (ROOT / "README.md").read_text()
+    assert 'json.dumps(frame.to_dict("records"))' in (ROOT / "docs" / "http-api.md").read_text()
     assert np.array_equal(bits(predict(client, frame.to_dict("records"))), expected)
     assert np.array_equal(bits(predict(client, frame.to_csv())), expected)
     for text in (frame.to_json(), frame.to_json(double_precision=15)):
