@@ -82,7 +82,7 @@ class ExchangeMiddleware:
 
 
 def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: Cors | None) -> Iterator[WSGICall]:
-    """Yield the calls for the inner application; add the exchange of each to `exchanges` before."""
+    """Yield the calls for the inner application, each after its exchange was attached and added to `exchanges`."""
     for environ, start_response in calls:
         request_id = environ.get("HTTP_X_REQUEST_ID")
         if not request_id or not REQUEST_ID.fullmatch(request_id):

@@ -67,9 +67,9 @@ class Serving:
         return "; ".join(self.problems) or (None if self.is_open else f"the models are still loading on {self.device}")
 
     def get(self, name: str | None, version: str | None = None) -> Artifact:
-        """Return a loaded model, the default one if `name` is None, if `version` is None or the loaded version.
+        """Return the loaded model `name`, or the default model for None; a `version` must be the loaded one.
 
-        Raises `NotReadyError` if the model failed to load, `NotInStoreError` if it is not configured.
+        Raises `NotReadyError` if the model failed to load, `NotInStoreError` if the model or version is not configured.
         """
         name = name or self.default_name
         if name in self.models:

@@ -120,10 +120,10 @@ def test_waiting_requests_are_one_batch() -> None:
     """Requests that arrive while the engine runs are one batch, in their order, and each gets its own predictions."""
     engine = Doubling()
     with waiting(engine) as queue:
-        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5, 6, 7)]
+        futures = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5, 6, 7)]
         queue.go_on()
 
-        assert answers(asked) == [[2], [4, 6], [8], [10, 12, 14]]
+        assert answers(futures) == [[2], [4, 6], [8], [10, 12, 14]]
     assert engine.runs == [[1], [2, 3, 4, 5, 6, 7]]
 
 
@@ -131,10 +131,10 @@ def test_batches_have_a_row_limit() -> None:
     """A batch has at most `max_rows` rows, unless a single request has more; no request overtakes another."""
     engine = Doubling()
     with waiting(engine, max_rows=3) as queue:
-        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5), queue.ask(6, 7, 8, 9), queue.ask(10)]
+        futures = [queue.ask(1), queue.ask(2, 3), queue.ask(4), queue.ask(5), queue.ask(6, 7, 8, 9), queue.ask(10)]
         queue.go_on()
 
-        assert answers(asked) == [[2], [4, 6], [8], [10], [12, 14, 16, 18], [20]]
+        assert answers(futures) == [[2], [4, 6], [8], [10], [12, 14, 16, 18], [20]]
     assert engine.runs == [[1], [2, 3, 4], [5], [6, 7, 8, 9], [10]]
 
 
@@ -142,11 +142,11 @@ def test_failure() -> None:
     """If a batch fails, only the requests fail that also fail alone, each with an error of its own."""
     engine = Doubling()
     with waiting(engine) as queue:
-        asked = [queue.ask(1), queue.ask(2), queue.ask(13), queue.ask(3), queue.ask(4, 13), queue.ask(5)]
+        futures = [queue.ask(1), queue.ask(2), queue.ask(13), queue.ask(3), queue.ask(4, 13), queue.ask(5)]
         queue.go_on()
-        errors = [asked[guilty].exception(timeout=10) for guilty in (2, 4)]
+        errors = [futures[guilty].exception(timeout=10) for guilty in (2, 4)]
 
-        assert answers([asked[number] for number in (0, 1, 3, 5)]) == [[2], [4], [6], [10]]
+        assert answers([futures[number] for number in (0, 1, 3, 5)]) == [[2], [4], [6], [10]]
         assert [type(error) for error in errors] == [ValueError, ValueError]
         assert errors[0] is not errors[1]
         assert answers([queue.ask(6)]) == [[12]]
@@ -156,11 +156,11 @@ def test_interrupted_thread() -> None:
     """If the thread that runs a batch is interrupted, the next thread runs the other requests."""
     engine = Doubling()
     with waiting(engine) as queue:
-        asked = [queue.ask(1), queue.ask(666), queue.ask(2), queue.ask(3)]
+        futures = [queue.ask(1), queue.ask(666), queue.ask(2), queue.ask(3)]
         queue.go_on()
 
-        assert isinstance(asked[1].exception(timeout=10), KeyboardInterrupt)
-        assert answers([asked[0], asked[2], asked[3]]) == [[2], [4], [6]]
+        assert isinstance(futures[1].exception(timeout=10), KeyboardInterrupt)
+        assert answers([futures[0], futures[2], futures[3]]) == [[2], [4], [6]]
         assert answers([queue.ask(4)]) == [[8]]
     assert engine.runs == [[1], [666, 2, 3], [2, 3], [4]]
 
@@ -184,12 +184,12 @@ def test_wait_in_a_batch_that_hangs_is_bounded() -> None:
     """A request in a batch that hangs waits for a bounded time, unless its thread runs the batch."""
     engine = Doubling()
     with waiting(engine, max_wait_seconds=0.2) as queue:
-        asked = [queue.ask(1), queue.ask(99), queue.ask(3)]
+        futures = [queue.ask(1), queue.ask(99), queue.ask(3)]
         queue.go_on()
 
-        assert isinstance(asked[2].exception(timeout=5), OverloadedError)
+        assert isinstance(futures[2].exception(timeout=5), OverloadedError)
         engine.hang.set()
-        assert answers([*asked[:2], queue.ask(4)]) == [[2], [198], [8]]
+        assert answers([*futures[:2], queue.ask(4)]) == [[2], [198], [8]]
     assert engine.runs == [[1], [99, 3], [4]]
 
 
@@ -203,20 +203,20 @@ def test_lost_device() -> None:
 
     engine = Lost()
     with waiting(engine) as queue:
-        asked = [queue.ask(number) for number in range(5)]
+        futures = [queue.ask(number) for number in range(5)]
         queue.go_on()
 
-        assert [str(future.exception(timeout=10)) for future in asked] == ["gone"] * 5
+        assert [str(future.exception(timeout=10)) for future in futures] == ["gone"] * 5
 
 
 def test_statistics() -> None:
     """The rows of each run and the wait of each request are returned once."""
     engine = Doubling()
     with waiting(engine) as queue:
-        asked = [queue.ask(1), queue.ask(2, 3), queue.ask(4)]
+        futures = [queue.ask(1), queue.ask(2, 3), queue.ask(4)]
         time.sleep(0.05)
         queue.go_on()
-        answers(asked)
+        answers(futures)
         n_rows, waits = queue._batcher.take_statistics()
 
         assert n_rows == [1, 3]

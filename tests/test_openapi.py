@@ -210,12 +210,12 @@ def statuses(urls: list[str]) -> dict[str, int]:
 def test_page_is_complete(server: Server, path: str) -> None:
     """The page and everything that it loads come from this server and exist."""
     page = requests.get(server.url + path, timeout=10)
-    asked = linked(page.url)
+    linked_urls = linked(page.url)
 
     assert (page.status_code, page.url) == (200, f"{server.url}/docs/")
-    assert {"css", "png", "js"} <= {url.rpartition(".")[2] for url in asked}
-    assert {urlsplit(url).netloc for url in asked} == {urlsplit(server.url).netloc}
-    assert statuses(asked) == dict.fromkeys(asked, 200)
+    assert {"css", "png", "js"} <= {url.rpartition(".")[2] for url in linked_urls}
+    assert {urlsplit(url).netloc for url in linked_urls} == {urlsplit(server.url).netloc}
+    assert statuses(linked_urls) == dict.fromkeys(linked_urls, 200)
 
 
 @pytest.fixture(scope="module")
@@ -248,12 +248,12 @@ def prefixed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_pages_behind_a_prefix(prefixed: tuple[Server, str]) -> None:
     """Behind a proxy that removes a prefix, every link of both pages and the curl line work."""
     server, url = prefixed
-    asked = {urlsplit(link).path for page in (f"{url}/", f"{url}/docs/") for link in linked(page)}
+    linked_urls = {urlsplit(link).path for page in (f"{url}/", f"{url}/docs/") for link in linked(page)}
     page = requests.get(f"{url}/", headers={"Accept": "text/html"}, timeout=10).text
     written = subprocess.run(curl_line(page), shell=True, capture_output=True, check=True, timeout=10).stdout
 
-    assert {"/tabserve/docs/", "/tabserve/metrics", "/tabserve/docs/swagger-ui-bundle.js"} <= asked
-    links = [urljoin(url, path) for path in asked]
+    assert {"/tabserve/docs/", "/tabserve/metrics", "/tabserve/docs/swagger-ui-bundle.js"} <= linked_urls
+    links = [urljoin(url, path) for path in linked_urls]
     assert statuses(links) == dict.fromkeys(links, 200)
     assert requests.get(f"{url}/docs", timeout=10).url == f"{url}/docs/"
     assert f"curl -s {url}/predict " in page
