@@ -53,7 +53,7 @@ def main() -> None:
         if (body.route, body.name) in COSTLIEST:  # the second of two lengths, which is not rejected at once
             chosen[body.route, body.name] = body
     print("; ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
-    print("| beside one a second of | bytes | status | p50 of others, ms | p99, ms |\n|---|---|---|---|---|")
+    print("| one body a second | bytes | status | p50 of other requests, ms | p99, ms |\n|---|---|---|---|---|")
     with serving(LOGGED, store=store, artifact=Store(store).find(MODEL), row=houses[:1]) as (server, _):
         row = server.body(houses[:1])
         others_wait(server, row, None, seconds=3)

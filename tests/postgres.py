@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: from Debian's package, in a temporary folder, which tests may freeze and stop."""
+"""A PostgreSQL server for tests: from Debian's package, in a temporary folder; tests may freeze and stop it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Postgres:
     process: subprocess.Popen[bytes] | None = None
 
     def url(self) -> str:
-        """Return the URL of its one database; every password is right."""
+        """Return the URL of its database; every password is accepted."""
         return f"postgresql://tabserve:s3cret@127.0.0.1:{self.port}/postgres"
 
     def execute(self, statement: str) -> None:
@@ -40,7 +40,7 @@ class Postgres:
             connection.execute(statement.encode())
 
     def start(self) -> None:
-        """Run the server, and return when it takes connections."""
+        """Start the server, and return when it accepts connections."""
         where = ["-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
         settings = ["-F", "-c", "timezone=Asia/Tokyo"]  # no disk is waited for; and clocks that are not ours
         with (self.folder / "log").open("ab") as log:
@@ -70,7 +70,7 @@ class Postgres:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Keep the server from doing anything in a block: its connections stay open, and nothing comes on them."""
+        """Freeze the server for a block: its connections stay open without a response."""
         self._signal(signal.SIGSTOP)
         try:
             yield
@@ -87,7 +87,7 @@ class Postgres:
 
 @contextmanager
 def run_postgres() -> Iterator[Postgres]:
-    """Run a PostgreSQL for a block; skip the test where there is none, or nobody whom it would run as."""
+    """Run a PostgreSQL for a block; skip the test if it is not installed or there is no user to run it as."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
     if not found and not on_path:

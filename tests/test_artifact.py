@@ -1,4 +1,4 @@
-"""An artifact loads only when every byte and every answer is right, and says what to do where one is not."""
+"""An artifact loads only if every byte and every prediction is right; otherwise the error states the remedy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FILES = [
 
 @pytest.fixture(scope="module")
 def kept(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One copy of the trained artifact, for tests that put back what they change."""
+    """One copy of the trained artifact, for tests that undo their changes."""
     folder: Path = tmp_path_factory.mktemp("kept") / "1"
     yield shutil.copytree(store / "boston-housing" / "1", folder)
     artifact.load(folder)
@@ -57,14 +57,14 @@ def folder(store: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> ArtifactError:
-    """Return the error with which an artifact is refused; it names a file, what is wrong and what to do."""
+    """Return the error for an artifact that is refused; it names a file, the reason and the remedy."""
     with pytest.raises(ArtifactError) as caught:
         artifact.load(folder)
     assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}; {caught.value.remedy}"
     return caught.value
 
 
-def test_good_artifact_answers_as_the_pipeline(folder: Path, pipeline: Any, houses: pd.DataFrame) -> None:
+def test_good_artifact_predicts_like_the_pipeline(folder: Path, pipeline: Any, houses: pd.DataFrame) -> None:
     """A loaded artifact knows its name, version and schema, and gives the pipeline's bits."""
     found = artifact.load(folder)
 
@@ -124,7 +124,7 @@ def test_damaged_file_is_named(folder: Path, name: str, damage: Callable[[bytes]
     ids=["missing", "empty", "truncated", "list", "no facts", "edited", "NaN", "infinite", "no digest"],
 )
 def test_damaged_manifest_is_named(folder: Path, damage: Callable[[str], str] | None, reason: str) -> None:
-    """A manifest that is missing, is none or was edited is refused, and the error names it."""
+    """A manifest that is missing, invalid or edited is refused, and the error names it."""
     path = folder / "manifest.json"
     text = path.read_text(encoding="utf-8")
     path.unlink()
@@ -140,7 +140,7 @@ def test_damaged_manifest_is_named(folder: Path, damage: Callable[[str], str] | 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_no_changed_byte_loads(kept: Path, data: st.DataObject) -> None:
-    """A byte changed anywhere is refused, unless the manifest still says the same, but for when it was written."""
+    """A byte changed anywhere is refused, unless only the manifest's time or its formatting differs."""
     path = kept / data.draw(st.sampled_from([*FILES, "manifest.json"]))
     content = path.read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))
@@ -159,8 +159,8 @@ def test_no_changed_byte_loads(kept: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None, [1]])
-def test_format_version_that_never_was_is_refused(folder: Path, version: Any) -> None:
-    """A format version is an integer from 1 on, and nothing that looks like one."""
+def test_format_version_that_does_not_exist_is_refused(folder: Path, version: Any) -> None:
+    """A format version is an integer of at least 1, and no other type."""
     rewrite(folder, lambda manifest: manifest.update(format_version=version))
 
     assert refusal(folder).reason == f"has the format version {version!r}, which does not exist"
@@ -182,7 +182,7 @@ def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     "folder_of_format", sorted((Path(__file__).parent / "artifacts").iterdir()), ids=lambda p: p.name
 )
 def test_older_formats_are_read(folder_of_format: Path) -> None:
-    """An artifact of each older format loads, and answers to the last bit as when it was written."""
+    """An artifact of each older format loads, and predicts the same bits as when it was written."""
     found = artifact.load(folder_of_format)
 
     assert found.manifest["format_version"] == int(folder_of_format.name.removeprefix("format-"))
@@ -193,7 +193,7 @@ def test_older_formats_are_read(folder_of_format: Path) -> None:
 
 @pytest.mark.parametrize("row", [0, 31, -1])
 def test_golden_answer_off_by_one_bit_is_refused(folder: Path, row: int) -> None:
-    """A golden answer that is another by one bit is refused, although every hash is right."""
+    """A golden prediction that differs by one bit is refused, although every hash is right."""
     golden = json.loads((folder / "golden.json").read_bytes())
     golden["y"][row] = float(np.nextafter(golden["y"][row], np.inf))
     rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json(golden)})
@@ -210,7 +210,7 @@ def test_golden_answer_off_by_one_bit_is_refused(folder: Path, row: int) -> None
     ids=["no rows", "one answer too few", "one answer too many", "narrow rows", "ragged rows"],
 )
 def test_golden_rows_that_prove_nothing_are_refused(folder: Path, X: Any, y: Any) -> None:
-    """Golden rows that are none, or not as many as answers, or of another width, are an `ArtifactError`."""
+    """Golden rows that are missing, not as many as predictions, or of another width are an `ArtifactError`."""
     rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json({"X": X, "y": y})})
 
     assert refusal(folder).remedy != ""
@@ -250,7 +250,7 @@ def compressed(forest: Forest) -> bytes:
     ],
     ids=["leaves", "thresholds", "excluded leaves", "features", "one tree"],
 )
-def test_forest_that_answers_otherwise_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
+def test_forest_that_predicts_differently_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
     """A forest that is not the graph's is refused by the golden rows, although every hash is right."""
     forest = Forest.unpack((folder / "forest.npz").read_bytes())
     rewrite(folder, lambda manifest: None, {"forest.npz": change(forest).pack()})
@@ -291,8 +291,8 @@ def test_forest_that_answers_otherwise_is_refused(folder: Path, change: Callable
         "compressed",
     ],
 )
-def test_forest_that_is_none_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
-    """Bit vectors that cannot be made, or would take too much memory, are refused by name."""
+def test_invalid_forest_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
+    """A forest for which bit vectors cannot be computed, or are too large, is refused by name."""
     forest = Forest.unpack((folder / "forest.npz").read_bytes())
     rewrite(folder, lambda manifest: None, {"forest.npz": change(forest)})
 
@@ -326,7 +326,7 @@ def test_file_outside_the_folder_is_not_read(folder: Path, name: str) -> None:
 def test_manifest_that_does_not_describe_a_model_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    """A manifest of a right digest that lacks what loading needs is an `ArtifactError` that names it."""
+    """A manifest with the right digest that lacks a required fact is an `ArtifactError` that names it."""
     rewrite(folder, change)
 
     assert refusal(folder).path == folder / "manifest.json"
@@ -369,21 +369,21 @@ def swap(values: list[Any]) -> None:
     ids=["swapped", "one fewer", "one twice", "category", "limit", "version", "no metrics", "no algorithm"],
 )
 def test_manifest_that_does_not_fit_the_model_is_refused(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """A manifest that describes another model than the graph and the golden rows are of is refused."""
+    """A manifest that describes another model than the graph and the golden rows is refused."""
     rewrite(folder, change)
 
     assert refusal(folder).path.name in ("manifest.json", "golden.json")
 
 
 def test_golden_rows_nested_without_end_are_refused(folder: Path) -> None:
-    """Golden rows that no parser can read are refused like every other damage."""
+    """Golden rows that no parser can read are refused like any other damage."""
     rewrite(folder, lambda manifest: None, {"golden.json": b"[" * 100_000})
 
     assert refusal(folder).remedy == "restore the artifact from its source, or train the model again"
 
 
 def test_graph_of_another_precision_is_refused(folder: Path) -> None:
-    """A graph that answers float32 is refused, and not compared bit for bit with float64."""
+    """A graph that returns float32 is refused, and not compared bit for bit with float64."""
     model = onnx.load_from_string((folder / "model.onnx").read_bytes())
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
@@ -402,7 +402,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 @pytest.mark.parametrize("name", ["manifest.json", "golden.json", "reference.json"])
 def test_json_bombs_are_refused(folder: Path, name: str, bomb: bytes) -> None:
-    """JSON of too many bytes, lists or levels is refused by name before memory is made for what it says."""
+    """JSON with too many bytes, lists or levels is refused by name before it takes memory."""
     if name == "manifest.json":
         (folder / name).write_bytes(bomb)
     else:
@@ -429,10 +429,10 @@ def zero(path: Path, elsewhere: Path) -> None:
 
 @pytest.mark.parametrize("make", [fifo, link, zero])
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_only_plain_files_are_opened(
+def test_only_regular_files_are_opened(
     folder: Path, tmp_path: Path, name: str, make: Callable[[Path, Path], None]
 ) -> None:
-    """A FIFO, a link or a device in the place of a file is refused by name, and nobody waits for it."""
+    """A FIFO, a link or a device instead of a file is refused by name, without blocking."""
     path = folder / name
     elsewhere = path.rename(tmp_path / "elsewhere")
     make(path, elsewhere)
@@ -443,7 +443,7 @@ def test_only_plain_files_are_opened(
 
 
 def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
-    """A folder of an artifact that is a link is refused; the artifact's own folder may be one."""
+    """A linked folder inside an artifact is refused; the artifact's own folder may be a link."""
     (tmp_path / "link").symlink_to(folder)
     assert artifact.load(tmp_path / "link").version == 1
     (folder / "plots").rename(tmp_path / "plots")
@@ -453,7 +453,7 @@ def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
 
 
 def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
-    """A file that the manifest calls larger than any is, is refused unread, whatever its hash."""
+    """A file that is too large by its manifest is refused without reading it, whatever its hash."""
     for name, size in (("golden.json", 2**23 + 1), ("model.onnx", 2**26 + 1), ("forest.npz", 2**25 + 1)):
         kept = (folder / "manifest.json").read_bytes()
         rewrite(folder, lambda manifest, name=name, size=size: manifest["files"][name].update(size=size))  # type: ignore[misc]
@@ -499,7 +499,7 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
     ids=lambda value: value[:50] if isinstance(value, str) else "",
 )
 def test_manifest_has_a_schema(folder: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
-    """What pages and metrics show of a manifest is there, of its type and finite, or the artifact is refused."""
+    """An artifact is refused unless the facts that pages and metrics show exist, are finite and have their types."""
     rewrite_escaped(folder, change)
 
     error = refusal(folder)
@@ -508,7 +508,7 @@ def test_manifest_has_a_schema(folder: Path, change: Callable[[dict[str, Any]], 
 
 
 def rewrite_escaped(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest, as `rewrite` does, and write what UTF-8 has not as an escape."""
+    """Change a manifest like `rewrite`, and write characters that UTF-8 lacks as escapes."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     change(manifest)
     facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
@@ -536,7 +536,7 @@ def rewrite_escaped(folder: Path, change: Callable[[dict[str, Any]], object]) ->
     ],
 )
 def test_numbers_are_finite_numbers(folder: Path, name: str, change: Callable[[Any], object]) -> None:
-    """Golden rows and the reference are finite numbers of JSON, no text for one and no null, or their file is named."""
+    """Golden rows and the reference consist of finite JSON numbers, not strings or null; else their file is named."""
     found = json.loads((folder / name).read_bytes())
     change(found)
     rewrite(folder, lambda manifest: None, {name: json.dumps(found).encode()})

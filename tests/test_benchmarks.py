@@ -1,4 +1,4 @@
-"""Owns the benchmark: that load is counted rightly, and that a run says everything that it found, failures too."""
+"""Owns the benchmark: load is counted correctly, and a run reports all results, failures included."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not insta
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers `/refuse` with 500, and else what it was sent; counts requests and connections."""
+    """Answers `/refuse` with 500 and other paths with the request body; counts requests and connections."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave in one piece
@@ -47,12 +47,12 @@ class Echo(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def echo() -> Iterator[tuple[int, type[Echo]]]:
-    """Run a server until the block ends; yield its port and what counts."""
+    """Run a server until the block ends; yield its port and its counter."""
 
     class Counting(Echo):
         pass
@@ -83,12 +83,12 @@ def test_load_counts_answers_and_refusals(path: str) -> None:
 
 @needs_wrk
 def test_load_on_nothing() -> None:
-    """A server that is gone answers nothing: that is a figure, too."""
+    """A server that has ended gives no replies, which is a result, too."""
     assert load(1, "/", b"{}", connections=3, seconds=1) == Load(0.0, None, None, refused=0, broken=3, starved=3)
 
 
 def test_slow_clients() -> None:
-    """Slow clients stay connected while others are served: idle ones after an answer, others with half a request."""
+    """Slow clients stay connected while others are served: idle ones after a reply, others with half a request."""
     with echo() as (port, counted), slow_clients(port, "/", b"{}", idle=3, trickling=2):
         for _ in range(100):
             if counted.connections == 5:
@@ -102,7 +102,7 @@ def test_slow_clients() -> None:
 def found(
     title: str, *, kind: str = "peer", per_second: float = 100, p99_ms: float | None = 10, off: float = 0
 ) -> Found:
-    """Return a contender that was measured over 8 and 32 connections, with and without disturbance."""
+    """Return a contender measured over 8 and 32 connections, with and without other load."""
     loads = {
         ALONE: Load(per_second, 1, p99_ms, 0, 0),
         SLOW_CLIENTS: Load(per_second, 1, None, 7, 2, starved=31),
@@ -115,7 +115,7 @@ def found(
 
 @pytest.fixture
 def results() -> Results:
-    """A run in which each kind of thing happened."""
+    """A run with every kind of result."""
     missing = Found("Absent", "peer", "3.1", problem="could not be installed: no wheel")
     return Results(
         {"CPU": "a fast one"},
@@ -146,7 +146,7 @@ def test_results_can_be_read_again(results: Results, tmp_path: Path) -> None:
 
 
 def test_table(results: Results) -> None:
-    """Each contender has a line: figures are medians, wrong answers are said, and what was not measured says why."""
+    """Each contender has a line: figures are medians, wrong predictions are marked, missing figures have a reason."""
     text = render(results)
 
     assert cells(text, "Tabserve 1.2")[3:] == [
@@ -158,7 +158,7 @@ def test_table(results: Results) -> None:
 
 
 def test_comparison(results: Results) -> None:
-    """Ours is divided by the best peer that answers rightly; the engine in FastAPI is no peer as shipped."""
+    """Ours is compared with the best peer with right predictions; our engine in FastAPI is not a peer as shipped."""
     text = render(results)
 
     assert cells(text, "requests/s, 1 row, 32 conn.")[1:5] == ["1,000", "250 (FastAPI)", "4.00", "0.50"]
@@ -167,7 +167,7 @@ def test_comparison(results: Results) -> None:
 
 
 def test_disturbances(results: Results) -> None:
-    """What slow clients and a large one do is a ratio of the others' p99; no reply at all is infinite."""
+    """The effect of slow and large clients is a ratio of the others' p99; no reply at all is infinite."""
     assert cells(render(results), "FastAPI") == [
         "FastAPI",
         "∞ (∞ / 10.0 ms), 31 starved",
@@ -200,14 +200,14 @@ def test_same_libraries() -> None:
 
 
 def test_every_choice_is_explained() -> None:
-    """The benchmark's README says of every contender why it is served as it is."""
+    """The benchmark's README explains the configuration of every contender."""
     text = (ROOT / "benchmarks" / "README.md").read_text()
 
     assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == list(CONTENDERS)
 
 
 def test_columns() -> None:
-    """The table's columns are asked about in the order of the schema."""
+    """The columns of requests are in the order of the schema."""
     assert COLUMNS == TRAINED_COLUMNS
 
 
@@ -229,7 +229,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 @needs_wrk
 @pytest.mark.slow
 def test_contenders_that_fail(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who answers wrong is measured; who does not start, or cannot be installed, is reported with the reason."""
+    """A contender with wrong predictions is measured; one that cannot start or be installed is reported."""
     peers = {"wrong": (FAKE, ""), "broken": ("raise SystemExit('no model')", ""), "absent": ("", "no-such-package==1")}
     for name, (code, requirements) in peers.items():
         (tmp_path / name).mkdir()
@@ -263,7 +263,7 @@ def test_contenders_that_fail(store: Path, tmp_path: Path, monkeypatch: pytest.M
 @needs_wrk
 @pytest.mark.slow
 def test_run_of_ours(store: Path, tmp_path: Path) -> None:
-    """The command measures a chosen few and leaves its files: ours gives the pipeline's bits, and no errors."""
+    """The command measures a selection and writes its files: ours gives the pipeline's bits without errors."""
     command = [sys.executable, "-m", "benchmarks", "--parts", "side-by-side", "--only", "tabserve"]
     few = ["--rounds", "1", "--seconds", "1", "--results", str(tmp_path)]
     done = subprocess.run(
@@ -281,8 +281,8 @@ def test_run_of_ours(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_soak_says_what_came_of_the_traffic(store: Path) -> None:
-    """The soak counts good and hostile requests and states the memory; no good request fails beside hostile ones."""
+def test_soak_reports_the_traffic(store: Path) -> None:
+    """The soak counts good and hostile requests and reports the memory; hostile requests make no good one fail."""
     command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "6", "--settle", "3"]
     done = subprocess.run(
         command, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "TABSERVE_STORE": str(store)}, capture_output=True, text=True
@@ -299,7 +299,7 @@ def test_soak_says_what_came_of_the_traffic(store: Path) -> None:
 
 
 def test_soak_refuses_a_time_that_is_too_short() -> None:
-    """A soak that would be over before the first memory figure is refused with both figures."""
+    """A soak that would end before the first memory figure is refused with both figures."""
     command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "10"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -308,7 +308,7 @@ def test_soak_refuses_a_time_that_is_too_short() -> None:
 
 
 def test_training_is_measured_beside_the_plain_loop() -> None:
-    """The training benchmark prints the rows a second of each way, and how many times the plain loop's that is."""
+    """The training benchmark prints the rows per second of each variant, also relative to the plain loop."""
     pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-torch.txt")
     few = ["--rows", "2000", "--epochs", "1", "--rounds", "1", "--device", "cpu"]
     command = [sys.executable, "-m", "benchmarks.training", *few]
@@ -326,7 +326,7 @@ def test_training_is_measured_beside_the_plain_loop() -> None:
 
 
 def test_costliest_bodies_are_made() -> None:
-    """Each body that others are measured beside is one of those that the costs of all bodies are measured with."""
+    """The bodies of `benchmarks.beside` are among those of `benchmarks.hostile`."""
     made = {(body.route, body.name) for body in bodies(contenders.MODEL, list(COLUMNS), [0.0] * len(COLUMNS))}
 
     assert made >= beside.COSTLIEST

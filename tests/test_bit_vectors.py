@@ -1,4 +1,4 @@
-"""Bit vectors: a forest gives the bits of its trees walked one by one, whatever its size and however many rows."""
+"""Bit vectors: a forest gives the same bits as walking its trees, for any size and any number of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.engine import Engine
 
 
 def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: int = 300) -> tuple[Any, Matrix]:
-    """Return a pipeline of so many trees, and rows to ask it about, some of which lie on its splits."""
+    """Return a pipeline of `n_trees`, and rows to predict, some of which are on its splits."""
     random = np.random.default_rng(n_trees)
     X = random.normal(size=(n_rows, n_features)).round(2)
     pipeline = gbm.fit(X, random.normal(size=n_rows), n_estimators=1)
@@ -27,7 +27,7 @@ def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: in
 
 @pytest.mark.parametrize("n_leaves", [2, 3, 8, 9, 16, 17, 32, 33, 63, 64])
 def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
-    """Trees of 2 to 64 leaves, which take words of four widths, answer as the pipeline does.
+    """Trees of 2 to 64 leaves, which use masks of four widths, predict like the pipeline.
 
     Such trees grow leaf by leaf, so that scikit-learn does not store their leaves from left to right.
     """
@@ -41,7 +41,7 @@ def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
 
 @pytest.mark.parametrize("n_trees", [1, 6, 7, 8, 399])
 def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
-    """From two rows on, within one piece and over several, a row is answered alike, whatever stands beside it."""
+    """From two rows on, in one chunk and in several, a row's prediction does not depend on the other rows."""
     pipeline, rows = fitted(n_trees)
     forest = gbm.forest(pipeline)
     assert forest
@@ -54,7 +54,7 @@ def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), n_rows=st.integers(2, 40), n_trees=st.integers(1, 30), n_features=st.integers(1, 5))
 def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: int, n_features: int) -> None:
-    """Any bits that a float64 can have, those of infinities and NaN among them, reach the leaves of the graph."""
+    """Any bits of a float64, infinities and NaN included, reach the same leaves as in the graph."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(30, n_features)).round(1)
     pipeline = gbm.fit(X, random.normal(size=30), n_estimators=n_trees)
@@ -70,7 +70,7 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
 
 
 def test_packing_gives_the_same_forest_and_the_same_bytes() -> None:
-    """A forest that was packed comes back as it was, and is packed to the same bytes each time."""
+    """A packed forest is unpacked unchanged, and packed again to the same bytes."""
     pipeline, _ = fitted(5)
     forest = gbm.forest(pipeline)
     assert forest

@@ -1,4 +1,4 @@
-"""Owns how the command line and its wrappers behave: pipes, Ctrl-C, encodings, paths with spaces, empty variables."""
+"""Owns the command line and its wrappers: pipes, Ctrl-C, encodings, paths with spaces, empty variables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predicting(store: Path, *more: str) -> list[str]:
 
 
 def test_reader_that_stops(store: Path, houses: pd.DataFrame) -> None:
-    """Output to a pipe that nobody reads any more ends the command without a word, by SIGPIPE as other tools."""
+    """A closed output pipe ends the command silently by SIGPIPE, as with other tools."""
     table = pd.concat([houses] * 40).to_csv(index=False)
     with subprocess.Popen(
         predicting(store), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -58,8 +58,8 @@ def test_tables_are_utf8(store: Path, tmp_path: Path, mark: bytes, from_file: bo
     assert len(done.stdout.splitlines()) == 506
 
 
-def test_name_that_is_not_there(store: Path) -> None:
-    """A name that the store does not have is answered with those that it has, not with advice to train that name."""
+def test_unknown_name(store: Path) -> None:
+    """An error for an unknown name lists the names in the store, without advice to train that name."""
     done = subprocess.run(
         [*PYTHON, "--store", str(store), "predict", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -72,7 +72,7 @@ def test_name_that_is_not_there(store: Path) -> None:
 
 @pytest.mark.parametrize("notebook", [[], ["--notebook"]], ids=["directly", "notebook"])
 def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
-    """Ctrl-C in training ends it with one line and 130, and with no version in the store."""
+    """Ctrl-C ends training with one line, status 130 and no version in the store."""
     store = tmp_path / "store"
     command = [*PYTHON, "--store", str(store), "train", "boston-housing", *notebook]
     with subprocess.Popen(
@@ -85,11 +85,11 @@ def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
         time.sleep(3)
         os.killpg(training.pid, signal.SIGINT)  # as a terminal does
         assert training.stderr
-        told = training.stderr.read()
+        output = training.stderr.read()
 
         assert training.wait(timeout=60) == 130
-    assert told.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in told
+    assert output.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in output
     assert not list(store.glob("*/*/manifest.json"))
 
 
@@ -97,32 +97,32 @@ def test_store_with_spaces(store: Path, tmp_path: Path) -> None:
     """Make's targets take a store, and a model's name, as one word, whatever spaces are in it."""
     own = tmp_path / "a store"
     for target in ("train", "run"):
-        told = subprocess.run(
+        output = subprocess.run(
             ["make", "-n", target, f"STORE={own}", "--old-file=.venv/.installed"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        (line,) = (line for line in told.splitlines() if "-m model --store" in line)
+        (line,) = (line for line in output.splitlines() if "-m model --store" in line)
         words = shlex.split(line)
         assert words[words.index("--store") + 1] == str(own)
-    assert f'TABSERVE_STORE="{own}"' in told
+    assert f'TABSERVE_STORE="{own}"' in output
 
     own.symlink_to(store)
-    told = subprocess.run(
+    output = subprocess.run(
         ["make", "-n", "run", f"STORE={own}", "--old-file=.venv/.installed"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert "-m model" not in told
+    assert "-m model" not in output
 
 
 @pytest.mark.parametrize("empty", [{"WEB_CONCURRENCY": ""}, {"WEB_CONCURRENCY": "", "PORT": ""}])
 def test_variables_that_are_empty(tmp_path: Path, empty: dict[str, str]) -> None:
-    """What compose passes on as empty is as if it was not set: in the image, and for `make run`."""
+    """A variable that compose passes as empty counts as unset, in the image and for `make run`."""
     server = tmp_path / "gunicorn"
     server.write_text('#!/bin/sh\necho "${WEB_CONCURRENCY-unset} $PORT $*"\n')
     server.chmod(0o755)

@@ -62,7 +62,7 @@ def warnings_of(table: Table) -> list[str]:
 
 
 def test_built_in_table_is_the_published_one() -> None:
-    """The table has the published 506 rows and 7 columns, 16 rows at the cap, and nothing to warn of."""
+    """The table has the published 506 rows and 7 columns, 16 rows at the cap, and no warnings."""
     table = read(DATASETS["boston-housing"])
 
     assert list(table.frame.columns) == HEADER.split(",")
@@ -107,7 +107,7 @@ def test_heights_and_weights_are_read_as_they_were_published(tmp_path: Path) -> 
 
 
 def test_columns_are_matched_by_name(write: Write) -> None:
-    """A table whose columns stand in another order, with a byte order mark, is the same table."""
+    """A table with its columns in another order and a byte order mark is the same table."""
     expected = read(BOSTON_HOUSING, write(LINES))
     path = write([line + "," + line.split(",")[0] for line in LINES], "\ufeff" + HEADER.replace("CHAS", "x") + ",CHAS")
 
@@ -128,7 +128,7 @@ def test_columns_are_matched_by_name(write: Write) -> None:
         ((",24", ""), "consistency   row 0: has 6 cells where there are 7 columns"),
     ],
 )
-def test_bad_cell_is_reported_where_it_stands(write: Write, change: tuple[str, str], finding: str) -> None:
+def test_bad_cell_is_reported_with_its_place(write: Write, change: tuple[str, str], finding: str) -> None:
     """A missing, misread or implausible cell is fatal, and the report names its dimension, row and column."""
     path = write([LINES[0].replace(*change), *LINES[1:]])
 
@@ -137,7 +137,7 @@ def test_bad_cell_is_reported_where_it_stands(write: Write, change: tuple[str, s
     )
 
 
-def test_all_problems_come_in_one_report(write: Write) -> None:
+def test_all_problems_are_in_one_report(write: Write) -> None:
     """One `DataError` lists every problem of every dimension, errors before warnings."""
     lines = ["a,20,2026-02-01", ",6,yesterday", "1,2,2026-01-01"]
     path = write(lines, "low,y,day")
@@ -156,7 +156,7 @@ def test_all_problems_come_in_one_report(write: Write) -> None:
 
 
 def test_repeated_and_contradicting_rows_are_warnings(write: Write) -> None:
-    """A row that repeats another, or has its features and another target, is told of and trained on."""
+    """A row that repeats another, or has its features and another target, causes a warning and is used."""
     other = LINES[1].rsplit(",", 1)[0] + ",9.9"
     table = read(BOSTON_HOUSING, write([*LINES, LINES[0], other]))
 
@@ -175,8 +175,8 @@ def test_repeated_and_contradicting_rows_are_warnings(write: Write) -> None:
         (11, ["row 40: repeats an earlier row (the first of 11 such rows)"]),
     ],
 )
-def test_many_rows_of_one_kind_are_told_of_in_one_line(write: Write, n_rows: int, warnings: list[str]) -> None:
-    """Up to ten rows that are remarkable alike are told of one by one, more in one line: how many, and the first."""
+def test_many_rows_of_one_kind_are_one_line(write: Write, n_rows: int, warnings: list[str]) -> None:
+    """Up to ten rows with the same problem are listed one by one, more in one line with their number and the first."""
     table = read(BOSTON_HOUSING, write([*LINES, *LINES[:n_rows]]))
 
     assert warnings_of(table) == [f"consistency: {warning}" for warning in warnings]
@@ -201,7 +201,7 @@ def test_many_rows_of_one_kind_are_told_of_in_one_line(write: Write, n_rows: int
     ],
 )
 def test_errors_throughout_are_a_line_each(write: Write, line: str, findings: list[str]) -> None:
-    """A table that is wrong in a thousand rows alike is refused with one line for each kind of error."""
+    """A table with the same errors in a thousand rows is refused with one line for each kind of error."""
     report = report_of(READINGS, write([*DAYS, *[line] * 1000], "low,high,y,day"), today=date(2026, 2, 1))
 
     assert [found for found in report.splitlines()[1:] if "error" in found] == [
@@ -210,8 +210,8 @@ def test_errors_throughout_are_a_line_each(write: Write, line: str, findings: li
 
 
 @pytest.mark.parametrize("name", ["ZN", ""])
-def test_extra_column_is_a_warning_and_left_out(write: Write, name: str) -> None:
-    """A column that the data set does not know, such as pandas' index without a name, is told of and left out."""
+def test_extra_column_is_a_warning_and_ignored(write: Write, name: str) -> None:
+    """An unknown column, such as pandas' index without a name, causes a warning and is ignored."""
     table = read(BOSTON_HOUSING, write([f"{i},{line}" for i, line in enumerate(LINES)], f"{name},{HEADER}"))
 
     assert warnings_of(table) == [f"consistency: column {name!r}: is no column of the data set and is left out"]
@@ -219,7 +219,7 @@ def test_extra_column_is_a_warning_and_left_out(write: Write, name: str) -> None
 
 
 def test_column_that_copies_another_is_a_warning(write: Write) -> None:
-    """Two columns that agree in every row are told of."""
+    """Two columns that agree in every row cause a warning."""
     path = write([f"{i},{i},{2 * i},2026-01-01" for i in range(20)], "low,high,y,day")
 
     table = read(READINGS, path, today=date(2026, 1, 2))
@@ -227,7 +227,7 @@ def test_column_that_copies_another_is_a_warning(write: Write) -> None:
 
 
 def test_target_of_one_value_is_fatal(write: Write) -> None:
-    """There is nothing to learn of a target that never changes."""
+    """A target that never changes cannot be learned."""
     path = write([f"{i},{i + 1},7,2026-01-01" for i in range(20)], "low,high,y,day")
 
     report = report_of(READINGS, path, today=date(2026, 1, 2))
@@ -246,7 +246,7 @@ def test_table_needs_twenty_rows(write: Write, n_rows: int, accepted: bool) -> N
 
 
 def test_broken_rule_is_fatal(write: Write) -> None:
-    """Each row whose columns do not agree as the data set's rule demands is reported."""
+    """Each row that violates the data set's rule is reported."""
     lines = [*DAYS[:3], "9,1,0,2026-01-01", *DAYS[3:], "5,4,1,2026-01-01"]
     report = report_of(READINGS, write(lines, "low,high,y,day"), today=date(2026, 2, 1))
 
@@ -260,7 +260,7 @@ def test_broken_rule_is_fatal(write: Write) -> None:
     ("today", "age"), [(date(2026, 1, 25), None), (date(2026, 2, 24), None), (date(2026, 2, 25), 31)]
 )
 def test_newest_row_must_be_new_enough(write: Write, today: date, age: int | None) -> None:
-    """A table is fresh from the day of its newest row up to and with the age that the data set allows."""
+    """A table is fresh from the day of its newest row up to and including the age that the data set allows."""
     path = write(DAYS, "low,high,y,day")  # the newest of 2026-01-25
 
     if age is None:
@@ -271,7 +271,7 @@ def test_newest_row_must_be_new_enough(write: Write, today: date, age: int | Non
 
 
 def test_missing_date_column_is_fatal(write: Write) -> None:
-    """Without the column of dates nobody can say how old the rows are."""
+    """Without the date column the age of the rows is unknown."""
     path = write([line.rsplit(",", 1)[0] for line in DAYS], "low,high,y")
 
     report = report_of(READINGS, path, today=date(2026, 2, 1))
@@ -287,8 +287,8 @@ def test_missing_date_column_is_fatal(write: Write) -> None:
         (b'x\n"1', "is not a table: not CSV: unexpected end of data"),
     ],
 )
-def test_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
-    """A file that is not there, not UTF-8 or not CSV is refused in one sentence that names it."""
+def test_file_that_is_not_a_table_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """A file that is missing, not UTF-8 or not CSV is refused in one sentence that names it."""
     path = tmp_path / "table.csv"
     if content is not None:
         path.write_bytes(content)

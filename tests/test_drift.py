@@ -1,4 +1,4 @@
-"""The reference bins: a training distribution that live values are counted into, and how far these are from it."""
+"""The reference bins: live values are counted into the training distribution and compared with it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_reference_is_a_distribution(values: list[float]) -> None:
 
 @given(values=columns)
 def test_shares_are_what_counting_gives(values: list[float]) -> None:
-    """The share of a bin is the share of the values that counting them one by one puts there."""
+    """The share of a bin is that found by counting the values one by one."""
     found = reference_bins(np.array(values))
     counts = [0] * len(found["edges"])
     for value in values:
@@ -147,7 +147,7 @@ def bins_of(values: list[float]) -> Bins:
     ],
 )
 def test_count_names_the_bin(value: float, label: str) -> None:
-    """An edge belongs to the bin that it ends; outside is below the minimum and above the last edge; NaN is missing."""
+    """An edge belongs to the bin that it ends. Outside is below the minimum and above the last edge. NaN is missing."""
     assert dict(zip(TEN.labels, TEN.count(np.array([value]))))[label] == 1
 
 
@@ -191,7 +191,7 @@ def test_labels(n: int, labels: tuple[str, ...]) -> None:
 
 @given(values=columns)
 def test_parse_reads_what_was_written(values: list[float]) -> None:
-    """What is read is what was written, to the last bit."""
+    """A reference is read as it was written, to the last bit."""
     facts = reference_bins(np.array(values))
     found: Reference = parse(json.loads(json.dumps({"features": {"a": facts}, "prediction": facts})), SCHEMA)
 
@@ -222,7 +222,7 @@ def test_parse_reads_what_was_written(values: list[float]) -> None:
     ],
 )
 def test_parse_takes_nothing_else(change: dict[str, Any]) -> None:
-    """Bins that are none are refused by what an artifact's loader catches."""
+    """Invalid bins raise an exception that the artifact's loader catches."""
     facts = {"minimum": 0.0, "edges": [1.0, 2.0], "shares": [0.5, 0.5]}
     bad = {"features": {"a": {**facts, **change}}, "prediction": facts}
 
@@ -233,7 +233,7 @@ def test_parse_takes_nothing_else(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("content", [{}, {"features": {}}, {"features": {"b": {}}, "prediction": {}}, [], None, "x"])
 def test_parse_of_another_content(content: Any) -> None:
-    """A reference without the schema's features, or that is no object, is refused in the same way."""
+    """A reference without the schema's features, or that is not an object, is refused in the same way."""
     with pytest.raises((KeyError, TypeError, ValueError)):
         parse(content, SCHEMA)
 
@@ -244,7 +244,7 @@ all_counts = st.lists(st.integers(0, 500), min_size=13, max_size=13).map(lambda 
 
 @given(values=columns, times=st.integers(1, 50), missing=st.integers(0, 9))
 def test_same_shares_have_no_distance(values: list[float], times: int, missing: int) -> None:
-    """The training rows themselves, any number of times over, are at no distance, and missing values change nothing."""
+    """The training rows themselves, repeated any number of times, have distance 0; missing values change nothing."""
     bins = bins_of(values)
     counts = bins.count(np.array(values * times + [math.nan] * missing))
 
@@ -263,7 +263,7 @@ def test_distances_are_bounded(counts: NDArray[np.intp]) -> None:
 
 @given(counts=all_counts, times=st.integers(2, 30))
 def test_distances_are_of_shares(counts: NDArray[np.intp], times: int) -> None:
-    """As many rows again in the same shares are at the same distance, where no bin is empty."""
+    """Twice the rows in the same shares have the same distance, if no bin is empty."""
     counts = counts + 1
 
     assert psi(counts * times, TEN) == pytest.approx(psi(counts, TEN))
@@ -284,7 +284,7 @@ def test_index_is_symmetric(counts: NDArray[np.intp], other: NDArray[np.intp]) -
     values=st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=60), scale=st.sampled_from([0.5, 2.0, 1024])
 )
 def test_counts_do_not_depend_on_the_unit(values: list[float], scale: float) -> None:
-    """In another unit, of training and live values alike, the counts are the same, and so are the distances."""
+    """A change of unit in training and live values changes neither counts nor distances."""
     training = np.random.default_rng(5).normal(0, 10, 200).round(1)
     counts, scaled = (
         bins_of((training * by).tolist()).count(np.array(values) * by + by * 0.03125) for by in (1.0, scale)
@@ -294,7 +294,7 @@ def test_counts_do_not_depend_on_the_unit(values: list[float], scale: float) -> 
 
 
 def test_index_by_hand() -> None:
-    """The index is the textbook sum; what is outside counts beside it, and an empty bin as half a row."""
+    """PSI is the textbook sum; values outside count in the nearest bin, and an empty bin as half a row."""
     bins = Bins(0.0, np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.3, 0.2]))
     counts = np.array([10, 30, 0, 50, 10, 7])
     shares = [0.4, 0.005, 0.6]
@@ -315,7 +315,7 @@ def test_distance_is_that_of_scipy_at_the_edges() -> None:
 
 
 def test_constants_are_quantiles() -> None:
-    """Z and C are what SciPy has for the same false alarms."""
+    """Z and C are SciPy's quantiles for the same rate of false alarms."""
     assert pytest.approx(norm.isf(ALPHA), rel=1e-9) == Z
     assert pytest.approx(math.sqrt(-math.log(ALPHA / 2) / 2), rel=1e-12) == C
 
@@ -331,7 +331,7 @@ def test_threshold_of_the_index(n_bins: int, error: float) -> None:
 
 @pytest.mark.parametrize("n_bins", [1, 2, 10])
 def test_thresholds_fall_to_their_minimum(n_bins: int) -> None:
-    """More rows, live or in training, make thresholds lower, down to what somebody would act on."""
+    """More rows, live or in training, lower the thresholds down to the minimums."""
     rows = [100, 400, 1600, 10**9]
 
     for of in (lambda n, m: psi_threshold(n, m, n_bins), ks_threshold):

@@ -1,4 +1,4 @@
-"""How good a model is: the figures are scikit-learn's, and the split is the same every time."""
+"""Evaluation: the metrics are scikit-learn's, and the split is reproducible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pairs = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size
 
 
 def expected_metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """Return what scikit-learn says of the same predictions."""
+    """Return scikit-learn's metrics of the same predictions."""
     return {
         "rows": len(y),
         "mse": reference.mean_squared_error(y, predicted),
@@ -31,7 +31,7 @@ def expected_metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
 
 @given(cells=pairs)
 def test_metrics_are_those_of_scikit_learn(cells: list[tuple[float, float]]) -> None:
-    """Every figure is the one that scikit-learn gives; bias is the mean prediction less the mean truth."""
+    """Every metric equals scikit-learn's; bias is the mean prediction minus the mean truth."""
     y, predicted = (np.array(column) for column in zip(*cells))
     assume(np.ptp(y) > 1e-3)  # the ratio of r2 needs a spread, see below
 
@@ -40,14 +40,14 @@ def test_metrics_are_those_of_scikit_learn(cells: list[tuple[float, float]]) -> 
 
 @pytest.mark.parametrize("predicted", [[5.0, 5.0, 5.0], [5.0, 6.0, 7.0]], ids=["perfect", "wrong"])
 def test_metrics_of_one_target_value_are_those_of_scikit_learn(predicted: list[float]) -> None:
-    """Validation rows that all have one target, as rows at a cap may, have figures too."""
+    """Validation rows with a single target value, such as rows at a cap, have metrics, too."""
     y = np.full(3, 5.0)
 
     assert evaluate.metrics(y, np.array(predicted)) == pytest.approx(expected_metrics(y, np.array(predicted)))
 
 
 def test_metrics_of_a_known_case() -> None:
-    """Predictions of 2, 2 and 5 for truths of 1, 2 and 3 have figures that a person can check."""
+    """Predictions of 2, 2 and 5 for truths of 1, 2 and 3 have metrics that can be checked by hand."""
     assert evaluate.metrics(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0])) == pytest.approx(
         {"rows": 3, "mse": 5 / 3, "rmse": (5 / 3) ** 0.5, "mae": 1.0, "bias": 1.0, "r2": -1.5}
     )
@@ -69,7 +69,7 @@ def test_split_is_reproducible() -> None:
 
 @pytest.mark.parametrize(("share", "n_validation"), [(0.1, 51), (0.5, 253)])
 def test_split_keeps_the_share_for_validation(share: float, n_validation: int) -> None:
-    """The share of the rows, rounded up, is kept from fitting, and the split says how it was made."""
+    """The share of the rows, rounded up, is held out, and the split records how it was made."""
     table = read(BOSTON_HOUSING)
     rows = evaluate.split(table.X, table.y, validation_share=share, random_state=3)
 
@@ -78,7 +78,7 @@ def test_split_keeps_the_share_for_validation(share: float, n_validation: int) -
 
 
 def test_importance_ranks_what_matters() -> None:
-    """A feature that decides the answer is important, one that the model never looks at is not at all."""
+    """A feature that determines the target is important; one that the model does not use has importance 0."""
     table = read(BOSTON_HOUSING)
     rows = evaluate.split(table.X, table.X["RM"] * 3)
     figures = evaluate.importance(make_pipeline(LinearRegression()).fit(rows.X_train, rows.y_train), rows)

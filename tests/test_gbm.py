@@ -50,7 +50,7 @@ def engine(store: Path) -> Engine:
 
 
 def seen_by_trees(x: float, mean: float, scale: float) -> float:
-    """Return what the trees compare of `x`, in scikit-learn's steps: StandardScaler, then a cast to float32."""
+    """Return the value that the trees compare, in scikit-learn's steps: StandardScaler, then a cast to float32."""
     with np.errstate(over="ignore"):
         return float(np.float32((np.float64(x) - np.float64(mean)) / np.float64(scale)))
 
@@ -87,7 +87,7 @@ def test_first_house_is_worth_the_published_price(engine: Engine) -> None:
 
 
 def test_scaler_fitted_on_the_request_gives_the_published_mistake(pipeline: Any) -> None:
-    """A scaler that is fitted on a single row makes it zeros, which are worth 20.35373177: why we do not."""
+    """A scaler that is fitted on a single row maps it to zeros, for which the model predicts 20.35373177."""
     house = np.array([list(HOUSE.values())])
     zeros = type(pipeline["scaler"])().fit_transform(house)
 
@@ -112,15 +112,15 @@ def test_largest_float64_stops_below_what_fails(values: list[float]) -> None:
     assert gbm.largest_float64(lambda x: x < t, len(t)).tolist() == expected
 
 
-def test_largest_float64_of_what_never_holds_is_refused() -> None:
+def test_largest_float64_of_a_predicate_that_never_holds() -> None:
     """A predicate that holds nowhere has no largest number."""
     with pytest.raises(ValueError, match="holds for no float64"):
         gbm.largest_float64(lambda x: x < -np.inf, 1)
 
 
 @given(threshold=thresholds, mean=means, scale=scales, seed=st.integers(0, 2**32))
-def test_folded_threshold_answers_for_every_float(threshold: float, mean: float, scale: float, seed: int) -> None:
-    """`x <= folded` answers as `float32((x - mean) / scale) <= threshold` at the fold, beside it and anywhere."""
+def test_folded_threshold_is_right_for_every_float(threshold: float, mean: float, scale: float, seed: int) -> None:
+    """`x <= folded` equals `float32((x - mean) / scale) <= threshold` at the fold, next to it and anywhere."""
     found = gbm.fold_thresholds(np.array([threshold]), mean=np.array([mean]), scale=np.array([scale]))
     folded = float(found[0])
     random = np.random.default_rng(seed)
@@ -142,7 +142,7 @@ def test_graph_equals_pipeline_on_the_table(pipeline: Any, engine: Engine, house
 def test_graph_equals_pipeline_on_random_rows(
     pipeline: Any, engine: Engine, houses: pd.DataFrame, decimals: int | None
 ) -> None:
-    """The compiled model gives the pipeline's bits on random rows in and beyond the range, rounded ones among them."""
+    """The compiled model gives the pipeline's bits on random rows inside and outside the range, also rounded."""
     X = houses.to_numpy()
     low, high = X.min(axis=0), X.max(axis=0)
     random = np.random.default_rng(123).uniform(low - (high - low), high + (high - low), size=(50_000, X.shape[1]))
@@ -164,7 +164,7 @@ def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engin
 
 
 def constant_target() -> tuple[Matrix, NDArray[np.float64]]:
-    """Nothing to learn: every tree is one leaf."""
+    """A constant target: every tree is one leaf."""
     return np.arange(20.0).reshape(-1, 1), np.full(20, 7.1)
 
 
@@ -174,7 +174,7 @@ def one_row() -> tuple[Matrix, NDArray[np.float64]]:
 
 
 def soon_learnt() -> tuple[Matrix, NDArray[np.float64]]:
-    """Two distinct rows and a stump that settles them; later trees split on what rounding left over, or not."""
+    """Two distinct rows that a stump fits; later trees split only on rounding errors, if at all."""
     return np.array([[0.0, 1.0], [1.0, 1.0]] * 4), np.array([0.1, 0.7] * 4)
 
 
@@ -186,7 +186,7 @@ def constant_feature() -> tuple[Matrix, NDArray[np.float64]]:
 
 
 def compiled(pipeline: Any) -> Predict:
-    """Return what answers for a pipeline when it is served."""
+    """Return the compiled engine's prediction for a pipeline."""
     forest = gbm.forest(pipeline)
     return Engine(gbm.compile(pipeline), BitVectors(forest, pipeline.n_features_in_) if forest else None).predict
 
@@ -207,7 +207,7 @@ def test_graph_of_an_odd_table_equals_its_pipeline(data: Any) -> None:
     seed=st.integers(0, 2**32), n_rows=st.integers(1, 40), n_features=st.integers(1, 4), n_estimators=st.integers(1, 20)
 )
 def test_graph_of_any_table_equals_its_pipeline(seed: int, n_rows: int, n_features: int, n_estimators: int) -> None:
-    """Whatever small table is fitted, with ties and repeated rows, the graph gives the pipeline's bits."""
+    """For any small table, with ties and repeated rows, the graph gives the pipeline's bits."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(n_rows, n_features)).round(int(random.integers(0, 3)))
     pipeline = gbm.fit(X, random.normal(size=n_rows).round(2), n_estimators=n_estimators)
@@ -225,7 +225,7 @@ def test_compiling_is_reproducible(pipeline: Any, store: Path) -> None:
 @pytest.mark.parametrize("feature", range(6))
 @pytest.mark.parametrize("side", [0, 1], ids=["lowest", "highest"])
 def test_limits_are_where_scikit_learn_stops(pipeline: Any, engine: Engine, feature: int, side: int) -> None:
-    """scikit-learn answers a row at the limit of a feature, as the graph does, and refuses the next float64."""
+    """scikit-learn predicts a row at the limit of a feature, as the graph does, and raises for the next float64."""
     limit = gbm.accepted_limits(pipeline)[side][feature]
     row = np.array([list(HOUSE.values())])
     row[0, feature] = limit

@@ -1,4 +1,4 @@
-"""A graph is served only if it is one that our exports write, and that is decided before a runtime sees it."""
+"""A graph is served only if our exports could have written it, which is checked before the runtime gets it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tensor(name: str, kind: int, values: Any) -> onnx.TensorProto:
 
 
 def trees(true: list[tuple[int, int]], false: list[tuple[int, int]], *, roots: Any = (0,), **changed: Any) -> bytes:
-    """Return a forest of three features, whose branches are (number, whether that is the number of a leaf)."""
+    """Return a forest of three features, whose branches are (number, whether it is a leaf's)."""
     n_splits, n_leaves = len(true), 1 + max(number for number, is_leaf in (*true, *false, (0, 1)) if is_leaf)
     attributes = {
         "n_targets": 1,
@@ -67,7 +67,7 @@ def chain(depth: int, *, trees_of_it: int = 1, **changed: Any) -> bytes:
 
 
 def network(widths: tuple[int, ...] = (3, 4, 1), **changed: Any) -> bytes:
-    """Return a network as `model/mlp.py` writes one; `changed` replaces constants."""
+    """Return a network like those of `model/mlp.py`; `changed` replaces constants."""
     constants = {"x_mean": np.zeros(widths[0]), "x_scale": np.ones(widths[0])}
     nodes = [
         helper.make_node("Sub", ["X", "x_mean"], ["centred"]),
@@ -94,14 +94,14 @@ def network(widths: tuple[int, ...] = (3, 4, 1), **changed: Any) -> bytes:
 
 
 def changed(graph: bytes, change: Change) -> bytes:
-    """Return the graph with something else in it."""
+    """Return the graph with a change."""
     model = onnx.load_from_string(graph)
     change(model)
     return bytes(model.SerializeToString())
 
 
 def refusal(graph: bytes) -> str:
-    """Return why a graph is refused, after checking that the runtime was not asked."""
+    """Return the reason why a graph is refused, after checking that the runtime did not get it."""
     with pytest.raises(ValueError, match=r".") as caught:
         Engine(graph)
     assert "ONNX Runtime" not in str(caught.value)
@@ -109,7 +109,7 @@ def refusal(graph: bytes) -> str:
 
 
 def outside(place: onnx.TensorProto, file: str, length: int) -> None:
-    """Have a tensor's values come from a file."""
+    """Move a tensor's values to a file."""
     for field in ("raw_data", "double_data", "int32_data"):
         place.ClearField(field)
     place.data_location = onnx.TensorProto.EXTERNAL
@@ -122,7 +122,7 @@ def attribute(model: onnx.ModelProto, name: str, node: int = 0) -> onnx.Attribut
 
 
 def loop(model: onnx.ModelProto) -> None:
-    """Put a loop without end before the answer."""
+    """Put an endless loop before the output."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Identity", ["in"], ["out"])],
         "body",
@@ -159,13 +159,13 @@ def enormous(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("graph", [trees([(0, 1)], [(1, 1)]), chain(1000), network(), network((3, 1))])
 def test_graphs_as_our_exports_write_them_are_served(graph: bytes) -> None:
-    """Trees and networks of the form that our exports have are compiled and answer a number a row."""
+    """Trees and networks as our exports write them are compiled and return a number per row."""
     assert Engine(graph).predict(np.ones((5, 3))).shape == (5,)
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute"])
 def test_values_from_a_file_are_refused(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph whose values lie in a file beside the server is refused; the file is not read."""
+    """A graph with values in a file beside the server is refused; the file is not read."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.ones(3).tobytes())
     if place == "initializer":
@@ -181,8 +181,8 @@ def test_values_from_a_file_are_refused(tmp_path: Path, place: str, monkeypatch:
     )
 
 
-def test_secret_is_not_answered(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An artifact whose hashes and answers are right, and whose graph has a secret file for a weight, is not served."""
+def test_secret_is_not_served(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact with right hashes and golden rows, whose graph reads a secret file as a weight, is not served."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(np.array([7.0]).tobytes())
     folder = Store(store).find("boston-housing")
@@ -253,7 +253,7 @@ def make(folder: Path) -> Path:
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_what_our_exports_do_not_write_is_refused(change: Change, reason: str) -> None:
-    """Whatever a graph has that our exports do not write, it is refused by name, and no runtime sees it."""
+    """Whatever our exports do not write is refused by name, before the runtime gets the graph."""
     assert reason in refusal(changed(network(), change))
 
 
@@ -270,8 +270,8 @@ def test_what_our_exports_do_not_write_is_refused(change: Change, reason: str) -
     ],
     ids=["NaN", "infinite", "divides by 0", "mean", "bias", "two answers", "wide"],
 )
-def test_networks_that_cannot_be_are_refused(graph: bytes, reason: str) -> None:
-    """The constants of a network are finite, fit each other, and make no layer that takes all memory."""
+def test_invalid_networks_are_refused(graph: bytes, reason: str) -> None:
+    """The constants of a network are finite, have matching shapes, and no layer is too wide."""
     assert reason in refusal(graph)
 
 
@@ -299,15 +299,15 @@ def test_networks_that_cannot_be_are_refused(graph: bytes, reason: str) -> None:
         (chain(1, trees_of_it=2**14 + 1), "it has 16385 trees"),
     ],
 )
-def test_splits_that_are_no_trees_are_refused(graph: bytes, reason: str) -> None:
-    """Splits that lead in a circle or nowhere, are too deep or too many, or are of no feature, are refused at once."""
+def test_splits_that_are_not_trees_are_refused(graph: bytes, reason: str) -> None:
+    """Splits that form a cycle, lead nowhere, are too deep or too many, or name no feature are refused at once."""
     began = time.process_time()
     assert reason in refusal(graph)
     assert time.process_time() - began < 10
 
 
 def test_oversized_graph_is_refused() -> None:
-    """A graph of more bytes than a table's model has is refused unread, and so is one of very many small parts."""
+    """A graph with too many bytes is refused before it is parsed, and so is one with very many small parts."""
     assert "at most 67108864 are allowed" in refusal(bytes(2**26 + 1))
     empty = onnx.load_from_string(network()).SerializeToString() + b"\x3a\x00" * 2
     assert "more than 1 of the field 'graph'" in refusal(empty)
@@ -316,7 +316,7 @@ def test_oversized_graph_is_refused() -> None:
 
 
 def field(number: int, content: bytes) -> bytes:
-    """Return a field of less than 16 KiB as Protocol Buffers has it."""
+    """Return a field of less than 16 KiB in Protocol Buffers."""
     return bytes([number << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7]) + content
 
 
@@ -339,7 +339,7 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_no_changed_graph_gets_past(seeds: list[bytes], data: st.DataObject) -> None:
-    """Whichever bytes of a graph are changed, what is served has, as ONNX's own parser reads it, only our operators."""
+    """Whichever bytes of a graph change, a graph that is served has only our operators by ONNX's own parser."""
     content = bytearray(data.draw(st.sampled_from(seeds)))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(content) - 1))
@@ -362,7 +362,7 @@ def test_no_changed_graph_gets_past(seeds: list[bytes], data: st.DataObject) -> 
 
 
 def test_garbage_is_refused() -> None:
-    """Bytes that are no graph are a `ValueError`, however they begin."""
+    """Bytes that are not a graph raise `ValueError`, however they begin."""
     draw = random.Random(7)
     for _ in range(2000):
         garbage = bytes([draw.choice((0x08, 0x3A, 0x42, 0x12)), *draw.randbytes(draw.randrange(40))])
@@ -371,7 +371,7 @@ def test_garbage_is_refused() -> None:
 
 
 def test_graph_of_an_artifact_is_refused_by_name(store: Path, tmp_path: Path) -> None:
-    """An artifact of right hashes whose graph is refused is an `ArtifactError` that names the file and what to do."""
+    """An artifact with right hashes whose graph is refused is an `ArtifactError` with the file and the remedy."""
     folder = shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
     rewrite(folder, lambda manifest: None, {"model.onnx": changed(network((6, 1)), loop)})
 

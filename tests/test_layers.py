@@ -40,7 +40,7 @@ TRAINING = {
     "__main__",
 }
 HEAVY_READERS = TRAINING - {"card"}
-TORCH_READERS = {"network", "torch_engine"}  # which nobody imports who serves on a CPU
+TORCH_READERS = {"network", "torch_engine"}  # which a server on a CPU does not import
 SETTERS = {"engine": "ORT_DISABLE_TELEMETRY", "mlp": "CUBLAS_WORKSPACE_CONFIG"}
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
 
@@ -88,7 +88,7 @@ def packages(path: Path) -> set[str]:
 
 
 def test_every_module_has_a_floor() -> None:
-    """Every module of both packages stands in the tables of this file, and they name no other."""
+    """Every module of both packages is in the tables of this file, and they name no other."""
     floors = {"model": set().union(*MODEL_FLOORS, TRAINING), "app": set().union(*APP_FLOORS)}
 
     for package, names in floors.items():
@@ -97,7 +97,7 @@ def test_every_module_has_a_floor() -> None:
 
 @pytest.mark.parametrize(("package", "floors"), [("model", MODEL_FLOORS), ("app", APP_FLOORS)], ids=["model", "app"])
 def test_imports_go_down(package: str, floors: list[set[str]]) -> None:
-    """A module imports only from floors below its own, never beside it or above."""
+    """A module imports only from floors below its own, never from its own floor or above."""
     for number, floor in enumerate(floors):
         below = set().union(*floors[:number])
         for name in floor:
@@ -121,7 +121,7 @@ def test_training_packages_stay_in_training(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "model").glob("*.py")), ids=lambda path: path.stem)
-def test_model_knows_nothing_of_the_service(path: Path) -> None:
+def test_model_knows_nothing_about_the_service(path: Path) -> None:
     """The model imports nothing of the web and reads no environment variable; two modules set one for a library."""
     source = path.read_text()
     uses = [line.strip() for line in source.splitlines() if "environ" in line and "os.environ" in line]
@@ -154,7 +154,7 @@ def test_public_names_exist() -> None:
 
 
 def run(code: str, **environ: str) -> str:
-    """Run code in a process of its own, in the repository's root, and return what it prints."""
+    """Run code in its own process in the repository's root, and return its output."""
     command = [sys.executable, "-c", code]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_"))}
     return subprocess.run(
@@ -163,7 +163,7 @@ def run(code: str, **environ: str) -> str:
 
 
 def test_service_loads_no_training_package() -> None:
-    """Importing the service loads neither scikit-learn, pandas, torch nor anything else of training."""
+    """Importing the service loads neither scikit-learn, pandas, torch nor another training package."""
     loaded = run("import sys, app; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
 
     assert "onnxruntime" in loaded
@@ -171,7 +171,7 @@ def test_service_loads_no_training_package() -> None:
 
 
 def test_service_loads_no_database_package() -> None:
-    """Importing the service loads no database's package, nor does making one that keeps no prediction log."""
+    """Importing the service loads no database package, nor does creating one without a prediction log."""
     code = (
         "import sys, app\n"
         "app.create_app(write_log=lambda pieces: None)\n"
@@ -191,7 +191,7 @@ def test_import_starts_no_thread() -> None:
 
 
 def test_loading_a_model_starts_no_thread_and_leaves_no_file(store: Path, tmp_path: Path) -> None:
-    """Loading a model and predicting starts no thread and leaves no file at home: nothing is reported to anyone."""
+    """Loading a model and predicting starts no thread and leaves no file at home: there is no telemetry."""
     code = (
         "import os, app\n"
         "service = app.create_app(write_log=lambda pieces: None)\n"

@@ -1,4 +1,4 @@
-"""The MLP: as good as least squares and scikit-learn's, the same for a seed, and not stopped by what may go wrong."""
+"""The MLP: as good as least squares and scikit-learn's, reproducible by its seed, and robust."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def X() -> Matrix:
 
 @pytest.fixture(scope="module")
 def y(X: Matrix) -> NDArray[np.float64]:
-    """A target that is no line, on the scale of millions."""
+    """A non-linear target in the millions."""
     answers: NDArray[np.float64] = 1e6 * np.sin(X[:, 0] / 9) + 1e11 * X[:, 1] + 5e6
     return answers
 
@@ -113,7 +113,7 @@ def test_it_is_no_worse_than_scikit_learn(random_state: int) -> None:
 
 
 def test_same_seed_gives_the_same_bytes(X: Matrix, y: NDArray[np.float64]) -> None:
-    """The same rows and seed give the same weights, another seed others; what the caller draws is not touched."""
+    """The same rows and seed give the same weights, another seed others. The caller's random numbers do not change."""
     torch.manual_seed(5)
     one, two = mlp.fit(X, y, SMALL), mlp.fit(X, y, SMALL)
     other = mlp.fit(X, y, mlp.Settings(hidden=(8,), max_epochs=6, batch_size=32, random_state=8))
@@ -124,7 +124,7 @@ def test_same_seed_gives_the_same_bytes(X: Matrix, y: NDArray[np.float64]) -> No
 
 
 def test_it_stops_when_it_gets_worse() -> None:
-    """It stops `patience` epochs after the last that was not clearly worse than the best, whose weights it keeps."""
+    """Training stops `patience` epochs after the last one within a standard error of the best, which it keeps."""
     random = np.random.default_rng(0)
     X, y = random.normal(size=(300, 20)), random.normal(size=300)  # nothing but noise to learn by heart
     fitted = mlp.fit(X, y, mlp.Settings(hidden=(64,), max_epochs=500, learning_rate=0.01, patience=5))
@@ -138,7 +138,7 @@ def test_it_stops_when_it_gets_worse() -> None:
 @settings(max_examples=60, deadline=None)
 @given(n_features=st.integers(1, 7), hidden=st.lists(st.integers(1, 40), max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_graph_equals_network(n_features: int, hidden: list[int], seed: int) -> None:
-    """The compiled graph answers as the network does, for any widths and depth; a row alone as among others."""
+    """The compiled graph predicts like the network for any widths and depth; a row alone as among others."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -156,7 +156,7 @@ def test_graph_equals_network(n_features: int, hidden: list[int], seed: int) -> 
 
 
 def test_weights_of_another_architecture_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
-    """Weights that do not fit, or are none, are a `ValueError` that says so."""
+    """Weights that do not fit or are invalid raise a `ValueError` with the reason."""
     made = mlp.fit(X, y, SMALL).network
     weights = network.save(made)
 
@@ -167,8 +167,8 @@ def test_weights_of_another_architecture_are_refused(X: Matrix, y: NDArray[np.fl
         network.load(made.architecture, weights[:-9])
 
 
-def test_weights_are_read_as_they_are(X: Matrix, y: NDArray[np.float64]) -> None:
-    """A saved network is read to the last bit of float64, and what the caller draws is not touched."""
+def test_weights_are_read_exactly(X: Matrix, y: NDArray[np.float64]) -> None:
+    """A saved network is read to the last bit of float64. The caller's random numbers do not change."""
     made = mlp.fit(X, y, SMALL).network
     for tensor in made.state_dict().values():
         tensor *= 1 + 1e-12
@@ -191,8 +191,8 @@ mlp.fit(rows["X"], rows["y"], mlp.Settings(hidden=(8,), max_epochs=400, patience
 """
 
 
-def test_killed_run_goes_on_to_the_same_weights(X: Matrix, y: NDArray[np.float64], tmp_path: Path) -> None:
-    """A run that is killed goes on from its checkpoint, and ends with the bytes of one that was not."""
+def test_killed_run_resumes_to_the_same_weights(X: Matrix, y: NDArray[np.float64], tmp_path: Path) -> None:
+    """A killed run resumes from its checkpoint and ends with the same bytes as an uninterrupted one."""
     np.savez(tmp_path / "rows.npz", X=X, y=y)
     checkpoint = tmp_path / "run.pt"
     process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "rows.npz", checkpoint], cwd=ROOT)
@@ -215,8 +215,8 @@ def test_killed_run_goes_on_to_the_same_weights(X: Matrix, y: NDArray[np.float64
     assert resumed.epochs == whole.epochs
 
 
-def test_checkpoint_of_something_else_is_refused(X: Matrix, y: NDArray[np.float64], tmp_path: Path) -> None:
-    """A checkpoint of other rows or settings, or a file that is none, is refused, named and left as it is."""
+def test_checkpoint_of_another_training_is_refused(X: Matrix, y: NDArray[np.float64], tmp_path: Path) -> None:
+    """A checkpoint of other rows or settings, or an invalid one, is refused by name and left unchanged."""
     path = tmp_path / "run.pt"
     mlp.fit(X, y, SMALL, checkpoint=path, checkpoint_seconds=0)
     kept = path.read_bytes()
@@ -235,10 +235,10 @@ def test_checkpoint_of_something_else_is_refused(X: Matrix, y: NDArray[np.float6
 
 
 @pytest.mark.parametrize("most", [1, 5, 31])
-def test_out_of_memory_takes_smaller_parts(
+def test_out_of_memory_uses_micro_batches(
     X: Matrix, y: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most: int
 ) -> None:
-    """Where the memory takes only so many rows at once, it fits in parts and says so, to the same but for rounding."""
+    """A batch too large for memory is split with a warning; the result is equal except for rounding."""
     whole = mlp.fit(X, y, SMALL)
     roomy = network.Network.scaled
 
@@ -258,7 +258,7 @@ def test_out_of_memory_takes_smaller_parts(
 def test_out_of_memory_for_one_row_is_an_error(
     X: Matrix, y: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What does not fit in the smallest part is an error that says so, and not tried for ever."""
+    """If a single row does not fit into memory, training ends with an error."""
 
     def full(self: network.Network, Z: Any) -> Any:
         raise torch.OutOfMemoryError("out of memory")
@@ -269,8 +269,8 @@ def test_out_of_memory_for_one_row_is_an_error(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Asked for CUDA where there is none, training says what to do and writes nothing: no silent run on the CPU."""
+def test_missing_device_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """If CUDA is chosen but missing, training states the remedy and writes nothing: no silent run on the CPU."""
     command = ["--store", str(tmp_path / "store"), "train", "height-weight", "--device", "cuda"]
 
     assert main(command) == 1
@@ -281,26 +281,26 @@ def test_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("name", ["tpu", "gpu0", "cpu:x", ""])
-def test_device_that_is_none_is_refused(name: str) -> None:
-    """A name that is no device's is refused with those that are."""
+def test_unknown_device_is_refused(name: str) -> None:
+    """An unknown name of a device is refused with the list of known ones."""
     with pytest.raises(DeviceError, match="auto, cpu, cuda, cuda:N or mps"):
         network.find_device(name)
 
 
-def test_all_wrong_settings_are_told_at_once() -> None:
-    """Every setting that cannot be is named, with what it takes."""
+def test_all_invalid_settings_are_reported_at_once() -> None:
+    """Every invalid setting is named with its allowed values."""
     with pytest.raises(ValueError, match=r"hidden is \(0,\), .*; max_epochs is 0, .*; learning_rate is 0, .*precision"):
         mlp.Settings(hidden=(0,), max_epochs=0, learning_rate=0, precision="float8")
 
 
-def test_loss_beyond_all_numbers_is_told(X: Matrix, y: NDArray[np.float64]) -> None:
-    """A learning rate at which the weights run away is an error that names it, not a model of NaN."""
+def test_infinite_loss_is_reported(X: Matrix, y: NDArray[np.float64]) -> None:
+    """A learning rate at which the weights diverge is an error that names it, not a model of NaN."""
     with pytest.raises(ValueError, match="no longer finite after 1 epochs; set a learning rate below 1e"):
         mlp.fit(X, y, mlp.Settings(max_epochs=3, learning_rate=1e30))
 
 
-def test_too_few_rows_are_told(X: Matrix, y: NDArray[np.float64]) -> None:
-    """Rows of which none can be held out are refused."""
+def test_too_few_rows_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
+    """A table from which no row can be held out is refused."""
     with pytest.raises(ValueError, match=r"2 rows are too few to hold out 0\.1 of them and fit"):
         mlp.fit(X[:2], y[:2])
 
@@ -308,7 +308,7 @@ def test_too_few_rows_are_told(X: Matrix, y: NDArray[np.float64]) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # PyTorch's compiler uses what PyTorch gives up
 @pytest.mark.parametrize("chosen", [{"precision": "bfloat16"}, {"deterministic": True}, {"compile": True}])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-def test_other_ways_of_training_fit_too(X: Matrix, y: NDArray[np.float64], chosen: dict[str, Any], device: str) -> None:
+def test_other_modes_fit_too(X: Matrix, y: NDArray[np.float64], chosen: dict[str, Any], device: str) -> None:
     """Mixed precision, deterministic algorithms and compiled layers fit a model that explains the target, too."""
     if chosen.get("compile") and not shutil.which("c++"):
         pytest.skip("torch.compile needs a C++ compiler")
@@ -325,7 +325,7 @@ def test_other_ways_of_training_fit_too(X: Matrix, y: NDArray[np.float64], chose
 def test_rows_that_do_not_fit_are_copied_by_batches(
     X: Matrix, y: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the device does not take all rows they stay behind and go there by batches, to the same model."""
+    """If the rows do not fit into the device's memory, batches are copied to it, with the same model as result."""
     whole = mlp.fit(X, y, SMALL, device="cpu")
     honest = torch.Tensor.to
 
@@ -342,7 +342,7 @@ def test_rows_that_do_not_fit_are_copied_by_batches(
 
 
 def test_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of a GPU the manifest has what nvidia-smi says of that one; without nvidia-smi, what PyTorch knows."""
+    """The manifest describes a GPU by nvidia-smi; without nvidia-smi by PyTorch."""
     uuid = "ffc79498-8ff3-4b4a-9d1e-0e7a0d1ab2c3"
     properties = SimpleNamespace(name="NVIDIA H100", total_memory=80 * 2**30, uuid=uuid)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -365,14 +365,14 @@ def test_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.fixture(scope="module")
 def people_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with version 1 of height-weight, trained by the command line, beside no other model."""
+    """A store with only version 1 of height-weight, trained by the command line."""
     root: Path = tmp_path_factory.mktemp("people")
     assert main(["--store", str(root), "train", "height-weight", "--max-epochs", "10"]) == 0
     return root
 
 
-def test_artifact_keeps_weights_and_how_they_came(people_store: Path) -> None:
-    """The artifact has the weights, the architecture, the losses, the device and how near the graph is to PyTorch."""
+def test_artifact_keeps_weights_and_history(people_store: Path) -> None:
+    """The artifact has the weights, the architecture, the losses, the device and the graph's difference."""
     found = artifact.load(Store(people_store).find("height-weight"))
     facts = found.manifest
     weights = (found.path / facts["network"]["file"]).read_bytes()
@@ -388,8 +388,8 @@ def test_artifact_keeps_weights_and_how_they_came(people_store: Path) -> None:
     assert "within 1e-06 of it" in (found.path / "card.md").read_text()
 
 
-def test_both_ways_agree_on_all_rows(people_store: Path) -> None:
-    """The served graph answers all 25,000 rows within 1e-6 of PyTorch, one by one and together, and both alike."""
+def test_both_engines_agree_on_all_rows(people_store: Path) -> None:
+    """The served graph predicts all 25,000 rows within 1e-6 of PyTorch, with the same bits one by one and together."""
     found = artifact.load(Store(people_store).find("height-weight"))
     rows = read(HEIGHT_WEIGHT).X.to_numpy()
     made = network.load(found.manifest["network"], (found.path / "weights.safetensors").read_bytes())
@@ -403,7 +403,7 @@ def test_both_ways_agree_on_all_rows(people_store: Path) -> None:
 
 @pytest.mark.slow
 def test_served_under_load_it_agrees_with_torch(people_store: Path, store: Path, tmp_path: Path) -> None:
-    """While 64 clients mix sizes, 25,000 rows are answered as by PyTorch; the default model stays the other."""
+    """With 64 clients and mixed sizes, 25,000 rows are predicted as by PyTorch; the default model is the other one."""
     both = tmp_path / "both"
     both.mkdir()
     (both / "height-weight").symlink_to(people_store / "height-weight")
@@ -432,8 +432,8 @@ def test_served_under_load_it_agrees_with_torch(people_store: Path, store: Path,
     assert default["default"] == "boston-housing"
 
 
-def test_tolerance_is_held_to(people_store: Path, tmp_path: Path) -> None:
-    """A golden answer off by more than the tolerance is refused, and so is a tolerance beyond 1e-6."""
+def test_tolerance_is_enforced(people_store: Path, tmp_path: Path) -> None:
+    """A golden prediction off by more than the tolerance is refused, and so is a tolerance above 1e-6."""
     folder = shutil.copytree(people_store / "height-weight" / "1", tmp_path / "1")
     golden = json.loads((folder / "golden.json").read_bytes())
     for factor, accepted in ((1 + 5e-7, True), (1 + 2e-6, False)):
@@ -461,7 +461,7 @@ def test_tolerance_is_held_to(people_store: Path, tmp_path: Path) -> None:
 def test_options_that_do_not_go_together_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    """An option of another algorithm, or one that cannot be, is named; nothing is trained."""
+    """An option of another algorithm, or an invalid one, is named; nothing is trained."""
     assert main(["--store", str(tmp_path / "store"), "train", *arguments]) == 1
 
     assert message in capsys.readouterr().err
@@ -481,7 +481,7 @@ def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_original_table_can_be_trained_on(tmp_path: Path, people: Split) -> None:
-    """`--data` takes a table as the original is: a byte order mark, an Index column, carriage returns."""
+    """`--data` accepts a table like the original: a byte order mark, an Index column, carriage returns."""
     n_rows = 200
     table = pd.DataFrame(
         {
@@ -502,7 +502,7 @@ def test_original_table_can_be_trained_on(tmp_path: Path, people: Split) -> None
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_gpu_is_described(X: Matrix, y: NDArray[np.float64]) -> None:
-    """A model that was trained on a GPU says which it was, with its memory, driver and clocks."""
+    """The manifest of a model trained on a GPU has its name, memory, driver and clocks."""
     found = mlp.fit(X, y, SMALL, device="cuda").device
 
     assert found["kind"] == "cuda"

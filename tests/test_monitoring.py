@@ -1,4 +1,4 @@
-"""Owns what watches the service: rules and dashboard are what the code writes, and alerts fire when they should."""
+"""Owns the monitoring: rules and dashboard are up to date with the code, and alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ REFERENCE_ROWS = 404
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Run promtool and return what it prints; its failure is the test's."""
+    """Run promtool and return its output; fails if promtool does."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -68,7 +68,7 @@ def dashboard_queries() -> list[str]:
 
 
 def runbook_queries() -> list[str]:
-    """Return every query that a runbook shows."""
+    """Return every query in a runbook."""
     return [
         query
         for path in sorted(RUNBOOKS.glob("*.md"))
@@ -77,7 +77,7 @@ def runbook_queries() -> list[str]:
 
 
 def metrics(expr: str) -> set[str]:
-    """Return the names of the metrics that an expression reads, strings and labels left out."""
+    """Return the names of the metrics in an expression, without strings and labels."""
     bare = re.sub(r"\b(?:by|on|group_left|without)\s*\([^)]*\)|\"[^\"]*\"", "", expr)
     return set(re.findall(r"\b(?:http|tabserve|service:tabserve)_?[\w:]+", bare))
 
@@ -97,7 +97,7 @@ def test_resource_has_the_same_rules() -> None:
 
 @needs_promtool
 def test_rules_are_valid() -> None:
-    """Prometheus takes the rules without a complaint, and the configuration for compose."""
+    """Prometheus accepts the rules and the configuration for compose."""
     promtool("check", "rules", "--lint-fatal", str(MONITORING / "rules.yaml"))
     promtool("check", "config", str(MONITORING / "prometheus.yml"))
 
@@ -105,7 +105,7 @@ def test_rules_are_valid() -> None:
 @needs_promtool
 @pytest.mark.parametrize("name", ["rules_test.yaml", "rules_test_day.yaml"])
 def test_alerts_fire_when_they_should(name: str) -> None:
-    """What promtool's own tests say of each alert holds."""
+    """promtool's tests of each alert pass."""
     promtool("test", "rules", str(MONITORING / name))
 
 
@@ -119,7 +119,7 @@ def test_every_alert_is_tested() -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    """Every alert links to its runbook, which says what to look at and what to do; no runbook is left over."""
+    """Every alert links to its runbook, which says what to check and what to do; no runbook is unused."""
     named = {alert["alert"]: alert["annotations"]["runbook_url"] for alert in ALERTS}
 
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(named)
@@ -146,7 +146,7 @@ def test_alerts_say_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("source", ["rules", "dashboard", "runbooks"])
 def test_every_metric_exists(client: FlaskClient, source: str) -> None:
-    """What rules, dashboard and runbooks read is recorded by a rule or exposed by the service."""
+    """Every metric in rules, dashboard and runbooks is recorded by a rule or exposed by the service."""
     expressions = {
         "rules": [rule["expr"] for rule in RULES],
         "dashboard": dashboard_queries(),
@@ -172,8 +172,8 @@ def test_every_query_parses(tmp_path: Path) -> None:
     promtool("check", "rules", str(path))
 
 
-def test_dashboard_is_whole() -> None:
-    """Grafana's own types read the dashboard; panels have a title, a description and a place of their own."""
+def test_dashboard_is_valid() -> None:
+    """Grafana's own types read the dashboard; panels have a title, a description and do not overlap."""
     text = dashboard.to_json()
     board = json.loads(text)
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
@@ -207,7 +207,7 @@ def test_dashboard_is_whole() -> None:
 
 
 def test_predictions_are_every_route_that_predicts(store: Path) -> None:
-    """Of the routes that take POST, the objectives leave out exactly those that do not predict."""
+    """Of the routes with POST, the objectives exclude exactly those that do not predict."""
     left_out = re.search(r'route!~"(.*?)"', PREDICTIONS)
     assert left_out
     app = create_app(Config(store=store))
@@ -232,12 +232,12 @@ def histograms() -> Iterator[tuple[str, Floats, Floats]]:
 
 
 def labels(bins: int) -> list[str]:
-    """Return the labels of all bins of a feature with so many in range."""
+    """Return the labels of all bins of a feature with `n` bins in range."""
     return ["below", *(f"{number:02}" for number in range(1, bins)), "10", "above", "missing"]
 
 
 def psi(reference: Floats, rows: Floats) -> float:
-    """Return the population stability index; rows outside belong to bins 01 and 10, and none is half a row."""
+    """Return the population stability index; rows outside count in bins 01 and 10, an empty bin as half a row."""
     inside, total = rows[1:-2].copy(), rows[:-1].sum()
     if len(reference) > 1:
         inside[0] += rows[0]
@@ -248,18 +248,18 @@ def psi(reference: Floats, rows: Floats) -> float:
 
 
 def ks(reference: Floats, rows: Floats) -> float:
-    """Return the largest distance of the distribution functions at the bins' upper ends."""
+    """Return the largest distance between the distribution functions at the upper ends of the bins."""
     live = np.cumsum(rows[:-2]) / rows[:-1].sum()
     return float(np.abs(live - np.cumsum([0, *reference])).max())
 
 
 def by_definition(reference: Floats, rows: Floats) -> dict[str, float]:
-    """Return what the rules should record, by their definitions."""
+    """Return the values that the rules should record, by their definitions."""
     return {"psi": psi(reference, rows), "ks": ks(reference, rows)}
 
 
 def by_report(reference: Floats, rows: Floats) -> dict[str, float]:
-    """Return the same from what the report computes with; of a single bin it has no PSI, and KS tells."""
+    """Return the same by the report's functions, which have no PSI for a single bin, only KS."""
     bins, counts, n_live = Bins(0.0, np.arange(len(reference) * 1.0), reference), rows.astype(int), int(rows[:-1].sum())
     return {
         **({"psi": drift.psi(counts, bins)} if len(reference) > 1 else {}),
@@ -311,12 +311,12 @@ def test_statistics(tmp_path: Path, figures: Callable[[Floats, Floats], dict[str
 
 
 def test_cuts_are_the_bins() -> None:
-    """KS looks after every bin that a feature can have, in their order."""
+    """KS compares after every bin that a feature can have, in order."""
     assert [*CUTS, "above", "missing"] == labels(10)
 
 
 def test_no_prometheus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where Prometheus is not installed, one sentence says what to install or run instead."""
+    """If Prometheus is not installed, one sentence says what to install or run instead."""
     monkeypatch.setenv("PATH", "")
 
     assert prometheus.main([], port=9090, window="1h", hold="10m", interval="5s", folder=None) == 1

@@ -19,7 +19,7 @@ Train = Callable[[str], Path]
 
 
 def needs(name: str) -> None:
-    """Skip the test where what trains the model is not installed."""
+    """Skip the test if the model's training package is not installed."""
     if name == "height-weight":
         pytest.importorskip("torch", reason="the network is trained with PyTorch, which is not installed")
 
@@ -55,7 +55,7 @@ def commanded(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Train:
 
 
 def outputs_of(artifact: Path) -> list[dict[str, Any]]:
-    """Return everything that the kept notebook printed or showed."""
+    """Return all outputs of the kept notebook."""
     cells = json.loads((artifact / "notebook.ipynb").read_text())["cells"]
     return [output for cell in cells for output in cell.get("outputs", [])]
 
@@ -103,7 +103,7 @@ def test_reproduces_the_published_figures(trained: Train, name: str, figure: str
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_artifact_keeps_the_notebook_without_traces_of_the_run(trained: Train, name: str) -> None:
-    """The kept notebook has outputs and pictures, and neither a path, a time nor a warning of the run that made it."""
+    """The kept notebook has outputs and figures, but no path, time or warning of its run."""
     artifact = trained(name)
     text = (artifact / "notebook.ipynb").read_text()
 
@@ -163,8 +163,8 @@ def test_sections_are_the_four(notebook: Path) -> None:
     assert sections == ["## Ingest", "## EDA", "## Modeling", "## Conclusion"]
 
 
-def test_notebook_trains_as_the_command_line_does_where_nothing_is_asked_for() -> None:
-    """The network's parameters in the notebook, which the command line may set, are its defaults elsewhere."""
+def test_notebook_has_the_defaults_of_the_command_line() -> None:
+    """The network's parameters in the notebook, which the command line can set, are the defaults of the code."""
     needs("height-weight")
     from model import mlp
 

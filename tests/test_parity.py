@@ -1,4 +1,4 @@
-"""The proof of equality: it passes an honest graph, and no graph that answers one row otherwise by one bit."""
+"""The proof of equality: a right graph passes, and a graph that differs in one bit of one prediction fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NODES = [1, 2, 7, 40, 100, -1]
 
 @dataclass(frozen=True)
 class Case:
-    """A small pipeline with its data and everything that the proof takes."""
+    """A small pipeline with its data and all arguments of the proof."""
 
     table: Table
     rows: Split
@@ -46,7 +46,7 @@ class Case:
         return self.model.split_rows
 
     def prove(self, compiled: Predict, tolerance: float = 0.0) -> dict[str, Any]:
-        """Prove what was compiled equal to the pipeline."""
+        """Prove a compiled model equal to the pipeline."""
         return parity.prove(
             self.model.predict,
             compiled,
@@ -87,8 +87,8 @@ def down(value: float) -> float:
     return math.nextafter(value, -math.inf)
 
 
-def test_honest_graph_is_proven(trained: Case) -> None:
-    """An honest graph gives the figures: how many rows of each kind, and that none differs."""
+def test_right_graph_is_proven(trained: Case) -> None:
+    """A right graph gives the figures: the number of rows of each kind, and no difference."""
     assert trained.prove(Engine(trained.graph).predict) == {
         "table_rows": 506,
         "random_rows": 100_000,
@@ -101,7 +101,7 @@ def test_honest_graph_is_proven(trained: Case) -> None:
 
 
 def test_model_without_splits_is_proven(trained: Case) -> None:
-    """Where there are no rows at splits, as for a network or trees that are one leaf, the others prove it."""
+    """Without rows at splits, as for a network or trees of one leaf, the other rows prove it."""
     none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
 
     assert none.prove(Engine(trained.graph).predict)["split_rows"] == 0
@@ -110,7 +110,7 @@ def test_model_without_splits_is_proven(trained: Case) -> None:
 
 
 def test_tolerance_is_relative(trained: Case) -> None:
-    """With a tolerance an answer may be off by so much of itself, the figures say by how much any is, and 0 stays 0."""
+    """A tolerance is relative, the figures have the largest difference, and a prediction of 0 must be exact."""
 
     def off(share: float) -> Predict:
         return lambda rows: trained.model.predict(rows) * (1 + share * (rows[:, :1] > 0).any(axis=1))
@@ -140,7 +140,7 @@ def test_threshold_off_by_one_bit_is_found(trained: Case, node: int, change: Cal
 
 
 def test_every_threshold_has_rows_that_find_it_moved(trained: Case) -> None:
-    """No split of any tree can move by one bit, up or down, without an answer at the splits changing."""
+    """No split of any tree can move by one bit, up or down, without changing a prediction at the splits."""
     answers = trained.pipeline.predict(trained.split_rows)
     n_nodes = 1 + len(trained.split_rows) // 2
     unseen = [
@@ -158,8 +158,8 @@ def test_every_threshold_has_rows_that_find_it_moved(trained: Case) -> None:
 @pytest.mark.parametrize("leaf", [0, 1, 50, -1])
 @pytest.mark.parametrize("direction", [1, -1])
 def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, direction: int) -> None:
-    """A single leaf, the initial prediction among them, off by the last bit of the answers fails the proof at once."""
-    # The last bit of a small leaf itself is lost when it is added to an answer: no answer shows it, nor need any.
+    """A single leaf, the initial prediction included, that is off by the last bit of a prediction fails the proof."""
+    # The last bit of a small leaf itself is lost when it is added to a prediction, so no prediction shows it.
     bit = direction * float(np.spacing(64.0))
     broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
 
@@ -169,7 +169,7 @@ def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, dir
 
 @pytest.mark.parametrize("group", ["table_rows", "random_rows", "limit_rows", "split_rows"])
 def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> None:
-    """One answer among all that is off by one bit fails the proof, which names the group that the row is of."""
+    """One prediction that is off by one bit fails the proof, which names the group of the row."""
     groups = {
         "table_rows": trained.table.X.to_numpy(),
         "random_rows": parity.random_rows(trained.schema, parity.RANDOM_ROWS, seed=0),
@@ -190,7 +190,7 @@ def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> Non
 
 
 def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
-    """Every other random row is within the training range, the others are up to its width beyond, anew by seed."""
+    """Every other random row is within the training range, the rest up to its width outside, by the seed."""
     low = np.array([feature.minimum for feature in trained.schema.features])
     high = np.array([feature.maximum for feature in trained.schema.features])
     rows = parity.random_rows(trained.schema, 1000, seed=1)
@@ -204,7 +204,7 @@ def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
 
 
 def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the compiler set the last threshold one bit too high from here on."""
+    """Make the compiler set the last threshold one bit too high."""
     honest = gbm.compile
     monkeypatch.setattr(gbm, "compile", lambda pipeline: changed(honest(pipeline), "nodes_splits", -1, up))
 
@@ -235,7 +235,7 @@ def test_broken_compiler_leaves_the_store_empty(
 
 @pytest.mark.parametrize("n_estimators", [1, 2, 5])
 def test_small_models_can_be_exported(trained: Case, n_estimators: int) -> None:
-    """A model with few splits is exported like any other: golden rows are those that there are."""
+    """A model with few splits is exported like any other, with fewer golden rows."""
     pipeline = gbm.fit(trained.rows.X_train, trained.rows.y_train, n_estimators=n_estimators)
     small = gbm.candidate(pipeline, trained.rows.X_train, search={})
     draft = export.draft(trained.table, trained.rows, small, figures={})

@@ -1,4 +1,4 @@
-"""Owns the prediction log: what it keeps, in SQLite and PostgreSQL alike, and what it survives."""
+"""Owns the prediction log in SQLite and PostgreSQL: what it stores, and which failures it survives."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def rows(
     version: int = 1,
     features: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of one request as they are written."""
+    """Return the rows of one request for `write`."""
     common = {"request_id": request_id, "time": when, "model": model, "version": version}
     return [
         {**common, "row": i, "features": features[i] if features else None, "prediction": prediction}
@@ -77,7 +77,7 @@ def rows(
 
 
 def numbers(log: PredictionLog, **which: Any) -> list[float]:
-    """Return the predictions that the log has of version 1, oldest first."""
+    """Return the logged predictions of version 1, oldest first."""
     version = which.pop("version", 1)
     found = log.read("boston-housing", version, features=(), since=which.pop("since", LONG_AGO))
     return [float(prediction) for prediction in found.predictions]
@@ -100,7 +100,7 @@ def any_floats(n: int) -> NDArray[np.float64]:
 
 
 def drop_table(url: str, postgres: Callable[[], Postgres]) -> None:
-    """Remove the log's table behind its back."""
+    """Drop the log's table from outside."""
     if url.startswith("postgresql"):
         postgres().execute("DROP TABLE predictions")
         return
@@ -109,12 +109,12 @@ def drop_table(url: str, postgres: Callable[[], Postgres]) -> None:
 
 
 def test_outcomes_are_those_that_are_counted() -> None:
-    """What becomes of a true value has the same names in the log and in the metrics."""
+    """Outcomes of true values have the same names in the log and in the metrics."""
     assert tuple(Outcome) == OUTCOMES
 
 
 def test_round_trip_is_exact(log: PredictionLog) -> None:
-    """Times, features and predictions are read as they were written, to the last bit, columns in the asked order."""
+    """Times, features and predictions are read as they were written, to the last bit, columns in the given order."""
     values = any_floats(600).reshape(-1, 3)
     written = rows("r", values[:, 0].tolist(), features=[{"a": a, "b": b} for _, a, b in values.tolist()])
     for i, row in enumerate(written):
@@ -129,7 +129,7 @@ def test_round_trip_is_exact(log: PredictionLog) -> None:
 
 
 def test_without_features(log: PredictionLog) -> None:
-    """Where features are not logged, or one has no value, they are read as NaN; nothing is read as no rows."""
+    """Features that are not logged or have no value are read as NaN; an empty log is read as no rows."""
     log.write(rows("a", [1.0]))
     log.write(rows("b", [2.0], features=[{"a": 3.0, "b": float("nan")}]))
     found = log.read("boston-housing", 1, features=("a", "b", "c"), since=LONG_AGO)
@@ -148,7 +148,7 @@ def test_nothing_to_write(log: PredictionLog) -> None:
 
 
 def test_repeated_ids_stay_as_they_were(log: PredictionLog) -> None:
-    """A row whose id and number are there is left as it was and not counted, within a write and across writes."""
+    """A row whose id and number exist is unchanged and not counted, within a write and across writes."""
     assert log.write([*rows("a", [1.0, 2.0]), *rows("a", [8.0, 9.0, 3.0])]) == 3
     assert log.write(rows("a", [7.0, 7.0])) == 0
     assert log.write([*rows("a", [6.0]), *rows("b", [4.0])]) == 1
@@ -157,7 +157,7 @@ def test_repeated_ids_stay_as_they_were(log: PredictionLog) -> None:
 
 
 def test_many_rows_in_one_write(log: PredictionLog) -> None:
-    """As many rows as may wait are written at once, well within the time that a statement may take."""
+    """The largest number of waiting rows is written at once, well within the statement timeout."""
     started = time.monotonic()
     batch = [row for i in range(50) for row in rows(f"r{i}", [float(i)] * 1_000)]
 
@@ -180,7 +180,7 @@ def test_read_selects(log: PredictionLog) -> None:
 
 
 def test_outcomes_of_truths(log: PredictionLog) -> None:
-    """A truth is accepted, repeated, of no known prediction, or conflicts with another, which stays if not replaced."""
+    """A truth is accepted, repeated, unknown, or conflicts with another, which is kept unless it is to be replaced."""
     log.write(rows("a", [1.0, 2.0]))
 
     assert log.add_truths([("a", 0, 5.0), ("a", 1, 0.0), ("a", 2, 1.0), ("b", 0, 1.0)], oldest=LONG_AGO) == [
@@ -197,7 +197,7 @@ def test_outcomes_of_truths(log: PredictionLog) -> None:
 
 
 def test_truths_twice_in_one_call(log: PredictionLog) -> None:
-    """Of several truths for one row in a call each has its own outcome, as if they came one after the other."""
+    """Several truths for one row in a call have outcomes as if they were sent one after the other."""
     log.write(rows("a", [1.0]))
     truths = [("a", 0, 5.0), ("b", 0, 5.0), ("a", 0, 5.0), ("a", 0, 6.0), ("a", 0, 5.0), ("b", 0, 5.0)]
 
@@ -209,7 +209,7 @@ def test_truths_twice_in_one_call(log: PredictionLog) -> None:
 
 
 def test_truths_of_many_ids(log: PredictionLog) -> None:
-    """Truths of more ids than a statement takes parameters are all found, in any order, unknown ones between."""
+    """Truths of more ids than a statement has parameters are all found, in any order, among unknown ones."""
     ids = [f"r{i}" for i in range(2_600)]
     log.write([row for i, each in enumerate(ids) if i % 3 for row in rows(each, [float(i), -float(i)])])
     order = np.random.default_rng(1).permutation(len(ids)).tolist()
@@ -223,7 +223,7 @@ def test_truths_of_many_ids(log: PredictionLog) -> None:
 
 
 def test_truths_of_old_predictions_are_unknown(log: PredictionLog) -> None:
-    """A prediction from before `oldest` is not known any more; one at that time still is."""
+    """A prediction from before `oldest` is unknown; one at that time is known."""
     log.write(rows("old", [1.0], when=NOON - timedelta(microseconds=1)))
     log.write(rows("new", [1.0], when=NOON))
 
@@ -231,7 +231,7 @@ def test_truths_of_old_predictions_are_unknown(log: PredictionLog) -> None:
 
 
 def test_live_errors_are_those_of_scikit_learn(log: PredictionLog) -> None:
-    """Each version's errors are what scikit-learn says of the same pairs; rows without a truth do not count."""
+    """Each version's errors equal scikit-learn's for the same pairs; rows without a truth do not count."""
     random = np.random.default_rng(3)
     pairs = {}
     for version, scale in ((1, 1.0), (2, 1e-9), (3, 1e6)):
@@ -251,7 +251,7 @@ def test_live_errors_are_those_of_scikit_learn(log: PredictionLog) -> None:
 
 
 def test_live_errors_since(log: PredictionLog) -> None:
-    """Only truths that came since the time count, by when the last one for a row came; not when it was predicted."""
+    """Only truths stored since the time count, by the time of a row's last truth, not of its prediction."""
     log.write(rows("a", [1.0, 1.0, 1.0]))
     log.add_truths([("a", 0, 2.0), ("a", 1, 2.0)], oldest=LONG_AGO)
     middle = datetime.now(UTC)
@@ -264,7 +264,7 @@ def test_live_errors_since(log: PredictionLog) -> None:
 
 
 def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
-    """Truths of the largest size that feedback takes have finite errors."""
+    """The largest truths that feedback accepts have finite errors."""
     log.write(rows("a", [1.0, 1.0]))
     log.add_truths([("a", 0, 1e150), ("a", 1, -1e150)], oldest=LONG_AGO)
 
@@ -278,7 +278,7 @@ def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
     [(0.0, 1e-200, 3), (0.0, 5e-324, 3), (1e149, -1e150, 3), (1e200, 1.0, 2), (np.nan, 1.0, 2), (np.inf, 1.0, 2)],
 )
 def test_errors_of_every_size(log: PredictionLog, prediction: float, truth: float, rows_with_it: int) -> None:
-    """An error whose square is no double, or is 0, stops no figure: it counts as 0 or is left out with its row."""
+    """An error whose square underflows counts as 0; one whose square overflows is left out with its row."""
     log.write(rows("a", [1.0, prediction, 2.0]))
     log.add_truths([("a", 0, 2.0), ("a", 1, truth), ("a", 2, 2.0)], oldest=LONG_AGO)
 
@@ -297,8 +297,8 @@ def test_version_of_any_size(log: PredictionLog) -> None:
     assert [one.version for one in log.live_errors(since=LONG_AGO)] == [20261121135500]
 
 
-def test_id_that_comes_in_another_call(log: PredictionLog) -> None:
-    """Of an id that is there nothing is added, rows that it had not among it: they would be another request's."""
+def test_id_that_is_written_again(log: PredictionLog) -> None:
+    """No row is added to an existing id, not even a new number: it would belong to another request."""
     assert log.write(rows("a", [1.0])) == 1
     assert log.write(rows("a", [2.0, 3.0]) + rows("b", [4.0])) == 1
 
@@ -306,7 +306,7 @@ def test_id_that_comes_in_another_call(log: PredictionLog) -> None:
 
 
 def test_rows_that_are_refused(log: PredictionLog) -> None:
-    """Rows that break the table's rules are told apart from a database that cannot be used, without what is in them."""
+    """Rows that violate constraints raise another error than an unusable database, without their contents."""
     with pytest.raises(RefusedRowsError) as caught:
         log.write([{**row, "model": None} for row in rows("secret-id", [1.0])])
 
@@ -341,7 +341,7 @@ def test_prune(log: PredictionLog) -> None:
 
 
 def test_trim(url: str, log: PredictionLog) -> None:
-    """A log that takes more bytes than it may loses its oldest rows, a bounded number at once, and about as many as it
+    """A log of too many bytes loses its oldest rows, a bounded number at once, and about as many as it
     must; two processes that look at once do not remove more, and SQLite's file stays that small.
     """
     max_bytes, n_batches = 2 * 2**20, 30
@@ -383,7 +383,7 @@ def test_prune_is_bounded(log: PredictionLog) -> None:
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) -> None:
-    """A prediction that is no number, or infinite, is written like any other, and so are those beside it."""
+    """A prediction that is NaN or infinite is written like any other, and so are the rows with it."""
     assert log.write([*rows("a", [1.0, odd]), *rows("b", [2.0])]) == 3
     assert np.array_equal(numbers(log), [1.0, odd, 2.0], equal_nan=True)
     log.add_truths([("a", 0, 1.5), ("b", 0, 2.5)], oldest=LONG_AGO)
@@ -391,7 +391,7 @@ def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) ->
 
 
 def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
-    """Four processes that come to an empty database at the same moment make the table once and lose no row."""
+    """Four processes that open an empty database at the same moment create the table once and lose no row."""
     command = [sys.executable, "-c", WRITER, url]
     with ExitStack() as stack:
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -409,7 +409,7 @@ def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
 
 
 def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
-    """Feedback for the same rows in opposite orders at the same time is taken: neither waits for the other for ever."""
+    """Concurrent feedback for the same rows in opposite orders is accepted without a deadlock."""
     log.write(rows("a", [0.0] * 300))
     errors: list[Exception] = []
 
@@ -430,7 +430,7 @@ def test_truths_in_any_order_at_once(log: PredictionLog) -> None:
 
 
 def test_first_truth_stays_at_once(url: str, log: PredictionLog) -> None:
-    """Of different truths for the same rows that processes send at the same moment one is taken, and stays."""
+    """Of different truths for a row that processes send at the same moment one is accepted and kept."""
     log.write(rows("a", [0.0] * 300))
     outcomes: dict[float, list[Outcome]] = {}
 
@@ -452,7 +452,7 @@ def test_first_truth_stays_at_once(url: str, log: PredictionLog) -> None:
 
 
 def test_truths_out_of_range(log: PredictionLog) -> None:
-    """A truth outside of the range of its prediction's model is told by its number; then none of the call is taken."""
+    """A truth outside the range of its model's target is reported by position, and none of the call is stored."""
     log.write([*rows("a", [1.0, 2.0]), *rows("b", [3.0], model="titanic")])
     truths = [("a", 0, 5.0), ("a", 1, 5.5), ("none", 0, 1e9), ("b", 0, 1e9)]
 
@@ -465,7 +465,7 @@ def test_truths_out_of_range(log: PredictionLog) -> None:
 
 
 def test_same_ids_in_any_order_at_once(url: str, log: PredictionLog) -> None:
-    """Processes that write the same ids in opposite orders at the same time do not wait for each other for ever."""
+    """Processes that write the same ids in opposite orders at the same time do not deadlock."""
     log.write([])
     errors: list[Exception] = []
     written: list[int] = []
@@ -490,8 +490,8 @@ def test_same_ids_in_any_order_at_once(url: str, log: PredictionLog) -> None:
     assert sum(written) == len(numbers(log)) == 5 * 300
 
 
-def test_dropped_table_is_made_again(url: str, log: PredictionLog, request: pytest.FixtureRequest) -> None:
-    """When the table is gone the first use says so, and the next makes it again."""
+def test_dropped_table_is_created_again(url: str, log: PredictionLog, request: pytest.FixtureRequest) -> None:
+    """If the table was dropped, the next use fails, and the one after it creates the table again."""
     log.write(rows("a", [1.0]))
     drop_table(url, lambda: request.getfixturevalue("postgres"))
 
@@ -502,7 +502,7 @@ def test_dropped_table_is_made_again(url: str, log: PredictionLog, request: pyte
 
 
 def test_database_restarts(postgres: Postgres) -> None:
-    """A database that is gone is an error in every method, at once; when it is back the log goes on, with its rows."""
+    """Without the database every method fails at once; when it is back, the log continues with its rows."""
     postgres.execute("DROP TABLE IF EXISTS predictions")
     log = PredictionLog(postgres.url())
     log.write(rows("a", [1.0]))
@@ -531,7 +531,7 @@ def test_database_restarts(postgres: Postgres) -> None:
 
 
 def test_locked_row(postgres: Postgres) -> None:
-    """A row that somebody else has locked is waited for no longer than some seconds."""
+    """The wait for a row that another process locked ends after a few seconds."""
     postgres.execute("DROP TABLE IF EXISTS predictions")
     log = PredictionLog(postgres.url())
     log.write(rows("a", [1.0]))
@@ -548,7 +548,7 @@ def test_locked_row(postgres: Postgres) -> None:
 
 
 def test_locked_file(tmp_path: Path) -> None:
-    """A file that another program writes can be read meanwhile, and written when it is done within some seconds."""
+    """A file that another program writes can be read meanwhile, and written if that program ends within seconds."""
     log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
     log.write(rows("a", [1.0]))
     other = sqlite3.connect(tmp_path / "log.db", check_same_thread=False)
@@ -575,7 +575,7 @@ def test_locked_file(tmp_path: Path) -> None:
     ],
 )
 def test_errors_tell_no_secret(url: str) -> None:
-    """What is raised where a database cannot be opened has nothing of its URL, in its traceback either."""
+    """The error and traceback for a database that cannot be opened contain nothing of its URL."""
     log = PredictionLog(url)
     with pytest.raises(PredictionLogError) as caught:
         log.write(rows("a", [1.0], features=[{"a": SECRET}]))
@@ -598,7 +598,7 @@ def test_errors_tell_no_secret(url: str) -> None:
     ],
 )
 def test_url_of_no_database(url: str) -> None:
-    """A URL of another kind is refused when the log is made, in words that do not repeat it."""
+    """A URL of another kind is refused when the log is created, with a message that does not repeat it."""
     with pytest.raises(ModelError, match="sqlite:///FILE or postgresql://") as caught:
         PredictionLog(url)
 
@@ -606,7 +606,7 @@ def test_url_of_no_database(url: str) -> None:
 
 
 def test_file_that_cannot_be_written(tmp_path: Path) -> None:
-    """A folder that is not there or is a file, and a database that is only to be read, are errors like any other."""
+    """A missing folder, a file instead of a folder, and a read-only database are errors like any other."""
     there = tmp_path / "log.db"
     log = PredictionLog(f"sqlite:///{there}")
     log.write(rows("a", [1.0]))
@@ -619,13 +619,13 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def remove_all(path: Path) -> None:
-    """Remove a log with what SQLite keeps beside it."""
+    """Remove a log with its -wal and -shm files."""
     for each in path.parent.glob(f"{path.name}*"):
         each.unlink()
 
 
 def replace_by_another(path: Path) -> None:
-    """Put another log in a log's place, and leave what SQLite keeps beside it."""
+    """Replace a log by another one, and leave its -wal and -shm files."""
     other = PredictionLog(f"sqlite:///{path.parent / 'other.db'}")
     other.write(rows("other", [7.0]))
     other.close()
@@ -633,7 +633,7 @@ def replace_by_another(path: Path) -> None:
 
 
 def replace_by_nothing(path: Path) -> None:
-    """Put an empty file in a log's place."""
+    """Replace a log by an empty file."""
     (path.parent / "empty").touch()
     (path.parent / "empty").rename(path)
 
@@ -688,7 +688,7 @@ def test_reader_that_stays(tmp_path: Path) -> None:
 
 
 def test_folder_that_comes_later(tmp_path: Path) -> None:
-    """A log in a folder that is not there yet works as soon as the folder is."""
+    """A log in a missing folder works as soon as the folder exists."""
     log = PredictionLog(f"sqlite:///{tmp_path / 'later' / 'log.db'}")
     with pytest.raises(PredictionLogError):
         log.write(rows("a", [1.0]))

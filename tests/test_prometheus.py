@@ -1,4 +1,4 @@
-"""Owns what a real Prometheus makes of real servers: which alerts fire, that drift is numpy's, and what panels show."""
+"""Owns a real Prometheus with real servers: which alerts fire, drift as by numpy, and data for the panels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Series = dict[str, Any]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; what does not come within a minute is missing."""
+    """Wait up to a minute for a condition."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
@@ -50,23 +50,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """One that `python -m monitoring run` started: where it listens."""
+    """A Prometheus started by `python -m monitoring run`: its port."""
 
     port: int
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return what its API answers."""
+        """Return the API's response."""
         reply = requests.get(f"http://127.0.0.1:{self.port}/api/v1/{path}", params=parameters, timeout=10)
         reply.raise_for_status()
         return reply.json()["data"]
 
     def query(self, expr: str) -> list[Series]:
-        """Return the series that an expression gives now."""
+        """Return the current series of an expression."""
         found: list[Series] = self.get("query", query=expr)["result"]
         return found
 
     def wait_for(self, expr: str) -> None:
-        """Wait until an expression gives a series."""
+        """Wait until an expression has a series."""
 
         def found() -> bool:
             try:
@@ -77,7 +77,7 @@ class Prometheus:
         wait_until(found)
 
     def alerts(self) -> set[tuple[str, str, str]]:
-        """Return the alerts that are pending or firing: name, feature where there is one, and state."""
+        """Return the alerts that are pending or firing: name, feature if any, and state."""
         labels = [series["metric"] for series in self.query("ALERTS")]
         return {(found["alertname"], found.get("feature", ""), found["alertstate"]) for found in labels}
 
@@ -97,7 +97,7 @@ def free_port() -> int:
 
 @contextmanager
 def watch(folder: Path, *servers: Server) -> Iterator[Prometheus]:
-    """Have Prometheus ask and judge every second, over 10 minutes, until the block ends."""
+    """Run Prometheus until the block ends: scrapes and evaluates every second, over 10 minutes."""
     port = free_port()
     options = ["--port", str(port), "--window", "10m", "--hold", f"{HOLD_SECONDS}s", "--interval", "1s"]
     command = [sys.executable, "-m", "monitoring", "run", *options, "--folder", str(folder / "prometheus")]
@@ -127,14 +127,14 @@ def kill_evenly(prometheus: Prometheus, servers: Sequence[Server]) -> None:
 
 
 def kill(server: Server) -> None:
-    """Have a server end at once: when it is told to stop, it still answers those that it knows."""
+    """Kill a server: on SIGTERM it would still answer known connections."""
     for pid in (server.process.pid, *server.workers()):
         os.kill(pid, signal.SIGKILL)
     server.process.wait()
 
 
 def distances(trained: Floats, live: Floats) -> tuple[float, float]:
-    """Return PSI and KS by their definitions, at the tenths of `trained`; no share is less than 1e-4."""
+    """Return PSI and KS by their definitions, at the deciles of `trained`; no share is less than 1e-4."""
     edges = np.unique(trained)
     if len(edges) > 10:
         edges = np.unique(np.quantile(trained, np.arange(1, 11) / 10, method="inverted_cdf"))
@@ -151,7 +151,7 @@ def distances(trained: Floats, live: Floats) -> tuple[float, float]:
 
 @pytest.mark.parametrize("shift", [0, 1], ids=["drawn from training", "RM shifted"])
 def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
-    """Rows of the training data leave all quiet; with RM a standard deviation higher, of the features RM's alert fires.
+    """Rows of the training data fire no alert; with RM a standard deviation higher, only RM's feature alert fires.
 
     So does that of the predictions, which are others then. When both servers have gone, what they counted still
     counts, and PSI and KS are numpy's of the rows that were sent, to 1e-6.
@@ -195,7 +195,7 @@ def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
 
 
 def variables(prometheus: Prometheus, board: dict[str, Any]) -> dict[str, str]:
-    """Return a value for each variable of the dashboard as Grafana finds it: the first there is, or all of them."""
+    """Return a value for each variable of the dashboard as Grafana does: the first, or all of them."""
     chosen = {"$__rate_interval": "30s"}
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
@@ -211,7 +211,7 @@ def filled(expr: str, chosen: dict[str, str]) -> str:
 
 
 def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
-    """Every query of the dashboard but those of a GPU has an answer, once there were predictions, mistakes, truths."""
+    """After predictions, errors and truths every query of the dashboard has data, except those about a GPU."""
     table = read(BOSTON_HOUSING)
     X, truth = table.X.to_numpy(), table.y.tolist()
     board = json.loads(dashboard.to_json())
@@ -256,7 +256,7 @@ def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
 
 
 def test_make_monitor(server: Server, tmp_path: Path) -> None:
-    """`make monitor` shows links that work, watches the server, takes every rule, and leaves nothing behind."""
+    """`make monitor` prints links that work, watches the server, loads every rule, and leaves nothing behind."""
     port = free_port()
     asked = [f"URL={server.url}", f"MONITOR_PORT={port}", "ARGS=--interval 1s"]
     shown = subprocess.run(

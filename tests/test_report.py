@@ -1,4 +1,4 @@
-"""Owns the report: its figures are right, it says what it does not know, and it is one page that needs no other."""
+"""Owns the report: its figures are right, it states what is unknown, and it is one self-contained page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Matrix = NDArray[np.float64]
 
 
 class Page(HTMLParser):
-    """A report as its reader sees it: verdicts, rows of the tables, text, and whatever would load something."""
+    """A parsed report: verdicts, rows of the tables, text, and everything that would load something."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Page(HTMLParser):
             self.verdicts[-1] = which, said + text
 
     def verdict(self, words: str) -> str:
-        """Return the kind of the one verdict that has these words in it."""
+        """Return the kind of the only verdict that contains these words."""
         (kind,) = [kind for kind, said in self.verdicts if words in said]
         return kind
 
@@ -143,7 +143,7 @@ def log_rows(
 
 
 def render(model: Artifact, url: str, folder: Path, *, days: int = 30) -> Page:
-    """Return the page of a report."""
+    """Return a report's parsed page."""
     log = PredictionLog(url, read_only=True)
     try:
         report.write(model, log, folder / "report.html", days=days, now=NOW)
@@ -170,7 +170,7 @@ def plain_ks(live: Matrix, facts: dict[str, Any]) -> float:
 def test_figures_are_those_of_independent_computations(
     model: Artifact, store: Path, table: Matrix, tmp_path: Path
 ) -> None:
-    """Every number of the tables is what NumPy and scikit-learn make of the same rows."""
+    """Every number of the tables is that of NumPy and scikit-learn for the same rows."""
     rng = np.random.default_rng(1)
     X = table[rng.integers(0, len(table), 700)]
     X[:, 1] += 0.7
@@ -208,7 +208,7 @@ def test_figures_are_those_of_independent_computations(
 def test_live_error_is_judged_from_thirty_truths(
     model: Artifact, table: Matrix, tmp_path: Path, rows: int, kind: str
 ) -> None:
-    """The live error is judged from 30 truths on; one of ten times the validation error is beyond chance."""
+    """The live error is judged from 30 truths on; ten times the validation error is more than chance explains."""
     predictions = model.predict(table[:50])
     truths = np.where(np.arange(50) < rows, predictions - 10 * model.manifest["metrics"]["validation"]["rmse"], np.nan)
     page = render(model, log_rows(tmp_path / "log.db", table, predictions, truths=truths), tmp_path)
@@ -239,7 +239,7 @@ def test_limit_of_the_live_error(
 def test_drift_is_judged_from_a_hundred_rows(
     model: Artifact, table: Matrix, tmp_path: Path, rows: int, verdict: str
 ) -> None:
-    """Below 100 rows there is no verdict, however far the values are."""
+    """Below 100 rows there is no verdict, however large the drift is."""
     X = table[:rows] + 1000
     page = render(model, log_rows(tmp_path / "log.db", X, model.predict(X)), tmp_path)
 
@@ -247,7 +247,7 @@ def test_drift_is_judged_from_a_hundred_rows(
 
 
 def test_drift_that_has_just_begun_is_told(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """What drifts in the last seven days alone, and what is wrong there alone, is said, though the rest hides it."""
+    """Drift and errors in only the last seven days are reported, even if earlier days hide them."""
     rng = np.random.default_rng(2)
     X = table[rng.integers(0, len(table), 3000)]
     ages = np.linspace(29, 0.01, 3000)
@@ -264,7 +264,7 @@ def test_drift_that_has_just_begun_is_told(model: Artifact, table: Matrix, tmp_p
 
 
 def test_features_that_are_not_logged(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """Without features, the report says how to have them, and still judges predictions and errors."""
+    """Without features, the report says how to log them, and still judges predictions and errors."""
     predictions = model.predict(table)
     url = log_rows(tmp_path / "log.db", table, predictions, truths=predictions + 1, with_features=False)
     page = render(model, url, tmp_path)
@@ -278,7 +278,7 @@ def test_features_that_are_not_logged(model: Artifact, table: Matrix, tmp_path: 
 
 
 def test_features_that_are_logged_since_lately(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """Rows from before features were logged count for the predictions, and are no missing values."""
+    """Rows from before features were logged count for the predictions, and not as missing values."""
     predictions = model.predict(table)
     path = tmp_path / "log.db"
     log_rows(path, table, predictions, ages=np.linspace(20, 10, 506), with_features=False)
@@ -306,7 +306,7 @@ def test_features_that_are_logged_since_lately(model: Artifact, table: Matrix, t
 
 
 def test_missing_values_are_told(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """A feature without a value in many rows is told by its share, and the rest of its values are judged."""
+    """A feature that is missing in many rows is reported with its share, and its other values are judged."""
     X = table.copy()
     X[::10, 2] = np.nan
     url = log_rows(tmp_path / "log.db", X, model.predict(table))
@@ -324,7 +324,7 @@ def test_missing_values_are_told(model: Artifact, table: Matrix, tmp_path: Path)
 
 @pytest.mark.parametrize("truths", [0, 1, 2])
 def test_hardly_any_truth(model: Artifact, table: Matrix, tmp_path: Path, truths: int) -> None:
-    """Without truths, or with one or two, the error is not known, and the rest of the report is there."""
+    """Without truths, or with one or two, the error is unknown, and the rest of the report is complete."""
     predictions = model.predict(table)
     known = np.where(np.arange(506) < truths, predictions + np.arange(506), np.nan)
     page = render(model, log_rows(tmp_path / "log.db", table, predictions, truths=known), tmp_path)
@@ -335,7 +335,7 @@ def test_hardly_any_truth(model: Artifact, table: Matrix, tmp_path: Path, truths
 
 
 def test_nothing_was_logged(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """Of a version without rows in that time, the report says so, and which versions have some."""
+    """For a version without rows in that time, the report says so, and lists the versions with rows."""
     url = log_rows(tmp_path / "log.db", table, model.predict(table), version=3)
     log_rows(tmp_path / "log.db", table, model.predict(table), ages=np.full(506, 40.0))
     page = render(model, url, tmp_path)
@@ -348,7 +348,7 @@ def test_nothing_was_logged(model: Artifact, table: Matrix, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_a_few_rows(model: Artifact, table: Matrix, tmp_path: Path, rows: int) -> None:
-    """A log of one row, or of rows of one moment, makes a report."""
+    """A log of one row, or of rows at one moment, gives a report."""
     predictions = model.predict(table[:rows])
     url = log_rows(
         tmp_path / "log.db", table, predictions, ages=np.full(rows, 0.5), truths=np.full(rows, predictions[0])
@@ -360,7 +360,7 @@ def test_a_few_rows(model: Artifact, table: Matrix, tmp_path: Path, rows: int) -
 
 
 def test_largest_values(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """The largest truths that are taken break no figure."""
+    """The largest accepted truths break no figure."""
     predictions = model.predict(table)
     truths = np.where(np.arange(506) == 3, 1e150, predictions)
     page = render(model, log_rows(tmp_path / "log.db", table, predictions, truths=truths), tmp_path)
@@ -421,7 +421,7 @@ def test_hostile_names_are_text(model: Artifact, store: Path, table: Matrix, tmp
 
 
 def test_page_needs_nothing_beside_it(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """The page loads nothing, runs nothing, and says so to the browser; every picture has words for who sees none."""
+    """The page loads and runs nothing, its policy forbids it, and every figure has an alternative text."""
     X = np.tile(table, (5, 1))
     predictions = model.predict(X)
     page = render(model, log_rows(tmp_path / "log.db", X, predictions, truths=predictions + 1), tmp_path)
@@ -438,7 +438,7 @@ def test_page_needs_nothing_beside_it(model: Artifact, table: Matrix, tmp_path: 
 
 
 def test_same_log_gives_the_same_bytes(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """A report of the same rows at the same time is the same file, more truths than are drawn among them."""
+    """A report of the same rows at the same time is the same file, even if it draws only a sample of the truths."""
     rows = np.resize(np.arange(506), report._MAX_POINTS + 500)
     predictions = model.predict(table[rows])
     url = log_rows(tmp_path / "log.db", table[rows], predictions, truths=predictions + 1, with_features=False)
@@ -452,7 +452,7 @@ def test_same_log_gives_the_same_bytes(model: Artifact, table: Matrix, tmp_path:
 
 
 def test_half_a_report_is_none(model: Artifact, table: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where drawing or writing fails, the report from before is as it was, and nothing else is in its folder."""
+    """If drawing or writing fails, the previous report is unchanged, and no other file is in its folder."""
     url = log_rows(tmp_path / "log.db", table, model.predict(table))
     folder = tmp_path / "reports"
     folder.mkdir()
@@ -471,7 +471,7 @@ def test_half_a_report_is_none(model: Artifact, table: Matrix, tmp_path: Path, m
 
 
 def test_command(store: Path, model: Artifact, table: Matrix, tmp_path: Path, capsys: Any) -> None:
-    """The command writes the report, and prints its verdict and where it is."""
+    """The command writes the report, and prints its verdict and its path."""
     now = datetime.now(UTC)
     url = log_rows(tmp_path / "log.db", table, model.predict(table), ages=np.linspace(1.9, 0.1, 506), now=now)
     output = tmp_path / "out.html"
@@ -490,7 +490,7 @@ WORDS = {"attention": "Attention", "fine": "In order", "unknown": "Not known"}
 
 
 def test_log_is_only_looked_at(store: Path, model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """A report changes nothing in the log and leaves no file beside it, even where the log may not be written."""
+    """A report does not change the log and leaves no file beside it, even if the log is read-only."""
     folder = tmp_path / "log"
     folder.mkdir()
     url = log_rows(folder / "log #1%.db", table, model.predict(table), now=datetime.now(UTC))
@@ -503,7 +503,7 @@ def test_log_is_only_looked_at(store: Path, model: Artifact, table: Matrix, tmp_
 
 
 def test_report_from_postgresql(model: Artifact, table: Matrix, tmp_path: Path) -> None:
-    """PostgreSQL gives the page that SQLite gives, whatever its clocks' zone; a database without a log stays empty."""
+    """PostgreSQL gives the same page as SQLite in any time zone; a database without a log stays empty."""
     predictions = model.predict(table)
     with run_postgres() as server:
         with pytest.raises(PredictionLogError, match="no prediction log is in this database"):
@@ -545,7 +545,7 @@ def foreign_file(path: Path) -> str:
     ],
 )
 def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callable[[Path], str], message: str) -> None:
-    """Where there is no log, an error says so without any password, and no file is made, neither log nor report."""
+    """Without a log there is an error without any password, and neither a log nor a report is created."""
     url = log(tmp_path / "missing.db")
     there = sorted(tmp_path.iterdir())
     status = main(["--store", str(store), "report", MODEL, "--log", url, "--output", str(tmp_path / "report.html")])
@@ -567,7 +567,7 @@ def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callabl
     ],
 )
 def test_mistakes(store: Path, table: Matrix, tmp_path: Path, capsys: Any, arguments: list[str], message: str) -> None:
-    """A mistake in the command is told, and no report is written."""
+    """An invalid argument is reported, and no report is written."""
     url = log_rows(tmp_path / "log.db", table, np.ones(3))
     output = ["--output", str(tmp_path / "report.html")] if "--output" not in arguments else []
     status = main(["--store", str(store), "report", *arguments, "--log", url, *output])
@@ -603,7 +603,7 @@ def test_periods_divide_the_time(model: Artifact, tmp_path: Path, span: int, nam
 
 
 def test_interval_holds_the_true_error() -> None:
-    """The interval holds the true RMSE about as often as its docstring says, and is of the errors' own unit."""
+    """The interval covers the true RMSE about as often as its docstring says, and scales with the errors."""
     rng = np.random.default_rng(4)
     samples = rng.normal(0, 3, (2000, 100))
     intervals = np.array([rmse_interval(sample) for sample in samples])

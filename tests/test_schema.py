@@ -1,4 +1,4 @@
-"""The schema: named cells become one matrix in the schema's order, and every bad cell is told why it is bad."""
+"""The schema: named cells become one matrix in the schema's order, and every bad cell has a reason."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ any_cells = (
     | st.integers()
     | st.integers(10**300, HUGE)
     | st.sampled_from([1e30, -1e30, math.nextafter(1e30, math.inf), math.nextafter(-1e30, -math.inf), -HUGE])
-    # Integers that are beyond a limit until they are rounded to it, and the first that is not.
+    # Integers above a limit that are rounded to it, and the first that is not.
     | st.sampled_from([int(1e30) + 1, -int(1e30) - 1, 2**1024 - 2**970 - 1, 2**1024 - 2**970])
 )
 tables = st.lists(st.tuples(good_cells, good_cells, good_cells), min_size=1, max_size=5)
 
 
 def problems_of(records: list[dict[str, Any]]) -> list[Problem]:
-    """Return what `SCHEMA` finds wrong with the records, nothing for good ones."""
+    """Return the problems of the records by `SCHEMA`, none for good ones."""
     try:
         SCHEMA.matrix_from_records(records)
     except SchemaError as error:
@@ -83,7 +83,7 @@ def test_names_in_any_order_give_one_matrix(table: list[tuple[Any, ...]], seed: 
     ],
 )
 def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
-    """A cell is refused for the one reason that fits it, in records and in columns, and the limits themselves pass."""
+    """A bad cell has the one right reason, in records and in columns; the limits themselves are accepted."""
     expected = [] if reason is None else [Problem(0, "a", reason)]
     assert problems_of([{"a": cell, "b": 1, "c": 1.5}]) == expected
 
@@ -100,7 +100,7 @@ def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
 @example(rows=[(1, 2.0, math.inf)])
 @example(rows=[(1, 2.0, math.nan)])
 def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -> None:
-    """Rows are refused exactly where `cell_reason` finds a cell that is not acceptable, with all of its findings."""
+    """Rows are refused exactly if `cell_reason` rejects a cell, with all its problems."""
     expected = [
         Problem(number, feature.name, reason)
         for number, row in enumerate(rows)
@@ -112,7 +112,7 @@ def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -
 
 
 def test_all_problems_of_records_come_at_once() -> None:
-    """One error carries every problem of every row, and how many rows were looked at."""
+    """One error carries every problem of every row, and the number of checked rows."""
     rows: list[dict[str, Any]] = [{"a": None, "b": True, "c": 1}, {"a": 1, "b": 2, "c": 3}, {"b": 1, "c": "x", "d": 4}]
     with pytest.raises(SchemaError, match=r"^5 problems, the first: row 0, column 'a': missing$") as caught:
         SCHEMA.matrix_from_records(rows)
@@ -128,7 +128,7 @@ def test_all_problems_of_records_come_at_once() -> None:
 
 
 def test_all_problems_of_columns_come_at_once() -> None:
-    """A missing or an unknown column is one problem of the table, told together with its bad cells."""
+    """A missing or unknown column is one problem of the table, reported together with bad cells."""
     with pytest.raises(SchemaError) as caught:
         SCHEMA.matrix_from_columns({"c": [1, None], "a": [math.nan, 1], "d": [1, 1]})
 
@@ -142,7 +142,7 @@ def test_all_problems_of_columns_come_at_once() -> None:
 
 
 def test_unknown_name_alone_is_refused() -> None:
-    """A row that has everything and one name more is refused for that name, which may be a typing mistake."""
+    """A complete row with one additional name is refused for that name, which may be a typing error."""
     assert problems_of([{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3, "C": 3}]) == [Problem(1, "C", "unknown")]
 
 
@@ -151,7 +151,7 @@ floats = st.floats() | st.sampled_from([1e30, -1e30, math.nextafter(1e30, math.i
 
 @given(rows=st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=5))
 def test_array_is_judged_as_its_cells_are(rows: list[tuple[float, ...]]) -> None:
-    """A matrix is taken as it is, or refused for exactly what records of the same cells are refused for."""
+    """A matrix is returned unchanged, or refused for exactly the same reasons as records of the same cells."""
     X = np.array(rows, dtype=np.float64)
     expected = problems_of([dict(zip(SCHEMA.names, row)) for row in rows])
     if expected:
@@ -163,7 +163,7 @@ def test_array_is_judged_as_its_cells_are(rows: list[tuple[float, ...]]) -> None
 
 
 def test_no_rows_give_an_empty_matrix() -> None:
-    """A table without rows is a matrix of no rows and all columns."""
+    """A table without rows is a matrix with no rows and all columns."""
     assert SCHEMA.matrix_from_records([]).shape == (0, 3)
     assert SCHEMA.matrix_from_columns({"a": [], "b": [], "c": []}).shape == (0, 3)
 
@@ -187,7 +187,7 @@ def test_no_rows_give_an_empty_matrix() -> None:
     ],
 )
 def test_csv_header(text: str, header: bool | None, expected: tuple[dict[str, list[Any]], int]) -> None:
-    """The first line is the header or data as is said; where nothing is said, it is data if it has no text.
+    """The first line is the header or data by the argument; without one it is data if it has no text.
 
     Cells of columns that nobody asked for are not read.
     """
@@ -222,7 +222,7 @@ def test_csv_keeps_every_float(values: list[float]) -> None:
 
 @given(cells=st.lists(st.lists(st.text(), min_size=2, max_size=2), min_size=1))
 def test_csv_agrees_with_its_writer(cells: list[list[str]]) -> None:
-    """Whatever the csv module quotes is read as the cells that were written."""
+    """Whatever the csv module quotes is read back as the same cells."""
     written = io.StringIO()
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows([["x", "y"], *cells])
     columns, _ = columns_from_csv(written.getvalue())
@@ -251,7 +251,7 @@ def test_csv_of_every_writer_is_one_table(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "NA", "n/a", "NaN", "nan", "NULL", "None", " na "])
 def test_csv_cell_without_a_value_is_missing(text: str) -> None:
-    """What pandas, R and spreadsheets write for no value is a missing cell."""
+    """What pandas, R and spreadsheets write for a missing value is a missing cell."""
     assert columns_from_csv(f"x,y\n{text},1\n") == ({"x": [None], "y": [1.0]}, 1)
 
 
@@ -259,13 +259,13 @@ def test_csv_cell_without_a_value_is_missing(text: str) -> None:
     "text", ["1_000", "١٢", "１", "0x10", "1e", "e5", ".", "+", "1.2.3", "--1", "1 2", "True", "infinit", "1d3"]
 )
 def test_csv_text_that_is_no_number_stays_text(text: str) -> None:
-    """Underscores, digits of other scripts and everything else that is no decimal number is not taken for one."""
+    """Underscores, digits of other scripts and anything else that is not a decimal number is not parsed as one."""
     assert parse_cell(text) == text
 
 
 @given(text=st.text(alphabet="0123456789.eE+-_ infaty", max_size=12))
 def test_csv_number_is_what_float_says(text: str) -> None:
-    """A cell that is taken for a number has the value that `float` gives it, and `float` takes all such cells."""
+    """A cell that is parsed as a number has the value of `float`, and `float` accepts all such cells."""
     cell = parse_cell(text)
 
     if isinstance(cell, float):
@@ -296,7 +296,7 @@ def test_csv_number_is_what_float_says(text: str) -> None:
     ids=["ragged", "repeated header", "both"],
 )
 def test_csv_of_the_wrong_shape_is_refused(text: str, problems: list[Problem], n_rows: int) -> None:
-    """A name that the header repeats and each row of another length than the header are told together."""
+    """A repeated name in the header and each row of another length are reported together."""
     with pytest.raises(SchemaError) as caught:
         columns_from_csv(text)
     assert (list(caught.value.problems), caught.value.n_rows) == (problems, n_rows)
@@ -308,7 +308,7 @@ def test_csv_of_the_wrong_shape_is_refused(text: str, problems: list[Problem], n
     ids=["empty", "BOM only", "blank lines", "open quote", "text after quote", "endless cell"],
 )
 def test_text_that_is_no_csv_is_refused(text: str) -> None:
-    """Text without a header, with broken quotes or with an endless cell is no CSV."""
+    """Text without a header, with broken quotes or with an endless cell is not CSV."""
     with pytest.raises(ValueError, match=r"^not CSV: "):
         columns_from_csv(text)
 
@@ -319,14 +319,14 @@ def test_text_that_is_no_csv_is_refused(text: str) -> None:
     ids=["long cell", "wide header"],
 )
 def test_csv_takes_time_in_proportion_to_its_length(text: str) -> None:
-    """A text from a stranger, a long cell or a wide header, cannot keep a worker busy."""
+    """A hostile text, such as a long cell or a wide header, cannot keep a worker busy."""
     start = time.process_time()
     columns_from_csv(text)
     assert time.process_time() - start < 20  # well under 1 s, where time in proportion to the square takes minutes
 
 
-def test_misfits_of_a_small_table_are_few() -> None:
-    """The problems of rows that are too short do not outgrow the text that they are the problems of."""
+def test_problems_of_a_small_table_are_few() -> None:
+    """The problems of too short rows take no more space than the text itself."""
     header, rows = [f"x{i}" for i in range(400)], [["1"]] * 400
     assert len(shape_problems(rows, header)) <= len(",".join(header)) + 2 * len(rows)
 

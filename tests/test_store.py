@@ -1,4 +1,4 @@
-"""The store: versions are written whole, counted up and found by reference; and the command line on top of it."""
+"""The store: versions are written atomically, numbered and found by reference; and the command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def copy(store: Path, tmp_path: Path) -> Path:
 
 
 def test_saved_draft_is_read_back(tmp_path: Path) -> None:
-    """What is saved is read back, with the facts of the folder on top, and nothing else is left beside it."""
+    """A draft is read back with the facts of its folder, and no other file is left beside it."""
     folder = artifact.save(SMALL, tmp_path / "3", name="m", version=3)
     manifest, files = artifact.read(folder)
 
@@ -52,7 +52,7 @@ def test_saved_draft_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("good_files", [0, 1, 2])
 def test_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_files: int) -> None:
-    """A disk that fails at any file leaves neither a version nor the folder that was being written."""
+    """A disk that fails at any file leaves neither a version nor a temporary folder."""
     calls: list[int] = []
 
     def fsync(descriptor: int) -> None:
@@ -79,7 +79,7 @@ def test_failing_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_version_is_never_overwritten(tmp_path: Path) -> None:
-    """Saving where a version stands fails and leaves it as it is."""
+    """Saving over a version fails and leaves it unchanged."""
     folder = artifact.save(SMALL, tmp_path / "1", name="m", version=1)
     with pytest.raises(OSError, match="not empty"):
         artifact.save(Draft({}, {"a.txt": b"other"}), folder, name="m", version=1)
@@ -97,7 +97,7 @@ def test_versions_count_up(shelf: Store) -> None:
 
 
 def test_number_of_a_version_is_not_given_again(shelf: Store) -> None:
-    """The next version is one above the highest, not the first that is free, and is found among more than nine."""
+    """The next version is one above the highest, not the first free number, and is found among more than nine."""
     shutil.rmtree(shelf.root / "m" / "2")
     for expected in range(4, 12):
         assert shelf.add("m", SMALL).name == str(expected)
@@ -135,7 +135,7 @@ def test_reference_finds_its_version(shelf: Store, reference: str, version: str)
     ids=lambda text: text[:12],
 )
 def test_wrong_reference_is_told_what_there_is(shelf: Store, reference: str, text: str) -> None:
-    """A reference that finds nothing, and never leaves the store, says what there is instead."""
+    """An unknown reference is an error that lists what exists; no reference leaves the store."""
     with pytest.raises(NotInStoreError, match=text):
         shelf.find(reference)
 
@@ -148,14 +148,14 @@ def test_alias_to_a_version_that_is_gone(shelf: Store) -> None:
 
 
 def test_empty_store_says_so(tmp_path: Path) -> None:
-    """A store that is not there yet has no models, and says so when asked for one."""
+    """A missing store has no models, and its error says so."""
     assert Store(tmp_path / "none").names() == []
     with pytest.raises(NotInStoreError, match="which has no model at all"):
         Store(tmp_path / "none").find("m")
 
 
 def test_strangers_in_the_folder_are_ignored(shelf: Store) -> None:
-    """Files, hidden folders, models without a version and folders that are no version are not models."""
+    """Files, hidden folders, models without a version and folders that are not versions are ignored."""
     for name in (".incoming-1", "Other", "empty", "m/.incoming-2", "m/4x", "m/latest"):
         (shelf.root / name).mkdir()
     (shelf.root / "readme").write_text("")
@@ -181,7 +181,7 @@ def test_strangers_in_the_folder_are_ignored(shelf: Store) -> None:
     ids=lambda content: content[:20],
 )
 def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
-    """A table of aliases that is none is an `ArtifactError` that names it."""
+    """An invalid table of aliases is an `ArtifactError` that names it."""
     path = shelf.root / "m" / "aliases.json"
     path.write_bytes(content)
 
@@ -192,7 +192,7 @@ def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
 
 @pytest.mark.parametrize("target", [None, "/dev/zero", "elsewhere"])
 def test_aliases_that_are_no_plain_file_are_refused(shelf: Store, target: str | None) -> None:
-    """A FIFO, a device or a link in the place of the aliases is refused, and nobody waits for it."""
+    """A FIFO, a device or a link instead of the aliases is refused without blocking."""
     path = shelf.root / "m" / "aliases.json"
     path.rename(path.with_name("elsewhere"))
     if target:
@@ -205,7 +205,7 @@ def test_aliases_that_are_no_plain_file_are_refused(shelf: Store, target: str | 
 
 
 def test_nothing_is_added_to_broken_aliases(shelf: Store) -> None:
-    """Adding where the table of aliases is broken fails whole: no version is written that no alias points to."""
+    """Adding to a model with broken aliases fails and writes no version."""
     path = shelf.root / "m" / "aliases.json"
     path.write_bytes(b"{")
 
@@ -215,7 +215,7 @@ def test_nothing_is_added_to_broken_aliases(shelf: Store) -> None:
 
 
 def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
-    """Processes that add to one model at the same time each get a version of their own, and no alias is lost."""
+    """Processes that add to one model at the same time get different versions, and no alias is lost."""
     script = """if True:
         import sys
         from pathlib import Path
@@ -233,7 +233,7 @@ def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
 
 
 def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two trainings on one table write the same files, pictures too, and manifests that differ in `created_at`."""
+    """Two trainings on one table write the same files, figures included, and manifests that differ in `created_at`."""
     paths = []
     for name in ("one", "two"):
         table = read(BOSTON_HOUSING)
@@ -250,7 +250,7 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_list_and_show(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`list` prints each version with its aliases, `show` the manifest as it stands."""
+    """`list` prints each version with its aliases, `show` the unchanged manifest."""
     assert main(["--store", str(store), "list"]) == 0
     assert capsys.readouterr().out == "boston-housing@1 champion\n"
     assert main(["--store", str(store), "show", "boston-housing"]) == 0
@@ -258,7 +258,7 @@ def test_list_and_show(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`verify` says what it checked; where a file was changed it exits with 1 and names it."""
+    """`verify` prints what it checked; for a changed file it exits with 1 and names it."""
     assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
     assert capsys.readouterr().out == (
         "boston-housing version 1: 12 files unchanged, 64 golden rows answered to the last bit\n"
@@ -273,7 +273,7 @@ def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("place", ["boston-housing/2", "other-model/1"])
 def test_version_in_a_folder_that_is_not_its_own_is_refused(copy: Path, place: str) -> None:
-    """A good artifact under another name or number is refused, since it would answer as what it is not."""
+    """A good artifact under another name or number is refused, since it would serve as another model."""
     shutil.copytree(copy / "boston-housing" / "1", copy / place)
     (copy / place).with_name("aliases.json").unlink(missing_ok=True)
 
@@ -295,7 +295,7 @@ def test_one_artifact_is_a_store(store: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_added_to_one_artifact(copy: Path) -> None:
-    """One artifact is not a store to add to: that is an error that names it, and nothing is written."""
+    """Adding to a single artifact is an error that names it, and nothing is written."""
     root = copy / "boston-housing" / "1"
     before = sorted(root.rglob("*"))
 
@@ -305,7 +305,7 @@ def test_nothing_is_added_to_one_artifact(copy: Path) -> None:
 
 
 def test_broken_artifact_as_a_store_is_named(copy: Path) -> None:
-    """A root that is an artifact is verified as any: its digest to be named at all, its files to be loaded."""
+    """A root that is an artifact is verified: its digest to list its name, its files to load it."""
     root = copy / "boston-housing" / "1"
     (root / "card.md").write_text("better")
     with pytest.raises(ArtifactError, match=r"card\.md: has 6 bytes"):
@@ -317,8 +317,8 @@ def test_broken_artifact_as_a_store_is_named(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("facts", [{"name": "../x"}, {"name": None}, {"version": 0}, {"version": True}])
-def test_artifact_that_names_no_model_is_no_store(tmp_path: Path, facts: dict[str, Any]) -> None:
-    """A manifest whose name or version could be no folder of a store, and no URL, is refused."""
+def test_artifact_that_names_no_model_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """A manifest whose name or version cannot be a folder or URL is refused."""
     manifest = {"format_version": 1, "name": "m", "version": 1, "files": {}, **facts}
     (tmp_path / "manifest.json").write_bytes(artifact.to_json({**manifest, "digest": artifact.digest(manifest)}))
 
@@ -327,7 +327,7 @@ def test_artifact_that_names_no_model_is_no_store(tmp_path: Path, facts: dict[st
 
 
 def test_one_version_without_aliases_has_no_champion(copy: Path) -> None:
-    """Nobody is made champion unasked: without aliases, a version is found by its number alone, and that is said."""
+    """Without aliases there is no champion: a version is found only by its number, and the error says so."""
     (copy / "boston-housing" / "aliases.json").unlink()
 
     assert Store(copy).find("boston-housing@1") == copy / "boston-housing" / "1"
@@ -370,7 +370,7 @@ def test_store_is_found(tmp_path: Path, files: list[str], expected: str | None) 
 
 
 def test_first_store_is_found(shelf: Store, copy: Path) -> None:
-    """Of several candidates the first that has a model counts; one that is not there, or is empty, is passed over."""
+    """The first of several candidates with a model is found; missing and empty ones are skipped."""
     empty = copy / "empty"
     empty.mkdir()
 
@@ -379,7 +379,7 @@ def test_first_store_is_found(shelf: Store, copy: Path) -> None:
 
 
 def test_find_prints_the_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`find` prints the path to serve from, or says what it looked for."""
+    """`find` prints the path to serve from, or an error with what it searched."""
     (copy / "boston-housing" / "aliases.json").unlink()
     assert main(["find", "/none", str(copy)]) == 0
     found = capsys.readouterr().out
@@ -393,7 +393,7 @@ def test_find_prints_the_store(copy: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("source", ["file", "stdin", "table with the truth"])
-def test_predict_answers_a_line_per_row(
+def test_predict_prints_a_line_per_row(
     store: Path,
     pipeline: Any,
     houses: pd.DataFrame,
@@ -402,7 +402,7 @@ def test_predict_answers_a_line_per_row(
     capsys: pytest.CaptureFixture[str],
     source: str,
 ) -> None:
-    """`predict` reads a file or standard input, columns in any order, and prints the pipeline's answers to the bit."""
+    """`predict` reads a file or standard input, columns in any order, and prints the pipeline's exact predictions."""
     text = houses[houses.columns[::-1]].to_csv(index=False)
     path = tmp_path / "houses.csv"
     path.write_text(text)
@@ -425,14 +425,14 @@ def test_predict_answers_a_line_per_row(
         (["train", "boston-housing", "--data", "/no/table.csv"], "/no/table.csv cannot be read: No such file"),
     ],
 )
-def test_mistake_is_one_message(
+def test_error_is_one_message(
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    """Every mistake exits with 1 and one message on standard error, without a traceback and without output."""
+    """Every error exits with 1 and one message on standard error, without a traceback and without output."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\n1\n")))
 
     assert main(["--store", str(store), *arguments]) == 1
@@ -441,7 +441,7 @@ def test_mistake_is_one_message(
     assert (output.out, output.err.count("\n")) == ("", 1)
 
 
-def test_predict_says_every_problem(
+def test_predict_reports_every_problem(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows that do not fit are refused with every problem, a line each, and no prediction is printed."""
@@ -459,8 +459,8 @@ def test_predict_says_every_problem(
     )
 
 
-def test_predict_leaves_the_target_out(store: Path) -> None:
-    """A table with the truth in it is answered, and standard error says once that the target is left out."""
+def test_predict_ignores_the_target(store: Path) -> None:
+    """A table with the target is predicted, and standard error has one warning that the target is ignored."""
     command = [sys.executable, "-m", "model", "--store", str(store), "predict", "boston-housing", str(TABLE)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -469,7 +469,7 @@ def test_predict_leaves_the_target_out(store: Path) -> None:
 
 
 def test_predict_and_unknown_columns(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown columns are refused by the command line as by the service, unless they are to be left out."""
+    """The command line refuses unknown columns like the service, unless they are to be ignored."""
     table = tmp_path / "table.csv"
     table.write_text(",CHAS,RM,TAX,PTRATIO,B,LSTAT,ZN\n0,0,6.575,296.0,15.3,396.9,4.98,18\n")  # with pandas' index
 

@@ -1,4 +1,4 @@
-"""Owns the engine of networks: every device's answers, verified before it serves, and what becomes of a lost one."""
+"""Owns the engine of networks: predictions on every device, verification before serving, and lost devices."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def model(networks: Path) -> Artifact:
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Any:
-    """Every device that there is."""
+    """Every available device."""
     return network.find_device(request.param)
 
 
 def random_network(*hidden: int) -> Network:
-    """Return a network of two features with weights of no meaning."""
+    """Return a network of two features with arbitrary weights."""
     torch.manual_seed(7)
     return network.load(
         {"n_features": 2, "hidden": list(hidden), "activation": "relu"}, network.save(Network(2, hidden))
@@ -68,7 +68,7 @@ def random_network(*hidden: int) -> Network:
 
 
 def random_rows(n_rows: int) -> Matrix:
-    """Return rows of two features, always the same for a number."""
+    """Return rows of two features, always the same for the same number."""
     return np.random.default_rng(n_rows).normal(size=(n_rows, 2))
 
 
@@ -85,8 +85,8 @@ def failing(error: Exception) -> tuple[Network, list[int]]:
 
 
 @pytest.mark.parametrize("hidden", [(), (3,), (64, 64)])
-def test_answers(device: Any, hidden: tuple[int, ...]) -> None:
-    """The engine answers as the network, whatever the number of rows and the order of their memory, in float64."""
+def test_predictions(device: Any, hidden: tuple[int, ...]) -> None:
+    """The engine predicts like the network in float64, for any number of rows and any memory order."""
     truth = random_network(*hidden)
     engine = TorchEngine(random_network(*hidden), device)
     for n_rows in (0, 1, 2, 1_000):
@@ -98,8 +98,8 @@ def test_answers(device: Any, hidden: tuple[int, ...]) -> None:
             np.testing.assert_allclose(y, truth(torch.from_numpy(X.copy())).numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_pieces(device: Any) -> None:
-    """A long input goes to the device in pieces that bound its memory, as few as can be."""
+def test_chunks(device: Any) -> None:
+    """A long input goes to the device in as few chunks as its memory limit allows."""
     one, pieces = random_network(65_536), list[int]()
     one.register_forward_pre_hook(lambda module, inputs: pieces.append(len(inputs[0])))
     engine = TorchEngine(one, device)
@@ -114,7 +114,7 @@ def test_pieces(device: Any) -> None:
 
 
 def test_threads(device: Any) -> None:
-    """Threads that ask at once get their own answers, which later ones do not write over."""
+    """Concurrent threads get their own predictions, which later calls do not overwrite."""
     engine = TorchEngine(random_network(8), device)
     parts = [random_rows(n_rows) for n_rows in range(1, 60)]
     expected = [engine.predict(X) for X in parts]
@@ -135,7 +135,7 @@ def test_threads(device: Any) -> None:
     ],
 )
 def test_lost_device(error: Exception) -> None:
-    """A lost device is told as such, in one line, and not tried again."""
+    """A lost device is reported in one line and not used again."""
     one, attempts = failing(error)
     engine = TorchEngine(one, torch.device("cpu"))
     messages = []
@@ -158,7 +158,7 @@ def test_lost_device(error: Exception) -> None:
     ],
 )
 def test_failure_that_loses_no_device(error: Exception) -> None:
-    """Any other failure is that of its rows, and the next are tried."""
+    """Any other error concerns only its rows, and the next rows are tried."""
     one, attempts = failing(error)
     engine = TorchEngine(one, torch.device("cpu"))
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_failure_that_loses_no_device(error: Exception) -> None:
 
 
 def test_device_that_hangs() -> None:
-    """A device that does not answer in time is as good as lost: nobody waits for it any more."""
+    """A device that does not answer in time counts as lost, and later calls do not wait for it."""
     one, release = random_network(4), threading.Event()
     one.register_forward_pre_hook(lambda module, inputs: release.wait(10) and None)
     engine = TorchEngine(one, torch.device("cpu"), max_run_seconds=0.05)
@@ -179,15 +179,15 @@ def test_device_that_hangs() -> None:
     release.set()
 
 
-def test_device_that_is_not_there() -> None:
-    """A GPU that is not there is an error that says what there is; never the CPU instead."""
+def test_missing_device() -> None:
+    """A missing GPU is an error that lists the available ones; the CPU is never used instead."""
     with pytest.raises(DeviceError, match=r"there is no cuda:99 here: (PyTorch \S+ |the GPUs are cuda:0)"):
         network.find_device("cuda:99")
     assert network.find_device("cpu") == torch.device("cpu")
 
 
 def test_load(model: Artifact, device: Any, houses: pd.DataFrame) -> None:
-    """A network on a device answers as on the CPU, to within the tolerance, and is the same version else."""
+    """A network on a device predicts as on the CPU within the tolerance, and is otherwise the same version."""
     found = torch_engine.load(model, device)
     expected = model.predict(houses.to_numpy())
 
@@ -201,7 +201,7 @@ def damage(folder: Path) -> None:
 
 
 def exchange(folder: Path) -> None:
-    """Put other weights of the same shapes, with hashes that are right."""
+    """Replace the weights by others of the same shapes, with right hashes."""
     tensors = Network(6, (32, 16))
     rewrite(folder, lambda manifest: None, {mlp.WEIGHTS: network.save(tensors)})
 
@@ -220,7 +220,7 @@ def exchange(folder: Path) -> None:
 def test_load_refuses(
     networks: Path, tmp_path: Path, change: Callable[[Path], object], error: type[Exception], message: str
 ) -> None:
-    """What was changed since it was loaded, or answers otherwise than the trained model, is not loaded on a device."""
+    """An artifact that changed since it was loaded, or predicts differently, is not loaded on a device."""
     own = Path(shutil.copytree(networks, tmp_path / "store"))
     found = Store(own).load(NAME)
     change(own / NAME / "1")
@@ -234,12 +234,12 @@ ON_CPU = Device("cpu:0")
 
 
 def service(store: Path, **settings: Any) -> FlaskClient:
-    """Return a client of a service whose networks are not on their device yet."""
+    """Return a client of a service before its networks are on their device."""
     return create_app(Config(store=store, device=ON_CPU, **settings), write_log=lambda pieces: None).test_client()
 
 
 def opened(store: Path, **settings: Any) -> FlaskClient:
-    """Return a client of a service as the server runs it in each worker."""
+    """Return a client of a service as it runs in a worker."""
     client = service(store, **settings)
     application(client).serving.open()
     return client
@@ -250,7 +250,7 @@ def application(client: FlaskClient) -> Any:
 
 
 def test_not_before_it_is_open(networks: Path) -> None:
-    """Until its device is open nothing answers for a network, and the service is not ready."""
+    """Until its device is open a network is not served, and the service is not ready."""
     client = service(networks)
 
     assert client.get("/readyz").json == {"ready": False, "reason": "the models are still loading on cpu:0"}
@@ -262,7 +262,7 @@ def test_not_before_it_is_open(networks: Path) -> None:
 
 
 def test_answers_of_the_service(networks: Path, model: Artifact, houses: pd.DataFrame) -> None:
-    """A network answers on its device in every form; each run is measured, and is not for the server's loop."""
+    """A network is served on its device in every protocol; each run is measured, and none blocks the server's loop."""
     client = opened(networks)
     replies = [client.post("/predict", json=houses[:n].to_dict("records")) for n in (1, 7, 500)]
     metrics = client.get("/metrics").text
@@ -280,7 +280,7 @@ def test_answers_of_the_service(networks: Path, model: Artifact, houses: pd.Data
 
 
 def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) -> None:
-    """A model without a network goes on on ONNX Runtime beside one on the device, in the loop and to the last bit."""
+    """A model without a network still uses ONNX Runtime beside one on the device, in the loop and to the last bit."""
     shutil.copytree(networks, tmp_path / "store")
     shutil.copytree(store / NAME, tmp_path / "store" / "trees")
     rewrite(tmp_path / "store" / "trees" / "1", lambda manifest: manifest.update(name="trees"))
@@ -294,7 +294,7 @@ def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) ->
 
 
 def test_service_that_loses_its_device(networks: Path) -> None:
-    """A lost device is 503 and ends readiness for good; the process lives on."""
+    """A lost device gives 503 and ends readiness permanently; the process stays alive."""
     client = opened(networks)
     serving = application(client).serving
     engine = serving.models[NAME].engine._engine
@@ -310,8 +310,8 @@ def test_service_that_loses_its_device(networks: Path) -> None:
     assert "tabserve_ready 0.0" in client.get("/metrics").text
 
 
-def test_device_that_answers_otherwise(networks: Path, tmp_path: Path) -> None:
-    """A network that does not answer its golden rows on the device is not served, and is told by the metrics."""
+def test_device_that_predicts_differently(networks: Path, tmp_path: Path) -> None:
+    """A network that does not reproduce its golden rows on the device is not served, and the metrics report it."""
     own = Path(shutil.copytree(networks, tmp_path / "store"))
     client = service(own)
     exchange(own / NAME / "1")
@@ -323,7 +323,7 @@ def test_device_that_answers_otherwise(networks: Path, tmp_path: Path) -> None:
 
 
 def test_service_without_its_device(networks: Path) -> None:
-    """Where the GPU that is asked for is not there, the service is alive and says what to do; no CPU answers."""
+    """If the chosen GPU is missing, the service is alive and states the remedy; it does not use the CPU."""
     client = create_app(Config(store=networks, device=Device("cuda:99")), write_log=lambda pieces: None).test_client()
     application(client).serving.open()
     reason = strict_json(client.get("/readyz"))["reason"]
@@ -336,7 +336,7 @@ def test_service_without_its_device(networks: Path) -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_server_on_a_gpu(networks: Path, tmp_path: Path, model: Artifact, houses: pd.DataFrame) -> None:
-    """One worker has the GPU; after SIGHUP, and when it is killed, the next one has it. Its use is measured."""
+    """One worker uses the GPU; after SIGHUP, or when it is killed, the next one does. Its utilization is measured."""
 
     def ask() -> None:
         reply = requests.post(f"{server.url}/predict", json=houses.to_dict("records"), timeout=60)

@@ -1,4 +1,4 @@
-"""What is pulled is what was packed, whole and verified; whatever goes wrong on the way leaves the store as it was."""
+"""A pulled version is the packed one, complete and verified; any error leaves the store unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Site:
-    """A web server: what it answers at each path, and the headers that came with each request."""
+    """A web server with its response for each path, and the headers of each request."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -55,7 +55,7 @@ class Site:
         self.url = f"http://{self.host}"
 
     def put(self, path: str, content: bytes) -> str:
-        """Answer with bytes at a path and return its URL."""
+        """Serve bytes at a path and return its URL."""
         self.answers[path] = lambda handler: send(handler, content)
         return self.url + path
 
@@ -63,7 +63,7 @@ class Site:
 def send(
     handler: BaseHTTPRequestHandler, content: bytes, *, status: int = 200, length: int | None = None, **headers: str
 ) -> None:
-    """Answer with bytes, and say that they are `length` many; without it, what they are."""
+    """Send bytes with `length` as Content-Length, or their own."""
     handler.send_response(status)
     for name, value in {"Content-Length": str(len(content) if length is None else length), **headers}.items():
         handler.send_header(name, value)
@@ -73,7 +73,7 @@ def send(
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A web server that answers nothing yet."""
+    """A web server without any paths."""
     monkeypatch.setenv("no_proxy", "*")
     site = Site()
     thread = threading.Thread(target=site.server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -100,7 +100,7 @@ def target(tmp_path: Path) -> Store:
 
 
 def tar(files: dict[str, bytes], *odd: tarfile.TarInfo) -> bytes:
-    """Return a `.tar.gz` of files and of members that have no content."""
+    """Return a `.tar.gz` of files and of members without content."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w:gz") as archive:
         for name, content in files.items():
@@ -113,19 +113,19 @@ def tar(files: dict[str, bytes], *odd: tarfile.TarInfo) -> bytes:
 
 
 def odd(name: str, kind: bytes, linkname: str = "") -> tarfile.TarInfo:
-    """Return a member of another type than a file."""
+    """Return a member that is not a regular file."""
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, linkname
     return member
 
 
 def files_of(folder: Path, prefix: str = "") -> dict[str, bytes]:
-    """Return every file below a folder by its name there, after a prefix."""
+    """Return every file below a folder by its relative name with a prefix."""
     return {prefix + str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def other(store: Path, folder: Path, **facts: Any) -> dict[str, bytes]:
-    """Return the trained artifact's files with other facts in the manifest, whose digest is right again."""
+    """Return the trained artifact's files with other facts in the manifest and a right digest."""
     shutil.copytree(store / "boston-housing" / "1", folder)
     manifest = json.loads((folder / "manifest.json").read_bytes()) | facts
     digest = artifact.digest({key: value for key, value in manifest.items() if key not in ("digest", "created_at")})
@@ -133,7 +133,7 @@ def other(store: Path, folder: Path, **facts: Any) -> dict[str, bytes]:
 
 
 def refusal(target: Store, url: str, **settings: Any) -> str:
-    """Return the error with which a URL is refused, after checking that the store is as it was."""
+    """Return the error for a URL that is refused, after checking that the store is unchanged."""
     before = {path: path.stat().st_mtime_ns for path in target.root.rglob("*")}
     with pytest.raises(ModelError) as caught:
         pull(target, url, **settings)
@@ -142,7 +142,7 @@ def refusal(target: Store, url: str, **settings: Any) -> str:
 
 
 def test_what_is_pulled_is_what_was_packed(store: Path, site: Site, packed: bytes, target: Store) -> None:
-    """Packed and pulled, a version has every byte, its own number and the alias, and nothing lies beside it."""
+    """A packed and pulled version has every byte, its own number and the alias, and no other files."""
     url = site.put("/model.tar.gz", packed)
     path = target.root / "boston-housing" / "1"
 
@@ -152,7 +152,7 @@ def test_what_is_pulled_is_what_was_packed(store: Path, site: Site, packed: byte
 
 
 def test_same_version_packs_to_the_same_bytes(store: Path, tmp_path: Path) -> None:
-    """An archive depends neither on when it is made, nor on its name, nor on times and owners of the files."""
+    """An archive depends neither on its time and name, nor on times and owners of the files."""
     copy = shutil.copytree(store, tmp_path / "copy")
     for path in copy.rglob("*"):
         os.utime(path, (1, 1))
@@ -168,7 +168,7 @@ def test_same_version_packs_to_the_same_bytes(store: Path, tmp_path: Path) -> No
 
 
 def test_damaged_version_is_not_packed(store: Path, tmp_path: Path) -> None:
-    """What does not verify is not published: no file is written, and one that was there stays."""
+    """A version that does not verify is not packed: no file is written, and an existing one is kept."""
     copy = shutil.copytree(store, tmp_path / "copy")
     (copy / "boston-housing" / "1" / "card.md").write_text("better")
     file = tmp_path / "model.tar.gz"
@@ -180,8 +180,8 @@ def test_damaged_version_is_not_packed(store: Path, tmp_path: Path) -> None:
     assert file.read_bytes() == b"older"
 
 
-def test_pulled_twice_is_there_once(site: Site, packed: bytes, target: Store) -> None:
-    """An init container may run twice: the second time changes nothing, and another alias is set all the same."""
+def test_pulled_twice_exists_once(site: Site, packed: bytes, target: Store) -> None:
+    """An init container may run twice: the second run changes nothing, but still sets another alias."""
     url = site.put("/model.tar.gz", packed)
     path = target.root / "boston-housing" / "1"
     pull(target, url)
@@ -194,8 +194,8 @@ def test_pulled_twice_is_there_once(site: Site, packed: bytes, target: Store) ->
 
 
 @pytest.mark.parametrize("folder", ["", "./", "1/", "model/1/", "boston-housing/7/"])
-def test_artifact_may_lie_deeper(store: Path, site: Site, target: Store, folder: str) -> None:
-    """An artifact is found at most two folders down, and what they are called does not matter: its manifest does."""
+def test_artifact_may_be_deeper(store: Path, site: Site, target: Store, folder: str) -> None:
+    """An artifact is found by its manifest, at most two folders down, whatever these are called."""
     files = files_of(store / "boston-housing" / "1", folder)
 
     assert pull(target, site.put("/x", tar(files))) == {target.root / "boston-housing" / "1": True}
@@ -203,7 +203,7 @@ def test_artifact_may_lie_deeper(store: Path, site: Site, target: Store, folder:
 
 
 def test_whole_store_is_pulled(store: Path, site: Site, target: Store, tmp_path: Path) -> None:
-    """Of a store, every model and version comes, with its aliases; aliases that are only here stay."""
+    """Every model and version of a store is pulled with its aliases; other aliases are kept."""
     files = {
         **files_of(store),
         **{f"boston-housing/2/{name}": content for name, content in other(store, tmp_path / "b", version=2).items()},
@@ -226,8 +226,8 @@ def test_whole_store_is_pulled(store: Path, site: Site, target: Store, tmp_path:
     assert "aliases of its own" in refusal(target, site.url + "/x", alias="champion")
 
 
-def test_files_that_no_manifest_vouches_for_are_left_behind(store: Path, site: Site, target: Store) -> None:
-    """A file beside an artifact's own, as a desktop puts there, does not come into the store."""
+def test_files_that_no_manifest_lists_are_left_out(store: Path, site: Site, target: Store) -> None:
+    """A file that is not in the manifest, such as a desktop's, is not added to the store."""
     files = files_of(store / "boston-housing" / "1") | {"._card.md": b"x", "plots/Thumbs.db": b"x", "a/b/c": b"x"}
     pull(target, site.put("/x", tar(files)))
 
@@ -237,7 +237,7 @@ def test_files_that_no_manifest_vouches_for_are_left_behind(store: Path, site: S
 def test_other_version_of_the_same_number_is_refused(
     store: Path, site: Site, packed: bytes, target: Store, tmp_path: Path
 ) -> None:
-    """Where another artifact of that name and number stands, nothing is changed, neither by it nor beside it."""
+    """If the store has another artifact of that name and number, nothing changes."""
     pull(target, site.put("/x", packed))
     files = other(store, tmp_path / "other", title="another")
     more = {
@@ -253,8 +253,8 @@ def test_other_version_of_the_same_number_is_refused(
         )
 
 
-def test_damaged_version_is_not_called_good(site: Site, packed: bytes, target: Store) -> None:
-    """A version that is there already and was damaged since is an error, which names the file."""
+def test_existing_damaged_version_is_an_error(site: Site, packed: bytes, target: Store) -> None:
+    """An existing version that was damaged is an error that names the file."""
     pull(target, site.put("/x", packed))
     (target.root / "boston-housing" / "1" / "card.md").write_text("better")
 
@@ -262,7 +262,7 @@ def test_damaged_version_is_not_called_good(site: Site, packed: bytes, target: S
 
 
 def test_wrong_sha256_is_refused(site: Site, packed: bytes, target: Store) -> None:
-    """An archive of another SHA-256 is refused before it is opened, and what is no SHA-256 before it is fetched."""
+    """An archive with another SHA-256 is refused before it is opened; an invalid SHA-256 before the download."""
     url = site.put("/x", packed)
     message = refusal(target, url, sha256="0" * 64)
 
@@ -286,7 +286,7 @@ def test_wrong_sha256_is_refused(site: Site, packed: bytes, target: Store) -> No
 def test_damaged_artifact_is_refused(
     store: Path, site: Site, target: Store, name: str, change: Callable[[bytes], bytes] | None, reason: str
 ) -> None:
-    """Every artifact that arrives is verified as a server verifies it, and the file that is wrong is named."""
+    """Every downloaded artifact is verified as by a server, and the wrong file is named."""
     files = files_of(store / "boston-housing" / "1")
     content = files.pop(name)
     if change:
@@ -296,7 +296,7 @@ def test_damaged_artifact_is_refused(
 
 
 def test_golden_rows_are_replayed(store: Path, site: Site, target: Store, tmp_path: Path) -> None:
-    """An artifact whose hashes are right and whose answers are not is refused."""
+    """An artifact with right hashes and wrong predictions is refused."""
     files = files_of(store / "boston-housing" / "1")
     golden = json.loads(files["golden.json"])
     golden["y"][0] += 1.0
@@ -312,7 +312,7 @@ def test_golden_rows_are_replayed(store: Path, site: Site, target: Store, tmp_pa
 def test_manifest_cannot_name_a_place_outside(
     store: Path, site: Site, target: Store, tmp_path: Path, facts: dict[str, Any]
 ) -> None:
-    """A manifest whose name or version would be no folder of the store is refused."""
+    """A manifest whose name or version cannot be a folder of the store is refused."""
     files = other(store, tmp_path / "other", **facts)
 
     assert "does not name its model and version" in refusal(target, site.put("/x", tar(files)))
@@ -320,7 +320,7 @@ def test_manifest_cannot_name_a_place_outside(
 
 @pytest.mark.parametrize("aliases", [b"{", b"[]", b'{"champion": 2}'])
 def test_store_with_wrong_aliases_is_refused(store: Path, site: Site, target: Store, aliases: bytes) -> None:
-    """A store whose aliases are none, or point to what is not in it, is refused."""
+    """A store whose aliases are invalid, or point to a missing version, is refused."""
     files = files_of(store) | {"boston-housing/aliases.json": aliases}
 
     assert f"{site.url}/x: boston-housing" in refusal(target, site.put("/x", tar(files)))
@@ -353,7 +353,7 @@ def test_store_with_wrong_aliases_is_refused(store: Path, site: Site, target: St
     ids=lambda value: "" if isinstance(value, bytes) else value[:40],
 )
 def test_hostile_archive_is_refused(site: Site, target: Store, content: bytes, reason: str) -> None:
-    """Only folders and plain files below the archive's own root are unpacked, and not too many of them."""
+    """Only folders and regular files below the archive's root are unpacked, up to a limit."""
     message = refusal(target, site.put("/x", content))
     assert message.startswith(f"{site.url}/x: ")
     assert reason in message
@@ -361,7 +361,7 @@ def test_hostile_archive_is_refused(site: Site, target: Store, content: bytes, r
 
 
 def test_bombs_are_refused(site: Site, target: Store) -> None:
-    """What unpacks to more than is allowed is not unpacked, whether it is a file's content or follows the end."""
+    """An archive that unpacks to more than is allowed is refused, in a file's content and after the end."""
     bomb = tar({"a": bytes(50_000_000)})
     huge = odd("a", tarfile.REGTYPE)
     huge.size = 2**40
@@ -371,8 +371,8 @@ def test_bombs_are_refused(site: Site, target: Store) -> None:
         assert message == f"{site.url}/x: unpacks to more than 1000000 bytes"
 
 
-def test_header_that_leads_back_is_refused(site: Site, target: Store) -> None:
-    """A file of a negative size, after which the same header would be read again and again, is refused."""
+def test_header_that_points_back_is_refused(site: Site, target: Store) -> None:
+    """A file of a negative size, which would cause an endless loop, is refused."""
     negative = odd("a", tarfile.REGTYPE)
     negative.size = -1024
     content = gzip.compress(tarfile.TarInfo("b").tobuf() + negative.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
@@ -381,7 +381,7 @@ def test_header_that_leads_back_is_refused(site: Site, target: Store) -> None:
 
 
 def test_damaged_archive_is_refused(site: Site, packed: bytes, target: Store) -> None:
-    """A truncated archive, or one with a byte changed after the sender took its hash, is one error and no traceback."""
+    """A truncated archive, or one with a changed byte, is one error without a traceback."""
     draw = random.Random(7)
     plain = gzip.decompress(packed)
     for _ in range(60):
@@ -400,8 +400,8 @@ def test_damaged_archive_is_refused(site: Site, packed: bytes, target: Store) ->
         assert refusal(target, site.put("/x", packed[:length])).startswith(f"{site.url}/x: is not a complete .tar.gz")
 
 
-def test_connection_that_breaks_off(site: Site, packed: bytes, target: Store) -> None:
-    """A reply that ends before its announced length is refused as such; the next try succeeds."""
+def test_connection_that_ends_early(site: Site, packed: bytes, target: Store) -> None:
+    """A reply that ends before its Content-Length is refused; the next attempt succeeds."""
     site.answers["/x"] = lambda handler: send(handler, packed[:1000], length=len(packed))
 
     assert refusal(target, site.url + "/x") == f"{site.url}/x: ended after 1000 of {len(packed)} bytes"
@@ -410,7 +410,7 @@ def test_connection_that_breaks_off(site: Site, packed: bytes, target: Store) ->
 
 
 def test_slow_senders_are_cut_off(site: Site, packed: bytes, target: Store) -> None:
-    """A sender that falls silent, or that sends a byte now and then, is given up."""
+    """A sender that stops, or sends a byte now and then, times out."""
 
     def silent(handler: BaseHTTPRequestHandler) -> None:
         send(handler, packed[:1000], length=len(packed))
@@ -444,8 +444,8 @@ def test_slow_senders_are_cut_off(site: Site, packed: bytes, target: Store) -> N
     ],
     ids=["status", "continue", "headers", "chunk's length", "trailers", "chunks", "error", "redirect"],
 )
-def test_one_deadline_for_the_whole_exchange(target: Store, before: bytes, endless: bytes) -> None:
-    """Whatever part of a reply comes now and then without an end, the download is given up when its time is over."""
+def test_one_deadline_for_the_whole_download(target: Store, before: bytes, endless: bytes) -> None:
+    """Whatever part of a reply is endless, the download ends at its deadline."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def trickle() -> None:
@@ -470,7 +470,7 @@ def test_one_deadline_for_the_whole_exchange(target: Store, before: bytes, endle
 
 
 def test_silence_in_a_tls_handshake_is_cut_off(target: Store) -> None:
-    """The deadline is there before the first byte of HTTP: while TLS is agreed on."""
+    """The deadline also applies to the TLS handshake, before the first byte of HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         message = refusal(target, f"https://127.0.0.1:{listener.getsockname()[1]}/x", max_seconds=0.5)
 
@@ -509,7 +509,7 @@ IN_A_NETWORK = """if True:
 
 
 def test_redirects_from_the_internet_do_not_lead_inside(target: Store) -> None:
-    """A public address's redirect is followed to public addresses alone; a private one's wherever it leads."""
+    """A redirect from a public address is followed only to public addresses; one from a private address to any."""
     network = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && ip addr add 9.9.9.9 dev lo && "$@"', "sh"]
     if subprocess.run([*network, "true"], capture_output=True).returncode:
         pytest.skip("needs a network of its own, as unshare and ip make it where that is allowed")
@@ -544,7 +544,7 @@ def test_redirects_from_the_internet_do_not_lead_inside(target: Store) -> None:
 
 
 def test_proxy_is_not_led_inside(site: Site, target: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a proxy connects, a redirect from a name to an address of a private network is refused all the same."""
+    """Behind a proxy, a redirect from a name to a private address is refused, too."""
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", site.url)
     for place in ("http://127.0.0.1:1/x", "http://169.254.169.254/x", "http://localhost/x"):
@@ -555,15 +555,15 @@ def test_proxy_is_not_led_inside(site: Site, target: Store, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
-def test_file_url_of_no_plain_file_is_refused(target: Store, tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A FIFO, a device or a folder is no archive, and nobody waits for it."""
+def test_file_url_of_no_regular_file_is_refused(target: Store, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A FIFO, a device or a folder is refused without blocking."""
     make(tmp_path / "x")
 
     assert refusal(target, (tmp_path / "x").as_uri()).endswith("could not be downloaded: it is not a regular file")
 
 
 def test_longer_than_allowed_is_cut_off(site: Site, packed: bytes, target: Store) -> None:
-    """A download stops at its limit, whatever length was announced."""
+    """A download stops at its limit, whatever its Content-Length is."""
     assert (
         refusal(target, site.put("/x", packed), max_download_bytes=1000) == f"{site.url}/x: is longer than 1000 bytes"
     )
@@ -571,7 +571,7 @@ def test_longer_than_allowed_is_cut_off(site: Site, packed: bytes, target: Store
 
 @pytest.mark.parametrize("status", [204, 401, 403, 404, 500, 503])
 def test_other_status_is_refused(site: Site, target: Store, status: int) -> None:
-    """A status that is not 200 is an error that names it, or there is nothing in what came."""
+    """A status other than 200 is an error that names it, or the body is not an archive."""
     site.answers["/x"] = lambda handler: send(handler, b"", status=status)
 
     assert refusal(target, site.url + "/x").startswith(
@@ -580,7 +580,7 @@ def test_other_status_is_refused(site: Site, target: Store, status: int) -> None
 
 
 def test_redirects_stay_within_the_scheme(site: Site, packed: bytes, target: Store, tmp_path: Path) -> None:
-    """A redirect is followed, and its body not read; one to another scheme or round in a circle is an error."""
+    """A redirect is followed without reading its body; one to another scheme or in a loop is an error."""
     file = tmp_path / "model.tar.gz"
     file.write_bytes(packed)
     site.put("/x", packed)
@@ -612,7 +612,7 @@ def test_redirects_stay_within_the_scheme(site: Site, packed: bytes, target: Sto
 def test_credentials_are_sent_and_not_shown(
     site: Site, packed: bytes, target: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """User and password go to the host that the URL names, nowhere else, and into no message; nor does a query."""
+    """User and password are sent only to the URL's host and are in no message; nor is a query."""
     elsewhere = site.url.replace("127.0.0.1", "localhost")
     site.put("/there", packed)
     site.answers["/moved"] = lambda handler: send(handler, b"", status=302, Location=elsewhere + "/there")
@@ -636,12 +636,12 @@ def test_credentials_are_sent_and_not_shown(
 
 @pytest.mark.parametrize("url", ["model.tar.gz", "/tmp/model.tar.gz", "ftp://host/x", "data:,x", "http://[::1", ""])
 def test_other_urls_are_refused(target: Store, url: str) -> None:
-    """Only http, https and file URLs are fetched."""
+    """Only http, https and file URLs are allowed."""
     assert "URL" in refusal(target, url)
 
 
 def test_file_url(packed: bytes, target: Store, tmp_path: Path) -> None:
-    """A file URL is pulled like any other, and one of no file says so."""
+    """A file URL is pulled like any other; a missing file is an error."""
     file = tmp_path / "model.tar.gz"
     file.write_bytes(packed)
 
@@ -651,7 +651,7 @@ def test_file_url(packed: bytes, target: Store, tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing(site: Site, packed: bytes, target: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full at any file leaves the store without a model and without a rest."""
+    """A disk that is full at any file leaves no model and no temporary file in the store."""
     url, fsync = site.put("/x", packed), os.fsync
     for n_good in (0, 5, 12):  # the first file, one in the middle, the table of aliases
         calls: list[int] = []
@@ -669,7 +669,7 @@ def test_full_disk_leaves_nothing(site: Site, packed: bytes, target: Store, monk
 
 
 def test_killed_in_the_middle(site: Site, packed: bytes, target: Store, store: Path) -> None:
-    """A pull that is killed leaves the store as it was for everyone; the next one clears away what it left."""
+    """A killed pull leaves the models of the store unchanged; the next one removes its temporary folder."""
     arrived = threading.Event()
 
     def stall(handler: BaseHTTPRequestHandler) -> None:
@@ -690,7 +690,7 @@ def test_killed_in_the_middle(site: Site, packed: bytes, target: Store, store: P
 
 
 def test_pulls_at_once(site: Site, packed: bytes, target: Store, store: Path) -> None:
-    """Of several that pull the same at once, one brings it and the others find it; none clears away another's work."""
+    """Of several concurrent pulls of the same version one adds it; none removes another's temporary folder."""
     gate = threading.Barrier(3)
 
     def together(handler: BaseHTTPRequestHandler) -> None:
@@ -718,14 +718,14 @@ def start(target: Store, url: str) -> subprocess.Popen[str]:
 
 
 def test_nothing_is_pulled_into_an_artifact(store: Path, site: Site, target: Store) -> None:
-    """A mounted artifact is not a store to pull into, and nothing is fetched for it."""
+    """A mounted artifact is not a store to pull into, and nothing is downloaded."""
     with pytest.raises(ArtifactError, match="is one artifact and not a store"):
         pull(Store(store / "boston-housing" / "1"), site.url + "/x")
     assert site.headers == []
 
 
 def test_pulling_loads_no_training_package(packed: bytes, target: Store, tmp_path: Path) -> None:
-    """`pull` runs in the serving image: it needs none of the packages that train."""
+    """`pull` runs in the serving image: it needs no training package."""
     file = tmp_path / "model.tar.gz"
     file.write_bytes(packed)
     script = """if True:
@@ -741,7 +741,7 @@ def test_pulling_loads_no_training_package(packed: bytes, target: Store, tmp_pat
 
 
 def test_commands(store: Path, target: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`pack` prints what sha256sum would, and `pull` with that says what came; a mistake is one line and status 1."""
+    """`pack` prints the line of sha256sum, and `pull` prints the versions; an error is one line and status 1."""
     file = tmp_path / "model.tar.gz"
     assert main(["--store", str(store), "pack", "boston-housing@champion", str(file)]) == 0
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -758,6 +758,6 @@ def test_commands(store: Path, target: Store, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_errors_are_of_their_kind(target: Store) -> None:
-    """What goes wrong on the way is a `ArchiveError`, so that a caller can tell it from a store that is at fault."""
+    """Errors of the download and the archive are `ArchiveError`, unlike errors of the store."""
     with pytest.raises(ArchiveError):
         pull(target, "http://127.0.0.1:1/x")
