@@ -273,8 +273,8 @@ def test_distances_are_of_shares(counts: NDArray[np.intp], times: int) -> None:
 @given(counts=all_counts, other=all_counts)
 def test_index_is_symmetric(counts: NDArray[np.intp], other: NDArray[np.intp]) -> None:
     """It does not matter which of two samples is the reference."""
-    samples = [np.array([0, *each[1:-2], 0, 0]) + np.array([0, *[1] * 10, 0, 0]) for each in (counts, other)]
-    references = [Bins(0.0, TEN.edges, each[1:-2] / each.sum()) for each in samples]
+    samples = [np.array([0, *shares[1:-2], 0, 0]) + np.array([0, *[1] * 10, 0, 0]) for shares in (counts, other)]
+    references = [Bins(0.0, TEN.edges, shares[1:-2] / shares.sum()) for shares in samples]
 
     assert psi(samples[0], references[1]) == pytest.approx(psi(samples[1], references[0]))
     assert ks(samples[0], references[1]) == pytest.approx(ks(samples[1], references[0]))

@@ -108,13 +108,13 @@ def refusal(graph: bytes) -> str:
     return str(caught.value)
 
 
-def outside(place: onnx.TensorProto, file: str, length: int) -> None:
+def outside(tensor: onnx.TensorProto, file: str, length: int) -> None:
     """Move a tensor's values to a file."""
     for field in ("raw_data", "double_data", "int32_data"):
-        place.ClearField(field)
-    place.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField(field)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in {"location": file, "offset": "0", "length": str(length)}.items():
-        place.external_data.add(key=key, value=value)
+        tensor.external_data.add(key=key, value=value)
 
 
 def attribute(model: onnx.ModelProto, name: str, node: int = 0) -> onnx.AttributeProto:

@@ -211,7 +211,7 @@ def test_truths_twice_in_one_call(log: PredictionLog) -> None:
 def test_truths_of_many_ids(log: PredictionLog) -> None:
     """Truths of more ids than a statement has parameters are all found, in any order, among unknown ones."""
     ids = [f"r{i}" for i in range(2_600)]
-    log.write([row for i, each in enumerate(ids) if i % 3 for row in rows(each, [float(i), -float(i)])])
+    log.write([row for i, item in enumerate(ids) if i % 3 for row in rows(item, [float(i), -float(i)])])
     order = np.random.default_rng(1).permutation(len(ids)).tolist()
     outcomes = log.add_truths([(ids[i], 1, i + 0.25) for i in order], oldest=LONG_AGO)
 
@@ -239,15 +239,15 @@ def test_live_errors_are_those_of_scikit_learn(log: PredictionLog) -> None:
         log.write(rows(f"v{version}", predictions.tolist(), version=version))
         log.add_truths([(f"v{version}", i, truth) for i, truth in enumerate(truths[:500].tolist())], oldest=LONG_AGO)
         pairs[version] = predictions[:500], truths[:500]
-    found = {each.version: each for each in log.live_errors(since=LONG_AGO)}
+    found = {item.version: item for item in log.live_errors(since=LONG_AGO)}
 
     assert found.keys() == pairs.keys()
     for version, (predictions, truths) in pairs.items():
-        one = found[version]
-        assert (one.model, one.rows) == ("boston-housing", 500)
-        assert one.rmse == pytest.approx(root_mean_squared_error(truths, predictions), rel=1e-9)
-        assert one.mae == pytest.approx(mean_absolute_error(truths, predictions), rel=1e-9)
-        assert one.bias == pytest.approx((predictions - truths).mean(), rel=1e-9)
+        live_error = found[version]
+        assert (live_error.model, live_error.rows) == ("boston-housing", 500)
+        assert live_error.rmse == pytest.approx(root_mean_squared_error(truths, predictions), rel=1e-9)
+        assert live_error.mae == pytest.approx(mean_absolute_error(truths, predictions), rel=1e-9)
+        assert live_error.bias == pytest.approx((predictions - truths).mean(), rel=1e-9)
 
 
 def test_live_errors_since(log: PredictionLog) -> None:
@@ -257,9 +257,9 @@ def test_live_errors_since(log: PredictionLog) -> None:
     middle = datetime.now(UTC)
     log.add_truths([("a", 1, 2.0), ("a", 2, 4.0)], oldest=LONG_AGO)  # the first is repeated: it came before
 
-    assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(1, 3.0)]
+    assert [(live_error.rows, live_error.mae) for live_error in log.live_errors(since=middle)] == [(1, 3.0)]
     log.add_truths([("a", 0, 3.0)], oldest=LONG_AGO, replace={("a", 0)})
-    assert [(one.rows, one.mae) for one in log.live_errors(since=middle)] == [(2, 2.5)]
+    assert [(live_error.rows, live_error.mae) for live_error in log.live_errors(since=middle)] == [(2, 2.5)]
     assert log.live_errors(since=datetime.now(UTC) + timedelta(minutes=1)) == []
 
 
@@ -268,9 +268,9 @@ def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
     log.write(rows("a", [1.0, 1.0]))
     log.add_truths([("a", 0, 1e150), ("a", 1, -1e150)], oldest=LONG_AGO)
 
-    (one,) = log.live_errors(since=LONG_AGO)
-    assert [one.rmse, one.mae] == pytest.approx([1e150, 1e150])
-    assert abs(one.bias) < 1e135
+    (live_error,) = log.live_errors(since=LONG_AGO)
+    assert [live_error.rmse, live_error.mae] == pytest.approx([1e150, 1e150])
+    assert abs(live_error.bias) < 1e135
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_errors_of_every_size(log: PredictionLog, prediction: float, truth: floa
     log.write(rows("a", [1.0, prediction, 2.0]))
     log.add_truths([("a", 0, 2.0), ("a", 1, truth), ("a", 2, 2.0)], oldest=LONG_AGO)
 
-    (one,) = log.live_errors(since=LONG_AGO)
+    (live_error,) = log.live_errors(since=LONG_AGO)
     error = prediction - truth if rows_with_it == 3 else 0.0
-    assert one.rows == rows_with_it
-    assert one.rmse == pytest.approx(math.hypot(1, error) / math.sqrt(rows_with_it))
-    assert one.mae == pytest.approx((1 + abs(error)) / rows_with_it)
+    assert live_error.rows == rows_with_it
+    assert live_error.rmse == pytest.approx(math.hypot(1, error) / math.sqrt(rows_with_it))
+    assert live_error.mae == pytest.approx((1 + abs(error)) / rows_with_it)
 
 
 def test_version_of_any_size(log: PredictionLog) -> None:
@@ -294,7 +294,7 @@ def test_version_of_any_size(log: PredictionLog) -> None:
     log.write([{**row, "version": 20261121135500} for row in rows("a", [1.0])])
     log.add_truths([("a", 0, 2.0)], oldest=LONG_AGO)
 
-    assert [one.version for one in log.live_errors(since=LONG_AGO)] == [20261121135500]
+    assert [live_error.version for live_error in log.live_errors(since=LONG_AGO)] == [20261121135500]
 
 
 def test_id_that_is_written_again(log: PredictionLog) -> None:
@@ -316,11 +316,11 @@ def test_rows_that_are_refused(log: PredictionLog) -> None:
 
 def test_truths_of_single_rows_of_large_requests(log: PredictionLog) -> None:
     """A truth for one row does not load the other rows of its request."""
-    for each in range(10):
-        log.write(rows(f"r{each}", [0.0] * 5_000))
+    for item in range(10):
+        log.write(rows(f"r{item}", [0.0] * 5_000))
     tracemalloc.start()
     try:
-        log.add_truths([(f"r{each}", 4_999, 1.0) for each in range(10)], oldest=LONG_AGO)
+        log.add_truths([(f"r{item}", 4_999, 1.0) for item in range(10)], oldest=LONG_AGO)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -337,7 +337,7 @@ def test_prune(log: PredictionLog) -> None:
     assert log.prune(before=NOON + timedelta(days=2)) == 4
     assert log.prune(before=NOON + timedelta(days=2)) == 0
     assert numbers(log) == [2.0, 2.0, 3.0, 3.0, 4.0, 4.0]
-    assert [one.rows for one in log.live_errors(since=LONG_AGO)] == [1]
+    assert [live_error.rows for live_error in log.live_errors(since=LONG_AGO)] == [1]
 
 
 def test_trim(url: str, log: PredictionLog) -> None:
@@ -352,14 +352,14 @@ def test_trim(url: str, log: PredictionLog) -> None:
         log.write(
             [row for i in range(1_000) for row in rows(f"{number}-{i}".rjust(32, "0"), [float(number)], when=when)]
         )
-        for each in logs:
-            some = each.trim(max_bytes=max_bytes)
+        for item in logs:
+            some = item.trim(max_bytes=max_bytes)
             assert some <= 5_000
             removed += some
     deadline = time.monotonic() + 20  # PostgreSQL's statistics are some seconds late
     while len(numbers(log)) * 180 > max_bytes:
         assert time.monotonic() < deadline
-        removed += sum(each.trim(max_bytes=max_bytes) for each in logs)
+        removed += sum(item.trim(max_bytes=max_bytes) for item in logs)
         time.sleep(0.1)
     kept = numbers(log)
     logs[1].close()
@@ -387,7 +387,7 @@ def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) ->
     assert log.write([*rows("a", [1.0, odd]), *rows("b", [2.0])]) == 3
     assert np.array_equal(numbers(log), [1.0, odd, 2.0], equal_nan=True)
     log.add_truths([("a", 0, 1.5), ("b", 0, 2.5)], oldest=LONG_AGO)
-    assert [(one.rows, one.bias) for one in log.live_errors(since=LONG_AGO)] == [(2, -0.5)]
+    assert [(live_error.rows, live_error.bias) for live_error in log.live_errors(since=LONG_AGO)] == [(2, -0.5)]
 
 
 def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
@@ -404,7 +404,7 @@ def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
             process.stdin.flush()
         assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
 
-    found = {one.model: one.rows for one in log.live_errors(since=LONG_AGO)}
+    found = {live_error.model: live_error.rows for live_error in log.live_errors(since=LONG_AGO)}
     assert found == {f"p{i}": 1000 for i in range(4)}
 
 
@@ -446,8 +446,8 @@ def test_first_truth_stays_at_once(url: str, log: PredictionLog) -> None:
         thread.join()
     kept = log.read("boston-housing", 1, features=(), since=LONG_AGO).truths.tolist()
     for row, value in enumerate(kept):
-        assert {each: found[row] for each, found in outcomes.items()} == {
-            each: "accepted" if each == value else "conflicting" for each in outcomes
+        assert {item: found[row] for item, found in outcomes.items()} == {
+            item: "accepted" if item == value else "conflicting" for item in outcomes
         }
 
 
@@ -580,9 +580,9 @@ def test_errors_tell_no_secret(url: str) -> None:
     with pytest.raises(PredictionLogError) as caught:
         log.write(rows("a", [1.0], features=[{"a": SECRET}]))
 
-    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
-    assert "s3cret" not in told
-    assert str(SECRET) not in told
+    text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert "s3cret" not in text
+    assert str(SECRET) not in text
     log.close()
 
 
@@ -611,8 +611,8 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
     log = PredictionLog(f"sqlite:///{there}")
     log.write(rows("a", [1.0]))
     log.close()
-    for place in (tmp_path / "none" / "log.db", there / "log.db", tmp_path, f"file:{there}?mode=ro&uri=true"):
-        log = PredictionLog(f"sqlite:///{place}")
+    for path in (tmp_path / "none" / "log.db", there / "log.db", tmp_path, f"file:{there}?mode=ro&uri=true"):
+        log = PredictionLog(f"sqlite:///{path}")
         with pytest.raises(PredictionLogError):
             log.write(rows("b", [1.0]))
         log.close()
@@ -620,8 +620,8 @@ def test_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 def remove_all(path: Path) -> None:
     """Remove a log with its -wal and -shm files."""
-    for each in path.parent.glob(f"{path.name}*"):
-        each.unlink()
+    for item in path.parent.glob(f"{path.name}*"):
+        item.unlink()
 
 
 def replace_by_another(path: Path) -> None:
@@ -656,7 +656,7 @@ def test_file_that_is_gone(tmp_path: Path, change: Callable[[Path], None], left:
     assert logs[0].write(rows("a", [1.0])) == 1
     assert logs[1].add_truths([("a", 0, 2.0), ("before-0", 0, 2.0)], oldest=LONG_AGO) == ["accepted", "unknown"]
     assert logs[0].write(rows("b", [2.0])) == 1
-    assert [one.rows for one in logs[2].live_errors(since=LONG_AGO)] == [1]
+    assert [live_error.rows for live_error in logs[2].live_errors(since=LONG_AGO)] == [1]
     assert logs[2].write(rows("c", [3.0])) == 1
     for log in logs:
         log.close()

@@ -273,8 +273,8 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
     )
     try:
         assert process.stdout
-        said = [process.stdout.readline() for _ in range(4)]
-        links = [line.split()[1] for line in said[1:]]
+        lines = [process.stdout.readline() for _ in range(4)]
+        links = [line.split()[1] for line in lines[1:]]
         pages = [requests.get(link, timeout=10) for link in links]
         prometheus = Prometheus(port)
         prometheus.wait_for('up{job="tabserve"} == 1')
@@ -285,7 +285,7 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
 
-    assert server.url in said[0]
+    assert server.url in lines[0]
     assert all(link.startswith(f"http://localhost:{port}/") for link in links)
     assert [page.status_code for page in pages] == [200, 200, 200]
     assert all("html" in page.headers["Content-Type"] for page in pages)

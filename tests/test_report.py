@@ -82,12 +82,12 @@ class Page(HTMLParser):
         if self._row:
             self._row[-1] += text
         if self._verdict is not None:
-            which, said = self.verdicts[-1]
-            self.verdicts[-1] = which, said + text
+            which, sentence = self.verdicts[-1]
+            self.verdicts[-1] = which, sentence + text
 
     def verdict(self, words: str) -> str:
         """Return the kind of the only verdict that contains these words."""
-        (kind,) = [kind for kind, said in self.verdicts if words in said]
+        (kind,) = [kind for kind, sentence in self.verdicts if words in sentence]
         return kind
 
 
@@ -481,7 +481,7 @@ def test_command(store: Path, model: Artifact, table: Matrix, tmp_path: Path, ca
     page = Page(output.read_text())
 
     assert status == 0
-    assert printed[:-1] == [said.removeprefix(WORDS[kind]) for kind, said in page.verdicts]
+    assert printed[:-1] == [sentence.removeprefix(WORDS[kind]) for kind, sentence in page.verdicts]
     assert printed[-1] == f"{MODEL} version 1: written to {output}"
     assert "the last 2 days" in page.text
 
@@ -549,10 +549,10 @@ def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callabl
     url = log(tmp_path / "missing.db")
     there = sorted(tmp_path.iterdir())
     status = main(["--store", str(store), "report", MODEL, "--log", url, "--output", str(tmp_path / "report.html")])
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
 
-    assert (status, said[: 7 + len(message)]) == (1, f"error: {message}")
-    assert "s3" not in said
+    assert (status, stderr[: 7 + len(message)]) == (1, f"error: {message}")
+    assert "s3" not in stderr
     assert sorted(tmp_path.iterdir()) == there
 
 
