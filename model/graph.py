@@ -141,7 +141,7 @@ def check(content: bytes) -> None:
     for tensor in graph["initializer"]:
         name, values = _tensor(tensor, _DOUBLE)
         if name in constants or not np.isfinite(values).all():
-            raise ValueError(f"its constant {name!r} is repeated or not finite")
+            raise ValueError(f"its constant {name!r} is repeated, or is not finite")
         constants[name] = values
     if [node.kind for node in nodes] == [_TREES]:
         _check_trees(nodes[0], n_features)
@@ -195,7 +195,7 @@ def _check_trees(node: _Node, n_features: int) -> None:
             f"it has {len(roots)} trees with {n_splits} splits; 1 to {MAX_TREES} trees with {MAX_SPLITS} are allowed"
         )
     if modes.any() or ints["leaf_targetids"].any() or np.isnan(thresholds).any():
-        raise ValueError("its splits are not all of the kind that goes left up to a threshold")
+        raise ValueError("its splits are not of the kind x <= threshold")
     with np.errstate(over="ignore"):
         if not np.isfinite(np.abs(weights).sum()):
             raise ValueError("its leaves do not add up to a finite number")

@@ -494,7 +494,7 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
         (lambda m: m["target"].update(description={}), "is not of type number"),
         (lambda m: m.update(features=[]), "there are no features"),
         (lambda m: m["engine"].update(tolerance="0"), "does not describe a model"),
-        (lambda m: m["files"].pop("reference.json"), "does not name reference.json"),
+        (lambda m: m["files"].pop("reference.json"), "does not list reference.json"),
     ],
     ids=lambda value: value[:50] if isinstance(value, str) else "",
 )

@@ -289,7 +289,7 @@ def test_unknown_device_is_refused(name: str) -> None:
 
 def test_all_invalid_settings_are_reported_at_once() -> None:
     """Every invalid setting is named with its allowed values."""
-    with pytest.raises(ValueError, match=r"hidden is \(0,\), .*; max_epochs is 0, .*; learning_rate is 0, .*precision"):
+    with pytest.raises(ValueError, match=r"hidden is \(0,\); .*; max_epochs is 0; .*; learning_rate is 0; .*precision"):
         mlp.Settings(hidden=(0,), max_epochs=0, learning_rate=0, precision="float8")
 
 

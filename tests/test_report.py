@@ -269,7 +269,7 @@ def test_features_that_are_not_logged(model: Artifact, table: Matrix, tmp_path: 
     url = log_rows(tmp_path / "log.db", table, predictions, truths=predictions + 1, with_features=False)
     page = render(model, url, tmp_path)
 
-    assert page.verdict("features have drifted cannot be seen") == "unknown"
+    assert page.verdict("Drift of the features is unknown") == "unknown"
     assert "TABSERVE_PREDICTION_LOG_FEATURES=true" in page.text
     assert page.rows["prediction"][-1] == "no drift"
     assert "RM" not in page.rows
@@ -535,13 +535,16 @@ def foreign_file(path: Path) -> str:
     [
         (lambda path: f"sqlite:///{path}", "there is no prediction log '"),
         (lambda path: f"sqlite:///{path.parent}", "there is no prediction log '"),
-        (lambda path: "sqlite:///:memory:", "the prediction log is at a sqlite:///FILE or postgre"),
+        (lambda path: "sqlite:///:memory:", "the prediction log's URL is not sqlite:///FILE or post"),
         (empty_file, "no prediction log is in this database"),
         (foreign_file, "the prediction log cannot be used: DatabaseError"),
         (lambda path: "postgresql://me:s3cret@127.0.0.1:1/log", "the prediction log cannot be used: OperationalError"),
-        (lambda path: "postgresql://me:x@127.0.0.1:s3cret/log", "the prediction log is at a sqlite:///FILE or postgre"),
-        (lambda path: "mysql://me:s3cret@127.0.0.1/log", "the prediction log is at a sqlite:///FILE or postgre"),
-        (lambda path: "", "the prediction log is at a sqlite:///FILE or postgre"),
+        (
+            lambda path: "postgresql://me:x@127.0.0.1:s3cret/log",
+            "the prediction log's URL is not sqlite:///FILE or post",
+        ),
+        (lambda path: "mysql://me:s3cret@127.0.0.1/log", "the prediction log's URL is not sqlite:///FILE or post"),
+        (lambda path: "", "the prediction log's URL is not sqlite:///FILE or post"),
     ],
 )
 def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callable[[Path], str], message: str) -> None:
