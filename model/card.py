@@ -65,7 +65,7 @@ def _equality(engine: Mapping[str, Any]) -> str:
     proof, tolerance = engine["parity"], engine["tolerance"]
     nearness, difference = "to the last bit", ""
     if tolerance:
-        nearness = f"within {tolerance:g} of it"
+        nearness = f"within a relative difference of {tolerance:g}"
         difference = (
             f" At least one bit differs on {proof['different_rows']:,} of them, by at most "
             f"{proof['largest_relative_difference']:.1e} of the prediction."
