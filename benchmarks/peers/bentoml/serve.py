@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 
 class Prices(BaseModel):
-    """One prediction a row."""
+    """One prediction per row."""
 
     prediction: list[float]
 
@@ -28,5 +28,5 @@ class Houses:
 
     @bentoml.api
     async def predict(self, rows: list[list[float]]) -> Prices:
-        """Ask the pipeline."""
+        """Predict with the pipeline."""
         return Prices(prediction=self.pipeline.predict(np.array(rows)).tolist())

@@ -15,7 +15,7 @@ artifact = Store(Path(os.environ["TABSERVE_STORE"])).load("boston-housing")
 
 @app.post("/predict")
 async def predict(request: Request) -> Response:
-    """Ask the engine, which is too fast for a thread to pay."""
+    """Predict with the engine, which is faster than starting a thread."""
     rows = np.array(orjson.loads(await request.body())["rows"], dtype=np.float64)
     reply = orjson.dumps({"prediction": artifact.predict(rows).tolist()})
     return Response(reply, media_type="application/json")

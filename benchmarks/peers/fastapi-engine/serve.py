@@ -20,12 +20,12 @@ class Houses(BaseModel):
 
 
 class Prices(BaseModel):
-    """One prediction a row."""
+    """One prediction per row."""
 
     prediction: list[float]
 
 
 @app.post("/predict")
 async def predict(houses: Houses) -> Prices:
-    """Ask the engine."""
+    """Predict with the engine."""
     return Prices(prediction=artifact.predict(np.array(houses.rows)).tolist())

@@ -1,4 +1,4 @@
-"""FastAPI: a typed body and a typed reply; async, since handing the call to a thread took longer than it."""
+"""FastAPI: a typed body and a typed reply; async, since a thread pool was slower."""
 
 import os
 from typing import Any
@@ -19,12 +19,12 @@ class Houses(BaseModel):
 
 
 class Prices(BaseModel):
-    """One prediction a row."""
+    """One prediction per row."""
 
     prediction: list[float]
 
 
 @app.post("/predict")
 async def predict(houses: Houses) -> Prices:
-    """Ask the pipeline."""
+    """Predict with the pipeline."""
     return Prices(prediction=pipeline.predict(np.array(houses.rows)).tolist())

@@ -19,7 +19,7 @@ class Houses(Model):
         return self.ready
 
     def predict(self, payload: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        """Ask the pipeline."""
+        """Predict with the pipeline."""
         rows = np.array(payload["instances"], dtype=np.float64)
         return {"predictions": self.pipeline.predict(rows).tolist()}
 

@@ -1,4 +1,4 @@
-"""LitServe: a worker for each of two cores, as its docs say for CPUs; its fast queue was slower."""
+"""LitServe: a worker for each of two cores, as its docs recommend for CPUs; its fast queue was slower."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ class Houses(litserve.LitAPI):
         return np.array(request["rows"], dtype=np.float64)
 
     def predict(self, x: Any) -> Any:
-        """Ask the pipeline."""
+        """Predict with the pipeline."""
         return self.pipeline.predict(x)
 
     def encode_response(self, output: Any) -> dict[str, Any]:

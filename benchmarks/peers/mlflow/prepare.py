@@ -1,4 +1,4 @@
-"""Write the pipeline as an MLflow model, with the signature that its docs ask for."""
+"""Write the pipeline as an MLflow model, with the signature that its docs require."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The floor: a WSGI application that reads the body and returns a constant, as long as Tabserve's reply."""
+"""The lower bound: a WSGI application that reads the body and returns a constant of the length of Tabserve's reply."""
 
 import json
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Constant:
-    """`/100` answers as long as Tabserve does for 100 rows."""
+    """`/100` replies with the length of Tabserve's reply for 100 rows."""
 
     def __init__(self) -> None:
         self.replies: dict[str, bytes] = {}
 
     def is_quick(self, environ: "WSGIEnvironment") -> bool:
-        """Say that the event loop may answer by itself."""
+        """Return that the event loop may answer itself."""
         return True
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -27,11 +27,11 @@ class Constant:
         return [reply]
 
     def answer_together(self, calls: Iterable[tuple["WSGIEnvironment", "StartResponse"]]) -> list[Iterable[bytes]]:
-        """Answer requests that came at once."""
+        """Answer a batch of concurrent requests."""
         return [self(*call) for call in calls]
 
     def write(self, n_rows: int) -> bytes:
-        """Return a reply for so many rows."""
+        """Return a reply for `n` rows."""
         fields = {"model": "boston-housing", "version": 1, "request_id": "0" * 32}
         return json.dumps({"prediction": [25.002145787183498] * n_rows, **fields}, separators=(",", ":")).encode()
 

@@ -1,4 +1,4 @@
-"""The settings of the repository's own gunicorn.conf.py that a request feels."""
+"""The settings of the repository's own gunicorn.conf.py that affect requests."""
 
 wsgi_app = "constant:application"
 worker_class = "app.worker.EventLoopWorker"

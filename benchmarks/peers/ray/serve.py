@@ -17,7 +17,7 @@ class Houses:
         self.pipeline: Any = joblib.load(os.environ["PIPELINE"])
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """Ask the pipeline."""
+        """Predict with the pipeline."""
         rows = np.array((await request.json())["rows"], dtype=np.float64)
         return {"prediction": self.pipeline.predict(rows).tolist()}
 

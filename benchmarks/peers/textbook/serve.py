@@ -15,7 +15,7 @@ trees: Any = joblib.load(os.environ["PIPELINE"])[-1]
 
 @app.post("/predict")
 def predict() -> ResponseReturnValue:
-    """Scale the rows by themselves, which is the mistake, and ask the trees."""
+    """Fit a scaler on the rows of the request, which is the mistake, and predict."""
     frame = pd.DataFrame(request.get_json())
     app.logger.info("%s", frame)
     return jsonify(prediction=trees.predict(StandardScaler().fit_transform(frame)).tolist())
