@@ -134,7 +134,7 @@ WORKERS = pytest.mark.parametrize(
 
 @WORKERS
 def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A worker that waits for the rest of a body still answers health checks and predictions."""
+    """A worker that waits for the rest of a body still answers probes and predictions."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, connect(server) as slow:
         begin(slow)
 
@@ -147,7 +147,7 @@ def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path, wo
 @WORKERS
 @pytest.mark.slow
 def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """More clients than threads that stall in the middle of a request are disconnected after some seconds."""
+    """More clients that stall in the middle of a request than there are threads are let go of after some seconds."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "5", **worker}
     with serve(store, tmp_path, **settings) as server, ExitStack() as stack:
         for number in range(12):
@@ -178,7 +178,7 @@ def test_connection_is_kept_after_a_refusal(store: Path, tmp_path: Path, worker:
 
 @WORKERS
 def test_reply_to_a_body_beyond_the_limit(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """The reply to a body beyond the limit has Connection: close, and reaches a client that sends all of it."""
+    """The reply to a body beyond the limit says that the connection ends, and reaches a client that sends it all."""
     body = b" " * 30_000_000
     framings = [f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"]
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
@@ -206,7 +206,7 @@ request.end(Buffer.alloc(50_000_000, " "));
 @WORKERS
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js (Debian: apt-get install nodejs)")
 def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A Node client that sends too much gets 413, not a connection error, which would end its process."""
+    """A client of Node that sends too much gets 413, and no error of its connection, which would end its process."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server:
         command = ["node", "-e", NODE, f"{server.url}/predict"]
         for _ in range(3):
@@ -245,7 +245,7 @@ http {{
 @WORKERS
 @pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx (Debian: apt-get install nginx)")
 def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Behind nginx, which reuses its connections for other clients, a refused body costs no other client a request."""
+    """Behind nginx, which keeps its connections for other clients, refused bodies cost these no request."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -278,7 +278,7 @@ def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path,
 
 @WORKERS
 def test_pause_in_a_body(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A client may pause in its body, with any framing, within the time for a request."""
+    """A client may pause in its body, however it is framed, as long as the time for a request is not over."""
     body = BODY + b" " * 100_000
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     size = b"Content-Length: %d\r\n" % len(body)
@@ -310,7 +310,7 @@ BEGINNINGS = {
 def test_trickling_clients_do_not_stop_the_service(
     store: Path, tmp_path: Path, beginning: bytes, worker: dict[str, str]
 ) -> None:
-    """Clients that send single bytes get at most TABSERVE_MAX_READ_SECONDS for a whole request."""
+    """Clients that send a byte now and then get no longer than TABSERVE_MAX_READ_SECONDS for a whole request."""
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     stop = threading.Event()
 
@@ -349,7 +349,7 @@ BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB
 def test_clients_that_do_not_read_do_not_stop_the_service(
     store: Path, tmp_path: Path, taken: int, worker: dict[str, str]
 ) -> None:
-    """Clients that read nothing of their replies, or little while others wait, do not keep their threads."""
+    """Clients that take nothing of their replies, or little while others wait, do not keep their threads."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "2", **worker}
     stop = threading.Event()
 
@@ -377,7 +377,7 @@ def test_clients_that_do_not_read_do_not_stop_the_service(
 
 @WORKERS
 def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A client that reads its replies slowly gets every byte, even after the time limit for a request."""
+    """A client that takes its replies slowly gets every byte, though it takes longer than a request may."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "1", **worker}
     with serve(store, tmp_path, **settings) as server, socket.socket() as slow:
         size = len(requests.get(f"{server.url}/docs/swagger-ui-bundle.js", timeout=10).content)
@@ -396,8 +396,10 @@ def test_slow_download(store: Path, tmp_path: Path, worker: dict[str, str]) -> N
 
 @WORKERS
 @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["silent", "stalled"])
-def test_idle_connections_make_room(store: Path, tmp_path: Path, sent: bytes, worker: dict[str, str]) -> None:
-    """Beyond the limit of open files, idle connections are closed to make room for health checks."""
+def test_connections_that_are_not_used_make_room(
+    store: Path, tmp_path: Path, sent: bytes, worker: dict[str, str]
+) -> None:
+    """Of more connections than the limit of open files takes, those without a request make room for probes."""
     if sent and worker:
         pytest.skip("gthread reads in its threads")
     with (
@@ -431,11 +433,11 @@ def test_limit_of_open_files_is_raised(store: Path, tmp_path: Path) -> None:
 
 @WORKERS
 def test_workers_share_clients(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Clients that connect together, and keep their connections, are spread over the workers."""
+    """Clients that come at once, and keep their connections, are shared by the workers."""
     with serve(store, tmp_path, **worker, WEB_CONCURRENCY="3") as server, ExitStack() as stack:
         wait_until(lambda: len(server.workers()) == 3)
-        time.sleep(1.5)  # all workers have started and published that they have no connections
-        for _ in range(5):  # on a busy machine a worker may not run for a while
+        time.sleep(1.5)  # all have begun, and said that they have nobody
+        for _ in range(5):  # on a busy machine one of them may have no turn for a while
             clients = [stack.enter_context(connect(server)) for _ in range(24)]
             for client in clients:
                 client.connect()
@@ -518,7 +520,7 @@ def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
         text = requests.get(f"{server.url}/metrics", timeout=10).text
         return float(re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)[0])
 
-    # A slow request counts as in flight only in a thread, not in the loop.
+    # What comes in slowly is in flight in a thread alone, not in a loop.
     settings = {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--worker-class gthread"}
     with serve(store, tmp_path, **settings) as server:
         with ExitStack() as stack:
@@ -570,7 +572,7 @@ def test_log_without_a_reader(store: Path, tmp_path: Path) -> None:
 
 @WORKERS
 def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """After SIGTERM the request in flight is answered; then the server exits with 0."""
+    """SIGTERM lets the request in flight be answered; then the server ends with 0."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow:
         begin(slow)
         server.process.send_signal(signal.SIGTERM)
@@ -584,8 +586,8 @@ def test_sigterm_drains(store: Path, tmp_path: Path, worker: dict[str, str]) -> 
 
 
 @WORKERS
-def test_draining_server_refuses_connections(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """A draining server refuses new connections at once instead of leaving them without a reply."""
+def test_draining_server_lets_nobody_in(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
+    """While it drains, the server refuses new connections at once instead of leaving them without an answer."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **worker) as server, connect(server) as slow:
         begin(slow)
         server.process.send_signal(signal.SIGTERM)
@@ -636,7 +638,7 @@ def listens(process: psutil.Process) -> bool:
 
 @WORKERS
 def test_workers_without_their_master(store: Path, tmp_path: Path, worker: dict[str, str]) -> None:
-    """Workers whose master is killed accept no connections, finish their requests, and free the port."""
+    """Workers whose master is killed let nobody in, finish what has begun, and leave the port to a new server."""
     (tmp_path / "new").mkdir()
     with serve(store, tmp_path, WEB_CONCURRENCY="2", **worker) as server, connect(server) as slow, load(server) as busy:
         begin(slow)
@@ -769,8 +771,8 @@ def test_verification_is_bounded(load: str, problem: str) -> None:
 
 
 @WORKERS
-def test_batched_requests(store: Path, tmp_path: Path, houses: pd.DataFrame, worker: dict[str, str]) -> None:
-    """Batched requests of many clients get the bits that they get alone; runs and waits are measured."""
+def test_requests_that_meet(store: Path, tmp_path: Path, houses: pd.DataFrame, worker: dict[str, str]) -> None:
+    """Requests of many clients that are run together get the bits that they get alone; runs and waits are measured."""
     y = Store(store).load(NAME).predict(houses.to_numpy())
     sizes = [1, 2, 1, 30, 1, 200, 1, 5] * 30
 
