@@ -21,6 +21,7 @@ BIN := .venv/bin
 SETUP := .venv/.setup
 INSTALLED := .venv/.installed
 TORCH := .venv/.installed-torch
+TEST := .venv/.installed-test
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
@@ -30,10 +31,15 @@ CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/aliases.json)
 # What training MODEL needs: only the MLP takes PyTorch.
 TRAINING = $(if $(filter height-weight,$(MODEL)),$(TORCH),$(INSTALLED))
 TRAIN = $(BIN)/python -m model --store "$(STORE)" train "$(MODEL)" --notebook
+# On every core: each test has its own files, ports and processes.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto $(ARGS)
+QUICK := tests/unit tests/service
+MAIN_JOB := tests/server/test_main_job.py
+SLOW := tests/server tests/train tests/outside
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install dev lint format test conformance train run monitor notebook bench \
+.PHONY: help setup install dev lint format check test test-slow test-all conformance train run monitor notebook bench \
 	image image-cuda push deploy undeploy all clean
 
 help: ## list the targets, the most important ones first
@@ -59,8 +65,18 @@ format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(DEV) $(CLIENTS) ##3 run all tests, also with the platforms' own clients
-	$(BIN)/python -m pytest
+check: lint ##3 lint, and the tests that start nothing and wait for nothing: the quick answer
+	$(PYTEST) $(QUICK)
+
+test: $(TEST) ##3 run the quick tests, then train, serve and predict over HTTP
+	$(PYTEST) $(QUICK) $(MAIN_JOB)
+	@echo "Left out: tests of the running server, of training, and with Docker, databases, Prometheus and the platforms'"
+	@echo "clients. make test-all runs everything."
+
+test-slow: $(DEV) $(CLIENTS) ## run the tests that `make test` leaves out
+	$(PYTEST) --dist loadfile $(SLOW) --ignore $(MAIN_JOB)
+
+test-all: test test-slow ## run every test
 
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
 	$(BIN)/python -m pytest conformance --url "$(URL)" $(ARGS)
@@ -117,7 +133,11 @@ $(TORCH): requirements-torch.txt $(INSTALLED)
 	$(PIP) -r requirements-torch.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt $(TORCH)
+$(TEST): requirements-test.txt $(INSTALLED)
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 

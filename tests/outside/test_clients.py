@@ -1,0 +1,37 @@
+"""Runs the tests of tests/outside/clients, by the interpreter of their own environment, against this server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.support.server import Server
+from tests.support.service import ROOT
+
+CLIENTS = ROOT / ".venv-clients" / "bin"
+FILES = sorted((ROOT / "tests" / "outside" / "clients").glob("test_*.py"))
+
+
+@pytest.mark.skipif(not (CLIENTS / "python").exists(), reason="there is no .venv-clients; `make test-all` makes it")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_clients(server: Server, tmp_path: Path, path: Path) -> None:
+    """Every test of a client passes, and none is skipped."""
+    report = tmp_path / "report.xml"
+    command = [str(CLIENTS / "python"), "-m", "pytest", str(path), "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, f"--junitxml={report}", "--url", server.url],
+        env={**os.environ, "DO_NOT_TRACK": "true"},  # MLflow would report its use
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    suite = ElementTree.parse(report).find("testsuite")
+
+    assert suite is not None
+    assert int(suite.attrib["tests"]) > 0
+    assert [suite.attrib[outcome] for outcome in ("failures", "errors", "skipped")] == ["0", "0", "0"]

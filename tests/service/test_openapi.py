@@ -1,0 +1,134 @@
+"""Owns the OpenAPI document: it lists every route, its examples work, generated requests fit it; and its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.config import Config
+from app.factory import Service
+from model import Store
+from tests.support import openapi as shared
+from tests.support.openapi import NAME, document
+from tests.support.service import HOUSE
+
+both = shared.both
+service = shared.service
+
+# Swagger UI's own files, which the page loads.
+FILES = "/docs/<path:path>"
+
+
+def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield path, method and operation of each operation in a document."""
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+def prediction(reply: TestResponse) -> list[float]:
+    """Return the prediction in a reply of any protocol."""
+    body = reply.get_json()
+    found = next(body[key] for key in ("prediction", "predictions", "outputs") if key in body)
+    answer: list[float] = found[0]["data"] if isinstance(found[0], dict) else found
+    return answer
+
+
+def test_every_route_is_described(service: Service) -> None:
+    """The document has every route, for each loaded model and its version, with its methods, and nothing else."""
+    routes = {
+        (rule.rule.replace("<name>", model.name).replace("<version>", str(model.version)), method)
+        for rule in service.url_map.iter_rules()
+        if rule.rule != FILES
+        for model in service.serving.models.values()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    assert {(path, method) for path, method, _ in operations(document(service.test_client()))} == routes
+
+
+def test_every_example_is_answered(service: Service) -> None:
+    """Every example, sent with its content type, gets 200 and the same prediction."""
+    client = service.test_client()
+    sent = [
+        (path, media_type, media["example"])
+        for path, method, operation in operations(document(client))
+        for media_type, media in operation.get("requestBody", {}).get("content", {}).items()
+        if "example" in media
+    ]
+    answers = []
+    for path, media_type, example in sent:
+        body = {"data": example, "content_type": media_type} if isinstance(example, str) else {"json": example}
+        reply = client.post(path, **body)
+        assert reply.status_code == 200, (path, reply.text)
+        answers.append(prediction(reply))
+
+    assert {media_type for _, media_type, _ in sent} == {"application/json", "text/csv"}
+    assert len(sent) >= 9
+    assert answers == [answers[0]] * len(sent)
+    assert len(answers[0]) == 1
+
+
+def test_every_get_is_answered(service: Service) -> None:
+    """Every GET replies 200 with a content type of the document."""
+    client = service.test_client()
+    for path, method, operation in operations(document(client)):
+        if method == "GET":
+            reply = client.get(path)
+            assert reply.status_code == 200, path
+            assert reply.mimetype in operation["responses"]["200"]["content"], path
+
+
+def test_operation_ids_are_unique(service: Service) -> None:
+    """No two operations have the same operationId."""
+    names = [operation["operationId"] for _, _, operation in operations(document(service.test_client()))]
+
+    assert len(set(names)) == len(names)
+
+
+def test_references_exist(service: Service) -> None:
+    """Every reference is to a component of the document."""
+    described = document(service.test_client())
+    components = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
+
+    assert set(re.findall(r"'\$ref': '(.*?)'", str(described))) <= components
+
+
+def test_ranges_are_the_schemas(client: FlaskClient) -> None:
+    """A feature's range in the document is the model's: its ends are answered, and nothing beyond them."""
+    row = document(client)["components"]["schemas"][f"{NAME}.row"]
+
+    assert row["required"] == list(row["properties"]) == list(HOUSE)
+    for name, described in row["properties"].items():
+        for end in ("minimum", "maximum"):
+            limit = described[end]
+            assert client.post("/predict", json={**HOUSE, name: limit}).status_code == 200, (name, end)
+            beyond = client.post("/predict", json={**HOUSE, name: limit * (1 + 1e-15)})
+            assert beyond.get_json()["details"] == [{"row": 0, "feature": name, "reason": "out of range"}]
+
+
+def test_training_ranges_are_described(client: FlaskClient, store: Path) -> None:
+    """A feature's description has its training range."""
+    row = document(client)["components"]["schemas"][f"{NAME}.row"]
+    features = Store(store).load(NAME).schema.features
+
+    for feature in features:
+        assert f"{feature.minimum} to {feature.maximum}" in row["properties"][feature.name]["description"]
+
+
+def test_document_without_a_model(tmp_path: Path) -> None:
+    """A server without a model has a document, too, with the paths without a model."""
+    client = create_app(Config(store=tmp_path)).test_client()
+    described = document(client)
+
+    assert {"/", "/readyz", "/v2/health/ready", "/ping"} <= described["paths"].keys()
+    assert [path for path, method, _ in operations(described) if method == "POST"] == [
+        "/v2/repository/index",
+        "/feedback",
+    ]

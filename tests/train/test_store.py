@@ -1,0 +1,55 @@
+"""Trainings into one store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from model import Store, artifact, evaluate, export, gbm, plots
+from model.datasets import BOSTON_HOUSING, read
+from tests.support.service import ROOT, TABLE
+
+
+def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
+    """Processes that add to one model at the same time get different versions, and no alias is lost."""
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from model.artifact import Draft
+        from model.store import Store
+        for _ in range(5):
+            Store(Path(sys.argv[1])).add("m", Draft({}, {"a": b"a" * 1000}), alias="by-" + sys.argv[2])"""
+    command = [sys.executable, "-c", script, str(shelf.root)]
+    running = [subprocess.Popen([*command, str(number)], cwd=ROOT) for number in range(4)]
+
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert shelf.versions("m") == list(range(1, 24))
+    assert [artifact.read(shelf.find(f"m@{n}"))[0]["version"] for n in range(4, 24)] == list(range(4, 24))
+    assert sorted(shelf.aliases("m")) == ["by-0", "by-1", "by-2", "by-3", "challenger", "champion"]
+
+
+def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
+    """Two trainings on one table write the same files, figures included, and manifests that differ in `created_at`."""
+    paths = []
+    for name in ("one", "two"):
+        table = read(BOSTON_HOUSING)
+        rows = evaluate.split(table.X, table.y)
+        pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=20)
+        search = gbm.search(rows.X_train, rows.y_train, n_estimators=(5, 10), folds=2)
+        figures = {"search": plots.search(search["results"]), "correlations": plots.correlations(table)}
+        draft = export.draft(table, rows, gbm.candidate(pipeline, rows.X_train, search=search), figures=figures)
+        paths.append(Store(tmp_path / name).add("boston-housing", draft))
+    one, two = (artifact.read(path) for path in paths)
+
+    assert one[1] == two[1]
+    assert {**one[0], "created_at": ""} == {**two[0], "created_at": ""}
+
+
+def test_predict_ignores_the_target(store: Path) -> None:
+    """A table with the target is predicted, and standard error has one warning that the target is ignored."""
+    command = [sys.executable, "-m", "model", "--store", str(store), "predict", "boston-housing", str(TABLE)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout.count("\n")) == (0, 506)
+    assert done.stderr == "a table has the column 'MEDV', which is the model's target: the column is ignored\n"

@@ -1,0 +1,525 @@
+"""An artifact loads only if every byte and every prediction is right; otherwise the error states the remedy."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model import ArtifactError, artifact
+from model.bit_vectors import Forest
+from tests.support.service import bits, rewrite
+
+FILES = [
+    "card.md",
+    "forest.npz",
+    "golden.json",
+    "model.onnx",
+    "pipeline.joblib",
+    "plots/correlations.png",
+    "plots/distributions.png",
+    "plots/importance.png",
+    "plots/predicted_against_actual.png",
+    "plots/residuals.png",
+    "plots/search.png",
+    "reference.json",
+]
+
+
+@pytest.fixture(scope="module")
+def kept(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One copy of the trained artifact, for tests that undo their changes."""
+    folder: Path = tmp_path_factory.mktemp("kept") / "1"
+    yield shutil.copytree(store / "boston-housing" / "1", folder)
+    artifact.load(folder)
+
+
+@pytest.fixture
+def folder(store: Path, tmp_path: Path) -> Path:
+    """A copy of the trained artifact, to break."""
+    return shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
+
+
+def refusal(folder: Path) -> ArtifactError:
+    """Return the error for an artifact that is refused; it names a file, the reason and the remedy."""
+    with pytest.raises(ArtifactError) as caught:
+        artifact.load(folder)
+    assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}; {caught.value.remedy}"
+    return caught.value
+
+
+def test_good_artifact_predicts_like_the_pipeline(folder: Path, pipeline: Any, houses: pd.DataFrame) -> None:
+    """A loaded artifact knows its name, version and schema, and gives the pipeline's bits."""
+    found = artifact.load(folder)
+
+    assert (found.name, found.version, found.path) == ("boston-housing", 1, folder)
+    assert found.schema.names == tuple(houses.columns)
+    assert found.golden_rows.shape == (64, 6)
+    assert np.array_equal(bits(found.predict(houses.to_numpy())), bits(pipeline.predict(houses.to_numpy())))
+
+
+def test_manifest_names_every_file(folder: Path) -> None:
+    """Every file of the folder but the manifest is named in it, and the tests below break each of them."""
+    there = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+
+    assert sorted(manifest["files"]) == FILES
+    assert there == sorted([*FILES, "manifest.json"])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (None, "is missing"),
+        (lambda content: content[:-1], "bytes where the manifest says"),
+        (lambda content: b"", "has 0 bytes where the manifest says"),
+        (lambda content: content + b"\n", "bytes where the manifest says"),
+        (lambda content: bytes([content[0] ^ 1]) + content[1:], "was changed after it was written"),
+    ],
+    ids=["missing", "truncated", "emptied", "appended", "flipped"],
+)
+def test_damaged_file_is_named(folder: Path, name: str, damage: Callable[[bytes], bytes] | None, reason: str) -> None:
+    """Whichever file is missing or changed, the error names it and says to restore the artifact."""
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(content))
+
+    error = refusal(folder)
+    assert (error.path, error.remedy) == (path, "restore the artifact from its source, or train the model again")
+    assert reason in error.reason
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (None, "is missing"),
+        (lambda text: "", "is not a manifest"),
+        (lambda text: text[:-3], "is not a manifest"),
+        (lambda text: "[]", "is not a manifest"),
+        (lambda text: "{}", "is not a manifest"),
+        (lambda text: text.replace('"n_estimators": 400', '"n_estimators": 401'), "was changed after it was written"),
+        (lambda text: text.replace('"n_estimators": 400', '"n_estimators": NaN'), "was changed after it was written"),
+        (lambda text: text.replace("e+37", "e937"), "was changed after it was written"),
+        (lambda text: text.replace('"digest"', '"digets"'), "was changed after it was written"),
+    ],
+    ids=["missing", "empty", "truncated", "list", "no facts", "edited", "NaN", "infinite", "no digest"],
+)
+def test_damaged_manifest_is_named(folder: Path, damage: Callable[[str], str] | None, reason: str) -> None:
+    """A manifest that is missing, invalid or edited is refused, and the error names it."""
+    path = folder / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    if damage:
+        assert damage(text) != text
+        path.write_text(damage(text), encoding="utf-8")
+
+    error = refusal(folder)
+    assert (error.path, error.remedy) == (path, "restore the artifact from its source, or train the model again")
+    assert reason in error.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_changed_byte_loads(kept: Path, data: st.DataObject) -> None:
+    """A byte changed anywhere is refused, unless only the manifest's time or its formatting differs."""
+    path = kept / data.draw(st.sampled_from([*FILES, "manifest.json"]))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    changed = bytes([content[place] ^ data.draw(st.integers(1, 255))])
+    path.write_bytes(content[:place] + changed + content[place + 1 :])
+    try:
+        found = artifact.load(kept)
+    except ArtifactError:
+        found = None
+    finally:
+        path.write_bytes(content)
+
+    if found is not None:
+        assert path.name == "manifest.json"
+        assert {**found.manifest, "created_at": ""} == {**json.loads(content), "created_at": ""}
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None, [1]])
+def test_format_version_that_does_not_exist_is_refused(folder: Path, version: Any) -> None:
+    """A format version is an integer of at least 1, and no other type."""
+    rewrite(folder, lambda manifest: manifest.update(format_version=version))
+
+    assert refusal(folder).reason == f"has the format version {version!r}, which does not exist"
+
+
+def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
+    """An artifact of a later format is refused with its version and the advice to upgrade."""
+    rewrite(folder, lambda manifest: manifest.update(format_version=3))
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert (error.reason, error.remedy) == (
+        "is of format 3; this version of tabserve reads formats up to 2",
+        "upgrade tabserve, or train the model again with this version",
+    )
+
+
+@pytest.mark.parametrize(
+    "folder_of_format", sorted((Path(__file__).parent / "artifacts").iterdir()), ids=lambda p: p.name
+)
+def test_older_formats_are_read(folder_of_format: Path) -> None:
+    """An artifact of each older format loads, and predicts the same bits as when it was written."""
+    found = artifact.load(folder_of_format)
+
+    assert found.manifest["format_version"] == int(folder_of_format.name.removeprefix("format-"))
+    assert found.manifest["format_version"] < artifact.FORMAT_VERSION
+    assert found.tolerance == 0
+    assert np.array_equal(bits(found.predict(found.golden_rows)), bits(found.golden_predictions))
+
+
+@pytest.mark.parametrize("row", [0, 31, -1])
+def test_golden_answer_off_by_one_bit_is_refused(folder: Path, row: int) -> None:
+    """A golden prediction that differs by one bit is refused, although every hash is right."""
+    golden = json.loads((folder / "golden.json").read_bytes())
+    golden["y"][row] = float(np.nextafter(golden["y"][row], np.inf))
+    rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json(golden)})
+
+    error = refusal(folder)
+    assert error.path == folder / "golden.json"
+    assert error.reason == "1 of 64 golden rows are answered differently than by the trained model"
+    assert error.remedy.startswith("do not serve it")
+
+
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [([], []), ([[0.0] * 6] * 2, [1.0]), ([[0.0] * 6] * 2, [1.0] * 3), ([[0.0]], [1.0]), ([[0.0], [0.0, 1.0]], [1.0])],
+    ids=["no rows", "one answer too few", "one answer too many", "narrow rows", "ragged rows"],
+)
+def test_golden_rows_that_prove_nothing_are_refused(folder: Path, X: Any, y: Any) -> None:
+    """Golden rows that are missing, not as many as predictions, or of another width are an `ArtifactError`."""
+    rewrite(folder, lambda manifest: None, {"golden.json": artifact.to_json({"X": X, "y": y})})
+
+    assert refusal(folder).remedy != ""
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x0a" * 50])
+def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> None:
+    """A graph that the runtime cannot load is refused by name, although every hash is right."""
+    rewrite(folder, lambda manifest: None, {"model.onnx": content})
+
+    error = refusal(folder)
+    assert error.path == folder / "model.onnx"
+    assert error.reason.startswith("cannot be served: ")
+
+
+def splits_of(forest: Forest, some: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Return some of the splits, by name."""
+    return {name: getattr(forest, name)[some] for name in ("feature", "threshold", "tree", "excluded")}
+
+
+def compressed(forest: Forest) -> bytes:
+    """Return a packed forest whose arrays are compressed."""
+    file = io.BytesIO()
+    arrays: dict[str, Any] = {**splits_of(forest, forest.tree >= 0), "leaves": forest.leaves}
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda forest: replace(forest, leaves=forest.leaves + np.spacing(64.0)),
+        lambda forest: replace(forest, threshold=np.nextafter(forest.threshold, -np.inf)),
+        lambda forest: replace(forest, excluded=forest.excluded * np.uint64(2)),
+        lambda forest: replace(forest, feature=forest.feature[::-1].copy()),
+        lambda forest: replace(forest, **splits_of(forest, forest.tree == 1), leaves=forest.leaves[:2] + 1e9),
+    ],
+    ids=["leaves", "thresholds", "excluded leaves", "features", "one tree"],
+)
+def test_forest_that_predicts_differently_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
+    """A forest that is not the graph's is refused by the golden rows, although every hash is right."""
+    forest = Forest.unpack((folder / "forest.npz").read_bytes())
+    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest).pack()})
+
+    assert refusal(folder).path == folder / "golden.json"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda forest: b"",
+        lambda forest: b"garbage",
+        lambda forest: replace(forest, tree=forest.tree[1:]).pack(),
+        lambda forest: replace(forest, tree=forest.tree + np.int32(400)).pack(),
+        lambda forest: replace(forest, tree=forest.tree.astype(np.int64)).pack(),
+        lambda forest: replace(forest, leaves=forest.leaves[:0]).pack(),
+        lambda forest: replace(forest, leaves=forest.leaves[0]).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((2, 65))).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((10**5, 8))).pack(),
+        lambda forest: replace(forest, leaves=np.zeros((10**9, 0))).pack(),
+        lambda forest: replace(forest, feature=forest.feature + np.int32(1)).pack(),
+        lambda forest: replace(forest, feature=forest.feature - np.int32(1)).pack(),
+        compressed,
+    ],
+    ids=[
+        "empty",
+        "garbage",
+        "ragged",
+        "no such tree",
+        "another type",
+        "no trees",
+        "one tree",
+        "too many leaves",
+        "too many trees",
+        "no leaves",
+        "no such feature",
+        "negative feature",
+        "compressed",
+    ],
+)
+def test_invalid_forest_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
+    """A forest for which bit vectors cannot be computed, or are too large, is refused by name."""
+    forest = Forest.unpack((folder / "forest.npz").read_bytes())
+    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest)})
+
+    error = refusal(folder)
+    assert error.path == folder / "forest.npz"
+    assert error.reason.startswith("cannot be used: ")
+
+
+@pytest.mark.parametrize("name", ["../x", "plots/../../x", "/etc/hostname", "a/../../x"])
+def test_file_outside_the_folder_is_not_read(folder: Path, name: str) -> None:
+    """A manifest that names a file outside its folder is refused, and that file is not read."""
+    rewrite(folder, lambda manifest: manifest["files"].update({name: {"sha256": "", "size": 0}}))
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert error.reason == f"names a file outside its folder: {name!r}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("files"),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest["files"].update({"card.md": {}}),
+        lambda manifest: manifest["files"].pop("model.onnx"),
+        lambda manifest: manifest.pop("features"),
+        lambda manifest: manifest["features"][0].update(colour="red"),
+    ],
+    ids=["no files", "files as a list", "no size", "no graph", "no features", "unknown key"],
+)
+def test_manifest_that_does_not_describe_a_model_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """A manifest with the right digest that lacks a required fact is an `ArtifactError` that names it."""
+    rewrite(folder, change)
+
+    assert refusal(folder).path == folder / "manifest.json"
+
+
+def swap(values: list[Any]) -> None:
+    """Swap the first two of a list."""
+    values[0], values[1] = values[1], values[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: swap(manifest["features"]),
+        lambda manifest: manifest["features"].pop(),
+        lambda manifest: manifest["features"][0].update(name="RM"),
+        lambda manifest: manifest["features"][0].update(type="category"),
+        lambda manifest: manifest["features"][0].update(lowest="x"),
+        lambda manifest: manifest.update(version="x"),
+        lambda manifest: manifest.pop("metrics"),
+        lambda manifest: manifest.pop("algorithm"),
+    ],
+    ids=["swapped", "one fewer", "one twice", "category", "limit", "version", "no metrics", "no algorithm"],
+)
+def test_manifest_that_does_not_fit_the_model_is_refused(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """A manifest that describes another model than the graph and the golden rows is refused."""
+    rewrite(folder, change)
+
+    assert refusal(folder).path.name in ("manifest.json", "golden.json")
+
+
+def test_golden_rows_nested_without_end_are_refused(folder: Path) -> None:
+    """Golden rows that no parser can read are refused like any other damage."""
+    rewrite(folder, lambda manifest: None, {"golden.json": b"[" * 100_000})
+
+    assert refusal(folder).remedy == "restore the artifact from its source, or train the model again"
+
+
+def test_graph_of_another_precision_is_refused(folder: Path) -> None:
+    """A graph that returns float32 is refused, and not compared bit for bit with float64."""
+    model = onnx.load_from_string((folder / "model.onnx").read_bytes())
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
+
+    assert refusal(folder).reason == "cannot be served: its output is tensor(float) and not tensor(double)"
+
+
+BOMBS = {
+    "lists": b'{"a":[' + b"[]," * 1_000_000 + b"[]]}",
+    "objects": b'{"a":[' + b"{}," * 1_000_000 + b"{}]}",
+    "bytes": b'{"a":"' + bytes([97]) * 9_000_000 + b'"}',
+    "levels": b"[" * 90_000 + b"]" * 90_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("name", ["manifest.json", "golden.json", "reference.json"])
+def test_json_bombs_are_refused(folder: Path, name: str, bomb: bytes) -> None:
+    """JSON with too many bytes, lists or levels is refused by name before it takes memory."""
+    if name == "manifest.json":
+        (folder / name).write_bytes(bomb)
+    else:
+        rewrite(folder, lambda manifest: None, {name: bomb})
+    tracemalloc.start()
+    try:
+        assert refusal(folder).path == folder / name
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def fifo(path: Path, elsewhere: Path) -> None:
+    os.mkfifo(path)
+
+
+def link(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+def zero(path: Path, elsewhere: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [fifo, link, zero])
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_only_regular_files_are_opened(
+    folder: Path, tmp_path: Path, name: str, make: Callable[[Path, Path], None]
+) -> None:
+    """A FIFO, a link or a device instead of a file is refused by name, without blocking."""
+    path = folder / name
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    make(path, elsewhere)
+
+    error = refusal(folder)
+    assert error.path == path
+    assert error.reason == "cannot be read: it is not a regular file"
+
+
+def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
+    """A linked folder inside an artifact is refused; the artifact's own folder may be a link."""
+    (tmp_path / "link").symlink_to(folder)
+    assert artifact.load(tmp_path / "link").version == 1
+    (folder / "plots").rename(tmp_path / "plots")
+    (folder / "plots").symlink_to(tmp_path / "plots")
+
+    assert refusal(folder).reason == "cannot be read: its folder is a link"
+
+
+def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
+    """A file that is too large by its manifest is refused without reading it, whatever its hash."""
+    for name, size in (("golden.json", 2**23 + 1), ("model.onnx", 2**26 + 1), ("forest.npz", 2**25 + 1)):
+        kept = (folder / "manifest.json").read_bytes()
+        rewrite(folder, lambda manifest, name=name, size=size: manifest["files"][name].update(size=size))  # type: ignore[misc]
+        assert refusal(folder).reason == f"has {size} bytes, more than are allowed"
+        (folder / "manifest.json").write_bytes(kept)
+    rewrite(folder, lambda manifest: manifest["files"].update({"a": {"size": 2**31, "sha256": ""}}))
+    assert refusal(folder).reason == "names files of more than 2147483648 bytes"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m["metrics"]["validation"].update(rmse="3"), "metrics.validation.rmse is not a finite number"),
+        (lambda m: m["metrics"]["validation"].update(r2=10**400), "metrics.validation.r2 is not a finite number"),
+        (lambda m: m["metrics"]["validation"].update(mae=True), "metrics.validation.mae is not a finite number"),
+        (lambda m: m["metrics"]["training"].pop("mse"), "metrics.training.mse is missing"),
+        (lambda m: m["metrics"]["training"].update(rows=0), "metrics.training.rows is not a whole number of at"),
+        (lambda m: m["metrics"]["training"].update(rows=404.0), "metrics.training.rows is not a whole number"),
+        (lambda m: m.update(metrics=[]), "metrics.validation.bias is missing"),
+        (lambda m: m.update(title=["x"]), "title is not a string"),
+        (lambda m: m.update(title="\ud800"), "surrogates not allowed"),
+        (lambda m: m.update(algorithm=None), "algorithm is missing"),
+        (lambda m: m.update(version=2**31), "version is not a whole number from 1 to 2147483647"),
+        (lambda m: m.update(version=True), "version is not a whole number"),
+        (lambda m: m.update(limits=1), "limits is not a string"),
+        (lambda m: m.update(tags={"owner": 1}), "tags is not an object of strings"),
+        (lambda m: m.pop("created_at"), "created_at is missing"),
+        (lambda m: m.update(network="x"), "network is not an object"),
+        (
+            lambda m: m.update(network={"file": "w", "n_features": 1, "activation": "relu", "hidden": [10**9]}),
+            "network.hidden is not a list of at most 1000 widths up to 8192",
+        ),
+        (lambda m: m["features"][0].update(name=1), "is not of type number"),
+        (lambda m: m["features"][0].update(unit=None), "is not of type number"),
+        (lambda m: m["features"][0].update(lowest=10**400), "limits that are not two numbers in order"),
+        (lambda m: m["features"][0].update(minimum=9.0), "limits that are not two numbers in order"),
+        (lambda m: m["target"].update(maximum="50"), "limits that are not two numbers in order"),
+        (lambda m: m["target"].update(description={}), "is not of type number"),
+        (lambda m: m.update(features=[]), "there are no features"),
+        (lambda m: m["engine"].update(tolerance="0"), "does not describe a model"),
+        (lambda m: m["files"].pop("reference.json"), "does not list reference.json"),
+    ],
+    ids=lambda value: value[:50] if isinstance(value, str) else "",
+)
+def test_manifest_has_a_schema(folder: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
+    """An artifact is refused unless the facts that pages and metrics show exist, are finite and have their types."""
+    rewrite_escaped(folder, change)
+
+    error = refusal(folder)
+    assert error.path == folder / "manifest.json"
+    assert reason in error.reason
+
+
+def rewrite_escaped(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest like `rewrite`, and write characters that UTF-8 lacks as escapes."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    change(manifest)
+    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": artifact.digest(facts)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("golden.json", lambda found: found["y"].__setitem__(0, None)),
+        ("golden.json", lambda found: found["y"].__setitem__(0, float("nan"))),
+        ("golden.json", lambda found: found["y"].__setitem__(0, float("inf"))),
+        ("golden.json", lambda found: found["y"].__setitem__(0, "24.0")),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, "0")),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, 10**400)),
+        ("golden.json", lambda found: found["X"][0].__setitem__(0, True)),
+        ("golden.json", lambda found: found.update(X=found["X"] * 20, y=found["y"] * 20)),
+        ("golden.json", lambda found: found.update(X="x")),
+        ("reference.json", lambda found: found["prediction"].update(minimum=float("-inf"))),
+        ("reference.json", lambda found: found["prediction"]["edges"].__setitem__(-1, float("inf"))),
+        ("reference.json", lambda found: found["prediction"]["edges"].__setitem__(-1, 10**400)),
+        ("reference.json", lambda found: found["prediction"].update(edges=[1, 2], shares=[-1, 2])),
+        ("reference.json", lambda found: found["prediction"].update(edges=[[1]], shares=[[1]])),
+        ("reference.json", lambda found: found.pop("prediction")),
+    ],
+)
+def test_numbers_are_finite_numbers(folder: Path, name: str, change: Callable[[Any], object]) -> None:
+    """Golden rows and the reference consist of finite JSON numbers, not strings or null; else their file is named."""
+    found = json.loads((folder / name).read_bytes())
+    change(found)
+    rewrite(folder, lambda manifest: None, {name: json.dumps(found).encode()})
+
+    assert refusal(folder).path == folder / name

@@ -1,0 +1,89 @@
+"""Bit vectors: a forest gives the same bits as walking its trees, for any size and any number of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import Matrix, gbm
+from model.bit_vectors import BitVectors, Forest
+from model.engine import Engine
+from tests.support.service import bits
+
+
+def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: int = 300) -> tuple[Any, Matrix]:
+    """Return a pipeline of `n_trees`, and rows to predict, some of which are on its splits."""
+    random = np.random.default_rng(n_trees)
+    X = random.normal(size=(n_rows, n_features)).round(2)
+    pipeline = gbm.fit(X, random.normal(size=n_rows), n_estimators=1)
+    pipeline.set_params(gbm__n_estimators=n_trees, gbm__max_depth=None, gbm__max_leaf_nodes=max_leaves)
+    pipeline.fit(X, X[:, 0] * X[:, -1] + random.normal(size=n_rows))
+    return pipeline, np.vstack([random.permutation(gbm.rows_at_splits(pipeline, X))[:3_000], X * 3])
+
+
+@pytest.mark.parametrize("n_leaves", [2, 3, 8, 9, 16, 17, 32, 33, 63, 64])
+def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
+    """Trees of 2 to 64 leaves, which use masks of four widths, predict like the pipeline.
+
+    Such trees grow leaf by leaf, so that scikit-learn does not store their leaves from left to right.
+    """
+    pipeline, rows = fitted(9, max_leaves=n_leaves)
+    forest = gbm.forest(pipeline)
+
+    assert forest
+    assert forest.leaves.shape == (1 + 9, n_leaves)
+    assert np.array_equal(bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(pipeline.predict(rows)))
+
+
+@pytest.mark.parametrize("n_trees", [1, 6, 7, 8, 399])
+def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
+    """From two rows on, in one chunk and in several, a row's prediction does not depend on the other rows."""
+    pipeline, rows = fitted(n_trees)
+    forest = gbm.forest(pipeline)
+    assert forest
+    vectors, answers = BitVectors(forest, rows.shape[1]), pipeline.predict(rows)
+
+    for n_rows in [*range(2, min(350, len(rows))), len(rows)]:
+        assert np.array_equal(bits(vectors.predict(rows[-n_rows:])), bits(answers[-n_rows:])), n_rows
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), n_rows=st.integers(2, 40), n_trees=st.integers(1, 30), n_features=st.integers(1, 5))
+def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: int, n_features: int) -> None:
+    """Any bits of a float64, infinities and NaN included, reach the same leaves as in the graph."""
+    random = np.random.default_rng(seed)
+    X = random.normal(size=(30, n_features)).round(1)
+    pipeline = gbm.fit(X, random.normal(size=30), n_estimators=n_trees)
+    forest = gbm.forest(pipeline)
+    assert forest
+    anything = random.integers(-(2**63), 2**63, (n_rows, n_features)).view(np.float64)
+    rows = np.where(random.random((n_rows, n_features)) < 0.3, np.resize(X, (n_rows, n_features)), anything)
+    rows[0, 0], rows[1, 0] = np.inf, -0.0
+
+    assert np.array_equal(
+        bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(Engine(gbm.compile(pipeline)).predict(rows))
+    )
+
+
+def test_packing_gives_the_same_forest_and_the_same_bytes() -> None:
+    """A packed forest is unpacked unchanged, and packed again to the same bytes."""
+    pipeline, _ = fitted(5)
+    forest = gbm.forest(pipeline)
+    assert forest
+    found = Forest.unpack(forest.pack())
+
+    for name in ("feature", "threshold", "tree", "excluded", "leaves"):
+        assert np.array_equal(getattr(found, name), getattr(forest, name))
+    assert found.pack() == forest.pack()
+
+
+@pytest.mark.parametrize(("n_trees", "max_leaves"), [(2, 65), (400, 40)], ids=["leaves", "vectors"])
+def test_what_does_not_fit_is_left_to_the_graph(n_trees: int, max_leaves: int) -> None:
+    """Trees of more than 64 leaves, or vectors of too much memory, make no forest."""
+    pipeline, _ = fitted(n_trees, max_leaves=max_leaves)
+
+    assert gbm.forest(pipeline) is None

@@ -1,0 +1,192 @@
+"""The proof of equality: a right graph passes, and a graph that differs in one bit of one prediction fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from model import Matrix, export, gbm, parity
+from model.__main__ import main
+from model.engine import Engine, Predict
+from model.errors import ProofError
+from tests.support import parity as shared
+from tests.support.parity import Case
+from tests.support.service import bits
+
+trained = shared.trained
+
+# Node 0 is that of the initial prediction, whose branches are one leaf; the others are splits that decide.
+NODES = [1, 2, 7, 40, 100, -1]
+
+
+def changed(graph: bytes, attribute: str, number: int, change: Callable[[float], float]) -> bytes:
+    """Return the graph with one number of one attribute of its tree ensemble changed."""
+    model = onnx.load_from_string(graph)
+    tensor = next(item for item in model.graph.node[0].attribute if item.name == attribute).t
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    before = float(values[number])
+    values[number] = change(before)
+    assert values[number] != before
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return bytes(model.SerializeToString())
+
+
+def up(value: float) -> float:
+    return math.nextafter(value, math.inf)
+
+
+def down(value: float) -> float:
+    return math.nextafter(value, -math.inf)
+
+
+def test_right_graph_is_proven(trained: Case) -> None:
+    """A right graph gives the figures: the number of rows of each kind, and no difference."""
+    assert trained.prove(Engine(trained.graph).predict) == {
+        "table_rows": 506,
+        "random_rows": 100_000,
+        "limit_rows": 14,
+        "split_rows": len(trained.split_rows),
+        "different_rows": 0,
+        "largest_relative_difference": 0.0,
+        "seed": 0,
+    }
+
+
+def test_model_without_splits_is_proven(trained: Case) -> None:
+    """Without rows at splits, as for a network or trees of one leaf, the other rows prove it."""
+    none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
+
+    assert none.prove(Engine(trained.graph).predict)["split_rows"] == 0
+    with pytest.raises(ProofError):
+        none.prove(Engine(changed(trained.graph, "leaf_weights", 0, up)).predict)
+
+
+def test_tolerance_is_relative(trained: Case) -> None:
+    """A tolerance is relative, the figures have the largest difference, and a prediction of 0 must be exact."""
+
+    def off(share: float) -> Predict:
+        return lambda rows: trained.model.predict(rows) * (1 + share * (rows[:, :1] > 0).any(axis=1))
+
+    found = trained.prove(off(1e-9), 1e-8)
+    assert 0 < found["different_rows"] <= 100_000 + 506 + 14 + len(trained.split_rows)
+    assert found["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    with pytest.raises(ProofError, match="differs from the trained one on"):
+        trained.prove(off(1e-7), 1e-8)
+
+    zero = replace(trained, model=replace(trained.model, predict=lambda rows: np.where(rows[:, 0] > 0, 1.0, 0.0)))
+    assert zero.prove(zero.model.predict, 1e-8)["different_rows"] == 0
+    near = zero.prove(lambda rows: zero.model.predict(rows) * (1 + 1e-9), 1e-8)
+    assert near["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    with pytest.raises(ProofError):
+        zero.prove(lambda rows: zero.model.predict(rows) + 1e-300 * (rows[:, 0] <= 0), 1e-8)
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("change", [up, down])
+def test_threshold_off_by_one_bit_is_found(trained: Case, node: int, change: Callable[[float], float]) -> None:
+    """A single threshold moved to the next float64, up or down, fails the proof on the rows at the splits."""
+    broken = changed(trained.graph, "nodes_splits", node, change)
+
+    with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of \d+ split rows, by up to "):
+        trained.prove(Engine(broken).predict)
+
+
+def test_every_threshold_has_rows_that_find_it_moved(trained: Case) -> None:
+    """No split of any tree can move by one bit, up or down, without changing a prediction at the splits."""
+    answers = trained.pipeline.predict(trained.split_rows)
+    n_nodes = 1 + len(trained.split_rows) // 2
+    unseen = [
+        (node, change.__name__)
+        for node in range(1, n_nodes)
+        for change in (up, down)
+        if np.array_equal(
+            bits(Engine(changed(trained.graph, "nodes_splits", node, change)).predict(trained.split_rows)),
+            bits(answers),
+        )
+    ]
+    assert unseen == []
+
+
+@pytest.mark.parametrize("leaf", [0, 1, 50, -1])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, direction: int) -> None:
+    """A single leaf, the initial prediction included, that is off by the last bit of a prediction fails the proof."""
+    # The last bit of a small leaf itself is lost when it is added to a prediction, so no prediction shows it.
+    bit = direction * float(np.spacing(64.0))
+    broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
+
+    with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of 506 table rows, by up to "):
+        trained.prove(Engine(broken).predict)
+
+
+@pytest.mark.parametrize("group", ["table_rows", "random_rows", "limit_rows", "split_rows"])
+def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> None:
+    """One prediction that is off by one bit fails the proof, which names the group of the row."""
+    groups = {
+        "table_rows": trained.table.X.to_numpy(),
+        "random_rows": parity.random_rows(trained.schema, parity.RANDOM_ROWS, seed=0),
+        "limit_rows": parity.limit_rows(trained.schema),
+        "split_rows": trained.split_rows,
+    }
+    engine = Engine(trained.graph)
+
+    def off_by_one_bit(rows: Matrix) -> NDArray[np.float64]:
+        answers = engine.predict(rows)
+        last = len(groups[group]) - 1
+        if np.array_equal(rows[: last + 1], groups[group]):
+            answers[last] = np.nextafter(answers[last], np.inf)
+        return answers
+
+    with pytest.raises(ProofError, match=rf"on 1 of {len(groups[group])} {group.replace('_', ' ')}, by up to"):
+        trained.prove(off_by_one_bit)
+
+
+def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
+    """Every other random row is within the training range, the rest up to its width outside, by the seed."""
+    low = np.array([feature.minimum for feature in trained.schema.features])
+    high = np.array([feature.maximum for feature in trained.schema.features])
+    rows = parity.random_rows(trained.schema, 1000, seed=1)
+
+    within: NDArray[np.bool_] = np.all((rows >= low) & (rows <= high), axis=1)  # (n_rows,)
+    assert within[::2].all()
+    assert within[1::2].mean() < 0.1
+    assert ((rows >= low - (high - low)) & (rows <= high + (high - low))).all()
+    assert np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=1))
+    assert not np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=2))
+
+
+def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the compiler set the last threshold one bit too high."""
+    honest = gbm.compile
+    monkeypatch.setattr(gbm, "compile", lambda pipeline: changed(honest(pipeline), "nodes_splits", -1, up))
+
+
+def test_broken_compiler_gives_no_draft(trained: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that compiles to a graph one bit off cannot be exported."""
+    break_compile(monkeypatch)
+
+    broken = gbm.candidate(trained.pipeline, trained.rows.X_train, search={})
+
+    with pytest.raises(ProofError, match=r"split rows.*nothing was written"):
+        export.draft(trained.table, trained.rows, broken, figures={})
+
+
+def test_broken_compiler_leaves_the_store_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`train` with a compiler that is one bit off exits with 1, says why and writes nothing."""
+    break_compile(monkeypatch)
+    monkeypatch.setattr(gbm, "search", lambda *_, **__: {"results": []})  # saves ten seconds, and proves nothing
+
+    assert main(["--store", str(tmp_path / "store"), "train", "boston-housing", "--n-estimators", "25"]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: the compiled model differs from the trained one on ")
+    assert output.out == ""
+    assert not (tmp_path / "store").exists()
