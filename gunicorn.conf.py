@@ -24,11 +24,11 @@ from logging.config import dictConfig
 from gunicorn.http.message import HeaderPolicy
 from gunicorn.sock import TCP6Socket
 
-from app import serving
 from app.config import Config, ConfigError
-from app.logs import LOGGING
-from app.shared_values import reserve_slots, share_values, take_slot
-from app.store_watch import watch
+from app.serving import loaded
+from app.serving.store_watch import watch
+from app.telemetry.log_lines import LOGGING
+from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 from app.uploads import read_ahead
 from app.worker import (
     FIRST_BYTE_SECONDS,
@@ -54,7 +54,7 @@ try:
     if workers < 1:
         raise ConfigError("WEB_CONCURRENCY is 0, and it takes a worker to answer")
     if settings.prediction_log:
-        from model.prediction_log import PredictionLog  # here, as in app/factory.py
+        from model.live.prediction_log import PredictionLog  # here, as in app/factory.py
 
         try:
             PredictionLog(settings.prediction_log)
@@ -154,8 +154,8 @@ def when_ready(server):
     """
 
     def seen_before_failure():
-        serving = server.app.callable.serving  # another one after a reload
-        return serving.seen if serving.problems else None
+        loaded = server.app.callable.serving  # another one after a reload
+        return loaded.seen if loaded.problems else None
 
     def load_again():
         os.kill(os.getpid(), signal.SIGHUP)
@@ -346,8 +346,8 @@ def on_reload(server):
 
     for number in handlers:
         signal.signal(number, stop)
-    problems, golden = serving.verify_apart(
-        lambda: serving.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
+    problems, golden = loaded.verify_apart(
+        lambda: loaded.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -9,29 +9,22 @@ from wsgiref.types import WSGIEnvironment
 
 from flask import Flask, Response, request
 
-from app import (
-    errors,
-    feedback,
-    health,
-    logs,
-    mlflow_scoring,
-    open_inference,
-    pages,
-    predict,
-    serving,
-    tensorflow_serving,
-    vertex_ai,
-)
 from app.config import Config
-from app.door import Cors, ExchangeMiddleware
-from app.hot import FastPath, WSGICall
-from app.inference import Inference
-from app.log_writer import LogWriter
-from app.metrics import Metrics
-from app.recorder import Recorder
-from app.reply import Reply
-from app.serving import Serving
-from app.visit import exchange_of
+from app.protocols import mlflow, native, v1, v2, vertex
+from app.protocols.fast_path import FastPath
+from app.web.exchange import WSGICall
+from app.routes import feedback, health, pages
+from app.serving import loaded
+from app.serving.inference import Inference
+from app.serving.loaded import Serving
+from app.telemetry import log_lines
+from app.telemetry.metrics import Metrics
+from app.telemetry.prediction_writer import LogWriter
+from app.telemetry.recorder import Recorder
+from app.web import refusal
+from app.web.exchange import exchange_of
+from app.web.middleware import Cors, ExchangeMiddleware
+from app.web.reply import Reply
 
 # About a hundred rows, or as many mistakes as take some milliseconds to report.
 _IMMEDIATE_BYTES = 4_096
@@ -69,10 +62,12 @@ class Service(Flask):
 
     def log_exception(self, exc_info: Any) -> None:
         """Log an exception as JSON, under the request's id."""
-        logs.failure(exc_info, exchange_of(request.environ).request_id)
+        log_lines.failure(exc_info, exchange_of(request.environ).request_id)
 
 
-def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = logs.write) -> Service:
+def create_app(
+    config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = log_lines.write
+) -> Service:
     """Load the models and return the service.
 
     Without `config` the settings come from the environment; `ConfigError` lists the wrong ones. With a model that
@@ -82,7 +77,7 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
     app = Service("app", static_folder=None)
     # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.serving = serving.load(
+    app.serving = loaded.load(
         config.store,
         config.models,
         device=config.device,
@@ -99,7 +94,7 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
         usage=lambda: app.serving.usage(),
     )
     if config.prediction_log:
-        from model.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
+        from model.live.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
 
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
@@ -108,14 +103,14 @@ def create_app(config: Config | None = None, *, write_log: Callable[[Iterable[by
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     app.register_blueprint(health.blueprint(app.serving, metrics, recorder))
-    app.register_blueprint(open_inference.blueprint(app.serving, inference, metrics, recorder))
-    app.register_blueprint(tensorflow_serving.blueprint(app.serving, inference))
-    app.register_blueprint(mlflow_scoring.blueprint(app.serving, inference, config))
-    app.register_blueprint(vertex_ai.blueprint(app.serving, inference, config))
-    app.register_blueprint(predict.blueprint(app.serving, inference))
+    app.register_blueprint(v2.blueprint(app.serving, inference, metrics, recorder))
+    app.register_blueprint(v1.blueprint(app.serving, inference))
+    app.register_blueprint(mlflow.blueprint(app.serving, inference, config))
+    app.register_blueprint(vertex.blueprint(app.serving, inference, config))
+    app.register_blueprint(native.blueprint(app.serving, inference))
     app.register_blueprint(feedback.blueprint(config, metrics, log, app.serving))
     app.register_blueprint(pages.blueprint(app.serving, config, lambda address: app.trusts_proxy(address)))
-    errors.register(app, errors.refuser())
+    refusal.register(app, refusal.refuser())
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
     @app.before_request

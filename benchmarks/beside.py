@@ -23,7 +23,7 @@ from benchmarks.load import HOST
 from benchmarks.machine import machine
 from benchmarks.servers import Server, make_venv, serving
 from model import Store
-from model.datasets import BOSTON_HOUSING, read
+from model.train.tables import BOSTON_HOUSING, read
 
 CLIENTS, INTERVAL_SECONDS = 4, 0.01
 COSTLIEST = {

@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
 
-from app import body, create_app, payload
+from app import create_app
 from app.config import Config, DatabaseURL
-from app.door import ExchangeMiddleware
 from app.factory import Service
-from app.hot import WSGICall
-from app.reply import JSON_TYPE, Reply
-from app.shared_values import reserve_slots, share_values, take_slot
+from app.protocols import payload
+from app.web.exchange import WSGICall
+from app.telemetry.shared_values import reserve_slots, share_values, take_slot
+from app.web import body
+from app.web.middleware import ExchangeMiddleware
+from app.web.reply import JSON_TYPE, Reply
 from app.worker import EventLoopWorker
 
 if TYPE_CHECKING:

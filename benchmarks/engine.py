@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks.contenders import MODEL
 from model import Artifact, Store
-from model.parity import random_rows
+from model.train.proof import random_rows
 
 
 def main(store: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from model import mlp, network
+from model.engine import network
+from model.train.learners import mlp
 
 FEATURES = 20
 HIDDEN = (64, 64)

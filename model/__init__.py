@@ -5,9 +5,7 @@ where they are needed: `prediction_log` (SQLAlchemy), `torch_engine` (PyTorch), 
 `evaluate`, `datasets`, `plots` and `export`.
 """
 
-from model.artifact import Artifact
-from model.drift import Bins, Reference
-from model.engine import Predictor
+from model.engine.runtime import Predictor
 from model.errors import (
     ArtifactError,
     DeviceError,
@@ -21,7 +19,8 @@ from model.errors import (
     SchemaError,
     TooManyRowsError,
 )
-from model.schema import (
+from model.schema.csv_table import columns_from_csv
+from model.schema.features import (
     MAX_PROBLEMS,
     MISSING,
     NOT_A_NUMBER,
@@ -33,11 +32,12 @@ from model.schema import (
     Matrix,
     Schema,
     check_width,
-    columns_from_csv,
     shape_problems,
     shortened,
 )
-from model.store import Store
+from model.store.artifact import Artifact
+from model.store.reference import Bins, Reference
+from model.store.versions import Store
 
 __all__ = [
     "MAX_PROBLEMS",

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_csv, transfer
-from model import artifact as artifacts
-from model.store import find_store
+from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_csv
+from model.store import archive
+from model.store import artifact as artifacts
+from model.store.mounts import find_store
 
 # The options of each algorithm as arguments of argparse. An option that is not given keeps the algorithm's default.
 _ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -123,19 +124,19 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--max-bytes",
         type=int,
-        default=transfer.MAX_DOWNLOAD_BYTES,
+        default=archive.MAX_DOWNLOAD_BYTES,
         help="largest archive that is downloaded (default: %(default)s)",
     )
     pull.add_argument(
         "--max-unpacked-bytes",
         type=int,
-        default=transfer.MAX_UNPACKED_BYTES,
+        default=archive.MAX_UNPACKED_BYTES,
         help="largest size that it may unpack to (default: %(default)s)",
     )
     pull.add_argument(
         "--max-seconds",
         type=float,
-        default=transfer.MAX_SECONDS,
+        default=archive.MAX_SECONDS,
         help="longest time for the whole download, DNS included (default: %(default)s)",
     )
     pull.set_defaults(run=_pull)
@@ -163,8 +164,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from model import training
-    from model.datasets import DATASETS
+    from model.train import recipe
+    from model.train.tables import DATASETS
 
     if options.name not in DATASETS:
         raise ValueError(f"there is no data set {options.name!r}; choose one of: {', '.join(DATASETS)}")
@@ -183,9 +184,9 @@ def _train(options: argparse.Namespace) -> None:
             algorithm_options[option] = getattr(options, option)
     common = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
     if options.notebook:
-        draft = training.draft_from_notebook(options.name, algorithm_options, **common)
+        draft = recipe.draft_from_notebook(options.name, algorithm_options, **common)
     else:
-        draft = training.draft(options.name, algorithm_options, algorithm=algorithm, **common)
+        draft = recipe.draft(options.name, algorithm_options, algorithm=algorithm, **common)
     path = Store(options.store).add(options.name, draft)
     if "checkpoint" in algorithm_options:
         algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
@@ -232,8 +233,8 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from model import report
-    from model.prediction_log import PredictionLog
+    from model.live import report
+    from model.live.prediction_log import PredictionLog
 
     model = Store(options.store).load(options.model)
     with closing(PredictionLog(options.log, read_only=True)) as log:
@@ -243,11 +244,11 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    print(f"{transfer.pack(Store(options.store), options.model, options.file)}  {options.file}")
+    print(f"{archive.pack(Store(options.store), options.model, options.file)}  {options.file}")
 
 
 def _pull(options: argparse.Namespace) -> None:
-    versions = transfer.pull(
+    versions = archive.pull(
         Store(options.store),
         options.url,
         sha256=options.sha256,

@@ -2,15 +2,16 @@
 
 A pod counts rows in the bins of the training data. The rules sum the counts over pods and a window and compare them
 with the training shares. `below` and `above` are outside the training range, `01` to `10` are its quantiles (fewer for
-a feature of few values; the last is always `10`), and `missing` counts NaN. model/drift.py explains the constants and
-computes the same statistics for the report.
+a feature of few values; the last is always `10`), and `missing` counts NaN. The constants are
+explained in model/store/reference.py, which computes the same statistics for the report.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from model.drift import BINS, EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, Bins, C, Z
+from model.live.drift import EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, C, Z
+from model.store.reference import BINS, Bins
 from monitoring.rule import FEATURE, VERSION, Rule, alert, record
 
 # The bins after which the distribution functions are compared: all but `above` and `missing`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.live import MINIMUM_ROWS
+from model.live.judge import MINIMUM_ROWS
 from monitoring import drift, service
 
 

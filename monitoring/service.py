@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.live import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, MINIMUM_TRUTHS
+from model.live.judge import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, MINIMUM_TRUTHS
 from monitoring.rule import VERSION, Rule, alert, record
 
 # Every POST is a prediction, since platforms choose the path, except for the routes listed here. A probe's 503 is not

@@ -23,7 +23,7 @@ from kubernetes_validate.utils import all_versions  # type: ignore[import-untype
 from app import create_app
 from app.config import Config
 from app.version import VERSION
-from model import transfer
+from model.store import archive
 from tests.support.service import ROOT
 
 Object = dict[str, Any]
@@ -602,7 +602,7 @@ def test_termination_message(name: str) -> None:
 def test_rollout_ends(name: str) -> None:
     """A stuck rollout fails within a deadline that is longer than a pull may take; few old ReplicaSets are kept."""
     for item in of_kind(render(name), "Deployment"):
-        pull_seconds = transfer.MAX_SECONDS if name == "model-pull" else 0
+        pull_seconds = archive.MAX_SECONDS if name == "model-pull" else 0
         assert item["spec"]["progressDeadlineSeconds"] > 300 + pull_seconds
         assert item["spec"]["revisionHistoryLimit"] == 5
 
@@ -621,7 +621,7 @@ def test_pull_has_room_for_what_it_takes() -> None:
     ((pod, _),) = servers(render("model-pull"))
     (folder,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "models"]
 
-    assert quantity(folder["sizeLimit"]) > transfer.MAX_DOWNLOAD_BYTES + transfer.MAX_UNPACKED_BYTES
+    assert quantity(folder["sizeLimit"]) > archive.MAX_DOWNLOAD_BYTES + archive.MAX_UNPACKED_BYTES
 
 
 def test_claim_is_given_to_the_group() -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config
 from app.version import VERSION
-from model import Bins, drift
+from model import Bins
+from model.live import drift
 from monitoring import dashboard, files, prometheus, rules
 from monitoring.drift import CUTS
 from monitoring.service import PREDICTIONS
@@ -258,13 +259,13 @@ def by_definition(reference: Floats, rows: Floats) -> dict[str, float]:
     return {"psi": psi(reference, rows), "ks": ks(reference, rows)}
 
 
-def by_report(reference: Floats, rows: Floats) -> dict[str, float]:
+def by_report(shares: Floats, rows: Floats) -> dict[str, float]:
     """Return the same by the report's functions, which have no PSI for a single bin, only KS."""
-    bins, counts, n_live = Bins(0.0, np.arange(len(reference) * 1.0), reference), rows.astype(int), int(rows[:-1].sum())
+    bins, counts, n_live = Bins(0.0, np.arange(len(shares) * 1.0), shares), rows.astype(int), int(rows[:-1].sum())
     return {
-        **({"psi": drift.psi(counts, bins)} if len(reference) > 1 else {}),
+        **({"psi": drift.psi(counts, bins)} if len(shares) > 1 else {}),
         "ks": drift.ks(counts, bins),
-        "psi_threshold": drift.psi_threshold(n_live, REFERENCE_ROWS, len(reference)),
+        "psi_threshold": drift.psi_threshold(n_live, REFERENCE_ROWS, len(shares)),
         "ks_threshold": drift.ks_threshold(n_live, REFERENCE_ROWS),
     }
 

@@ -23,9 +23,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from app.metrics import OUTCOMES
+from app.telemetry.metrics import OUTCOMES
 from model import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
-from model.prediction_log import Outcome, PredictionLog
+from model.live.prediction_log import Outcome, PredictionLog
 from tests.support.postgres import Postgres
 from tests.support.service import ROOT, bits
 

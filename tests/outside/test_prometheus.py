@@ -24,8 +24,8 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from model import evaluate
-from model.datasets import BOSTON_HOUSING, read
+from model.train import evaluate
+from model.train.tables import BOSTON_HOUSING, read
 from monitoring import dashboard, rules
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT

@@ -26,7 +26,7 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from app import create_app
 from app.config import Config, DatabaseURL, Share
-from app.log_writer import MAX_WAITING_ROWS
+from app.telemetry.prediction_writer import MAX_WAITING_ROWS
 from tests.support import feedback as shared
 from tests.support.feedback import LONG_AGO, UNKNOWN_ID, Answers, logged, logged_ids, opened, replaced
 from tests.support.metrics import MODEL, by_label, kill_worker, scrape, series, value

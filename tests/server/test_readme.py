@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from model.prediction_log import PredictionLog
+from model.live.prediction_log import PredictionLog
 from tests.support.readme import BLOCKS, COMMANDS, PAGES, section
 from tests.support.server import Server, serve
 from tests.support.service import ROOT

@@ -29,8 +29,8 @@ import requests
 from onnx import helper, numpy_helper
 
 from model import Store
-from model.artifact import read_draft
-from model.trained import to_onnx
+from model.store.artifact import read_draft
+from model.train.compile.onnx import to_onnx
 from tests.support.server import NGINX, Server, end, serve, wait_until
 from tests.support.service import HOUSE, ROOT, bits, rewrite
 

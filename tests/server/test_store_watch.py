@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.store_watch import fingerprint
+from app.serving.store_watch import fingerprint
 from tests.support.server import Server, serve
 from tests.support.service import HOUSE, rewrite
 

@@ -25,10 +25,11 @@ from typing import Any
 
 import pytest
 
-from model import ArtifactError, ModelError, Store, artifact
+from model import ArtifactError, ModelError, Store
 from model.__main__ import main
 from model.errors import ArchiveError
-from model.transfer import pack, pull
+from model.store import artifact
+from model.store.archive import pack, pull
 from tests.support.service import ROOT
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.body import parse_json, read
 from app.errors import BodyError
+from app.web.body import parse_json, read
 from tests.support.body import ANSWER, CODINGS, ROW, answer, bomb, every_coding, every_protocol, plain_body, post
 from tests.support.service import HOUSE, PROTOCOLS, everywhere_client, refused, strict_json
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.config import Origins, Route
 from app.factory import Service
-from app.logs import in_pieces, write
+from app.telemetry.log_lines import in_pieces, write
 from tests.support.service import HOUSE, PROTOCOLS, everywhere_client
 
 ORIGIN = "https://app.example.org"

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from app.logs import JSONFormatter
+from app.telemetry.log_lines import JSONFormatter
 from model import Matrix
 from tests.support.errors import CSV, HEADER, JSON, LINE, ROW, UNREADABLE, refusal
 from tests.support.service import COLUMNS, HOUSE, strict_json

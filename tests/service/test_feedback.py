@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from app import create_app
 from app.config import Config, DatabaseURL, Share
-from app.feedback import MAX_ROW, MAX_TRUTH, decode, plausible_range
-from app.metrics import OUTCOMES
+from app.routes.feedback import MAX_ROW, MAX_TRUTH, decode, plausible_range
+from app.telemetry.metrics import OUTCOMES
 from model import Feature, SchemaError, Store, TooManyRowsError
 from tests.support import feedback as shared
 from tests.support.feedback import UNKNOWN_ID, Answers, ids, logged, logged_ids, opened

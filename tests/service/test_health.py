@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.config import Config
 from model import Store
-from model.artifact import read_draft
+from model.store.artifact import read_draft
 from tests.support.health import BROWSER
 from tests.support.service import HOUSE
 

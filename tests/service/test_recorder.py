@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
-from app.visit import Exchange
+from app.web.exchange import Exchange
 from model import Artifact, Matrix
-from model.prediction_log import PredictionLog
+from model.live.prediction_log import PredictionLog
 from tests.support import recorder as shared
 from tests.support.metrics import series
 from tests.support.recorder import Counts, bins, expected, n_predictions, random_rows
@@ -108,7 +108,7 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
 @pytest.fixture
 def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns off counting by time."""
-    monkeypatch.setattr("app.recorder._INTERVAL_SECONDS", 60)
+    monkeypatch.setattr("app.telemetry.recorder._INTERVAL_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("no_interval")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from app.tables import from_instances
+from app.protocols.tables import from_instances
 from model import Feature, Schema, SchemaError
 from tests.support.service import COLUMNS, HOUSE, bits, refused, strict_json
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
-from model.prediction_log import PredictionLog
+from model.live.prediction_log import PredictionLog
 from tests.support.server import Server
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

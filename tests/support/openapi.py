@@ -13,7 +13,7 @@ from app import create_app
 from app.config import Config, Route
 from app.factory import Service
 from model import Store
-from model.artifact import read_draft
+from model.store.artifact import read_draft
 
 NAME = "boston-housing"
 

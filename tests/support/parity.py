@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from model import Matrix, Schema, evaluate, export, gbm, parity
-from model.datasets import BOSTON_HOUSING, Table, read
-from model.engine import Predict
-from model.evaluate import Split
-from model.trained import Candidate
+from model import Matrix, Schema
+from model.engine.runtime import Predict
+from model.train import evaluate, export, proof
+from model.train.candidate import Candidate
+from model.train.evaluate import Split
+from model.train.learners import gbm
+from model.train.tables import BOSTON_HOUSING, Table, read
 
 N_TREES = 25
 
@@ -36,7 +38,7 @@ class Case:
 
     def prove(self, compiled: Predict, tolerance: float = 0.0) -> dict[str, Any]:
         """Prove a compiled model equal to the pipeline."""
-        return parity.prove(
+        return proof.prove(
             self.model.predict,
             compiled,
             schema=self.schema,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app import create_app
 from app.config import Config, Route
-from model import artifact
+from model.store import artifact
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "model" / "data" / "boston_housing.csv"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model import Store
-from model.artifact import Draft
+from model.store.artifact import Draft
 
 SMALL = Draft({"title": "x"}, {"a.txt": b"a", "plots/b.png": b"b"})
 

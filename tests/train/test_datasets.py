@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from model import evaluate, export, gbm
-from model.datasets import BOSTON_HOUSING, read
+from model.train import evaluate, export
+from model.train.learners import gbm
+from model.train.tables import BOSTON_HOUSING, read
 from tests.support import datasets as shared
 from tests.support.datasets import LINES, Write
 

@@ -24,12 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model import Matrix, Store, artifact, evaluate
+from model import Matrix, Store, metrics
 from model.__main__ import main
-from model.datasets import BOSTON_HOUSING, HEIGHT_WEIGHT, read
-from model.engine import Engine, predict_by_batch_size
+from model.engine.compare import predict_by_batch_size
+from model.engine.runtime import Engine
 from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRowsError
-from model.evaluate import Split
+from model.store import artifact
+from model.train import evaluate
+from model.train.evaluate import Split
+from model.train.tables import BOSTON_HOUSING, HEIGHT_WEIGHT, read
 from tests.support.server import serve
 from tests.support.service import ROOT, bits, rewrite
 
@@ -41,7 +44,8 @@ from sklearn.neural_network import MLPRegressor  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
-from model import mlp, network  # noqa: E402
+from model.engine import network  # noqa: E402
+from model.train.learners import mlp  # noqa: E402
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")]
 
@@ -70,7 +74,7 @@ def y(X: Matrix) -> NDArray[np.float64]:
 
 
 def rmse(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    return evaluate.metrics(y, predicted)["rmse"]
+    return metrics.regression(y, predicted)["rmse"]
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
@@ -132,7 +136,7 @@ def test_it_stops_when_it_gets_worse() -> None:
 
     assert len(held_out) - 1 - 5 == fitted.best_epoch < 50
     assert max(held_out[-5:]) > held_out[fitted.best_epoch] >= min(held_out)
-    assert evaluate.metrics(y, fitted.predict(X))["r2"] < 0.9
+    assert metrics.regression(y, fitted.predict(X))["r2"] < 0.9
 
 
 @settings(max_examples=60, deadline=None)
@@ -315,7 +319,7 @@ def test_other_modes_fit_too(X: Matrix, y: NDArray[np.float64], chosen: dict[str
     settings = mlp.Settings(hidden=(32,), max_epochs=60, batch_size=32, **chosen)
     fitted = mlp.fit(X, y, settings, device=device)
 
-    assert evaluate.metrics(y, fitted.predict(X))["r2"] > 0.9
+    assert metrics.regression(y, fitted.predict(X))["r2"] > 0.9
     assert not torch.are_deterministic_algorithms_enabled()
     if not chosen.get("compile"):
         again = mlp.fit(X, y, settings, device=device)

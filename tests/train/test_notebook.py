@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model.__main__ import main
-from model.notebook import NOTEBOOKS
+from model.train.notebook import NOTEBOOKS
 
 Train = Callable[[str], Path]
 
@@ -162,7 +162,7 @@ def test_sections_are_the_four(notebook: Path) -> None:
 def test_notebook_has_the_defaults_of_the_command_line() -> None:
     """The network's parameters in the notebook, which the command line can set, are the defaults of the code."""
     needs("height-weight")
-    from model import mlp
+    from model.train.learners import mlp
 
     parameters: dict[str, Any] = {}
     exec(cells_of(NOTEBOOKS["height-weight"], "code")[0], parameters)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model import export, gbm
+from model.train import export
+from model.train.learners import gbm
 from tests.support import parity as shared
 from tests.support.parity import Case
 

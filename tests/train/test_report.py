@@ -23,10 +23,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from model import Artifact, PredictionLogError, Store, artifact, plots, report
+from model import Artifact, PredictionLogError, Store
 from model.__main__ import main
-from model.live import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
-from model.prediction_log import PredictionLog
+from model.live import report
+from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
+from model.live.prediction_log import PredictionLog
+from model.plots import training as plots
+from model.store import artifact
 from tests.support.postgres import run_postgres
 from tests.support.service import COLUMNS, rewrite
 

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from model import Store, artifact, evaluate, export, gbm, plots
-from model.datasets import BOSTON_HOUSING, read
+from model import Store
+from model.plots import training as plots
+from model.store import artifact
+from model.train import evaluate, export, table_plots
+from model.train.learners import gbm
+from model.train.tables import BOSTON_HOUSING, read
 from tests.support.service import ROOT, TABLE
 
 
@@ -37,7 +41,7 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
         rows = evaluate.split(table.X, table.y)
         pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=20)
         search = gbm.search(rows.X_train, rows.y_train, n_estimators=(5, 10), folds=2)
-        figures = {"search": plots.search(search["results"]), "correlations": plots.correlations(table)}
+        figures = {"search": plots.search(search["results"]), "correlations": table_plots.correlations(table)}
         draft = export.draft(table, rows, gbm.candidate(pipeline, rows.X_train, search=search), figures=figures)
         paths.append(Store(tmp_path / name).add("boston-housing", draft))
     one, two = (artifact.read(path) for path in paths)

@@ -28,9 +28,12 @@ from tests.support.service import HOUSE, refused, rewrite, strict_json
 torch = pytest.importorskip("torch", reason="needs PyTorch (requirements-cuda.txt)")
 pytest.importorskip("safetensors", reason="needs safetensors (requirements-cuda.txt)")
 
-from model import datasets, evaluate, export, mlp, network, torch_engine  # noqa: E402
-from model.network import Network  # noqa: E402
-from model.torch_engine import TorchEngine  # noqa: E402
+from model.engine import network  # noqa: E402
+from model.engine.gpu import TorchEngine  # noqa: E402
+from model.engine.network import Network  # noqa: E402
+from model.store import device as on_device  # noqa: E402
+from model.train import evaluate, export, tables  # noqa: E402
+from model.train.learners import mlp  # noqa: E402
 
 NAME = "boston-housing"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -41,7 +44,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of boston-housing as a network. Tests must not change it."""
     root: Path = tmp_path_factory.mktemp("networks")
-    table = datasets.read(datasets.DATASETS[NAME])
+    table = tables.read(tables.DATASETS[NAME])
     rows = evaluate.split(table.X, table.y)
     fitted = mlp.fit(rows.X_train, rows.y_train, mlp.Settings(hidden=(32, 16), max_epochs=2), device="cpu")
     Store(root).add(NAME, export.draft(table, rows, mlp.candidate(fitted), figures={}))
@@ -189,7 +192,7 @@ def test_missing_device() -> None:
 
 def test_load(model: Artifact, device: Any, houses: pd.DataFrame) -> None:
     """A network on a device predicts as on the CPU within the tolerance, and is otherwise the same version."""
-    found = torch_engine.load(model, device)
+    found = on_device.load(model, device)
     expected = model.predict(houses.to_numpy())
 
     assert isinstance(found.engine, TorchEngine)
@@ -227,7 +230,7 @@ def test_load_refuses(
     change(own / NAME / "1")
 
     with pytest.raises(error, match=message):
-        torch_engine.load(found, torch.device("cpu"))
+        on_device.load(found, torch.device("cpu"))
 
 
 # PyTorch's own name of the CPU: what a GPU's way through the service is tested with where there is none.

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model import ArtifactError, artifact
-from model.bit_vectors import Forest
+from model import ArtifactError
+from model.engine.forest import Forest
+from model.store import artifact
 from tests.support.service import bits, rewrite
 
 FILES = [

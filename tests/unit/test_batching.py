@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app import create_app
-from app.batching import Batcher
 from app.config import Config
 from app.errors import OverloadedError
 from app.factory import Service
+from app.serving.batching import Batcher
 from model import DeviceError, Matrix
 from tests.support.service import HOUSE, strict_json
 

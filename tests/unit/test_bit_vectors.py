@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import Matrix, gbm
-from model.bit_vectors import BitVectors, Forest
-from model.engine import Engine
+from model import Matrix
+from model.engine.forest import BitVectors, Forest
+from model.engine.runtime import Engine
+from model.train.learners import gbm
 from tests.support.service import bits
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from model.__main__ import main
-from model.datasets import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT, Column, Dataset, Rule, Table, Timeliness, read
 from model.errors import DataError
+from model.train.tables import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT, Column, Dataset, Rule, Table, Timeliness, read
 from tests.support import datasets as shared
 from tests.support.datasets import HEADER, LINES, Write
 from tests.support.service import HOUSE

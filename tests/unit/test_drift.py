@@ -15,25 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2, ks_2samp, norm
 
-from model import evaluate
-from model.datasets import BOSTON_HOUSING, read
-from model.drift import (
-    ALPHA,
-    BINS,
-    Bins,
-    C,
-    Reference,
-    Z,
-    bin_numbers,
-    ks,
-    ks_threshold,
-    missing_threshold,
-    parse,
-    psi,
-    psi_threshold,
-    reference_bins,
-)
-from model.schema import Feature, Schema
+from model.live.drift import ALPHA, C, Z, ks, ks_threshold, missing_threshold, psi, psi_threshold
+from model.schema.features import Feature, Schema
+from model.store.reference import BINS, Bins, Reference, bin_numbers, parse, reference_bins
+from model.train import evaluate
+from model.train.tables import BOSTON_HOUSING, read
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 # Many ties, as measurements have them, or none.

@@ -14,11 +14,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model import Matrix, evaluate, gbm
-from model.bit_vectors import BitVectors
-from model.datasets import BOSTON_HOUSING, read
-from model.engine import Engine, Predict
-from model.evaluate import Split
+from model import Matrix
+from model.engine.forest import BitVectors
+from model.engine.runtime import Engine, Predict
+from model.train import evaluate
+from model.train.evaluate import Split
+from model.train.learners import gbm
+from model.train.tables import BOSTON_HOUSING, read
 from tests.support.service import HOUSE, bits
 
 MAX = float(np.finfo(np.float64).max)

@@ -20,10 +20,11 @@ from onnx import helper, numpy_helper
 
 from app import create_app
 from app.config import Config
-from model import Store, artifact
-from model.engine import Engine
+from model import Store
+from model.engine.runtime import Engine
 from model.errors import ArtifactError
-from model.trained import to_onnx
+from model.store import artifact
+from model.train.compile.onnx import to_onnx
 from tests.support.service import HOUSE, rewrite
 
 ROOT = Path(__file__).parent / "artifacts" / "format-1"
@@ -67,7 +68,7 @@ def chain(depth: int, *, trees_of_it: int = 1, **changed: Any) -> bytes:
 
 
 def network(widths: tuple[int, ...] = (3, 4, 1), **changed: Any) -> bytes:
-    """Return a network like those of `model/mlp.py`; `changed` replaces constants."""
+    """Return a network like those of `model/train/learners/mlp.py`; `changed` replaces constants."""
     constants = {"x_mean": np.zeros(widths[0]), "x_scale": np.ones(widths[0])}
     nodes = [
         helper.make_node("Sub", ["X", "x_mean"], ["centred"]),

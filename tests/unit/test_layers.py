@@ -1,4 +1,4 @@
-"""Owns the floors: which module may import which, and what importing the service loads, starts and leaves behind."""
+"""The floors: which room may import from which, and what each may import from outside."""
 
 from __future__ import annotations
 
@@ -10,54 +10,68 @@ import pytest
 import model
 from tests.support.service import ROOT
 
-HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx"}
-
-# From the lowest floor up; a module imports only from floors that stand before its own.
-MODEL_FLOORS = [
-    {"errors", "files", "graph"},
-    {"manifest", "download"},
-    {"schema", "postgresql", "sqlite_file", "network"},
-    {"bit_vectors", "drift", "prediction_log"},
-    {"engine"},
-    {"parity", "artifact"},
-    {"store", "torch_engine"},
-    {"transfer"},
-]
-TRAINING = {
-    "gbm",
-    "mlp",
-    "trained",
-    "training",
-    "evaluate",
-    "datasets",
-    "plots",
-    "export",
-    "card",
-    "live",
-    "report",
-    "notebook",
-    "__main__",
+# Each room and the rooms that it may import from, from the lowest floor up. A module beside the rooms is a room.
+ROOMS: dict[str, set[str]] = {
+    "model.errors": set(),
+    "model.metrics": set(),
+    "model.schema": {"model.errors"},
+    "model.engine": {"model.errors", "model.schema"},
+    "model.store": {"model.errors", "model.schema", "model.engine"},
+    "model.plots": {"model.store"},
+    "model.live": {"model.errors", "model.metrics", "model.store", "model.plots"},
+    "model.train": {
+        *("model.errors", "model.metrics", "model.schema", "model.engine", "model.store", "model.plots"),
+    },
+    "model.__main__": {"model", "model.store", "model.live", "model.train"},
+    "app.config": set(),
+    "app.version": set(),
+    "app.errors": {"model"},
+    "app.web": {"app.errors", "model"},
+    "app.telemetry": {"app.config", "app.web", "model"},
+    "app.serving": {"app.config", "app.errors", "app.web", "app.telemetry", "model"},
+    "app.protocols": {
+        *("app.config", "app.version", "app.errors", "app.web", "app.telemetry", "app.serving", "model"),
+    },
+    "app.routes": {
+        *(
+            "app.config",
+            "app.version",
+            "app.errors",
+            "app.web",
+            "app.telemetry",
+            "app.serving",
+            "app.protocols",
+            "model",
+        ),
+    },
+    "app.factory": {
+        *("app.config", "app.web", "app.telemetry", "app.serving", "app.protocols", "app.routes", "model"),
+    },
+    "app.server": {"app.config", "app.telemetry", "app.serving", "model"},
 }
-HEAVY_READERS = TRAINING - {"card"}
-TORCH_READERS = {"network", "torch_engine"}  # which a server on a CPU does not import
-SETTERS = {"engine": "ORT_DISABLE_TELEMETRY", "mlp": "CUBLAS_WORKSPACE_CONFIG"}
+# What the service may import of the model beside its public names, each where it is needed and not before.
+LATE = {"model.engine.gpu", "model.engine.network", "model.live.prediction_log", "model.store.device"}
 
-APP_FLOORS = [
-    {"config", "gauges", "reply", "shared_values", "store_watch", "uploads", "version", "visit"},
-    {"worker"},
-    {"errors", "metrics", "logs"},
-    {"batching"},
-    {"body", "tables", "serving", "log_writer"},
-    {"recorder", "inference", "payload", "tensors"},
-    {"hot"},
-    {"door"},
-    {"predict", "open_inference", "tensorflow_serving", "vertex_ai", "mlflow_scoring", "health", "feedback"},
-    {"openapi"},
-    {"pages"},
-    {"factory"},
-]
+HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
+MAY_IMPORT = {
+    "model.plots": {"matplotlib", "pandas"},
+    "model.live": {"matplotlib"},
+    "model.train": HEAVY,
+    "model.engine.network": {"torch"},
+    "model.engine.gpu": {"torch"},
+    "model.store.device": {"torch"},
+}
+WEB = {"flask", "werkzeug", "gunicorn", "prometheus_client", "requests"}
+# Modules that set an environment variable for a library.
+SETTERS = {"model.engine.runtime": "ORT_DISABLE_TELEMETRY", "model.train.learners.mlp": "CUBLAS_WORKSPACE_CONFIG"}
 
-MODULES = sorted([*(ROOT / "model").glob("*.py"), *(ROOT / "app").glob("*.py")])
+
+def name_of(path: Path) -> str:
+    """Return the dotted name of a module."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for package in ("model", "app") for path in sorted((ROOT / package).rglob("*.py"))}
 
 
 def imports(path: Path) -> set[tuple[str, str]]:
@@ -72,12 +86,10 @@ def imports(path: Path) -> set[tuple[str, str]]:
     return found
 
 
-def siblings(path: Path) -> set[str]:
-    """Return the modules of its own package that a file imports."""
-    package = path.parent.name
-    names = {found.stem for found in path.parent.glob("*.py")}
-    direct = {module.split(".")[1] for module, _ in imports(path) if module.startswith(f"{package}.")}
-    return direct | {name for module, name in imports(path) if module == package and name in names}
+def own(path: Path) -> set[str]:
+    """Return the modules of this project that a file imports."""
+    modules = {f"{module}.{name}" if f"{module}.{name}" in MODULES else module for module, name in imports(path)}
+    return modules & MODULES.keys()
 
 
 def packages(path: Path) -> set[str]:
@@ -85,65 +97,65 @@ def packages(path: Path) -> set[str]:
     return {module.split(".")[0] for module, _ in imports(path)}
 
 
-def test_every_module_has_a_floor() -> None:
-    """Every module of both packages is in the tables of this file, and they name no other."""
-    floors = {"model": set().union(*MODEL_FLOORS, TRAINING), "app": set().union(*APP_FLOORS)}
-
-    for package, names in floors.items():
-        assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} == names
+def room_of(name: str) -> str:
+    """Return the room of a module."""
+    return ".".join(name.split(".")[:2])
 
 
-@pytest.mark.parametrize(("package", "floors"), [("model", MODEL_FLOORS), ("app", APP_FLOORS)], ids=["model", "app"])
-def test_imports_go_down(package: str, floors: list[set[str]]) -> None:
-    """A module imports only from floors below its own, never from its own floor or above."""
-    for number, floor in enumerate(floors):
-        below = set().union(*floors[:number])
-        for name in floor:
-            assert siblings(ROOT / package / f"{name}.py") - below == set(), name
+def test_every_module_has_a_room() -> None:
+    """Every module belongs to a room of the table, and every room has a module."""
+    assert {room_of(name) for name in MODULES} - {"model", "app"} == ROOMS.keys()
 
 
-def test_lowest_floor() -> None:
-    """The service's lowest floor imports nothing of the service itself."""
-    for name in APP_FLOORS[0]:
-        assert siblings(ROOT / "app" / f"{name}.py") == set()
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_down(room: str) -> None:
+    """A room imports only from the rooms that its line in the table names."""
+    for name, path in MODULES.items():
+        if room_of(name) == room:
+            found = {room_of(module) for module in own(path) - (LATE if name.startswith("app.") else set())}
+            assert found - {room} <= ROOMS[room], name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
-def test_training_packages_stay_in_training(path: Path) -> None:
-    """Only the modules that train import scikit-learn, pandas, matplotlib, joblib, papermill or onnx."""
-    if path.parent.name == "model" and path.stem in HEAVY_READERS:
-        assert packages(path) & {"app", "flask", "gunicorn"} == set()
-    else:
-        torch = set() if path.parent.name == "model" and path.stem in TORCH_READERS else {"torch"}
-        assert packages(path) & {*HEAVY, *torch, "nbformat"} == set()
+@pytest.mark.parametrize("package", ["model", "app"])
+def test_no_circles(package: str) -> None:
+    """No module imports one that imports it, directly or through others."""
+    left = {name: own(path) - {name} for name, path in MODULES.items() if name.startswith(f"{package}.")}
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "model").glob("*.py")), ids=lambda path: path.stem)
-def test_model_knows_nothing_about_the_service(path: Path) -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_training_packages_stay_in_training(name: str) -> None:
+    """Heavy packages are imported only where training, drawing or a GPU needs them."""
+    allowed: set[str] = set().union(*(found for room, found in MAY_IMPORT.items() if f"{name}.".startswith(f"{room}.")))
+
+    assert packages(MODULES[name]) & HEAVY <= allowed
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("model")])
+def test_model_knows_nothing_of_the_service(name: str) -> None:
     """The model imports nothing of the web and reads no environment variable; two modules set one for a library."""
-    source = path.read_text()
-    uses = [line.strip() for line in source.splitlines() if "environ" in line and "os.environ" in line]
+    source = MODULES[name].read_text()
+    uses = [line.strip() for line in source.splitlines() if "os.environ" in line]
 
-    assert packages(path) & {"app", "flask", "werkzeug", "gunicorn", "prometheus_client", "requests"} == set()
+    assert packages(MODULES[name]) & {"app", *WEB} == set()
     assert "getenv" not in source
-    if path.stem in SETTERS:
-        assert [SETTERS[path.stem] in line for line in uses] == [True]
+    if name in SETTERS:
+        assert [SETTERS[name] in line for line in uses] == [True]
     else:
         assert uses == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.stem)
-def test_service_uses_the_public_model(path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("app")])
+def test_service_uses_the_public_model(name: str) -> None:
     """The service imports of the model only what its `__all__` names, the prediction log and the engine for GPUs."""
-    names = {name for module, name in imports(path) if module == "model"}
+    found = imports(MODULES[name])
 
-    assert {module for module, _ in imports(path) if module.startswith("model.")} <= {
-        "model.network",
-        "model.prediction_log",
-        "model.torch_engine",
-    }
-    assert ("model", "") not in imports(path)
-    assert names <= set(model.__all__)
+    assert {module for module, _ in found if module.startswith("model.")} <= LATE
+    assert ("model", "") not in found
+    assert {imported for module, imported in found if module == "model"} <= set(model.__all__)
 
 
 def test_public_names_exist() -> None:

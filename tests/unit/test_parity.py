@@ -12,10 +12,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from model import Matrix, export, gbm, parity
+from model import Matrix
 from model.__main__ import main
-from model.engine import Engine, Predict
+from model.engine.runtime import Engine, Predict
 from model.errors import ProofError
+from model.train import export, proof
+from model.train.learners import gbm
 from tests.support import parity as shared
 from tests.support.parity import Case
 from tests.support.service import bits
@@ -131,8 +133,8 @@ def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> Non
     """One prediction that is off by one bit fails the proof, which names the group of the row."""
     groups = {
         "table_rows": trained.table.X.to_numpy(),
-        "random_rows": parity.random_rows(trained.schema, parity.RANDOM_ROWS, seed=0),
-        "limit_rows": parity.limit_rows(trained.schema),
+        "random_rows": proof.random_rows(trained.schema, proof.RANDOM_ROWS, seed=0),
+        "limit_rows": proof.limit_rows(trained.schema),
         "split_rows": trained.split_rows,
     }
     engine = Engine(trained.graph)
@@ -152,14 +154,14 @@ def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
     """Every other random row is within the training range, the rest up to its width outside, by the seed."""
     low = np.array([feature.minimum for feature in trained.schema.features])
     high = np.array([feature.maximum for feature in trained.schema.features])
-    rows = parity.random_rows(trained.schema, 1000, seed=1)
+    rows = proof.random_rows(trained.schema, 1000, seed=1)
 
     within: NDArray[np.bool_] = np.all((rows >= low) & (rows <= high), axis=1)  # (n_rows,)
     assert within[::2].all()
     assert within[1::2].mean() < 0.1
     assert ((rows >= low - (high - low)) & (rows <= high + (high - low))).all()
-    assert np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=1))
-    assert not np.array_equal(rows, parity.random_rows(trained.schema, 1000, seed=2))
+    assert np.array_equal(rows, proof.random_rows(trained.schema, 1000, seed=1))
+    assert not np.array_equal(rows, proof.random_rows(trained.schema, 1000, seed=2))
 
 
 def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:

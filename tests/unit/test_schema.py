@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model import Feature, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv
-from model.artifact import to_json
-from model.schema import REASONS, cell_reason, from_manifest, parse_cell, shape_problems, to_manifest
+from model.schema.csv_table import parse_cell
+from model.schema.features import REASONS, cell_reason, from_manifest, shape_problems, to_manifest
+from model.store.artifact import to_json
 from tests.support.service import bits
 
 SCHEMA = Schema((Feature("a", lowest=-1e30, highest=1e30), Feature("b"), Feature("c")), target=Feature("y"))

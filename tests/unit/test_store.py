@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from model import ArtifactError, NotInStoreError, Store, artifact
+from model import ArtifactError, NotInStoreError, Store
 from model.__main__ import main
-from model.artifact import Draft
-from model.store import find_store
+from model.store import artifact
+from model.store.artifact import Draft
+from model.store.mounts import find_store
 from tests.support import store as shared
 from tests.support.service import TABLE, bits
 from tests.support.store import SMALL

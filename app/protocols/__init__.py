@@ -1,0 +1,1 @@
+"""The protocols of predictions: one file each."""

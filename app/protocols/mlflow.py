@@ -1,0 +1,130 @@
+"""/ping, /version and /invocations: MLflow's scoring server, with the additions of Amazon SageMaker.
+
+Sources: mlflow 3.17, pyfunc/scoring_server; SageMaker's "custom inference code" for endpoints and batch transforms.
+Parquet, which MLflow reads if pyarrow is installed, is not read: the size of a decompressed page cannot be bounded
+beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from wsgiref.types import WSGIEnvironment
+
+import numpy as np
+from flask import Blueprint
+from numpy.typing import NDArray
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
+from app.config import Config
+from app.errors import BodyError, NotReadyError
+from app.protocols import fast_path, tables
+from app.serving.inference import Inference
+from app.serving.loaded import Serving
+from app.version import VERSION
+from app.web import body, refusal
+from app.web.body import CSV_TYPE
+from app.web.refusal import Refusal
+from app.web.reply import JSON_TYPE, Reply
+from model import Artifact, Matrix, Schema
+
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_CUSTOM_ATTRIBUTES = re.compile(r"[ -~]{1,1024}")
+_ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+
+
+def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
+    """Return routes of MLflow and SageMaker, for the default model; errors are `{"error_code": …, "message": …}`."""
+    routes = Blueprint("mlflow_scoring", __name__)
+    refuse = refusal.refuser(_error, unfit=400)
+    refusal.register(routes, refuse)
+
+    @routes.get("/ping")
+    @routes.get("/health")
+    @fast_path.probe
+    def ping() -> Reply:
+        """Report whether the server is ready; if not, raise `NotReadyError`, which is 503."""
+        if serving.unready:
+            raise NotReadyError(serving.unready)
+        return Reply(b"\n")
+
+    @routes.get("/version")
+    def version() -> Reply:
+        """Return the version of the server."""
+        return Reply(VERSION.encode(), "text/plain; charset=utf-8")
+
+    @routes.get("/execution-parameters")
+    def execution_parameters() -> dict[str, object]:
+        """Return the limits of a SageMaker batch transform's requests; SageMaker sends at most 100 MB in all at once.
+
+        With MULTI_RECORD it fills requests up to the payload limit. So this needs a row limit that such a request
+        cannot exceed, at two bytes a cell or more.
+        """
+        megabytes = min(max(1, config.max_body_bytes // 2**20), 100)
+        concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core keep all cores busy
+        bytes_per_row = 2 * len(serving.get(None).schema.names)
+        fits = megabytes * 2**20 // bytes_per_row <= inference.max_rows
+        return {
+            "MaxConcurrentTransforms": concurrent,
+            "BatchStrategy": "MULTI_RECORD" if fits else "SINGLE_RECORD",
+            "MaxPayloadInMB": megabytes,
+        }
+
+    def invocations(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
+        """Reply `{"predictions": […]}`, or one prediction a line if the client prefers CSV to JSON."""
+        media_type, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
+        if media_type == CSV_TYPE:
+            header = body.csv_header(parameters, default=None)
+            read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
+        else:
+            read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
+        return inference.decode(environ, model, read), partial(_reply, environ)
+
+    fast_path.add(routes, serving, inference, invocations, refuse, "/invocations")
+
+    return routes
+
+
+def _reply(environ: WSGIEnvironment, prediction: NDArray[np.float64]) -> Reply:
+    accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+    if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
+        lines = "".join(f"{value!r}\n" for value in prediction.tolist())
+        reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
+    else:
+        reply = body.to_json({"predictions": prediction})
+    attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
+    if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
+        reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
+    return reply
+
+
+def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are ignored.
+
+    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    document = body.parse_json(content, max_values=schema.max_values(max_rows))
+    forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
+    if len(forms) != 1:
+        raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")
+    value = document[forms[0]]
+    if forms[0] == "instances":
+        return tables.from_instances(value, schema, max_rows=max_rows)
+    if forms[0] == "inputs":
+        return tables.from_inputs(value, schema, max_rows=max_rows)
+    if forms[0] == "dataframe_records":
+        if not isinstance(value, list):
+            raise BodyError("dataframe_records is not a list")
+        return tables.from_records(value, schema, max_rows=max_rows)
+    data, columns = (value.get("data"), value.get("columns", list(schema.names))) if isinstance(value, dict) else (0, 0)
+    if not isinstance(data, list) or not isinstance(columns, list):
+        raise BodyError("dataframe_split is not an object with the lists columns and data")
+    return tables.from_rows(data, columns, schema, max_rows=max_rows)
+
+
+def _error(refusal: Refusal) -> dict[str, str]:
+    return {"error_code": _ERROR_CODES.get(refusal.status, "BAD_REQUEST"), "message": refusal.full_message()}

@@ -1,0 +1,263 @@
+"""V2's tensors: decodes requests, in JSON or JSON and binary, to one matrix, and encodes predictions.
+
+Formats: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's
+extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) and the servers disagree:
+
+- The YAML allows no null for an absent field, and servers send nulls: we leave absent fields out.
+- The YAML wants an array of numbers as `data`; the text and every server accept nested arrays, too: so do we.
+- The YAML has neither `binary_data_size` nor binary replies; Triton's extension adds both, and its client uses them by
+  default.
+- FP32 in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
+- A feature is FP64, but numbers of any datatype are accepted; Triton accepts only the declared one. BOOL and BYTES are
+  not numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.errors import BodyError
+from app.protocols import tables
+from app.web.body import parse_json, whole_number
+from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
+
+DATATYPE = "FP64"
+OUTPUT = "prediction"
+
+DATATYPES = {f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
+DATATYPES |= {f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)}
+DATATYPES |= {f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)}
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a request asks for: rows `(n_rows, n_features)`, its id, and whether the reply's tensor is binary."""
+
+    rows: Matrix
+    id: str | None
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input of a request: `cells` are numbers of its datatype, or JSON values if some are not numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    cells: NDArray[Any] | list[Any]
+
+
+def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: int) -> InferRequest:
+    """Return a decoded infer request; `json_length` is its Inference-Header-Content-Length, if it has one.
+
+    The inputs are one tensor for each feature, `[n]` or `[n, 1]`, in any order; or one tensor `[n, n_features]` of any
+    other name, in the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    header, tail = _split(body, json_length)
+    document = parse_json(header, max_values=schema.max_values(max_rows))
+    if not isinstance(document, dict):
+        raise BodyError("the request is not a JSON object")
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise BodyError("id is not a string")
+    binary = _wants_binary(document)
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise BodyError("inputs is not a list of tensors")
+    check_width(len(inputs), schema.names)
+    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, binary)
+
+
+def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: InferRequest) -> tuple[bytes, int | None]:
+    """Return the reply's body, and the length of its JSON if binary data follow."""
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": prediction.shape}
+    raw = prediction.astype("<f8", copy=False).tobytes() if infer_request.binary else b""
+    output |= {"parameters": {"binary_data_size": len(raw)}} if infer_request.binary else {"data": prediction}
+    document: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version), "outputs": [output]}
+    if infer_request.id is not None:
+        document["id"] = infer_request.id
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text + raw, len(text) if infer_request.binary else None
+
+
+def metadata(schema: Schema) -> dict[str, Any]:
+    """Return a model's input and output tensors, as in V2's metadata."""
+    inputs = [{"name": name, "datatype": DATATYPE, "shape": [-1]} for name in schema.names]
+    return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+
+
+def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON and the binary part of a body."""
+    if json_length is None:
+        return body, memoryview(b"")
+    digits = json_length.isascii() and json_length.isdecimal() and len(json_length) < 20
+    if not digits or not 0 < int(json_length) <= len(body):
+        raise BodyError(f"Inference-Header-Content-Length is not a length within the body's {len(body)} bytes")
+    return body[: int(json_length)], memoryview(body)[int(json_length) :]
+
+
+def _wants_binary(document: dict[str, Any]) -> bool:
+    """Return whether the output should be binary: its own parameter overrides the request's."""
+    parameters = _parameters(document, "the request")
+    binary = parameters.get("binary_data_output", False)
+    outputs = document.get("outputs")
+    if outputs is None:
+        outputs = []
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise BodyError("outputs is not a list of objects")
+    for output in outputs:
+        if output.get("name") != OUTPUT:
+            name = output.get("name")
+            shown = repr(name[:100]) if isinstance(name, str) else "without a name"
+            raise BodyError(f"the model has no output {shown}; it has {OUTPUT!r}")
+    if len(outputs) > 1:
+        raise BodyError(f"outputs names {OUTPUT!r} more than once")
+    for output in outputs:
+        own = _parameters(output, f"the output {OUTPUT!r}")
+        if own.get("classification"):
+            raise BodyError("the classification extension is not supported; the model is a regressor")
+        if "shared_memory_region" in own:
+            raise BodyError("the shared memory extensions are not supported; the reply carries its data")
+        binary = own.get("binary_data", binary)
+    if not isinstance(binary, bool):
+        raise BodyError("binary_data and binary_data_output must be true or false")
+    return binary
+
+
+def _parameters(value: dict[str, Any], owner: str) -> dict[str, Any]:
+    parameters = value.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise BodyError(f"the parameters of {owner} are not an object")
+    return parameters
+
+
+def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int) -> list[Tensor]:
+    """Return the inputs as tensors without the ignored ones; `tail` holds the data of binary ones in their order."""
+    tensors, problems = [], []
+    for item in inputs:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise BodyError("an input is not an object with a name")
+        name, shape = item["name"], _shape(item.get("shape"))
+        shown = shortened(name)
+        if shape is None:
+            raise BodyError(f"the shape of the input {shown!r} is not a list of one or two lengths")
+        raw, sent = None, _parameters(item, "an input").get("binary_data_size")
+        if sent is not None:
+            size = _length(sent)
+            if size is None:
+                raise BodyError(f"the binary_data_size of the input {shown!r} is not a length")
+            raw, tail = tail[:size], tail[size:]
+        if len(inputs) > 1 and name not in schema.names and schema.ignores(name):
+            continue
+        if (raw is None) == (item.get("data") is None):
+            problems.append(
+                Problem(None, shown, "has no data" if raw is None else "has data and binary_data_size; send one")
+            )
+            continue
+        cells = _cells(item, shape, raw)
+        if isinstance(cells, str):
+            problems.append(Problem(None, shown, cells))
+        else:
+            tables.check_rows(shape[0], max_rows)  # after the data matched the shape
+            tensors.append(Tensor(name, shape, cells))
+    if problems:
+        raise SchemaError(problems, n_rows=0)
+    if len(tail):
+        raise BodyError(f"{len(tail)} bytes follow the last binary tensor")
+    return tensors
+
+
+def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
+    """Return the values of an input, or what is wrong with it."""
+    datatype = item.get("datatype")
+    dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None:
+        shown = repr(datatype[:20]) if isinstance(datatype, str) else "of an input"
+        return f"the datatype {shown} is not one of {', '.join(DATATYPES)}"
+    if raw is not None:
+        size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
+        if size != expected:
+            return f"has a binary_data_size of {size}, but its shape and datatype need {expected} bytes"
+        if len(raw) != expected:
+            return f"has {len(raw)} bytes left in the body, but its shape and datatype need {expected}"
+        return np.frombuffer(raw, dtype)
+    cells = _flatten(item["data"], shape)
+    if cells is None:
+        return "its data do not match its shape"
+    types = set(map(type, cells))
+    if not types <= {int, float}:
+        return cells
+    if dtype.kind != "f" and float in types:
+        cells = list(map(whole_number, cells))
+        if None in cells:
+            return f"its data are not all {datatype}"
+    try:
+        with np.errstate(over="ignore"):  # overflow gives infinity, which the schema reports with its row
+            return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
+    except OverflowError:  # an integer beyond float64, which the schema reports, or beyond its own datatype
+        return cells if dtype.kind == "f" else f"its data are not all in the range of {datatype}"
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Return one or two lengths, or None for anything else."""
+    if not isinstance(value, list) or len(value) not in (1, 2):
+        return None
+    lengths = tuple(length for length in map(_length, value) if length is not None)
+    return lengths if len(lengths) == len(value) else None
+
+
+def _length(value: Any) -> int | None:
+    length = whole_number(value)
+    return length if length is not None and 0 <= length < 2**63 else None
+
+
+def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
+    """Return nested or flat data as one list in row-major order, or None if they do not match `shape`."""
+    if not isinstance(data, list):
+        return None
+    if len(shape) == 2 and data and isinstance(data[0], list):
+        if len(data) != shape[0] or not all(isinstance(row, list) and len(row) == shape[1] for row in data):
+            return None
+        return list(chain.from_iterable(data))
+    return data if len(data) == prod(shape) else None
+
+
+def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
+    """Return the tensors of a request as one matrix in the schema's order."""
+    if not tensors:  # all were ignored: every feature is missing
+        return schema.matrix_from_columns({})
+    n_rows, names = tensors[0].shape[0], schema.names
+    columns: dict[str, NDArray[Any] | list[Any]]
+    if len(tensors) == 1 and tensors[0].name not in names:
+        tensor = tensors[0]
+        if tensor.shape != (n_rows, len(names)):
+            text = f"is not a feature; a matrix of all features has the shape [n, {len(names)}]"
+            raise SchemaError([Problem(None, shortened(tensor.name), text)], n_rows=n_rows)
+        if isinstance(tensor.cells, np.ndarray):
+            return schema.matrix_from_array(tensor.cells.reshape(tensor.shape).astype(np.float64))
+        columns = {name: tensor.cells[i :: len(names)] for i, name in enumerate(names)}
+    else:
+        columns = {tensor.name: tensor.cells for tensor in tensors}
+        problems = [
+            Problem(None, shortened(tensor.name), f"its shape is not [{n_rows}] or [{n_rows}, 1]")
+            for tensor in tensors
+            if tensor.shape not in ((n_rows,), (n_rows, 1))
+        ]
+        names_given = Counter(tensor.name for tensor in tensors)
+        problems += [Problem(None, shortened(name), "repeated") for name, count in names_given.items() if count > 1]
+        if problems:
+            raise SchemaError(problems, n_rows=n_rows)
+    arrays = {name: cells.astype(np.float64) for name, cells in columns.items() if isinstance(cells, np.ndarray)}
+    if columns.keys() == arrays.keys() == set(names):
+        return schema.matrix_from_array(np.column_stack([arrays[name] for name in names]))
+    return schema.matrix_from_columns(columns | {name: cells.tolist() for name, cells in arrays.items()})

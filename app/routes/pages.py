@@ -1,0 +1,79 @@
+"""GET /, /docs and /openapi.json: what is served and how to call it, for people and tools."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask_swagger_ui import get_swaggerui_blueprint
+
+from app.config import Config
+from app.routes import openapi
+from app.serving.loaded import Serving
+from app.web.body import compress, to_json
+from app.web.reply import Reply
+from model import Artifact
+
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
+
+
+def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bool]) -> Blueprint:
+    """Return the routes of the pages and of the OpenAPI document.
+
+    Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
+    relative start with the proxy's `X-Forwarded-Prefix`, if `trusts_proxy` accepts its address.
+    """
+    routes = Blueprint("pages", __name__)
+    # Swagger UI comes from its package; without its validator no page loads anything from another host.
+    interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
+    swagger_ui = get_swaggerui_blueprint(".", "../openapi.json", config=interactive)
+    routes.register_blueprint(swagger_ui, url_prefix="/docs")
+
+    @routes.before_request
+    def add_slash() -> Any:
+        """Redirect `/docs` to `/docs/`, which its links are relative to."""
+        return redirect("docs/", 308) if request.path == "/docs" else None
+
+    def prefix() -> str:
+        """Return the prefix that a proxy removed from the path, or an empty string."""
+        forwarded = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
+        trusted = forwarded and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
+        return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
+
+    @routes.get("/openapi.json")
+    def document() -> Reply:
+        """Return the OpenAPI document of the loaded models, compressed if the client accepts that."""
+        found = openapi.document(serving, config, prefix=request.script_root + prefix())
+        return compress(to_json(found), request.environ)
+
+    @routes.get("/")
+    def index() -> Response:
+        """Show every loaded model: version, metrics, features, and a request that works.
+
+        A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
+        """
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
+            models = [_describe(model) for model in serving.models.values()]
+            reply = Response(render_template("index.html", models=models, reason=serving.unready))
+        else:
+            reply = to_json({"status": "alive"}).to_flask()
+        reply.cache_control.no_store = True  # the page shows the host of the request
+        reply.vary.add("Accept")
+        return reply
+
+    def _describe(model: Artifact) -> dict[str, Any]:
+        values = {} if model.name == serving.default_name else {"name": model.name}
+        url = request.host_url.rstrip("/") + prefix() + url_for("predict.predict", **values, _external=False)
+        row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
+        body = orjson.dumps(row).decode()
+        return {
+            "facts": model.manifest,
+            "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+            "answer": float(model.predict(model.golden_rows[:1])[0]),
+        }
+
+    return routes

@@ -1,0 +1,1 @@
+"""Which version answers, and how rows are run."""

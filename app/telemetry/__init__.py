@@ -1,0 +1,1 @@
+"""What is recorded beside the reply. Never delays it."""

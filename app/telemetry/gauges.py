@@ -1,0 +1,111 @@
+"""Gauges about the loaded models, each with the question that it answers.
+
+All workers have the same values, so any worker can answer a scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from model import Artifact
+
+if TYPE_CHECKING:
+    from model.engine.gpu import Usage
+    from model.live.prediction_log import LiveError
+
+
+class ModelCollector(Collector):
+    """Collects gauges of the models that are loaded at the time of the scrape."""
+
+    def __init__(
+        self,
+        models: Callable[[], Iterable[Artifact]],
+        golden: Callable[[], Mapping[tuple[str, int], bool]],
+        ready: Callable[[], bool],
+        live_errors: Callable[[], Iterable[LiveError]],
+        usage: Callable[[], Usage | None],
+    ) -> None:
+        self._models = models
+        self._golden = golden
+        self._ready = ready
+        self._live_errors = live_errors
+        self._usage = usage
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        version = ["model", "version"]
+        # Is the server ready for requests: is every configured model loaded?
+        yield GaugeMetricFamily("tabserve_ready", "1 if /readyz answers 200, else 0.", self._ready())
+        # Which version answers? Tells versions apart in other panels.
+        info = GaugeMetricFamily(
+            "tabserve_model_info",
+            "1 for each model that is loaded and verified.",
+            labels=[*version, "algorithm", "digest"],
+        )
+        # Did a version predict its golden rows as in training?
+        golden = GaugeMetricFamily(
+            "tabserve_golden_check_success",
+            "1 if the golden rows had the predictions of training when the version was loaded, else 0.",
+            labels=version,
+        )
+        # What is drift measured against, and from how many rows is that known?
+        shares = GaugeMetricFamily(
+            "tabserve_feature_bin_reference_ratio",
+            "Share of the training rows in each bin.",
+            labels=[*version, "feature", "bin"],
+        )
+        prediction_shares = GaugeMetricFamily(
+            "tabserve_prediction_bin_reference_ratio",
+            "Share of the predictions for the training rows in each bin.",
+            labels=[*version, "bin"],
+        )
+        rows = GaugeMetricFamily(
+            "tabserve_reference_rows", "Training rows behind the reference shares.", labels=version
+        )
+        for (name, number), equal in self._golden().items():
+            golden.add_metric([name, str(number)], equal)
+        for model in self._models():
+            facts, labels = model.manifest, [model.name, str(model.version)]
+            info.add_metric([*labels, facts["algorithm"], facts["digest"]], 1)
+            rows.add_metric(labels, facts["metrics"]["training"]["rows"])
+            for feature, bins in model.reference.features.items():
+                for label, share in zip(bins.labels, bins.all_shares):
+                    shares.add_metric([*labels, feature, label], share)
+            for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
+                prediction_shares.add_metric([*labels, label], share)
+        yield from (info, golden, shares, prediction_shares, rows, *self._errors(), *self._gpu())
+
+    def _errors(self) -> Iterable[GaugeMetricFamily]:
+        """Do the predictions match the reported truths as well as they matched the validation rows?"""
+        labels = ["model", "version"]
+        for name, meaning in (
+            ("rmse", "Root mean square error"),
+            ("mae", "Mean absolute error"),
+            ("bias", "Mean signed error"),
+            ("rows", "True values behind the error: with few of them a difference means little"),
+        ):
+            validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
+            for model in self._models():
+                validation.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
+            live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
+            for error in self._live_errors():
+                live.add_metric([error.model, str(error.version)], getattr(error, name))
+            yield from (validation, live)
+
+    def _gpu(self) -> Iterable[GaugeMetricFamily]:
+        """Is the GPU full, and is it the bottleneck? Only the worker that has the GPU knows."""
+        used = GaugeMetricFamily("tabserve_gpu_memory_used_bytes", "GPU memory in use, by any process.")
+        total = GaugeMetricFamily("tabserve_gpu_memory_total_bytes", "GPU memory in all.")
+        busy = GaugeMetricFamily(
+            "tabserve_gpu_busy_ratio", "Share of the last moments in which the GPU was busy, by its driver."
+        )
+        usage = self._usage()
+        if usage:
+            used.add_metric([], usage.memory_used_bytes)
+            total.add_metric([], usage.memory_total_bytes)
+            if usage.busy is not None:
+                busy.add_metric([], usage.busy)
+        yield from (used, total, busy)

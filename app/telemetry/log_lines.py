@@ -1,0 +1,116 @@
+"""Logs as JSON lines: one for each request on standard output, the server's own on standard error.
+
+No payload and no feature value is ever written. So an exception is logged as its class and stack, without its message,
+which could quote the payload.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from app.web.exchange import Exchange
+
+# W3C Trace Context: version, trace id, the client's span id, flags; later versions may append fields.
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
+
+_log = logging.getLogger("tabserve")
+
+
+def in_pieces(lines: Iterable[bytes]) -> list[bytes]:
+    """Return lines joined to pieces that a pipe takes at once, so that the lines of several workers do not mix."""
+    pieces = [b""]
+    for line in lines:
+        if len(pieces[-1]) + len(line) > select.PIPE_BUF:
+            pieces.append(b"")
+        pieces[-1] += line
+    return [piece for piece in pieces if piece]
+
+
+def write(pieces: Iterable[bytes]) -> None:
+    """Write pieces of the log to standard output."""
+    with suppress(OSError):  # a closed standard output must not fail anything else
+        for piece in pieces:
+            os.write(1, piece)
+
+
+def request_line(exchange: Exchange) -> bytes:
+    """Return the log line of a request, in JSON."""
+    fields: dict[str, Any] = {
+        "time": timestamp(exchange.time),
+        "request_id": exchange.request_id,
+        "method": exchange.method[:16],
+        "route": exchange.route,
+        "status": exchange.status,
+        "duration_ms": int(exchange.seconds * 1e6) / 1000,
+    }
+    if trace := _TRACEPARENT.fullmatch(exchange.traceparent):
+        fields["trace_id"], fields["parent_span_id"] = trace[1], trace[2]
+    if exchange.model:
+        fields["model"], fields["version"] = exchange.model.name, exchange.model.version
+        fields["rows"] = exchange.rows or None
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def failure(exc_info: Any, request_id: str) -> None:
+    """Log an exception under the request's id, without its message, which may quote the payload."""
+    _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": request_id}})
+
+
+def timestamp(seconds: float) -> str:
+    """Return a time since the epoch as RFC 3339 in UTC, to the millisecond."""
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+class JSONFormatter(logging.Formatter):
+    """Renders a record of the standard library's logging, gunicorn's included, as one JSON line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _without_request_line(record.getMessage()),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0]:
+            kind, _, trace = record.exc_info
+            fields["exception"] = kind.__name__
+            fields["trace"] = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(trace)]
+        return orjson.dumps(fields, default=str).decode()
+
+
+def _without_request_line(message: str) -> str:
+    """Return gunicorn's message about a malformed request without the quoted bytes, which may be a payload."""
+    return message.partition(": ")[0] if message.startswith("Invalid request from ") else message
+
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "app.telemetry.log_lines.JSONFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
+    "root": {"level": "INFO", "handlers": ["stderr"]},
+    # gunicorn keeps its logger from propagating to the root, so it needs the handler itself.
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False}},
+}
+"""For `logging.config.dictConfig`: everything to standard error as JSON."""

@@ -1,0 +1,344 @@
+"""Every Prometheus metric of the service, each with the question that it answers.
+
+Under gunicorn the values are in memory that the workers share (shared_values.py), so any worker can answer a scrape for
+all of them. When a worker is killed, its exchanges of the last 0.2 s are lost: see recorder.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client.exposition import choose_encoder
+
+from app.telemetry.gauges import ModelCollector
+from app.telemetry.shared_values import SharedCollector, are_shared
+from app.web.exchange import Exchange
+from model import MISSING, Artifact, Bins
+
+if TYPE_CHECKING:
+    from model.engine.gpu import Usage
+    from model.live.prediction_log import LiveError
+
+# From well below a millisecond, the time of a single row, to where clients give up.
+DURATION_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to more than a request may have by default
+
+DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
+REMOVED = ("age", "size")  # why a row was removed from it
+OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what happened to a true value
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+M = TypeVar("M", Counter, Histogram, Summary)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters of one version of a model: requests by outcome, runs of the engine, rows, and seconds."""
+
+    rows: float = 0
+    engine_runs: float = 0
+    engine_seconds: float = 0
+    successes: float = 0
+    success_seconds: float = 0
+    failures: float = 0
+    failure_seconds: float = 0
+
+
+# The field for each sample and outcome.
+_STATISTICS = {
+    ("tabserve_rows_total", None): "rows",
+    ("tabserve_engine_duration_seconds_count", None): "engine_runs",
+    ("tabserve_engine_duration_seconds_sum", None): "engine_seconds",
+    ("tabserve_inference_duration_seconds_count", "success"): "successes",
+    ("tabserve_inference_duration_seconds_sum", "success"): "success_seconds",
+    ("tabserve_inference_duration_seconds_count", "failure"): "failures",
+    ("tabserve_inference_duration_seconds_sum", "failure"): "failure_seconds",
+}
+
+
+class Metrics:
+    """The metrics of one service.
+
+    >>> metrics = Metrics(models=lambda: [])
+    >>> metrics.count([Exchange("an-id", "POST", "/predict", status=200, seconds=0.0004)])
+    """
+
+    def __init__(
+        self,
+        models: Callable[[], Iterable[Artifact]],
+        golden: Callable[[], Mapping[tuple[str, int], bool]] = dict,
+        ready: Callable[[], bool] = lambda: True,
+        live_errors: Callable[[], Iterable[LiveError]] = list,
+        runs: Callable[[], Mapping[tuple[str, int], tuple[Sequence[int], Sequence[float]]]] = dict,
+        usage: Callable[[], Usage | None] = lambda: None,
+    ) -> None:
+        self._children: dict[tuple[object, ...], Any] = {}
+        self._runs = runs
+        self._models = ModelCollector(models, golden, ready, live_errors, usage)
+        self._registry = CollectorRegistry()
+        self._registry.register(self._models)
+        # Does the service answer, and with which status? Rate and errors, by route.
+        self._requests = Counter(
+            "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self._registry
+        )
+        # How long does a reply take? Latency objectives and their burn rate, by route.
+        self._durations = Histogram(
+            "http_request_duration_seconds",
+            "Time in the application, without the wait for it and without sending.",
+            ["route"],
+            buckets=DURATION_BUCKETS,
+            registry=self._registry,
+        )
+        # Which model's requests are answered, and how long do they take, by outcome? Also for V2's statistics.
+        self._inferences = Summary(
+            "tabserve_inference_duration_seconds",
+            "Time in the application for prediction requests; outcome is success or failure.",
+            ["model", "version", "outcome"],
+            registry=self._registry,
+        )
+        # How much of that is the engine?
+        self._engine = Summary(
+            "tabserve_engine_duration_seconds",
+            "Time in the engine: a request's share of a run, or the whole run where requests wait for each other.",
+            ["model", "version"],
+            registry=self._registry,
+        )
+        # Are requests run together, and is the limit on their rows reached?
+        self._batch_rows = Histogram(
+            "tabserve_batch_rows",
+            "Rows of each run of an engine that runs requests together.",
+            ["model", "version"],
+            buckets=BATCH_BUCKETS,
+            registry=self._registry,
+        )
+        # How long do they wait for each other: is the engine, or the GPU, the bottleneck?
+        self._batch_waits = Histogram(
+            "tabserve_batch_wait_seconds",
+            "Time that a request waited for an engine that runs requests together.",
+            ["model", "version"],
+            buckets=DURATION_BUCKETS,
+            registry=self._registry,
+        )
+        # How busy is the service now? For the autoscaler.
+        self._in_flight = Gauge(
+            "tabserve_requests_in_flight",
+            "Requests that all workers answer or keep waiting; at most about a second old.",
+            registry=self._registry,
+        )
+        # How many rows are predicted? Capacity, and batches in one request.
+        self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
+        # Which rows do not fit the schema, and why? Also shows a value that is missing more often than before.
+        self._rejected = Counter(
+            "tabserve_rejected_rows_total",
+            "Rows refused because they do not fit the schema; a row counts for each feature and reason.",
+            ["model", "version", "reason", "feature"],
+            registry=self._registry,
+        )
+        # Is there more load than capacity? Then scale out.
+        self._overload = Counter(
+            "tabserve_overload_rejections_total", "Requests refused because too many wait.", registry=self._registry
+        )
+        # Do features and predictions still look like the training data? Recording rules compute drift from these.
+        self._feature_bins = Counter(
+            "tabserve_feature_bin_total",
+            "Feature values of answered rows, by the bins of the training distribution.",
+            ["model", "version", "feature", "bin"],
+            registry=self._registry,
+        )
+        self._prediction_bins = Counter(
+            "tabserve_prediction_bin_total",
+            "Predictions, by the bins of the predictions for the training rows.",
+            ["model", "version", "bin"],
+            registry=self._registry,
+        )
+        # Is the prediction log complete, so that feedback finds its predictions?
+        self._logged = Counter(
+            "tabserve_prediction_log_rows_total", "Rows written to the prediction log.", registry=self._registry
+        )
+        self._dropped = Counter(
+            "tabserve_prediction_log_dropped_rows_total",
+            "Rows missing from the prediction log: it was slow or unavailable, or has rows of the same request id.",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._removed = Counter(
+            "tabserve_prediction_log_removed_rows_total",
+            "Rows removed from the prediction log: by age, or the oldest rows of a log that was too large.",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._log_failures = Counter(
+            "tabserve_prediction_log_failures_total",
+            "Failed accesses to the prediction log; rows to be written wait.",
+            registry=self._registry,
+        )
+        # Are truths reported, and for known predictions?
+        self._feedback = Counter(
+            "tabserve_feedback_rows_total", "True values received.", ["outcome"], registry=self._registry
+        )
+        for reason in DROPPED:
+            self._child(self._dropped, reason)
+        for reason in REMOVED:
+            self._child(self._removed, reason)
+        for outcome in OUTCOMES:
+            self._child(self._feedback, outcome)
+        for model in models():
+            self._count_bins_from_zero(model)
+
+    def count_failures_from_zero(self, routes: Iterable[str]) -> None:
+        """Start the counters of failed POSTs to these routes at 0, so that a first burst is an increase."""
+        for route in routes:
+            for status in (500, 503):
+                self._child(self._requests, "POST", route, status)
+
+    def count(self, exchanges: Iterable[Exchange]) -> None:
+        """Count exchanges: many at once cost little more than one."""
+        requests: dict[tuple[str, str, int], int] = {}
+        durations: dict[str, list[float]] = {}
+        by_version: dict[tuple[str, int], list[Exchange]] = {}
+        for exchange in exchanges:
+            key = exchange.method, exchange.route, exchange.status
+            requests[key] = requests.get(key, 0) + 1
+            durations.setdefault(exchange.route, []).append(exchange.seconds)
+            if exchange.model:
+                by_version.setdefault((exchange.model.name, exchange.model.version), []).append(exchange)
+        for (method, route, status), n_requests in requests.items():
+            self._child(self._requests, method if method in _METHODS else "other", route, status).inc(n_requests)
+        for route, seconds in durations.items():
+            _observe_each(self._child(self._durations, route), seconds)
+        for version, of_version in by_version.items():
+            for outcome, seconds in (
+                ("success", [exchange.seconds for exchange in of_version if exchange.status < 400]),
+                ("failure", [exchange.seconds for exchange in of_version if exchange.status >= 400]),
+            ):
+                if seconds:
+                    _add(self._child(self._inferences, *version, outcome), seconds)
+            answered = [exchange for exchange in of_version if exchange.rows]
+            if answered:
+                self._count_answered(answered)
+        for version, (rows, waits) in self._runs().items():
+            _observe_each(self._child(self._batch_rows, *version), rows)
+            _observe_each(self._child(self._batch_waits, *version), waits)
+
+    def set_in_flight(self, requests: int) -> None:
+        """Set how many requests this worker has accepted and not answered."""
+        self._in_flight.set(requests)
+
+    def count_rejected(self, model: Artifact, n_rows: int, reason: str, feature: str) -> None:
+        """Count rows that were refused for one of `model.REASONS` or for their shape; `feature` may be empty."""
+        self._child(self._rejected, model.name, model.version, reason, feature).inc(n_rows)
+
+    def count_overload(self) -> None:
+        """Count one request that was refused because too many wait."""
+        self._overload.inc()
+
+    def count_logged(self, n_rows: int) -> None:
+        """Count rows written to the prediction log."""
+        self._logged.inc(n_rows)
+
+    def count_dropped(self, n_rows: int, reason: str) -> None:
+        """Count rows that are missing from the prediction log."""
+        self._child(self._dropped, reason).inc(n_rows)
+
+    def count_removed(self, n_rows: int, reason: str) -> None:
+        """Count rows that were removed from the prediction log."""
+        self._child(self._removed, reason).inc(n_rows)
+
+    def count_log_failure(self) -> None:
+        """Count one failed access to the prediction log."""
+        self._log_failures.inc()
+
+    def count_feedback(self, outcome: str, n_rows: int) -> None:
+        """Count true values by their outcome."""
+        self._child(self._feedback, outcome).inc(n_rows)
+
+    def _count_answered(self, exchanges: Sequence[Exchange]) -> None:
+        """Count the predicted rows of one version, by the bins of its training data, and the engine's time."""
+        model = exchanges[0].model
+        assert model  # it made the predictions
+        X = np.concatenate([exchange.X for exchange in exchanges if exchange.X is not None])
+        y = np.concatenate([exchange.y for exchange in exchanges if exchange.y is not None])
+        version = model.name, model.version
+        self._child(self._rows, *version).inc(len(y))
+        _add(self._child(self._engine, *version), [exchange.engine_seconds for exchange in exchanges])
+        for (name, bins), column in zip(model.reference.features.items(), X.T):
+            self._count(self._feature_bins, (*version, name), bins, column)
+        self._count(self._prediction_bins, version, model.reference.prediction, y)
+
+    def _count(self, metric: Counter, labels: tuple[object, ...], bins: Bins, values: NDArray[np.float64]) -> None:
+        for label, count in zip(bins.labels, bins.count(values).tolist()):
+            if count:
+                self._child(metric, *labels, label).inc(count)
+
+    def _count_bins_from_zero(self, model: Artifact) -> None:
+        """Start the counters of every bin of a model at 0, so that the first value in a bin is an increase.
+
+        The same for refused missing values, which are in no bin.
+        """
+        for name, bins in model.reference.features.items():
+            self._child(self._rejected, model.name, model.version, MISSING, name)
+            for label in bins.labels:
+                self._child(self._feature_bins, model.name, model.version, name, label)
+        for label in model.reference.prediction.labels:
+            self._child(self._prediction_bins, model.name, model.version, label)
+
+    def _child(self, metric: M, *labels: object) -> M:
+        """Return a metric's child from a cache: `labels` itself takes as long as counting."""
+        child: M | None = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
+
+    def statistics(self) -> dict[tuple[str, str], Statistics]:
+        """Return the counters of all workers since the start, by model and version."""
+        found: dict[tuple[str, str], Statistics] = {}
+        for family in self._all_workers().collect():
+            for sample in family.samples:
+                field = _STATISTICS.get((sample.name, sample.labels.get("outcome")))
+                if field:
+                    one = found.setdefault((sample.labels["model"], sample.labels["version"]), Statistics())
+                    setattr(one, field, sample.value)
+        return found
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return all workers' metrics and their content type, in the format that the scraper asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._all_workers()), content_type
+
+    def _all_workers(self) -> CollectorRegistry:
+        """Return a registry of the metrics of all workers, or of this process if it is the only one."""
+        if not are_shared():
+            return self._registry
+        registry = CollectorRegistry()
+        registry.register(self._models)
+        registry.register(SharedCollector())
+        return registry
+
+
+# prometheus_client observes one value in a call, which takes several times as long as all counting here. So these do
+# what its methods do, for many values at once.
+
+
+def _add(summary: Summary, values: Sequence[float]) -> None:
+    """Have a summary observe each of `values`."""
+    summary._count.inc(len(values))
+    summary._sum.inc(sum(values))
+
+
+def _observe_each(histogram: Histogram, values: Sequence[float]) -> None:
+    """Have a histogram observe each of `values`."""
+    histogram._sum.inc(sum(values))
+    for number, count in enumerate(np.bincount(np.searchsorted(histogram._upper_bounds, values)).tolist()):
+        if count:
+            histogram._buckets[number].inc(count)

@@ -1,0 +1,173 @@
+"""Writes the prediction log in a thread of its own: a slow or unavailable database delays no reply."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from app.config import Config
+from app.telemetry.metrics import Metrics
+from app.web.exchange import Exchange
+from model import PredictionLogError, RefusedRowsError
+
+if TYPE_CHECKING:
+    from model.live.prediction_log import LiveError, PredictionLog
+
+_log = logging.getLogger("tabserve")
+
+_INTERVAL_SECONDS = 0.5
+_REFRESH_SECONDS = 10  # between computations of the live errors; metrics are rarely scraped more often
+_PRUNE_SECONDS = 600
+_STOP_SECONDS = 5  # how long a stopping worker waits for the database, well within gunicorn's graceful timeout
+_REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, but at least one request
+# Rows that may wait for a slow or unavailable database; about 600 bytes each in requests of one row.
+MAX_WAITING_ROWS = 50_000
+
+
+class LogWriter:
+    """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
+
+    `live_errors` are at most about 10 s old.
+    """
+
+    def __init__(self, log: PredictionLog, metrics: Metrics, config: Config) -> None:
+        self.live_errors: Sequence[LiveError] = ()
+        self._log = log
+        self._metrics = metrics
+        self._config = config
+        self._waiting: deque[Exchange] = deque()
+        self._rows_queued = self._rows_dequeued = 0  # one thread changes each
+        self._next_refresh = self._next_prune = 0.0
+        self._failing = False
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None  # made in `start`: threads do not survive a fork
+
+    def start(self) -> None:
+        """Start the thread; call it once, in the worker process."""
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def put(self, exchange: Exchange) -> None:
+        """Queue the predictions of an exchange if it is in the logged share; drop them if too many rows wait."""
+        # By the request id, so that all pods choose the same requests.
+        if zlib.crc32(exchange.request_id.encode()) >= self._config.prediction_log_share * 2**32:
+            return
+        n_rows = exchange.rows
+        if self._rows_queued - self._rows_dequeued + n_rows > MAX_WAITING_ROWS:
+            self._metrics.count_dropped(n_rows, "queue_full")
+            return
+        self._rows_queued += n_rows
+        self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
+
+    def close(self) -> None:
+        """Write the queue if the database is fast enough, and stop."""
+        self._stopping.set()
+        if self._thread:
+            self._thread.join(_STOP_SECONDS)
+        if lost := self._rows_queued - self._rows_dequeued:
+            self._metrics.count_dropped(lost, "stopped")
+            _log.error("the worker stopped before %d rows of predictions were logged", lost)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_INTERVAL_SECONDS):
+            self._work()
+        self._work()
+        self._log.close()
+
+    def _work(self) -> None:
+        try:
+            self._write()
+            self._trim(1)
+            self._refresh()
+        except PredictionLogError as error:
+            self.live_errors = ()
+            self._metrics.count_log_failure()
+            if not self._failing:
+                _log.error("%s; up to %d rows wait for it, more are dropped", error, MAX_WAITING_ROWS)
+            self._failing = True
+        except Exception as error:  # whatever it is, the next round tries again
+            self._metrics.count_log_failure()
+            _log.error("predictions were not logged: %s", type(error).__name__, exc_info=True)
+        else:
+            if self._failing:
+                _log.info("the prediction log is available again")
+            self._failing = False
+
+    def _write(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._write_requests(batch)
+            except RefusedRowsError:  # one at a time, so that only the refused ones are dropped
+                for exchange in batch:
+                    try:
+                        self._write_requests([exchange])
+                    except RefusedRowsError as error:
+                        _log.error("%s", error)
+                        self._dequeue(1)
+                        self._metrics.count_dropped(exchange.rows, "refused")
+
+    def _next_batch(self) -> list[Exchange]:
+        """Return the exchanges that have waited longest."""
+        n_rows = 0
+        waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # one call, since other threads add to the queue
+        for number, exchange in enumerate(waiting):
+            n_rows += exchange.rows
+            if number and n_rows > _ROWS_A_WRITE:
+                return waiting[:number]
+        return waiting
+
+    def _write_requests(self, batch: Sequence[Exchange]) -> None:
+        first: dict[str, Exchange] = {}
+        for exchange in batch:
+            first.setdefault(exchange.request_id, exchange)
+        written = self._log.write([row for exchange in first.values() for row in self._rows(exchange)])
+        self._dequeue(len(batch))
+        self._metrics.count_logged(written)
+        self._metrics.count_dropped(sum(exchange.rows for exchange in batch) - written, "repeated")
+        if written:
+            self._trim(2 * written)  # faster than the log grows
+
+    def _trim(self, n_rows: int) -> None:
+        """Remove the oldest rows of a log that is too large: `n_rows` or a few more."""
+        removed = 0
+        while removed < n_rows and (some := self._log.trim(max_bytes=self._config.prediction_log_max_bytes)):
+            self._metrics.count_removed(some, "size")
+            removed += some
+
+    def _dequeue(self, requests: int) -> None:
+        """Remove requests from the queue after they were written: until then a failed write can be repeated."""
+        for _ in range(requests):
+            self._rows_dequeued += self._waiting.popleft().rows
+
+    def _rows(self, exchange: Exchange) -> Iterator[dict[str, Any]]:
+        assert exchange.model  # an exchange with predictions has one
+        assert exchange.y is not None
+        common = {
+            "request_id": exchange.request_id,
+            "time": datetime.fromtimestamp(exchange.time, UTC),
+            "model": exchange.model.name,
+            "version": exchange.model.version,
+        }
+        rows = repeat(None) if exchange.X is None else exchange.X.tolist()
+        for number, (values, prediction) in enumerate(zip(rows, exchange.y.tolist())):
+            features = values and dict(zip(exchange.model.schema.names, values))
+            yield {**common, "row": number, "features": features, "prediction": prediction}
+
+    def _refresh(self) -> None:
+        now, clock = datetime.now(UTC), time.monotonic()
+        if clock >= self._next_refresh:
+            self._next_refresh = clock + _REFRESH_SECONDS
+            self.live_errors = self._log.live_errors(since=now - timedelta(days=self._config.live_error_days))
+        if clock >= self._next_prune:
+            removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
+            self._metrics.count_removed(removed, "age")
+            if not removed:  # otherwise there may be more
+                self._next_prune = clock + _PRUNE_SECONDS

@@ -1,0 +1,68 @@
+"""One HTTP exchange: what is known about a request and its reply, for the logs and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from wsgiref.types import WSGIEnvironment
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import Artifact, Matrix
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import numpy as np
+from flask import Blueprint, Flask, request
+from numpy.typing import NDArray
+
+from app.serving.inference import Inference
+from app.serving.loaded import Serving
+from app.telemetry import log_lines
+from app.web import refusal
+from app.web.exchange import Exchange, exchange_of
+from app.web.refusal import Refuse
+from app.web.reply import Reply
+from model import Artifact, Matrix
+
+UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
+_KEY = "tabserve.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its reply. Routes fill in the model and the predictions; the middleware, status and times."""
+
+    request_id: str
+    method: str = ""
+    route: str = UNMATCHED
+    is_probe: bool = False  # a health check
+    traceparent: str = ""  # as the client sent it
+    model: Artifact | None = None  # which the request is for, also if it is refused
+    rows: int = 0  # rows with a prediction
+    X: Matrix | None = None  # (rows, n_features)
+    y: NDArray[np.float64] | None = None  # (rows,), the predictions
+    failure: Exception | None = None  # why there are no predictions
+    engine_seconds: float = 0  # its share of a run for several requests
+    status: int = 500
+    seconds: float = 0  # in the application
+    time: float = 0  # of the reply, since the epoch
+
+
+def attach(environ: WSGIEnvironment, exchange: Exchange) -> None:
+    """Store the exchange in the environment of its request."""
+    environ[_KEY] = exchange
+
+
+def exchange_of(environ: WSGIEnvironment) -> Exchange:
+    """Return the exchange that `attach` stored."""
+    found: Exchange = environ[_KEY]
+    return found
+
+
+WSGICall = tuple[WSGIEnvironment, StartResponse]
+"""The arguments of a WSGI application."""

@@ -1,0 +1,107 @@
+"""The outermost WSGI middleware: it gives each request an id, adds headers to its reply and records the exchange."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from app.web.exchange import WSGICall
+from app.web.exchange import Exchange, attach
+
+# A client's request id that is kept: it is sent back in a header and written to the log.
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+# Headers that a page of an allowed origin may send, and read from a reply (the Fetch standard, section 3.3).
+_CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
+_CORS_REPLY = "X-Request-Id, X-Model-Version, Inference-Header-Content-Length, Retry-After"
+_CORS_SECONDS = 600  # how long a browser caches the answer to a preflight request
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """The origins whose pages may send requests, and the routes that allow it."""
+
+    origins: Collection[str]
+    routes: Collection[str]
+
+    def headers(self, environ: WSGIEnvironment, route: str) -> list[tuple[str, str]]:
+        """Return the CORS headers of a reply of `route`; to OPTIONS, those of a preflight reply."""
+        if route not in self.routes:
+            return []
+        headers = [("Vary", "Origin")]
+        origin = environ.get("HTTP_ORIGIN", "")
+        if origin in self.origins:
+            headers.append(("Access-Control-Allow-Origin", origin))
+            if environ["REQUEST_METHOD"] == "OPTIONS":
+                headers.append(("Access-Control-Allow-Methods", "POST"))
+                headers.append(("Access-Control-Allow-Headers", _CORS_REQUEST))
+                headers.append(("Access-Control-Max-Age", str(_CORS_SECONDS)))
+            else:
+                headers.append(("Access-Control-Expose-Headers", _CORS_REPLY))
+        return headers
+
+
+class ExchangeMiddleware:
+    """A WSGI application around the whole service; `record` gets every exchange once its reply is made.
+
+    Every reply has an `X-Request-Id`: the client's, if that is 1 to 128 visible ASCII characters.
+    """
+
+    def __init__(
+        self,
+        inner: Callable[[Iterable[WSGICall]], list[Iterable[bytes] | Exception]],
+        record: Callable[[Exchange], None],
+        cors: Cors | None = None,
+    ) -> None:
+        self._inner = inner
+        self._record = record
+        self._cors = cors
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        (answer,) = self.answer([(environ, start_response)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
+        """Return for each call what a WSGI application would return, or the exception that it would raise."""
+        exchanges: list[Exchange] = []
+        try:
+            return self._inner(_with_exchanges(calls, exchanges, self._cors))
+        finally:
+            now = time.time()
+            for exchange in exchanges:
+                exchange.time = now
+                self._record(exchange)
+
+
+def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: Cors | None) -> Iterator[WSGICall]:
+    """Yield the calls for the inner application, each after its exchange was attached and added to `exchanges`."""
+    for environ, start_response in calls:
+        request_id = environ.get("HTTP_X_REQUEST_ID")
+        if not request_id or not REQUEST_ID.fullmatch(request_id):
+            request_id = os.urandom(16).hex()
+        exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+        attach(environ, exchange)
+        exchanges.append(exchange)
+        yield environ, _completing(environ, exchange, start_response, cors)
+
+
+def _completing(
+    environ: WSGIEnvironment, exchange: Exchange, start_response: StartResponse, cors: Cors | None
+) -> StartResponse:
+    """Return a `start_response` that records the status and adds the request id and the CORS headers."""
+
+    def start(line: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+        exchange.status = int(line[:3])
+        if cors:
+            headers = [*headers, *cors.headers(environ, exchange.route)]
+        return start_response(line, [*headers, ("X-Request-Id", exchange.request_id)], *rest)
+
+    return start

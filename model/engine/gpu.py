@@ -1,0 +1,111 @@
+"""The engine of a network on a GPU: arrays in, arrays out, like `engine` for graphs. Needs PyTorch.
+
+CUDA does not work in a child of a process that used it, so a server loads this after the fork.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.engine.network import Network
+from model.errors import DeviceError
+from model.schema.features import Matrix
+
+# The size of the widest layer's output for a chunk of rows. A few such outputs exist at once, which is tens of MiB for
+# any network. For a width of 256 a chunk has 8,192 rows, which keeps a GPU busy.
+_CHUNK_BYTES = 16 * 2**20
+# A run takes milliseconds; a device that takes this long hangs without an error.
+_MAX_RUN_SECONDS = 10.0
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+class TorchEngine:
+    """Runs one network on one device in float64, in its own thread; concurrent calls wait.
+
+    Inputs of more than `max_rows` go to the device in chunks, which bounds its memory. There is one thread because
+    cuBLAS allocates tens of MiB for each thread that used it.
+    """
+
+    def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
+        """Move the network to the device."""
+        self._max_run_seconds = max_run_seconds
+        architecture = network.architecture
+        widest = max(architecture["n_features"], *architecture["hidden"], 1)
+        self.max_rows = max(1, _CHUNK_BYTES // (8 * widest))
+        self._device = device
+        self._network = network.to(device)
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._lost = ""
+        # Copies to and from pinned memory are asynchronous and several times as fast.
+        pinned = device.type == "cuda"
+        self._rows = torch.empty(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=pinned)
+        self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=pinned)
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+
+        Raises `DeviceError` if the device is lost or hangs, and in every later call.
+        """
+        if not self._lost:
+            try:
+                return self._thread.submit(self._run, X).result(self._max_run_seconds)
+            except TimeoutError:
+                self._lost = f"{self._device} did not answer within {self._max_run_seconds:g} s"
+            except RuntimeError as error:
+                if not _is_device_lost(error):
+                    raise
+                self._lost = f"{self._device} was lost: {str(error).partition(chr(10))[0]}"
+        raise DeviceError(self._lost)
+
+    def _run(self, X: Matrix) -> NDArray[np.float64]:
+        y = np.empty(len(X))
+        with torch.inference_mode():
+            for start in range(0, len(X), self.max_rows):
+                chunk = slice(start, start + self.max_rows)
+                y[chunk] = self._predict(X[chunk])
+        return y
+
+    def _predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return the predictions for at most `max_rows`, in memory that the next call overwrites."""
+        rows, predictions = self._rows[: len(X)], self._predictions[: len(X)]
+        rows.numpy()[:] = X
+        predictions.copy_(self._network(rows.to(self._device, non_blocking=True)))  # waits for the device
+        return predictions.numpy()
+
+
+def _is_device_lost(error: RuntimeError) -> bool:
+    """Return whether the device cannot be used after an error, unlike after running out of memory."""
+    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return getattr(error, "error_code", None) != _OUT_OF_MEMORY
+    return str(error).startswith("CUDA error")  # cuBLAS errors have no class
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Memory and utilization of a GPU by all processes; `busy` is from 0 to 1, or None if it is unknown."""
+
+    memory_used_bytes: int
+    memory_total_bytes: int
+    busy: float | None
+
+
+def usage(device: torch.device) -> Usage | None:
+    """Return memory and utilization of a GPU; None for a CPU or a lost GPU."""
+    if device.type != "cuda":
+        return None
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:
+        return None
+    try:
+        busy = torch.cuda.utilization(device) / 100
+    except Exception:  # NVML's errors have no other base; it is missing, or this is a part of a GPU
+        busy = None
+    return Usage(total - free, total, busy)

@@ -1,0 +1,1 @@
+"""A version in use: its predictions, their truths, drift and errors."""

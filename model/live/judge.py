@@ -1,0 +1,239 @@
+"""Judge a deployed version from its prediction log: drift from training and live error, by the alerts' thresholds.
+
+This looks at days, the alerts at hours. Knows the log's arrays, but not the database.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import metrics
+from model.live import drift
+from model.live.prediction_log import LoggedRows
+from model.store.artifact import Artifact
+from model.store.reference import Bins
+
+# The same minimums as in the alerts. Fewer rows show only gross drift, and fewer truths no reliable live error.
+MINIMUM_ROWS = 100
+MINIMUM_TRUTHS = 30
+# 10 % more than in validation, plus three standard deviations. Errors have heavy tails: with a kurtosis of 9 the
+# standard deviation of an RMSE over n rows is RMSE * sqrt(2 / n), for the live RMSE and for that of validation.
+LIVE_ERROR_MARGIN = 1.1
+LIVE_ERROR_DEVIATIONS = 3
+
+_HOUR = 3600
+_PERIODS = {
+    _HOUR: "hour",
+    6 * _HOUR: "6 hours",
+    24 * _HOUR: "day",
+    7 * 24 * _HOUR: "week",
+    30 * 24 * _HOUR: "30 days",
+    365 * 24 * _HOUR: "365 days",
+}
+_MAX_PERIODS = 40  # as many as a page shows distinctly
+_MONDAY = 4 * 24 * _HOUR  # the first Monday after 1970-01-01, from which weeks count
+
+
+class Verdict(StrEnum):
+    """The verdict on a figure."""
+
+    ATTENTION = "attention"
+    FINE = "fine"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """One column's live values compared with training; `counts` is by `bins.labels`."""
+
+    name: str
+    bins: Bins
+    counts: NDArray[np.intp]
+    n_reference: int
+
+    @property
+    def rows(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def known(self) -> int:
+        """Return the number of rows with a value."""
+        return int(self.counts[:-1].sum())
+
+    @property
+    def missing(self) -> float:
+        """Return the share of the rows that have no value."""
+        return float(self.counts[-1] / self.rows) if self.rows else math.nan
+
+    @property
+    def missing_threshold(self) -> float:
+        return drift.missing_threshold(self.rows) if self.rows else math.nan
+
+    @property
+    def outside(self) -> float:
+        """Return the share of the values outside the training range."""
+        return float((self.counts[0] + self.counts[-2]) / self.known) if self.known else math.nan
+
+    @property
+    def psi(self) -> float:
+        return drift.psi(self.counts, self.bins) if self.known else math.nan
+
+    @property
+    def psi_threshold(self) -> float:
+        n_bins = int((self.bins.shares > 0).sum())
+        return drift.psi_threshold(self.known, self.n_reference, n_bins) if self.known else math.nan
+
+    @property
+    def ks(self) -> float:
+        return drift.ks(self.counts, self.bins) if self.known else math.nan
+
+    @property
+    def ks_threshold(self) -> float:
+        return drift.ks_threshold(self.known, self.n_reference) if self.known else math.nan
+
+    @property
+    def exceeded(self) -> list[str]:
+        """Return the statistics that exceed their thresholds, if there are enough rows."""
+        found = []
+        if self.known >= MINIMUM_ROWS:
+            found += ["PSI"] if self.psi > self.psi_threshold else []
+            found += ["KS"] if self.ks > self.ks_threshold else []
+        if self.rows >= MINIMUM_ROWS:
+            found += ["missing"] if self.missing > self.missing_threshold else []
+        return found
+
+    @property
+    def ratio(self) -> float:
+        """Return the larger of PSI and KS as multiples of their thresholds; NaN for too few rows."""
+        if self.known < MINIMUM_ROWS:
+            return math.nan
+        return max(self.psi / self.psi_threshold, self.ks / self.ks_threshold)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.exceeded:
+            return Verdict.ATTENTION
+        return Verdict.UNKNOWN if self.known < MINIMUM_ROWS else Verdict.FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The metrics of the rows with a truth, as `metrics.regression` returns them, and those of validation."""
+
+    live: Mapping[str, float]
+    validation: Mapping[str, float]
+    interval: tuple[float, float]  # of the live RMSE, 95 %
+
+    @property
+    def limit(self) -> float:
+        """Return the live RMSE above which the alert fires."""
+        chance = math.sqrt(2 / self.live["rows"] + 2 / self.validation["rows"])
+        return self.validation["rmse"] * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.live["rows"] < MINIMUM_TRUTHS:
+            return Verdict.UNKNOWN
+        return Verdict.ATTENTION if self.live["rmse"] > self.limit else Verdict.FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The judgement on a slice of the log.
+
+    `features` is empty if no row logs them; `errors` is None for fewer than two truths.
+    """
+
+    n_truths: int
+    features: Sequence[Distribution]
+    prediction: Distribution
+    errors: Errors | None
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """The time of the logged rows, divided into periods of equal length."""
+
+    name: str  # of a period
+    starts: NDArray[np.datetime64]
+    slices: Sequence[slice]  # of the rows in each
+    ratios: NDArray[np.float64]  # (n_features + 1, n_periods): drift in times its threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The judgement on a version, over the whole time and over its last days, which the rest could hide."""
+
+    logged: LoggedRows
+    whole: Judgement
+    recent: Judgement | None
+    periods: Periods
+
+
+def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
+    """Return the judgement on a model by the log, which has at least one row; also on the rows since a time."""
+    n_reference = model.manifest["metrics"]["training"]["rows"]
+    with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # other rows were logged without features
+
+    def distributions(rows: slice) -> list[Distribution]:
+        X = logged.X[rows][with_features[rows]]
+        columns = zip(model.reference.features.items(), X.T) if with_features.any() else ()
+        features = [Distribution(name, bins, bins.count(values), n_reference) for (name, bins), values in columns]
+        prediction = model.reference.prediction
+        counts = prediction.count(logged.predictions[rows])
+        return [*features, Distribution("prediction", prediction, counts, n_reference)]
+
+    def judged(rows: slice) -> Judgement:
+        *features, prediction = distributions(rows)
+        y, predicted = logged.truths[rows], logged.predictions[rows]
+        known = np.isfinite(predicted - y)  # NaN: no truth; an infinite prediction has no finite error
+        errors = None
+        if known.sum() > 1:  # R² needs two
+            live = metrics.regression(y[known], predicted[known])
+            interval = rmse_interval(predicted[known] - y[known])
+            errors = Errors(live, model.manifest["metrics"]["validation"], interval)
+        return Judgement(int(known.sum()), features, prediction, errors)
+
+    recent = None
+    if recent_since:
+        first = int(np.searchsorted(logged.times, np.datetime64(recent_since.replace(tzinfo=None))))
+        recent = judged(slice(first, None)) if first < len(logged.times) else None
+    name, starts, slices = _periods(logged.times)
+    ratios = np.array([[column.ratio for column in distributions(rows)] for rows in slices], dtype=np.float64).T
+    return Findings(logged, judged(slice(None)), recent, Periods(name, starts, slices, ratios))
+
+
+def rmse_interval(errors: NDArray[np.float64]) -> tuple[float, float]:
+    """Return a 95 % confidence interval for the RMSE of `errors` `(n,)`, at least two.
+
+    By the delta method on the logarithm, since the mean of many squares is approximately normal. In simulations the
+    interval covered the true RMSE in 92 % of samples of 30 normal errors and in 94 % of 100. For errors with Student's
+    t distribution of 5 degrees of freedom it was 84 % and 90 %, and 93 % of samples of 1,000. The percentile bootstrap,
+    which needs random numbers, covered less (82 %, 89 %, 92 %), as did the delta method without the logarithm.
+    """
+    largest = np.abs(errors).max()
+    if not largest:
+        return 0.0, 0.0
+    squares = (errors / largest) ** 2  # scaled, since squares of the errors may overflow
+    mean = squares.mean()
+    half_width = 1.96 * squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * mean)
+    rmse = largest * math.sqrt(mean)
+    return float(rmse * np.exp(-half_width)), float(rmse * np.exp(half_width))
+
+
+def _periods(times: NDArray[np.datetime64]) -> tuple[str, NDArray[np.datetime64], list[slice]]:
+    """Return the shortest periods (hours, days or weeks in UTC) that keep their number small."""
+    seconds = times.astype("datetime64[s]").astype(np.int64) - _MONDAY
+    span = seconds[-1] - seconds[0]
+    width = next((width for width in _PERIODS if span <= width * (_MAX_PERIODS - 1)), max(_PERIODS))
+    starts = np.arange(seconds[0] // width, seconds[-1] // width + 1) * width
+    ends = np.searchsorted(seconds, starts + width).tolist()
+    slices = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]
+    return _PERIODS[width], (starts + _MONDAY).astype("datetime64[s]"), slices

@@ -1,0 +1,423 @@
+"""The prediction log: a table of predictions by request and row, with the truths that arrive later.
+
+It is kept in SQLite or PostgreSQL. This module imports SQLAlchemy (0.15 s, 14 MB), so the service imports it only if it
+keeps a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from operator import itemgetter
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    case,
+    collate,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
+
+from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
+from model.live import sqlite_file
+from model.live.sqlite_file import SQLiteFile
+
+T = TypeVar("T")
+
+_log = logging.getLogger("tabserve.prediction_log")
+
+# Longer than any statement should take; a database that hangs must not block a thread for ever.
+_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 60  # read-only logs: only a person waits, and there may be a million rows
+_ROWS_AT_ONCE = 10_000  # fetched rows: about 10 MB as objects before they become arrays
+_LOCK = int.from_bytes(b"tabserve")  # an arbitrary advisory lock number, so that only one process creates the table
+_KEYS_PER_QUERY = 250  # two parameters each; SQLite allowed at most 999 in a statement for many years
+_ROWS_PER_REMOVAL = 5_000  # about 50 ms in which no other process can write to SQLite
+_ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of these statements
+
+_SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
+
+_tables = MetaData()
+_predictions = Table(
+    "predictions",
+    _tables,
+    Column("request_id", String(128), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("time", DateTime(timezone=True), nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("features", JSON(none_as_null=True)),  # by name, if they are logged
+    Column("prediction", Double),  # NaN is NULL in SQLite
+    Column("truth", Double),
+    Column("truth_time", DateTime(timezone=True)),
+    Index("predictions_time", "time"),
+    Index("predictions_truth_time", "truth_time"),
+)
+
+
+class Outcome(StrEnum):
+    """The outcome of storing a true value.
+
+    It is new, replaces another, repeats the stored one, conflicts with it, or belongs to no known prediction.
+    """
+
+    ACCEPTED = "accepted"
+    REPLACED = "replaced"
+    REPEATED = "repeated"
+    CONFLICTING = "conflicting"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveError:
+    """The error of a version's predictions by the truths; `bias` is the mean of prediction minus truth."""
+
+    model: str
+    version: int
+    rows: int
+    rmse: float
+    mae: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRows:
+    """The logged rows of one version, oldest first; NaN is a missing truth or feature value."""
+
+    times: NDArray[np.datetime64]  # UTC
+    X: NDArray[np.float64]  # (n_rows, n_features); rows of NaN if features are not logged
+    predictions: NDArray[np.float64]
+    truths: NDArray[np.float64]
+
+
+class PredictionLog:
+    """The table in the database at `url`, created on first use; with `read_only` nothing is written.
+
+    Every method raises `PredictionLogError` if the database cannot be used. Threads may share a log. A process may open
+    it, fork and then use it. Raises `ModelError` for an invalid URL.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        creator: dict[str, Any] = {}
+        try:
+            address = make_url(url)
+            kind = address.get_backend_name()
+            if kind == "sqlite":
+                if address.database in (None, "", ":memory:"):
+                    raise ArgumentError
+                address = address.set(drivername="sqlite+pysqlite")
+                options: dict[str, Any] = {"timeout": _TIMEOUT_SECONDS}
+                if read_only:
+                    creator["creator"] = sqlite_file.read_only_connector(
+                        Path(address.database or ""), timeout_seconds=_TIMEOUT_SECONDS
+                    )
+            elif kind == "postgresql":
+                address = address.set(drivername="postgresql+psycopg")
+                timeout_seconds = _READ_TIMEOUT_SECONDS if read_only else _TIMEOUT_SECONDS
+                limits = f"-c statement_timeout={timeout_seconds}s -c lock_timeout={_TIMEOUT_SECONDS}s"
+                limits += " -c default_transaction_read_only=on" if read_only else ""
+                options = {"connect_timeout": _TIMEOUT_SECONDS, "options": limits}
+            else:
+                raise ArgumentError
+        except (ArgumentError, ValueError):  # a ValueError may contain part of a password with a slash
+            raise ModelError(
+                "the prediction log's URL is not sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+            ) from None
+        self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
+        insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
+        self._insert = insert.execution_options(preserve_rowcount=True)  # psycopg loses it with its cursor
+        self._engine = create_engine(
+            address,
+            connect_args=options,
+            pool_timeout=_TIMEOUT_SECONDS,
+            pool_pre_ping=kind == "postgresql",  # an idle connection may have died
+            hide_parameters=True,  # an error must not contain a feature's value
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            **creator,
+        )
+        if kind == "sqlite" and not read_only:
+            event.listen(self._engine, "connect", sqlite_file.configurer(timeout_seconds=_TIMEOUT_SECONDS))
+        if kind == "postgresql":
+            from model.live.postgresql import connector  # here, since SQLite does not need it
+
+            # A second longer than the server's own limit, which should apply first.
+            event.listen(self._engine, "do_connect", connector(timeout_seconds=timeout_seconds + 1))
+        self._is_sqlite = kind == "sqlite"
+        self._read_only = read_only
+        self._ready = False
+        self._file: SQLiteFile | None = None  # opened for writing
+        self._reopening = threading.Lock()
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Insert rows and return their number.
+
+        All rows of a request id must be in one call: rows with an id that the table already has are skipped. Raises
+        `RefusedRowsError` if the database rejects their contents.
+        """
+        table = _predictions.c
+        ids = list(dict.fromkeys(row["request_id"] for row in rows))
+        written = 0
+        with self._transaction(writes=True) as connection:
+            existing: set[str] = set()
+            for chunk in _chunks(ids, _KEYS_PER_QUERY):
+                existing.update(
+                    connection.scalars(select(table.request_id).where(table.request_id.in_(chunk)).distinct())
+                )
+            fresh = [row for row in rows if row["request_id"] not in existing]
+            fresh.sort(key=itemgetter("request_id"))  # in one order, so that transactions cannot deadlock
+            for chunk in _chunks(fresh, _ROWS_PER_STATEMENT):
+                written += connection.execute(self._insert, chunk).rowcount
+        return written
+
+    def add_truths(
+        self,
+        truths: Sequence[tuple[str, int, float]],
+        *,
+        oldest: datetime,
+        replace: Collection[tuple[str, int]] = (),
+        ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    ) -> list[Outcome]:
+        """Store true values (request id, row, value) with their predictions; return the outcome of each.
+
+        A stored value is kept unless its (request id, row) is in `replace`. A prediction from before `oldest` counts as
+        unknown even if it is not removed yet. Raises `ImplausibleTruthsError` and stores nothing if a value is outside
+        the entry of `ranges` for its prediction's model.
+        """
+        table = _predictions.c
+        keys = sorted({(request_id, row) for request_id, row, _ in truths})
+        now = datetime.now(UTC)
+        outcomes, changes, reasons = [], {}, {}
+        with self._transaction(writes=True) as connection:
+            known = self._find_truths(connection, keys, oldest)
+            if known:  # again under a lock, which unknown ids do not take
+                if self._is_sqlite:
+                    connection.exec_driver_sql(self._lock)
+                known = self._find_truths(connection, sorted(known), oldest, lock=True)
+            for number, (request_id, row, value) in enumerate(truths):
+                key = request_id, row
+                if key not in known:
+                    outcomes.append(Outcome.UNKNOWN)
+                    continue
+                model, before = known[key]
+                if before == value:
+                    outcomes.append(Outcome.REPEATED)
+                    continue
+                if before is not None and key not in replace:
+                    outcomes.append(Outcome.CONFLICTING)
+                    continue
+                low, high = ranges.get(model, (value, value))
+                if not low <= value <= high:
+                    reasons[number] = f"outside the range of the target of {model}: {low:g} to {high:g}"
+                known[key] = model, value
+                outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
+                changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
+            if reasons:
+                raise ImplausibleTruthsError(reasons)
+            if changes:
+                matches = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
+                for chunk in _chunks(list(changes.values()), _ROWS_PER_STATEMENT):
+                    connection.execute(update(_predictions).where(matches), chunk)
+        return outcomes
+
+    def _find_truths(
+        self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
+    ) -> dict[tuple[str, int], tuple[str, float | None]]:
+        """Return the model and the truth of the known rows; `lock` locks them in PostgreSQL."""
+        table = _predictions.c
+        query = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
+        if lock:  # in Python's order, so that transactions cannot deadlock
+            order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
+            query = query.order_by(order, table.row).with_for_update()
+        known = {}
+        for chunk in _chunks(keys, _KEYS_PER_QUERY):
+            for row in connection.execute(query.where(tuple_(table.request_id, table.row).in_(chunk))):
+                known[row.request_id, row.row] = row.model, row.truth
+        return known
+
+    def live_errors(self, *, since: datetime) -> list[LiveError]:
+        """Return the errors of each version over the truths stored since a time."""
+        table = _predictions.c
+        error = table.prediction - table.truth
+        absolute = func.abs(error)
+        # PostgreSQL raises for a product that overflows or underflows a double. NaN is larger than any number there,
+        # and NULL in SQLite.
+        square = case((absolute < _SMALLEST_ERROR, 0.0), else_=error * error)
+        # Sums, since PostgreSQL's averages also compute the variance, which overflows sooner.
+        figures = func.count(), func.sum(square), func.sum(absolute), func.sum(error)
+        has_error = (table.truth_time >= since) & (absolute < _LARGEST_ERROR)
+        query = select(table.model, table.version, *figures).where(has_error)
+        with self._transaction() as connection:
+            rows_by_version = connection.execute(query.group_by(table.model, table.version)).all()
+        return [
+            LiveError(model, version, rows, rmse=(squares / rows) ** 0.5, mae=absolutes / rows, bias=errors / rows)
+            for model, version, rows, squares, absolutes, errors in rows_by_version
+        ]
+
+    def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> LoggedRows:
+        """Return the rows of a version logged since a time, with `features` in this order."""
+        table = _predictions.c
+        query = (
+            select(table.time, table.features, table.prediction, table.truth)
+            .where(table.model == model, table.version == version, table.time >= since)
+            .order_by(table.time, table.request_id, table.row)
+        )
+        nothing: dict[str, float] = {}
+        parts = [LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), np.empty(0), np.empty(0))]
+        with self._transaction() as connection:
+            for rows in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
+                cells = [[(row.features or nothing).get(name, np.nan) for name in features] for row in rows]
+                parts.append(
+                    LoggedRows(
+                        times=np.array([_naive_utc(row.time) for row in rows], dtype="datetime64[us]"),
+                        X=np.array(cells, dtype=np.float64).reshape(len(rows), len(features)),
+                        predictions=np.array([row.prediction for row in rows], dtype=np.float64),
+                        truths=np.array([row.truth for row in rows], dtype=np.float64),  # None becomes NaN
+                    )
+                )
+        return LoggedRows(
+            times=np.concatenate([chunk.times for chunk in parts]),
+            X=np.concatenate([chunk.X for chunk in parts]),
+            predictions=np.concatenate([chunk.predictions for chunk in parts]),
+            truths=np.concatenate([chunk.truths for chunk in parts]),
+        )
+
+    def rows_by_version(self, model: str, *, since: datetime) -> dict[int, int]:
+        """Return the number of rows logged since a time for each version of a model."""
+        table = _predictions.c
+        query = select(table.version, func.count().label("rows")).where(table.model == model, table.time >= since)
+        with self._transaction() as connection:
+            rows = connection.execute(query.group_by(table.version).order_by(table.version)).all()
+        return {row.version: row.rows for row in rows}
+
+    def prune(self, *, before: datetime) -> int:
+        """Remove predictions older than a time with their truths, at most 5,000; return their number."""
+        with self._transaction(writes=True) as connection:
+            return self._remove_oldest(connection, _ROWS_PER_REMOVAL, _predictions.c.time < before)
+
+    def trim(self, *, max_bytes: int) -> int:
+        """Remove the oldest predictions, at most 5,000, if the log exceeds `max_bytes`; return their number.
+
+        In SQLite the size is that of the used pages, since free pages are reused. In PostgreSQL, whose tables do not
+        shrink, it is estimated from the statistics, and only one process at a time removes rows.
+        """
+        with self._transaction(writes=True) as connection:
+            if not self._count_excess(connection, max_bytes):
+                return 0
+            if self._is_sqlite:
+                connection.exec_driver_sql(self._lock)
+            elif not connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK + 1))):
+                return 0
+            # Again under the lock, since another process may have removed rows before.
+            n_rows = self._count_excess(connection, max_bytes)
+            return self._remove_oldest(connection, min(n_rows, _ROWS_PER_REMOVAL))
+
+    def _count_excess(self, connection: Connection, max_bytes: int) -> int:
+        """Return the number of rows in excess of `max_bytes`; for SQLite the largest number removed at once."""
+        if self._is_sqlite:
+            return _ROWS_PER_REMOVAL if sqlite_file.used_bytes(_executor(connection)) > max_bytes else 0
+        from model.live.postgresql import count_excess  # here, since SQLite does not need it
+
+        return count_excess(_executor(connection), _predictions.name, max_bytes)
+
+    def _remove_oldest(self, connection: Connection, n_rows: int, *conditions: ColumnElement[bool]) -> int:
+        table = _predictions.c
+        oldest = select(table.request_id, table.row).where(*conditions).order_by(table.time).limit(n_rows)
+        # Rows that feedback has locked are removed another time.
+        matches = tuple_(table.request_id, table.row).in_(oldest.with_for_update(skip_locked=True))
+        return connection.execute(delete(_predictions).where(matches)).rowcount
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _reopen(self, gone: SQLiteFile) -> None:
+        """Switch from a file that was removed or replaced to the file of that name now."""
+        with self._reopening:
+            if self._file is not gone:  # another thread has done it
+                return
+            _log.warning("the file of the prediction log was removed or replaced; a new log is started")
+            gone.remove_wal_and_shm()  # while open connections keep their inodes from being reused
+            self._ready, self._file = False, None
+            self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
+        """Run a transaction in a database with the table. A write fails if the file was replaced meanwhile."""
+        try:
+            file = self._file
+            if file and not file.is_in_place():
+                self._reopen(file)
+            if not self._ready:
+                if not self._read_only:
+                    with self._engine.begin() as connection:
+                        connection.exec_driver_sql(self._lock)
+                        _tables.create_all(connection)
+                        if self._is_sqlite:
+                            self._file = SQLiteFile(_executor(connection))
+                elif not inspect(self._engine).has_table(_predictions.name):
+                    raise PredictionLogError("no prediction log is in this database; name the one of the server")
+                self._ready = True
+            file = self._file  # another thread may reopen meanwhile
+            with self._engine.begin() as connection:
+                if file and writes:
+                    file.bound_wal(_executor(connection))
+                yield connection
+            if file and writes and not file.is_in_place():
+                raise PredictionLogError("the file of the prediction log was removed or replaced while it was written")
+        except SQLAlchemyError as error:
+            self._ready = False  # the database may return without the table
+            cause = getattr(error, "orig", None) or error
+            # The class and the database's error code, which contain neither a password nor a value.
+            code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+            cause_name = " ".join(filter(None, [type(cause).__name__, code]))
+            if isinstance(error, (DataError, IntegrityError)):
+                raise RefusedRowsError(f"the prediction log rejects these rows: {cause_name}") from None
+            raise PredictionLogError(f"the prediction log cannot be used: {cause_name}") from None
+
+
+def _executor(connection: Connection) -> Callable[[str], Any]:
+    """Return a function that runs a statement and returns its first row."""
+    return lambda statement: connection.exec_driver_sql(statement).first()
+
+
+def _chunks(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+    """Yield a sequence in parts of at most `length`."""
+    return (items[start : start + length] for start in range(0, len(items), length))
+
+
+def _naive_utc(moment: datetime) -> datetime:
+    """Return a time of the database in UTC without zone; PostgreSQL returns the session's zone, SQLite none."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

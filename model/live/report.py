@@ -1,0 +1,298 @@
+"""The report on a deployed model: drift and live errors in sentences, tables and figures, as one HTML file.
+
+The file is self-contained: no network, no script.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from model.live import drift
+from model.live.judge import (
+    MINIMUM_ROWS,
+    MINIMUM_TRUTHS,
+    Distribution,
+    Errors,
+    Findings,
+    Judgement,
+    Verdict,
+    judge,
+    rmse_interval,
+)
+from model.live.prediction_log import LoggedRows, PredictionLog
+from model.plots import live as plots
+from model.plots.training import predicted_against_actual, residuals
+from model.store import artifact
+from model.store.artifact import Artifact
+
+# Judged separately, since earlier days would hide a recent change. The default window of the service's live error.
+RECENT_DAYS = 7
+
+_MAX_DAYS = 36_500
+_MAX_POINTS = 5_000  # in a scatter plot: more hide each other
+
+
+def write(
+    model: Artifact, log: PredictionLog, output: Path, *, days: int = 30, now: datetime | None = None
+) -> list[tuple[Verdict, str]]:
+    """Write the report on the last `days` atomically to `output` and return its verdicts with their sentences.
+
+    Raises `PredictionLogError`, and `ValueError` for an invalid number of days.
+    """
+    if not 1 <= days <= _MAX_DAYS:
+        raise ValueError(f"days is {days}; set it to 1 to {_MAX_DAYS}")
+    now = now or datetime.now(UTC)
+    since = now - timedelta(days=days)
+    logged = log.read(model.name, model.version, features=model.schema.names, since=since)
+    versions = log.rows_by_version(model.name, since=since)
+    other_versions = {version: rows for version, rows in versions.items() if version != model.version}
+    recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
+    findings = judge(model, logged, recent_since=recent_since) if len(logged.times) else None
+    sentences = list(_sentences(model, findings, other_versions, days))
+    page = _render(model, findings, sentences, other_versions, since=since, now=now, days=days)
+    incoming = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    try:
+        artifact.write(incoming, page.encode())
+        os.replace(incoming, output)
+    finally:
+        incoming.unlink(missing_ok=True)
+    return sentences
+
+
+def _sentences(
+    model: Artifact, findings: Findings | None, other_versions: Mapping[int, int], days: int
+) -> Iterator[tuple[Verdict, str]]:
+    """Yield the findings as verdicts with a sentence each."""
+    if findings is None:
+        instead = f" Other versions were logged: {_versions(other_versions)}." if other_versions else ""
+        yield (
+            Verdict.UNKNOWN,
+            f"Nothing was logged for {model.name} version {model.version} in the last {_days(days)}, so there is "
+            f"nothing to judge.{instead}",
+        )
+        return
+    whole, recent = findings.whole, findings.recent
+    yield _features_sentence(whole)
+    yield _prediction_sentence(whole)
+    yield _errors_sentence(whole)
+    if recent:
+        columns = zip([*whole.features, whole.prediction], [*recent.features, recent.prediction])
+        new = [now for before, now in columns if now.exceeded and not before.exceeded]
+        if new:
+            yield Verdict.ATTENTION, f"Drift in the last {_days(RECENT_DAYS)} alone: {_reasons(new)}."
+        if recent.errors and recent.errors.verdict is Verdict.ATTENTION:
+            figures = _error_figures(recent.errors)
+            yield (
+                Verdict.ATTENTION,
+                f"In the last {_days(RECENT_DAYS)} alone, the live error is further beyond validation than chance "
+                f"explains: {figures}.",
+            )
+
+
+def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
+    features = judged.features
+    if not features:
+        return (
+            Verdict.UNKNOWN,
+            "Drift of the features is unknown, because their values are not logged. A server with "
+            "TABSERVE_PREDICTION_LOG_FEATURES=true logs them; its metrics count their drift either way.",
+        )
+    drifting = [column for column in features if column.exceeded]
+    if drifting:
+        count = f"{len(drifting)} of {len(features)} features"
+        return Verdict.ATTENTION, f"{count} drifted away from training: {_reasons(drifting)}."
+    rows = min(column.known for column in features)
+    if rows < MINIMUM_ROWS:
+        return Verdict.UNKNOWN, f"Too few rows to judge the features by: {rows:,}, and {MINIMUM_ROWS} are needed."
+    return Verdict.FINE, f"None of the {len(features)} features has drifted beyond what chance explains."
+
+
+def _prediction_sentence(judged: Judgement) -> tuple[Verdict, str]:
+    prediction = judged.prediction
+    if prediction.exceeded:
+        return Verdict.ATTENTION, f"Predictions are distributed differently than in training: {_reasons([prediction])}."
+    if prediction.known < MINIMUM_ROWS:
+        needed = f"{prediction.known:,}, and {MINIMUM_ROWS} are needed"
+        return Verdict.UNKNOWN, f"Too few rows to judge the predictions by: {needed}."
+    return Verdict.FINE, "The distribution of the predictions has not drifted beyond what chance explains."
+
+
+def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
+    errors = judged.errors
+    if not judged.n_truths:
+        return (
+            Verdict.UNKNOWN,
+            "The live error is not known: no true value has been sent. Post them to /feedback with the request's id.",
+        )
+    if errors is None or errors.verdict is Verdict.UNKNOWN:
+        truths = "1 true value" if judged.n_truths == 1 else f"{judged.n_truths} true values"
+        return Verdict.UNKNOWN, f"Too few rows to judge the live error by: {truths}, and {MINIMUM_TRUTHS} are needed."
+    figures = _error_figures(errors)
+    if errors.verdict is Verdict.ATTENTION:
+        return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."
+    return Verdict.FINE, f"The live error is within what validation and chance explain: {figures}."
+
+
+def _error_figures(errors: Errors) -> str:
+    live, validation = errors.live, errors.validation
+    return (
+        f"RMSE {_figure(live['rmse'])} over {live['rows']:,} rows, {_figure(validation['rmse'])} over "
+        f"{validation['rows']:,} in validation, limit {_figure(errors.limit)}"
+    )
+
+
+def _reasons(found: Sequence[Distribution]) -> str:
+    reasons = []
+    for column in found:
+        figures = {
+            "PSI": f"PSI {column.psi:.3f}, threshold {column.psi_threshold:.3f}",
+            "KS": f"KS {column.ks:.3f}, threshold {column.ks_threshold:.3f}",
+            "missing": f"missing in {column.missing:.1%}",
+        }
+        reasons.append(f"{column.name} ({'; '.join(figures[name] for name in column.exceeded)})")
+    return ", ".join(reasons)
+
+
+def _render(
+    model: Artifact,
+    findings: Findings | None,
+    sentences: Sequence[tuple[Verdict, str]],
+    other_versions: Mapping[int, int],
+    *,
+    since: datetime,
+    now: datetime,
+    days: int,
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "share": _share, "distance": _distance, "date": _date}
+    return environment.get_template("report.html").render(
+        facts=model.manifest,
+        model=model,
+        found=findings,
+        sentences=sentences,
+        other_versions=_versions(other_versions),
+        since=since.replace(tzinfo=None),
+        now=now.replace(tzinfo=None),
+        days=_days(days),
+        recent_days=_days(RECENT_DAYS),
+        pictures=_pictures(model, findings) if findings else {},
+        minimum_rows=MINIMUM_ROWS,
+        false_alarm_odds=round(1 / drift.ALPHA),
+        max_points=_MAX_POINTS,
+    )
+
+
+def _pictures(model: Artifact, findings: Findings) -> dict[str, str]:
+    """Return each figure as a data URI."""
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a name or unit is no TeX
+        figures = dict(_figures(model, findings))
+        return {
+            name: f"data:image/svg+xml;base64,{base64.b64encode(plots.to_svg(figure)).decode()}"
+            for name, figure in figures.items()
+        }
+
+
+def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]]:
+    logged, periods, whole = findings.logged, findings.periods, findings.whole
+    columns = [*whole.features, whole.prediction]
+    unit = model.schema.target.unit
+    label = f"{model.schema.target.name} ({unit})" if unit else model.schema.target.name
+    names = [column.name for column in columns]
+    judged = [column for column in columns if column.known >= MINIMUM_ROWS]
+    if judged:
+        yield (
+            "distances",
+            plots.distances(
+                [column.name for column in judged],
+                psi=[column.psi for column in judged],
+                psi_thresholds=[column.psi_threshold for column in judged],
+                ks=[column.ks for column in judged],
+                ks_thresholds=[column.ks_threshold for column in judged],
+            ),
+        )
+    if (periods.ratios >= 0).any() and len(periods.starts) > 1:
+        yield "drift_over_time", plots.drift_over_time(names, periods.starts, periods.ratios)
+    if whole.features:
+        marked = [column.name for column in whole.features if column.exceeded]
+        yield (
+            "features",
+            plots.bins({column.name: (column.bins, column.counts) for column in whole.features}, marked=marked),
+        )
+    bins, counts = whole.prediction.bins, whole.prediction.counts
+    yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)
+    if whole.errors:
+        truths = np.array([np.isfinite(logged.truths[rows]).sum() for rows in periods.slices])
+        rmse, low, high = np.array([_live_rmse(logged, rows) for rows in periods.slices]).T
+        yield (
+            "errors",
+            plots.error_over_time(
+                periods.starts,
+                np.array([rows.stop - rows.start for rows in periods.slices]),
+                truths,
+                rmse,
+                np.array([low, high]),
+                validation_rmse=whole.errors.validation["rmse"],
+                unit=unit,
+            ),
+        )
+        known = np.flatnonzero(np.isfinite(logged.predictions - logged.truths))
+        if len(known) > _MAX_POINTS:  # reproducibly for the same log
+            known = np.sort(np.random.default_rng(0).choice(known, _MAX_POINTS, replace=False))
+        y, predicted = logged.truths[known], logged.predictions[known]
+        yield "predicted", predicted_against_actual(y, predicted, label=label)
+        yield "residuals", residuals(y, predicted, label=label)
+
+
+def _live_rmse(logged: LoggedRows, rows: slice) -> tuple[float, float, float]:
+    """Return the RMSE of the rows with a truth and its interval; NaN for fewer than two."""
+    errors = logged.predictions[rows] - logged.truths[rows]
+    errors = errors[np.isfinite(errors)]
+    if len(errors) < 2:
+        return math.nan, math.nan, math.nan
+    return float(np.sqrt(np.mean(errors**2))), *rmse_interval(errors)
+
+
+def _days(days: int) -> str:
+    return "day" if days == 1 else f"{days} days"
+
+
+def _versions(other_versions: Mapping[int, int]) -> str:
+    return ", ".join(f"version {version} with {rows:,} rows" for version, rows in other_versions.items())
+
+
+def _figure(value: float) -> str:
+    """Return a number with four significant digits for a person."""
+    if value == 0 or not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.4g}"
+    return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
+
+
+def _distance(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _date(time: Any) -> str:
+    """Return the date and the minute of a time in UTC."""
+    return str(np.datetime64(time, "m")).replace("T", " ")

@@ -1,0 +1,98 @@
+"""Tables in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from model.errors import Problem, SchemaError, TooManyRowsError
+from model.schema.features import _EXTRA_VALUES, MAX_UNKNOWN, _max_cells, check_width, shape_problems
+
+# Separators other than commas in files that are called CSV.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+# What pandas, R and spreadsheets write for a missing value.
+_MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+# No digit can be matched in two ways, since a long cell must not take quadratic time.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+
+
+def parse_cell(text: str) -> float | str | None:
+    """Return the number in a cell of text, None for a missing value, the text itself for anything else.
+
+    Rounds correctly, like `float`. `1_000` and digits of other scripts, which `float` accepts, are not numbers.
+    """
+    text = text.strip()
+    if text.lower() in _MISSING_CELLS:
+        return None
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def columns_from_csv(
+    text: str, *, max_rows: int | None = None, header: bool | None = True, names: Sequence[str] | None = None
+) -> tuple[dict[str, list[Any]], int]:
+    """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
+
+    The first line is the header. If `header` is False, all lines are data and `names` is the header; if it is None, the
+    first line is data unless it has any text. Columns that are not in `names` are returned empty. A first column
+    without a name is dropped: it is the index that pandas writes. Blank lines are skipped.
+
+    Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
+    header; `TooManyRowsError` for more than `max_rows`; `ValueError` for text that is not CSV. With `max_rows` and
+    `names`, `SchemaError` is also raised for too many lines, blank ones included, or too many cells.
+    """
+    source: Iterable[str] = io.StringIO(text.removeprefix("\ufeff"), newline="")
+    if max_rows is not None and names is not None:
+        source = _bounded(source, max_rows, len(names))
+    lines = filter(None, csv.reader(source, strict=True))
+    try:
+        first = next(lines, None)
+        if first is None:
+            raise ValueError("not CSV: it is empty")
+        if header is None:
+            header = any(isinstance(parse_cell(cell), str) for cell in first[: len(names or ()) + MAX_UNKNOWN])
+        columns = [name.strip() for name in first] if header else list(names or ())
+        check_width(len(columns), names)
+        for separator, called in _OTHER_SEPARATORS.items():
+            found = sum(cell.count(separator) for cell in first)
+            if found >= len(first) and not set(map(str.strip, first)) & set(names or ()):
+                raise ValueError(f"not CSV: its cells are separated by {called}; separate them by commas")
+        rows = [] if header else [first]
+        rows += islice(lines, None if max_rows is None else max_rows + 1)
+    except csv.Error as error:
+        raise ValueError(f"not CSV: {error}") from None
+    if max_rows is not None and len(rows) > max_rows:
+        raise TooManyRowsError(max_rows)
+    problems = shape_problems(rows, columns)
+    if problems:
+        raise SchemaError(problems, n_rows=len(rows))
+    known = frozenset(columns if names is None else names)
+    cells = {name: _parse_cells([row[i] for row in rows]) if name in known else [] for i, name in enumerate(columns)}
+    if names is not None and columns[:1] == [""] and "" not in known:
+        del cells[""]
+    return cells, len(rows)
+
+
+def _parse_cells(texts: list[str]) -> list[float | str | None]:
+    """Return the parsed cells; equal texts, which are frequent, are parsed once."""
+    parsed = {text: parse_cell(text) for text in set(texts)}
+    return [parsed[text] for text in texts]
+
+
+def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
+    """Yield lines of CSV; raise `SchemaError` for more lines or commas than `max_rows` can have.
+
+    A generator, because other threads can run between two lines.
+    """
+    max_lines = 2 * max_rows + _EXTRA_VALUES  # each line may be followed by a blank one
+    max_cells = _max_cells(max_rows, width)
+    for number, line in enumerate(lines):
+        max_cells -= line.count(",")
+        if max_cells < 0:
+            raise SchemaError([Problem(None, None, f"has far more cells than {max_rows} rows of {width}")], n_rows=0)
+        if number == max_lines:
+            raise SchemaError([Problem(None, None, f"has more than {max_lines} lines, many of them blank")], n_rows=0)
+        yield line

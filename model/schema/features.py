@@ -1,0 +1,309 @@
+"""A model's schema: the features of a row and their order, and the conversion of named cells into a matrix.
+
+Knows names, types and ranges; knows nothing about JSON, HTTP or models.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from itertools import chain, islice
+from operator import ge, le
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import Problem, SchemaError
+from model.schema.numbers import is_number
+
+Matrix = NDArray[np.float64]
+
+MISSING = "missing"
+UNKNOWN = "unknown"
+NOT_A_NUMBER = "not a number"
+NOT_FINITE = "not finite"
+OUT_OF_RANGE = "out of range"
+REPEATED = "repeated"
+REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
+"""The reasons to reject a cell or a column: a bounded set for a metric's label. Problems of shape have free text."""
+
+# Unknown names of a row that are listed one by one: a small body may have a million of them.
+MAX_UNKNOWN = 20
+# The check stops after so many problems: a small body may have a million wrong cells at a microsecond each.
+MAX_PROBLEMS = 10_000
+# Names from a client are cut to this length in messages: a name may be as long as a body.
+_MAX_NAME = 200
+# Without the name, in JSON with an indent of 4: 9 characters of white space, quotes, colon, comma, 24 for a number, and
+# a part of the braces around a row.
+_MAX_CELL_BYTES = 48
+_EXTRA_VALUES = 1_000  # for what surrounds the rows
+
+_log = logging.getLogger("tabserve")
+
+_NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of a model: its name, its unit and its ranges.
+
+    `minimum` and `maximum` are the training range; values outside it are accepted. `lowest` and `highest` are the
+    limits outside which the trained model raises; the server rejects such values.
+    """
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    type: str = "number"
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a model in the order of its matrix, and its target.
+
+    Of a table's other columns the target is ignored, and with `ignore_unknown` every column.
+    """
+
+    features: tuple[Feature, ...]
+    target: Feature
+    ignore_unknown: bool = False
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def _limits(self) -> tuple[Matrix, Matrix]:
+        # Infinities are never accepted. Two dimensions, since numpy compares rows with rows in half the time.
+        limits = np.array([(feature.lowest, feature.highest) for feature in self.features], dtype=np.float64)
+        limits = limits.clip(-np.finfo(np.float64).max, np.finfo(np.float64).max)
+        return limits[:, 0].reshape(1, -1), limits[:, 1].reshape(1, -1)
+
+    @cached_property
+    def _limits_as_lists(self) -> tuple[list[list[float]], list[list[float]]]:
+        lowest, highest = self._limits
+        return lowest.tolist(), highest.tolist()
+
+    def max_values(self, max_rows: int) -> int:
+        """Return the largest number of JSON values in a request of `max_rows`, with room for unknown columns."""
+        return _max_cells(max_rows, len(self.features))
+
+    def max_bytes(self, max_rows: int) -> int:
+        """Return the largest length of `max_rows` in JSON, each row with all names."""
+        return max_rows * self._row_bytes
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
+
+    def ignores(self, name: str) -> bool:
+        """Return whether a column that is not a feature is ignored. A warning about the target is logged once."""
+        if name == self.target.name:
+            _warn_ignored(name)
+            return True
+        return self.ignore_unknown
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def _unknown(self, names: Iterable[str]) -> list[str]:
+        """Return the names that are neither features nor ignored; more than `MAX_UNKNOWN` are never ignored."""
+        others = [name for name in names if name not in self._known]
+        if self.ignore_unknown and len(others) > MAX_UNKNOWN:
+            return others
+        return [name for name in others if not self.ignores(name)]
+
+    def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
+        """Return `(n_rows, n_features)` float64 from one mapping per row, keys in any order.
+
+        Raises `SchemaError` with every problem of every row.
+        """
+        names = self.names
+        width = len(names)
+        try:
+            cells = [record[name] for record in records for name in names]
+        except KeyError:
+            raise _schema_error(self._record_problems(records), len(records)) from None
+        if [len(record) for record in records].count(width) != len(records) and any(map(self._unknown, records)):
+            raise _schema_error(self._record_problems(records), len(records))
+        matrix = self._matrix(cells)
+        if matrix is None:
+            raise _schema_error(self._record_problems(records), len(records))
+        return matrix
+
+    def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
+        """Return `(n_rows, n_features)` float64 from lists with the columns of `header`, in any order.
+
+        A fast path for valid rows: returns None if there is any problem.
+        """
+        if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(header)}:
+            return None
+        if tuple(header) == self.names:
+            return self._matrix(list(chain.from_iterable(rows)))
+        if set(map(type, header)) != {str} or len(set(header)) < len(header) or self._unknown(header):
+            return None
+        try:
+            positions = [header.index(name) for name in self.names]
+        except ValueError:
+            return None
+        return self._matrix([row[position] for row in rows for position in positions])
+
+    def matrix_from_columns(self, columns: Mapping[str, Sequence[Any]]) -> Matrix:
+        """Return `(n_rows, n_features)` float64 from columns of equal length, in any order.
+
+        Raises `SchemaError` with every problem; a missing or unknown column is one problem, not one per row.
+        """
+        n_rows = max(map(len, columns.values()), default=0)
+        problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
+        problems += [Problem(None, shortened(name), UNKNOWN) for name in self._unknown(columns)]
+        present = [feature for feature in self.features if feature.name in columns]
+        if not problems:
+            matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
+            if matrix is not None:
+                return matrix
+        cell_problems = (
+            self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
+            for row in range(n_rows)
+        )
+        raise _schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
+
+    def matrix_from_array(self, X: Matrix) -> Matrix:
+        """Return `X` `(n_rows, n_features)`, in the schema's order, if every cell is acceptable.
+
+        Raises `SchemaError` with every problem.
+        """
+        if self._accepts(X):
+            return X
+        cell_problems = (self._cell_problems(row, zip(self.features, cells)) for row, cells in enumerate(X.tolist()))
+        raise _schema_error(chain.from_iterable(cell_problems), len(X))
+
+    def _matrix(self, cells: list[Any]) -> Matrix | None:
+        """Return the cells as a matrix, or None if any is not acceptable: a fast path for valid rows."""
+        if not _NUMBERS.issuperset(map(type, cells)):
+            return None
+        width = len(self.features)
+        try:
+            if len(cells) == width:  # for one row, calling numpy takes longer than comparing its cells
+                (lowest,), (highest,) = self._limits_as_lists
+                row = list(map(float, cells))
+                fits = all(map(le, lowest, row)) and all(map(ge, highest, row))
+                return np.array([row]) if fits else None
+            matrix = np.array(cells, dtype=np.float64).reshape(-1, width)
+        except OverflowError:  # an integer beyond float64
+            return None
+        return matrix if self._accepts(matrix) else None
+
+    def _accepts(self, X: Matrix) -> bool:
+        lowest, highest = self._limits
+        # NaN compares false, so it is rejected, too. For a single row, numpy's all() takes as long as the rest.
+        return 0 not in (lowest <= X).tobytes() and 0 not in (highest >= X).tobytes()
+
+    def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+        """Yield every problem of `records`."""
+        for row, record in enumerate(records):
+            yield from self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
+            unknown = self._unknown(record)
+            yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
+            if len(unknown) > MAX_UNKNOWN:
+                yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} more unknown names")
+
+    @staticmethod
+    def _cell_problems(row: int, cells: Iterable[tuple[Feature, Any]]) -> Iterable[Problem]:
+        for feature, cell in cells:
+            reason = cell_reason(cell, feature)
+            if reason:
+                yield Problem(row, feature.name, reason)
+
+
+def _schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
+    """Return the error with all problems, up to `MAX_PROBLEMS`."""
+    found = list(islice(problems, MAX_PROBLEMS + 1))
+    return SchemaError(found[:MAX_PROBLEMS], n_rows=n_rows, more=len(found) > MAX_PROBLEMS)
+
+
+def shortened(name: str) -> str:
+    """Return a client's name for a message, cut off if it is too long."""
+    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+
+
+@cache
+def _warn_ignored(target: str) -> None:
+    """Warn, once per process, that a table has the target among its columns."""
+    _log.warning("a table has the column %r, which is the model's target: the column is ignored", target)
+
+
+def cell_reason(cell: Any, feature: Feature) -> str | None:
+    """Return the reason to reject `cell` as a value of `feature`, or None."""
+    if cell is None:
+        return MISSING
+    if type(cell) not in (int, float):  # bool is an int, and True is not a measurement
+        return NOT_A_NUMBER
+    try:
+        value = float(cell)
+    except OverflowError:  # an integer beyond float64
+        return NOT_FINITE
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
+
+
+def _max_cells(max_rows: int, width: int) -> int:
+    return max_rows * (width + MAX_UNKNOWN) + _EXTRA_VALUES
+
+
+def check_width(n_columns: int, names: Sequence[str] | None) -> None:
+    """Raise `SchemaError` for far more columns than `names`, before the columns are processed."""
+    if names is not None and n_columns > len(names) + MAX_UNKNOWN:
+        raise SchemaError([Problem(None, None, f"has {n_columns} columns where there are {len(names)}")], n_rows=0)
+
+
+def shape_problems(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list[Problem]:
+    """Return a problem for each repeated name in the header and for each row of another length than the header."""
+    problems = [Problem(None, shortened(name), REPEATED) for name, count in Counter(header).items() if count > 1]
+    width = len(header)
+    problems += [
+        Problem(number, None, f"has {len(row)} cells where there are {width} columns")
+        for number, row in enumerate(rows)
+        if len(row) != width
+    ]
+    return problems
+
+
+def to_manifest(schema: Schema) -> dict[str, Any]:
+    """Return the schema for the manifest. JSON has no infinity, so an infinite limit is absent."""
+    features = [
+        {key: value for key, value in asdict(feature).items() if value not in (math.inf, -math.inf)}
+        for feature in (*schema.features, schema.target)
+    ]
+    return {"features": features[:-1], "target": features[-1]}
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> Schema:
+    """Return the schema that `to_manifest` wrote. Raises `TypeError` or `ValueError` for anything else."""
+    schema = Schema(
+        features=tuple(Feature(**feature) for feature in manifest["features"]),
+        target=Feature(**manifest["target"]),
+    )
+    for feature in (*schema.features, schema.target):
+        texts = (feature.name, feature.unit, feature.description)
+        if not all(isinstance(text, str) for text in texts) or feature.type != "number":
+            raise ValueError(f"the feature {feature.name!r} is not of type number with string descriptions")
+        for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
+            # An absent limit is infinite; others must be within float64.
+            if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:
+                raise ValueError(f"the feature {feature.name!r} has limits that are not two numbers in order")
+    if not schema.features:
+        raise ValueError("there are no features")
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("two features have the same name")
+    return schema

@@ -1,0 +1,306 @@
+"""One version of a model on disk: written atomically, loaded only if every byte and every prediction is verified.
+
+An artifact is a folder: `manifest.json`, which lists every other file with its hash, and those files. Serving reads
+the manifest, `model.onnx`, `forest.npz` if there is one, `golden.json` and `reference.json`. It never opens a pickle.
+
+To change the format: raise FORMAT_VERSION, let `load` read the older versions (they stay readable for ever), keep one
+artifact of each older version in the tests, and describe the change in CHANGELOG.md.
+
+Format 2 added `engine.tolerance`. In format 1 every model is exact to the last bit.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engine.compare import differing, predict_by_batch_size
+from model.engine.forest import BitVectors, Forest
+from model.engine.graph import MAX_GRAPH_BYTES
+from model.engine.runtime import Engine, Predictor
+from model.errors import ArtifactError, GoldenRowsError
+from model.schema import features
+from model.schema.features import Matrix, Schema
+from model.schema.numbers import is_number
+from model.store import reference
+from model.store.files import MAX_JSON_BYTES, open_regular, parse_json, read_json
+from model.store.manifest import check, file_sizes
+from model.store.reference import Reference
+
+FORMAT_VERSION = 2
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+GOLDEN = "golden.json"
+FOREST = "forest.npz"
+REFERENCE = "reference.json"
+# The largest relative difference from the trained model that a manifest may allow.
+MAX_TOLERANCE = 1e-6
+# All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
+# forest has 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
+MAX_ARTIFACT_BYTES = 2**31
+MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
+_MAX_BYTES = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
+INCOMING = ".incoming-"  # the prefix of a folder's name until the folder is complete
+
+_RESTORE = "restore the artifact from its source, or train the model again"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An artifact that has no version yet: the facts of its manifest, and its files by relative name."""
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One verified version of a model, ready to predict.
+
+    `golden_predictions` `(n_rows,)` are the trained model's for `golden_rows` `(n_rows, n_features)`. Every engine of
+    this version reproduces them to the relative `tolerance`, or to the last bit if it is 0.
+    """
+
+    path: Path
+    name: str
+    version: int
+    manifest: Mapping[str, Any]
+    schema: Schema
+    engine: Predictor
+    golden_rows: Matrix
+    golden_predictions: NDArray[np.float64]
+    tolerance: float
+    reference: Reference
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order."""
+        return self.engine.predict(X)
+
+
+def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
+    """Write the draft as `folder` atomically and return the folder, which must not exist yet."""
+    facts = {
+        **draft.manifest,
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "version": version,
+        "files": {name: _fingerprint(content) for name, content in sorted(draft.files.items())},
+    }
+    manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    incoming = folder.with_name(INCOMING + uuid.uuid4().hex)
+    try:
+        for relative, content in {**draft.files, MANIFEST: to_json(manifest)}.items():
+            path = incoming / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, content)
+        incoming.rename(folder)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
+    return folder
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file and sync it to disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(folder: Path) -> Artifact:
+    """Return the artifact after checking every file's hash and replaying the golden rows.
+
+    Raises `ArtifactError`, which names the file and what to do.
+    """
+    manifest, files = read(folder, _MAX_BYTES)
+    try:
+        check(manifest)
+        to_json(manifest)  # a page cannot show strings that are not valid UTF-8
+        model_schema = features.from_manifest(manifest)
+        tolerance = _tolerance(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
+    missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]
+    if missing:
+        raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
+    columns, rows, answers = _golden(folder / GOLDEN, files[GOLDEN])
+    try:
+        distribution = reference.parse(parse_json(files[REFERENCE]), model_schema)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"is not a training distribution ({error})"
+        raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
+    if columns != model_schema.names:
+        raise ArtifactError(folder / GOLDEN, "has other columns than the manifest, or in another order", _RESTORE)
+    try:
+        vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
+    except Exception as error:  # numpy raises many classes for arrays that do not match
+        raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
+    try:
+        engine = Engine(files[GRAPH], vectors)
+        replayed = predict_by_batch_size(engine.predict, rows)
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
+    name, version = manifest["name"], manifest["version"]
+    loaded = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, distribution)
+    check_golden_rows(loaded, replayed)
+    return loaded
+
+
+def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArray[np.float64]]:
+    """Return the columns, the golden rows and their predictions, all finite. Raises `ArtifactError`."""
+    try:
+        golden = parse_json(content)
+        columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
+        cells = [cell for row in X for cell in row]
+        if not all(map(is_number, (*cells, *y))) or {len(row) for row in X} != {len(columns)}:
+            raise ValueError("not rows of finite numbers with one for each column")
+        if not len(X) == len(y) <= MAX_GOLDEN_ROWS:
+            raise ValueError(f"{len(X)} rows and {len(y)} answers, not equally many and at most {MAX_GOLDEN_ROWS}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(path, f"has no golden rows ({error})", _RESTORE) from None
+    return columns, np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
+
+
+def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
+    """Compare an engine's predictions `(n_batch_sizes, n_rows)` for the golden rows with the trained model's.
+
+    Raises `GoldenRowsError` if any differs.
+    """
+    different = int(differing(model.golden_predictions, replayed, model.tolerance).any(axis=0).sum())
+    if different:
+        raise GoldenRowsError(
+            model.path / GOLDEN,
+            f"{different} of {len(model.golden_rows)} golden rows are answered differently than by the trained model",
+            "do not serve it; train it again on this machine and compare",
+            name=model.name,
+            version=model.version,
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest after checking its format and digest, but not its files. Raises `ArtifactError`."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = read_json(path)
+        format_version = manifest["format_version"]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(path, "is not a manifest", _RESTORE) from None
+    if type(format_version) is not int or format_version < 1:
+        raise ArtifactError(path, f"has the format version {format_version!r}, which does not exist", _RESTORE)
+    if format_version > FORMAT_VERSION:
+        raise ArtifactError(
+            path,
+            f"is of format {format_version}; this version of tabserve reads formats up to {FORMAT_VERSION}",
+            "upgrade tabserve, or train the model again with this version",
+        )
+    expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    try:
+        unchanged = manifest.get("digest") == digest(expected)
+    except (ValueError, RecursionError):  # NaN or infinity: Python parses them, strict JSON has none
+        unchanged = False
+    if not unchanged:
+        raise ArtifactError(path, "was changed after it was written: its digest differs", _RESTORE)
+    return manifest
+
+
+def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest and the bytes of its files, after checking every file against its hash.
+
+    Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. Raises
+    `ArtifactError`.
+    """
+    path = folder / MANIFEST
+    manifest = read_manifest(folder)
+    try:
+        expected = file_sizes(manifest)
+    except ValueError:
+        raise ArtifactError(path, "does not list its files", _RESTORE) from None
+    if sum(expected.values()) > MAX_ARTIFACT_BYTES:
+        raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
+    files = {}
+    for name, size in expected.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
+        if size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
+            raise ArtifactError(folder / name, f"has {size} bytes, more than are allowed", "do not use it")
+        in_memory = max_bytes is None or name in max_bytes
+        sha256, content = _read(folder, relative, size, in_memory=in_memory)
+        if {"sha256": sha256, "size": size} != manifest["files"][name]:
+            raise ArtifactError(folder / name, "was changed after it was written: its hash differs", _RESTORE)
+        if in_memory:
+            files[name] = content
+    return manifest, files
+
+
+def _tolerance(manifest: Mapping[str, Any]) -> float:
+    """Return the relative difference from the trained model that is allowed. Raises `ValueError` if it is too large."""
+    tolerance = manifest["engine"]["tolerance"] if manifest["format_version"] > 1 else 0.0
+    if not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
+    return float(tolerance)
+
+
+def read_draft(folder: Path) -> Draft:
+    """Return the draft that an artifact was saved from, so that it can be saved again with more files."""
+    manifest, files = read(folder)
+    own = ("format_version", "name", "version", "files", "digest", "created_at")
+    return Draft({key: value for key, value in manifest.items() if key not in own}, files)
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's facts, independent of their order and of when they were written."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as indented strict JSON. Floats round-trip exactly."""
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) -> tuple[str, bytes]:
+    """Return the SHA-256 of a regular file of this size and, if `in_memory`, its bytes. Raises `ArtifactError`."""
+    path = folder / relative
+    sha256_of, chunks = hashlib.sha256(), []
+    try:
+        if path.parent.resolve() != (folder.resolve() / relative).parent:
+            raise OSError(errno.ELOOP, "its folder is a link")
+        with open_regular(path) as file:
+            actual_size = os.fstat(file.fileno()).st_size
+            if actual_size != size:
+                raise ArtifactError(path, f"has {actual_size} bytes where the manifest says {size}", _RESTORE)
+            while size > 0 and (chunk := file.read(min(size, 2**20))):
+                size -= len(chunk)
+                sha256_of.update(chunk)
+                if in_memory:
+                    chunks.append(chunk)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return sha256_of.hexdigest(), b"".join(chunks)
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, FileNotFoundError):
+        return ArtifactError(path, "is missing", _RESTORE)
+    reason = getattr(error, "strerror", None) or error  # a ValueError has none: the name contains a NUL
+    return ArtifactError(path, f"cannot be read: {reason}", "check its name and permissions")

@@ -1,0 +1,39 @@
+"""An artifact's network on a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from model.engine import network
+from model.engine.compare import predict_by_batch_size
+from model.engine.gpu import TorchEngine
+from model.errors import ArtifactError
+from model.store import artifact
+from model.store.artifact import Artifact
+
+
+def load(model: Artifact, device: torch.device) -> Artifact:
+    """Return the model with its network on the device in place of its graph, warmed up and verified again.
+
+    Reads its files again and checks every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts
+    differently than the trained model.
+    """
+    manifest, files = artifact.read(model.path)
+    try:
+        name = manifest["network"]["file"]
+        engine = TorchEngine(network.load(manifest["network"], files[name]), device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            model.path / artifact.MANIFEST,
+            f"does not describe a network ({error!r})",
+            "train it again, or serve it on cpu",
+        ) from None
+    # The largest chunk makes PyTorch allocate all the memory that it will need; one row uses different kernels.
+    for n_rows in (engine.max_rows, 1):
+        engine.predict(np.resize(model.golden_rows, (n_rows, model.golden_rows.shape[1])))
+    served = replace(model, engine=engine)
+    artifact.check_golden_rows(served, predict_by_batch_size(engine.predict, model.golden_rows))
+    return served

@@ -1,0 +1,43 @@
+"""The form of every compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from model.engine.graph import INPUT_NAME, OUTPUT_NAME
+
+# The highest IR version that requires nothing newer than ai.onnx.ml 5, so that older runtimes load the graphs, too.
+_IR_VERSION = 10
+_ONNX_OPSET = 21
+
+
+def to_onnx(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    n_features: int,
+    constants: Sequence[onnx.TensorProto] = (),
+    opsets: Mapping[str, int] | None = None,
+) -> bytes:
+    """Return nodes as one checked ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
+
+    `opsets` are those of domains other than ONNX's own.
+    """
+    double = onnx.TensorProto.DOUBLE
+    graph = onnx.helper.make_graph(
+        nodes,
+        name,
+        [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", n_features])],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
+        constants,
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="tabserve",
+        ir_version=_IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid(*item) for item in {"": _ONNX_OPSET, **(opsets or {})}.items()],
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))

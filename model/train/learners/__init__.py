@@ -1,0 +1,1 @@
+"""What fits a model: one file a learner."""

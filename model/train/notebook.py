@@ -1,0 +1,55 @@
+"""Run a notebook from top to bottom with parameters, and keep its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+import papermill
+from traitlets.config import Config
+
+from model.errors import NotebookError
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = {
+    "boston-housing": ROOT / "notebooks" / "01_boston_housing_gbm.ipynb",
+    "height-weight": ROOT / "notebooks" / "02_height_weight_torch.ipynb",
+}
+
+
+def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:
+    """Execute the notebook and return it with its outputs.
+
+    Removes what differs between runs: times, and the folders of parameters that are a `Path`. The same notebook on the
+    same data therefore gives the same bytes. Raises `NotebookError` if a cell fails.
+    """
+    paths = {name: value for name, value in parameters.items() if isinstance(value, Path)}
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / notebook.name
+        try:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters={**parameters, **{name: str(path) for name, path in paths.items()}},
+                cwd=ROOT,  # for `import model`
+                progress_bar=progress,
+                kernel_name="python3",
+                config=Config(KernelManager={"transport": "ipc"}),  # not reachable by other users of the machine
+                extra_arguments=["--log-level=CRITICAL"],  # an interrupted kernel would print a traceback
+            )
+        except papermill.PapermillExecutionError as error:
+            raise NotebookError(
+                f"{notebook.name} stopped at its cell {error.exec_count}: {error.ename}: {error.evalue}"
+            ) from None
+        executed = nbformat.read(output, as_version=4)
+    executed.metadata.pop("papermill", None)
+    for number, cell in enumerate(executed.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        for path in paths.values():
+            cell.source = cell.source.replace(str(path), path.name)
+    return bytes(nbformat.writes(executed), "utf-8")
