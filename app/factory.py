@@ -12,7 +12,6 @@ from flask import Flask, Response, request
 from app.config import Config
 from app.protocols import mlflow, native, v1, v2, vertex
 from app.protocols.fast_path import FastPath
-from app.web.exchange import WSGICall
 from app.routes import feedback, health, pages
 from app.serving import loaded
 from app.serving.inference import Inference
@@ -22,7 +21,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.prediction_writer import LogWriter
 from app.telemetry.recorder import Recorder
 from app.web import refusal
-from app.web.exchange import exchange_of
+from app.web.exchange import WSGICall, exchange_of
 from app.web.middleware import Cors, ExchangeMiddleware
 from app.web.reply import Reply
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import selectors
 import socket
 import statistics
 import sys
@@ -27,12 +26,12 @@ from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
 from app.protocols import payload
-from app.web.exchange import WSGICall
+from app.server.worker import EventLoopWorker
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 from app.web import body
+from app.web.exchange import WSGICall
 from app.web.middleware import ExchangeMiddleware
 from app.web.reply import JSON_TYPE, Reply
-from app.worker import EventLoopWorker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -132,15 +131,15 @@ def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int 
         ExitStack() as stack,
     ):
         connected = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(clients)]
-        while worker.nr_conns < clients:
-            worker.turn()
+        while worker.loop.n_connections < clients:
+            worker.loop.turn()
         gc.collect()
         gc.freeze()  # as gunicorn.conf.py does
         started = time.process_time()
         for _ in range(REQUESTS // clients):
             for client in connected:
                 client.sendall(request)
-            worker.turn()
+            worker.loop.turn()
             for client in connected:
                 if not client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n"):
                     raise SystemExit("the service did not answer")
@@ -164,14 +163,12 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
     settings = GunicornConfig()
     worker = EventLoopWorker(0, os.getppid(), [listener], None, 30, settings, Logger(settings))
     worker.wsgi = Quick()
-    worker.poller = selectors.DefaultSelector()
-    worker.method_queue.init()
+    worker.open()
     worker.begin()
     try:
         yield worker
     finally:
-        worker.poller.close()
-        worker.method_queue.close()
+        worker.close()
 
 
 @contextmanager

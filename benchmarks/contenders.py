@@ -90,16 +90,6 @@ CONTENDERS = {
             runs_in="{root}",
         ),
         Contender(
-            "tabserve-gthread",
-            "Tabserve, gthread workers",
-            "gunicorn",
-            ("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread"),
-            _table,
-            kind="ours",
-            environ=_TABSERVE,
-            runs_in="{root}",
-        ),
-        Contender(
             "raw",
             "constant on raw WSGI, gunicorn",
             "gunicorn",

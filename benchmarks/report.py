@@ -189,32 +189,31 @@ MEASURES = [
 def _comparison(results: Results) -> str:
     """Compare ours with the best peer as shipped in each line, with our engine in FastAPI, and with raw."""
     measured = {name: found for name, found in results.contenders.items() if found.steps}
-    ours, threads = measured.get("tabserve"), measured.get("tabserve-gthread")
+    ours = measured.get("tabserve")
     peers = [found for found in measured.values() if found.kind == "peer" and not (found.wrong or found.problem)]
     if not ours or not peers:
         return ""
     rows, ahead = [], []
     for measure in MEASURES:
         best = (max if measure.more_is_better else min)(peers, key=measure.of)
-        pairs = [(ours, best), (ours, measured.get("fastapi-engine")), (ours, measured.get("raw")), (threads, best)]
+        others = best, measured.get("fastapi-engine"), measured.get("raw")
         theirs = f"{_number(measure.of(best), measure.digits)} ({best.title})"
         rows.append(
             [
                 measure.label,
                 _number(measure.of(ours), measure.digits),
                 theirs,
-                *[_ratio(measure, one, other) for one, other in pairs],
+                *[_ratio(measure, ours, other) for other in others],
             ]
         )
         if measure.ahead(best, ours):
             ahead.append(f"{measure.label} ({best.title})")
     head = ["", "Tabserve", "best peer as shipped", "Tabserve / best peer", "/ FastAPI with our engine", "/ raw"]
-    head.append("gthread / best peer")
     return f"{_markdown(head, rows)}\n\nA peer as shipped is ahead in: {', '.join(ahead) or 'nothing'}."
 
 
-def _ratio(measure: _Measure, one: Found | None, other: Found | None) -> str:
-    if not one or not other:
+def _ratio(measure: _Measure, one: Found, other: Found | None) -> str:
+    if not other:
         return ""
     mine, theirs = measure.of(one), measure.of(other)
     return f"{mine / theirs:.2f}" if math.isfinite(mine) and math.isfinite(theirs) and theirs else "–"

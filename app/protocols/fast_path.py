@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 import numpy as np
 from flask import Blueprint, Flask, request
@@ -24,12 +24,11 @@ from app.serving.inference import Inference
 from app.serving.loaded import Serving
 from app.telemetry import log_lines
 from app.web import refusal
-from app.web.exchange import Exchange, exchange_of
+from app.web.exchange import Exchange, WSGICall, exchange_of
 from app.web.refusal import Refuse
 from app.web.reply import Reply
 from model import Artifact, Matrix
 
-from app.web.exchange import WSGICall
 View = TypeVar("View", bound=Callable[..., Any])
 Decoded = tuple[Matrix, Callable[[NDArray[np.float64]], Reply]]
 """The rows of a request, `(n_rows, n_features)`, and the function that encodes their predictions, `(n_rows,)`."""

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from wsgiref.types import WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model import Artifact, Matrix
-
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-import numpy as np
-from flask import Blueprint, Flask, request
-from numpy.typing import NDArray
-
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
-from app.telemetry import log_lines
-from app.web import refusal
-from app.web.exchange import Exchange, exchange_of
-from app.web.refusal import Refuse
-from app.web.reply import Reply
 from model import Artifact, Matrix
 
 UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own

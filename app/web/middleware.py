@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.web.exchange import WSGICall
-from app.web.exchange import Exchange, attach
+from app.web.exchange import Exchange, WSGICall, attach
 
 # A client's request id that is kept: it is sent back in a header and written to the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")

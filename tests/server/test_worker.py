@@ -10,8 +10,10 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -33,7 +35,7 @@ from tests.support.service import ROOT
 from tests.support.worker_app import large
 
 STOCK = "gthread"
-LOOP = os.environ.get("WORKER_UNDER_TEST", "app.worker.EventLoopWorker")
+LOOP = os.environ.get("WORKER_UNDER_TEST", "app.server.worker.EventLoopWorker")
 BOTH = pytest.mark.parametrize("worker_class", [STOCK, LOOP], ids=["stock", "loop"])
 
 PROBE = b"GET /probe?alive HTTP/1.1\r\nHost: probe\r\n\r\n"
@@ -73,20 +75,21 @@ def gunicorn(
 ) -> Iterator[Gunicorn]:
     """Run gunicorn with one worker of a class in a folder, until the block ends; `config` is a configuration file."""
     folder.mkdir(exist_ok=True)
-    (folder / "conf.py").write_text(config)
+    # In the file, where a setting that this gunicorn does not have is none.
+    (folder / "conf.py").write_text(f"control_socket_disable = True\n{config}")
     bind = "unix:socket" if unix else "127.0.0.1:0"
     command = [sys.executable, "-m", "gunicorn", "--config", "conf.py", "--bind", bind, "--worker-class", worker_class]
-    command += ["--workers", "1", "--threads", "4", "--no-control-socket", "--worker-tmp-dir", str(folder), *flags]
+    command += ["--workers", "1", "--threads", "4", "--worker-tmp-dir", str(folder), *flags]
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("GUNICORN", "TABSERVE", "PORT"))}
-    environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     log = folder / "error.log"
     with log.open("wb") as out:
         process = subprocess.Popen([*command, f"worker_app:{app}"], cwd=folder, env=environ, stdout=out, stderr=out)
     try:
         wait_until(lambda: b"Booting worker" in log.read_bytes() or process.poll() is not None)
-        found = re.search(r"Listening at: http://([\d.]+):(\d+)", log.read_text())
+        found = re.search(r"Listening at: https?://([\d.]+):(\d+)", log.read_text())
         server = Gunicorn(str(folder / "socket") if unix or not found else (found[1], int(found[2])), process, folder)
-        assert answer(server, PROBE).startswith(b"HTTP/1.1 "), log.read_text()
+        assert "--certfile" in flags or answer(server, PROBE).startswith(b"HTTP/1.1 "), log.read_text()
         yield server
     finally:
         end(process)
@@ -1086,19 +1089,72 @@ def test_head_of_blanks_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_workers_share_clients(tmp_path: Path) -> None:
-    """Clients that come at once, and keep their connections, are shared by the workers."""
-    with gunicorn(tmp_path / "g", LOOP, "--workers", "3") as server, ExitStack() as stack:
-        wait_until(lambda: len(server.workers()) == 3)
-        time.sleep(0.5)  # all have begun
-        clients = [stack.enter_context(Client(server)) for _ in range(12)]
-        for client in clients:
-            client.send(PROBE)
-        for client in clients:
-            assert client.receive_until(lambda client=client: bool(client.received))  # type: ignore[misc]
-        taken = [len(psutil.Process(pid).net_connections()) - 1 for pid in server.workers()]
+    """A worker leaves each client to one that has fewer for a millisecond, before it accepts the client itself.
 
-    assert sum(taken) == 12
-    assert min(taken) >= 3
+    One of two workers is stopped, so that the other one has to accept all: at once, if it left none to the first. That
+    one then gets those that come until it has as many.
+    """
+    number = 400
+    with gunicorn(tmp_path / "g", LOOP, "--workers", "2") as server, ExitStack() as stack:
+
+        def clients_of(pid: int) -> int:
+            return sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+
+        def has_more_than(pid: int, before: int) -> bool:
+            stack.enter_context(server.connect())
+            return clients_of(pid) > before
+
+        wait_until(lambda: len(server.workers()) == 2 and all(has_more_than(pid, 0) for pid in server.workers()))
+        stopped, other = server.workers()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            before, began = clients_of(other), time.monotonic()
+            for _ in range(number):
+                stack.enter_context(server.connect())
+            wait_until(lambda: clients_of(other) >= before + number)
+            took = time.monotonic() - began
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        before = clients_of(stopped)
+        wait_until(lambda: has_more_than(stopped, before))
+
+    assert took > 0.0009 * number  # a machine that is busy takes longer
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_tls(tmp_path: Path) -> None:
+    """With a certificate the worker speaks TLS; clients that begin no handshake, or do not end it, hold up nobody."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    flags = ["--certfile", str(tmp_path / "cert.pem"), "--keyfile", str(tmp_path / "key.pem")]
+    with gunicorn(tmp_path / "g", LOOP, *flags) as server, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(server.connect()).sendall(b"\x16\x03\x01")
+            stack.enter_context(server.connect()).sendall(b"no TLS at all")
+        context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        one = stack.enter_context(context.wrap_socket(server.connect(), server_hostname="localhost"))
+        status, body, keeps = ask(one)
+        assert (status, json.loads(body)["environ"]["wsgi.url_scheme"], keeps) == (200, "https", True)
+        sent = large(300_000)
+        one.sendall(sized(sent) + sized(b"behind it"))
+        for content in (sent, b"behind it"):
+            with http.client.HTTPResponse(one, method="POST") as reply:
+                reply.begin()
+                assert json.loads(reply.read())["sha256"] == hashlib.sha256(content).hexdigest()
+        assert ask(one, "/large?3000000")[1] == large(3_000_000)
+
+
+def test_protocols_that_are_not_spoken(tmp_path: Path) -> None:
+    """A server that is told to speak what the worker does not ends with a message."""
+    command = [sys.executable, "-m", "gunicorn", "--worker-class", LOOP, "--bind", "127.0.0.1:0"]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
+    command += ["--protocol", "uwsgi", "worker_app:application"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE)
+
+    assert ended.returncode == 2
+    assert "protocol is 'uwsgi'" in ended.stderr
+    assert "this worker speaks HTTP/1.1 alone" in ended.stderr
 
 
 def test_too_many_open_files(tmp_path: Path) -> None:

@@ -61,6 +61,20 @@ MAY_IMPORT = {
     "model.engine.gpu": {"torch"},
     "model.store.device": {"torch"},
 }
+# What of gunicorn the worker and its hooks use, all of which gunicorn has had since 20.1 (`ssl_context` since 21.0).
+GUNICORN_NAMES = {
+    "gunicorn": {"SERVER", "util"},
+    "gunicorn.config": {"Config"},
+    "gunicorn.glogging": {"Logger"},
+    "gunicorn.http": {"RequestParser"},
+    "gunicorn.http.body": {"ChunkedReader"},
+    "gunicorn.http.errors": {"NoMoreData"},
+    "gunicorn.http.message": {"DEFAULT_MAX_HEADERFIELD_SIZE", "MAX_HEADERS"},
+    "gunicorn.http.unreader": {"Unreader"},
+    "gunicorn.http.wsgi": {"Response", "base_environ", "create"},
+    "gunicorn.sock": {"TCP6Socket", "ssl_context"},
+    "gunicorn.workers.base": {"Worker"},
+}
 WEB = {"flask", "werkzeug", "gunicorn", "prometheus_client", "requests"}
 # Modules that set an environment variable for a library.
 SETTERS = {"model.engine.runtime": "ORT_DISABLE_TELEMETRY", "model.train.learners.mlp": "CUBLAS_WORKSPACE_CONFIG"}
@@ -156,6 +170,17 @@ def test_service_uses_the_public_model(name: str) -> None:
     assert {module for module, _ in found if module.startswith("model.")} <= LATE
     assert ("model", "") not in found
     assert {imported for module, imported in found if module == "model"} <= set(model.__all__)
+
+
+def test_gunicorn_names() -> None:
+    """Only these names of gunicorn are used: any other may be gone in its next release."""
+    found: dict[str, set[str]] = {}
+    for path in [*MODULES.values(), ROOT / "gunicorn.conf.py"]:
+        for module, name in imports(path):
+            if module.split(".")[0] == "gunicorn":
+                found.setdefault(module, set()).add(name)
+
+    assert found == GUNICORN_NAMES
 
 
 def test_public_names_exist() -> None:

@@ -8,7 +8,7 @@ from gunicorn.http.parser import RequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.uploads import Chunked, Gathered
+from app.server.bodies import Chunked, Gathered
 from tests.support.http_cases import CHUNKED, LAST, chunks, post
 
 bodies = st.builds(chunks, st.binary(max_size=200), st.integers(1, 70))
@@ -77,8 +77,10 @@ def test_length_of_chunks() -> None:
 def test_gathered(pieces: list[bytes], size: int) -> None:
     """What was gathered is read to its end, and what was not read of it is not lost."""
     stream = b"".join(pieces)
-    gathered = Gathered(b"".join(pieces[:1]), pieces[1:])
+    gathered = Gathered(b"".join(pieces[:1]))
+    for piece in pieces[1:]:
+        gathered.add(piece)
 
     assert gathered.read(size) == stream[:size]
-    assert gathered.take_buffered() == stream[size:]
+    assert gathered.rest() == stream[size:]
     assert gathered.read(1) == b""

@@ -1,4 +1,4 @@
-"""Request bodies between the socket and the application: where one ends, and that it is read before the reply.
+"""Request bodies between the socket and the application: where one ends, how much memory they take, what reads them.
 
 Knows gunicorn's requests, and no event loop. Only gunicorn decides what is valid: `Sized` and `Chunked` find out when
 all that it will read has come.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.message import Request
 from gunicorn.http.unreader import Unreader
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -26,6 +25,7 @@ _MAX_LINE_BYTES, _MAX_TRAILER_BYTES = 8_192, 65_536
 # gunicorn reads bodies in steps of 1024 bytes at least: so much must be there beyond what it is asked for.
 _STEP_BYTES = 2_048
 _READ_BYTES = 8_192  # that gunicorn takes from a socket at once
+_MAX_BODIES = 6  # of the longest kind, that are in memory: one for each of four threads, and two that come in
 
 
 class Sized:
@@ -87,10 +87,17 @@ class Chunked:
         return self._length - self._missing > max_bytes + _STEP_BYTES
 
 
-def framing(request: Request) -> Sized | Chunked:
-    """Return what finds the end of a request's body."""
+def framing(request: Any) -> Sized | Chunked:
+    """Return what finds the end of the body of gunicorn's request."""
     reader = request.body.reader
     return Chunked() if isinstance(reader, ChunkedReader) else Sized(reader.length)
+
+
+def expects_continue(request: Any) -> bool:
+    """Return whether the client of gunicorn's request may wait for `100 Continue` before it sends the body."""
+    return request.version >= (1, 1) and any(
+        name.upper() == "EXPECT" and value.lower() == "100-continue" for name, value in request.headers
+    )
 
 
 class Gathered(Unreader):  # type: ignore[misc]  # gunicorn has no types
@@ -100,33 +107,46 @@ class Gathered(Unreader):  # type: ignore[misc]  # gunicorn has no types
     therefore given in two parts.
     """
 
-    def __init__(self, first: bytes, others: Iterable[bytes] = ()) -> None:
+    def __init__(self, first: bytes) -> None:
         super().__init__()
-        parts = [first] if len(first) <= _READ_BYTES else [first[:-1], first[-1:]]
-        self._pieces = deque([*parts, *others])
+        self._pieces = deque([first] if len(first) <= _READ_BYTES else [first[:-1], first[-1:]])
+
+    def add(self, piece: bytes) -> None:
+        """Add what came next."""
+        self._pieces.append(piece)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return the next piece."""
         return self._pieces.popleft() if self._pieces else b""
 
-    def take_buffered(self) -> bytes:
-        """Return all that was not read: what the client sent ahead."""
-        rest: bytes = super().take_buffered() + b"".join(self._pieces)
-        self._pieces.clear()
-        return rest
+    def rest(self) -> bytes:
+        """Return all that was not read, and keep nothing of it."""
+        return b"".join(iter(self.read, b""))
 
 
-def gathered_request(*stock: Any, answered: bool, cut: bool) -> Request:
-    """Return gunicorn's request from what was gathered of it.
+class Budget:
+    """How many bytes of requests a worker has in memory: those that come in, and those that threads answer."""
 
-    `answered` says that its `Expect` was seen to; `cut`, that there is more of its body, so that no request can follow.
-    """
-    request = Request(*stock)
-    if answered:
-        request._expected_100_continue = False
-    if cut:
-        request.force_close()
-    return request
+    def __init__(self) -> None:
+        self._bytes: dict[object, int] = {}  # by connection, in the order in which their requests began
+        self._total = 0
+
+    def of(self, connection: object) -> int:
+        """Return how many bytes are a connection's."""
+        return self._bytes.get(connection, 0)
+
+    def add(self, connection: object, n_bytes: int) -> None:
+        """Count more of a connection's request."""
+        self._bytes[connection] = self._bytes.get(connection, 0) + n_bytes
+        self._total += n_bytes
+
+    def forget(self, connection: object) -> None:
+        """Count a connection's request no longer."""
+        self._total -= self._bytes.pop(connection, 0)
+
+    def has_room(self, connection: object, *, max_body_bytes: int) -> bool:
+        """Return whether more of a connection's request may be read; of the one that began first, always."""
+        return self._total <= _MAX_BODIES * max_body_bytes or connection is next(iter(self._bytes))
 
 
 class _Broken:
@@ -140,30 +160,24 @@ class _Broken:
 
 
 @contextmanager
-def read_ahead(request: Request, sock: Any, *, max_bytes: int) -> Iterator[None]:
+def read_ahead(request: Any, *, max_bytes: int) -> Iterator[bool]:
     """Read a request's body before the block answers it, unless it is longer than `max_bytes`.
 
-    So the client can send its next request behind it. Where the body is not read to its end, the connection ends with
-    the reply, which says so.
+    So the client can send its next request behind it. Yields whether the body was read to its end: if not, the
+    connection has to end with the reply.
     """
     stock, length = request.body, getattr(request.body.reader, "length", None)
-    expects, request._expected_100_continue = request._expected_100_continue, False
     if length is not None and length > max_bytes:
-        request.force_close()
-        yield
+        yield False
         return
-    if expects:
-        sock.send(CONTINUE)
     try:
         content = stock.read(max_bytes + 1)
-    except Exception as error:  # the application learns of it when it reads
-        request.force_close()
-        request.body = _Broken(error)
-    else:
-        if len(content) > max_bytes or (length is not None and len(content) < length):
-            request.force_close()
+        is_whole = len(content) <= max_bytes and (length is None or len(content) == length)
         request.body = io.BytesIO(content)
+    except Exception as error:  # the application gets it when it reads
+        is_whole = False
+        request.body = _Broken(error)
     try:
-        yield
+        yield is_whole
     finally:
         request.body = stock

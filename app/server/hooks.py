@@ -1,0 +1,144 @@
+"""What gunicorn calls in the life of its processes; gunicorn.conf.py binds each function by its name."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.sock import TCP6Socket
+
+from app.config import Config
+from app.server.worker import EventLoopWorker, ServiceWorker
+from app.serving import loaded
+from app.serving.store_watch import watch
+from app.telemetry.shared_values import reserve_slots, share_values, take_slot
+
+_M_ARENA_MAX = -8  # of malloc.h
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def before_load(settings: Config) -> None:
+    """Make ready for the models and metrics, before the first of them is made."""
+    share_values()
+    # glibc keeps a heap for each thread, as large as the largest request that the thread ever had. Ours take turns
+    # anyway.
+    if settings.device == "cpu" and "MALLOC_ARENA_MAX" not in os.environ:
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def on_starting(server: Any) -> None:
+    """Make room for the values of all workers, of as many that replace them, and of some that are added (TTIN).
+
+    Keep IPv4 and IPv6 apart.
+    """
+    if not issubclass(server.worker_class, EventLoopWorker):
+        server.log.critical(
+            "the worker class is %r; leave it out, since only %s.%s runs the service",
+            server.cfg.worker_class_str,
+            ServiceWorker.__module__,
+            ServiceWorker.__name__,
+        )
+        raise SystemExit(2)
+    reserve_slots(2 * server.cfg.workers + 8)
+    TCP6Socket.bind = _bind_ipv6
+
+
+def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
+    """Bind a listener for IPv6, and for that alone where there is one of its port for IPv4.
+
+    It would take IPv4, too, with addresses such as ::ffff:10.0.0.1, which no list of proxies names.
+    """
+    if ("0.0.0.0", listener.cfg_addr[1]) in listener.conf.address:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(listener.cfg_addr)
+
+
+def when_ready(settings: Config, server: Any) -> None:
+    """Keep the collector from copying the pages that workers share.
+
+    While models cannot be loaded, watch the store: what is fixed is loaded as after SIGHUP.
+    """
+
+    def seen_before_failure() -> Any:
+        served = server.app.callable.serving  # another one after a reload
+        return served.seen if served.problems else None
+
+    def load_again() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=watch, args=(settings.store, seen_before_failure, load_again), daemon=True).start()
+    gc.collect()
+    gc.freeze()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the worker the lowest slot that no living worker has."""
+    taken = {sibling.slot for sibling in server.WORKERS.values()}
+    worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Count in the slot of this worker from now on."""
+    take_slot(worker.slot)
+
+
+def post_worker_init(settings: Config, worker: Any) -> None:
+    """Open the device; join the worker and the service."""
+    worker.read_seconds = settings.max_read_seconds
+    worker.max_body_bytes = settings.max_body_bytes
+    worker.gives_memory_back = settings.device == "cpu"
+    service = worker.wsgi
+    service.serving.open()
+    service.in_flight = lambda: worker.loop.in_flight
+    service.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)  # a Unix socket's client has none
+    service.recorder.start()
+    # A worker whose master is killed drains at once: the loop would notice it at the end of its turn.
+    with suppress(AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Count and log what the worker noted, and post that it has no requests: its place may stay empty."""
+    if hasattr(worker.wsgi, "metrics"):  # it came up
+        worker.wsgi.recorder.close()
+        worker.wsgi.metrics.set_in_flight(0)
+
+
+def on_reload(settings: Config, server: Any) -> None:
+    """Load the models again for the new workers; keep those that are served if the new ones do not verify.
+
+    A process of their own verifies them first. Where none is served, what loads is, and `/readyz` names what does not.
+    """
+    stops = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+
+    def stop(number: int, frame: Any) -> None:
+        stops.append(number)
+        handlers[signal.Signals(number)](number, frame)  # type: ignore[operator, misc]  # the master's own functions
+
+    for number in handlers:
+        signal.signal(number, stop)
+    problems, golden = loaded.verify_apart(
+        lambda: loaded.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
+    )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    served = server.app.callable.serving
+    if golden is not None and not (problems and served.models):
+        try:
+            fresh = server.app.load()
+            problems = fresh.serving.problems  # of a store that was changed just now
+            if not (problems and served.models):
+                server.app.callable = fresh
+                return
+        except Exception as error:  # whatever it is, the server goes on with what it has
+            problems = (repr(error),)
+    server.log.error("the models are not loaded again: %s", "; ".join(problems))
+    served.golden |= golden or {}

@@ -1,0 +1,124 @@
+"""What gunicorn is told from the environment: how many workers, threads and connections, and where it listens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from logging.config import dictConfig
+
+from app.config import Config, ConfigError
+from app.telemetry.log_lines import LOGGING
+from model import ModelError
+
+# Requests that are run together wait for each other in threads, so that no batch has more requests than there are
+# threads. For an engine that takes 0.5 ms, 16 answered as many requests as more do; for one that takes 2 ms, 32 did.
+_BATCH_THREADS = 32
+# For what the loop does not answer itself: long bodies, pages, metrics. Few, since they share one interpreter lock.
+_THREADS = 4
+# Beside what may be in flight there is room for connections that only wait for their next request.
+_IDLE_CONNECTIONS = 1_000
+# Each connection is an open file. A worker has 30 others with its databases and metrics; PyTorch opens more.
+_OTHER_FILES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The service's own settings, and gunicorn's that follow from them; `bind` is empty where gunicorn decides."""
+
+    service: Config
+    workers: int
+    threads: int
+    connections: int
+    bind: str | list[str]
+    heartbeats: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a worker has a GPU."""
+        return self.service.device != "cpu"
+
+
+def from_environ(environ: Mapping[str, str]) -> ServerSettings:
+    """Return the settings; raises `ConfigError` for those that are wrong."""
+    service = Config.from_environ(environ)
+    on_gpu = service.device != "cpu"
+    workers = int(environ.get("WEB_CONCURRENCY", 1 if on_gpu else 2))  # gunicorn itself refuses what is no number
+    if workers < 1:
+        raise ConfigError(f"WEB_CONCURRENCY is {workers}; set it to 1 or more")
+    if on_gpu and workers > 1:
+        raise ConfigError(
+            f"WEB_CONCURRENCY is {workers}, and with TABSERVE_DEVICE={service.device} one worker has the GPU; "
+            "set it to 1, and run more servers for more GPUs"
+        )
+    if service.prediction_log:
+        from model.live.prediction_log import PredictionLog  # here, as in app/factory.py
+
+        try:
+            PredictionLog(service.prediction_log)
+        except ModelError as error:
+            raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
+    threads = _THREADS if service.max_batch_rows == 1 else _BATCH_THREADS
+    connections = min(service.max_in_flight + _IDLE_CONNECTIONS, _raise_open_files() - _OTHER_FILES)
+    return ServerSettings(
+        service=service,
+        workers=workers,
+        threads=threads,
+        connections=max(2 * threads, connections),
+        bind=_addresses(environ, service.host),
+        heartbeats=_heartbeats(environ),
+    )
+
+
+def from_environ_or_exit(environ: Mapping[str, str]) -> ServerSettings:
+    """Return the settings; where they are wrong, log it in one line and end the process."""
+    try:
+        return from_environ(environ)
+    except ConfigError as error:
+        dictConfig(LOGGING)
+        logging.getLogger("tabserve").critical("%s", error)
+        raise SystemExit(2) from None
+
+
+def _addresses(environ: Mapping[str, str], host: str) -> str | list[str]:
+    """Return where to listen; Vertex AI names the port in `AIP_HTTP_PORT`."""
+    name = "PORT" if environ.get("PORT") else "AIP_HTTP_PORT"
+    port = environ.get(name, "")
+    if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65_536):
+        raise ConfigError(f"{name} is {port!r}, not a port")
+    if host:
+        return f"[{host}]:{port or 8000}"  # the brackets are for IPv6, and harmless else
+    if port:
+        return [f"0.0.0.0:{port}", *([f"[::]:{port}"] if _has_ipv6() else [])]
+    return ""
+
+
+def _has_ipv6() -> bool:
+    """Return whether this machine lets a server listen on IPv6."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return True
+    return False
+
+
+def _heartbeats(environ: Mapping[str, str]) -> str:
+    """Return a folder for the only files that the server itself writes: empty ones, for which a full disk has room."""
+    folders = "/dev/shm", environ.get("TMPDIR") or "/tmp"  # memory first, since a disk can be slow
+    found = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
+    if not found:
+        raise ConfigError(f"neither {' nor '.join(folders)} can be written to; mount a tmpfs at one of them")
+    return found
+
+
+def _raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, and return it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS takes no infinite limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
