@@ -92,7 +92,7 @@ def outages() -> list[Rule]:
             hold="2m",  # longer than a rollout is unavailable, also on a single GPU
             severity="critical",
             summary=f"No instance of {NAMED} answers Prometheus.",
-            description="None has answered /metrics for two minutes, so its predictions are unknown.",
+            description="None has answered /metrics for two minutes, so its predictions are not monitored either.",
         ),
         alert(
             "TabserveNotReady",
