@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
@@ -11,11 +11,14 @@ from flask import Flask, Response, request
 
 from app.config import Config
 from app.protocols import mlflow, native, v1, v2, vertex
-from app.protocols.fast_path import FastPath
+from app.protocols.fast_path import FastPath, add_routes
+from app.protocols.runner import Runner
+from app.protocols.views import Views
 from app.routes import feedback, health, pages
-from app.serving import loaded
+from app.routes.openapi import Document
+from app.serving.current import Serving
 from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.serving.loaded import Loaded, load
 from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
 from app.telemetry.prediction_writer import LogWriter
@@ -43,15 +46,20 @@ class Service(Flask):
     fast_path: FastPath
     middleware: ExchangeMiddleware
 
-    def is_quick(self, environ: WSGIEnvironment) -> bool:
+    def swap(self, loaded: Loaded) -> None:
+        """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
+        self.metrics.count_bins_from_zero(loaded.models.values())
+        self.serving.loaded = loaded
+
+    def is_immediate(self, environ: WSGIEnvironment) -> bool:
         """Return whether a reply never blocks and takes about a millisecond."""
         return (
-            (environ["REQUEST_METHOD"], environ["PATH_INFO"]) in self.fast_path.immediate
+            self.fast_path.is_immediate(environ["REQUEST_METHOD"], environ["PATH_INFO"])
             and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
         )
 
-    def answer_together(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
+    def answer_together(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise."""
         return self.middleware.answer(calls)
 
@@ -76,21 +84,22 @@ def create_app(
     app = Service("app", static_folder=None)
     # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.serving = loaded.load(
+    loaded = load(
         config.store,
         config.models,
         device=config.device,
         max_batch_rows=config.max_batch_rows,
         ignore_unknown=config.ignore_unknown_columns,
     )
+    serving = app.serving = Serving(loaded, device=config.device, max_batch_rows=config.max_batch_rows)
     log, writer = None, None
     metrics = app.metrics = Metrics(
-        models=lambda: app.serving.models.values(),
-        golden=lambda: app.serving.golden,
-        ready=lambda: app.serving.unready is None,
+        models=lambda: serving.loaded.models.values(),
+        golden=lambda: serving.loaded.golden,
+        ready=lambda: serving.unready is None,
         live_errors=lambda: writer.live_errors if writer else (),
-        runs=lambda: app.serving.take_runs(),
-        usage=lambda: app.serving.usage(),
+        runs=serving.take_runs,
+        usage=serving.usage,
     )
     if config.prediction_log:
         from model.live.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
@@ -98,17 +107,22 @@ def create_app(
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, config)
     recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
-    inference = Inference(config, app.serving, metrics, lambda: app.in_flight())
+    runner = Runner(config, serving, Inference(serving), metrics, lambda: app.in_flight())
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
-    app.register_blueprint(health.blueprint(app.serving, metrics, recorder))
-    app.register_blueprint(v2.blueprint(app.serving, inference, metrics, recorder))
-    app.register_blueprint(v1.blueprint(app.serving, inference))
-    app.register_blueprint(mlflow.blueprint(app.serving, inference, config))
-    app.register_blueprint(vertex.blueprint(app.serving, inference, config))
-    app.register_blueprint(native.blueprint(app.serving, inference))
-    app.register_blueprint(feedback.blueprint(config, metrics, log, app.serving))
-    app.register_blueprint(pages.blueprint(app.serving, config, lambda address: app.trusts_proxy(address)))
+    views = Views()
+    endpoints = [v2.endpoint(), v1.endpoint(), mlflow.endpoint(), vertex.endpoint(config), native.endpoint()]
+    app.register_blueprint(health.blueprint(serving, views, metrics, recorder))
+    app.register_blueprint(v2.blueprint(serving, views, metrics, recorder))
+    app.register_blueprint(v1.blueprint(serving, views))
+    app.register_blueprint(mlflow.blueprint(serving, views, config))
+    app.register_blueprint(vertex.blueprint(serving, views, config))
+    app.register_blueprint(native.blueprint(serving, views))
+    for endpoint in endpoints:
+        add_routes(app, endpoint, runner)
+    app.register_blueprint(feedback.blueprint(config, metrics, log, serving, views))
+    document = Document(app, endpoints, views, config)
+    app.register_blueprint(pages.blueprint(serving, views, document, lambda address: app.trusts_proxy(address)))
     refusal.register(app, refusal.refuser())
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
@@ -117,17 +131,11 @@ def create_app(
         if request.url_rule:
             exchange = exchange_of(request.environ)
             exchange.route = request.url_rule.rule
-            exchange.is_probe = hasattr(app.view_functions[request.url_rule.endpoint], "probe")
+            exchange.is_probe = app.view_functions[request.url_rule.endpoint] in views.probes
 
-    app.fast_path = FastPath(app, app.serving, inference)
-    cors = Cors(config.cors_origins, _cors_routes(app)) if config.cors_origins else None
+    app.fast_path = FastPath(app, serving, runner, endpoints, views)
+    # Pages of other origins may call predictions and feedback.
+    routes = {"/feedback", *(rule for endpoint in endpoints for rule in endpoint.rules)}
+    cors = Cors(config.cors_origins, routes) if config.cors_origins else None
     app.wsgi_app = app.middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)  # type: ignore[method-assign]
     return app
-
-
-def _cors_routes(app: Service) -> set[str]:
-    """Return the routes that pages of other origins may call: predictions and feedback."""
-    predictions = {
-        rule.rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "fast_path")
-    }
-    return {*predictions, "/feedback"}

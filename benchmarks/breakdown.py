@@ -14,24 +14,27 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
+from numpy.typing import NDArray
 
 from app import create_app
 from app.config import Config, DatabaseURL
 from app.factory import Service
-from app.protocols import payload
+from app.protocols import native
+from app.protocols.endpoint import Answer
 from app.server.worker import EventLoopWorker
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 from app.web import body
 from app.web.exchange import WSGICall
 from app.web.middleware import ExchangeMiddleware
-from app.web.reply import JSON_TYPE, Reply
+from app.web.reply import Reply
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -81,8 +84,13 @@ def main(store: Path) -> None:
 
 def steps(service: Service) -> dict[str, WSGIApplication]:
     """Return applications by step; each does one step more than the one before it."""
-    model = next(iter(service.serving.models.values()))
-    constant = payload.encode(model.predict(model.golden_rows[:1]), model, request_id="0" * 32)
+    model = next(iter(service.serving.loaded.models.values()))
+    encode = native.endpoint().encode
+
+    def encoded(y: NDArray[np.float64]) -> Reply:
+        return encode(Answer(y, model, None, "0" * 32, {}))
+
+    constant = encoded(model.predict(model.golden_rows[:1]))
 
     def content(environ: WSGIEnvironment) -> bytes:
         return body.read(environ, max_bytes=10**6)
@@ -92,16 +100,16 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
         return constant
 
     def checking(environ: WSGIEnvironment) -> Reply:
-        payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1)
+        native.decode(content(environ), model.schema, max_rows=1)
         return constant
 
     def predicting(environ: WSGIEnvironment) -> Reply:
-        model.predict(payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1))
+        model.predict(native.decode(content(environ), model.schema, max_rows=1))
         return constant
 
     def encoding(environ: WSGIEnvironment) -> Reply:
-        X = payload.decode(content(environ), JSON_TYPE, model.schema, max_rows=1)
-        return payload.encode(model.predict(X), model, request_id="0" * 32)
+        X = native.decode(content(environ), model.schema, max_rows=1)
+        return encoded(model.predict(X))
 
     def application(answer: Any) -> WSGIApplication:
         def answering(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -121,7 +129,7 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
 
 def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int = 1, settle: float = 0) -> float:
     """Return the CPU seconds per request for one row, client included, with `clients` concurrent requests."""
-    model = next(iter(service.serving.models.values()))
+    model = next(iter(service.serving.loaded.models.values()))
     row = json.dumps(dict(zip(model.schema.names, model.golden_rows[0].tolist()))).encode()
     head = f"POST /models/{model.name}/predict HTTP/1.1\r\nHost: localhost:8000\r\nUser-Agent: benchmark\r\n"
     request = f"{head}Content-Type: application/json\r\nContent-Length: {len(row)}\r\n\r\n".encode() + row
@@ -152,10 +160,10 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
     """Yield a worker in this process; the caller runs its loop turn by turn."""
 
     class Quick:
-        def is_quick(self, environ: WSGIEnvironment) -> bool:
+        def is_immediate(self, environ: WSGIEnvironment) -> bool:
             return True
 
-        def answer_together(self, calls: Iterable[WSGICall]) -> list[Any]:
+        def answer_together(self, calls: Sequence[WSGICall]) -> list[Any]:
             if isinstance(application, Service):
                 return application.answer_together(calls)
             return [application(*call) for call in calls]

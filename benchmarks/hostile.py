@@ -124,7 +124,7 @@ def measure(store: Path) -> Iterator[Cost]:
             ),
             write_log=lambda pieces: None,
         )
-        model = next(iter(service.serving.models.values()))
+        model = next(iter(service.serving.loaded.models.values()))
         row = model.golden_rows[0].tolist()
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()

@@ -25,6 +25,9 @@ from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
 from tests.support.service import ROOT, TABLE, everywhere_client, parsing
 
+# How long an example takes depends on what else runs.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 # `--hypothesis-profile deep` looks further than there is time for in every run.
 settings.register_profile("deep", max_examples=2_000, deadline=None)
 

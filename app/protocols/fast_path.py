@@ -1,71 +1,26 @@
-"""Prediction routes, and the fast path to them, which bypasses Flask.
+"""The fast path: answers requests whose path is known before Flask looks at them.
 
-Every prediction route is a Flask route. Flask takes several times as long as a prediction to match a path and to make
-its request and response objects. So paths that are known at start are answered before Flask, by the same functions and
-with the same bytes.
-
-A route decodes a request to rows, and encodes their predictions as a reply. Between the two, requests that arrive
-together share one run of the engine.
+Every endpoint is a Flask route. Flask takes several times as long as a prediction to match a path and to make its
+request and response objects. So the paths of the loaded models are looked up in a table, with the same replies. The
+table is made anew when another snapshot of models is served.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
-from wsgiref.types import WSGIApplication, WSGIEnvironment
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from wsgiref.types import WSGIApplication
 
-import numpy as np
-from flask import Blueprint, Flask, request
-from numpy.typing import NDArray
+from flask import Flask, request
 
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
-from app.telemetry import log_lines
-from app.web import refusal
-from app.web.exchange import Exchange, WSGICall, exchange_of
-from app.web.refusal import Refuse
+from app.protocols.endpoint import Endpoint
+from app.protocols.runner import Routed, Runner
+from app.protocols.views import Views
+from app.serving.current import Serving
+from app.serving.loaded import Loaded
+from app.web.exchange import WSGICall, exchange_of
 from app.web.reply import Reply
-from model import Artifact, Matrix
-
-View = TypeVar("View", bound=Callable[..., Any])
-Decoded = tuple[Matrix, Callable[[NDArray[np.float64]], Reply]]
-"""The rows of a request, `(n_rows, n_features)`, and the function that encodes their predictions, `(n_rows,)`."""
-Decode = Callable[[WSGIEnvironment, Artifact], Decoded]
-
-
-def add(routes: Blueprint, serving: Serving, inference: Inference, decode: Decode, refuse: Refuse, *rules: str) -> None:
-    """Add routes for POST at `rules`; `<name>` and `<version>` in a rule choose the model, else it is the default one.
-
-    `refuse` makes the reply to what `decode` raises.
-    """
-
-    def decode_route(environ: WSGIEnvironment, values: Mapping[str, str]) -> Decoded:
-        return decode(environ, serving.get(values.get("name"), values.get("version")))
-
-    def view(**values: str) -> Reply:
-        exchange = exchange_of(request.environ)
-        exchange.X, encode = decode_route(request.environ, values)
-        inference.run([exchange])
-        return encode(_predictions(exchange))
-
-    view.__doc__ = decode.__doc__
-    view.fast_path = decode_route, refuse  # type: ignore[attr-defined]
-    for rule in rules:
-        routes.add_url_rule(rule, decode.__name__, view, methods=["POST"])
-
-
-def immediate(view: View) -> View:
-    """Mark a view that never blocks: the server answers it without a thread."""
-    view.immediate = True  # type: ignore[attr-defined]
-    return view
-
-
-def probe(view: View) -> View:
-    """Mark an immediate view as a health check, which platforms call every few seconds: a 200 is not logged."""
-    view.probe = True  # type: ignore[attr-defined]
-    return immediate(view)
 
 
 class FastRoute(NamedTuple):
@@ -73,97 +28,105 @@ class FastRoute(NamedTuple):
 
     rule: str
     values: Mapping[str, str]
-    decode: Callable[[WSGIEnvironment, Mapping[str, str]], Decoded]
-    refuse: Refuse
+    endpoint: Endpoint
+
+
+class _Table(NamedTuple):
+    """The paths for POST of one snapshot, and the methods and paths whose replies never block, those of probes too."""
+
+    loaded: Loaded
+    routes: Mapping[str, FastRoute]
+    immediate: frozenset[tuple[str, str]]
 
 
 class FastPath:
-    """Answers known prediction paths, and has Flask answer the others.
+    """Answers known prediction paths by the runner, and has Flask answer the others."""
 
-    `immediate` holds the methods and paths whose replies never block, of either kind.
-    """
-
-    def __init__(self, app: Flask, serving: Serving, inference: Inference) -> None:
+    def __init__(
+        self, app: Flask, serving: Serving, runner: Runner, endpoints: Iterable[Endpoint], views: Views
+    ) -> None:
+        self._app = app
         self._flask: WSGIApplication = app.wsgi_app
-        self._inference = inference
-        self._routes: dict[str, FastRoute] = {}
-        self.immediate: set[tuple[str, str]] = set()
-        urls = app.url_map.bind("")
-        for path, method in _paths(app, serving):
-            # Several rules may match a path: Flask's own map decides.
-            rule, values = urls.match(path, method, return_rule=True)
-            view = app.view_functions[rule.endpoint]
-            if hasattr(view, "fast_path"):
-                self._routes[path] = FastRoute(rule.rule, values, *view.fast_path)
-            # A batched request waits for others. In the server's loop it would block the loop that reads those.
-            if hasattr(view, "immediate") or (hasattr(view, "fast_path") and not serving.batches(values.get("name"))):
-                self.immediate.add((method, path))
+        self._serving = serving
+        self._runner = runner
+        self._probes = views.probes
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._table = self._make_table(serving.loaded)
 
-    def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
+    def is_immediate(self, method: str, path: str) -> bool:
+        """Return whether the reply never blocks: the server may make it in its event loop."""
+        return (method, path) in self._current().immediate
+
+    def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise.
 
         Sets the time that each took in its exchange.
         """
-        answers: list[Iterable[bytes] | Exception] = []
-        decoded = []
-        started = time.perf_counter()
-        for index, call in enumerate(calls):
-            environ, start_response = call
-            answers.append(())
+        answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
+        routes, fast = self._current().routes, []
+        for index, (environ, start_response) in enumerate(calls):
             exchange = exchange_of(environ)
-            route = self._routes.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
+            route = routes.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
             if route:
                 exchange.route = route.rule
-                try:
-                    exchange.X, encode = route.decode(environ, route.values)
-                    decoded.append((index, call, route, exchange, encode))
-                except Exception as error:
-                    answers[index] = _refused(error, route, exchange)(environ, start_response)
-            else:
-                try:
-                    answers[index] = self._flask(environ, start_response)
-                except Exception as error:
-                    answers[index] = error
-            now = time.perf_counter()
-            exchange.seconds, started = now - started, now
-        self._inference.run([exchange for _, _, _, exchange, _ in decoded])
-        started = time.perf_counter()
-        for index, call, route, exchange, encode in decoded:
+                fast.append((index, Routed(route.endpoint, route.values, environ, exchange)))
+                continue
+            started = time.perf_counter()
             try:
-                reply = encode(_predictions(exchange))
+                answers[index] = self._flask(environ, start_response)
             except Exception as error:
-                reply = _refused(error, route, exchange)
-            answers[index] = reply(*call)
-            now = time.perf_counter()
-            exchange.seconds, started = exchange.seconds + exchange.engine_seconds + now - started, now
+                answers[index] = error
+            exchange.seconds = time.perf_counter() - started
+        for (index, _), reply in zip(fast, self._runner.run([routed for _, routed in fast])):
+            answers[index] = reply(*calls[index])
         return answers
 
+    def _current(self) -> _Table:
+        """Return the table of the snapshot that is served."""
+        if self._table.loaded is not self._serving.loaded:
+            self._table = self._make_table(self._serving.loaded)
+        return self._table
 
-def _predictions(exchange: Exchange) -> NDArray[np.float64]:
-    """Return the predictions of an exchange, or raise the engine's error."""
-    if exchange.y is None:
-        failure = exchange.failure or RuntimeError("the engine was not run")
-        exchange.failure = exchange.X = None  # frees memory: the exchange waits to be counted
-        raise failure
-    return exchange.y
+    def _make_table(self, loaded: Loaded) -> _Table:
+        routes, immediate = {}, set()
+        urls = self._app.url_map.bind("")
+        for path, method in self._paths(loaded):
+            # Several rules may match a path: Flask's own map decides.
+            rule, values = urls.match(path, method, return_rule=True)
+            endpoint = self._endpoints.get(rule.endpoint)
+            if endpoint:
+                routes[path] = FastRoute(rule.rule, values, endpoint)
+            # A batched request waits for others. In the server's loop it would block the loop that reads those.
+            if self._app.view_functions[rule.endpoint] in self._probes or (
+                endpoint and not loaded.batches(values.get("name"))
+            ):
+                immediate.add((method, path))
+        return _Table(loaded, routes, frozenset(immediate))
+
+    def _paths(self, loaded: Loaded) -> Iterable[tuple[str, str]]:
+        """Yield path and method of endpoints and probes, for every loaded model."""
+        for rule in self._app.url_map.iter_rules():
+            if rule.endpoint in self._endpoints:
+                method = "POST"
+            elif self._app.view_functions[rule.endpoint] in self._probes:
+                method = "GET"
+            else:
+                continue
+            models = loaded.models.values() if rule.arguments else [None]
+            for model in models:
+                values = {"name": model.name, "version": str(model.version)} if model else {}
+                built = rule.build({name: values[name] for name in rule.arguments})
+                if built:
+                    yield built[1], method
 
 
-def _refused(error: Exception, route: FastRoute, exchange: Exchange) -> Reply:
-    if not isinstance(error, refusal.KNOWN):
-        log_lines.failure(sys.exc_info(), exchange.request_id)
-    return route.refuse(error)
+def add_routes(app: Flask, endpoint: Endpoint, runner: Runner) -> None:
+    """Add Flask routes for an endpoint."""
 
+    def view(**values: str) -> Reply:
+        environ = request.environ
+        (reply,) = runner.run([Routed(endpoint, values, environ, exchange_of(environ))])
+        return reply
 
-def _paths(app: Flask, serving: Serving) -> Iterable[tuple[str, str]]:
-    """Yield path and method of the fast-path and immediate views, for every loaded model."""
-    for rule in app.url_map.iter_rules():
-        view = app.view_functions[rule.endpoint]
-        if not (hasattr(view, "fast_path") or hasattr(view, "immediate")):
-            continue
-        method = "POST" if hasattr(view, "fast_path") else "GET"
-        models = serving.models.values() if rule.arguments else [None]
-        for model in models:
-            values = {"name": model.name, "version": str(model.version)} if model else {}
-            built = rule.build({name: values[name] for name in rule.arguments})
-            if built:
-                yield built[1], method
+    for rule in endpoint.rules:
+        app.add_url_rule(rule, endpoint.name, view, methods=["POST"])

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
-from wsgiref.types import WSGIEnvironment
 
-import numpy as np
 from flask import Blueprint
-from numpy.typing import NDArray
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from app.config import Config
 from app.errors import BodyError, NotReadyError
-from app.protocols import fast_path, tables
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.protocols import describe, tables
+from app.protocols.describe import JSON
+from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.views import Views
+from app.serving.current import Serving
 from app.version import VERSION
 from app.web import body, refusal
 from app.web.body import CSV_TYPE
@@ -33,19 +31,21 @@ from model import Artifact, Matrix, Schema
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_ERROR = describe.MLFLOW_ERROR
+_PARAMETERS = {"type": "object", "required": ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]}
 _CUSTOM_ATTRIBUTES = re.compile(r"[ -~]{1,1024}")
 _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
 
 
-def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
-    """Return routes of MLflow and SageMaker, for the default model; errors are `{"error_code": …, "message": …}`."""
-    routes = Blueprint("mlflow_scoring", __name__)
-    refuse = refusal.refuser(_error, unfit=400)
-    refusal.register(routes, refuse)
+def blueprint(serving: Serving, views: Views, config: Config) -> Blueprint:
+    """Return routes of MLflow and SageMaker but for predictions; errors are `{"error_code": …, "message": …}`."""
+    routes = Blueprint("mlflow", __name__)
+    refusal.register(routes, refusal.refuser(_error, unfit=400))
 
     @routes.get("/ping")
     @routes.get("/health")
-    @fast_path.probe
+    @views.probe
+    @views.describe(describe.get(describe.MLFLOW, "Whether the server is ready for requests", {}, unready=_ERROR))
     def ping() -> Reply:
         """Report whether the server is ready; if not, raise `NotReadyError`, which is 503."""
         if serving.unready:
@@ -53,11 +53,17 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         return Reply(b"\n")
 
     @routes.get("/version")
+    @views.describe(describe.get(describe.MLFLOW, "The version of the server", text=True))
     def version() -> Reply:
         """Return the version of the server."""
         return Reply(VERSION.encode(), "text/plain; charset=utf-8")
 
     @routes.get("/execution-parameters")
+    @views.describe(
+        describe.get(
+            describe.MLFLOW, "The limits of a SageMaker batch transform's requests", _PARAMETERS, unready=_ERROR
+        )
+    )
     def execution_parameters() -> dict[str, object]:
         """Return the limits of a SageMaker batch transform's requests; SageMaker sends at most 100 MB in all at once.
 
@@ -66,37 +72,46 @@ def blueprint(serving: Serving, inference: Inference, config: Config) -> Bluepri
         """
         megabytes = min(max(1, config.max_body_bytes // 2**20), 100)
         concurrent = min(2 * (os.cpu_count() or 1), 100 // megabytes)  # two a core keep all cores busy
-        bytes_per_row = 2 * len(serving.get(None).schema.names)
-        fits = megabytes * 2**20 // bytes_per_row <= inference.max_rows
+        bytes_per_row = 2 * len(serving.loaded.get(None).schema.names)
+        fits = megabytes * 2**20 // bytes_per_row <= config.max_rows
         return {
             "MaxConcurrentTransforms": concurrent,
             "BatchStrategy": "MULTI_RECORD" if fits else "SINGLE_RECORD",
             "MaxPayloadInMB": megabytes,
         }
 
-    def invocations(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
-        """Reply `{"predictions": […]}`, or one prediction a line if the client prefers CSV to JSON."""
-        media_type, parameters = body.content_type(environ, (JSON_TYPE, CSV_TYPE))
-        if media_type == CSV_TYPE:
-            header = body.csv_header(parameters, default=None)
-            read = partial(tables.from_csv, schema=model.schema, max_rows=inference.max_rows, header=header)
-        else:
-            read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
-        return inference.decode(environ, model, read), partial(_reply, environ)
-
-    fast_path.add(routes, serving, inference, invocations, refuse, "/invocations")
-
     return routes
 
 
-def _reply(environ: WSGIEnvironment, prediction: NDArray[np.float64]) -> Reply:
-    accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+def endpoint() -> Endpoint:
+    """Return the endpoint of MLflow and SageMaker, for the default model."""
+    return Endpoint(
+        name="mlflow.invocations",
+        rules=("/invocations",),
+        decode=_decode,
+        encode=_encode,
+        refuse=refusal.refuser(_error, unfit=400),
+        describe=_describe,
+    )
+
+
+def _decode(request: Request) -> Decoded:
+    media_type, parameters = body.content_type(request.environ, (JSON_TYPE, CSV_TYPE))
+    if media_type == CSV_TYPE:
+        header = body.csv_header(parameters, default=None)
+        return Decoded(tables.from_csv(request.read(), request.schema, max_rows=request.max_rows, header=header))
+    return Decoded(decode(request.read(), request.schema, max_rows=request.max_rows))
+
+
+def _encode(answer: Answer) -> Reply:
+    """Return `{"predictions": […]}`, or one prediction a line if the client prefers CSV to JSON."""
+    accepted = parse_accept_header(answer.environ.get("HTTP_ACCEPT"), MIMEAccept)
     if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
-        lines = "".join(f"{value!r}\n" for value in prediction.tolist())
+        lines = "".join(f"{value!r}\n" for value in answer.y.tolist())
         reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
     else:
-        reply = body.to_json({"predictions": prediction})
-    attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
+        reply = body.to_json({"predictions": answer.y})
+    attributes = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
     if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
         reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
     return reply
@@ -128,3 +143,38 @@ def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
 def _error(refusal: Refusal) -> dict[str, str]:
     return {"error_code": _ERROR_CODES.get(refusal.status, "BAD_REQUEST"), "message": refusal.full_message()}
+
+
+def _describe(model: Artifact, config: Config) -> JSON:
+    example, max_rows = describe.example(model), config.max_rows
+    forms = {
+        "dataframe_split": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {
+                "columns": describe.columns(model),
+                "data": describe.lists(model, max_rows, in_order=False),
+            },
+        },
+        "dataframe_records": {
+            "type": "array",
+            "items": describe.shared(model, "row"),
+            "minItems": 1,
+            "maxItems": max_rows,
+        },
+        "instances": describe.shared(model, "instances"),
+        "inputs": describe.shared(model, "inputs"),
+    }
+    schema = {
+        "type": "object",
+        "properties": forms | {"params": {}},
+        "oneOf": [{"required": [form]} for form in FORMS],
+    }
+    split = {"columns": list(model.schema.names), "data": [list(example.values())]}
+    content = {
+        "application/json": {"schema": schema, "example": {"dataframe_split": split}},
+        "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
+    }
+    more = {"text/csv": {"schema": {"type": "string"}}}
+    summary, reply = f"Predictions of {model.name}", describe.predictions("predictions")
+    return describe.post(describe.MLFLOW, summary, content, reply, describe.MLFLOW_ERROR, more=more)

@@ -1,46 +1,152 @@
-"""POST /predict and /models/<name>/predict: the native API."""
+"""POST /predict and /models/<name>/predict: the native API.
+
+The forms of `application/json`, which differ in shape:
+
+- columns, as `DataFrame.to_json()` writes them: `{"RM": {"0": 6.575, "1": 6.421}, …}`
+- one record: `{"RM": 6.575, …}`
+- a list of records: `[{"RM": 6.575, …}, …]`
+- a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
+
+If an object repeats a key, the last value counts, as in common JSON parsers.
+"""
 
 from __future__ import annotations
 
-from functools import partial
-from wsgiref.types import WSGIEnvironment
-
 from flask import Blueprint
 
-from app.protocols import fast_path, payload
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.config import Config
+from app.errors import BodyError
+from app.protocols import describe, tables
+from app.protocols.describe import JSON
+from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.views import Views
+from app.serving.current import Serving
 from app.web import refusal
-from app.web.body import CSV_TYPE, content_type, csv_header
-from app.web.exchange import exchange_of
-from app.web.reply import JSON_TYPE
-from model import Artifact
+from app.web.body import CSV_TYPE, content_type, csv_header, parse_json, to_json
+from app.web.reply import JSON_TYPE, Reply
+from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
+
+_UNFIT = {"422": "the rows do not fit the model's schema"}
 
 
-def blueprint(serving: Serving, inference: Inference) -> Blueprint:
-    """Return the routes of the native API."""
-    routes = Blueprint("predict", __name__)
-
-    refuse = refusal.refuser()
-    refusal.register(routes, refuse)
+def blueprint(serving: Serving, views: Views) -> Blueprint:
+    """Return the routes of the native API but for predictions."""
+    routes = Blueprint("native", __name__)
+    refusal.register(routes, refusal.refuser())
 
     @routes.get("/models")
+    @views.describe(describe.get(describe.NATIVE, "The loaded models, and which is the default", describe.NAMES))
     def models() -> dict[str, object]:
         """List the loaded models, and the default one, which `/predict` uses."""
+        loaded = serving.loaded
         return {
-            "models": [{"name": model.name, "version": model.version} for model in serving.models.values()],
-            "default": serving.default_name,
+            "models": [{"name": model.name, "version": model.version} for model in loaded.models.values()],
+            "default": loaded.default_name,
         }
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
-        """Predict from any of the native formats."""
-        media_type, parameters = content_type(environ, (JSON_TYPE, CSV_TYPE))
-        header = csv_header(parameters, default=True)
-        decode = partial(
-            payload.decode, media_type=media_type, schema=model.schema, max_rows=inference.max_rows, header=header
-        )
-        rows = inference.decode(environ, model, decode)
-        return rows, partial(payload.encode, model=model, request_id=exchange_of(environ).request_id)
-
-    fast_path.add(routes, serving, inference, predict, refuse, "/predict", "/models/<name>/predict")
     return routes
+
+
+def endpoint() -> Endpoint:
+    """Return the endpoint of the native API."""
+    return Endpoint(
+        name="predict",
+        rules=("/predict", "/models/<name>/predict"),
+        decode=_decode,
+        encode=_encode,
+        refuse=refusal.refuser(),
+        describe=_describe,
+    )
+
+
+def _decode(request: Request) -> Decoded:
+    media_type, parameters = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
+    header = csv_header(parameters, default=True)
+    content = request.read()
+    if media_type == CSV_TYPE:
+        return Decoded(tables.from_csv(content, request.schema, max_rows=request.max_rows, header=header))
+    return Decoded(decode(content, request.schema, max_rows=request.max_rows))
+
+
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the rows of a JSON body as `(n_rows, n_features)` float64, in the schema's order.
+
+    Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    """
+    value = parse_json(body, max_values=schema.max_values(max_rows))
+    if isinstance(value, list):
+        return tables.from_records(value, schema, max_rows=max_rows)
+    if not isinstance(value, dict):
+        raise BodyError("the body is neither a JSON object nor a list of them")
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        unknown = [key for key in value if key not in ("columns", "data", "index")]
+        check_width(len(unknown), ())
+        if unknown:
+            raise SchemaError([Problem(None, shortened(key), "unknown") for key in unknown], n_rows=len(data))
+        return tables.from_rows(data, columns, schema, max_rows=max_rows)
+    if dict in map(type, value.values()):
+        return tables.from_indexed_columns(value, schema, max_rows=max_rows)
+    return tables.from_records([value], schema, max_rows=max_rows)
+
+
+def _encode(answer: Answer) -> Reply:
+    """Return `{"prediction", "model", "version", "request_id"}`; parsing its floats returns the same bits."""
+    model = answer.model
+    fields = {"prediction": answer.y, "model": model.name, "version": model.version, "request_id": answer.request_id}
+    reply = to_json(fields)
+    reply.headers.append(("X-Model-Version", str(model.version)))
+    return reply
+
+
+def _describe(model: Artifact, config: Config) -> JSON:
+    example = describe.example(model)
+    reply = {
+        "type": "object",
+        "required": ["prediction", "model", "version", "request_id"],
+        "properties": {
+            "prediction": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+            "model": {"const": model.name},
+            "version": {"const": model.version},
+            "request_id": {"type": "string"},
+        },
+    }
+    content = {
+        "application/json": {"schema": describe.shared(model, "native"), "example": example},
+        "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
+    }
+    summary = f"Predictions of {model.name}"
+    return describe.post(describe.NATIVE, summary, content, reply, describe.NATIVE_ERROR, unfit=_UNFIT)
+
+
+def describe_body(model: Artifact, max_rows: int) -> JSON:
+    """Return the schema of a JSON body."""
+    row = describe.shared(model, "row")
+    columns = {
+        feature.name: {"type": "object", "additionalProperties": describe.number(feature), "minProperties": 1}
+        for feature in model.schema.features
+    }
+    return {
+        "anyOf": [
+            {**row, "description": "one record"},
+            {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows},
+            {
+                "type": "object",
+                "description": "columns, as DataFrame.to_json() writes them",
+                "required": list(columns),
+                "properties": columns,
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "description": "a table",
+                "required": ["columns", "data"],
+                "properties": {
+                    "columns": describe.columns(model),
+                    "data": describe.lists(model, max_rows, in_order=False),
+                    "index": {},
+                },
+                "additionalProperties": False,
+            },
+        ]
+    }

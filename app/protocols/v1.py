@@ -5,39 +5,43 @@ Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_res
 
 from __future__ import annotations
 
-from functools import partial
-from wsgiref.types import WSGIEnvironment
-
 from flask import Blueprint
 
+from app.config import Config
 from app.errors import BodyError
-from app.protocols import fast_path, tables
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.protocols import describe, tables
+from app.protocols.describe import JSON
+from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.views import Views
+from app.serving.current import Serving
 from app.web import refusal
 from app.web.body import parse_json, to_json
+from app.web.reply import Reply
 from model import Artifact, Matrix, Schema
 
 SIGNATURE = "serving_default"
 
+_READY = {"type": "object", "required": ["name", "ready"]}
 
-def blueprint(serving: Serving, inference: Inference) -> Blueprint:
-    """Return the routes of V1. Every bad request is 400 with `{"error": …}`, which lists every problem."""
-    routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
-    refuse = refusal.refuser(refusal.message, unfit=400)
-    refusal.register(routes, refuse)
+
+def blueprint(serving: Serving, views: Views) -> Blueprint:
+    """Return the routes of V1 but for predictions. Every bad request is 400 with `{"error": …}`."""
+    routes = Blueprint("v1", __name__, url_prefix="/v1")
+    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
 
     @routes.get("/models")
+    @views.describe(describe.get(describe.V1, "The loaded models", describe.NAMES))
     def models() -> dict[str, list[str]]:
         """List the loaded models."""
-        return {"models": list(serving.models)}
+        return {"models": list(serving.loaded.models)}
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
-    @fast_path.probe
+    @views.probe
+    @views.describe(describe.get(describe.V1, "whether it is ready", _READY, unready=_READY))
     def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
-        model = serving.get(name, version)
+        model = serving.loaded.get(name, version)
         state = "UNLOADING" if serving.draining else "AVAILABLE"
         statuses = [
             {"version": str(model.version), "state": state, "status": {"error_code": "OK", "error_message": ""}}
@@ -45,22 +49,29 @@ def blueprint(serving: Serving, inference: Inference) -> Blueprint:
         ready = not serving.draining
         return refusal.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
-        """Reply to `{"instances": […]}` with `{"predictions": […]}`, and to `{"inputs": …}` with `{"outputs": […]}`."""
-        read = partial(decode, schema=model.schema, max_rows=inference.max_rows)
-        key, rows = inference.decode(environ, model, read)
-        return rows, lambda prediction: to_json({key: prediction})
-
-    fast_path.add(
-        routes,
-        serving,
-        inference,
-        predict,
-        refuse,
-        "/models/<name>:predict",
-        "/models/<name>/versions/<version>:predict",
-    )
     return routes
+
+
+def endpoint() -> Endpoint:
+    """Return V1's endpoint. Every bad request is 400 with `{"error": …}`, which lists every problem."""
+    return Endpoint(
+        name="v1.predict",
+        rules=("/v1/models/<name>:predict", "/v1/models/<name>/versions/<version>:predict"),
+        decode=_decode,
+        encode=_encode,
+        refuse=refusal.refuser(refusal.message, unfit=400),
+        describe=_describe,
+    )
+
+
+def _decode(request: Request) -> Decoded:
+    """Keep the key of the reply: `predictions` for `instances`, `outputs` for `inputs`."""
+    key, X = decode(request.read(), request.schema, max_rows=request.max_rows)
+    return Decoded(X, key)
+
+
+def _encode(answer: Answer) -> Reply:
+    return to_json({answer.detail: answer.y})
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
@@ -76,3 +87,18 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
     if "instances" in document:
         return "predictions", tables.from_instances(document["instances"], schema, max_rows=max_rows)
     return "outputs", tables.from_inputs(document["inputs"], schema, max_rows=max_rows)
+
+
+def _describe(model: Artifact, config: Config) -> JSON:
+    schema = {
+        "type": "object",
+        "properties": {
+            "instances": describe.shared(model, "instances"),
+            "inputs": describe.shared(model, "inputs"),
+            "signature_name": {"enum": [SIGNATURE, None]},
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    }
+    content = {"application/json": {"schema": schema, "example": {"instances": [describe.example(model)]}}}
+    reply = {"anyOf": [describe.predictions("predictions"), describe.predictions("outputs")]}
+    return describe.post(describe.V1, f"Predictions of {model.name}", content, reply, describe.MESSAGE)

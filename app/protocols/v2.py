@@ -7,17 +7,16 @@ bodies in gzip and deflate. Parameters about sequences, priorities and time-outs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from wsgiref.types import WSGIEnvironment
 
-import numpy as np
 from flask import Blueprint, request
-from numpy.typing import NDArray
 
+from app.config import Config
 from app.errors import BodyError
-from app.protocols import fast_path, v2_tensors
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.protocols import describe, v2_tensors
+from app.protocols.describe import JSON
+from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.views import Views
+from app.serving.current import Serving
 from app.telemetry.metrics import Metrics, Statistics
 from app.telemetry.recorder import Recorder
 from app.version import VERSION
@@ -28,39 +27,114 @@ from model import Artifact
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
+_SERVER_READY = describe.flags("live", "ready")
+_MODEL_READY = {"type": "object", "required": ["name", "ready"]}
+_TENSOR = {"type": "object", "required": ["name", "datatype", "shape"]}
+_METADATA = {
+    "type": "object",
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+    "properties": {
+        "name": {"type": "string"},
+        "versions": {"type": "array", "items": {"type": "string"}},
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
+_STATISTICS = {"type": "object", "required": ["model_stats"], "properties": {"model_stats": {"type": "array"}}}
+_PARAMETERS = {"type": ["object", "null"]}
+_INFER_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 1},
+                        "minItems": 1,
+                        "maxItems": 2,
+                    },
+                    "datatype": {"enum": list(v2_tensors.DATATYPES)},
+                    "parameters": _PARAMETERS,
+                    "data": {"type": "array"},
+                },
+            },
+        },
+        "outputs": {
+            "type": ["array", "null"],
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"const": v2_tensors.OUTPUT}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+_INFER_REPLY = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape", "data"],
+                "properties": {"data": {"type": "array", "items": {"type": "number"}}},
+            },
+        },
+    },
+}
 _MAX_INDEX_BYTES = 1_024  # the longest request is `{"ready": true}`
 
 
-def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder: Recorder) -> Blueprint:
-    """Return the routes of V2. Every bad request is 400 with `{"error": …}`, which lists every problem."""
-    routes = Blueprint("open_inference", __name__, url_prefix="/v2")
-    refuse = refusal.refuser(refusal.message, unfit=400)
-    refusal.register(routes, refuse)
+def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Recorder) -> Blueprint:
+    """Return the routes of V2 but for predictions. Every bad request is 400 with `{"error": …}`."""
+    routes = Blueprint("v2", __name__, url_prefix="/v2")
+    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
 
     @routes.get("")
+    @views.describe(describe.get(describe.V2, "The server and its extensions", {"type": "object"}))
     def server() -> dict[str, object]:
         """Return the server's name, version and extensions."""
         return {"name": "tabserve", "version": VERSION, "extensions": EXTENSIONS}
 
     @routes.get("/health/live")
-    @fast_path.probe
+    @views.probe
+    @views.describe(describe.get(describe.V2, "Whether the process is alive", describe.flags("live")))
     def live() -> dict[str, bool]:
         """Report that the process is alive."""
         return {"live": True}
 
     @routes.get("/health/ready")
-    @fast_path.probe
+    @views.probe
+    @views.describe(
+        describe.get(describe.V2, "Whether the server is ready for requests", _SERVER_READY, unready=_SERVER_READY)
+    )
     def ready() -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether the server is ready. Clients use the status, or read `live` or `ready`."""
         ready = not serving.unready
         return refusal.readiness({"live": True, "ready": ready}, ready=ready)
 
     @routes.get("/models")
+    @views.describe(describe.get(describe.V2, "The loaded models", describe.NAMES))
     def models() -> dict[str, list[str]]:
         """List the loaded models, as KServe does."""
-        return {"models": list(serving.models)}
+        return {"models": list(serving.loaded.models)}
 
     @routes.post("/repository/index")
+    @views.describe(_describe_index())
     def index() -> list[dict[str, str]]:
         """List the configured models with their states; `{"ready": true}` leaves out those that are not ready."""
         content = body.read(request.environ, max_bytes=_MAX_INDEX_BYTES)
@@ -70,58 +144,42 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
         state, reason = ("UNAVAILABLE", "the server is stopping") if serving.draining else ("READY", "")
         loaded = [
             {"name": model.name, "version": str(model.version), "state": state, "reason": reason}
-            for model in serving.models.values()
+            for model in serving.loaded.models.values()
         ]
         missing = [
-            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(serving.problems)}
-            for name in serving.requested
-            if name not in serving.models
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(serving.loaded.problems)}
+            for name in serving.loaded.requested
+            if name not in serving.loaded.models
         ]
         models = loaded + missing
         return [model for model in models if model["state"] == "READY"] if options.get("ready") else models
 
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/versions/<version>")
+    @views.describe(describe.get(describe.V2, "its tensors", _METADATA))
     def metadata(name: str, version: str | None = None) -> dict[str, object]:
         """Return a model's input and output tensors."""
-        model = serving.get(name, version)
+        model = serving.loaded.get(name, version)
         facts = {"name": model.name, "versions": [str(model.version)], "platform": PLATFORM}
         return {**facts, **v2_tensors.metadata(model.schema)}
 
     @routes.get("/models/<name>/ready")
     @routes.get("/models/<name>/versions/<version>/ready")
-    @fast_path.probe
+    @views.probe
+    @views.describe(describe.get(describe.V2, "whether it is ready", _MODEL_READY, unready=_MODEL_READY))
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether a model is loaded and the server is not stopping."""
-        ready = name not in serving.requested or name in serving.models
+        ready = name not in serving.loaded.requested or name in serving.loaded.models
         if ready:
-            name, ready = serving.get(name, version).name, not serving.draining
+            name, ready = serving.loaded.get(name, version).name, not serving.draining
         return refusal.readiness({"name": name, "ready": ready}, ready=ready)
-
-    def infer(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
-        """Predict. The content type is ignored: Triton's client sends none."""
-        json_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
-        decode = partial(v2_tensors.decode, json_length=json_length, schema=model.schema, max_rows=inference.max_rows)
-        infer_request = inference.decode(environ, model, decode)
-
-        def encode(prediction: NDArray[np.float64]) -> Reply:
-            content, length = v2_tensors.encode(prediction, model, infer_request)
-            reply = Reply(content)
-            if length is not None:
-                reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
-            return body.compress(reply, environ)
-
-        return infer_request.rows, encode
-
-    fast_path.add(
-        routes, serving, inference, infer, refuse, "/models/<name>/infer", "/models/<name>/versions/<version>/infer"
-    )
 
     @routes.get("/models/<name>/config")
     @routes.get("/models/<name>/versions/<version>/config")
+    @views.describe(describe.get(describe.V2, "Triton's configuration", {"type": "object"}))
     def config(name: str, version: str | None = None) -> dict[str, object]:
         """Return a model's configuration (Triton's extension_model_configuration.md)."""
-        model = serving.get(name, version)
+        model = serving.loaded.get(name, version)
         described = v2_tensors.metadata(model.schema)
         return {
             "name": model.name,
@@ -134,21 +192,85 @@ def blueprint(serving: Serving, inference: Inference, metrics: Metrics, recorder
         }
 
     @routes.get("/models/stats")
+    @views.describe(describe.get(describe.V2, "Statistics of all models", _STATISTICS))
     def all_statistics() -> dict[str, object]:
         """Return the statistics of all models."""
         recorder.flush()
         counted = metrics.statistics()
-        return {"model_stats": [_statistics(model, counted) for model in serving.models.values()]}
+        return {"model_stats": [_statistics(model, counted) for model in serving.loaded.models.values()]}
 
     @routes.get("/models/<name>/stats")
     @routes.get("/models/<name>/versions/<version>/stats")
+    @views.describe(describe.get(describe.V2, "statistics", _STATISTICS))
     def statistics(name: str, version: str | None = None) -> dict[str, object]:
         """Return a model's statistics since the start (Triton's extension_statistics.md)."""
-        model = serving.get(name, version)
+        model = serving.loaded.get(name, version)
         recorder.flush()
         return {"model_stats": [_statistics(model, metrics.statistics())]}
 
     return routes
+
+
+def endpoint() -> Endpoint:
+    """Return V2's endpoint. Every bad request is 400 with `{"error": …}`, which lists every problem."""
+    return Endpoint(
+        name="v2.infer",
+        rules=("/v2/models/<name>/infer", "/v2/models/<name>/versions/<version>/infer"),
+        decode=_decode,
+        encode=_encode,
+        refuse=refusal.refuser(refusal.message, unfit=400),
+        describe=_describe,
+    )
+
+
+def _decode(request: Request) -> Decoded:
+    """Ignore the content type: Triton's client sends none."""
+    json_length = request.environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
+    infer_request = v2_tensors.decode(request.read(), json_length, request.schema, max_rows=request.max_rows)
+    return Decoded(infer_request.rows, infer_request)
+
+
+def _encode(answer: Answer) -> Reply:
+    content, length = v2_tensors.encode(answer.y, answer.model, answer.detail)
+    reply = Reply(content)
+    if length is not None:
+        reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
+    return body.compress(reply, answer.environ)
+
+
+def _describe(model: Artifact, config: Config) -> JSON:
+    inputs = [
+        {"name": name, "shape": [1], "datatype": v2_tensors.DATATYPE, "data": [value]}
+        for name, value in describe.example(model).items()
+    ]
+    content = {
+        "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
+        "application/octet-stream": {},
+    }
+    more: JSON = {"application/octet-stream": {}}
+    summary = f"Predictions of {model.name}"
+    operation = describe.post(describe.V2, summary, content, _INFER_REPLY, describe.MESSAGE, more=more)
+    operation["parameters"] = [
+        {
+            "name": JSON_LENGTH,
+            "in": "header",
+            "description": "bytes of JSON, where binary tensors follow it",
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    ]
+    return operation
+
+
+def _describe_index() -> JSON:
+    operation = describe.post(
+        describe.V2,
+        "The configured models, and their state",
+        {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
+        {"type": "array", "items": {"type": "object", "required": ["name", "version", "state", "reason"]}},
+        describe.MESSAGE,
+    )
+    operation["requestBody"]["required"] = False
+    return operation
 
 
 def _config(tensor: dict[str, object]) -> dict[str, object]:

@@ -5,46 +5,61 @@ Source: Vertex AI, custom container requirements for inference.
 
 from __future__ import annotations
 
-from functools import partial
-from wsgiref.types import WSGIEnvironment
-
 from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError
-from app.protocols import fast_path, tables
-from app.serving.inference import Inference
-from app.serving.loaded import Serving
+from app.protocols import describe, tables
+from app.protocols.describe import JSON
+from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.views import Views
+from app.serving.current import Serving
 from app.web import refusal
 from app.web.body import parse_json, to_json
+from app.web.reply import Reply
 from model import Artifact, Matrix, Schema
 
 
-def blueprint(serving: Serving, inference: Inference, config: Config) -> Blueprint:
-    """Return the routes of Vertex AI, for the default model.
+def blueprint(serving: Serving, views: Views, config: Config) -> Blueprint:
+    """Return Vertex AI's health check.
 
-    If a path is also one of health, V1, V2 or MLflow, their route answers: its reply has what Vertex AI reads.
+    If its path is also one of health, V1, V2 or MLflow, their route answers: its reply has what Vertex AI reads.
     """
-    routes = Blueprint("vertex_ai", __name__)
-    refuse = refusal.refuser(refusal.message, unfit=400)
-    refusal.register(routes, refuse)
+    routes = Blueprint("vertex", __name__)
+    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
+    ready = describe.flags("ready")
 
-    @fast_path.probe
+    @views.probe
+    @views.describe(describe.get(describe.VERTEX, "Whether the server is ready for requests", ready, unready=ready))
     def health() -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether the server is ready."""
         ready = not serving.unready
         return refusal.readiness({"ready": ready}, ready=ready)
 
-    def predict(environ: WSGIEnvironment, model: Artifact) -> fast_path.Decoded:
-        """Reply to `{"instances": […]}` with `{"predictions": […]}`; `parameters` are ignored."""
-        rows = inference.decode(environ, model, partial(decode, schema=model.schema, max_rows=inference.max_rows))
-        return rows, lambda prediction: to_json({"predictions": prediction})
-
     if config.aip_health_route:
         routes.add_url_rule(config.aip_health_route, view_func=health)
-    if config.aip_predict_route:
-        fast_path.add(routes, serving, inference, predict, refuse, config.aip_predict_route)
     return routes
+
+
+def endpoint(config: Config) -> Endpoint:
+    """Return Vertex AI's endpoint, for the default model; without AIP_PREDICT_ROUTE it has no path."""
+    return Endpoint(
+        name="vertex.predict",
+        rules=(config.aip_predict_route,) if config.aip_predict_route else (),
+        decode=_decode,
+        encode=_encode,
+        refuse=refusal.refuser(refusal.message, unfit=400),
+        describe=_describe,
+    )
+
+
+def _decode(request: Request) -> Decoded:
+    """Ignore `parameters`."""
+    return Decoded(decode(request.read(), request.schema, max_rows=request.max_rows))
+
+
+def _encode(answer: Answer) -> Reply:
+    return to_json({"predictions": answer.y})
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
@@ -56,3 +71,11 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
     if not isinstance(document, dict) or "instances" not in document:
         raise BodyError("the request is not a JSON object with instances")
     return tables.from_instances(document["instances"], schema, max_rows=max_rows)
+
+
+def _describe(model: Artifact, config: Config) -> JSON:
+    instances = describe.shared(model, "instances")
+    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
+    content = {"application/json": {"schema": schema, "example": {"instances": [describe.example(model)]}}}
+    reply = describe.predictions("predictions")
+    return describe.post(describe.VERTEX, f"Predictions of {model.name}", content, reply, describe.MESSAGE)

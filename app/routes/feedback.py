@@ -17,7 +17,9 @@ from flask import Blueprint, request
 from app.config import Config
 from app.errors import OverloadedError, UnknownPredictionsError
 from app.protocols import tables
-from app.serving.loaded import Serving
+from app.protocols.views import Views
+from app.routes.describe_feedback import describe_feedback
+from app.serving.current import Serving
 from app.telemetry.metrics import OUTCOMES, Metrics
 from app.web import body
 from app.web.middleware import REQUEST_ID
@@ -57,7 +59,7 @@ _RETRY_SECONDS = 1.2  # 0.2 s in the recorder, 0.5 s in the log writer's queue, 
 _MAX_LATE_IDS = 250
 
 
-def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving) -> Blueprint:
+def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving, views: Views) -> Blueprint:
     """Return the route for feedback."""
     routes = Blueprint("feedback", __name__)
     database_slots, wait_slots = threading.Semaphore(_MAX_CONCURRENT), threading.Semaphore(1)
@@ -72,6 +74,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
             slots.release()
 
     @routes.post("/feedback")
+    @views.describe(describe_feedback(config, max_row=MAX_ROW, max_truth=MAX_TRUTH, outcomes=OUTCOMES))
     def feedback() -> Reply:
         """Write true values beside their predictions, and report the outcome of each.
 
@@ -85,7 +88,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         items = value if isinstance(value, list) else [value]
         item_numbers = _item_numbers(items)
         replace = {truth[:2] for truth, number in zip(truths, item_numbers) if items[number].get("replace")}
-        ranges = {name: plausible_range(model.schema.target) for name, model in serving.models.items()}
+        ranges = {name: plausible_range(model.schema.target) for name, model in serving.loaded.models.items()}
         if log is None:
             raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)

@@ -9,11 +9,14 @@ from typing import Any
 
 import orjson
 from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from app.config import Config
-from app.routes import openapi
-from app.serving.loaded import Serving
+from app.protocols import describe
+from app.protocols.describe import SERVICE
+from app.protocols.views import Views
+from app.routes.openapi import Document
+from app.serving.current import Serving
 from app.web.body import compress, to_json
 from app.web.reply import Reply
 from model import Artifact
@@ -21,7 +24,7 @@ from model import Artifact
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
 
-def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bool]) -> Blueprint:
+def blueprint(serving: Serving, views: Views, document: Document, trusts_proxy: Callable[[str], bool]) -> Blueprint:
     """Return the routes of the pages and of the OpenAPI document.
 
     Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
@@ -31,7 +34,15 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
     # Swagger UI comes from its package; without its validator no page loads anything from another host.
     interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
     swagger_ui = get_swaggerui_blueprint(".", "../openapi.json", config=interactive)
+
+    @swagger_ui.record_once  # type: ignore[untyped-decorator]
+    def describe_docs(state: BlueprintSetupState) -> None:
+        views.describe(describe.get(SERVICE, "These pages", html=True))(
+            state.app.view_functions["pages.swagger_ui.show"]
+        )
+
     routes.register_blueprint(swagger_ui, url_prefix="/docs")
+    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
 
     @routes.before_request
     def add_slash() -> Any:
@@ -45,19 +56,23 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
         return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
 
     @routes.get("/openapi.json")
-    def document() -> Reply:
+    @views.describe(describe.get(SERVICE, "This document", {"type": "object"}))
+    def openapi() -> Reply:
         """Return the OpenAPI document of the loaded models, compressed if the client accepts that."""
-        found = openapi.document(serving, config, prefix=request.script_root + prefix())
+        found = document.render(serving.loaded, prefix=request.script_root + prefix())
         return compress(to_json(found), request.environ)
 
     @routes.get("/")
+    @views.describe(
+        describe.get(SERVICE, "The models as a web page, or as JSON whether the process is alive", alive, html=True)
+    )
     def index() -> Response:
         """Show every loaded model: version, metrics, features, and a request that works.
 
         A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
         """
         if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
-            models = [_describe(model) for model in serving.models.values()]
+            models = [_describe(model) for model in serving.loaded.models.values()]
             reply = Response(render_template("index.html", models=models, reason=serving.unready))
         else:
             reply = to_json({"status": "alive"}).to_flask()
@@ -66,8 +81,8 @@ def blueprint(serving: Serving, config: Config, trusts_proxy: Callable[[str], bo
         return reply
 
     def _describe(model: Artifact) -> dict[str, Any]:
-        values = {} if model.name == serving.default_name else {"name": model.name}
-        url = request.host_url.rstrip("/") + prefix() + url_for("predict.predict", **values, _external=False)
+        values = {} if model.name == serving.loaded.default_name else {"name": model.name}
+        url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
         row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
         body = orjson.dumps(row).decode()
         return {

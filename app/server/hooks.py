@@ -15,7 +15,7 @@ from gunicorn.sock import TCP6Socket
 
 from app.config import Config
 from app.server.worker import EventLoopWorker, ServiceWorker
-from app.serving import loaded
+from app.serving import loaded, verification
 from app.serving.store_watch import watch
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 
@@ -67,7 +67,7 @@ def when_ready(settings: Config, server: Any) -> None:
     """
 
     def seen_before_failure() -> Any:
-        served = server.app.callable.serving  # another one after a reload
+        served = server.app.callable.serving.loaded  # another one after a reload
         return served.seen if served.problems else None
 
     def load_again() -> None:
@@ -125,20 +125,21 @@ def on_reload(settings: Config, server: Any) -> None:
 
     for number in handlers:
         signal.signal(number, stop)
-    problems, golden = loaded.verify_apart(
+    problems, golden = verification.verify_apart(
         lambda: loaded.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    served = server.app.callable.serving
-    if golden is not None and not (problems and served.models):
+    serving = server.app.callable.serving
+    is_served = bool(serving.loaded.models)
+    if golden is not None and not (problems and is_served):
         try:
             fresh = server.app.load()
-            problems = fresh.serving.problems  # of a store that was changed just now
-            if not (problems and served.models):
+            problems = fresh.serving.loaded.problems  # of a store that was changed just now
+            if not (problems and is_served):
                 server.app.callable = fresh
                 return
         except Exception as error:  # whatever it is, the server goes on with what it has
             problems = (repr(error),)
     server.log.error("the models are not loaded again: %s", "; ".join(problems))
-    served.golden |= golden or {}
+    serving.add_golden(golden or {})

@@ -5,9 +5,9 @@ the reply in pieces: that takes several times as long as a prediction, and a slo
 gathers what a connection sends until a request is whole, and answers it at once if
 
 - it is plain (app/server/plain.py), and a few kilobytes in all; and
-- the application has two methods more, and `is_quick(environ)` says that the request is immediate: that its answer
-  waits for nothing, and takes about a millisecond. `answer_together` then gets those that came at once: an iterator
-  over pairs of environment and `start_response`. It returns for each what the application would return, or the
+- the application has two methods more, and `is_immediate(environ)` says that the request is immediate: that its answer
+  waits for nothing, and takes about a millisecond. `answer_together` then gets those that came at once: a list of
+  pairs of environment and `start_response`. It returns for each what the application would return, or the
   exception that it would raise. Their bodies are there as a whole, and there is no `wsgi.early_hints`.
 
 Everything else is answered by threads, whole as well: bodies in chunks, `Expect`, HTTP/1.0, what is malformed or cut
@@ -98,7 +98,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             from gunicorn.sock import ssl_context  # since gunicorn 21
 
             tls = ssl_context(self.cfg)
-        is_immediate = getattr(self.wsgi, "is_quick", None) if may_be_plain(self.cfg, self.log) else None
+        is_immediate = getattr(self.wsgi, "is_immediate", None) if may_be_plain(self.cfg, self.log) else None
         self.loop = EventLoop(self, self._threads, heads=self._heads, is_immediate=is_immediate, tls=tls)
 
     def close(self) -> None:
@@ -137,11 +137,12 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             closes = not keeps or environ.get("HTTP_CONNECTION", "").lower() == "close"
             calls.append((environ, WholeReply(self.cfg, environ, closes=closes)))
         try:
-            answers = self.wsgi.answer_together(self._taken(calls))
+            answers = self.wsgi.answer_together([(environ, reply.start) for environ, reply in calls])
             if len(answers) != len(calls):
                 raise ValueError(f"the application gave {len(answers)} answers to {len(calls)} requests")
         except Exception as error:
             answers = [error] * len(calls)
+        self.loop.ready -= len(calls)
         for connection, (_, reply), answer in zip(connections, calls, answers):
             try:
                 if isinstance(answer, Exception):
@@ -155,12 +156,6 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             except Exception as error:
                 data, closes = reply.fail(self.handle_error, connection.client, error), True
             yield connection, data, closes
-
-    def _taken(self, calls: list[tuple[dict[str, Any], WholeReply]]) -> Iterator[tuple[dict[str, Any], Any]]:
-        """Yield what the application is called with, and count in `ready` how many are behind each."""
-        for environ, reply in calls:
-            self.loop.ready -= 1
-            yield environ, reply.start
 
     def _now(self) -> str:
         """Return the value of the Date header."""

@@ -193,8 +193,20 @@ class Metrics:
             self._child(self._removed, reason)
         for outcome in OUTCOMES:
             self._child(self._feedback, outcome)
-        for model in models():
-            self._count_bins_from_zero(model)
+        self.count_bins_from_zero(models())
+
+    def count_bins_from_zero(self, models: Iterable[Artifact]) -> None:
+        """Start the counters of every bin of these models at 0, so that the first value in a bin is an increase.
+
+        The same for refused missing values, which are in no bin.
+        """
+        for model in models:
+            for name, bins in model.reference.features.items():
+                self._child(self._rejected, model.name, model.version, MISSING, name)
+                for label in bins.labels:
+                    self._child(self._feature_bins, model.name, model.version, name, label)
+            for label in model.reference.prediction.labels:
+                self._child(self._prediction_bins, model.name, model.version, label)
 
     def count_failures_from_zero(self, routes: Iterable[str]) -> None:
         """Start the counters of failed POSTs to these routes at 0, so that a first burst is an increase."""
@@ -280,18 +292,6 @@ class Metrics:
         for label, count in zip(bins.labels, bins.count(values).tolist()):
             if count:
                 self._child(metric, *labels, label).inc(count)
-
-    def _count_bins_from_zero(self, model: Artifact) -> None:
-        """Start the counters of every bin of a model at 0, so that the first value in a bin is an increase.
-
-        The same for refused missing values, which are in no bin.
-        """
-        for name, bins in model.reference.features.items():
-            self._child(self._rejected, model.name, model.version, MISSING, name)
-            for label in bins.labels:
-                self._child(self._feature_bins, model.name, model.version, name, label)
-        for label in model.reference.prediction.labels:
-            self._child(self._prediction_bins, model.name, model.version, label)
 
     def _child(self, metric: M, *labels: object) -> M:
         """Return a metric's child from a cache: `labels` itself takes as long as counting."""

@@ -27,7 +27,6 @@ class Exchange:
     rows: int = 0  # rows with a prediction
     X: Matrix | None = None  # (rows, n_features)
     y: NDArray[np.float64] | None = None  # (rows,), the predictions
-    failure: Exception | None = None  # why there are no predictions
     engine_seconds: float = 0  # its share of a run for several requests
     status: int = 500
     seconds: float = 0  # in the application

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -53,7 +53,7 @@ class ExchangeMiddleware:
 
     def __init__(
         self,
-        inner: Callable[[Iterable[WSGICall]], list[Iterable[bytes] | Exception]],
+        inner: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]],
         record: Callable[[Exchange], None],
         cors: Cors | None = None,
     ) -> None:
@@ -68,11 +68,16 @@ class ExchangeMiddleware:
             raise answer
         return answer
 
-    def answer(self, calls: Iterable[WSGICall]) -> list[Iterable[bytes] | Exception]:
+    def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise."""
-        exchanges: list[Exchange] = []
+        exchanges = [_exchange(environ) for environ, _ in calls]
         try:
-            return self._inner(_with_exchanges(calls, exchanges, self._cors))
+            return self._inner(
+                [
+                    (environ, _completing(environ, exchange, start_response, self._cors))
+                    for exchange, (environ, start_response) in zip(exchanges, calls)
+                ]
+            )
         finally:
             now = time.time()
             for exchange in exchanges:
@@ -80,16 +85,14 @@ class ExchangeMiddleware:
                 self._record(exchange)
 
 
-def _with_exchanges(calls: Iterable[WSGICall], exchanges: list[Exchange], cors: Cors | None) -> Iterator[WSGICall]:
-    """Yield the calls for the inner application, each after its exchange was attached and added to `exchanges`."""
-    for environ, start_response in calls:
-        request_id = environ.get("HTTP_X_REQUEST_ID")
-        if not request_id or not REQUEST_ID.fullmatch(request_id):
-            request_id = os.urandom(16).hex()
-        exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
-        attach(environ, exchange)
-        exchanges.append(exchange)
-        yield environ, _completing(environ, exchange, start_response, cors)
+def _exchange(environ: WSGIEnvironment) -> Exchange:
+    """Attach a new exchange to a request, and return it."""
+    request_id = environ.get("HTTP_X_REQUEST_ID")
+    if not request_id or not REQUEST_ID.fullmatch(request_id):
+        request_id = os.urandom(16).hex()
+    exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+    attach(environ, exchange)
+    return exchange
 
 
 def _completing(

@@ -699,7 +699,7 @@ def test_verification_is_bounded(load: str, problem: str) -> None:
     """What runs without an end, takes too much memory or ends its process does so in a child, and is reported."""
     code = f"""if True:
         import os
-        from app.serving.loaded import verify_apart
+        from app.serving.verification import verify_apart
         def load():
             {load}
         print(verify_apart(load, max_seconds=2, max_bytes=2**28))"""

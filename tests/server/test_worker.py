@@ -480,7 +480,7 @@ def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_application_that_does_not_say_what_is_quick(tmp_path: Path) -> None:
-    """An application without `is_quick` is served by threads alone."""
+    """An application without `is_immediate` is served by threads alone."""
     cases = [*groups("pipelines", "held", "replies"), *generated(300, seed=6)]
     with (
         gunicorn(tmp_path / "s", STOCK, app="undecided") as stock,

@@ -240,8 +240,9 @@ def test_failure_reveals_nothing_internal(client: FlaskClient, log_lines: list[d
         def predict(self, X: Matrix) -> Matrix:
             raise ZeroDivisionError(f"secret {X.tolist()}")
 
-    models = cast(Service, client.application).serving.models
-    models["boston-housing"] = replace(models["boston-housing"], engine=cast(Any, Broken()))
+    service = cast(Service, client.application)
+    model = service.serving.loaded.models["boston-housing"]
+    service.swap(service.serving.loaded.with_model(replace(model, engine=cast(Any, Broken()))))
     written = io.StringIO()
     log = logging.StreamHandler(written)
     log.setFormatter(JSONFormatter())

@@ -269,8 +269,8 @@ def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch:
     """If other rows in a run may change the last bit of a prediction, requests do not share runs."""
     service = client.application
     assert isinstance(service, Service)
-    (model,) = service.serving.models.values()
-    service.serving.models[model.name] = replace(model, tolerance=1e-6)
+    (model,) = service.serving.loaded.models.values()
+    service.swap(service.serving.loaded.with_model(replace(model, tolerance=1e-6)))
     predict, runs = Artifact.predict, []
 
     def counting(self: Artifact, X: Matrix) -> Any:
@@ -310,14 +310,14 @@ def test_immediate(store: Path) -> None:
 
     for method, path in immediate:
         environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
-        assert service.is_quick(environ)
-        assert service.is_quick({**environ, "CONTENT_LENGTH": "4096"})
-        assert not service.is_quick({**environ, "CONTENT_LENGTH": "4097"})
-        assert not service.is_quick({**environ, "HTTP_CONTENT_ENCODING": "gzip"})
-        assert not service.is_quick({**environ, "REQUEST_METHOD": "PUT"})
+        assert service.is_immediate(environ)
+        assert service.is_immediate({**environ, "CONTENT_LENGTH": "4096"})
+        assert not service.is_immediate({**environ, "CONTENT_LENGTH": "4097"})
+        assert not service.is_immediate({**environ, "HTTP_CONTENT_ENCODING": "gzip"})
+        assert not service.is_immediate({**environ, "REQUEST_METHOD": "PUT"})
     for path in ("/", "/metrics", "/feedback", "/docs/", "/openapi.json", "/v2/models/boston-housing/stats", "/x"):
         for method in ("GET", "POST"):
-            assert not service.is_quick({"REQUEST_METHOD": method, "PATH_INFO": path})
+            assert not service.is_immediate({"REQUEST_METHOD": method, "PATH_INFO": path})
 
 
 def test_immediate_for_one_method_only(store: Path) -> None:
@@ -328,6 +328,6 @@ def test_immediate_for_one_method_only(store: Path) -> None:
     service = client.application
     assert isinstance(service, Service)
 
-    assert service.is_quick({"REQUEST_METHOD": "POST", "PATH_INFO": "/metrics"})
-    assert not service.is_quick({"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"})
-    assert not service.is_quick({"REQUEST_METHOD": "POST", "PATH_INFO": "/feedback"})
+    assert service.is_immediate({"REQUEST_METHOD": "POST", "PATH_INFO": "/metrics"})
+    assert not service.is_immediate({"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"})
+    assert not service.is_immediate({"REQUEST_METHOD": "POST", "PATH_INFO": "/feedback"})

@@ -46,7 +46,7 @@ def test_every_route_is_described(service: Service) -> None:
         (rule.rule.replace("<name>", model.name).replace("<version>", str(model.version)), method)
         for rule in service.url_map.iter_rules()
         if rule.rule != FILES
-        for model in service.serving.models.values()
+        for model in service.serving.loaded.models.values()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 

@@ -160,8 +160,9 @@ def test_failure_reveals_nothing_internal(store: Path, log_lines: list[dict[str,
             raise ZeroDivisionError(f"secret {X.tolist()}")
 
     client = everywhere_client(store, log_lines.extend)
-    models = cast(Service, client.application).serving.models
-    models["boston-housing"] = replace(models["boston-housing"], engine=cast(Any, Broken()))
+    service = cast(Service, client.application)
+    model = service.serving.loaded.models["boston-housing"]
+    service.swap(service.serving.loaded.with_model(replace(model, engine=cast(Any, Broken()))))
     message = refused(send(client, protocol, [ROW]), 500, protocol)
 
     assert message == "internal error; find it in the log by this request's id"

@@ -220,7 +220,7 @@ class Application:
     def __call__(self, environ: Environ, start: Callable[..., Callable[[bytes], object]]) -> Iterable[bytes]:
         return reply_to(environ, start)
 
-    def is_quick(self, environ: Environ) -> bool:
+    def is_immediate(self, environ: Environ) -> bool:
         """Return whether a request takes no longer than handing it to a thread would; fail for some."""
         if "unsure" in environ["PATH_INFO"]:
             raise ValueError("cannot tell")

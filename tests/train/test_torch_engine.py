@@ -301,7 +301,7 @@ def test_service_that_loses_its_device(networks: Path) -> None:
     """A lost device gives 503 and ends readiness permanently; the process stays alive."""
     client = opened(networks)
     serving = application(client).serving
-    engine = serving.models[NAME].engine._engine
+    engine = serving.loaded.models[NAME].engine._engine
     engine._network, attempts = failing(torch.AcceleratorError("CUDA error: unspecified launch failure"))
     lost = refused(client.post("/predict", json=HOUSE), 503, "native")
     after = refused(client.post("/predict", json=HOUSE), 503, "native")

@@ -26,6 +26,7 @@ from app.serving.batching import Batcher
 from model import DeviceError, Matrix
 from tests.support.service import HOUSE, strict_json
 
+NAME = "boston-housing"
 Floats = NDArray[np.float64]
 
 
@@ -259,11 +260,13 @@ def test_many_threads(sizes: list[int], n_threads: int, max_rows: int, bad: set[
 def test_batched_predictions_are_not_immediate(client: FlaskClient, store: Path) -> None:
     """With batching only prediction requests need a thread; their predictions are the same."""
     batching = create_app(Config(store=store, batch_rows=64), write_log=lambda pieces: None)
-    immediate = cast(Service, client.application).fast_path.immediate
+    alone, together = cast(Service, client.application).fast_path.is_immediate, batching.fast_path.is_immediate
+    predictions = ["/predict", "/invocations", f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"]
+    probes = ["/livez", "/readyz", "/ping", f"/v1/models/{NAME}", f"/v2/models/{NAME}/ready"]
 
-    assert {path for method, path in immediate - batching.fast_path.immediate if method != "POST"} == set()
-    assert {path for method, path in batching.fast_path.immediate if method == "POST"} == set()
-    assert ("GET", "/readyz") in batching.fast_path.immediate
+    assert [alone("POST", path) for path in predictions] == [True] * 4
+    assert [together("POST", path) for path in predictions] == [False] * 4
+    assert [together("GET", path) for path in probes] == [True] * 5
     first, second = (app.post("/predict", json=HOUSE) for app in (client, batching.test_client()))
     assert strict_json(first)["prediction"] == strict_json(second)["prediction"]
 
@@ -276,7 +279,8 @@ def test_overload_is_counted(store: Path) -> None:
             raise OverloadedError("the engine was not free")
 
     app = create_app(Config(store=store), write_log=lambda pieces: None)
-    app.serving.models = {name: replace(model, engine=Busy()) for name, model in app.serving.models.items()}
+    (model,) = app.serving.loaded.models.values()
+    app.swap(app.serving.loaded.with_model(replace(model, engine=Busy())))
     client = app.test_client()
     reply = client.post("/predict", json=HOUSE)
 

@@ -14,7 +14,7 @@ class Constant:
     def __init__(self) -> None:
         self.replies: dict[str, bytes] = {}
 
-    def is_quick(self, environ: "WSGIEnvironment") -> bool:
+    def is_immediate(self, environ: "WSGIEnvironment") -> bool:
         """Return that the event loop may answer itself."""
         return True
 
@@ -26,7 +26,7 @@ class Constant:
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(reply)))])
         return [reply]
 
-    def answer_together(self, calls: Iterable[tuple["WSGIEnvironment", "StartResponse"]]) -> list[Iterable[bytes]]:
+    def answer_together(self, calls: list[tuple["WSGIEnvironment", "StartResponse"]]) -> list[Iterable[bytes]]:
         """Answer a batch of concurrent requests."""
         return [self(*call) for call in calls]
 

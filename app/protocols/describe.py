@@ -1,0 +1,165 @@
+"""How endpoints describe themselves in the OpenAPI document: schemas of rows, and operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from model import Artifact, Feature
+
+JSON = dict[str, Any]
+
+NATIVE, V2, V1 = "Native", "Open Inference Protocol V2", "KServe V1 and TensorFlow Serving"
+MLFLOW, VERTEX, SERVICE = "MLflow and SageMaker", "Vertex AI", "Service"
+
+NATIVE_ERROR = {"$ref": "#/components/schemas/Error"}
+MESSAGE = {"$ref": "#/components/schemas/Message"}
+MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
+
+_TEXT_TYPES = ("text/plain", "application/openmetrics-text")
+NAMES: JSON = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
+_FAILURES = {
+    "400": "the body does not match its content type, or the model's inputs",
+    "404": "model or version not found",
+    "413": "too many bytes or rows",
+    "415": "the content type or encoding is not supported",
+    "503": "not ready, or overloaded; try again after Retry-After seconds",
+}
+
+
+def shared(model: Artifact, part: str) -> JSON:
+    """Return a reference to one of the schemas of a model that several operations share."""
+    return {"$ref": f"#/components/schemas/{model.name}.{part}"}
+
+
+def row(model: Artifact) -> JSON:
+    """Return the schema of one row as an object."""
+    return {
+        "type": "object",
+        "description": f"{model.manifest['title']}: one row",
+        "required": list(model.schema.names),
+        "properties": {feature.name: number(feature) for feature in model.schema.features},
+        "additionalProperties": False,
+        "examples": [example(model)],
+    }
+
+
+def instances(model: Artifact, max_rows: int) -> JSON:
+    """Return the schema of rows as a list of objects or of lists."""
+    row = shared(model, "row")
+    forms = [{"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}, lists(model, max_rows)]
+    if len(model.schema.names) == 1:
+        forms.append({"type": "array", "items": number(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
+    return {"anyOf": forms}
+
+
+def inputs(model: Artifact, max_rows: int) -> JSON:
+    """Return the schema of rows as columns, or as `instances`."""
+    columns = {feature.name: column(feature, max_rows) for feature in model.schema.features}
+    return {
+        "anyOf": [
+            {"type": "object", "required": list(columns), "properties": columns, "additionalProperties": False},
+            shared(model, "instances"),
+        ]
+    }
+
+
+def column(feature: Feature, max_rows: int) -> JSON:
+    """Return the schema of a column of shape `[n]` or `[n, 1]`."""
+    cell = number(feature)
+    forms = [cell, {"type": "array", "items": cell, "minItems": 1, "maxItems": 1}]
+    return {"anyOf": [{"type": "array", "items": form, "minItems": 1, "maxItems": max_rows} for form in forms]}
+
+
+def columns(model: Artifact) -> JSON:
+    """Return the schema of a list of all column names."""
+    names = list(model.schema.names)
+    return {
+        "type": "array",
+        "items": {"enum": names},
+        "uniqueItems": True,
+        "minItems": len(names),
+        "maxItems": len(names),
+    }
+
+
+def lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
+    """Return the schema of rows as lists, in the schema's order or in one that the request gives."""
+    width = len(model.schema.names)
+    row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    if in_order:
+        row["prefixItems"] = [number(feature) for feature in model.schema.features]
+    return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
+
+
+def number(feature: Feature) -> JSON:
+    """Return the schema of a feature: its limits are those of the model, its description has the training range."""
+    seen = f"{feature.minimum} to {feature.maximum} in training"
+    parts = [feature.description, feature.unit and f"({feature.unit})", seen]
+    limits = {"minimum": feature.lowest, "maximum": feature.highest}
+    return {
+        "type": "number",
+        "description": " ".join(filter(None, parts)),
+        **{name: limit for name, limit in limits.items() if math.isfinite(limit)},
+    }
+
+
+def example(model: Artifact) -> dict[str, float]:
+    """Return a row that works."""
+    return dict(zip(model.schema.names, model.golden_rows[0].tolist()))
+
+
+def csv(row: Mapping[str, float]) -> str:
+    """Return a row as a CSV table."""
+    return ",".join(row) + "\n" + ",".join(map(repr, row.values())) + "\n"
+
+
+def flags(*names: str) -> JSON:
+    """Return the schema of an object of booleans."""
+    return {"type": "object", "required": list(names), "properties": {name: {"type": "boolean"} for name in names}}
+
+
+def predictions(key: str) -> JSON:
+    """Return the schema of predictions under a key."""
+    values = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    return {"type": "object", "required": [key], "properties": {key: values}, "additionalProperties": False}
+
+
+def get(
+    tag: str,
+    summary: str,
+    schema: JSON | None = None,
+    *,
+    html: bool = False,
+    text: bool = False,
+    unready: JSON | None = None,
+) -> JSON:
+    """Return an operation that reads nothing; `unready` is the schema of its 503."""
+    content: JSON = {} if schema is None else {"application/json": {"schema": schema}}
+    content |= {"text/html": {"schema": {"type": "string"}}} if html else {}
+    content |= {name: {"schema": {"type": "string"}} for name in _TEXT_TYPES} if text else {}
+    responses: JSON = {"200": {"description": "success", "content": content}}
+    if unready:
+        responses["503"] = {"description": "not ready", "content": {"application/json": {"schema": unready}}}
+    return {"tags": [tag], "summary": summary, "responses": responses}
+
+
+def post(
+    tag: str,
+    summary: str,
+    content: JSON,
+    reply: JSON,
+    error: JSON,
+    *,
+    more: Mapping[str, JSON] | None = None,
+    unfit: Mapping[str, str] | None = None,
+) -> JSON:
+    """Return an operation that reads a body; `more` are other types of reply, `unfit` further failures."""
+    responses: JSON = {
+        "200": {"description": "success", "content": {"application/json": {"schema": reply}, **(more or {})}}
+    }
+    for status, description in {**_FAILURES, **(unfit or {})}.items():
+        responses[status] = {"description": description, "content": {"application/json": {"schema": error}}}
+    body = {"required": True, "content": content}
+    return {"tags": [tag], "summary": summary, "requestBody": body, "responses": responses}

@@ -1,0 +1,107 @@
+"""Answers requests for predictions in three steps: decode all, predict all, encode all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+from wsgiref.types import WSGIEnvironment
+
+from app.config import Config
+from app.errors import OverloadedError
+from app.protocols.endpoint import Answer, Endpoint, Request
+from app.serving.current import Serving
+from app.serving.inference import Inference, Rows
+from app.telemetry import log_lines
+from app.telemetry.metrics import Metrics
+from app.web import refusal
+from app.web.exchange import Exchange
+from app.web.reply import Reply
+from model import REASONS, Schema, SchemaError
+
+
+class Routed(NamedTuple):
+    """A request, the endpoint that it is for, and the values that its path has for the endpoint's rule."""
+
+    endpoint: Endpoint
+    values: Mapping[str, str]
+    environ: WSGIEnvironment
+    exchange: Exchange
+
+
+class Runner:
+    """Makes the replies of requests that arrived together; each gets the bytes that it would get alone.
+
+    `in_flight` returns how many requests this worker has accepted and not answered.
+    """
+
+    def __init__(
+        self, config: Config, serving: Serving, inference: Inference, metrics: Metrics, in_flight: Callable[[], int]
+    ) -> None:
+        self._config = config
+        self._serving = serving
+        self._inference = inference
+        self._metrics = metrics
+        self._in_flight = in_flight
+
+    def run(self, requests: Sequence[Routed]) -> list[Reply]:
+        """Return the reply to each request, and write into its exchange what is counted and logged."""
+        replies: list[Reply | None] = [None] * len(requests)
+        loaded, decoded = self._serving.loaded, []
+        n_free = self._config.max_in_flight - self._in_flight()
+        started = time.perf_counter()
+        for number, (endpoint, values, environ, exchange) in enumerate(requests):
+            try:
+                exchange.model = model = loaded.get(values.get("name"), values.get("version"))
+                # Those before this one in the same batch are decoded, and wait no more.
+                request = Request(environ, model.schema, self._config, overloaded=n_free + number < 0)
+                exchange.X, detail = endpoint.decode(request)
+                decoded.append((number, Rows(model, exchange.X), detail))
+            except Exception as error:
+                replies[number] = self._refuse(requests[number], error)
+            now = time.perf_counter()
+            exchange.seconds, started = now - started, now
+        outcomes = self._inference.run([rows for _, rows, _ in decoded]) if decoded else []
+        started = time.perf_counter()
+        for (number, rows, detail), outcome in zip(decoded, outcomes):
+            endpoint, _, environ, exchange = requests[number]
+            exchange.engine_seconds = outcome.seconds
+            try:
+                if outcome.error:
+                    exchange.X = None  # frees memory: the exchange waits to be counted
+                    raise outcome.error
+                assert outcome.y is not None
+                exchange.rows, exchange.y = len(rows.X), outcome.y
+                answer = Answer(outcome.y, rows.model, detail, exchange.request_id, environ)
+                replies[number] = endpoint.encode(answer)
+            except Exception as error:
+                replies[number] = self._refuse(requests[number], error)
+            now = time.perf_counter()
+            exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
+        return [reply for reply in replies if reply]
+
+    def _refuse(self, request: Routed, error: Exception) -> Reply:
+        """Return the reply to what an endpoint or the engine raised, and count or log it."""
+        exchange = request.exchange
+        if isinstance(error, SchemaError) and exchange.model:
+            for (reason, feature), n_rows in rejected_rows(error, exchange.model.schema).items():
+                self._metrics.count_rejected(exchange.model, n_rows, reason, feature)
+        elif isinstance(error, OverloadedError):
+            self._metrics.count_overload()
+        elif not isinstance(error, refusal.KNOWN):
+            log_lines.failure(sys.exc_info(), exchange.request_id)
+        return request.endpoint.refuse(error)
+
+
+def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:
+    """Return how many rows were refused for each reason and feature; a problem of a whole column counts for every row.
+
+    The feature is empty unless it is one of the schema's: names that a client made up must not make series.
+    """
+    rows: dict[tuple[str, str], set[int | None]] = {}
+    for problem in error.problems:
+        reason = problem.reason if problem.reason in REASONS else "shape"
+        feature = problem.feature if problem.feature in schema.names else ""
+        rows.setdefault((reason, feature or ""), set()).add(problem.row)
+    return {key: error.n_rows if None in found else len(found) for key, found in rows.items()}

@@ -1,0 +1,97 @@
+"""What is served now: one snapshot at a time, which is replaced whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from app.serving.batching import Batcher
+from app.serving.devices import Device, batched, has_network
+from app.serving.loaded import Loaded
+from model import DeviceError, GoldenRowsError, ModelError
+
+if TYPE_CHECKING:
+    from model.engine.gpu import Usage
+
+_log = logging.getLogger("tabserve")
+
+_DEVICE_REMEDY = "give the container a GPU and install requirements-cuda.txt, or set it to cpu"
+
+
+class Serving:
+    """The snapshot that answers, `loaded`; assign another one, and every request after that sees the new one alone.
+
+    `draining` is set when the server stops: it goes on answering, but is no longer ready. After `open`, models with a
+    network run on the device.
+    """
+
+    def __init__(self, loaded: Loaded, *, device: str = "cpu", max_batch_rows: int = 1) -> None:
+        self.loaded = loaded
+        self.draining = False
+        self._device_name = device
+        self._max_batch_rows = max_batch_rows
+        self._is_open = device == "cpu"
+        self._device: Device | None = None
+
+    @property
+    def unready(self) -> str | None:
+        """Return why the server is not ready for requests, or None if it is."""
+        if self.draining:
+            return "the server is stopping"
+        if self.loaded.problems:
+            return "; ".join(self.loaded.problems)
+        return None if self._is_open else f"the models are still loading on {self._device_name}"
+
+    def open(self) -> None:
+        """Load and verify the models that run on the device: after the fork, before the first request.
+
+        A model that fails is left out, and the process is live and not ready: the CPU never replaces a configured GPU.
+        """
+        if self._is_open:
+            return
+        self._is_open = True
+        try:
+            self._device = device = Device(self._device_name)
+        except Exception as error:  # anything, if PyTorch's libraries or the driver are broken
+            self._unload_networks(f"TABSERVE_DEVICE is {self._device_name!r}: {error}; {_DEVICE_REMEDY}")
+            return
+        for model in [model for model in self.loaded.models.values() if has_network(model)]:
+            try:
+                self.loaded = self.loaded.with_model(batched(device.load(model), self._max_batch_rows))
+            except Exception as error:  # anything that PyTorch and the driver raise
+                if isinstance(error, GoldenRowsError):
+                    self.add_golden({(model.name, model.version): False})
+                self._unload([model.name], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
+            else:
+                fields = {"model": model.name, "version": model.version, "device": str(device)}
+                _log.info("model loaded on its device", extra={"fields": fields})
+
+    def lose_device(self, error: DeviceError) -> None:
+        """Remove the models that run on the device. Only a new process can use it again: this one stays not ready."""
+        self._unload_networks(f"{error}; restart the server")
+
+    def add_golden(self, golden: Mapping[tuple[str, int], bool]) -> None:
+        """Add what golden rows of other versions told."""
+        self.loaded = replace(self.loaded, golden={**self.loaded.golden, **golden})
+
+    def usage(self) -> Usage | None:
+        """Return how full and busy the GPU is, if there is one."""
+        return self._device.usage() if self._device else None
+
+    def take_runs(self) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
+        """Return by version the rows of each batched run and the waits of its requests, since the last call."""
+        return {
+            (model.name, model.version): model.engine.take_statistics()
+            for model in self.loaded.models.values()
+            if isinstance(model.engine, Batcher)
+        }
+
+    def _unload_networks(self, reason: str) -> None:
+        self._unload([model.name for model in self.loaded.models.values() if has_network(model)], reason)
+
+    def _unload(self, names: Collection[str], reason: str) -> None:
+        if reason not in self.loaded.problems:
+            _log.error("not ready: %s", reason)
+        self.loaded = self.loaded.without(names, reason)
