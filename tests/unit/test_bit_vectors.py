@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from model import Matrix
 from model.engine.forest import BitVectors, Forest
 from model.engine.runtime import Engine
+from model.train.compile.onnx import trees_to_onnx
+from model.train.compile.trees import rows_at_splits, to_forest
 from model.train.learners import gbm
 from tests.support.service import bits
 
@@ -23,7 +25,7 @@ def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: in
     pipeline = gbm.fit(X, random.normal(size=n_rows), n_estimators=1)
     pipeline.set_params(gbm__n_estimators=n_trees, gbm__max_depth=None, gbm__max_leaf_nodes=max_leaves)
     pipeline.fit(X, X[:, 0] * X[:, -1] + random.normal(size=n_rows))
-    return pipeline, np.vstack([random.permutation(gbm.rows_at_splits(pipeline, X))[:3_000], X * 3])
+    return pipeline, np.vstack([random.permutation(rows_at_splits(gbm.to_trees(pipeline), X))[:3_000], X * 3])
 
 
 @pytest.mark.parametrize("n_leaves", [2, 3, 8, 9, 16, 17, 32, 33, 63, 64])
@@ -33,7 +35,7 @@ def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
     Such trees grow leaf by leaf, so that scikit-learn does not store their leaves from left to right.
     """
     pipeline, rows = fitted(9, max_leaves=n_leaves)
-    forest = gbm.forest(pipeline)
+    forest = to_forest(gbm.to_trees(pipeline))
 
     assert forest
     assert forest.leaves.shape == (1 + 9, n_leaves)
@@ -44,7 +46,7 @@ def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
 def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
     """From two rows on, in one chunk and in several, a row's prediction does not depend on the other rows."""
     pipeline, rows = fitted(n_trees)
-    forest = gbm.forest(pipeline)
+    forest = to_forest(gbm.to_trees(pipeline))
     assert forest
     vectors, answers = BitVectors(forest, rows.shape[1]), pipeline.predict(rows)
 
@@ -59,21 +61,22 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
     random = np.random.default_rng(seed)
     X = random.normal(size=(30, n_features)).round(1)
     pipeline = gbm.fit(X, random.normal(size=30), n_estimators=n_trees)
-    forest = gbm.forest(pipeline)
+    forest = to_forest(gbm.to_trees(pipeline))
     assert forest
     anything = random.integers(-(2**63), 2**63, (n_rows, n_features)).view(np.float64)
     rows = np.where(random.random((n_rows, n_features)) < 0.3, np.resize(X, (n_rows, n_features)), anything)
     rows[0, 0], rows[1, 0] = np.inf, -0.0
 
     assert np.array_equal(
-        bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(Engine(gbm.compile(pipeline)).predict(rows))
+        bits(BitVectors(forest, rows.shape[1]).predict(rows)),
+        bits(Engine(trees_to_onnx("gbm", gbm.to_trees(pipeline))).predict(rows)),
     )
 
 
 def test_packing_gives_the_same_forest_and_the_same_bytes() -> None:
     """A packed forest is unpacked unchanged, and packed again to the same bytes."""
     pipeline, _ = fitted(5)
-    forest = gbm.forest(pipeline)
+    forest = to_forest(gbm.to_trees(pipeline))
     assert forest
     found = Forest.unpack(forest.pack())
 
@@ -87,4 +90,4 @@ def test_what_does_not_fit_is_left_to_the_graph(n_trees: int, max_leaves: int) -
     """Trees of more than 64 leaves, or vectors of too much memory, make no forest."""
     pipeline, _ = fitted(n_trees, max_leaves=max_leaves)
 
-    assert gbm.forest(pipeline) is None
+    assert to_forest(gbm.to_trees(pipeline)) is None

@@ -18,6 +18,9 @@ from model import Matrix
 from model.engine.forest import BitVectors
 from model.engine.runtime import Engine, Predict
 from model.train import evaluate
+from model.train.compile import fold
+from model.train.compile.onnx import trees_to_onnx
+from model.train.compile.trees import rows_at_splits, to_forest
 from model.train.evaluate import Split
 from model.train.learners import gbm
 from model.train.tables import BOSTON_HOUSING, read
@@ -102,7 +105,7 @@ def test_largest_float64_finds_any_number(values: list[float]) -> None:
     """The largest x with x <= t is t, infinities included, for many predicates at once."""
     t = np.array(values)
 
-    assert gbm.largest_float64(lambda x: x <= t, len(t)).tolist() == values
+    assert fold.largest_float64(lambda x: x <= t, len(t)).tolist() == values
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
@@ -111,19 +114,19 @@ def test_largest_float64_stops_below_what_fails(values: list[float]) -> None:
     t = np.array(values)
     expected = [math.nextafter(value, -math.inf) for value in values]
 
-    assert gbm.largest_float64(lambda x: x < t, len(t)).tolist() == expected
+    assert fold.largest_float64(lambda x: x < t, len(t)).tolist() == expected
 
 
 def test_largest_float64_of_a_predicate_that_never_holds() -> None:
     """A predicate that holds nowhere has no largest number."""
     with pytest.raises(ValueError, match="holds for no float64"):
-        gbm.largest_float64(lambda x: x < -np.inf, 1)
+        fold.largest_float64(lambda x: x < -np.inf, 1)
 
 
 @given(threshold=thresholds, mean=means, scale=scales, seed=st.integers(0, 2**32))
 def test_folded_threshold_is_right_for_every_float(threshold: float, mean: float, scale: float, seed: int) -> None:
     """`x <= folded` equals `float32((x - mean) / scale) <= threshold` at the fold, next to it and anywhere."""
-    found = gbm.fold_thresholds(np.array([threshold]), mean=np.array([mean]), scale=np.array([scale]))
+    found = fold.fold_thresholds(np.array([threshold]), mean=np.array([mean]), scale=np.array([scale]))
     folded = float(found[0])
     random = np.random.default_rng(seed)
     anywhere = random.integers(-(2**63), 2**63, 50).view(np.float64)
@@ -155,7 +158,7 @@ def test_graph_equals_pipeline_on_random_rows(
 
 def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engine: Engine, rows: Split) -> None:
     """Every split of every tree has a row on its last float64 to the left and one on its first to the right."""
-    sides = gbm.rows_at_splits(pipeline, rows.X_train)
+    sides = rows_at_splits(gbm.to_trees(pipeline), rows.X_train)
     n_splits = sum(int((e.tree_.children_left != -1).sum()) for e in pipeline["gbm"].estimators_[:, 0])
 
     assert sides.shape == (2 * n_splits, 6)
@@ -189,8 +192,9 @@ def constant_feature() -> tuple[Matrix, NDArray[np.float64]]:
 
 def compiled(pipeline: Any) -> Predict:
     """Return the compiled engine's prediction for a pipeline."""
-    forest = gbm.forest(pipeline)
-    return Engine(gbm.compile(pipeline), BitVectors(forest, pipeline.n_features_in_) if forest else None).predict
+    trees = gbm.to_trees(pipeline)
+    forest = to_forest(trees)
+    return Engine(trees_to_onnx("gbm", trees), BitVectors(forest, pipeline.n_features_in_) if forest else None).predict
 
 
 @pytest.mark.parametrize("data", [constant_target, one_row, soon_learnt, constant_feature])
@@ -199,7 +203,7 @@ def test_graph_of_an_odd_table_equals_its_pipeline(data: Any) -> None:
     X, y = data()
     pipeline = gbm.fit(X, y, n_estimators=400)
     spread = np.random.default_rng(5).normal(size=(500, X.shape[1])) * (1 + np.abs(X).max(axis=0))
-    table = np.vstack([X, spread, spread.round(), gbm.rows_at_splits(pipeline, X)])
+    table = np.vstack([X, spread, spread.round(), rows_at_splits(gbm.to_trees(pipeline), X)])
 
     assert np.array_equal(bits(compiled(pipeline)(table)), bits(pipeline.predict(table)))
 
@@ -213,14 +217,19 @@ def test_graph_of_any_table_equals_its_pipeline(seed: int, n_rows: int, n_featur
     random = np.random.default_rng(seed)
     X = random.normal(size=(n_rows, n_features)).round(int(random.integers(0, 3)))
     pipeline = gbm.fit(X, random.normal(size=n_rows).round(2), n_estimators=n_estimators)
-    table = np.vstack([X, random.normal(size=(200, n_features)) * 3, gbm.rows_at_splits(pipeline, X)])
+    table = np.vstack([X, random.normal(size=(200, n_features)) * 3, rows_at_splits(gbm.to_trees(pipeline), X)])
 
     assert np.array_equal(bits(compiled(pipeline)(table)), bits(pipeline.predict(table)))
 
 
 def test_compiling_is_reproducible(pipeline: Any, store: Path) -> None:
     """The same pipeline compiles to the same bytes."""
-    assert gbm.compile(pipeline) == (store / "boston-housing" / "1" / "model.onnx").read_bytes()
+    artifact, trees = store / "boston-housing" / "1", gbm.to_trees(pipeline)
+    forest = to_forest(trees)
+
+    assert trees_to_onnx("gbm", trees) == (artifact / "model.onnx").read_bytes()
+    assert forest
+    assert forest.pack() == (artifact / "forest.npz").read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
@@ -228,7 +237,8 @@ def test_compiling_is_reproducible(pipeline: Any, store: Path) -> None:
 @pytest.mark.parametrize("side", [0, 1], ids=["lowest", "highest"])
 def test_limits_are_where_scikit_learn_stops(pipeline: Any, engine: Engine, feature: int, side: int) -> None:
     """scikit-learn predicts a row at the limit of a feature, as the graph does, and raises for the next float64."""
-    limit = gbm.accepted_limits(pipeline)[side][feature]
+    scaler = pipeline["scaler"]
+    limit = fold.accepted_limits(mean=scaler.mean_, scale=scaler.scale_)[side][feature]
     row = np.array([list(HOUSE.values())])
     row[0, feature] = limit
     assert bits(engine.predict(row)).tolist() == bits(pipeline.predict(row)).tolist()

@@ -148,6 +148,14 @@ def test_training_packages_stay_in_training(name: str) -> None:
     assert packages(MODULES[name]) & HEAVY <= allowed
 
 
+def test_compiling_knows_no_learner() -> None:
+    """What a learner's trees are compiled to is made with numpy and ONNX alone, without a learner or its library."""
+    compilers = [path for name, path in MODULES.items() if name.startswith("model.train.compile")]
+
+    assert set().union(*map(packages, compilers)) & HEAVY == {"onnx"}
+    assert not any(module.startswith("model.train.learners") for module in set().union(*map(own, compilers)))
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("model")])
 def test_model_knows_nothing_of_the_service(name: str) -> None:
     """The model imports nothing of the web and reads no environment variable; two modules set one for a library."""

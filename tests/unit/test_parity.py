@@ -17,6 +17,8 @@ from model.__main__ import main
 from model.engine.runtime import Engine, Predict
 from model.errors import ProofError
 from model.train import export, proof
+from model.train.compile.onnx import trees_to_onnx
+from model.train.compile.trees import Trees
 from model.train.learners import gbm
 from tests.support import parity as shared
 from tests.support.parity import Case
@@ -166,8 +168,11 @@ def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
 
 def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the compiler set the last threshold one bit too high."""
-    honest = gbm.compile
-    monkeypatch.setattr(gbm, "compile", lambda pipeline: changed(honest(pipeline), "nodes_splits", -1, up))
+
+    def broken(name: str, trees: Trees) -> bytes:
+        return changed(trees_to_onnx(name, trees), "nodes_splits", -1, up)
+
+    monkeypatch.setattr("model.train.learners.gbm.trees_to_onnx", broken)
 
 
 def test_broken_compiler_gives_no_draft(trained: Case, monkeypatch: pytest.MonkeyPatch) -> None:
