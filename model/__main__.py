@@ -11,40 +11,12 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from model import ModelError, NotInStoreError, SchemaError, Store, columns_from_csv
 from model.store import archive
 from model.store import artifact as artifacts
 from model.store.mounts import find_store
-
-# The options of each algorithm as arguments of argparse. An option that is not given keeps the algorithm's default.
-_ALGORITHMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
-    "gbm": (
-        "a scaled GBM of scikit-learn",
-        {"n_estimators": {"type": int, "help": "trees (default: 400)"}},
-    ),
-    "mlp": (
-        "a multilayer perceptron of PyTorch",
-        {
-            "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
-            "checkpoint": {
-                "type": Path,
-                "help": "file for the state of the run, from which a stopped run resumes; removed at the end",
-            },
-            "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: a linear regression"},
-            "max_epochs": {"type": int, "help": "most passes over the rows"},
-            "batch_size": {"type": int, "help": "rows per step (default: a 128th of all rows, within 32 to 4,096)"},
-            "learning_rate": {"type": float, "help": "highest learning rate"},
-            "weight_decay": {"type": float, "help": "weight decay of AdamW"},
-            "validation_share": {"type": float, "help": "share of the rows held out for early stopping"},
-            "patience": {"type": int, "help": "stop after this many epochs without improvement"},
-            "precision": {"choices": ("float32", "bfloat16"), "help": "number format of the layers during training"},
-            "compile": {"action": "store_true", "help": "use torch.compile"},
-            "deterministic": {"action": "store_true", "help": "use only PyTorch's deterministic algorithms"},
-        },
-    ),
-}
+from model.train.learners import LEARNERS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,12 +125,12 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--notebook", action="store_true", help="train with the data set's notebook, which is kept in the artifact"
     )
     train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
-    train.add_argument("--algorithm", choices=tuple(_ALGORITHMS), help="what to fit (default: the data set's)")
+    train.add_argument("--algorithm", choices=tuple(LEARNERS), help="what to fit (default: the data set's)")
     train.add_argument("--random-state", type=int, default=7, help="seed of the split and the fit (default: 7)")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
-    for name, (title, own) in _ALGORITHMS.items():
-        group = train.add_argument_group(f"{name}, {title}")
-        for option, details in own.items():
+    for name, learner in LEARNERS.items():
+        group = train.add_argument_group(f"{name}, {learner.title}")
+        for option, details in learner.options.items():
             group.add_argument(f"--{option.replace('_', '-')}", default=argparse.SUPPRESS, **details)
     train.set_defaults(run=_train)
 
@@ -176,8 +148,8 @@ def _train(options: argparse.Namespace) -> None:
             f"the notebook of {options.name} trains the {default_algorithm}; leave out --notebook for the {algorithm}"
         )
     algorithm_options = {}
-    for name, (_, own_options) in _ALGORITHMS.items():
-        for option in vars(options).keys() & own_options.keys():
+    for name, learner in LEARNERS.items():
+        for option in vars(options).keys() & learner.options.keys():
             if name != algorithm:
                 flag = f"--{option.replace('_', '-')}"
                 raise ValueError(f"{flag} is an option of the {name}; leave it out for the {algorithm}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ class Timeliness:
 class Dataset:
     """A table that a model is trained on: its columns, its rules and the limits of its use.
 
-    `content` returns the CSV that `read` parses, the same bytes each time. `algorithm` is the default.
+    `content` returns the CSV that `read` parses, the same bytes each time. `algorithm` names the default learner.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Dataset:
     limits: str = ""
     rules: tuple[Rule, ...] = ()
     timeliness: Timeliness | None = None
-    algorithm: Literal["gbm", "mlp"] = "gbm"
+    algorithm: str = "gbm"
 
     @property
     def columns(self) -> tuple[Column, ...]:

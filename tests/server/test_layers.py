@@ -29,6 +29,21 @@ def test_service_loads_no_training_package() -> None:
     assert set(loaded) & {*HEAVY, "torch", "scipy", "nbformat", "IPython", "seaborn"} == set()
 
 
+def test_command_line_loads_no_training_package(store: Path) -> None:
+    """Commands that neither train nor draw load no training package, since the serving image has none."""
+    commands = [["list"], ["show", "boston-housing"], ["verify", "boston-housing"]]
+    code = (
+        "import sys\n"
+        "from model.__main__ import main\n"
+        f"assert not any(main(['--store', {str(store)!r}, *command]) for command in {commands})\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = run(code).splitlines()[-1].split()
+
+    assert "onnxruntime" in loaded
+    assert set(loaded) & {*HEAVY, "torch", "scipy", "nbformat"} == set()
+
+
 def test_service_loads_no_database_package() -> None:
     """Importing the service loads no database package, nor does creating one without a prediction log."""
     code = (

@@ -1,1 +1,117 @@
-"""What fits a model: one file a learner."""
+"""The learners, in one table: what each is called, its options, what it needs, and how it fits a table.
+
+Importing this loads no training package, since the command line shows the options in the serving image, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import ModelError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from model.train.candidate import Candidate
+    from model.train.evaluate import Split
+    from model.train.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A way to fit a model.
+
+    `options` are its own, by name, each as arguments of argparse; one that is not given keeps the learner's default.
+    `fit` takes the table, its split, the given options and the random state; it returns the candidate and its figures
+    by name. `requires` are packages that may not be installed, each with the message for that case.
+    """
+
+    title: str
+    options: Mapping[str, Mapping[str, Any]]
+    fit: Callable[[Table, Split, Mapping[str, Any], int], tuple[Candidate, dict[str, Figure]]]
+    requires: Mapping[str, str] = field(default_factory=dict)
+
+    def check_installed(self) -> None:
+        """Raise `ModelError` if a package that the learner requires is not installed."""
+        for package, message in self.requires.items():
+            if not find_spec(package):
+                raise ModelError(message)
+
+
+def _fit_gbm(
+    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
+) -> tuple[Candidate, dict[str, Figure]]:
+    from model.plots import training as plots
+    from model.train import evaluate
+    from model.train.learners import gbm
+
+    search = gbm.search(rows.X_train, rows.y_train, random_state=random_state)
+    pipeline = gbm.fit(rows.X_train, rows.y_train, random_state=random_state, **options)
+    return gbm.candidate(pipeline, rows.X_train, search=search), {
+        "search": plots.search(search["results"]),
+        "importance": plots.importance(tuple(table.X.columns), evaluate.importance(pipeline, rows)),
+    }
+
+
+def _fit_mlp(
+    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
+) -> tuple[Candidate, dict[str, Figure]]:
+    from model.plots import training as plots
+    from model.train import table_plots
+    from model.train.learners import mlp
+
+    settings = dict(options)
+    # Where and how it runs is no hyperparameter.
+    run_options = {name: settings.pop(name) for name in ("device", "checkpoint") if name in options}
+    fitted = mlp.fit(
+        rows.X_train,
+        rows.y_train,
+        mlp.Settings(random_state=random_state, **settings),
+        progress=True,
+        **run_options,
+    )
+    losses = plots.losses(
+        [epoch.loss for epoch in fitted.epochs],
+        [epoch.validation_loss for epoch in fitted.epochs],
+        best_epoch=fitted.best_epoch,
+        unit=table.dataset.target.unit,
+    )
+    return mlp.candidate(fitted), {"losses": losses, "target_over_features": table_plots.target_over_features(table)}
+
+
+LEARNERS: Mapping[str, Learner] = {
+    "gbm": Learner(
+        "a scaled GBM of scikit-learn",
+        options={"n_estimators": {"type": int, "help": "trees (default: 400)"}},
+        fit=_fit_gbm,
+    ),
+    "mlp": Learner(
+        "a multilayer perceptron of PyTorch",
+        options={
+            "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
+            "checkpoint": {
+                "type": Path,
+                "help": "file for the state of the run, from which a stopped run resumes; removed at the end",
+            },
+            "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: a linear regression"},
+            "max_epochs": {"type": int, "help": "most passes over the rows"},
+            "batch_size": {"type": int, "help": "rows per step (default: a 128th of all rows, within 32 to 4,096)"},
+            "learning_rate": {"type": float, "help": "highest learning rate"},
+            "weight_decay": {"type": float, "help": "weight decay of AdamW"},
+            "validation_share": {"type": float, "help": "share of the rows held out for early stopping"},
+            "patience": {"type": int, "help": "stop after this many epochs without improvement"},
+            "precision": {"choices": ("float32", "bfloat16"), "help": "number format of the layers during training"},
+            "compile": {"action": "store_true", "help": "use torch.compile"},
+            "deterministic": {"action": "store_true", "help": "use only PyTorch's deterministic algorithms"},
+        },
+        fit=_fit_mlp,
+        requires={
+            "torch": "an MLP needs PyTorch, which is not installed; run make train MODEL=height-weight, or "
+            "pip install -r requirements-torch.txt"
+        },
+    ),
+}
