@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from app import create_app
 from app.config import Config
-from model.__main__ import main
+from model.cli.main import main
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
 from tests.support.service import ROOT, TABLE, everywhere_client, parsing

@@ -17,7 +17,7 @@ def test_loading_opens_no_pickle(store: Path, tmp_path: Path) -> None:
     script = """if True:
         import sys
         sys.addaudithook(lambda event, _: sys.exit(event) if event == "pickle.find_class" else None)
-        from model.__main__ import main
+        from model.cli.main import main
         status = main(["--store", sys.argv[1], "verify", "boston-housing"])
         training = {"joblib", "matplotlib", "onnx", "pandas", "papermill", "scipy", "sklearn", "torch"}
         print(status, sorted(training & set(sys.modules)))"""

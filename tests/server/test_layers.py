@@ -34,7 +34,7 @@ def test_command_line_loads_no_training_package(store: Path) -> None:
     commands = [["list"], ["show", "boston-housing"], ["verify", "boston-housing"]]
     code = (
         "import sys\n"
-        "from model.__main__ import main\n"
+        "from model.cli.main import main\n"
         f"assert not any(main(['--store', {str(store)!r}, *command]) for command in {commands})\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )

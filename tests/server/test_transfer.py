@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from model import ArtifactError, ModelError, Store
-from model.__main__ import main
+from model.cli.main import main
 from model.errors import ArchiveError
 from model.store import artifact
 from model.store.archive import pack, pull
@@ -731,7 +731,7 @@ def test_pulling_loads_no_training_package(packed: bytes, target: Store, tmp_pat
     file.write_bytes(packed)
     script = """if True:
         import sys
-        from model.__main__ import main
+        from model.cli.main import main
         status = main(["--store", sys.argv[1], "pull", sys.argv[2]])
         training = {"joblib", "matplotlib", "onnx", "pandas", "papermill", "scipy", "sklearn"}
         print(status, sorted(training & set(sys.modules)))"""

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model import Matrix, Store, metrics
-from model.__main__ import main
+from model.cli.main import main
 from model.engine.compare import predict_by_batch_size
 from model.engine.runtime import Engine
 from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRowsError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from model.__main__ import main
+from model.cli.main import main
 from model.train.notebook import NOTEBOOKS
 
 Train = Callable[[str], Path]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from model import Artifact, PredictionLogError, Store
-from model.__main__ import main
+from model.cli.main import main
 from model.live import report
 from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
 from model.live.prediction_log import PredictionLog

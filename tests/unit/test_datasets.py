@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.__main__ import main
+from model.cli.main import main
 from model.errors import DataError
 from model.train.tables import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT, Column, Dataset, Rule, Table, Timeliness, read
 from tests.support import datasets as shared

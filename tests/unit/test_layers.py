@@ -22,7 +22,8 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {
         *("model.errors", "model.metrics", "model.schema", "model.engine", "model.store", "model.plots"),
     },
-    "model.__main__": {"model", "model.store", "model.live", "model.train"},
+    "model.cli": {"model", "model.store", "model.live", "model.train"},
+    "model.__main__": {"model.cli"},
     "app.config": set(),
     "app.version": set(),
     "app.errors": {"model"},

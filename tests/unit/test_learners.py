@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.__main__ import main
+from model.cli.main import main
 from model.train.learners import LEARNERS
 from model.train.tables import DATASETS
 

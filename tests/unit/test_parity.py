@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model import Matrix
-from model.__main__ import main
+from model.cli.main import main
 from model.engine.runtime import Engine, Predict
 from model.errors import ProofError
 from model.train import export, proof

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from model import ArtifactError, NotInStoreError, Store
-from model.__main__ import main
+from model.cli.main import main
 from model.store import artifact
 from model.store.artifact import Draft
 from model.store.mounts import find_store

@@ -1,0 +1,55 @@
+"""The command line as a whole: its parser, and how a command ends.
+
+Only the commands that train or draw import the training packages, so the others run in the serving image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from model import ModelError, SchemaError
+from model.cli import archive, predict, report, store, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 with the error on standard error, or 130 if interrupted.
+
+    Raises `BrokenPipeError` when the reader of the output has closed the pipe.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:  # no version is left behind: an incomplete one has a temporary name
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SchemaError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if error.more:
+            print("error: checking stopped here; there are more problems", file=sys.stderr)
+        return 1
+    except (ModelError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model", description="Train, inspect and try models.")
+    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train.add_train(commands)
+    store.add_list(commands)
+    store.add_show(commands)
+    store.add_verify(commands)
+    predict.add_predict(commands)
+    report.add_report(commands)
+    archive.add_pack(commands)
+    archive.add_pull(commands)
+    store.add_find(commands)
+    return parser

@@ -1,0 +1,34 @@
+"""The command that predicts the rows of a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from model import Store, columns_from_csv
+from model.cli.arguments import REFERENCE, Commands
+
+
+def add_predict(commands: Commands) -> None:
+    """Declare the command `predict`."""
+    predict = commands.add_parser("predict", help="print one prediction per line for the rows of a CSV file")
+    predict.add_argument("model", help=REFERENCE)
+    predict.add_argument("table", nargs="?", type=Path, help="CSV file with a header (default: standard input)")
+    predict.add_argument(
+        "--ignore-unknown", action="store_true", help="ignore columns that the model does not know, up to 20"
+    )
+    predict.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    model = Store(options.store).load(options.model)
+    try:
+        table = options.table.read_bytes() if options.table else sys.stdin.buffer.read()
+        columns, _ = columns_from_csv(table.decode("utf-8"), names=model.schema.names)
+    except ValueError as error:
+        raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
+    schema = replace(model.schema, ignore_unknown=options.ignore_unknown)
+    for value in model.predict(schema.matrix_from_columns(columns)).tolist():
+        print(value)

@@ -1,0 +1,36 @@
+"""The command that writes the report of a version in use."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+
+from model import Store
+from model.cli.arguments import REFERENCE, Commands
+
+
+def add_report(commands: Commands) -> None:
+    """Declare the command `report`."""
+    report = commands.add_parser("report", help="write the drift and live errors of a model to one HTML file")
+    report.add_argument("model", help=REFERENCE)
+    report.add_argument(
+        "--log",
+        metavar="URL",
+        default="sqlite:///predictions.db",
+        help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
+    )
+    report.add_argument("--days", type=int, default=30, help="how far back (default: %(default)s)")
+    report.add_argument("--output", type=Path, default=Path("report.html"), help="the file (default: %(default)s)")
+    report.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from model.live import report
+    from model.live.prediction_log import PredictionLog
+
+    model = Store(options.store).load(options.model)
+    with closing(PredictionLog(options.log, read_only=True)) as log:
+        for _, sentence in report.write(model, log, options.output, days=options.days):
+            print(sentence)
+    print(f"{model.name} version {model.version}: written to {options.output}")
