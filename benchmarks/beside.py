@@ -23,7 +23,8 @@ from benchmarks.load import HOST
 from benchmarks.machine import machine
 from benchmarks.servers import Server, make_venv, serving
 from model import Store
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 
 CLIENTS, INTERVAL_SECONDS = 4, 0.01
 COSTLIEST = {

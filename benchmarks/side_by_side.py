@@ -32,7 +32,8 @@ from benchmarks.report import (
 )
 from benchmarks.servers import ContenderError, Server, installed_mib, make_venv, serving
 from model import Matrix, Store
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 
 # The steps of a round: rows, connections and other load. Steps that are compared are next to each other.
 STEPS = [

@@ -31,7 +31,8 @@ from benchmarks.contenders import COLUMNS, LOGGED, MODEL
 from benchmarks.load import HOST
 from benchmarks.servers import make_venv, serving
 from model import Matrix, Store
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 
 ALLOWED_GROWTH = 0.05  # from the first minute to the end
 SAMPLES = 12  # of the memory during the settling time

@@ -31,7 +31,7 @@ def add_train(commands: Commands) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from model.train import recipe
-    from model.train.tables import DATASETS
+    from model.train.examples import DATASETS
 
     if options.name not in DATASETS:
         raise ValueError(f"there is no data set {options.name!r}; choose one of: {', '.join(DATASETS)}")

@@ -14,10 +14,6 @@ from traitlets.config import Config
 from model.errors import NotebookError
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = {
-    "boston-housing": ROOT / "notebooks" / "01_boston_housing_gbm.ipynb",
-    "height-weight": ROOT / "notebooks" / "02_height_weight_torch.ipynb",
-}
 
 
 def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:

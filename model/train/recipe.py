@@ -14,6 +14,7 @@ from model.store import artifact
 from model.store.artifact import Draft
 from model.store.versions import Store
 from model.train import evaluate, export, notebook, table_plots, tables
+from model.train.examples import DATASETS, NOTEBOOKS
 from model.train.learners import LEARNERS
 
 
@@ -30,7 +31,7 @@ def draft(
 
     `options` are the learner's own. Raises `ModelError` if it needs a package that is not installed.
     """
-    table = tables.read(tables.DATASETS[name], data)
+    table = tables.read(DATASETS[name], data)
     for warning in table.warnings:
         print(warning, file=sys.stderr)
     learner = LEARNERS[algorithm or table.dataset.algorithm]
@@ -52,7 +53,7 @@ def draft_from_notebook(
     name: str, options: Mapping[str, Any], *, data: Path | None = None, random_state: int = 7, owner: str = ""
 ) -> Draft:
     """Run the data set's notebook into a temporary store, and add the executed notebook to the artifact."""
-    LEARNERS[tables.DATASETS[name].algorithm].check_installed()
+    LEARNERS[DATASETS[name].algorithm].check_installed()
     with TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         parameters = {
@@ -62,6 +63,6 @@ def draft_from_notebook(
             "owner": owner,
             **{key: value.resolve() if isinstance(value, Path) else value for key, value in options.items()},
         }
-        executed = notebook.run(notebook.NOTEBOOKS[name], parameters=parameters)
+        executed = notebook.run(NOTEBOOKS[name], parameters=parameters)
         draft = artifact.read_draft(Store(store).find(name))
     return replace(draft, files={**draft.files, "notebook.ipynb": executed})

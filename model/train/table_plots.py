@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from model.plots.style import BLUE, RED, closed
 from model.plots.training import scatter
-from model.train.tables import Column, Table
+from model.train.dataset import Column
+from model.train.tables import Table
 
 
 def distributions(table: Table) -> Figure:

@@ -25,7 +25,8 @@ import requests
 from numpy.typing import NDArray
 
 from model.train import evaluate
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 from monitoring import dashboard, rules
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT

@@ -12,8 +12,9 @@ from model.engine.runtime import Predict
 from model.train import evaluate, export, proof
 from model.train.candidate import Candidate
 from model.train.evaluate import Split
+from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
-from model.train.tables import BOSTON_HOUSING, Table, read
+from model.train.tables import Table, read
 
 N_TREES = 25
 

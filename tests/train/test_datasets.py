@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from model.train import evaluate, export
+from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.tables import read
 from tests.support import datasets as shared
 from tests.support.datasets import LINES, Write
 

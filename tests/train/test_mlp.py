@@ -32,7 +32,8 @@ from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRows
 from model.store import artifact
 from model.train import evaluate
 from model.train.evaluate import Split
-from model.train.tables import BOSTON_HOUSING, HEIGHT_WEIGHT, read
+from model.train.examples import BOSTON_HOUSING, HEIGHT_WEIGHT
+from model.train.tables import read
 from tests.support.server import serve
 from tests.support.service import ROOT, bits, rewrite
 

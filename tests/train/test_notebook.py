@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model.cli.main import main
-from model.train.notebook import NOTEBOOKS
+from model.train.examples import NOTEBOOKS
 
 Train = Callable[[str], Path]
 

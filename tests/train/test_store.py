@@ -10,8 +10,9 @@ from model import Store
 from model.plots import training as plots
 from model.store import artifact
 from model.train import evaluate, export, table_plots
+from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.tables import read
 from tests.support.service import ROOT, TABLE
 
 

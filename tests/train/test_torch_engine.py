@@ -32,7 +32,7 @@ from model.engine import network  # noqa: E402
 from model.engine.gpu import TorchEngine  # noqa: E402
 from model.engine.network import Network  # noqa: E402
 from model.store import device as on_device  # noqa: E402
-from model.train import evaluate, export, tables  # noqa: E402
+from model.train import evaluate, examples, export, tables  # noqa: E402
 from model.train.learners import mlp  # noqa: E402
 
 NAME = "boston-housing"
@@ -44,7 +44,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of boston-housing as a network. Tests must not change it."""
     root: Path = tmp_path_factory.mktemp("networks")
-    table = tables.read(tables.DATASETS[NAME])
+    table = tables.read(examples.DATASETS[NAME])
     rows = evaluate.split(table.X, table.y)
     fitted = mlp.fit(rows.X_train, rows.y_train, mlp.Settings(hidden=(32, 16), max_epochs=2), device="cpu")
     Store(root).add(NAME, export.draft(table, rows, mlp.candidate(fitted), figures={}))

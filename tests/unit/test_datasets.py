@@ -12,7 +12,9 @@ import pytest
 
 from model.cli.main import main
 from model.errors import DataError
-from model.train.tables import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT, Column, Dataset, Rule, Table, Timeliness, read
+from model.train.dataset import Column, Dataset, Rule, Timeliness
+from model.train.examples import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT
+from model.train.tables import Table, read
 from tests.support import datasets as shared
 from tests.support.datasets import HEADER, LINES, Write
 from tests.support.service import HOUSE

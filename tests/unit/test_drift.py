@@ -19,7 +19,8 @@ from model.live.drift import ALPHA, C, Z, ks, ks_threshold, missing_threshold, p
 from model.schema.features import Feature, Schema
 from model.store.reference import BINS, Bins, Reference, bin_numbers, parse, reference_bins
 from model.train import evaluate
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 # Many ties, as measurements have them, or none.

@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 
 from model import metrics
 from model.train import evaluate
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.examples import BOSTON_HOUSING
+from model.train.tables import read
 
 pairs = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=50)
 

@@ -22,8 +22,9 @@ from model.train.compile import fold
 from model.train.compile.onnx import trees_to_onnx
 from model.train.compile.trees import rows_at_splits, to_forest
 from model.train.evaluate import Split
+from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
-from model.train.tables import BOSTON_HOUSING, read
+from model.train.tables import read
 from tests.support.service import HOUSE, bits
 
 MAX = float(np.finfo(np.float64).max)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model.cli.main import main
+from model.train.examples import DATASETS
 from model.train.learners import LEARNERS
-from model.train.tables import DATASETS
 
 
 @pytest.mark.parametrize("name", DATASETS)
