@@ -79,12 +79,13 @@ class Acceptor:
 
     def pause(self) -> float:
         """Listen if clients may be accepted now, and return after how many seconds that changes; 0 if it does not."""
-        pause = self._resumes_at - time.monotonic()
-        self._insists = self._resumes_at > 0 >= pause
-        if self._insists:
-            self._resumes_at = 0.0
-        self._listen(self._has_room() and pause <= 0)
-        return max(0.0, pause)
+        pause, self._insists = 0.0, False
+        if self._resumes_at:
+            pause = max(0.0, self._resumes_at - time.monotonic())
+            if not pause:
+                self._resumes_at, self._insists = 0.0, True
+        self._listen(self._has_room() and not pause)
+        return pause
 
     def stop(self) -> None:
         """Accept no more: a client that connected while others are answered would wait in vain."""

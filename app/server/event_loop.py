@@ -93,7 +93,7 @@ class EventLoop:
     def turn(self) -> None:
         """Wait for something to do, and do all that there is."""
         pause = self._acceptor.pause()
-        events = self._poller.select(0 if self._ahead else pause if 0 < pause < _TURN_SECONDS else _TURN_SECONDS)
+        events = self._poller.select(0 if self._ahead else min(pause or _TURN_SECONDS, _TURN_SECONDS))
         self.ready = max(0, len(events) - 1)
         now = time.monotonic()
         looks = now >= self._next_look
@@ -104,17 +104,19 @@ class EventLoop:
         for key, _ in events:
             key.data(key.fileobj)
             self.ready = max(0, self.ready - 1)
-        ahead, self._ahead = self._ahead, set()
-        for connection in ahead:
-            connection.state = HEAD
-            self._serve(connection)
+        if self._ahead:
+            ahead, self._ahead = self._ahead, set()
+            for connection in ahead:
+                connection.state = HEAD
+                self._serve(connection)
         while self._whole:
             self.ready = len(self._whole)
             some, self._whole = self._whole[:_MOST_TOGETHER], self._whole[_MOST_TOGETHER:]
             for connection, data, closes in self._worker.answer(some):
                 self._reply(connection, data, closes=closes)
-        for connection in [each for each in self._paused if self._intake.has_room(each)]:
-            self._resume(connection)
+        if self._paused:
+            for connection in [each for each in self._paused if self._intake.has_room(each)]:
+                self._resume(connection)
         if looks:
             self._look(now)
 
