@@ -14,7 +14,7 @@ from typing import Any
 from gunicorn.sock import TCP6Socket
 
 from app.config import Config
-from app.server.worker import EventLoopWorker, ServiceWorker
+from app.server.worker import ServiceWorker
 from app.serving import loaded, verification
 from app.serving.store_watch import watch
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
@@ -38,7 +38,7 @@ def on_starting(server: Any) -> None:
 
     Keep IPv4 and IPv6 apart.
     """
-    if not issubclass(server.worker_class, EventLoopWorker):
+    if not issubclass(server.worker_class, ServiceWorker):
         server.log.critical(
             "the worker class is %r; leave it out, since only %s.%s runs the service",
             server.cfg.worker_class_str,
