@@ -37,7 +37,7 @@ def row(model: Artifact) -> JSON:
     """Return the schema of one row as an object."""
     return {
         "type": "object",
-        "description": f"{model.manifest['title']}: one row",
+        "description": f"{model.manifest.title}: one row",
         "required": list(model.schema.names),
         "properties": {feature.name: number(feature) for feature in model.schema.features},
         "additionalProperties": False,

@@ -86,7 +86,7 @@ def blueprint(serving: Serving, views: Views, document: Document, trusts_proxy: 
         row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
         body = orjson.dumps(row).decode()
         return {
-            "facts": model.manifest,
+            "manifest": model.manifest,
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             "answer": float(model.predict(model.golden_rows[:1])[0]),
         }

@@ -50,7 +50,7 @@ class Device:
 
 def has_network(model: Artifact) -> bool:
     """Return whether a model runs on the device."""
-    return "network" in model.manifest
+    return model.manifest.network is not None
 
 
 def batched(model: Artifact, max_batch_rows: int) -> Artifact:

@@ -68,9 +68,9 @@ class ModelCollector(Collector):
         for (name, number), equal in self._golden().items():
             golden.add_metric([name, str(number)], equal)
         for model in self._models():
-            facts, labels = model.manifest, [model.name, str(model.version)]
-            info.add_metric([*labels, facts["algorithm"], facts["digest"]], 1)
-            rows.add_metric(labels, facts["metrics"]["training"]["rows"])
+            manifest, labels = model.manifest, [model.name, str(model.version)]
+            info.add_metric([*labels, manifest.algorithm, manifest.digest], 1)
+            rows.add_metric(labels, manifest.metrics.training.rows)
             for feature, bins in model.reference.features.items():
                 for label, share in zip(bins.labels, bins.all_shares):
                     shares.add_metric([*labels, feature, label], share)
@@ -89,7 +89,8 @@ class ModelCollector(Collector):
         ):
             validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
             for model in self._models():
-                validation.add_metric([model.name, str(model.version)], model.manifest["metrics"]["validation"][name])
+                value = getattr(model.manifest.metrics.validation, name)
+                validation.add_metric([model.name, str(model.version)], value)
             live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
             for error in self._live_errors():
                 live.add_metric([error.model, str(error.version)], getattr(error, name))

@@ -37,8 +37,8 @@ def add_show(commands: Commands) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    manifest, _ = artifact.read(Store(options.store).find(options.model), {})
-    print(artifact.to_json(manifest).decode(), end="")
+    document, _ = artifact.read(Store(options.store).find(options.model), {})
+    print(artifact.to_json(document).decode(), end="")
 
 
 def add_verify(commands: Commands) -> None:
@@ -52,7 +52,7 @@ def _verify(options: argparse.Namespace) -> None:
     model = Store(options.store).load(options.model)
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(
-        f"{model.name} version {model.version}: {len(model.manifest['files'])} files unchanged, "
+        f"{model.name} version {model.version}: {len(model.manifest.files)} files unchanged, "
         f"{len(model.golden_rows)} golden rows answered {nearness}"
     )
 

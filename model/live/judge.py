@@ -6,7 +6,7 @@ This looks at days, the alerts at hours. Knows the log's arrays, but not the dat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model import metrics
 from model.live import drift
 from model.live.prediction_log import LoggedRows
+from model.metrics import Scores
 from model.store.artifact import Artifact
 from model.store.reference import Bins
 
@@ -125,23 +126,23 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The metrics of the rows with a truth, as `metrics.regression` returns them, and those of validation."""
+    """The metrics of the rows with a truth, and those of validation."""
 
-    live: Mapping[str, float]
-    validation: Mapping[str, float]
+    live: Scores
+    validation: Scores
     interval: tuple[float, float]  # of the live RMSE, 95 %
 
     @property
     def limit(self) -> float:
         """Return the live RMSE above which the alert fires."""
-        chance = math.sqrt(2 / self.live["rows"] + 2 / self.validation["rows"])
-        return self.validation["rmse"] * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
+        chance = math.sqrt(2 / self.live.rows + 2 / self.validation.rows)
+        return self.validation.rmse * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
 
     @property
     def verdict(self) -> Verdict:
-        if self.live["rows"] < MINIMUM_TRUTHS:
+        if self.live.rows < MINIMUM_TRUTHS:
             return Verdict.UNKNOWN
-        return Verdict.ATTENTION if self.live["rmse"] > self.limit else Verdict.FINE
+        return Verdict.ATTENTION if self.live.rmse > self.limit else Verdict.FINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class Findings:
 
 def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
     """Return the judgement on a model by the log, which has at least one row; also on the rows since a time."""
-    n_reference = model.manifest["metrics"]["training"]["rows"]
+    n_reference = model.manifest.metrics.training.rows
     with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # other rows were logged without features
 
     def distributions(rows: slice) -> list[Distribution]:
@@ -198,7 +199,7 @@ def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None 
         if known.sum() > 1:  # R² needs two
             live = metrics.regression(y[known], predicted[known])
             interval = rmse_interval(predicted[known] - y[known])
-            errors = Errors(live, model.manifest["metrics"]["validation"], interval)
+            errors = Errors(live, model.manifest.metrics.validation, interval)
         return Judgement(int(known.sum()), features, prediction, errors)
 
     recent = None

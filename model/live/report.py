@@ -148,8 +148,8 @@ def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
 def _error_figures(errors: Errors) -> str:
     live, validation = errors.live, errors.validation
     return (
-        f"RMSE {_figure(live['rmse'])} over {live['rows']:,} rows, {_figure(validation['rmse'])} over "
-        f"{validation['rows']:,} in validation, limit {_figure(errors.limit)}"
+        f"RMSE {_figure(live.rmse)} over {live.rows:,} rows, {_figure(validation.rmse)} over "
+        f"{validation.rows:,} in validation, limit {_figure(errors.limit)}"
     )
 
 
@@ -184,7 +184,7 @@ def _render(
     )
     environment.filters |= {"figure": _figure, "share": _share, "distance": _distance, "date": _date}
     return environment.get_template("report.html").render(
-        facts=model.manifest,
+        manifest=model.manifest,
         model=model,
         found=findings,
         sentences=sentences,
@@ -249,7 +249,7 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
                 truths,
                 rmse,
                 np.array([low, high]),
-                validation_rmse=whole.errors.validation["rmse"],
+                validation_rmse=whole.errors.validation.rmse,
                 unit=unit,
             ),
         )

@@ -41,7 +41,7 @@ def pack(store: Store, reference: str, file: Path) -> str:
     The bytes depend only on the artifact and on the version of zlib.
     """
     model = store.load(reference)
-    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.to_json(model.manifest)}
+    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.to_json(model.manifest.document)}
     incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with (
@@ -120,7 +120,7 @@ def _verify(store: Store) -> None:
 
 
 def _strip(model: Artifact) -> None:
-    listed = {model.path / name for name in (artifact.MANIFEST, *model.manifest["files"])}
+    listed = {model.path / name for name in (artifact.MANIFEST, *model.manifest.files)}
     for path in model.path.rglob("*"):
         if path.is_file() and path not in listed:
             path.unlink()

@@ -18,7 +18,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,12 +31,12 @@ from model.engine.forest import BitVectors, Forest
 from model.engine.graph import MAX_GRAPH_BYTES
 from model.engine.runtime import Engine, Predictor
 from model.errors import ArtifactError, GoldenRowsError
-from model.schema import features
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
+from model.store import manifest as manifests
 from model.store import reference
 from model.store.files import MAX_JSON_BYTES, open_regular, parse_json, read_json
-from model.store.manifest import check, file_sizes
+from model.store.manifest import File, Manifest
 from model.store.reference import Reference
 
 FORMAT_VERSION = 2
@@ -46,8 +46,6 @@ GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 FOREST = "forest.npz"
 REFERENCE = "reference.json"
-# The largest relative difference from the trained model that a manifest may allow.
-MAX_TOLERANCE = 1e-6
 # All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
 # forest has 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
@@ -60,7 +58,7 @@ _RESTORE = "restore the artifact from its source, or train the model again"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An artifact that has no version yet: the facts of its manifest, and its files by relative name."""
+    """An artifact that has no version yet: its part of the manifest's document, and its files by relative name."""
 
     manifest: Mapping[str, Any]
     files: Mapping[str, bytes]
@@ -77,7 +75,7 @@ class Artifact:
     path: Path
     name: str
     version: int
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     schema: Schema
     engine: Predictor
     golden_rows: Matrix
@@ -97,7 +95,7 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
         "format_version": FORMAT_VERSION,
         "name": name,
         "version": version,
-        "files": {name: _fingerprint(content) for name, content in sorted(draft.files.items())},
+        "files": {name: asdict(_fingerprint(content)) for name, content in sorted(draft.files.items())},
     }
     manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
     incoming = folder.with_name(INCOMING + uuid.uuid4().hex)
@@ -126,12 +124,10 @@ def load(folder: Path) -> Artifact:
 
     Raises `ArtifactError`, which names the file and what to do.
     """
-    manifest, files = read(folder, _MAX_BYTES)
+    document, files = read(folder, _MAX_BYTES)
     try:
-        check(manifest)
-        to_json(manifest)  # a page cannot show strings that are not valid UTF-8
-        model_schema = features.from_manifest(manifest)
-        tolerance = _tolerance(manifest)
+        manifest = manifests.parse(document)
+        to_json(document)  # a page cannot show strings that are not valid UTF-8
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
     missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]
@@ -139,14 +135,14 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
     columns, rows, answers = _golden(folder / GOLDEN, files[GOLDEN])
     try:
-        distribution = reference.parse(parse_json(files[REFERENCE]), model_schema)
+        distribution = reference.parse(parse_json(files[REFERENCE]), manifest.schema)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"is not a training distribution ({error})"
         raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
-    if columns != model_schema.names:
+    if columns != manifest.schema.names:
         raise ArtifactError(folder / GOLDEN, "has other columns than the manifest, or in another order", _RESTORE)
     try:
-        vectors = BitVectors(Forest.unpack(files[FOREST]), len(model_schema.names)) if FOREST in files else None
+        vectors = BitVectors(Forest.unpack(files[FOREST]), len(manifest.schema.names)) if FOREST in files else None
     except Exception as error:  # numpy raises many classes for arrays that do not match
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     try:
@@ -154,8 +150,18 @@ def load(folder: Path) -> Artifact:
         replayed = predict_by_batch_size(engine.predict, rows)
     except Exception as error:  # the runtime's exceptions share no base class
         raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
-    name, version = manifest["name"], manifest["version"]
-    loaded = Artifact(folder, name, version, manifest, model_schema, engine, rows, answers, tolerance, distribution)
+    loaded = Artifact(
+        path=folder,
+        name=manifest.name,
+        version=manifest.version,
+        manifest=manifest,
+        schema=manifest.schema,
+        engine=engine,
+        golden_rows=rows,
+        golden_predictions=answers,
+        tolerance=manifest.tolerance,
+        reference=distribution,
+    )
     check_golden_rows(loaded, replayed)
     return loaded
 
@@ -192,11 +198,14 @@ def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest after checking its format and digest, but not its files. Raises `ArtifactError`."""
+    """Return the manifest's document after checking its format and digest, but not its files and facts.
+
+    Raises `ArtifactError`.
+    """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = read_json(path)
-        format_version = manifest["format_version"]
+        document: dict[str, Any] = read_json(path)
+        format_version = document["format_version"]
     except OSError as error:
         raise _unreadable(path, error) from None
     except (ValueError, KeyError, TypeError):
@@ -209,59 +218,51 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"is of format {format_version}; this version of tabserve reads formats up to {FORMAT_VERSION}",
             "upgrade tabserve, or train the model again with this version",
         )
-    expected = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    expected = {key: value for key, value in document.items() if key not in ("digest", "created_at")}
     try:
-        unchanged = manifest.get("digest") == digest(expected)
+        unchanged = document.get("digest") == digest(expected)
     except (ValueError, RecursionError):  # NaN or infinity: Python parses them, strict JSON has none
         unchanged = False
     if not unchanged:
         raise ArtifactError(path, "was changed after it was written: its digest differs", _RESTORE)
-    return manifest
+    return document
 
 
 def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest and the bytes of its files, after checking every file against its hash.
+    """Return the manifest's document and the bytes of its files, after checking every file against its hash.
 
     Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. Raises
     `ArtifactError`.
     """
     path = folder / MANIFEST
-    manifest = read_manifest(folder)
+    document = read_manifest(folder)
     try:
-        expected = file_sizes(manifest)
+        expected = manifests.files(document)
     except ValueError:
         raise ArtifactError(path, "does not list its files", _RESTORE) from None
-    if sum(expected.values()) > MAX_ARTIFACT_BYTES:
+    if sum(file.size for file in expected.values()) > MAX_ARTIFACT_BYTES:
         raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}
-    for name, size in expected.items():
+    for name, file in expected.items():
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
-        if size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
-            raise ArtifactError(folder / name, f"has {size} bytes, more than are allowed", "do not use it")
+        if file.size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
+            raise ArtifactError(folder / name, f"has {file.size} bytes, more than are allowed", "do not use it")
         in_memory = max_bytes is None or name in max_bytes
-        sha256, content = _read(folder, relative, size, in_memory=in_memory)
-        if {"sha256": sha256, "size": size} != manifest["files"][name]:
+        sha256, content = _read(folder, relative, file.size, in_memory=in_memory)
+        if sha256 != file.sha256:
             raise ArtifactError(folder / name, "was changed after it was written: its hash differs", _RESTORE)
         if in_memory:
             files[name] = content
-    return manifest, files
-
-
-def _tolerance(manifest: Mapping[str, Any]) -> float:
-    """Return the relative difference from the trained model that is allowed. Raises `ValueError` if it is too large."""
-    tolerance = manifest["engine"]["tolerance"] if manifest["format_version"] > 1 else 0.0
-    if not 0 <= tolerance <= MAX_TOLERANCE:
-        raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
-    return float(tolerance)
+    return document, files
 
 
 def read_draft(folder: Path) -> Draft:
     """Return the draft that an artifact was saved from, so that it can be saved again with more files."""
-    manifest, files = read(folder)
+    document, files = read(folder)
     own = ("format_version", "name", "version", "files", "digest", "created_at")
-    return Draft({key: value for key, value in manifest.items() if key not in own}, files)
+    return Draft({key: value for key, value in document.items() if key not in own}, files)
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -274,8 +275,8 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _fingerprint(content: bytes) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+def _fingerprint(content: bytes) -> File:
+    return File(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) -> tuple[str, bytes]:

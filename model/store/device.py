@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from model.engine import network
 from model.engine.compare import predict_by_batch_size
 from model.engine.gpu import TorchEngine
 from model.errors import ArtifactError
-from model.store import artifact
+from model.store import artifact, manifest
 from model.store.artifact import Artifact
 
 
@@ -21,10 +21,12 @@ def load(model: Artifact, device: torch.device) -> Artifact:
     Reads its files again and checks every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts
     differently than the trained model.
     """
-    manifest, files = artifact.read(model.path)
+    document, files = artifact.read(model.path)
     try:
-        name = manifest["network"]["file"]
-        engine = TorchEngine(network.load(manifest["network"], files[name]), device)
+        architecture = manifest.parse(document).network
+        if architecture is None:
+            raise KeyError("network")
+        engine = TorchEngine(network.load(asdict(architecture), files[architecture.file]), device)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             model.path / artifact.MANIFEST,

@@ -1,15 +1,116 @@
-"""The manifest's schema: its required facts and their types. Knows nothing about files and hashes."""
+"""The manifest: what is known of a version, as a typed value of its JSON document. Knows nothing about files on disk.
+
+The document itself is kept, with facts that this version of the code does not know, so that what is written back has
+the same bytes and digest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from model.engine.graph import MAX_LAYER_WIDTH
+from model.metrics import Scores
+from model.schema import features
+from model.schema.features import Schema
 from model.schema.numbers import is_number
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
 MAX_VERSION = 2**31 - 1
+# The largest relative difference from the trained model that a manifest may allow.
+MAX_TOLERANCE = 1e-6
 _MAX_LAYERS = 1_000
+_FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How well the model predicts the rows it was fitted on, and those that were held out."""
+
+    training: Scores
+    validation: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the rows were divided into those for training and those for validation."""
+
+    validation_share: float
+    random_state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The table that the model was trained on."""
+
+    source: str
+    sha256: str
+    rows: int
+    warnings: list[str]
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """On how many rows of each kind the compiled model was compared with the trained one, and how they differ."""
+
+    table_rows: int
+    random_rows: int
+    limit_rows: int
+    split_rows: int
+    different_rows: int
+    largest_relative_difference: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The architecture of a model that is a network, and the file with its weights."""
+
+    file: str
+    n_features: int
+    hidden: list[int]
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The fingerprint of a file."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of one version of a model.
+
+    `tolerance` is the relative difference from the trained model that is allowed. `data` and `proof` are None in a
+    manifest that does not have them completely. `document` is the whole manifest as it was read.
+    """
+
+    name: str
+    version: int
+    format_version: int
+    title: str
+    algorithm: str
+    digest: str
+    created_at: str
+    schema: Schema
+    metrics: Metrics
+    tolerance: float
+    files: Mapping[str, File]
+    limits: str
+    tags: Mapping[str, str]
+    network: Network | None
+    data: Data | None
+    proof: Proof | None
+    document: Mapping[str, Any] = field(repr=False)
 
 
 def _is_text(value: Any) -> bool:
@@ -28,6 +129,7 @@ _Check = tuple[Callable[[Any], bool], str]
 _TEXT: _Check = (_is_text, "a string")
 _NUMBER: _Check = (is_number, "a finite number")
 _COUNT: _Check = (_is_count, "a whole number of at least 1")
+_INTEGER: _Check = (lambda value: type(value) is int, "a whole number")
 
 _REQUIRED: Mapping[str, _Check] = {
     "name": _TEXT,
@@ -60,28 +162,94 @@ _NETWORK: Mapping[str, _Check] = {
         f"a list of at most {_MAX_LAYERS} widths up to {MAX_LAYER_WIDTH}",
     ),
 }
+# Serving does not need these, so a manifest that lacks one is served.
+_DATA: Mapping[str, _Check] = {
+    "data.source": _TEXT,
+    "data.sha256": _TEXT,
+    "data.rows": _COUNT,
+    "data.warnings": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of strings"),
+    "data.split.validation_share": _NUMBER,
+    "data.split.random_state": _INTEGER,
+}
+_PROOF: Mapping[str, _Check] = {
+    **{
+        f"engine.parity.{name}": _INTEGER
+        for name in ("table_rows", "random_rows", "limit_rows", "split_rows", "different_rows", "seed")
+    },
+    "engine.parity.largest_relative_difference": _NUMBER,
+}
 
 
-def check(manifest: Mapping[str, Any]) -> None:
-    """Raise `ValueError` that lists all facts that are missing or of another type."""
-    checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in manifest}}
-    if isinstance(manifest.get("network"), dict):
+def parse(document: Mapping[str, Any]) -> Manifest:
+    """Return the manifest that a JSON document describes.
+
+    Raises `ValueError` that lists all required facts that are missing or of another type; `KeyError`, `TypeError` or
+    `ValueError` if the schema or the tolerance is invalid.
+    """
+    checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in document}}
+    if isinstance(document.get("network"), dict):
         checks |= _NETWORK
+    if problems := _problems(document, checks):
+        raise ValueError("; ".join(problems))
+    return Manifest(
+        name=document["name"],
+        version=document["version"],
+        format_version=document["format_version"],
+        title=document["title"],
+        algorithm=document["algorithm"],
+        digest=document["digest"],
+        created_at=document["created_at"],
+        schema=features.from_manifest(document),
+        metrics=Metrics(**{part: _value(Scores, document["metrics"][part]) for part in ("training", "validation")}),
+        tolerance=_tolerance(document),
+        files=files(document),
+        limits=document.get("limits", ""),
+        tags=document.get("tags", {}),
+        network=_value(Network, document["network"]) if "network" in document else None,
+        data=_data(document),
+        proof=None if _problems(document, _PROOF) else _value(Proof, document["engine"]["parity"]),
+        document=document,
+    )
+
+
+def files(document: Mapping[str, Any]) -> dict[str, File]:
+    """Return the fingerprint of each file. Raises `ValueError` if the list of files is invalid."""
+    listed = document.get("files")
+    fingerprints = listed.values() if isinstance(listed, dict) else [None]
+    if not all(isinstance(fingerprint, dict) and type(fingerprint.get("size")) is int for fingerprint in fingerprints):
+        raise ValueError("files is not an object of files with their sizes")
+    return {
+        name: File(sha256=str(fingerprint.get("sha256")), size=fingerprint["size"])
+        for name, fingerprint in document["files"].items()
+    }
+
+
+def _problems(document: Mapping[str, Any], checks: Mapping[str, _Check]) -> list[str]:
     problems = []
     for name, (is_valid, kind) in checks.items():
-        value: Any = manifest
+        value: Any = document
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if not is_valid(value):
             problems.append(f"{name} is {'missing' if value is None else f'not {kind}'}")
-    if problems:
-        raise ValueError("; ".join(problems))
+    return problems
 
 
-def file_sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return the size of each file in the manifest. Raises `ValueError` if the list of files is invalid."""
-    files = manifest.get("files")
-    fingerprints = files.values() if isinstance(files, dict) else [None]
-    if not all(isinstance(fingerprint, dict) and type(fingerprint.get("size")) is int for fingerprint in fingerprints):
-        raise ValueError("files is not an object of files with their sizes")
-    return {name: fingerprint["size"] for name, fingerprint in manifest["files"].items()}
+def _value(kind: type[T], document: Mapping[str, Any]) -> T:
+    """Return a value of a dataclass from the facts of the same names; others are ignored."""
+    return kind(**{field.name: document[field.name] for field in fields(kind)})
+
+
+def _tolerance(document: Mapping[str, Any]) -> float:
+    """Return the relative difference from the trained model that is allowed. Raises `ValueError` if it is too large."""
+    tolerance = document["engine"]["tolerance"] if document["format_version"] > _FORMAT_WITHOUT_TOLERANCE else 0.0
+    if not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
+    return float(tolerance)
+
+
+def _data(document: Mapping[str, Any]) -> Data | None:
+    if _problems(document, _DATA):
+        return None
+    data = document["data"]
+    return _value(Data, {**data, "split": _value(Split, data["split"])})

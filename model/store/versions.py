@@ -189,7 +189,7 @@ class Store:
                 if version in self.versions(name):
                     moves[path] = None
                     found = self.load(f"{name}@{version}")
-                    if found.manifest["digest"] != artifact.read_manifest(source)["digest"]:
+                    if found.manifest.digest != artifact.read_manifest(source)["digest"]:
                         remedy = "remove it to take the new one"
                         raise ArtifactError(path, "is in the store already, with other contents", remedy)
         return moves
@@ -199,8 +199,8 @@ class Store:
         path = self.root / artifact.MANIFEST
         if not path.is_file():
             return {}
-        manifest = artifact.read_manifest(self.root)
-        name, version = manifest.get("name"), manifest.get("version")
+        document = artifact.read_manifest(self.root)
+        name, version = document.get("name"), document.get("version")
         if not (
             isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and 0 < version <= MAX_VERSION
         ):

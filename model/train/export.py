@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from model.engine.runtime import Engine
 from model.plots import style
 from model.schema import features
 from model.schema.features import Feature, Matrix, Schema
-from model.store import artifact, reference
+from model.store import artifact, manifest, reference
 from model.store.artifact import Draft
+from model.store.manifest import Data, Metrics
 from model.train import card, proof
 from model.train.candidate import Candidate
 from model.train.evaluate import Split
@@ -57,6 +58,17 @@ def draft(
     golden = golden_rows(X, candidate.split_rows, proof.limit_rows(model_schema))
     fitted_predictions = candidate.predict(rows.X_train)
     dataset = table.dataset
+    scores = Metrics(
+        training=metrics.regression(rows.y_train, fitted_predictions),
+        validation=metrics.regression(rows.y_validation, candidate.predict(rows.X_validation)),
+    )
+    data = Data(
+        source=table.source,
+        sha256=table.sha256,
+        rows=len(X),
+        warnings=[str(warning) for warning in table.warnings],
+        split=manifest.Split(validation_share=rows.validation_share, random_state=rows.random_state),
+    )
     facts = {
         "title": dataset.title,
         "task": "regression",
@@ -64,17 +76,8 @@ def draft(
         "summary": candidate.summary,
         **features.to_manifest(model_schema),
         **candidate.facts,
-        "metrics": {
-            "training": metrics.regression(rows.y_train, fitted_predictions),
-            "validation": metrics.regression(rows.y_validation, candidate.predict(rows.X_validation)),
-        },
-        "data": {
-            "source": table.source,
-            "sha256": table.sha256,
-            "rows": len(X),
-            "warnings": [str(warning) for warning in table.warnings],
-            "split": {"validation_share": rows.validation_share, "random_state": rows.random_state},
-        },
+        "metrics": asdict(scores),
+        "data": asdict(data),
         "code": {"git_commit": git_commit(), "notebook": notebook},
         "environment": {
             "python": platform.python_version(),
@@ -83,7 +86,12 @@ def draft(
             **candidate.environment,
         },
         "tags": {"dataset": dataset.name, "task": "regression", "owner": owner},
-        "engine": {"kind": "onnx", "file": artifact.GRAPH, "tolerance": candidate.tolerance, "parity": comparison},
+        "engine": {
+            "kind": "onnx",
+            "file": artifact.GRAPH,
+            "tolerance": candidate.tolerance,
+            "parity": asdict(comparison),
+        },
         "limits": dataset.limits,
     }
     files = {
@@ -94,7 +102,7 @@ def draft(
         artifact.REFERENCE: artifact.to_json(reference.reference(rows.X_train, fitted_predictions, model_schema)),
         **({artifact.FOREST: candidate.forest.pack()} if candidate.forest else {}),
         **candidate.files,
-        "card.md": card.render(facts).encode(),
+        "card.md": card.render(dataset, candidate, model_schema, scores, data, comparison).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in figures.items()},
     }
     return Draft(manifest=facts, files=files)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from model.engine.compare import differing, predict_by_batch_size
 from model.engine.runtime import Predict
 from model.errors import ProofError
 from model.schema.features import Matrix, Schema
+from model.store.manifest import Proof
 
 RANDOM_ROWS = 100_000
 
@@ -23,7 +22,7 @@ def prove(
     split_rows: Matrix,
     tolerance: float = 0.0,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Proof:
     """Compare both models and return the figures; raise `ProofError` if one prediction differs.
 
     Predictions differ if any bit does, or if they are further apart than the relative `tolerance`. The rows are those
@@ -56,12 +55,12 @@ def prove(
         if different_bits.any():
             differences = np.abs(actual - expected)[:, different_bits] / np.abs(expected[different_bits])
             largest_difference = max(largest_difference, float(differences.max()))
-    return {
+    return Proof(
         **{name: len(rows) for name, rows in groups.items()},
-        "different_rows": n_different_rows,
-        "largest_relative_difference": largest_difference,
-        "seed": seed,
-    }
+        different_rows=n_different_rows,
+        largest_relative_difference=largest_difference,
+        seed=seed,
+    )
 
 
 def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:

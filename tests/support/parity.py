@@ -9,6 +9,7 @@ import pytest
 
 from model import Matrix, Schema
 from model.engine.runtime import Predict
+from model.store.manifest import Proof
 from model.train import evaluate, export, proof
 from model.train.candidate import Candidate
 from model.train.evaluate import Split
@@ -37,7 +38,7 @@ class Case:
     def split_rows(self) -> Matrix:
         return self.model.split_rows
 
-    def prove(self, compiled: Predict, tolerance: float = 0.0) -> dict[str, Any]:
+    def prove(self, compiled: Predict, tolerance: float = 0.0) -> Proof:
         """Prove a compiled model equal to the pipeline."""
         return proof.prove(
             self.model.predict,

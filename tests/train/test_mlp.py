@@ -75,7 +75,7 @@ def y(X: Matrix) -> NDArray[np.float64]:
 
 
 def rmse(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    return metrics.regression(y, predicted)["rmse"]
+    return metrics.regression(y, predicted).rmse
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
@@ -137,7 +137,7 @@ def test_it_stops_when_it_gets_worse() -> None:
 
     assert len(held_out) - 1 - 5 == fitted.best_epoch < 50
     assert max(held_out[-5:]) > held_out[fitted.best_epoch] >= min(held_out)
-    assert metrics.regression(y, fitted.predict(X))["r2"] < 0.9
+    assert metrics.regression(y, fitted.predict(X)).r2 < 0.9
 
 
 @settings(max_examples=60, deadline=None)
@@ -320,7 +320,7 @@ def test_other_modes_fit_too(X: Matrix, y: NDArray[np.float64], chosen: dict[str
     settings = mlp.Settings(hidden=(32,), max_epochs=60, batch_size=32, **chosen)
     fitted = mlp.fit(X, y, settings, device=device)
 
-    assert metrics.regression(y, fitted.predict(X))["r2"] > 0.9
+    assert metrics.regression(y, fitted.predict(X)).r2 > 0.9
     assert not torch.are_deterministic_algorithms_enabled()
     if not chosen.get("compile"):
         again = mlp.fit(X, y, settings, device=device)
@@ -379,7 +379,7 @@ def people_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_artifact_keeps_weights_and_history(people_store: Path) -> None:
     """The artifact has the weights, the architecture, the losses, the device and the graph's difference."""
     found = artifact.load(Store(people_store).find("height-weight"))
-    facts = found.manifest
+    facts = found.manifest.document
     weights = (found.path / facts["network"]["file"]).read_bytes()
     made = network.load(facts["network"], weights)
 
@@ -397,7 +397,7 @@ def test_both_engines_agree_on_all_rows(people_store: Path) -> None:
     """The served graph predicts all 25,000 rows within 1e-6 of PyTorch, with the same bits one by one and together."""
     found = artifact.load(Store(people_store).find("height-weight"))
     rows = read(HEIGHT_WEIGHT).X.to_numpy()
-    made = network.load(found.manifest["network"], (found.path / "weights.safetensors").read_bytes())
+    made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
     expected = made(torch.tensor(rows)).numpy()
     together = found.predict(rows)
 
@@ -413,7 +413,7 @@ def test_served_under_load_it_agrees_with_torch(people_store: Path, store: Path,
     (both / "height-weight").symlink_to(people_store / "height-weight")
     (both / "boston-housing").symlink_to(store / "boston-housing")
     found = artifact.load(Store(people_store).find("height-weight"))
-    made = network.load(found.manifest["network"], (found.path / "weights.safetensors").read_bytes())
+    made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
     rows = read(HEIGHT_WEIGHT).X.to_numpy()
     expected = made(torch.tensor(rows)).numpy()
     sizes = np.random.default_rng(0).choice([1, 2, 7, 64, 500, 2000], 400)
@@ -480,8 +480,8 @@ def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*command, "--hidden", "16", "--max-epochs", "30", "--checkpoint", str(checkpoint)]) == 0
     assert not checkpoint.exists()
     found = artifact.load(Store(tmp_path).find("boston-housing"))
-    assert found.manifest["network"]["hidden"] == [16]
-    assert found.manifest["metrics"]["validation"]["r2"] > 0.5
+    assert found.manifest.document["network"]["hidden"] == [16]
+    assert found.manifest.metrics.validation.r2 > 0.5
 
 
 def test_original_table_can_be_trained_on(tmp_path: Path, people: Split) -> None:

@@ -182,7 +182,7 @@ def test_figures_are_those_of_independent_computations(
     page = render(model, log_rows(tmp_path / "log.db", X, predictions, truths=truths), tmp_path)
     known = ~np.isnan(truths)
     y, predicted = truths[known], predictions[known]
-    validation = model.manifest["metrics"]["validation"]
+    validation = model.manifest.metrics.validation
     reference = json.loads((store / MODEL / "1" / "reference.json").read_text())
 
     live = {name: float(cells[0].replace(",", "")) for name, cells in page.rows.items() if name}
@@ -191,7 +191,7 @@ def test_figures_are_those_of_independent_computations(
     assert live["MAE, mean absolute error"] == pytest.approx(mean_absolute_error(y, predicted), rel=5e-4)
     assert live["bias, predicted less true"] == pytest.approx(np.mean(predicted - y), rel=5e-4)
     assert live["R²"] == pytest.approx(r2_score(y, predicted), rel=5e-4)
-    assert float(page.rows["RMSE, root mean squared error"][-1]) == pytest.approx(validation["rmse"], rel=5e-4)
+    assert float(page.rows["RMSE, root mean squared error"][-1]) == pytest.approx(validation.rmse, rel=5e-4)
     columns = {**dict(zip(COLUMNS, X.T)), "prediction": predictions}
     facts = {**reference["features"], "prediction": reference["prediction"]}
     for name, values in columns.items():
@@ -213,7 +213,7 @@ def test_live_error_is_judged_from_thirty_truths(
 ) -> None:
     """The live error is judged from 30 truths on; ten times the validation error is more than chance explains."""
     predictions = model.predict(table[:50])
-    truths = np.where(np.arange(50) < rows, predictions - 10 * model.manifest["metrics"]["validation"]["rmse"], np.nan)
+    truths = np.where(np.arange(50) < rows, predictions - 10 * model.manifest.metrics.validation.rmse, np.nan)
     page = render(model, log_rows(tmp_path / "log.db", table, predictions, truths=truths), tmp_path)
 
     assert page.verdict("live error") == kind
@@ -224,8 +224,8 @@ def test_limit_of_the_live_error(
     model: Artifact, table: Matrix, tmp_path: Path, factor: float, verdict: Verdict
 ) -> None:
     """The limit is validation's RMSE, 10 % more, and three deviations of both figures."""
-    n, validation = 200, model.manifest["metrics"]["validation"]
-    limit = validation["rmse"] * (1.1 + 3 * (2 / n + 2 / validation["rows"]) ** 0.5)
+    n, validation = 200, model.manifest.metrics.validation
+    limit = validation.rmse * (1.1 + 3 * (2 / n + 2 / validation.rows) ** 0.5)
     predictions = model.predict(table[:n])
     truths = predictions + limit * factor * np.where(np.arange(n) % 2, 1, -1)
     log = PredictionLog(log_rows(tmp_path / "log.db", table, predictions, truths=truths))
@@ -436,7 +436,7 @@ def test_page_needs_nothing_beside_it(model: Artifact, table: Matrix, tmp_path: 
     assert not {"script", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     assert re.findall(r"https?://|url\(|@import", source) == []
     assert "default-src 'none'" in source
-    for digest in (model.manifest["digest"], "2026-10-22 12:00 to 2026-11-21 12:00 UTC", "2,530"):
+    for digest in (model.manifest.digest, "2026-10-22 12:00 to 2026-11-21 12:00 UTC", "2,530"):
         assert digest in page.text
 
 

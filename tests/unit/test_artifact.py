@@ -8,7 +8,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def test_no_changed_byte_loads(kept: Path, data: st.DataObject) -> None:
 
     if found is not None:
         assert path.name == "manifest.json"
-        assert {**found.manifest, "created_at": ""} == {**json.loads(content), "created_at": ""}
+        assert {**found.manifest.document, "created_at": ""} == {**json.loads(content), "created_at": ""}
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None, [1]])
@@ -184,8 +184,8 @@ def test_older_formats_are_read(folder_of_format: Path) -> None:
     """An artifact of each older format loads, and predicts the same bits as when it was written."""
     found = artifact.load(folder_of_format)
 
-    assert found.manifest["format_version"] == int(folder_of_format.name.removeprefix("format-"))
-    assert found.manifest["format_version"] < artifact.FORMAT_VERSION
+    assert found.manifest.format_version == int(folder_of_format.name.removeprefix("format-"))
+    assert found.manifest.format_version < artifact.FORMAT_VERSION
     assert found.tolerance == 0
     assert np.array_equal(bits(found.predict(found.golden_rows)), bits(found.golden_predictions))
 
@@ -487,6 +487,51 @@ def test_manifest_has_a_schema(folder: Path, change: Callable[[dict[str, Any]], 
     error = refusal(folder)
     assert error.path == folder / "manifest.json"
     assert reason in error.reason
+
+
+def test_manifest_is_a_value(folder: Path) -> None:
+    """A loaded manifest has the facts of its document as typed values, and the document unchanged."""
+    found = artifact.load(folder).manifest
+    document = json.loads((folder / "manifest.json").read_bytes())
+
+    assert found.document == document
+    assert (found.name, found.version, found.digest) == ("boston-housing", 1, document["digest"])
+    assert asdict(found.metrics) == document["metrics"]
+    assert found.data is not None
+    assert asdict(found.data) == document["data"]
+    assert found.proof is not None
+    assert asdict(found.proof) == document["engine"]["parity"]
+    assert {name: asdict(file) for name, file in found.files.items()} == document["files"]
+    assert (found.tags, found.limits, found.network) == (document["tags"], document["limits"], None)
+
+
+def test_unknown_facts_are_kept(folder: Path) -> None:
+    """Facts that this version does not know, at any depth, are written back as they were read."""
+    rewrite(folder, lambda m: [part.update(novel=[1.0, {"a": None}]) for part in (m, m["metrics"], m["engine"])])
+    found = artifact.load(folder).manifest
+
+    assert artifact.to_json(found.document) == (folder / "manifest.json").read_bytes()
+    assert found.metrics.validation.rows == 102
+
+
+@pytest.mark.parametrize(
+    ("change", "has_data", "has_proof"),
+    [
+        (lambda m: m.pop("data"), False, True),
+        (lambda m: m["data"].update(rows="506"), False, True),
+        (lambda m: m["data"].update(split=7), False, True),
+        (lambda m: m["engine"].pop("parity"), True, False),
+        (lambda m: m["engine"]["parity"].update(split_rows=None), True, False),
+    ],
+)
+def test_what_serving_does_not_need_may_be_missing(
+    folder: Path, change: Callable[[dict[str, Any]], object], has_data: bool, has_proof: bool
+) -> None:
+    """A manifest that does not describe its data or its proof completely is served, and has None in their places."""
+    rewrite(folder, change)
+    found = artifact.load(folder).manifest
+
+    assert (found.data is not None, found.proof is not None) == (has_data, has_proof)
 
 
 def rewrite_escaped(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

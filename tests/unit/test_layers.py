@@ -16,7 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "model.metrics": set(),
     "model.schema": {"model.errors"},
     "model.engine": {"model.errors", "model.schema"},
-    "model.store": {"model.errors", "model.schema", "model.engine"},
+    "model.store": {"model.errors", "model.metrics", "model.schema", "model.engine"},
     "model.plots": {"model.store"},
     "model.live": {"model.errors", "model.metrics", "model.store", "model.plots"},
     "model.train": {

@@ -16,6 +16,7 @@ from model import Matrix
 from model.cli.main import main
 from model.engine.runtime import Engine, Predict
 from model.errors import ProofError
+from model.store.manifest import Proof
 from model.train import export, proof
 from model.train.compile.onnx import trees_to_onnx
 from model.train.compile.trees import Trees
@@ -52,22 +53,22 @@ def down(value: float) -> float:
 
 def test_right_graph_is_proven(trained: Case) -> None:
     """A right graph gives the figures: the number of rows of each kind, and no difference."""
-    assert trained.prove(Engine(trained.graph).predict) == {
-        "table_rows": 506,
-        "random_rows": 100_000,
-        "limit_rows": 14,
-        "split_rows": len(trained.split_rows),
-        "different_rows": 0,
-        "largest_relative_difference": 0.0,
-        "seed": 0,
-    }
+    assert trained.prove(Engine(trained.graph).predict) == Proof(
+        table_rows=506,
+        random_rows=100_000,
+        limit_rows=14,
+        split_rows=len(trained.split_rows),
+        different_rows=0,
+        largest_relative_difference=0.0,
+        seed=0,
+    )
 
 
 def test_model_without_splits_is_proven(trained: Case) -> None:
     """Without rows at splits, as for a network or trees of one leaf, the other rows prove it."""
     none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
 
-    assert none.prove(Engine(trained.graph).predict)["split_rows"] == 0
+    assert none.prove(Engine(trained.graph).predict).split_rows == 0
     with pytest.raises(ProofError):
         none.prove(Engine(changed(trained.graph, "leaf_weights", 0, up)).predict)
 
@@ -79,15 +80,15 @@ def test_tolerance_is_relative(trained: Case) -> None:
         return lambda rows: trained.model.predict(rows) * (1 + share * (rows[:, :1] > 0).any(axis=1))
 
     found = trained.prove(off(1e-9), 1e-8)
-    assert 0 < found["different_rows"] <= 100_000 + 506 + 14 + len(trained.split_rows)
-    assert found["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    assert 0 < found.different_rows <= 100_000 + 506 + 14 + len(trained.split_rows)
+    assert found.largest_relative_difference == pytest.approx(1e-9, rel=1e-3)
     with pytest.raises(ProofError, match="differs from the trained one on"):
         trained.prove(off(1e-7), 1e-8)
 
     zero = replace(trained, model=replace(trained.model, predict=lambda rows: np.where(rows[:, 0] > 0, 1.0, 0.0)))
-    assert zero.prove(zero.model.predict, 1e-8)["different_rows"] == 0
+    assert zero.prove(zero.model.predict, 1e-8).different_rows == 0
     near = zero.prove(lambda rows: zero.model.predict(rows) * (1 + 1e-9), 1e-8)
-    assert near["largest_relative_difference"] == pytest.approx(1e-9, rel=1e-3)
+    assert near.largest_relative_difference == pytest.approx(1e-9, rel=1e-3)
     with pytest.raises(ProofError):
         zero.prove(lambda rows: zero.model.predict(rows) + 1e-300 * (rows[:, 0] <= 0), 1e-8)
 

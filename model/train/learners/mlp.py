@@ -31,7 +31,7 @@ from model.engine.graph import INPUT_NAME, OUTPUT_NAME
 from model.engine.network import Network, find_device
 from model.errors import CheckpointError, DeviceError
 from model.schema.features import Matrix
-from model.store.artifact import MAX_TOLERANCE
+from model.store.manifest import MAX_TOLERANCE
 from model.train.candidate import Candidate
 from model.train.compile.onnx import to_onnx
 
