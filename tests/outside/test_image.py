@@ -146,7 +146,9 @@ def test_prediction_log(baked: str) -> None:
             headers = {"X-Request-Id": "house"}
             assert requests.post(f"{container.url}/predict", json=HOUSE, headers=headers, timeout=10).status_code == 200
             assert requests.post(f"{container.url}/feedback", json=feedback, timeout=10).status_code == status
-    code = "from model.prediction_log import PredictionLog; PredictionLog('postgresql://u@127.0.0.1:1/x').write([])"
+    code = (
+        "from model.live.prediction_log import PredictionLog; PredictionLog('postgresql://u@127.0.0.1:1/x').write([])"
+    )
     done = subprocess.run(["docker", "run", "--rm", baked, "python", "-c", code], capture_output=True, text=True)
     assert "PredictionLogError: the prediction log cannot be used: OperationalError" in done.stderr
 

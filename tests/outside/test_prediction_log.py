@@ -38,7 +38,7 @@ SECRET = 0.1 + 0.2  # a value of a feature, which no line of code has as it is p
 WRITER = """
 import sys
 from datetime import UTC, datetime
-from model.prediction_log import PredictionLog
+from model.live.prediction_log import PredictionLog
 
 url, name = sys.argv[1:]
 log, oldest = PredictionLog(url), datetime(2000, 1, 1, tzinfo=UTC)

@@ -483,7 +483,7 @@ IN_A_NETWORK = """if True:
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from pathlib import Path
     from model import ModelError, Store
-    from model.transfer import pull
+    from model.store.archive import pull
 
     asked = []
 

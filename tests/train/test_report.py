@@ -28,7 +28,7 @@ from model.cli.main import main
 from model.live import report
 from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
 from model.live.prediction_log import PredictionLog
-from model.plots import training as plots
+from model.plots import live as plots
 from model.store import artifact
 from tests.support.postgres import run_postgres
 from tests.support.service import COLUMNS, rewrite
@@ -619,3 +619,16 @@ def test_interval_holds_the_true_error() -> None:
     assert rmse_interval(samples[0] * 1e160) == pytest.approx(tuple(intervals[0] * 1e160))
     assert rmse_interval(np.zeros(5)) == (0, 0)
     assert rmse_interval(np.array([2.0, -2.0])) == (2, 2)
+
+
+def test_version_without_limits_or_owner(store: Path, table: Matrix, tmp_path: Path) -> None:
+    """A version whose manifest has no limits and no tags has a report without these lines."""
+    folder = tmp_path / "store" / MODEL / "1"
+    shutil.copytree(store / MODEL / "1", folder)
+    rewrite(folder, lambda manifest: [manifest.pop(name) for name in ("limits", "tags")])
+    bare = Store(tmp_path / "store").load(f"{MODEL}@1")
+    page = render(bare, log_rows(tmp_path / "log.db", table, bare.predict(table)), tmp_path)
+
+    assert "Algorithm" in page.text
+    assert "Limits" not in page.text
+    assert "Owner" not in page.text

@@ -21,8 +21,8 @@ def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
     script = """if True:
         import sys
         from pathlib import Path
-        from model.artifact import Draft
-        from model.store import Store
+        from model.store.artifact import Draft
+        from model import Store
         for _ in range(5):
             Store(Path(sys.argv[1])).add("m", Draft({}, {"a": b"a" * 1000}), alias="by-" + sys.argv[2])"""
     command = [sys.executable, "-c", script, str(shelf.root)]
