@@ -14,7 +14,7 @@ from app.telemetry.log_lines import LOGGING
 server = settings.from_environ_or_exit(os.environ)
 hooks.before_load(server.service)
 
-wsgi_app = "app:create_app()"
+wsgi_app = "app.server.hooks:load()"  # with the settings that were just read
 # Loaded once before the fork: N workers share the memory of one model, and all of them serve the same version.
 preload_app = True
 worker_class = "app.server.worker.ServiceWorker"

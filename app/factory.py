@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from wsgiref.types import WSGIEnvironment
@@ -72,15 +71,8 @@ class Service(Flask):
         log_lines.failure(exc_info, exchange_of(request.environ).request_id)
 
 
-def create_app(
-    config: Config | None = None, *, write_log: Callable[[Iterable[bytes]], None] = log_lines.write
-) -> Service:
-    """Load the models and return the service.
-
-    Without `config` the settings come from the environment; `ConfigError` lists the wrong ones. With a model that
-    cannot be loaded the service is live and not ready.
-    """
-    config = config or Config.from_environ(os.environ)
+def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] = log_lines.write) -> Service:
+    """Load the models and return the service. With a model that cannot be loaded it is live and not ready."""
     app = Service("app", static_folder=None)
     # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False

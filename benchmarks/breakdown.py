@@ -25,7 +25,7 @@ from gunicorn.glogging import Logger
 from numpy.typing import NDArray
 
 from app import create_app
-from app.config import Config, DatabaseURL
+from app.config import Config
 from app.factory import Service
 from app.protocols import native
 from app.protocols.endpoint import Answer
@@ -50,9 +50,9 @@ def main(store: Path) -> None:
         share_values()
         reserve_slots(1)
         take_slot(0)
-        log = DatabaseURL(f"sqlite:///{folder}/predictions.db")
-        silent = create_app(Config(store=store, prediction_log=DatabaseURL(""), log_requests=False))
-        service = create_app(Config(store=store, prediction_log=DatabaseURL("")))
+        log = f"sqlite:///{folder}/predictions.db"
+        silent = create_app(Config(store=store, prediction_log="", log_requests=False))
+        service = create_app(Config(store=store, prediction_log=""))
         logged = create_app(Config(store=store, prediction_log=log, prediction_log_features=True))
         all_steps: dict[str, WSGIApplication] = {
             **steps(silent),

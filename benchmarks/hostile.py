@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from app import create_app
-from app.config import Config, DatabaseURL, Route
+from app.config import Config
 from app.factory import Service
 from benchmarks.machine import machine
 
@@ -119,8 +119,8 @@ def measure(store: Path) -> Iterator[Cost]:
         service = create_app(
             Config(
                 store=store,
-                prediction_log=DatabaseURL(f"sqlite:///{folder}/predictions.db"),
-                aip_predict_route=Route("/vertex"),
+                prediction_log=f"sqlite:///{folder}/predictions.db",
+                aip_predict_route="/vertex",
             ),
             write_log=lambda pieces: None,
         )

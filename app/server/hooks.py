@@ -9,11 +9,13 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 from gunicorn.sock import TCP6Socket
 
 from app.config import Config
+from app.factory import Service, create_app
 from app.server.worker import ServiceWorker
 from app.serving import loaded, verification
 from app.serving.store_watch import watch
@@ -22,15 +24,24 @@ from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 _M_ARENA_MAX = -8  # of malloc.h
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
+_settings: Config  # what gunicorn.conf.py read last: at the start, and at each reload
+
 
 def before_load(settings: Config) -> None:
-    """Make ready for the models and metrics, before the first of them is made."""
+    """Make ready for the models and metrics, before the first of them is made; keep the settings for `load`."""
+    global _settings
+    _settings = settings
     share_values()
     # glibc keeps a heap for each thread, as large as the largest request that the thread ever had. Ours take turns
     # anyway.
     if settings.device == "cpu" and "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def load() -> Service:
+    """Return the service with the settings of `before_load`; gunicorn calls it by its name, without arguments."""
+    return create_app(_settings)
 
 
 def on_starting(server: Any) -> None:
@@ -44,6 +55,12 @@ def on_starting(server: Any) -> None:
             server.cfg.worker_class_str,
             ServiceWorker.__module__,
             ServiceWorker.__name__,
+        )
+        raise SystemExit(2)
+    names = {item.metadata["name"] for item in fields(Config)}
+    if late := sorted(names.intersection(server.cfg.env)):
+        server.log.critical(
+            "gunicorn sets %s after the settings were read; set it in the environment, without --env", ", ".join(late)
         )
         raise SystemExit(2)
     reserve_slots(2 * server.cfg.workers + 8)

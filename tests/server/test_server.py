@@ -755,7 +755,10 @@ def private_kibibytes(pid: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say")
 def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     """A worker has less than half of what a process that loads the service by itself has for itself."""
-    code = "import sys, app; service = app.create_app(); print('loaded', flush=True); sys.stdin.read()"
+    code = (
+        "import os, sys, app, app.config; service = app.create_app(app.config.Config.from_environ(os.environ)); "
+        "print('loaded', flush=True); sys.stdin.read()"
+    )
     environ = {**os.environ, "TABSERVE_STORE": str(store)}
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -785,6 +788,7 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     [
         ({"TABSERVE_MAX_ROWS": "x"}, ["TABSERVE_MAX_ROWS is 'x'"]),
         ({"WEB_CONCURRENCY": "0"}, ["WEB_CONCURRENCY is 0; set it to 1 or more"]),
+        ({"GUNICORN_CMD_ARGS": "--env TABSERVE_MAX_ROWS=5"}, ["sets TABSERVE_MAX_ROWS after the settings were read"]),
         ({"GUNICORN_CMD_ARGS": "--worker-class gthread"}, ["the worker class is 'gthread'; leave it out"]),
         ({"WEB_CONCURRENCY": "2", "TABSERVE_DEVICE": "cuda"}, ["WEB_CONCURRENCY is 2", "one worker has the GPU"]),
         ({"TABSERVE_MAX_ROWS": "0", "TABSERVE_STORES": "s"}, ["TABSERVE_MAX_ROWS is '0'", "TABSERVE_STORES is not"]),
@@ -796,6 +800,7 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     ids=[
         "one",
         "no worker",
+        "too late",
         "another worker class",
         "two workers on a GPU",
         "two",

@@ -16,7 +16,6 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.config import Origins, Route
 from app.factory import Service
 from app.telemetry.log_lines import in_pieces, write
 from tests.support.service import HOUSE, PROTOCOLS, everywhere_client
@@ -162,7 +161,7 @@ def test_probes_are_counted(client: FlaskClient) -> None:
 
 def test_prediction_at_the_path_of_a_probe(store: Path, log_lines: list[dict[str, Any]]) -> None:
     """If Vertex AI sets one path for both, a prediction is logged and a successful health check is not."""
-    one = Route("/both")
+    one = "/both"
     client = everywhere_client(store, log_lines.extend, aip_health_route=one, aip_predict_route=one)
     assert client.get("/both").status_code == 200
     assert client.post("/both", json={"instances": [list(HOUSE.values())]}).status_code == 200
@@ -234,7 +233,7 @@ def test_lines_of_workers_do_not_mix() -> None:
 @pytest.fixture(scope="module")
 def allowed(store: Path) -> FlaskClient:
     """A client of a service that allows the pages of two origins."""
-    return everywhere_client(store, lambda lines: None, cors_origins=Origins([ORIGIN, "http://localhost:3000"]))
+    return everywhere_client(store, lambda lines: None, cors_origins=(ORIGIN, "http://localhost:3000"))
 
 
 def cors_headers(reply: Any) -> dict[str, str]:

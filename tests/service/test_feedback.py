@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import create_app
-from app.config import Config, DatabaseURL, Share
+from app.config import Config
 from app.routes.feedback import MAX_ROW, MAX_TRUTH, decode, plausible_range
 from app.telemetry.metrics import OUTCOMES
 from model import Feature, SchemaError, Store, TooManyRowsError
@@ -153,7 +153,7 @@ def test_refusals(client: FlaskClient) -> None:
 
 def test_no_log_is_kept(store: Path) -> None:
     """Without a prediction log feedback is 404 with the setting in its message, and predictions are answered."""
-    client = create_app(Config(store=store, prediction_log=DatabaseURL(""))).test_client()
+    client = create_app(Config(store=store, prediction_log="")).test_client()
 
     assert client.post("/predict", json=HOUSE).status_code == 200
     message = refused(client.post("/feedback", json={"request_id": "a", "truth": 1.0}), 404, "native")
@@ -251,7 +251,7 @@ def test_plausible_range(minimum: float, maximum: float, expected: tuple[float, 
 
 def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
     """Predictions of every protocol are logged with the request id of their reply."""
-    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    url = f"sqlite:///{tmp_path / 'log.db'}"
     client = everywhere_client(store, lambda lines: None, prediction_log=url)
     recorder = client.application.recorder  # type: ignore[attr-defined]
     recorder.start()
@@ -272,7 +272,7 @@ def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses
 
 def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
     """A prediction older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and is removed at the start."""
-    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    url = f"sqlite:///{tmp_path / 'log.db'}"
     common = {"row": 0, "model": "boston-housing", "version": 1, "features": None, "prediction": 1.0}
     ages = {"old": timedelta(days=2, minutes=1), "young": timedelta(days=1, hours=23)}
     with opened(url) as log:
@@ -291,7 +291,7 @@ def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
 
 def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:
     """Without TABSERVE_PREDICTION_LOG_FEATURES no value of a feature is in the database."""
-    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
+    url = f"sqlite:///{tmp_path / 'log.db'}"
     app = create_app(Config(store=store, prediction_log=url))
     app.recorder.start()
     app.test_client().post("/predict", json={**HOUSE, "RM": 6.5432101234})
@@ -306,8 +306,8 @@ def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("share", "n"), [(0.0, 0), (1.0, 50)])
 def test_no_share_and_all(store: Path, tmp_path: Path, share: float, n: int) -> None:
     """With a share of 0 no request is logged, with 1 every request."""
-    url = DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")
-    app = create_app(Config(store=store, prediction_log=url, prediction_log_share=Share(share)))
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    app = create_app(Config(store=store, prediction_log=url, prediction_log_share=share))
     app.recorder.start()
     for _ in range(50):
         assert app.test_client().post("/predict", json=HOUSE).status_code == 200
@@ -326,7 +326,7 @@ def test_no_share_and_all(store: Path, tmp_path: Path, share: float, n: int) -> 
 )
 def test_body_that_expands_is_refused_early(store: Path, body: bytes) -> None:
     """An 8 MiB body with too many values or truths is refused before they are made."""
-    client = create_app(Config(store=store, prediction_log=DatabaseURL(""))).test_client()
+    client = create_app(Config(store=store, prediction_log="")).test_client()
     parsed = json.loads(body)
     tracemalloc.start()
     try:

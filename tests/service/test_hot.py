@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from app.config import Route
 from app.errors import OverloadedError
 from app.factory import Service
 from model import Artifact, Matrix
@@ -322,9 +321,7 @@ def test_immediate(store: Path) -> None:
 
 def test_immediate_for_one_method_only(store: Path) -> None:
     """A path that Vertex AI sets is immediate for its own method only, whatever other methods do."""
-    client = everywhere_client(
-        store, lambda lines: None, aip_predict_route=Route("/metrics"), aip_health_route=Route("/feedback")
-    )
+    client = everywhere_client(store, lambda lines: None, aip_predict_route="/metrics", aip_health_route="/feedback")
     service = client.application
     assert isinstance(service, Service)
 

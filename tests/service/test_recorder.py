@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
 from app import create_app
-from app.config import Config, DatabaseURL
+from app.config import Config
 from app.factory import Service
 from app.web.exchange import Exchange
 from model import Artifact, Matrix
@@ -41,7 +41,7 @@ def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]
 @pytest.fixture
 def service(store: Path, tmp_path: Path) -> Iterator[Service]:
     """A service with a prediction log, in this process; its recorder is not started, and is closed at the end."""
-    app = create_app(Config(store=store, prediction_log=DatabaseURL(f"sqlite:///{tmp_path / 'log.db'}")))
+    app = create_app(Config(store=store, prediction_log=f"sqlite:///{tmp_path / 'log.db'}"))
     yield app
     app.recorder.close()
 

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import Config, Route
+from app.config import Config
 from app.factory import Service
 from tests.support.service import HOUSE, everywhere_client, refused, strict_json
 
@@ -22,7 +22,7 @@ HEALTH, PREDICT = "/vertex/health", "/vertex/predict"  # where `everywhere` has 
 
 def routed(store: Path, health: str = "", predict: str = "", **settings: Any) -> FlaskClient:
     """Return a client of a service with Vertex AI's routes at these paths."""
-    config = Config(store=store, aip_health_route=Route(health), aip_predict_route=Route(predict), **settings)
+    config = Config(store=store, aip_health_route=health, aip_predict_route=predict, **settings)
     return create_app(config, write_log=lambda pieces: None).test_client()
 
 

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from hypothesis import strategies as st
 
 from app import create_app
-from app.config import Config, DatabaseURL
+from app.config import Config
 from app.factory import Service
 from model.live.prediction_log import PredictionLog
 from tests.support.server import Server
@@ -28,7 +28,7 @@ Answers = dict[str, list[float]]  # predictions by the request's id
 @pytest.fixture(scope="module")
 def service(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that keeps a prediction log, in this process."""
-    database = DatabaseURL(f"sqlite:///{tmp_path_factory.mktemp('feedback') / 'log.db'}")
+    database = f"sqlite:///{tmp_path_factory.mktemp('feedback') / 'log.db'}"
     app = create_app(Config(store=store, prediction_log=database, max_rows=1_000, max_body_bytes=100_000))
     app.recorder.start()
     yield app

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import Config, Route
+from app.config import Config
 from app.factory import Service
 from model import Store
 from model.store.artifact import read_draft
@@ -18,8 +18,8 @@ from model.store.artifact import read_draft
 NAME = "boston-housing"
 
 VERTEX = {
-    "aip_health_route": Route("/v1/endpoints/1/deployedModels/2"),
-    "aip_predict_route": Route("/v1/endpoints/1/deployedModels/2:predict"),
+    "aip_health_route": "/v1/endpoints/1/deployedModels/2",
+    "aip_predict_route": "/v1/endpoints/1/deployedModels/2:predict",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "one model": {},
@@ -27,10 +27,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "two models, another default": {"models": ("other", NAME)},
     "Vertex AI": VERTEX,
     "Vertex AI and two models": {"models": ("other", NAME), **VERTEX},
-    "Vertex AI at one path": {"aip_health_route": Route("/vertex"), "aip_predict_route": Route("/vertex")},
-    "Vertex AI at paths that there are": {"aip_health_route": Route("/ping"), "aip_predict_route": Route("/predict")},
-    "Vertex AI at paths of other methods": {"aip_health_route": Route("/predict"), "aip_predict_route": Route("/")},
-    "Vertex AI at a model's path": {"aip_predict_route": Route(f"/v1/models/{NAME}:predict")},
+    "Vertex AI at one path": {"aip_health_route": "/vertex", "aip_predict_route": "/vertex"},
+    "Vertex AI at paths that there are": {"aip_health_route": "/ping", "aip_predict_route": "/predict"},
+    "Vertex AI at paths of other methods": {"aip_health_route": "/predict", "aip_predict_route": "/"},
+    "Vertex AI at a model's path": {"aip_predict_route": f"/v1/models/{NAME}:predict"},
 }
 
 

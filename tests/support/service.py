@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
 from app import create_app
-from app.config import Config, Route
+from app.config import Config
 from model.store import artifact
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def parsing(take: Callable[[list[dict[str, Any]]], None]) -> Callable[[Iterable[
 
 def everywhere_client(store: Path, write_lines: Callable[[list[dict[str, Any]]], None], **settings: Any) -> FlaskClient:
     """Return a client of a service that answers at the paths of all `PROTOCOLS`."""
-    routes = {"aip_health_route": Route("/vertex/health"), "aip_predict_route": Route("/vertex/predict")}
+    routes = {"aip_health_route": "/vertex/health", "aip_predict_route": "/vertex/predict"}
     return create_app(Config(store=store, **{**routes, **settings}), write_log=parsing(write_lines)).test_client()
 
 

@@ -20,7 +20,7 @@ import requests
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import Config, Device
+from app.config import Config
 from model import Artifact, ArtifactError, DeviceError, GoldenRowsError, Matrix, Store
 from tests.support.server import serve
 from tests.support.service import HOUSE, refused, rewrite, strict_json
@@ -234,7 +234,7 @@ def test_load_refuses(
 
 
 # PyTorch's own name of the CPU: what a GPU's way through the service is tested with where there is none.
-ON_CPU = Device("cpu:0")
+ON_CPU = "cpu:0"
 
 
 def service(store: Path, **settings: Any) -> FlaskClient:
@@ -328,7 +328,7 @@ def test_device_that_predicts_differently(networks: Path, tmp_path: Path) -> Non
 
 def test_service_without_its_device(networks: Path) -> None:
     """If the chosen GPU is missing, the service is alive and states the remedy; it does not use the CPU."""
-    client = create_app(Config(store=networks, device=Device("cuda:99")), write_log=lambda pieces: None).test_client()
+    client = create_app(Config(store=networks, device="cuda:99"), write_log=lambda pieces: None).test_client()
     application(client).serving.open()
     reason = strict_json(client.get("/readyz"))["reason"]
 

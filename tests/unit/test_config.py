@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Config, ConfigError, DatabaseURL, Device, Route, Share
+from app.config import Config, ConfigError
 
 
 def mistakes(environ: dict[str, str]) -> str:
@@ -28,11 +28,11 @@ def test_defaults() -> None:
         max_body_bytes=8 * 2**20,
         max_rows=10_000,
         max_in_flight=512,
-        device=Device("cpu"),
+        device="cpu",
         batch_rows=0,
         log_requests=True,
-        prediction_log=DatabaseURL("sqlite:///predictions.db"),
-        prediction_log_share=Share(1),
+        prediction_log="sqlite:///predictions.db",
+        prediction_log_share=1.0,
         prediction_log_features=False,
         prediction_log_days=30,
         prediction_log_max_bytes=2**30,
@@ -50,18 +50,18 @@ def test_defaults() -> None:
         ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
         ("MAX_ROWS", "100000", "max_rows", 100_000),
         ("MAX_IN_FLIGHT", "64", "max_in_flight", 64),
-        ("DEVICE", "cpu", "device", Device("cpu")),
-        ("DEVICE", "cuda", "device", Device("cuda")),
-        ("DEVICE", "cuda:12", "device", Device("cuda:12")),
+        ("DEVICE", "cpu", "device", "cpu"),
+        ("DEVICE", "cuda", "device", "cuda"),
+        ("DEVICE", "cuda:12", "device", "cuda:12"),
         ("BATCH_ROWS", "1", "batch_rows", 1),
         ("LOG_REQUESTS", "false", "log_requests", False),
         ("LOG_REQUESTS", "True", "log_requests", True),
-        ("PREDICTION_LOG", "", "prediction_log", DatabaseURL("")),
-        ("PREDICTION_LOG", "sqlite:////srv/p.db", "prediction_log", DatabaseURL("sqlite:////srv/p.db")),
-        ("PREDICTION_LOG", "postgresql://a:b@c/d", "prediction_log", DatabaseURL("postgresql://a:b@c/d")),
-        ("PREDICTION_LOG_SHARE", "0", "prediction_log_share", Share(0)),
-        ("PREDICTION_LOG_SHARE", "0.25", "prediction_log_share", Share(0.25)),
-        ("PREDICTION_LOG_SHARE", "1.0", "prediction_log_share", Share(1)),
+        ("PREDICTION_LOG", "", "prediction_log", ""),
+        ("PREDICTION_LOG", "sqlite:////srv/p.db", "prediction_log", "sqlite:////srv/p.db"),
+        ("PREDICTION_LOG", "postgresql://a:b@c/d", "prediction_log", "postgresql://a:b@c/d"),
+        ("PREDICTION_LOG_SHARE", "0", "prediction_log_share", 0.0),
+        ("PREDICTION_LOG_SHARE", "0.25", "prediction_log_share", 0.25),
+        ("PREDICTION_LOG_SHARE", "1.0", "prediction_log_share", 1.0),
     ],
 )
 def test_setting(name: str, text: str, field: str, expected: Any) -> None:
@@ -158,7 +158,7 @@ ROUTES = [("AIP_HEALTH_ROUTE", "aip_health_route"), ("AIP_PREDICT_ROUTE", "aip_p
 @pytest.mark.parametrize("text", ["/", "/health", "/v1/endpoints/1/deployedModels/2:predict", "/a-b_c.d~e/@1", "//a/"])
 def test_route(name: str, field: str, text: str) -> None:
     """A path that Vertex AI sets is used as it is."""
-    expected: dict[str, Any] = {field: Route(text)}
+    expected: dict[str, Any] = {field: text}
 
     assert Config.from_environ({name: text}) == Config(**expected)
 

@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "app.factory": {
         *("app.config", "app.web", "app.telemetry", "app.serving", "app.protocols", "app.routes", "model"),
     },
-    "app.server": {"app.config", "app.telemetry", "app.serving", "model"},
+    "app.server": {"app.config", "app.telemetry", "app.serving", "app.factory", "model"},
 }
 # What the service may import of the model beside its public names, each where it is needed and not before.
 LATE = {"model.engine.gpu", "model.engine.network", "model.live.prediction_log", "model.store.device"}
