@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the service, each with the question that it answers.
+"""Counts what happens in the service, for Prometheus and for V2's statistics; definitions.py says what each metric is.
 
 Under gunicorn the values are in memory that the workers share (shared_values.py), so any worker can answer a scrape for
 all of them. When a worker is killed, its exchanges of the last 0.2 s are lost: see recorder.py.
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
 
+from app.telemetry import definitions
 from app.telemetry.gauges import ModelCollector
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import Exchange
@@ -24,20 +25,11 @@ if TYPE_CHECKING:
     from model.engine.gpu import Usage
     from model.live.prediction_log import LiveError
 
-# From well below a millisecond, the time of a single row, to where clients give up.
-DURATION_BUCKETS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-
-BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to more than a request may have by default
-
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
 OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what happened to a true value
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
 
 M = TypeVar("M", Counter, Histogram, Summary)
 
@@ -86,107 +78,25 @@ class Metrics:
         self._children: dict[tuple[object, ...], Any] = {}
         self._runs = runs
         self._models = ModelCollector(models, golden, ready, live_errors, usage)
-        self._registry = CollectorRegistry()
-        self._registry.register(self._models)
-        # Does the service answer, and with which status? Rate and errors, by route.
-        self._requests = Counter(
-            "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self._registry
-        )
-        # How long does a reply take? Latency objectives and their burn rate, by route.
-        self._durations = Histogram(
-            "http_request_duration_seconds",
-            "Time in the application, without the wait for it and without sending.",
-            ["route"],
-            buckets=DURATION_BUCKETS,
-            registry=self._registry,
-        )
-        # Which model's requests are answered, and how long do they take, by outcome? Also for V2's statistics.
-        self._inferences = Summary(
-            "tabserve_inference_duration_seconds",
-            "Time in the application for prediction requests; outcome is success or failure.",
-            ["model", "version", "outcome"],
-            registry=self._registry,
-        )
-        # How much of that is the engine?
-        self._engine = Summary(
-            "tabserve_engine_duration_seconds",
-            "Time in the engine: a request's share of a run, or the whole run where requests wait for each other.",
-            ["model", "version"],
-            registry=self._registry,
-        )
-        # Are requests run together, and is the limit on their rows reached?
-        self._batch_rows = Histogram(
-            "tabserve_batch_rows",
-            "Rows of each run of an engine that runs requests together.",
-            ["model", "version"],
-            buckets=BATCH_BUCKETS,
-            registry=self._registry,
-        )
-        # How long do they wait for each other: is the engine, or the GPU, the bottleneck?
-        self._batch_waits = Histogram(
-            "tabserve_batch_wait_seconds",
-            "Time that a request waited for an engine that runs requests together.",
-            ["model", "version"],
-            buckets=DURATION_BUCKETS,
-            registry=self._registry,
-        )
-        # How busy is the service now? For the autoscaler.
-        self._in_flight = Gauge(
-            "tabserve_requests_in_flight",
-            "Requests that all workers answer or keep waiting; at most about a second old.",
-            registry=self._registry,
-        )
-        # How many rows are predicted? Capacity, and batches in one request.
-        self._rows = Counter("tabserve_rows_total", "Rows predicted.", ["model", "version"], registry=self._registry)
-        # Which rows do not fit the schema, and why? Also shows a value that is missing more often than before.
-        self._rejected = Counter(
-            "tabserve_rejected_rows_total",
-            "Rows refused because they do not fit the schema; a row counts for each feature and reason.",
-            ["model", "version", "reason", "feature"],
-            registry=self._registry,
-        )
-        # Is there more load than capacity? Then scale out.
-        self._overload = Counter(
-            "tabserve_overload_rejections_total", "Requests refused because too many wait.", registry=self._registry
-        )
-        # Do features and predictions still look like the training data? Recording rules compute drift from these.
-        self._feature_bins = Counter(
-            "tabserve_feature_bin_total",
-            "Feature values of answered rows, by the bins of the training distribution.",
-            ["model", "version", "feature", "bin"],
-            registry=self._registry,
-        )
-        self._prediction_bins = Counter(
-            "tabserve_prediction_bin_total",
-            "Predictions, by the bins of the predictions for the training rows.",
-            ["model", "version", "bin"],
-            registry=self._registry,
-        )
-        # Is the prediction log complete, so that feedback finds its predictions?
-        self._logged = Counter(
-            "tabserve_prediction_log_rows_total", "Rows written to the prediction log.", registry=self._registry
-        )
-        self._dropped = Counter(
-            "tabserve_prediction_log_dropped_rows_total",
-            "Rows missing from the prediction log: it was slow or unavailable, or has rows of the same request id.",
-            ["reason"],
-            registry=self._registry,
-        )
-        self._removed = Counter(
-            "tabserve_prediction_log_removed_rows_total",
-            "Rows removed from the prediction log: by age, or the oldest rows of a log that was too large.",
-            ["reason"],
-            registry=self._registry,
-        )
-        self._log_failures = Counter(
-            "tabserve_prediction_log_failures_total",
-            "Failed accesses to the prediction log; rows to be written wait.",
-            registry=self._registry,
-        )
-        # Are truths reported, and for known predictions?
-        self._feedback = Counter(
-            "tabserve_feedback_rows_total", "True values received.", ["outcome"], registry=self._registry
-        )
+        registry = self._registry = CollectorRegistry()
+        registry.register(self._models)
+        self._requests = definitions.REQUESTS(registry=registry)
+        self._durations = definitions.DURATIONS(registry=registry)
+        self._inferences = definitions.INFERENCES(registry=registry)
+        self._engine = definitions.ENGINE(registry=registry)
+        self._batch_rows = definitions.BATCH_ROWS(registry=registry)
+        self._batch_waits = definitions.BATCH_WAITS(registry=registry)
+        self._in_flight = definitions.IN_FLIGHT(registry=registry)
+        self._rows = definitions.ROWS(registry=registry)
+        self._rejected = definitions.REJECTED_ROWS(registry=registry)
+        self._overload = definitions.OVERLOAD(registry=registry)
+        self._feature_bins = definitions.FEATURE_BINS(registry=registry)
+        self._prediction_bins = definitions.PREDICTION_BINS(registry=registry)
+        self._logged = definitions.LOGGED_ROWS(registry=registry)
+        self._dropped = definitions.DROPPED_ROWS(registry=registry)
+        self._removed = definitions.REMOVED_ROWS(registry=registry)
+        self._log_failures = definitions.LOG_FAILURES(registry=registry)
+        self._feedback = definitions.FEEDBACK_ROWS(registry=registry)
         for reason in DROPPED:
             self._child(self._dropped, reason)
         for reason in REMOVED:
