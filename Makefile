@@ -31,11 +31,14 @@ CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/aliases.json)
 # What training MODEL needs: only the MLP takes PyTorch.
 TRAINING = $(if $(filter height-weight,$(MODEL)),$(TORCH),$(INSTALLED))
 TRAIN = $(BIN)/python -m model --store "$(STORE)" train "$(MODEL)" --notebook
-# On every core: each test has its own files, ports and processes.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto $(ARGS)
+# On every core: each test has its own files, ports and processes. A process that has none left takes tests from another.
+PYTEST = $(BIN)/python -m pytest --dist worksteal --numprocesses
 QUICK := tests/unit tests/service
 MAIN_JOB := tests/server/test_main_job.py
-SLOW := tests/server tests/train tests/outside
+# The longest come first, so that all processes end at about the same time.
+SLOW := tests/outside tests/train tests/server
+# They wait for servers most of the time: two a core.
+SLOW_PROCESSES = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -66,15 +69,15 @@ format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff format .
 
 check: lint ##3 lint, and the tests that start nothing and wait for nothing: the quick answer
-	$(PYTEST) $(QUICK)
+	$(PYTEST) logical $(ARGS) $(QUICK)
 
 test: $(TEST) ##3 run the quick tests, then train, serve and predict over HTTP
-	$(PYTEST) $(QUICK) $(MAIN_JOB)
+	$(PYTEST) logical $(ARGS) $(QUICK) $(MAIN_JOB)
 	@echo "Left out: tests of the running server, of training, and with Docker, databases, Prometheus and the platforms'"
 	@echo "clients. make test-all runs everything."
 
 test-slow: $(DEV) $(CLIENTS) ## run the tests that `make test` leaves out
-	$(PYTEST) --dist loadfile $(SLOW) --ignore $(MAIN_JOB)
+	$(PYTEST) $(SLOW_PROCESSES) $(ARGS) $(SLOW) --ignore $(MAIN_JOB)
 
 test-all: test test-slow ## run every test
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Processes that run tests side by side have a core each; numerical libraries would use all cores in each of them.
+# Processes that run tests side by side use all cores; numerical libraries would do so in each of them, too.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
@@ -58,9 +59,16 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with version 1 of boston-housing, trained by the command line. Tests must not change it."""
-    root: Path = tmp_path_factory.mktemp("store")
-    assert main(["--store", str(root), "train", "boston-housing"]) == 0
+    """A store with version 1 of boston-housing, trained by the command line. Tests must not change it.
+
+    Processes that run tests side by side share it: the first that needs it trains, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "store"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "boston-housing" / "aliases.json").exists():  # the last file that training writes
+            assert main(["--store", str(root), "train", "boston-housing"]) == 0
     return root
 
 

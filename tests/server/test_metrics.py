@@ -172,7 +172,7 @@ def test_another_server_of_the_same_binary(store: Path, tmp_path: Path) -> None:
 
 CHILDREN_WITHOUT_END = """
 from prometheus_client import CollectorRegistry, Counter
-from app import shared_values
+from app.telemetry import shared_values
 shared_values.share_values()
 shared_values.reserve_slots(1)
 counter = Counter("seen_total", "Seen.", ["name"], registry=CollectorRegistry())

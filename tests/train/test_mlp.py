@@ -189,7 +189,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import numpy as np
-from model import mlp
+from model.train.learners import mlp
 rows = np.load(sys.argv[1])
 mlp.fit(rows["X"], rows["y"], mlp.Settings(hidden=(8,), max_epochs=400, patience=400, batch_size=32), device="cpu",
         checkpoint=Path(sys.argv[2]), checkpoint_seconds=0)

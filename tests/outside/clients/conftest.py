@@ -12,7 +12,7 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-TABLE = Path(__file__).parents[2] / "model" / "data" / "boston_housing.csv"
+TABLE = Path(__file__).parents[3] / "model" / "data" / "boston_housing.csv"
 SEED = 7
 
 
