@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,21 +18,22 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from tests.support.body import ANSWER, CODINGS, answer, bomb, every_coding, every_protocol, plain_body, post
+from tests.support.body import ANSWER, answer, bomb, every_coding, every_protocol, plain_body, post
 from tests.support.server import Server, serve, wait_until
 from tests.support.service import PROTOCOLS, refused
 
 
 def blanks(length: int) -> bytes:
     """Return white space that compresses to a hundredth at best."""
-    return bytes(random.Random(0).choices(b" \t\r\n", k=length))
+    return random.Random(0).randbytes(length).translate(b" \t\r\n" * 64)
 
 
 @every_protocol
 @every_coding
 def test_bomb(everywhere: FlaskClient, protocol: str, coding: str) -> None:
     """A compressed body that decompresses to too many bytes is 413, and the message tells so."""
-    message = refused(post(everywhere, protocol, CODINGS[coding](blanks(9 * 2**20)), coding), 413, protocol)
+    compress = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+    message = refused(post(everywhere, protocol, compress(blanks(9 * 2**20), 1), coding), 413, protocol)
 
     assert message == "the decompressed body is longer than 8388608 bytes"
 

@@ -654,7 +654,7 @@ def test_trickling_clients(tmp_path: Path, start: bytes) -> None:
             client.send(start)
         began = time.monotonic()
         waits = []
-        while not all(client.ended for client in clients) and time.monotonic() < began + READ_SECONDS + 4:
+        while not all(client.ended for client in clients) and time.monotonic() < began + PATIENCE:
             time.sleep(0.1)
             for client in clients:
                 with suppress(ConnectionError):
@@ -665,7 +665,7 @@ def test_trickling_clients(tmp_path: Path, start: bytes) -> None:
 
     assert [client.ended for client in clients] == [True] * 20
     assert took > READ_SECONDS
-    assert max(waits) < 0.5
+    assert max(waits) < READ_SECONDS  # which a request would wait that has no thread
 
 
 def test_slow_reader_is_not_let_go(tmp_path: Path) -> None:
@@ -719,7 +719,7 @@ def test_idle_connections_are_closed(tmp_path: Path, worker_class: str) -> None:
             one = stack.enter_context(server.connect())
             assert ask(one, target)[2]
             assert one.recv(1) == b""
-            assert 1 <= time.monotonic() - began < 4
+            assert 1 <= time.monotonic() - began < PATIENCE
             began = time.monotonic()
 
 
@@ -727,7 +727,7 @@ def test_silent_connections_are_closed(tmp_path: Path) -> None:
     """So is a connection on which nothing was ever sent, and they hold up nobody."""
     with gunicorn(tmp_path / "g", LOOP, "--keep-alive", "1") as server, ExitStack() as stack:
         silent = [stack.enter_context(server.connect()) for _ in range(20)]
-        assert seconds_to_answer(server, "/pool") < 0.5
+        assert seconds_to_answer(server, "/pool") < 5  # half of what a silent connection is given
         began = time.monotonic()
         assert [one.recv(1) for one in silent] == [b""] * 20
         assert time.monotonic() - began < 15  # ten for the first byte
@@ -888,7 +888,7 @@ def test_stopping_worker_does_not_wait_for_idle_clients(tmp_path: Path, worker_c
         server.process.send_signal(signal.SIGTERM)
 
         assert server.process.wait(timeout=PATIENCE) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15  # half of what a request is given
 
 
 @BOTH
@@ -1192,7 +1192,7 @@ def test_end_of_a_client_that_goes_on_sending(tmp_path: Path) -> None:
                 one.send(b"x" * 65_536)
                 time.sleep(0.001)
 
-    assert time.monotonic() < began + READ_SECONDS + 5
+    assert time.monotonic() < began + PATIENCE
 
 
 LONG_STARTS = {

@@ -13,7 +13,10 @@ from model.train import evaluate, export, table_plots
 from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
 from model.train.tables import read
+from tests.support import store as shared
 from tests.support.service import ROOT, TABLE
+
+shelf = shared.shelf
 
 
 def test_trainings_at_once_get_a_version_each(shelf: Store) -> None:
