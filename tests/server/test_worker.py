@@ -622,7 +622,7 @@ def test_client_that_sends_and_does_not_read(tmp_path: Path, worker_class: str) 
 
 def test_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> None:
     """Thousands of requests in one go are answered in their order, and others in between."""
-    number = 20_000
+    number = 10_000
     with gunicorn(tmp_path / "g", LOOP) as server, Client(server) as greedy, ThreadPoolExecutor(1) as pool:
         sending = pool.submit(greedy.send, b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % index for index in range(number)))
         waits: list[float] = []
@@ -705,7 +705,7 @@ def test_clients_that_do_not_close_hold_up_nobody(tmp_path: Path) -> None:
 @BOTH
 def test_idle_connections(tmp_path: Path, worker_class: str) -> None:
     """Hundreds of idle connections take no thread, and each is still good for a request."""
-    with gunicorn(tmp_path / "g", worker_class) as server, ExitStack() as stack:
+    with gunicorn(tmp_path / "g", worker_class, "--keep-alive", "60") as server, ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(200)]
         for one in idle:
             assert ask(one)[2]
