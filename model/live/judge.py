@@ -14,7 +14,6 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from model import metrics
 from model.live import drift
 from model.live.prediction_log import LoggedRows
 from model.metrics import Scores
@@ -197,7 +196,7 @@ def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None 
         known = np.isfinite(predicted - y)  # NaN: no truth; an infinite prediction has no finite error
         errors = None
         if known.sum() > 1:  # R² needs two
-            live = metrics.regression(y[known], predicted[known])
+            live = model.manifest.task.scores(y[known], predicted[known])
             interval = rmse_interval(predicted[known] - y[known])
             errors = Errors(live, model.manifest.metrics.validation, interval)
         return Judgement(int(known.sum()), features, prediction, errors)

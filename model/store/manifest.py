@@ -15,6 +15,7 @@ from model.metrics import Scores
 from model.schema import features
 from model.schema.features import Schema
 from model.schema.numbers import is_number
+from model.task import REGRESSION, TASKS, Task
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,6 +99,7 @@ class Manifest:
     version: int
     format_version: int
     title: str
+    task: Task
     algorithm: str
     digest: str
     created_at: str
@@ -145,6 +147,7 @@ _REQUIRED: Mapping[str, _Check] = {
     },
 }
 _OPTIONAL: Mapping[str, _Check] = {
+    "task": (lambda value: _is_text(value) and value in TASKS, f"one of: {', '.join(TASKS)}"),
     "limits": _TEXT,
     "tags": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of strings"),
     "network": (lambda value: isinstance(value, dict), "an object"),
@@ -196,6 +199,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         version=document["version"],
         format_version=document["format_version"],
         title=document["title"],
+        task=TASKS[document.get("task", REGRESSION.name)],
         algorithm=document["algorithm"],
         digest=document["digest"],
         created_at=document["created_at"],

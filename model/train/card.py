@@ -18,13 +18,7 @@ def render(dataset: Dataset, candidate: Candidate, schema: Schema, metrics: Metr
     )
     figures = "\n".join(
         f"| {label} | {getattr(training, key):.4g} | {getattr(validation, key):.4g} |"
-        for key, label in (
-            ("mse", "mean squared error"),
-            ("rmse", "root mean squared error"),
-            ("mae", "mean absolute error"),
-            ("bias", "bias (predicted less actual)"),
-            ("r2", "R²"),
-        )
+        for key, label in dataset.task.labels.items()
     )
     return f"""# Model card: {dataset.title}
 

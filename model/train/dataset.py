@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from model.task import REGRESSION, Task
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -52,6 +54,7 @@ class Dataset:
     rules: tuple[Rule, ...] = ()
     timeliness: Timeliness | None = None
     algorithm: str = "gbm"
+    task: Task = REGRESSION
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from model import metrics
 from model.engine.forest import BitVectors
 from model.engine.runtime import Engine
 from model.plots import style
@@ -58,9 +57,10 @@ def draft(
     golden = golden_rows(X, candidate.split_rows, proof.limit_rows(model_schema))
     fitted_predictions = candidate.predict(rows.X_train)
     dataset = table.dataset
+    task = dataset.task
     scores = Metrics(
-        training=metrics.regression(rows.y_train, fitted_predictions),
-        validation=metrics.regression(rows.y_validation, candidate.predict(rows.X_validation)),
+        training=task.scores(rows.y_train, fitted_predictions),
+        validation=task.scores(rows.y_validation, candidate.predict(rows.X_validation)),
     )
     data = Data(
         source=table.source,
@@ -71,7 +71,7 @@ def draft(
     )
     facts = {
         "title": dataset.title,
-        "task": "regression",
+        "task": task.name,
         "algorithm": candidate.algorithm,
         "summary": candidate.summary,
         **features.to_manifest(model_schema),
@@ -85,7 +85,7 @@ def draft(
             "packages": {name: version(name) for name in sorted({*_PACKAGES, *candidate.packages})},
             **candidate.environment,
         },
-        "tags": {"dataset": dataset.name, "task": "regression", "owner": owner},
+        "tags": {"dataset": dataset.name, "task": task.name, "owner": owner},
         "engine": {
             "kind": "onnx",
             "file": artifact.GRAPH,

@@ -458,6 +458,8 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
         (lambda m: m.update(title=["x"]), "title is not a string"),
         (lambda m: m.update(title="\ud800"), "surrogates not allowed"),
         (lambda m: m.update(algorithm=None), "algorithm is missing"),
+        (lambda m: m.update(task="ranking"), "task is not one of: regression"),
+        (lambda m: m.update(task=["regression"]), "task is not one of: regression"),
         (lambda m: m.update(version=2**31), "version is not a whole number from 1 to 2147483647"),
         (lambda m: m.update(version=True), "version is not a whole number"),
         (lambda m: m.update(limits=1), "limits is not a string"),
@@ -502,6 +504,7 @@ def test_manifest_is_a_value(folder: Path) -> None:
     assert found.proof is not None
     assert asdict(found.proof) == document["engine"]["parity"]
     assert {name: asdict(file) for name, file in found.files.items()} == document["files"]
+    assert found.task.name == document["task"]
     assert (found.tags, found.limits, found.network) == (document["tags"], document["limits"], None)
 
 

@@ -14,13 +14,14 @@ from tests.support.service import ROOT
 ROOMS: dict[str, set[str]] = {
     "model.errors": set(),
     "model.metrics": set(),
+    "model.task": {"model.metrics"},
     "model.schema": {"model.errors"},
     "model.engine": {"model.errors", "model.schema"},
-    "model.store": {"model.errors", "model.metrics", "model.schema", "model.engine"},
+    "model.store": {"model.errors", "model.metrics", "model.task", "model.schema", "model.engine"},
     "model.plots": {"model.store"},
     "model.live": {"model.errors", "model.metrics", "model.store", "model.plots"},
     "model.train": {
-        *("model.errors", "model.metrics", "model.schema", "model.engine", "model.store", "model.plots"),
+        *("model.errors", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
     },
     "model.cli": {"model", "model.store", "model.live", "model.train"},
     "model.__main__": {"model.cli"},
