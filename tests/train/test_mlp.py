@@ -390,7 +390,7 @@ def test_artifact_keeps_weights_and_history(people_store: Path) -> None:
     assert facts["environment"]["device"]["kind"] == network.find_device("auto").type
     assert facts["environment"]["packages"]["torch"] == version("torch")
     assert np.array_equal(bits(made(torch.tensor(found.golden_rows)).numpy()), bits(found.golden_predictions))
-    assert "within 1e-06 of it" in (found.path / "card.md").read_text()
+    assert "within a relative difference of 1e-06" in (found.path / "card.md").read_text()
 
 
 def test_both_engines_agree_on_all_rows(people_store: Path) -> None:
