@@ -22,18 +22,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
     ColumnElement,
     Connection,
-    DateTime,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
     bindparam,
     case,
     collate,
@@ -41,7 +31,6 @@ from sqlalchemy import (
     delete,
     event,
     func,
-    inspect,
     select,
     tuple_,
     update,
@@ -51,7 +40,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
-from model.live import sqlite_file
+from model.live import log_schema, sqlite_file
+from model.live.log_schema import predictions as _predictions
 from model.live.sqlite_file import SQLiteFile
 
 T = TypeVar("T")
@@ -62,29 +52,12 @@ _log = logging.getLogger("tabserve.prediction_log")
 _TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 60  # read-only logs: only a person waits, and there may be a million rows
 _ROWS_AT_ONCE = 10_000  # fetched rows: about 10 MB as objects before they become arrays
-_LOCK = int.from_bytes(b"tabserve")  # an arbitrary advisory lock number, so that only one process creates the table
+_LOCK = int.from_bytes(b"tabserve")  # an arbitrary advisory lock number, for the process that creates the table
 _KEYS_PER_QUERY = 250  # two parameters each; SQLite allowed at most 999 in a statement for many years
 _ROWS_PER_REMOVAL = 5_000  # about 50 ms in which no other process can write to SQLite
 _ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of these statements
 
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
-
-_tables = MetaData()
-_predictions = Table(
-    "predictions",
-    _tables,
-    Column("request_id", String(128), primary_key=True),
-    Column("row", Integer, primary_key=True, autoincrement=False),
-    Column("time", DateTime(timezone=True), nullable=False),
-    Column("model", String, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("features", JSON(none_as_null=True)),  # by name, if they are logged
-    Column("prediction", Double),  # NaN is NULL in SQLite
-    Column("truth", Double),
-    Column("truth_time", DateTime(timezone=True)),
-    Index("predictions_time", "time"),
-    Index("predictions_truth_time", "truth_time"),
-)
 
 
 class Outcome(StrEnum):
@@ -123,7 +96,7 @@ class LoggedRows:
 
 
 class PredictionLog:
-    """The table in the database at `url`, created on first use; with `read_only` nothing is written.
+    """The table in the database at `url`, created or upgraded on first use; with `read_only` nothing is written.
 
     Every method raises `PredictionLogError` if the database cannot be used. Threads may share a log. A process may open
     it, fork and then use it. Raises `ModelError` for an invalid URL.
@@ -373,6 +346,20 @@ class PredictionLog:
             self._ready, self._file = False, None
             self._engine.dispose()
 
+    def _prepare(self) -> None:
+        """Create or upgrade the table; with `read_only` only check that it can be read."""
+        if self._read_only:
+            with self._engine.connect() as connection:
+                log_schema.check_readable(connection)
+            return
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(self._lock)
+            upgraded = log_schema.upgrade(connection)
+            if self._is_sqlite:
+                self._file = SQLiteFile(_executor(connection))
+        if upgraded is not None:
+            _log.info("the schema of the prediction log was upgraded from version %d", upgraded)
+
     @contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         """Run a transaction in a database with the table. A write fails if the file was replaced meanwhile."""
@@ -381,14 +368,7 @@ class PredictionLog:
             if file and not file.is_in_place():
                 self._reopen(file)
             if not self._ready:
-                if not self._read_only:
-                    with self._engine.begin() as connection:
-                        connection.exec_driver_sql(self._lock)
-                        _tables.create_all(connection)
-                        if self._is_sqlite:
-                            self._file = SQLiteFile(_executor(connection))
-                elif not inspect(self._engine).has_table(_predictions.name):
-                    raise PredictionLogError("no prediction log is in this database; name the one of the server")
+                self._prepare()
                 self._ready = True
             file = self._file  # another thread may reopen meanwhile
             with self._engine.begin() as connection:

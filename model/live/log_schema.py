@@ -1,0 +1,133 @@
+"""The table of the prediction log, the version of its schema, and the steps from each version to the next.
+
+The database keeps the version: SQLite as its `user_version`, PostgreSQL in the comment on the table, which is copied
+and dropped with it. A log without a version is older than versions are: it is version 0, with the table of version 1.
+
+To change the schema:
+
+1. Change `predictions`, from which new logs are made, and append a step to `STEPS` that does the same to a log of the
+   version before, in both databases. Never change or remove a step. All steps of an upgrade run in one transaction, so
+   a crash leaves the log as it was.
+2. While servers are updated one by one, those of the version before go on writing. So only add what they need not know:
+   columns that may be NULL, indexes. Remove a column a release after the code has stopped using it. A statement must
+   end within the log's time limit, also for millions of rows.
+3. If queries need the change, raise `OLDEST_READABLE`: a reader cannot upgrade the log.
+4. Add the log of the version before to `OLD_LOGS` in tests/outside/test_log_schema.py, where it stays for ever, and
+   describe the change in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    inspect,
+)
+from sqlalchemy.exc import ProgrammingError
+
+from model.errors import PredictionLogError
+
+_tables = MetaData()
+predictions = Table(
+    "predictions",
+    _tables,
+    Column("request_id", String(128), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("time", DateTime(timezone=True), nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("features", JSON(none_as_null=True)),  # by name, if they are logged
+    Column("prediction", Double),  # NaN is NULL in SQLite
+    Column("truth", Double),
+    Column("truth_time", DateTime(timezone=True)),
+    Index("predictions_time", "time"),
+    Index("predictions_truth_time", "truth_time"),
+)
+
+
+def _add_version(connection: Connection) -> None:
+    """From 0 to 1: the log gets a version, and its table stays as it is."""
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_add_version,)
+OLDEST_READABLE = 0
+
+_COMMENT = "tabserve prediction log, schema version {}"
+_NO_PRIVILEGE = "42501"  # PostgreSQL's insufficient_privilege
+
+
+def upgrade(connection: Connection) -> int | None:
+    """Create the table, or upgrade an older one, and return the version that was upgraded.
+
+    The caller holds a lock and commits the transaction. Raises `PredictionLogError` if the log is newer than this code,
+    or if the user may not change it.
+    """
+    if not inspect(connection).has_table(predictions.name):
+        _tables.create_all(connection)
+        _set_version(connection)
+        return None
+    found = _version(connection)
+    if found == len(STEPS):
+        return None
+    _refuse_newer(found)
+    try:
+        for step in STEPS[found:]:
+            step(connection)
+        _set_version(connection)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _NO_PRIVILEGE:
+            raise
+        raise PredictionLogError(
+            f"the prediction log has schema version {found}, and its user may not upgrade it to version {len(STEPS)}; "
+            f"start a server once with the user that owns the table {predictions.name}"
+        ) from None
+    return found
+
+
+def check_readable(connection: Connection) -> None:
+    """Raise `PredictionLogError` if there is no log, or one that this code cannot read."""
+    if not inspect(connection).has_table(predictions.name):
+        raise PredictionLogError("no prediction log is in this database; name the one of the server")
+    found = _version(connection)
+    _refuse_newer(found)
+    if found < OLDEST_READABLE:
+        raise PredictionLogError(
+            f"the prediction log has schema version {found}, and version {OLDEST_READABLE} or later can be read; "
+            "start a server of this version of tabserve with it once, which upgrades it"
+        )
+
+
+def _refuse_newer(found: int) -> None:
+    if found > len(STEPS):
+        raise PredictionLogError(
+            f"the prediction log has schema version {found}, and this version of tabserve knows versions up to "
+            f"{len(STEPS)}; upgrade tabserve, or name another log"
+        )
+
+
+def _version(connection: Connection) -> int:
+    """Return the version of a log that exists."""
+    if connection.dialect.name == "sqlite":
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    comment = connection.exec_driver_sql(f"SELECT obj_description('{predictions.name}'::regclass, 'pg_class')").scalar()
+    numbered = re.fullmatch(_COMMENT.format(r"(\d{1,9})"), comment or "")
+    return int(numbered[1]) if numbered else 0
+
+
+def _set_version(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {len(STEPS)}")
+    else:
+        connection.exec_driver_sql(f"COMMENT ON TABLE {predictions.name} IS '{_COMMENT.format(len(STEPS))}'")
