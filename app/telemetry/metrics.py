@@ -211,7 +211,10 @@ class Metrics:
         return child
 
     def statistics(self) -> dict[tuple[str, str], Statistics]:
-        """Return the counters of all workers since the start, by model and version."""
+        """Return the counters of all workers since the start, by model and version.
+
+        What other workers answered within the last 0.2 s may be missing: each counts its own (recorder.py).
+        """
         found: dict[tuple[str, str], Statistics] = {}
         for family in self._all_workers().collect():
             for sample in family.samples:

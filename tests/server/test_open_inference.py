@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
+import pytest
 import requests
 
 from tests.support.open_inference import (
@@ -18,28 +21,39 @@ from tests.support.open_inference import (
     WRONG,
     Document,
 )
-from tests.support.server import Server
+from tests.support.server import Server, serve, wait_until
 from tests.support.service import refused, strict_json, write_tensors
 
 
-def test_statistics_across_workers(server: Server) -> None:
-    """Any worker returns the statistics of all workers, at most a second old."""
+@pytest.fixture
+def fresh(store: Path, tmp_path: Path) -> Iterator[Server]:
+    """A gunicorn with two workers, which had no other requests."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as running:
+        yield running
+
+
+def test_statistics_across_workers(fresh: Server) -> None:
+    """Any worker returns the statistics of all workers; what others answered is in them a moment later, once."""
 
     def statistics(path: str = f"{MODEL}/stats") -> Document:
-        (found,) = strict_json(requests.get(server.url + path, timeout=10))["model_stats"]
+        (found,) = strict_json(requests.get(fresh.url + path, timeout=10))["model_stats"]
         return cast(Document, found)
 
     def post(document: Document, count: int) -> None:
         for _ in range(count):  # each on a connection of its own, so that any worker may get it
-            requests.post(server.url + INFER, json=document, timeout=10)
+            requests.post(fresh.url + INFER, json=document, timeout=10)
+
+    def counts() -> tuple[int, int]:
+        found = statistics()
+        return found["execution_count"], found["inference_stats"]["fail"]["count"]
 
     before = statistics()
     started = time.perf_counter()
     post(write_tensors([ROW] * 3), 20)
     took = time.perf_counter() - started
     post(write_tensors([[None, *ROW[1:]]]), 5)
-    requests.post(f"{server.url}/v2/models/titanic/infer", json=write_tensors([ROW]), timeout=10)
-    time.sleep(1)
+    requests.post(f"{fresh.url}/v2/models/titanic/infer", json=write_tensors([ROW]), timeout=10)
+    wait_until(lambda: counts() == (20, 5))  # workers count every 0.2 s
     seen = [statistics(path) for path in (f"{MODEL}/stats", f"{MODEL}/versions/1/stats", "/v2/models/stats") * 4]
     after = seen[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -269,7 +270,11 @@ def test_repository_index(client: Any, model: Model) -> None:
 
 @pytest.mark.parametrize("by", ["all", "name", "version"])
 def test_statistics_grow(client: Any, model: Model, houses: NDArray[np.float64], by: str) -> None:
-    """Statistics count what was answered, row by row and request by request, and what was refused."""
+    """Statistics count what was answered, row by row and request by request, and what was refused.
+
+    The client's one connection has one worker, which has its own requests at once. What others answered before is
+    counted a moment later, so the first reading is one that has not changed for a second.
+    """
 
     def counted() -> tuple[dict[str, Any], dict[str, Any]]:
         arguments = {"all": (), "name": (model.name,), "version": (model.name, model.version)}[by]
@@ -277,7 +282,14 @@ def test_statistics_grow(client: Any, model: Model, houses: NDArray[np.float64],
         assert (found["name"], found["version"]) == (model.name, model.version)
         return found, found["inference_stats"]
 
-    before, steps_before = counted()
+    (before, steps_before), since = counted(), time.monotonic()
+    deadline = since + 15
+    while time.monotonic() - since < 1:
+        time.sleep(0.1)
+        found = counted()
+        if found != (before, steps_before):
+            (before, steps_before), since = found, time.monotonic()
+            assert since < deadline
     for _ in range(3):
         client.infer(model.name, inputs(model, houses))
     with pytest.raises(InferenceServerException):
