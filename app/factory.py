@@ -112,7 +112,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     app.register_blueprint(native.blueprint(serving, views))
     for endpoint in endpoints:
         add_routes(app, endpoint, runner)
-    app.register_blueprint(feedback.blueprint(config, metrics, log, serving, views))
+    app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     document = Document(app, endpoints, views, config)
     app.register_blueprint(pages.blueprint(serving, views, document, lambda address: app.trusts_proxy(address)))
     refusal.register(app, refusal.refuser())

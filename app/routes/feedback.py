@@ -20,7 +20,9 @@ from app.protocols import tables
 from app.protocols.views import Views
 from app.routes.describe_feedback import describe_feedback
 from app.serving.current import Serving
+from app.telemetry import prediction_writer, recorder
 from app.telemetry.metrics import OUTCOMES, Metrics
+from app.telemetry.prediction_writer import LogWriter
 from app.web import body
 from app.web.middleware import REQUEST_ID
 from app.web.refusal import MAX_DETAILS
@@ -54,13 +56,21 @@ TRUTH_WIDTHS = 10
 # Of a worker's four threads two may use the database, which may be slow, and a third may wait for predictions to be
 # written: the fourth answers long predictions.
 _MAX_CONCURRENT = 2
-_RETRY_SECONDS = 1.2  # 0.2 s in the recorder, 0.5 s in the log writer's queue, and the write
+# A prediction waits in the recorder, then in the writer's queue, and takes a moment to be written.
+_MAX_WAIT_SECONDS = recorder.INTERVAL_SECONDS + prediction_writer.INTERVAL_SECONDS + 0.5
 # Ids of requests whose predictions are not written yet. For more the reply does not wait: to find them takes long.
 _MAX_LATE_IDS = 250
 
 
-def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, serving: Serving, views: Views) -> Blueprint:
-    """Return the route for feedback."""
+def blueprint(
+    config: Config,
+    metrics: Metrics,
+    log: PredictionLog | None,
+    writer: LogWriter | None,
+    serving: Serving,
+    views: Views,
+) -> Blueprint:
+    """Return the route for feedback, to a log and its writer in this process if there are any."""
     routes = Blueprint("feedback", __name__)
     database_slots, wait_slots = threading.Semaphore(_MAX_CONCURRENT), threading.Semaphore(1)
 
@@ -79,7 +89,8 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         """Write true values beside their predictions, and report the outcome of each.
 
         The first truth of a row stays, unless another one has `replace`. If predictions of few requests are unknown,
-        one feedback request at a time waits for them to be written.
+        one feedback request at a time waits for them to be written: until this worker has written its own, and for
+        those of other workers and pods until they must be there.
         """
         body.content_type(request.environ, (JSON_TYPE,))
         content = body.read(request.environ, max_bytes=config.max_body_bytes)
@@ -89,7 +100,7 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
         item_numbers = _item_numbers(items)
         replace = {truth[:2] for truth, number in zip(truths, item_numbers) if items[number].get("replace")}
         ranges = {name: plausible_range(model.schema.target) for name, model in serving.loaded.models.items()}
-        if log is None:
+        if log is None or writer is None:
             raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
 
@@ -105,22 +116,27 @@ def blueprint(config: Config, metrics: Metrics, log: PredictionLog | None, servi
                 }
                 raise SchemaError([*problems], n_rows=len(items)) from None
 
+        n_writes = writer.n_writes
         with slot_of(database_slots):
             outcomes = add(range(len(truths)))
         late = [index for index, outcome in enumerate(outcomes) if outcome == "unknown"]
         if late and len({truths[index][0] for index in late}) <= _MAX_LATE_IDS:
             with suppress(OverloadedError), slot_of(wait_slots):
-                time.sleep(_RETRY_SECONDS)
-                retried: list[str] = []
-                try:
-                    with slot_of(database_slots):
-                        retried = add(late)
-                except SchemaError:
-                    if len(late) == len(truths):
-                        raise
-                    # The others are written. These stay unknown; if they are sent again they are refused.
-                for index, outcome in zip(late, retried):
-                    outcomes[index] = outcome
+                deadline = time.monotonic() + _MAX_WAIT_SECONDS
+                while late and (seconds := deadline - time.monotonic()) > 0:
+                    n_writes = writer.wait_for_write(n_writes, seconds)
+                    try:
+                        with slot_of(database_slots):
+                            retried = add(late)
+                    except OverloadedError:
+                        continue  # until the next write
+                    except SchemaError:
+                        if len(late) == len(truths):
+                            raise
+                        break  # The others are written. These stay unknown; if they are sent again they are refused.
+                    for index, outcome in zip(late, retried):
+                        outcomes[index] = outcome
+                    late = [index for index in late if outcomes[index] == "unknown"]
         counts = Counter(outcomes)
         for outcome in OUTCOMES:
             metrics.count_feedback(outcome, counts[outcome])

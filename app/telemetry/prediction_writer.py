@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tabserve")
 
-_INTERVAL_SECONDS = 0.5
+INTERVAL_SECONDS = 0.5
 _REFRESH_SECONDS = 10  # between computations of the live errors; metrics are rarely scraped more often
 _PRUNE_SECONDS = 600
 _STOP_SECONDS = 5  # how long a stopping worker waits for the database, well within gunicorn's graceful timeout
@@ -35,7 +35,7 @@ MAX_WAITING_ROWS = 50_000
 class LogWriter:
     """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
 
-    `live_errors` are at most about 10 s old.
+    `live_errors` are at most about 10 s old. `n_writes` counts how often the thread has written the queue.
     """
 
     def __init__(self, log: PredictionLog, metrics: Metrics, config: Config) -> None:
@@ -47,6 +47,8 @@ class LogWriter:
         self._rows_queued = self._rows_dequeued = 0  # one thread changes each
         self._next_refresh = self._next_prune = 0.0
         self._failing = False
+        self._written = threading.Condition()
+        self.n_writes = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None  # made in `start`: threads do not survive a fork
 
@@ -67,6 +69,12 @@ class LogWriter:
         self._rows_queued += n_rows
         self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
 
+    def wait_for_write(self, n_seen: int, seconds: float) -> int:
+        """Wait until `n_writes` is more than `n_seen`, for so many seconds at most, and return it."""
+        with self._written:
+            self._written.wait_for(lambda: self.n_writes > n_seen, seconds)
+            return self.n_writes
+
     def close(self) -> None:
         """Write the queue if the database is fast enough, and stop."""
         self._stopping.set()
@@ -77,7 +85,7 @@ class LogWriter:
             _log.error("the worker stopped before %d rows of predictions were logged", lost)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_INTERVAL_SECONDS):
+        while not self._stopping.wait(INTERVAL_SECONDS):
             self._work()
         self._work()
         self._log.close()
@@ -102,6 +110,7 @@ class LogWriter:
             self._failing = False
 
     def _write(self) -> None:
+        had_work = bool(self._waiting)
         while batch := self._next_batch():
             try:
                 self._write_requests(batch)
@@ -113,6 +122,10 @@ class LogWriter:
                         _log.error("%s", error)
                         self._dequeue(1)
                         self._metrics.count_dropped(exchange.rows, "refused")
+        if had_work:
+            with self._written:
+                self.n_writes += 1
+                self._written.notify_all()
 
     def _next_batch(self) -> list[Exchange]:
         """Return the exchanges that have waited longest."""

@@ -18,7 +18,7 @@ from app.web.exchange import Exchange
 
 _log = logging.getLogger("tabserve")
 
-_INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; queued exchanges take memory
+INTERVAL_SECONDS = 0.2  # well below any interval at which metrics are scraped; queued exchanges take memory
 # To count so many takes a fraction of a millisecond, during which other requests wait.
 _MAX_PENDING = 256
 _MAX_PENDING_ROWS = 10_000  # matrices take memory
@@ -99,7 +99,7 @@ class Recorder:
             self._writer.close()
 
     def _run(self) -> None:
-        while not self._stopping.wait(_INTERVAL_SECONDS):
+        while not self._stopping.wait(INTERVAL_SECONDS):
             self.flush()
             self._write()
 

@@ -192,6 +192,30 @@ def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> Non
     assert min(seconds(251) for _ in range(5)) < 1.2
 
 
+def test_wait_ends_when_the_predictions_are_written(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feedback on predictions of the same worker is answered once they are written, long before its wait must end."""
+    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 60)
+    ids = [client.post("/predict", json=HOUSE).headers["X-Request-Id"] for _ in range(3)]
+    began = time.monotonic()
+    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in ids])
+
+    assert strict_json(reply)["accepted"] == 3
+    assert time.monotonic() - began < 30
+
+
+def test_unknown_predictions_are_looked_for_until_the_wait_ends(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one of several predictions stays unknown, the others are found and the wait ends at its bound."""
+    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 2)
+    request_id = client.post("/predict", json=HOUSE).headers["X-Request-Id"]
+    began = time.monotonic()
+    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in (request_id, UNKNOWN_ID)])
+
+    assert (strict_json(reply)["accepted"], strict_json(reply)["unknown"]) == (1, 1)
+    assert 2 < time.monotonic() - began < 30
+
+
 def test_outcomes_are_counted(client: FlaskClient) -> None:
     """Each true value is reported and counted by its outcome; every outcome is exposed from the start."""
     name = "tabserve_feedback_rows_total"

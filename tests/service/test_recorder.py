@@ -108,7 +108,7 @@ def test_values_outside_of_the_range(service: Service, model: Artifact, referenc
 @pytest.fixture
 def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns off counting by time."""
-    monkeypatch.setattr("app.telemetry.recorder._INTERVAL_SECONDS", 60)
+    monkeypatch.setattr("app.telemetry.recorder.INTERVAL_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("no_interval")
