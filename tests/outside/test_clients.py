@@ -27,7 +27,7 @@ def test_clients(server: Server, tmp_path: Path, path: Path) -> None:
         env={**os.environ, "DO_NOT_TRACK": "true"},  # MLflow would report its use
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     suite = ElementTree.parse(report).find("testsuite")

@@ -405,7 +405,7 @@ def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
         for process in processes:
             process.stdin.write("\n")
             process.stdin.flush()
-        assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
+        assert [process.communicate(timeout=300)[1] for process in processes] == [""] * 4
 
     found = {live_error.model: live_error.rows for live_error in log.live_errors(since=LONG_AGO)}
     assert found == {f"p{i}": 1000 for i in range(4)}

@@ -110,7 +110,7 @@ def watch(folder: Path, *servers: Server) -> Iterator[Prometheus]:
         yield prometheus
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 def kill_evenly(prometheus: Prometheus, servers: Sequence[Server]) -> None:
@@ -285,7 +285,7 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
         (child,) = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=300)
 
     assert server.url in lines[0]
     assert all(link.startswith(f"http://localhost:{port}/") for link in links)

@@ -17,7 +17,7 @@ TOOLS = ("bash", "dirname", "git", "sed", "cat")
 def run(script: str, path: Path, **environ: str) -> tuple[int, str]:
     """Run a script with nothing on its path but `path`; return its exit status and what it says."""
     kept = {"HOME": os.environ.get("HOME", "/"), "PATH": str(path), **environ}
-    done = subprocess.run([ROOT / script], env=kept, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([ROOT / script], env=kept, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr.strip()
 
 

@@ -38,7 +38,7 @@ def test_reader_that_stops(store: Path, houses: pd.DataFrame) -> None:
         command.stdout.close()
 
         assert command.stderr.read() == b""
-        assert command.wait(timeout=60) == -signal.SIGPIPE
+        assert command.wait(timeout=300) == -signal.SIGPIPE
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
@@ -51,7 +51,7 @@ def test_tables_are_utf8(store: Path, tmp_path: Path, mark: bytes, from_file: bo
     environ = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     command = predicting(store, *([str(path)] if from_file else []))
     done = subprocess.run(
-        command, cwd=ROOT, env=environ, input=b"" if from_file else text, capture_output=True, timeout=60
+        command, cwd=ROOT, env=environ, input=b"" if from_file else text, capture_output=True, timeout=300
     )
 
     assert done.stderr == b"a table has the column 'MEDV', which is the model's target: the column is ignored\n"
@@ -61,7 +61,7 @@ def test_tables_are_utf8(store: Path, tmp_path: Path, mark: bytes, from_file: bo
 def test_unknown_name(store: Path) -> None:
     """An error for an unknown name lists the names in the store, without advice to train that name."""
     done = subprocess.run(
-        [*PYTHON, "--store", str(store), "predict", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [*PYTHON, "--store", str(store), "predict", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
 
     assert done.returncode == 1
@@ -87,7 +87,7 @@ def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
         assert training.stderr
         output = training.stderr.read()
 
-        assert training.wait(timeout=60) == 130
+        assert training.wait(timeout=300) == 130
     assert output.splitlines()[-1] == "interrupted"
     assert "Traceback" not in output
     assert not list(store.glob("*/*/manifest.json"))

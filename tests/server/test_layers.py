@@ -17,7 +17,7 @@ def run(code: str, **environ: str) -> str:
     command = [sys.executable, "-c", code]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_"))}
     return subprocess.run(
-        command, cwd=ROOT, env={**kept, **environ}, capture_output=True, check=True, text=True, timeout=60
+        command, cwd=ROOT, env={**kept, **environ}, capture_output=True, check=True, text=True, timeout=300
     ).stdout.strip()
 
 

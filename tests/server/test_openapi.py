@@ -175,7 +175,7 @@ def test_generated_requests_fit_the_document(server: Server, tmp_path: Path) -> 
     command = [str(ST), "--no-color", "--config-file", str(config), "run", f"{server.url}/openapi.json"]
     command += ["--max-examples", examples]
     # It stores its findings in the working directory.
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1100)
 
     assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())
     generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)

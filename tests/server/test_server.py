@@ -191,7 +191,7 @@ def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path) -> No
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         command = ["node", "-e", NODE, f"{server.url}/predict"]
         for _ in range(3):
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
             assert (ended.stdout, ended.stderr, ended.returncode) == ("413\n", "", 0)
 
 
@@ -522,7 +522,7 @@ def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
 
         assert reply.status == 200
         assert json.loads(reply.read())["prediction"] == [25.002145787183498]
-        assert server.process.wait(timeout=15) == 0
+        assert server.process.wait(timeout=25) == 0
 
 
 def test_draining_server_refuses_connections(store: Path, tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
         assert reply.status == 503
         assert json.loads(reply.read()) == {"ready": False, "reason": "the server is stopping"}
         assert live.getresponse().status == 200
-        assert server.process.wait(timeout=15) == 0
+        assert server.process.wait(timeout=25) == 0
 
 
 def limited(flags: str) -> list[str]:
@@ -703,7 +703,7 @@ def test_verification_is_bounded(load: str, problem: str) -> None:
         def load():
             {load}
         print(verify_apart(load, max_seconds=2, max_bytes=2**28))"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert done.stdout.strip() == str(((problem,), None))
 
@@ -814,7 +814,7 @@ def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dic
     """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
     environ = {**os.environ, "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path), **settings}
     command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", "127.0.0.1:0"]
-    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
     lines = ended.stderr.splitlines()
 
     assert ended.returncode != 0

@@ -700,7 +700,7 @@ def test_pulls_at_once(site: Site, packed: bytes, target: Store, store: Path) ->
 
     site.answers["/x"] = together
     running = [start(target, site.url + "/x") for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in running]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
 
     place = target.root / "boston-housing" / "1"
     assert [process.returncode for process in running] == [0, 0, 0]
