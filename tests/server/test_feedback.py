@@ -292,7 +292,7 @@ def test_stop_loses_nothing(store: Path, tmp_path: Path, houses: pd.DataFrame, u
         assert not load.failures
         n = load.n_rows()
         wait_until(lambda: value(scrape(server), LOGGED) == n)
-        time.sleep(1)
+        wait_until(lambda: value(scrape(server), "tabserve_rows_total", **MODEL) >= n)
         found = scrape(server)
         with Load(server, rows(houses, 500)) as more:
             time.sleep(0.8)

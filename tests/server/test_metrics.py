@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,23 @@ def test_openmetrics(client: FlaskClient, server: Server, multiprocess: bool) ->
     assert {"http_requests", "tabserve_model_info"} <= {family.name for family in families}
 
 
+def predicted(server: Server) -> float:
+    """Return the number of predictions that a scrape has."""
+    return value(scrape(server), "http_requests_total", **PREDICTED)
+
+
+def wait_for_predictions(server: Server, count: float) -> None:
+    """Wait until a scrape has so many predictions."""
+    wait_until(lambda: predicted(server) >= count)
+
+
 def test_counts_across_workers(server: Server) -> None:
-    """A scrape of any worker has every request of every worker exactly once, within a second."""
+    """A scrape of any worker has every request of every worker exactly once, a moment later."""
     before = scrape(server)
     predict(server, 60)
-    time.sleep(1)
+    wait_for_predictions(server, value(before, "http_requests_total", **PREDICTED) + 60)
+    rows = value(before, "tabserve_rows_total", **MODEL) + 60
+    wait_until(lambda: value(scrape(server), "tabserve_rows_total", **MODEL) >= rows)
     counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(12)]
     after = scrape(server)
 
@@ -87,18 +98,18 @@ def test_counts_across_workers(server: Server) -> None:
 
 
 def test_killed_workers_lose_no_count(store: Path, tmp_path: Path) -> None:
-    """If workers are killed and replaced, no counter decreases, and counts older than a second are not lost."""
+    """If workers are killed and replaced, no counter decreases, and counts that a scrape has had are not lost."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
         predict(server, 20)
-        time.sleep(1)
-        counts = [value(scrape(server), "http_requests_total", **PREDICTED)]
-        for _ in range(4):
+        wait_for_predictions(server, 20)
+        counts = [predicted(server)]
+        for killed in range(1, 5):
             kill_worker(server)
-            counts.append(value(scrape(server), "http_requests_total", **PREDICTED))
+            counts.append(predicted(server))
             predict(server, 20)
-            time.sleep(1)
-            counts.append(value(scrape(server), "http_requests_total", **PREDICTED))
+            wait_for_predictions(server, 20 * (killed + 1))
+            counts.append(predicted(server))
 
         assert counts == [20, 20, 40, 40, 60, 60, 80, 80, 100]
 
@@ -116,8 +127,8 @@ def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> No
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: not old & set(server.workers()) and len(server.workers()) == 2)
         predict(server, 60)
-        time.sleep(1)
-        counts = [value(scrape(server), "http_requests_total", **PREDICTED) for _ in range(6)]
+        wait_for_predictions(server, 80)
+        counts = [predicted(server) for _ in range(6)]
 
         assert counts == [80] * 6
 

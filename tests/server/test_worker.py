@@ -891,7 +891,7 @@ def test_stopping_worker_does_not_wait_for_idle_clients(tmp_path: Path, worker_c
         server.process.send_signal(signal.SIGTERM)
 
         assert server.process.wait(timeout=PATIENCE) == 0
-        assert time.monotonic() - began < 15  # half of what a request is given
+        assert time.monotonic() - began < 25  # a request is given 30
 
 
 @BOTH
