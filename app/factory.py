@@ -19,11 +19,13 @@ from app.serving.current import Serving
 from app.serving.inference import Inference
 from app.serving.loaded import Loaded, load
 from app.telemetry import log_lines
+from app.telemetry.gauges import LiveErrors
 from app.telemetry.metrics import Metrics
 from app.telemetry.prediction_writer import LogWriter
 from app.telemetry.recorder import Recorder
 from app.web import refusal
 from app.web.exchange import WSGICall, exchange_of
+from app.web.gateway import Gateway
 from app.web.middleware import Cors, ExchangeMiddleware
 from app.web.reply import Reply
 
@@ -34,14 +36,13 @@ _IMMEDIATE_BYTES = 4_096
 class Service(Flask):
     """The Flask application with the parts that the server needs.
 
-    In each worker the server sets `in_flight` and `trusts_proxy`, opens `serving`, and starts and closes `recorder`.
+    In each worker the server fills in `gateway`, opens `serving`, and starts and closes `recorder`.
     """
 
     serving: Serving
     metrics: Metrics
     recorder: Recorder
-    in_flight: Callable[[], int] = staticmethod(lambda: 0)
-    trusts_proxy: Callable[[str], bool] = staticmethod(lambda address: False)
+    gateway: Gateway
     fast_path: FastPath
     middleware: ExchangeMiddleware
 
@@ -84,22 +85,17 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         ignore_unknown=config.ignore_unknown_columns,
     )
     serving = app.serving = Serving(loaded, device=config.device, max_batch_rows=config.max_batch_rows)
+    live_errors = LiveErrors()
+    metrics = app.metrics = Metrics(serving, live_errors)
     log, writer = None, None
-    metrics = app.metrics = Metrics(
-        models=lambda: serving.loaded.models.values(),
-        golden=lambda: serving.loaded.golden,
-        ready=lambda: serving.unready is None,
-        live_errors=lambda: writer.live_errors if writer else (),
-        runs=serving.take_runs,
-        usage=serving.usage,
-    )
     if config.prediction_log:
         from model.live.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
 
         log = PredictionLog(config.prediction_log)
-        writer = LogWriter(log, metrics, config)
+        writer = LogWriter(log, metrics, live_errors, config)
     recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
-    runner = Runner(config, serving, Inference(serving), metrics, lambda: app.in_flight())
+    gateway = app.gateway = Gateway()
+    runner = Runner(config, serving, Inference(serving), metrics, gateway)
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     views = Views()
@@ -114,7 +110,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         add_routes(app, endpoint, runner)
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     document = Document(app, endpoints, views, config)
-    app.register_blueprint(pages.blueprint(serving, views, document, lambda address: app.trusts_proxy(address)))
+    app.register_blueprint(pages.blueprint(serving, views, document, gateway))
     refusal.register(app, refusal.refuser())
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 

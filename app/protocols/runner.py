@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from wsgiref.types import WSGIEnvironment
 
@@ -17,6 +17,7 @@ from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
 from app.web import refusal
 from app.web.exchange import Exchange
+from app.web.gateway import Gateway
 from app.web.reply import Reply
 from model import REASONS, Schema, SchemaError
 
@@ -31,25 +32,22 @@ class Routed(NamedTuple):
 
 
 class Runner:
-    """Makes the replies of requests that arrived together; each gets the bytes that it would get alone.
-
-    `in_flight` returns how many requests this worker has accepted and not answered.
-    """
+    """Makes the replies of requests that arrived together; each gets the bytes that it would get alone."""
 
     def __init__(
-        self, config: Config, serving: Serving, inference: Inference, metrics: Metrics, in_flight: Callable[[], int]
+        self, config: Config, serving: Serving, inference: Inference, metrics: Metrics, gateway: Gateway
     ) -> None:
         self._config = config
         self._serving = serving
         self._inference = inference
         self._metrics = metrics
-        self._in_flight = in_flight
+        self._gateway = gateway
 
     def run(self, requests: Sequence[Routed]) -> list[Reply]:
         """Return the reply to each request, and write into its exchange what is counted and logged."""
         replies: list[Reply | None] = [None] * len(requests)
         loaded, decoded = self._serving.loaded, []
-        n_free = self._config.max_in_flight - self._in_flight()
+        n_free = self._config.max_in_flight - self._gateway.in_flight()
         started = time.perf_counter()
         for number, (endpoint, values, environ, exchange) in enumerate(requests):
             try:

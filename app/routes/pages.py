@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,17 +17,18 @@ from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.web.body import compress, to_json
+from app.web.gateway import Gateway
 from app.web.reply import Reply
 from model import Artifact
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
 
-def blueprint(serving: Serving, views: Views, document: Document, trusts_proxy: Callable[[str], bool]) -> Blueprint:
+def blueprint(serving: Serving, views: Views, document: Document, gateway: Gateway) -> Blueprint:
     """Return the routes of the pages and of the OpenAPI document.
 
     Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
-    relative start with the proxy's `X-Forwarded-Prefix`, if `trusts_proxy` accepts its address.
+    relative start with the proxy's `X-Forwarded-Prefix`, if the gateway trusts its address.
     """
     routes = Blueprint("pages", __name__)
     # Swagger UI comes from its package; without its validator no page loads anything from another host.
@@ -52,7 +52,7 @@ def blueprint(serving: Serving, views: Views, document: Document, trusts_proxy: 
     def prefix() -> str:
         """Return the prefix that a proxy removed from the path, or an empty string."""
         forwarded = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
-        trusted = forwarded and trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
+        trusted = forwarded and gateway.trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
         return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
 
     @routes.get("/openapi.json")

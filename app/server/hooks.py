@@ -113,8 +113,10 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     worker.gives_memory_back = settings.device == "cpu"
     service = worker.wsgi
     service.serving.open()
-    service.in_flight = lambda: worker.loop.in_flight
-    service.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)  # a Unix socket's client has none
+    service.gateway.in_flight = lambda: worker.loop.in_flight
+    service.gateway.trusts_proxy = lambda address: worker.is_trusted_proxy(
+        address or None
+    )  # a Unix socket's client has none
     service.recorder.start()
     # A worker whose master is killed drains at once: the loop would notice it at the end of its turn.
     with suppress(AttributeError):  # not Linux

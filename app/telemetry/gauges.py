@@ -5,8 +5,9 @@ All workers have the same values, so any worker can answer a scrape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -18,27 +19,54 @@ if TYPE_CHECKING:
     from model.live.prediction_log import LiveError
 
 
+class Snapshot(Protocol):
+    """The versions that are served at one moment."""
+
+    @property
+    def models(self) -> Mapping[str, Artifact]:
+        """Return the models by name."""
+
+    @property
+    def golden(self) -> Mapping[tuple[str, int], bool]:
+        """Return by version whether the golden rows were predicted as in training."""
+
+
+class Served(Protocol):
+    """What metrics are told about the models that are served: `Serving` in the room above."""
+
+    @property
+    def loaded(self) -> Snapshot:
+        """Return the snapshot that is served now."""
+
+    @property
+    def unready(self) -> str | None:
+        """Return why the server is not ready."""
+
+    def usage(self) -> Usage | None:
+        """Return how full and busy the GPU is, if there is one."""
+
+    def take_runs(self) -> Mapping[tuple[str, int], tuple[Sequence[int], Sequence[float]]]:
+        """Return by version the rows of each batched run and the waits of its requests, since the last call."""
+
+
+@dataclass(slots=True)
+class LiveErrors:
+    """The live errors as the prediction log's writer last found them."""
+
+    latest: Sequence[LiveError] = ()
+
+
 class ModelCollector(Collector):
     """Collects gauges of the models that are loaded at the time of the scrape."""
 
-    def __init__(
-        self,
-        models: Callable[[], Iterable[Artifact]],
-        golden: Callable[[], Mapping[tuple[str, int], bool]],
-        ready: Callable[[], bool],
-        live_errors: Callable[[], Iterable[LiveError]],
-        usage: Callable[[], Usage | None],
-    ) -> None:
-        self._models = models
-        self._golden = golden
-        self._ready = ready
+    def __init__(self, served: Served, live_errors: LiveErrors) -> None:
+        self._served = served
         self._live_errors = live_errors
-        self._usage = usage
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         version = ["model", "version"]
         # Is the server ready for requests: is every configured model loaded?
-        yield GaugeMetricFamily("tabserve_ready", "1 if /readyz answers 200, else 0.", self._ready())
+        yield GaugeMetricFamily("tabserve_ready", "1 if /readyz answers 200, else 0.", self._served.unready is None)
         # Which version answers? Tells versions apart in other panels.
         info = GaugeMetricFamily(
             "tabserve_model_info",
@@ -65,9 +93,9 @@ class ModelCollector(Collector):
         rows = GaugeMetricFamily(
             "tabserve_reference_rows", "Training rows behind the reference shares.", labels=version
         )
-        for (name, number), equal in self._golden().items():
+        for (name, number), equal in self._served.loaded.golden.items():
             golden.add_metric([name, str(number)], equal)
-        for model in self._models():
+        for model in self._served.loaded.models.values():
             manifest, labels = model.manifest, [model.name, str(model.version)]
             info.add_metric([*labels, manifest.algorithm, manifest.digest], 1)
             rows.add_metric(labels, manifest.metrics.training.rows)
@@ -88,11 +116,11 @@ class ModelCollector(Collector):
             ("rows", "True values behind the error: with few of them a difference means little"),
         ):
             validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
-            for model in self._models():
+            for model in self._served.loaded.models.values():
                 value = getattr(model.manifest.metrics.validation, name)
                 validation.add_metric([model.name, str(model.version)], value)
             live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
-            for error in self._live_errors():
+            for error in self._live_errors.latest:
                 live.add_metric([error.model, str(error.version)], getattr(error, name))
             yield from (validation, live)
 
@@ -103,7 +131,7 @@ class ModelCollector(Collector):
         busy = GaugeMetricFamily(
             "tabserve_gpu_busy_ratio", "Share of the last moments in which the GPU was busy, by its driver."
         )
-        usage = self._usage()
+        usage = self._served.usage()
         if usage:
             used.add_metric([], usage.memory_used_bytes)
             total.add_metric([], usage.memory_total_bytes)

@@ -6,9 +6,9 @@ all of them. When a worker is killed, its exchanges of the last 0.2 s are lost: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
 
 from app.telemetry import definitions
-from app.telemetry.gauges import ModelCollector
+from app.telemetry.gauges import LiveErrors, ModelCollector, Served
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import Exchange
 from model import MISSING, Artifact, Bins
-
-if TYPE_CHECKING:
-    from model.engine.gpu import Usage
-    from model.live.prediction_log import LiveError
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
@@ -60,24 +56,12 @@ _STATISTICS = {
 
 
 class Metrics:
-    """The metrics of one service.
+    """The metrics of one service: `served` tells about its models, `live_errors` about their predictions in use."""
 
-    >>> metrics = Metrics(models=lambda: [])
-    >>> metrics.count([Exchange("an-id", "POST", "/predict", status=200, seconds=0.0004)])
-    """
-
-    def __init__(
-        self,
-        models: Callable[[], Iterable[Artifact]],
-        golden: Callable[[], Mapping[tuple[str, int], bool]] = dict,
-        ready: Callable[[], bool] = lambda: True,
-        live_errors: Callable[[], Iterable[LiveError]] = list,
-        runs: Callable[[], Mapping[tuple[str, int], tuple[Sequence[int], Sequence[float]]]] = dict,
-        usage: Callable[[], Usage | None] = lambda: None,
-    ) -> None:
+    def __init__(self, served: Served, live_errors: LiveErrors) -> None:
         self._children: dict[tuple[object, ...], Any] = {}
-        self._runs = runs
-        self._models = ModelCollector(models, golden, ready, live_errors, usage)
+        self._served = served
+        self._models = ModelCollector(served, live_errors)
         registry = self._registry = CollectorRegistry()
         registry.register(self._models)
         self._requests = definitions.REQUESTS(registry=registry)
@@ -103,7 +87,7 @@ class Metrics:
             self._child(self._removed, reason)
         for outcome in OUTCOMES:
             self._child(self._feedback, outcome)
-        self.count_bins_from_zero(models())
+        self.count_bins_from_zero(served.loaded.models.values())
 
     def count_bins_from_zero(self, models: Iterable[Artifact]) -> None:
         """Start the counters of every bin of these models at 0, so that the first value in a bin is an increase.
@@ -149,7 +133,7 @@ class Metrics:
             answered = [exchange for exchange in of_version if exchange.rows]
             if answered:
                 self._count_answered(answered)
-        for version, (rows, waits) in self._runs().items():
+        for version, (rows, waits) in self._served.take_runs().items():
             _observe_each(self._child(self._batch_rows, *version), rows)
             _observe_each(self._child(self._batch_waits, *version), waits)
 

@@ -14,12 +14,13 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from app.config import Config
+from app.telemetry.gauges import LiveErrors
 from app.telemetry.metrics import Metrics
 from app.web.exchange import Exchange
 from model import PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
-    from model.live.prediction_log import LiveError, PredictionLog
+    from model.live.prediction_log import PredictionLog
 
 _log = logging.getLogger("tabserve")
 
@@ -35,12 +36,12 @@ MAX_WAITING_ROWS = 50_000
 class LogWriter:
     """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
 
-    `live_errors` are at most about 10 s old. `n_writes` counts how often the thread has written the queue.
+    `live_errors` gets those of about 10 s ago. `n_writes` counts how often the thread has written the queue.
     """
 
-    def __init__(self, log: PredictionLog, metrics: Metrics, config: Config) -> None:
-        self.live_errors: Sequence[LiveError] = ()
+    def __init__(self, log: PredictionLog, metrics: Metrics, live_errors: LiveErrors, config: Config) -> None:
         self._log = log
+        self._live_errors = live_errors
         self._metrics = metrics
         self._config = config
         self._waiting: deque[Exchange] = deque()
@@ -96,7 +97,7 @@ class LogWriter:
             self._trim(1)
             self._refresh()
         except PredictionLogError as error:
-            self.live_errors = ()
+            self._live_errors.latest = ()
             self._metrics.count_log_failure()
             if not self._failing:
                 _log.error("%s; up to %d rows wait for it, more are dropped", error, MAX_WAITING_ROWS)
@@ -178,7 +179,8 @@ class LogWriter:
         now, clock = datetime.now(UTC), time.monotonic()
         if clock >= self._next_refresh:
             self._next_refresh = clock + _REFRESH_SECONDS
-            self.live_errors = self._log.live_errors(since=now - timedelta(days=self._config.live_error_days))
+            since = now - timedelta(days=self._config.live_error_days)
+            self._live_errors.latest = self._log.live_errors(since=since)
         if clock >= self._next_prune:
             removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
             self._metrics.count_removed(removed, "age")
