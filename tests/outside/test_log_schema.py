@@ -168,7 +168,7 @@ def opened(url: str, how: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", UPGRADE, url, how], cwd=ROOT, text=True, **pipes)
 
 
-def test_two_processes_upgrade_once(old: str) -> None:
+def test_processes_upgrade_once(old: str) -> None:
     """Processes that open an old log at the same moment run each step once."""
     with ExitStack() as stack:
         processes = [stack.enter_context(opened(old, "whole")) for _ in range(3)]
