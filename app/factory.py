@@ -36,7 +36,8 @@ _IMMEDIATE_BYTES = 4_096
 class Service(Flask):
     """The Flask application with the parts that the server needs.
 
-    In each worker the server fills in `gateway`, opens `serving`, and starts and closes `recorder`.
+    `answer_together` answers calls that came at once. In each worker the server fills in `gateway`, opens `serving`,
+    and starts and closes `recorder`.
     """
 
     serving: Serving
@@ -44,7 +45,7 @@ class Service(Flask):
     recorder: Recorder
     gateway: Gateway
     fast_path: FastPath
-    middleware: ExchangeMiddleware
+    answer_together: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]]
 
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
@@ -58,10 +59,6 @@ class Service(Flask):
             and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
         )
-
-    def answer_together(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
-        """Return for each call what a WSGI application would return, or the exception that it would raise."""
-        return self.middleware.answer(calls)
 
     def make_response(self, rv: Any) -> Response:
         """Accept our own `Reply` from views, too."""
@@ -125,5 +122,6 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     # Pages of other origins may call predictions and feedback.
     routes = {"/feedback", *(rule for endpoint in endpoints for rule in endpoint.rules)}
     cors = Cors(config.cors_origins, routes) if config.cors_origins else None
-    app.wsgi_app = app.middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)  # type: ignore[method-assign]
+    middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)
+    app.wsgi_app, app.answer_together = middleware, middleware.answer  # type: ignore[method-assign]
     return app

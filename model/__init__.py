@@ -1,8 +1,7 @@
 """The serving side of a model: load a verified version, turn named cells into a matrix, predict.
 
-Everything here imports only numpy and ONNX Runtime. Modules with heavier requirements are imported by their own names
-where they are needed: `prediction_log` (SQLAlchemy), `torch_engine` (PyTorch), and for training `gbm`, `mlp`,
-`evaluate`, `datasets`, `plots` and `export`.
+Everything here imports only numpy and ONNX Runtime. What needs more is imported by its own name where it is needed:
+`live.prediction_log` (SQLAlchemy), `engine.gpu` (PyTorch), and the rooms `train` and `plots`.
 """
 
 from model.engine.runtime import Predictor

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.config import Config
-from app.errors import OverloadedError
-from app.web import body
 from app.web.refusal import Refuse
 from app.web.reply import Reply
 from model import Artifact, Matrix, Schema
@@ -20,25 +18,15 @@ from model import Artifact, Matrix, Schema
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request for predictions, as an endpoint decodes it."""
+    """One request for predictions, as an endpoint decodes it.
+
+    `read` returns the body, decompressed; it raises `OverloadedError`, and what `body.read` raises.
+    """
 
     environ: WSGIEnvironment
     schema: Schema
-    config: Config
-    overloaded: bool = False
-
-    @property
-    def max_rows(self) -> int:
-        """Return the most rows that a request may have."""
-        return self.config.max_rows
-
-    def read(self) -> bytes:
-        """Return the body, decompressed. Raises `OverloadedError`, and what `body.read` raises."""
-        if self.overloaded:
-            raise OverloadedError(f"more than {self.config.max_in_flight} requests are in flight here; try again")
-        compressed = "HTTP_CONTENT_ENCODING" in self.environ
-        table_bytes = self.schema.max_bytes(self.config.max_rows) if compressed else 0
-        return body.read(self.environ, max_bytes=self.config.max_body_bytes, min_expanded_bytes=table_bytes)
+    max_rows: int
+    read: Callable[[], bytes]
 
 
 class Decoded(NamedTuple):

@@ -19,8 +19,9 @@ from app.protocols.runner import Routed, Runner
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.serving.loaded import Loaded
-from app.web.exchange import WSGICall, exchange_of
+from app.web.exchange import Call, exchange_of
 from app.web.reply import Reply
+from model import Artifact
 
 
 class FastRoute(NamedTuple):
@@ -29,6 +30,7 @@ class FastRoute(NamedTuple):
     rule: str
     values: Mapping[str, str]
     endpoint: Endpoint
+    model: Artifact | None
 
 
 class _Table(NamedTuple):
@@ -57,19 +59,18 @@ class FastPath:
         """Return whether the reply never blocks: the server may make it in its event loop."""
         return (method, path) in self._current().immediate
 
-    def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
+    def answer(self, calls: Sequence[Call]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise.
 
         Sets the time that each took in its exchange.
         """
         answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
         routes, fast = self._current().routes, []
-        for index, (environ, start_response) in enumerate(calls):
-            exchange = exchange_of(environ)
+        for index, (environ, start_response, exchange) in enumerate(calls):
             route = routes.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
             if route:
                 exchange.route = route.rule
-                fast.append((index, Routed(route.endpoint, route.values, environ, exchange)))
+                fast.append((index, Routed(route.endpoint, route.values, environ, exchange, route.model)))
                 continue
             started = time.perf_counter()
             try:
@@ -78,7 +79,7 @@ class FastPath:
                 answers[index] = error
             exchange.seconds = time.perf_counter() - started
         for (index, _), reply in zip(fast, self._runner.run([routed for _, routed in fast])):
-            answers[index] = reply(*calls[index])
+            answers[index] = reply(*calls[index][:2])
         return answers
 
     def _current(self) -> _Table:
@@ -95,7 +96,8 @@ class FastPath:
             rule, values = urls.match(path, method, return_rule=True)
             endpoint = self._endpoints.get(rule.endpoint)
             if endpoint:
-                routes[path] = FastRoute(rule.rule, values, endpoint)
+                model = loaded.models.get(values.get("name") or loaded.default_name or "")
+                routes[path] = FastRoute(rule.rule, values, endpoint, model)
             # A batched request waits for others. In the server's loop it would block the loop that reads those.
             if self._app.view_functions[rule.endpoint] in self._probes or (
                 endpoint and not loaded.batches(values.get("name"))

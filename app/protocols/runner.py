@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 from wsgiref.types import WSGIEnvironment
 
@@ -15,11 +16,11 @@ from app.serving.current import Serving
 from app.serving.inference import Inference, Rows
 from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
-from app.web import refusal
+from app.web import body, refusal
 from app.web.exchange import Exchange
 from app.web.gateway import Gateway
 from app.web.reply import Reply
-from model import REASONS, Schema, SchemaError
+from model import REASONS, Artifact, Schema, SchemaError
 
 
 class Routed(NamedTuple):
@@ -29,6 +30,7 @@ class Routed(NamedTuple):
     values: Mapping[str, str]
     environ: WSGIEnvironment
     exchange: Exchange
+    model: Artifact | None = None  # if it is known already
 
 
 class Runner:
@@ -49,12 +51,12 @@ class Runner:
         loaded, decoded = self._serving.loaded, []
         n_free = self._config.max_in_flight - self._gateway.in_flight()
         started = time.perf_counter()
-        for number, (endpoint, values, environ, exchange) in enumerate(requests):
+        for number, (endpoint, values, environ, exchange, route_model) in enumerate(requests):
             try:
-                exchange.model = model = loaded.get(values.get("name"), values.get("version"))
+                exchange.model = model = route_model or loaded.get(values.get("name"), values.get("version"))
                 # Those before this one in the same batch are decoded, and wait no more.
-                request = Request(environ, model.schema, self._config, overloaded=n_free + number < 0)
-                exchange.X, detail = endpoint.decode(request)
+                read = self._reader(environ, model.schema, is_overloaded=n_free + number < 0)
+                exchange.X, detail = endpoint.decode(Request(environ, model.schema, self._config.max_rows, read))
                 decoded.append((number, Rows(model, exchange.X), detail))
             except Exception as error:
                 replies[number] = self._refuse(requests[number], error)
@@ -63,7 +65,7 @@ class Runner:
         outcomes = self._inference.run([rows for _, rows, _ in decoded]) if decoded else []
         started = time.perf_counter()
         for (number, rows, detail), outcome in zip(decoded, outcomes):
-            endpoint, _, environ, exchange = requests[number]
+            endpoint, _, environ, exchange, _ = requests[number]
             exchange.engine_seconds = outcome.seconds
             try:
                 if outcome.error:
@@ -78,6 +80,16 @@ class Runner:
             now = time.perf_counter()
             exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
         return [reply for reply in replies if reply]
+
+    def _reader(self, environ: WSGIEnvironment, schema: Schema, *, is_overloaded: bool) -> Callable[[], bytes]:
+        """Return the function that reads the body."""
+        if is_overloaded:
+            return self._refuse_overload
+        table_bytes = schema.max_bytes(self._config.max_rows) if "HTTP_CONTENT_ENCODING" in environ else 0
+        return partial(body.read, environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
+
+    def _refuse_overload(self) -> bytes:
+        raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
 
     def _refuse(self, request: Routed, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""

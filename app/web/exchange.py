@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from model import Artifact, Matrix
 
 UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
-_KEY = "tabserve.exchange"
+KEY = "tabserve.exchange"  # of the exchange in the environment of its request
 
 
 @dataclass(slots=True)
@@ -33,16 +34,19 @@ class Exchange:
     time: float = 0  # of the reply, since the epoch
 
 
-def attach(environ: WSGIEnvironment, exchange: Exchange) -> None:
-    """Store the exchange in the environment of its request."""
-    environ[_KEY] = exchange
-
-
 def exchange_of(environ: WSGIEnvironment) -> Exchange:
-    """Return the exchange that `attach` stored."""
-    found: Exchange = environ[_KEY]
+    """Return the exchange of a request, which the middleware stored."""
+    found: Exchange = environ[KEY]
     return found
 
 
 WSGICall = tuple[WSGIEnvironment, StartResponse]
 """The arguments of a WSGI application."""
+
+
+class Call(NamedTuple):
+    """The arguments of the WSGI application inside the middleware, and the exchange that they belong to."""
+
+    environ: WSGIEnvironment
+    start_response: StartResponse
+    exchange: Exchange

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.web.exchange import Exchange, WSGICall, attach
+from app.web.exchange import KEY, Call, Exchange, WSGICall
 
 # A client's request id that is kept: it is sent back in a header and written to the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -53,7 +53,7 @@ class ExchangeMiddleware:
 
     def __init__(
         self,
-        inner: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]],
+        inner: Callable[[Sequence[Call]], list[Iterable[bytes] | Exception]],
         record: Callable[[Exchange], None],
         cors: Cors | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class ExchangeMiddleware:
         try:
             return self._inner(
                 [
-                    (environ, _completing(environ, exchange, start_response, self._cors))
+                    Call(environ, _completing(environ, exchange, start_response, self._cors), exchange)
                     for exchange, (environ, start_response) in zip(exchanges, calls)
                 ]
             )
@@ -91,7 +91,7 @@ def _exchange(environ: WSGIEnvironment) -> Exchange:
     if not request_id or not REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
     exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
-    attach(environ, exchange)
+    environ[KEY] = exchange
     return exchange
 
 
