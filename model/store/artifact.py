@@ -104,6 +104,7 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
             path = incoming / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, content)
+        sync_folders(incoming)
         incoming.rename(folder)
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -117,6 +118,16 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sync_folders(root: Path) -> None:
+    """Sync the names of all files in and below a folder to disk."""
+    for folder in (root, *root.rglob("*/")):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load(folder: Path) -> Artifact:

@@ -171,6 +171,7 @@ class Store:
                     changed[path] = descriptor
             for path, source in moves.items():
                 if source:
+                    artifact.sync_folders(source)
                     source.rename(path)
             for descriptor in locks.values():
                 os.fsync(descriptor)  # the new versions' names before the aliases that point to them
