@@ -676,6 +676,8 @@ def test_slow_reader_is_not_let_go(tmp_path: Path) -> None:
         slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         for client in (slow, silent):
             client.send(get(target=b"/large?%d" % size))
+        for client in (slow, silent):
+            assert client.poll.poll(PATIENCE * 1000)  # the reply is there: to make it takes a busy machine its time
         began = time.monotonic()
         while time.monotonic() < began + 3 * READ_SECONDS:
             time.sleep(0.1)
