@@ -50,7 +50,8 @@ class Service(Flask):
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
         self.metrics.count_bins_from_zero(loaded.models.values())
-        self.serving.loaded = loaded
+        self.recorder.flush()  # counts the batches of the engines that go
+        self.serving.swap(loaded)
 
     def is_immediate(self, environ: WSGIEnvironment) -> bool:
         """Return whether a reply never blocks and takes about a millisecond."""

@@ -78,7 +78,8 @@ class FastPath:
             except Exception as error:
                 answers[index] = error
             exchange.seconds = time.perf_counter() - started
-        for (index, _), reply in zip(fast, self._runner.run([routed for _, routed in fast])):
+        replies = self._runner.run([routed for _, routed in fast], n_answered=len(calls) - len(fast))
+        for (index, _), reply in zip(fast, replies):
             answers[index] = reply(*calls[index][:2])
         return answers
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 from wsgiref.types import WSGIEnvironment
@@ -45,17 +44,20 @@ class Runner:
         self._metrics = metrics
         self._gateway = gateway
 
-    def run(self, requests: Sequence[Routed]) -> list[Reply]:
-        """Return the reply to each request, and write into its exchange what is counted and logged."""
+    def run(self, requests: Sequence[Routed], *, n_answered: int = 0) -> list[Reply]:
+        """Return the reply to each request, and write into its exchange what is counted and logged.
+
+        `n_answered` requests of the same batch have been answered already.
+        """
         replies: list[Reply | None] = [None] * len(requests)
         loaded, decoded = self._serving.loaded, []
-        n_free = self._config.max_in_flight - self._gateway.in_flight()
+        n_free = self._config.max_in_flight - self._gateway.in_flight() + n_answered
         started = time.perf_counter()
         for number, (endpoint, values, environ, exchange, route_model) in enumerate(requests):
             try:
-                exchange.model = model = route_model or loaded.get(values.get("name"), values.get("version"))
+                model = route_model or loaded.get(values.get("name"), values.get("version"))
                 # Those before this one in the same batch are decoded, and wait no more.
-                read = self._reader(environ, model.schema, is_overloaded=n_free + number < 0)
+                read = partial(self._read, environ, exchange, model, is_overloaded=n_free + number < 0)
                 exchange.X, detail = endpoint.decode(Request(environ, model.schema, self._config.max_rows, read))
                 decoded.append((number, Rows(model, exchange.X), detail))
             except Exception as error:
@@ -67,29 +69,27 @@ class Runner:
         for (number, rows, detail), outcome in zip(decoded, outcomes):
             endpoint, _, environ, exchange, _ = requests[number]
             exchange.engine_seconds = outcome.seconds
-            try:
-                if outcome.error:
-                    exchange.X = None  # frees memory: the exchange waits to be counted
-                    raise outcome.error
-                assert outcome.y is not None
+            if outcome.y is None:
+                exchange.X = None  # frees memory: the exchange waits to be counted
+                replies[number] = self._refuse(requests[number], outcome.error or RuntimeError("no predictions"))
+            else:
                 exchange.rows, exchange.y = len(rows.X), outcome.y
                 answer = Answer(outcome.y, rows.model, detail, exchange.request_id, environ)
-                replies[number] = endpoint.encode(answer)
-            except Exception as error:
-                replies[number] = self._refuse(requests[number], error)
+                try:
+                    replies[number] = endpoint.encode(answer)
+                except Exception as error:
+                    replies[number] = self._refuse(requests[number], error)
             now = time.perf_counter()
             exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
         return [reply for reply in replies if reply]
 
-    def _reader(self, environ: WSGIEnvironment, schema: Schema, *, is_overloaded: bool) -> Callable[[], bytes]:
-        """Return the function that reads the body."""
+    def _read(self, environ: WSGIEnvironment, exchange: Exchange, model: Artifact, *, is_overloaded: bool) -> bytes:
+        """Return the body of a request for a model; from here on it counts as one."""
+        exchange.model = model
         if is_overloaded:
-            return self._refuse_overload
-        table_bytes = schema.max_bytes(self._config.max_rows) if "HTTP_CONTENT_ENCODING" in environ else 0
-        return partial(body.read, environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
-
-    def _refuse_overload(self) -> bytes:
-        raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
+            raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
+        table_bytes = model.schema.max_bytes(self._config.max_rows) if "HTTP_CONTENT_ENCODING" in environ else 0
+        return body.read(environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
 
     def _refuse(self, request: Routed, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""
@@ -100,7 +100,7 @@ class Runner:
         elif isinstance(error, OverloadedError):
             self._metrics.count_overload()
         elif not isinstance(error, refusal.KNOWN):
-            log_lines.failure(sys.exc_info(), exchange.request_id)
+            log_lines.failure((type(error), error, error.__traceback__), exchange.request_id)
         return request.endpoint.refuse(error)
 
 

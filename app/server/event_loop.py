@@ -41,8 +41,8 @@ _MOST_TOGETHER = 32  # requests, for the first of which it is the time of all un
 class EventLoop:
     """The connections of a worker. `n_connections` counts those that threads answer, too.
 
-    `ready` is how many connections wait in this turn, behind the one that is answered or that the application took
-    last.
+    `ready` is how many connections wait in this turn, behind the one that is answered, or the first of those that are
+    answered together.
     """
 
     def __init__(
@@ -317,6 +317,7 @@ class EventLoop:
         connection.unsent = connection.unsent[sent:]
         connection.deadline = time.monotonic() + self._read_seconds
         if not connection.unsent:
+            connection.unsent = memoryview(b"")  # an empty slice would keep the whole reply
             self._leave(connection)
             if connection.state is State.SENDING_LAST:
                 self._linger(connection)

@@ -10,16 +10,18 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.sock import TCP6Socket
 
 from app.config import Config
-from app.factory import Service, create_app
 from app.server.worker import ServiceWorker
 from app.serving import loaded, verification
 from app.serving.store_watch import watch
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
+
+if TYPE_CHECKING:
+    from app.factory import Service
 
 _M_ARENA_MAX = -8  # of malloc.h
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -41,6 +43,8 @@ def before_load(settings: Config) -> None:
 
 def load() -> Service:
     """Return the service with the settings of `before_load`; gunicorn calls it by its name, without arguments."""
+    from app.factory import create_app  # here, so that wrong settings end the start before all of it is imported
+
     return create_app(_settings)
 
 

@@ -136,13 +136,14 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             keeps = self.keeps_connection(n_others=n_others)
             closes = not keeps or environ.get("HTTP_CONNECTION", "").lower() == "close"
             calls.append((environ, WholeReply(self.cfg, environ, closes=closes)))
+        self.loop.ready -= 1
         try:
             answers = self.wsgi.answer_together([(environ, reply.start) for environ, reply in calls])
             if len(answers) != len(calls):
                 raise ValueError(f"the application gave {len(answers)} answers to {len(calls)} requests")
         except Exception as error:
             answers = [error] * len(calls)
-        self.loop.ready -= len(calls)
+        self.loop.ready -= len(calls) - 1
         for connection, (_, reply), answer in zip(connections, calls, answers):
             try:
                 if isinstance(answer, Exception):

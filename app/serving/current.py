@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from app.serving.batching import Batcher
@@ -21,7 +21,7 @@ _DEVICE_REMEDY = "give the container a GPU and install requirements-cuda.txt, or
 
 
 class Serving:
-    """The snapshot that answers, `loaded`; assign another one, and every request after that sees the new one alone.
+    """The snapshot that answers, `loaded`: it is replaced whole, and every request after that sees the new one alone.
 
     `draining` is set when the server stops: it goes on answering, but is no longer ready. After `open`, models with a
     network run on the device.
@@ -29,6 +29,7 @@ class Serving:
 
     def __init__(self, loaded: Loaded, *, device: str = "cpu", max_batch_rows: int = 1) -> None:
         self.loaded = loaded
+        self._replacing = threading.Lock()  # of `loaded`; reading it needs none
         self.draining = False
         self._device_name = device
         self._max_batch_rows = max_batch_rows
@@ -57,24 +58,38 @@ class Serving:
         except Exception as error:  # anything, if PyTorch's libraries or the driver are broken
             self._unload_networks(f"TABSERVE_DEVICE is {self._device_name!r}: {error}; {_DEVICE_REMEDY}")
             return
-        for model in [model for model in self.loaded.models.values() if has_network(model)]:
+        with self._replacing:
+            self.loaded = self._on_device(self.loaded, device)
+
+    def swap(self, loaded: Loaded) -> None:
+        """Serve another snapshot, whose networks are on the device by then if it is open."""
+        with self._replacing:
+            self.loaded = self._on_device(loaded, self._device) if self._device else loaded
+
+    def _on_device(self, loaded: Loaded, device: Device) -> Loaded:
+        """Return a snapshot with its networks on the device, and without those that fail there."""
+        for model in [model for model in loaded.models.values() if has_network(model)]:
             try:
-                self.loaded = self.loaded.with_model(batched(device.load(model), self._max_batch_rows))
+                loaded = loaded.with_model(batched(device.load(model), self._max_batch_rows))
             except Exception as error:  # anything that PyTorch and the driver raise
                 if isinstance(error, GoldenRowsError):
-                    self.add_golden({(model.name, model.version): False})
-                self._unload([model.name], str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}")
+                    loaded = loaded.with_golden({(model.name, model.version): False})
+                reason = str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}"
+                _log.error("not ready: %s", reason)
+                loaded = loaded.without([model.name], reason)
             else:
                 fields = {"model": model.name, "version": model.version, "device": str(device)}
                 _log.info("model loaded on its device", extra={"fields": fields})
+        return loaded
 
     def lose_device(self, error: DeviceError) -> None:
         """Remove the models that run on the device. Only a new process can use it again: this one stays not ready."""
         self._unload_networks(f"{error}; restart the server")
 
     def add_golden(self, golden: Mapping[tuple[str, int], bool]) -> None:
-        """Add what golden rows of other versions told."""
-        self.loaded = replace(self.loaded, golden={**self.loaded.golden, **golden})
+        """Add whether the golden rows of other versions were predicted as in training."""
+        with self._replacing:
+            self.loaded = self.loaded.with_golden(golden)
 
     def usage(self) -> Usage | None:
         """Return how full and busy the GPU is, if there is one."""
@@ -89,9 +104,8 @@ class Serving:
         }
 
     def _unload_networks(self, reason: str) -> None:
-        self._unload([model.name for model in self.loaded.models.values() if has_network(model)], reason)
-
-    def _unload(self, names: Collection[str], reason: str) -> None:
-        if reason not in self.loaded.problems:
-            _log.error("not ready: %s", reason)
-        self.loaded = self.loaded.without(names, reason)
+        with self._replacing:
+            if reason not in self.loaded.problems:
+                _log.error("not ready: %s", reason)
+            names = [model.name for model in self.loaded.models.values() if has_network(model)]
+            self.loaded = self.loaded.without(names, reason)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from app.errors import NotReadyError
 from app.serving.batching import Batcher
@@ -30,6 +31,11 @@ class Loaded:
     problems: tuple[str, ...] = ()
     golden: Mapping[tuple[str, int], bool] = field(default_factory=dict)
     seen: Fingerprint = frozenset()
+
+    def __post_init__(self) -> None:
+        """Make the mappings read-only."""
+        object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
+        object.__setattr__(self, "golden", MappingProxyType(dict(self.golden)))
 
     @property
     def default_name(self) -> str | None:
@@ -59,6 +65,10 @@ class Loaded:
     def with_model(self, model: Artifact) -> Loaded:
         """Return the snapshot with another engine or version of a model."""
         return replace(self, models={**self.models, model.name: model})
+
+    def with_golden(self, golden: Mapping[tuple[str, int], bool]) -> Loaded:
+        """Return the snapshot with what the golden rows of further versions were like."""
+        return replace(self, golden={**self.golden, **golden})
 
     def without(self, names: Collection[str], reason: str) -> Loaded:
         """Return the snapshot without some models, and with the reason among its problems."""

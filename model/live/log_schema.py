@@ -8,9 +8,10 @@ To change the schema:
 1. Change `predictions`, from which new logs are made, and append a step to `STEPS` that does the same to a log of the
    version before, in both databases. Never change or remove a step. All steps of an upgrade run in one transaction, so
    a crash leaves the log as it was.
-2. While servers are updated one by one, those of the version before go on writing. So only add what they need not know:
-   columns that may be NULL, indexes. Remove a column a release after the code has stopped using it. A statement must
-   end within the log's time limit, also for millions of rows.
+2. While servers are updated one by one, those of the version before go on writing until they open the log anew, after a
+   restart or an error: then they refuse it, and drop and count their rows. So only add what they need not know: columns
+   that may be NULL, indexes. Remove a column a release after the code has stopped using it. A statement must end within
+   the log's time limit, also for millions of rows.
 3. If queries need the change, raise `OLDEST_READABLE`: a reader cannot upgrade the log.
 4. Add the log of the version before to `OLD_LOGS` in tests/outside/test_log_schema.py, where it stays for ever, and
    describe the change in CHANGELOG.md.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from sqlalchemy import (
     JSON,
@@ -83,12 +85,15 @@ def upgrade(connection: Connection) -> int | None:
         return None
     _refuse_newer(found)
     try:
-        for step in STEPS[found:]:
-            step(connection)
-        _set_version(connection)
+        with nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested():
+            for step in STEPS[found:]:
+                step(connection)
+            _set_version(connection)
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != _NO_PRIVILEGE:
             raise
+        if found == 0 and len(STEPS) == 1:  # the same table, which is only not numbered
+            return None
         raise PredictionLogError(
             f"the prediction log has schema version {found}, and its user may not upgrade it to version {len(STEPS)}; "
             f"start a server once with the user that owns the table {predictions.name}"

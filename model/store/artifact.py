@@ -137,8 +137,8 @@ def load(folder: Path) -> Artifact:
     """
     document, files = read(folder, _MAX_BYTES)
     try:
+        to_json(document)  # neither a log line nor a page can show strings that are not valid UTF-8
         manifest = manifests.parse(document)
-        to_json(document)  # a page cannot show strings that are not valid UTF-8
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
     missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]

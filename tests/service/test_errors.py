@@ -360,3 +360,14 @@ def test_long_name_is_shortened(client: FlaskClient) -> None:
     """A long made-up name is shortened in the error."""
     for body in ({**HOUSE, "x" * 1_000_000: 1}, {"x" * 1_000_000: {"0": 1}}):
         assert len(client.post("/predict", json=body).data) < 2_000
+
+
+def test_request_of_another_content_type_is_no_inference(client: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
+    """A request that is refused by its content type counts as no failed inference of a model; a bad body does."""
+    assert client.post("/predict", data=b"x", content_type="text/plain").status_code == 415
+    assert "model" not in log_lines[0]
+    assert 'outcome="failure"' not in client.get("/metrics").text
+    assert client.post("/predict", data=b"x", content_type="application/json").status_code == 400
+
+    assert "tabserve_inference_duration_seconds_count{" in client.get("/metrics").text
+    assert 'outcome="failure"' in client.get("/metrics").text

@@ -124,3 +124,5 @@ def test_snapshot_cannot_be_changed(service: Service) -> None:
 
     with pytest.raises(AttributeError):
         loaded.models = {}  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        loaded.models["other"] = loaded.models["boston-housing"]  # type: ignore[index]

@@ -277,10 +277,10 @@ def test_answers_of_the_service(networks: Path, model: Artifact, houses: pd.Data
     labels = f'{{model="{NAME}",version="1"}}'
     for name, value in (("batch_rows_count", 3), ("batch_rows_sum", 508), ("batch_wait_seconds_count", 3)):
         assert f"tabserve_{name}{labels} {value}.0" in metrics
-    quick = application(client).fast_path.immediate
-    assert ("GET", "/readyz") in quick
-    assert ("POST", "/predict") not in quick
-    assert ("POST", "/predict") in application(opened(networks, batch_rows=1)).fast_path.immediate
+    is_immediate = application(client).fast_path.is_immediate
+    assert is_immediate("GET", "/readyz")
+    assert not is_immediate("POST", "/predict")
+    assert application(opened(networks, batch_rows=1)).fast_path.is_immediate("POST", "/predict")
 
 
 def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) -> None:
@@ -292,9 +292,9 @@ def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) ->
 
     assert strict_json(client.post("/models/trees/predict", json=HOUSE))["prediction"] == [25.002145787183498]
     assert strict_json(client.post(f"/models/{NAME}/predict", json=HOUSE))["prediction"] != [25.002145787183498]
-    quick = application(client).fast_path.immediate
-    assert ("POST", "/models/trees/predict") in quick
-    assert ("POST", f"/models/{NAME}/predict") not in quick
+    is_immediate = application(client).fast_path.is_immediate
+    assert is_immediate("POST", "/models/trees/predict")
+    assert not is_immediate("POST", f"/models/{NAME}/predict")
 
 
 def test_service_that_loses_its_device(networks: Path) -> None:

@@ -457,6 +457,7 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
         (lambda m: m.update(metrics=[]), "metrics.validation.bias is missing"),
         (lambda m: m.update(title=["x"]), "title is not a string"),
         (lambda m: m.update(title="\ud800"), "surrogates not allowed"),
+        (lambda m: m["features"][0].update({"\ud800": 1}), "surrogates not allowed"),
         (lambda m: m.update(algorithm=None), "algorithm is missing"),
         (lambda m: m.update(task="ranking"), "task is not one of: regression"),
         (lambda m: m.update(task=["regression"]), "task is not one of: regression"),
