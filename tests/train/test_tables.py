@@ -6,8 +6,8 @@ from model.train import evaluate, export
 from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
 from model.train.tables import read
-from tests.support import datasets as shared
-from tests.support.datasets import LINES, Write
+from tests.support import tables as shared
+from tests.support.tables import LINES, Write
 
 write = shared.write
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import requests
 
-from tests.support.mlflow_scoring import ANSWER, ATTRIBUTES, CSV, LINE
+from tests.support.mlflow import ANSWER, ATTRIBUTES, CSV, LINE
 from tests.support.server import Server
 
 

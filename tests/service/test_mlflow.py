@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from app.factory import Service
 from app.version import VERSION
-from tests.support.mlflow_scoring import ANSWER, ATTRIBUTES, CSV, HEADER, LINE, ROW, headers
+from tests.support.mlflow import ANSWER, ATTRIBUTES, CSV, HEADER, LINE, ROW, headers
 from tests.support.service import COLUMNS, HOUSE, bits, everywhere_client, refused, strict_json
 
 JSON = "application/json"

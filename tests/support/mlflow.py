@@ -1,4 +1,4 @@
-"""What the tests of mlflow_scoring share."""
+"""What the tests of mlflow share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of datasets share."""
+"""What the tests of tables share."""
 
 from __future__ import annotations
 

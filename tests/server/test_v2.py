@@ -11,7 +11,9 @@ from typing import cast
 import pytest
 import requests
 
-from tests.support.open_inference import (
+from tests.support.server import Server, serve, wait_until
+from tests.support.service import refused, strict_json, write_tensors
+from tests.support.v2 import (
     ANSWER,
     INFER,
     JSON_LENGTH,
@@ -21,8 +23,6 @@ from tests.support.open_inference import (
     WRONG,
     Document,
 )
-from tests.support.server import Server, serve, wait_until
-from tests.support.service import refused, strict_json, write_tensors
 
 
 @pytest.fixture

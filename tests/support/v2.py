@@ -1,4 +1,4 @@
-"""What the tests of open_inference share."""
+"""What the tests of v2 share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of parity share."""
+"""What the tests of proof share."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from model.train import export, proof
 from model.train.compile.onnx import trees_to_onnx
 from model.train.compile.trees import Trees
 from model.train.learners import gbm
-from tests.support import parity as shared
-from tests.support.parity import Case
+from tests.support import proof as shared
+from tests.support.proof import Case
 from tests.support.service import bits
 
 trained = shared.trained

@@ -6,8 +6,8 @@ import pytest
 
 from model.train import export
 from model.train.learners import gbm
-from tests.support import parity as shared
-from tests.support.parity import Case
+from tests.support import proof as shared
+from tests.support.proof import Case
 
 trained = shared.trained
 

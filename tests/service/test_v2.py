@@ -22,7 +22,8 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from tests.support.open_inference import (
+from tests.support.service import COLUMNS, bits, refused, strict_json, write_tensors
+from tests.support.v2 import (
     ANSWER,
     DTYPES,
     HUGE,
@@ -36,7 +37,6 @@ from tests.support.open_inference import (
     first,
     tensor,
 )
-from tests.support.service import COLUMNS, bits, refused, strict_json, write_tensors
 
 OTHER = [1, 5.0, 666.0, 20.2, 24.65, 30.81]
 

@@ -15,9 +15,9 @@ from model.errors import DataError
 from model.train.dataset import Column, Dataset, Rule, Timeliness
 from model.train.examples import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT
 from model.train.tables import Table, read
-from tests.support import datasets as shared
-from tests.support.datasets import HEADER, LINES, Write
+from tests.support import tables as shared
 from tests.support.service import HOUSE
+from tests.support.tables import HEADER, LINES, Write
 
 write = shared.write
 
