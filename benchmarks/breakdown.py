@@ -159,7 +159,7 @@ def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int 
 def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator[EventLoopWorker]:
     """Yield a worker in this process; the caller runs its loop turn by turn."""
 
-    class Quick:
+    class Immediate:
         def is_immediate(self, environ: WSGIEnvironment) -> bool:
             return True
 
@@ -170,7 +170,7 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
 
     settings = GunicornConfig()
     worker = EventLoopWorker(0, os.getppid(), [listener], None, 30, settings, Logger(settings))
-    worker.wsgi = Quick()
+    worker.wsgi = Immediate()
     worker.open()
     worker.begin()
     try:

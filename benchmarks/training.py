@@ -43,7 +43,7 @@ def main() -> None:
 
     variants: dict[str, Callable[[], float]] = {
         "a plain DataLoader loop": lambda: plain_loop(X, y, device),
-        "`model.mlp`": fit_ours,
+        "`model.train.learners.mlp`": fit_ours,
         "with `--precision bfloat16`": lambda: fit_ours(precision="bfloat16"),
     }
     if shutil.which("c++") or device.type != "cpu":

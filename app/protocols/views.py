@@ -1,4 +1,4 @@
-"""What is said about Flask's views beside their paths: which are health checks, and how each is described."""
+"""Facts about Flask's views beside their paths: which are health checks, and how each is described."""
 
 from __future__ import annotations
 

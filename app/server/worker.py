@@ -5,7 +5,7 @@ the reply in pieces: that takes several times as long as a prediction, and a slo
 gathers what a connection sends until a request is whole, and answers it at once if
 
 - it is plain (app/server/plain.py), and a few kilobytes in all; and
-- the application has two methods more, and `is_immediate(environ)` says that the request is immediate: that its answer
+- the application has two more methods, and `is_immediate(environ)` says that the request is immediate: that its answer
   waits for nothing, and takes about a millisecond. `answer_together` then gets those that came at once: a list of
   pairs of environment and `start_response`. It returns for each what the application would return, or the
   exception that it would raise. Their bodies are there as a whole, and there is no `wsgi.early_hints`.

@@ -32,7 +32,7 @@ class Snapshot(Protocol):
 
 
 class Served(Protocol):
-    """What metrics are told about the models that are served: `Serving` in the room above."""
+    """What the metrics ask about the served models; `app/serving` implements it."""
 
     @property
     def loaded(self) -> Snapshot:

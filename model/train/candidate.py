@@ -1,7 +1,4 @@
-"""The candidate that every algorithm passes to the export, and the common form of their ONNX graphs.
-
-Knows no algorithm.
-"""
+"""The candidate that every learner passes to the export. Knows no learner."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ def test_training_is_measured_beside_the_plain_loop() -> None:
 
     assert [row[0] for row in rows][:3] == [
         "| a plain DataLoader loop",
-        "| `model.mlp`",
+        "| `model.train.learners.mlp`",
         "| with `--precision bfloat16`",
     ]
     plain, *others = ((float(rate.replace(",", "")), float(times.rstrip(" |"))) for _, rate, times in rows)
