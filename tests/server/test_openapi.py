@@ -1,4 +1,4 @@
-"""The OpenAPI document and its pages on a real server, behind a proxy, and asked by schemathesis."""
+"""The OpenAPI document and its pages on a real server and behind a proxy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
-from hypothesis import settings
 
 from tests.support import openapi as shared
 from tests.support.health import curl_line
 from tests.support.openapi import NAME
 from tests.support.server import NGINX, Server, serve, wait_until
-from tests.support.service import HOUSE, ROOT
+from tests.support.service import HOUSE
 
 both = shared.both
-
-ST = ROOT / ".venv-clients" / "bin" / "st"
 
 
 def is_open(port: int) -> bool:
@@ -165,19 +162,3 @@ def test_page_shows_the_document(server: Server) -> None:
     assert '"url": "../openapi.json"' in page
     assert '"validatorUrl": null' in page
     assert set(re.findall(r"https?://[^/\"']+", page)) <= {server.url}
-
-
-@pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test-all` makes it")
-def test_generated_requests_fit_the_document(server: Server, tmp_path: Path) -> None:
-    """Schemathesis, which generates good and bad requests from the document, finds no failure."""
-    config = ROOT / "tests" / "outside" / "clients" / "schemathesis.toml"
-    examples = "200" if settings.get_current_profile_name() == "deep" else "12"  # for each operation
-    command = [str(ST), "--no-color", "--config-file", str(config), "run", f"{server.url}/openapi.json"]
-    command += ["--max-examples", examples]
-    # It stores its findings in the working directory.
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1100)
-
-    assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())
-    generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
-    assert generated
-    assert int(generated[1]) > 1000

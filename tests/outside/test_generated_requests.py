@@ -1,0 +1,31 @@
+"""Requests that schemathesis generates from the OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.support.server import Server
+from tests.support.service import ROOT
+
+ST = ROOT / ".venv-clients" / "bin" / "st"
+
+
+@pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test-all` makes it")
+def test_generated_requests_fit_the_document(server: Server, tmp_path: Path) -> None:
+    """Schemathesis, which generates good and bad requests from the document, finds no failure."""
+    config = ROOT / "tests" / "outside" / "clients" / "schemathesis.toml"
+    examples = "200" if settings.get_current_profile_name() == "deep" else "12"  # for each operation
+    command = [str(ST), "--no-color", "--config-file", str(config), "run", f"{server.url}/openapi.json"]
+    command += ["--max-examples", examples]
+    # It stores its findings in the working directory.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1100)
+
+    assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())
+    generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert generated
+    assert int(generated[1]) > 1000
