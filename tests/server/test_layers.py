@@ -47,8 +47,9 @@ def test_command_line_loads_no_training_package(store: Path) -> None:
 def test_service_loads_no_database_package() -> None:
     """Importing the service loads no database package, nor does creating one without a prediction log."""
     code = (
-        "import sys, app\n"
-        "app.create_app(write_log=lambda pieces: None)\n"
+        "import os, sys, app\n"
+        "from app.config import Config\n"
+        "app.create_app(Config.from_environ(os.environ), write_log=lambda pieces: None)\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     loaded = run(code, TABSERVE_PREDICTION_LOG="").split()
@@ -68,7 +69,8 @@ def test_loading_a_model_starts_no_thread_and_leaves_no_file(store: Path, tmp_pa
     """Loading a model and predicting starts no thread and leaves no file at home: there is no telemetry."""
     code = (
         "import os, app\n"
-        "service = app.create_app(write_log=lambda pieces: None)\n"
+        "from app.config import Config\n"
+        "service = app.create_app(Config.from_environ(os.environ), write_log=lambda pieces: None)\n"
         "print(service.test_client().get('/').status_code, service.serving.unready)\n"
         "print(len(os.listdir('/proc/self/task')), os.environ['ORT_DISABLE_TELEMETRY'])\n"
     )
