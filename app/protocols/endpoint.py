@@ -16,8 +16,7 @@ from app.web.reply import Reply
 from model import Artifact, Matrix, Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request for predictions, as an endpoint decodes it.
 
     `read` returns the body, decompressed; it raises `OverloadedError`, and what `body.read` raises.

@@ -65,12 +65,15 @@ class FastPath:
         Sets the time that each took in its exchange.
         """
         answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
-        routes, fast = self._current().routes, []
+        routes = self._current().routes
+        fast: list[int] = []
+        routed: list[Routed] = []
         for index, (environ, start_response, exchange) in enumerate(calls):
             route = routes.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
             if route:
                 exchange.route = route.rule
-                fast.append((index, Routed(route.endpoint, route.values, environ, exchange, route.model)))
+                fast.append(index)
+                routed.append(Routed(route.endpoint, route.values, environ, exchange, route.model))
                 continue
             started = time.perf_counter()
             try:
@@ -78,8 +81,8 @@ class FastPath:
             except Exception as error:
                 answers[index] = error
             exchange.seconds = time.perf_counter() - started
-        replies = self._runner.run([routed for _, routed in fast], n_answered=len(calls) - len(fast))
-        for (index, _), reply in zip(fast, replies):
+        replies = self._runner.run(routed, n_answered=len(calls) - len(fast))
+        for index, reply in zip(fast, replies):
             answers[index] = reply(*calls[index][:2])
         return answers
 

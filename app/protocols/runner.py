@@ -50,7 +50,7 @@ class Runner:
         `n_answered` requests of the same batch have been answered already.
         """
         replies: list[Reply | None] = [None] * len(requests)
-        loaded, decoded = self._serving.loaded, []
+        loaded, max_rows, decoded = self._serving.loaded, self._config.max_rows, []
         n_free = self._config.max_in_flight - self._gateway.in_flight() + n_answered
         started = time.perf_counter()
         for number, (endpoint, values, environ, exchange, route_model) in enumerate(requests):
@@ -58,7 +58,7 @@ class Runner:
                 model = route_model or loaded.get(values.get("name"), values.get("version"))
                 # Those before this one in the same batch are decoded, and wait no more.
                 read = partial(self._read, environ, exchange, model, is_overloaded=n_free + number < 0)
-                exchange.X, detail = endpoint.decode(Request(environ, model.schema, self._config.max_rows, read))
+                exchange.X, detail = endpoint.decode(Request(environ, model.schema, max_rows, read))
                 decoded.append((number, Rows(model, exchange.X), detail))
             except Exception as error:
                 replies[number] = self._refuse(requests[number], error)
