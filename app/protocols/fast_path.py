@@ -16,7 +16,7 @@ from flask import Flask, request
 
 from app.protocols.endpoint import Endpoint
 from app.protocols.runner import Routed, Runner
-from app.protocols.views import Views
+from app.protocols.views import Views, paths_of
 from app.serving.current import Serving
 from app.serving.loaded import Loaded
 from app.web.exchange import Call, exchange_of
@@ -100,8 +100,7 @@ class FastPath:
             rule, values = urls.match(path, method, return_rule=True)
             endpoint = self._endpoints.get(rule.endpoint)
             if endpoint:
-                model = loaded.models.get(values.get("name") or loaded.default_name or "")
-                routes[path] = FastRoute(rule.rule, values, endpoint, model)
+                routes[path] = FastRoute(rule.rule, values, endpoint, loaded.find(values.get("name")))
             # A batched request waits for others. In the server's loop it would block the loop that reads those.
             if self._app.view_functions[rule.endpoint] in self._probes or (
                 endpoint and not loaded.batches(values.get("name"))
@@ -118,12 +117,7 @@ class FastPath:
                 method = "GET"
             else:
                 continue
-            models = loaded.models.values() if rule.arguments else [None]
-            for model in models:
-                values = {"name": model.name, "version": str(model.version)} if model else {}
-                built = rule.build({name: values[name] for name in rule.arguments})
-                if built:
-                    yield built[1], method
+            yield from ((path, method) for path, _ in paths_of(rule, loaded))
 
 
 def add_routes(app: Flask, endpoint: Endpoint, runner: Runner) -> None:

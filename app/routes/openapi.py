@@ -15,10 +15,9 @@ from app.config import Config
 from app.protocols import describe, native
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Endpoint
-from app.protocols.views import Views
+from app.protocols.views import Views, paths_of
 from app.serving.loaded import Loaded
 from app.version import VERSION
-from model import Artifact
 
 _TAGS = (describe.NATIVE, describe.V2, describe.V1, describe.MLFLOW, describe.VERTEX, describe.SERVICE)
 
@@ -95,16 +94,9 @@ class Document:
         """Yield method, path and operation of a rule, for each model that it may name."""
         endpoint = self._endpoints.get(rule.endpoint)
         operation = self._views.operations.get(self._app.view_functions[rule.endpoint])
-        named: list[Artifact | None] = [*loaded.models.values()] if rule.arguments else [None]
-        for model in named:
-            values = {"name": model.name, "version": str(model.version)} if model else {}
-            if not rule.arguments <= values.keys():
-                continue
-            built = rule.build({name: values[name] for name in rule.arguments})
-            assert built
-            path = built[1]
+        for path, model in paths_of(rule, loaded):
             if endpoint:
-                if answering := model or loaded.models.get(loaded.default_name or ""):
+                if answering := model or loaded.find(None):
                     yield "post", path, {**endpoint.describe(answering, self._config)}
             elif operation:
                 summary = f"{model.name}: {operation['summary']}" if model else operation["summary"]

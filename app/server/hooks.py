@@ -118,9 +118,8 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     service = worker.wsgi
     service.serving.open()
     service.gateway.in_flight = lambda: worker.loop.in_flight
-    service.gateway.trusts_proxy = lambda address: worker.is_trusted_proxy(
-        address or None
-    )  # a Unix socket's client has none
+    # The client of a Unix socket has no address.
+    service.gateway.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)
     service.recorder.start()
     # A worker whose master is killed drains at once: the loop would notice it at the end of its turn.
     with suppress(AttributeError):  # not Linux

@@ -57,9 +57,13 @@ class Loaded:
             raise NotReadyError("no verified model is loaded; see /readyz for the reason")
         raise NotInStoreError(f"model {name!r} not found; loaded models: {', '.join(self.models) or 'none'}")
 
+    def find(self, name: str | None) -> Artifact | None:
+        """Return the loaded model `name`, or the default model for None; None if it is not loaded."""
+        return self.models.get(name or self.default_name or "")
+
     def batches(self, name: str | None) -> bool:
         """Return whether a model, the default one for None, batches requests: then they wait for each other."""
-        model = self.models.get(name or self.default_name or "")
+        model = self.find(name)
         return model is not None and isinstance(model.engine, Batcher)
 
     def with_model(self, model: Artifact) -> Loaded:
