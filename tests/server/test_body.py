@@ -18,9 +18,9 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from tests.support.body import ANSWER, answer, bomb, every_coding, every_protocol, plain_body, post
+from tests.support.body import answer, bomb, every_coding, every_protocol, plain_body, post
 from tests.support.server import Server, serve, wait_until
-from tests.support.service import PROTOCOLS, refused
+from tests.support.service import ANSWER, PROTOCOLS, refused
 
 
 def blanks(length: int) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import requests
 
-from tests.support.mlflow import ANSWER, ATTRIBUTES, CSV, LINE
+from tests.support.mlflow import ATTRIBUTES, CSV, LINE
 from tests.support.server import Server
+from tests.support.service import ANSWER
 
 
 def test_real_server(server: Server) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import requests
 
-from tests.support.predict import ANSWER
 from tests.support.server import serve
-from tests.support.service import HOUSE
+from tests.support.service import ANSWER, HOUSE
 
 WIDE = {**HOUSE, "MEDV": 24.0}
 

@@ -12,17 +12,8 @@ import pytest
 import requests
 
 from tests.support.server import Server, serve, wait_until
-from tests.support.service import refused, strict_json, write_tensors
-from tests.support.v2 import (
-    ANSWER,
-    INFER,
-    JSON_LENGTH,
-    MODEL,
-    NAME,
-    ROW,
-    WRONG,
-    Document,
-)
+from tests.support.service import ANSWER, refused, strict_json, write_tensors
+from tests.support.v2 import INFER, JSON_LENGTH, MODEL, NAME, ROW, WRONG, Document
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import pytest
 import requests
 
 from tests.support.server import serve
-from tests.support.service import HOUSE, strict_json
-
-ANSWER = 25.002145787183498
+from tests.support.service import ANSWER, HOUSE, strict_json
 
 
 def test_environment_of_vertex_ai(store: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from app.errors import BodyError
 from app.web.body import parse_json, read
-from tests.support.body import ANSWER, CODINGS, ROW, answer, bomb, every_coding, every_protocol, plain_body, post
-from tests.support.service import HOUSE, PROTOCOLS, everywhere_client, refused, strict_json
+from tests.support.body import CODINGS, ROW, answer, bomb, every_coding, every_protocol, plain_body, post
+from tests.support.service import ANSWER, HOUSE, PROTOCOLS, everywhere_client, refused, strict_json
 
 
 @every_protocol

@@ -15,8 +15,8 @@ from werkzeug.test import TestResponse
 
 from app.factory import Service
 from app.version import VERSION
-from tests.support.mlflow import ANSWER, ATTRIBUTES, CSV, HEADER, LINE, ROW, headers
-from tests.support.service import COLUMNS, HOUSE, bits, everywhere_client, refused, strict_json
+from tests.support.mlflow import ATTRIBUTES, CSV, HEADER, LINE, ROW, headers
+from tests.support.service import ANSWER, COLUMNS, HOUSE, bits, everywhere_client, refused, strict_json
 
 JSON = "application/json"
 OTHER = {"CHAS": 1, "RM": 5.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 24.65, "LSTAT": 30.81}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from app import create_app
 from app.config import Config
-from tests.support.predict import ANSWER, ask
-from tests.support.service import COLUMNS, HOUSE, ROOT, bits, everywhere_client
+from tests.support.predict import ask
+from tests.support.service import ANSWER, COLUMNS, HOUSE, ROOT, bits, everywhere_client
 
 OTHER = {"CHAS": 1, "RM": 5.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 24.65, "LSTAT": 30.81}
 

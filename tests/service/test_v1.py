@@ -18,12 +18,11 @@ from app.config import Config
 from app.factory import Service
 from app.protocols.tables import from_instances
 from model import Feature, Schema, SchemaError
-from tests.support.service import COLUMNS, HOUSE, bits, refused, strict_json
+from tests.support.service import ANSWER, COLUMNS, HOUSE, bits, refused, strict_json
 
 NAME = "boston-housing"
 MODEL = f"/v1/models/{NAME}"
 PREDICT = f"{MODEL}:predict"
-ANSWER = 25.002145787183498
 ROW = list(HOUSE.values())
 OTHER = {"CHAS": 1, "RM": 5.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 24.65, "LSTAT": 30.81}
 COLUMN_FORMAT = {name: [HOUSE[name], OTHER[name]] for name in COLUMNS}

@@ -22,21 +22,8 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from tests.support.service import COLUMNS, bits, refused, strict_json, write_tensors
-from tests.support.v2 import (
-    ANSWER,
-    DTYPES,
-    HUGE,
-    INFER,
-    JSON_LENGTH,
-    MODEL,
-    NAME,
-    ROW,
-    WRONG,
-    Document,
-    first,
-    tensor,
-)
+from tests.support.service import ANSWER, COLUMNS, bits, refused, strict_json, write_tensors
+from tests.support.v2 import DTYPES, HUGE, INFER, JSON_LENGTH, MODEL, NAME, ROW, WRONG, Document, first, tensor
 
 OTHER = [1, 5.0, 666.0, 20.2, 24.65, 30.81]
 

@@ -12,9 +12,7 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from tests.support.service import HOUSE, everywhere_client, refused, strict_json
-
-ANSWER = 25.002145787183498
+from tests.support.service import ANSWER, HOUSE, everywhere_client, refused, strict_json
 
 ROW = list(HOUSE.values())
 HEALTH, PREDICT = "/vertex/health", "/vertex/predict"  # where `everywhere` has them

@@ -14,7 +14,6 @@ from werkzeug.test import TestResponse
 
 from tests.support.service import HOUSE, PROTOCOLS, strict_json
 
-ANSWER = 25.002145787183498
 ROW = list(HOUSE.values())
 CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 

@@ -8,7 +8,6 @@ from tests.support.service import COLUMNS, HOUSE
 
 CSV = "text/csv"
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-ANSWER = 25.002145787183498
 ROW = list(HOUSE.values())
 HEADER, LINE = ",".join(COLUMNS), ",".join(map(str, ROW))
 

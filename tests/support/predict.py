@@ -7,8 +7,6 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-ANSWER = 25.002145787183498  # published as 25.00214579
-
 
 def ask(client: FlaskClient, path: str, body: Any) -> Any:
     """Return the reply to a JSON body, or to CSV if the body is text."""

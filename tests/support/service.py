@@ -23,6 +23,7 @@ TABLE = ROOT / "model" / "data" / "boston_housing.csv"
 
 # The first row of the table: the request that the README shows.
 HOUSE = {"CHAS": 0, "RM": 6.575, "TAX": 296.0, "PTRATIO": 15.3, "B": 396.9, "LSTAT": 4.98}
+ANSWER = 25.002145787183498  # its prediction, published as 25.00214579
 COLUMNS = list(HOUSE)
 
 Rows = Sequence[Sequence[Any]]

@@ -13,7 +13,6 @@ NAME = "boston-housing"
 MODEL = f"/v2/models/{NAME}"
 INFER = f"{MODEL}/infer"
 JSON_LENGTH = "Inference-Header-Content-Length"
-ANSWER = 25.002145787183498
 ROW = list(HOUSE.values())
 
 DTYPES = {
