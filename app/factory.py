@@ -10,8 +10,7 @@ from flask import Flask, Response, request
 
 from app.config import Config
 from app.protocols import mlflow, native, v1, v2, vertex
-from app.protocols.fast_path import FastPath, add_routes
-from app.protocols.runner import Runner
+from app.protocols.runner import FastPath, Runner, add_routes
 from app.protocols.views import Views
 from app.routes import feedback, health, pages
 from app.routes.openapi import Document

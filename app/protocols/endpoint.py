@@ -17,15 +17,14 @@ from model import Artifact, Matrix, Schema
 
 
 class Request(NamedTuple):
-    """One request for predictions, as an endpoint decodes it.
+    """One request for predictions, as an endpoint decodes it: its body, decompressed, and the type of its content."""
 
-    `read` returns the body, decompressed; it raises `OverloadedError`, and what `body.read` raises.
-    """
-
+    body: bytes
+    media_type: str
+    parameters: Mapping[str, str]  # of the media type
     environ: WSGIEnvironment
     schema: Schema
     max_rows: int
-    read: Callable[[], bytes]
 
 
 class Decoded(NamedTuple):
@@ -49,9 +48,9 @@ class Answer(NamedTuple):
 class Endpoint:
     """One way to ask for predictions, by POST.
 
-    `rules` are Flask's; `<name>` and `<version>` in a rule choose the model, else it is the default one. `decode`
-    raises what `refuse` makes a reply of, in the protocol's words. `describe` returns the operation in the OpenAPI
-    document for a model.
+    `rules` are Flask's; `<name>` and `<version>` in a rule choose the model, else it is the default one. A request has
+    one of the `media_types`, or any if there are none. `decode` raises what `refuse` makes a reply of, in the
+    protocol's words. `describe` returns the operation in the OpenAPI document for a model.
     """
 
     name: str
@@ -60,3 +59,4 @@ class Endpoint:
     encode: Callable[[Answer], Reply]
     refuse: Refuse
     describe: Callable[[Artifact, Config], Mapping[str, Any]]
+    media_types: Sequence[str] = ()

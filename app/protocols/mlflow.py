@@ -22,10 +22,10 @@ from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.version import VERSION
-from app.web import body, refusal
-from app.web.body import CSV_TYPE
+from app.web import refusal
+from app.web.body import CSV_TYPE, csv_header, parse_json
 from app.web.refusal import Refusal
-from app.web.reply import JSON_TYPE, Reply
+from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, Matrix, Schema
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -88,6 +88,7 @@ def endpoint() -> Endpoint:
     return Endpoint(
         name="mlflow.invocations",
         rules=("/invocations",),
+        media_types=(JSON_TYPE, CSV_TYPE),
         decode=_decode,
         encode=_encode,
         refuse=refusal.refuser(_error, unfit=400),
@@ -96,11 +97,10 @@ def endpoint() -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    media_type, parameters = body.content_type(request.environ, (JSON_TYPE, CSV_TYPE))
-    if media_type == CSV_TYPE:
-        header = body.csv_header(parameters, default=None)
-        return Decoded(tables.from_csv(request.read(), request.schema, max_rows=request.max_rows, header=header))
-    return Decoded(decode(request.read(), request.schema, max_rows=request.max_rows))
+    if request.media_type == CSV_TYPE:
+        header = csv_header(request.parameters, default=None)
+        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header))
+    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def _encode(answer: Answer) -> Reply:
@@ -110,19 +110,19 @@ def _encode(answer: Answer) -> Reply:
         lines = "".join(f"{value!r}\n" for value in answer.y.tolist())
         reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
     else:
-        reply = body.to_json({"predictions": answer.y})
+        reply = to_json({"predictions": answer.y})
     attributes = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
     if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
         reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
     return reply
 
 
-def decode(content: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
     """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are ignored.
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = body.parse_json(content, max_values=schema.max_values(max_rows))
+    document = parse_json(body, max_values=max_rows * schema.max_row_values)
     forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(forms) != 1:
         raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")

@@ -22,8 +22,8 @@ from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
-from app.web.body import CSV_TYPE, content_type, csv_header, parse_json, to_json
-from app.web.reply import JSON_TYPE, Reply
+from app.web.body import CSV_TYPE, csv_header, parse_json
+from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
 _UNFIT = {"422": "the rows do not fit the model's schema"}
@@ -52,6 +52,7 @@ def endpoint() -> Endpoint:
     return Endpoint(
         name="predict",
         rules=("/predict", "/models/<name>/predict"),
+        media_types=(JSON_TYPE, CSV_TYPE),
         decode=_decode,
         encode=_encode,
         refuse=refusal.refuser(),
@@ -60,12 +61,10 @@ def endpoint() -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    media_type, parameters = content_type(request.environ, (JSON_TYPE, CSV_TYPE))
-    header = csv_header(parameters, default=True)
-    content = request.read()
-    if media_type == CSV_TYPE:
-        return Decoded(tables.from_csv(content, request.schema, max_rows=request.max_rows, header=header))
-    return Decoded(decode(content, request.schema, max_rows=request.max_rows))
+    if request.media_type == CSV_TYPE:
+        header = csv_header(request.parameters, default=True)
+        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header))
+    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
@@ -73,7 +72,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    value = parse_json(body, max_values=schema.max_values(max_rows))
+    value = parse_json(body, max_values=max_rows * schema.max_row_values)
     if isinstance(value, list):
         return tables.from_records(value, schema, max_rows=max_rows)
     if not isinstance(value, dict):

@@ -1,35 +1,37 @@
-"""Answers requests for predictions in three steps: decode all, predict all, encode all."""
+"""Answers requests for predictions in three steps, with Flask or before it: decode all, predict all, encode all."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
-from wsgiref.types import WSGIEnvironment
+from typing import Any
+from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+import flask
+from flask import Flask
 
 from app.config import Config
 from app.errors import OverloadedError
 from app.protocols.endpoint import Answer, Endpoint, Request
+from app.protocols.paths import Paths, paths_for
+from app.protocols.views import Views
 from app.serving.current import Serving
 from app.serving.inference import Inference, Rows
+from app.serving.loaded import Loaded
 from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
 from app.web import body, refusal
-from app.web.exchange import Exchange
+from app.web.exchange import KEY, Exchange, WSGICall, exchange_of
 from app.web.gateway import Gateway
 from app.web.reply import Reply
 from model import REASONS, Artifact, Schema, SchemaError
 
+Routed = tuple[WSGIEnvironment, Endpoint, Mapping[str, str], Artifact | None]
+"""A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known already.
 
-class Routed(NamedTuple):
-    """A request, the endpoint that it is for, and the values that its path has for the endpoint's rule."""
-
-    endpoint: Endpoint
-    values: Mapping[str, str]
-    environ: WSGIEnvironment
-    exchange: Exchange
-    model: Artifact | None = None  # if it is known already
+A plain tuple, since one is made for each request, and a named one takes ten times as long.
+"""
 
 
 class Runner:
@@ -50,50 +52,52 @@ class Runner:
         `n_answered` requests of the same batch have been answered already.
         """
         replies: list[Reply | None] = [None] * len(requests)
-        loaded, max_rows, decoded = self._serving.loaded, self._config.max_rows, []
-        n_free = self._config.max_in_flight - self._gateway.in_flight() + n_answered
+        decoded: list[tuple[int, Any]] = []
+        tables: list[Rows] = []
+        loaded, config = self._serving.loaded, self._config
+        n_free = config.max_in_flight - self._gateway.in_flight() + n_answered
         started = time.perf_counter()
-        for number, (endpoint, values, environ, exchange, route_model) in enumerate(requests):
+        for number, (environ, endpoint, values, route_model) in enumerate(requests):
+            exchange: Exchange = environ[KEY]
             try:
                 model = route_model or loaded.get(values.get("name"), values.get("version"))
+                media_type, parameters = body.content_type(environ, endpoint.media_types)
+                exchange.model = model  # from here on it counts as a request for it
                 # Those before this one in the same batch are decoded, and wait no more.
-                read = partial(self._read, environ, exchange, model, is_overloaded=n_free + number < 0)
-                exchange.X, detail = endpoint.decode(Request(environ, model.schema, max_rows, read))
-                decoded.append((number, Rows(model, exchange.X), detail))
+                if n_free + number < 0:
+                    raise OverloadedError(f"more than {config.max_in_flight} requests are in flight here; try again")
+                max_table = config.max_rows * model.schema.max_row_bytes
+                content = body.read(environ, max_bytes=config.max_body_bytes, min_expanded_bytes=max_table)
+                request = Request(content, media_type, parameters, environ, model.schema, config.max_rows)
+                exchange.X, detail = endpoint.decode(request)
+                decoded.append((number, detail))
+                tables.append((model, exchange.X))
             except Exception as error:
-                replies[number] = self._refuse(requests[number], error)
+                replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
             exchange.seconds, started = now - started, now
-        outcomes = self._inference.run([rows for _, rows, _ in decoded]) if decoded else []
+        outcomes = self._inference.run(tables) if tables else []
         started = time.perf_counter()
-        for (number, rows, detail), outcome in zip(decoded, outcomes):
-            endpoint, _, environ, exchange, _ = requests[number]
+        for (number, detail), (model, X), outcome in zip(decoded, tables, outcomes):
+            environ, endpoint, _, _ = requests[number]
+            exchange = environ[KEY]
             exchange.engine_seconds = outcome.seconds
             if outcome.y is None:
                 exchange.X = None  # frees memory: the exchange waits to be counted
-                replies[number] = self._refuse(requests[number], outcome.error or RuntimeError("no predictions"))
+                replies[number] = self._refuse(environ, endpoint, outcome.error or RuntimeError("no predictions"))
             else:
-                exchange.rows, exchange.y = len(rows.X), outcome.y
-                answer = Answer(outcome.y, rows.model, detail, exchange.request_id, environ)
+                exchange.rows, exchange.y = len(X), outcome.y
                 try:
-                    replies[number] = endpoint.encode(answer)
+                    replies[number] = endpoint.encode(Answer(outcome.y, model, detail, exchange.request_id, environ))
                 except Exception as error:
-                    replies[number] = self._refuse(requests[number], error)
+                    replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
             exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
-        return [reply for reply in replies if reply]
+        return list(filter(None, replies))
 
-    def _read(self, environ: WSGIEnvironment, exchange: Exchange, model: Artifact, *, is_overloaded: bool) -> bytes:
-        """Return the body of a request for a model; from here on it counts as one."""
-        exchange.model = model
-        if is_overloaded:
-            raise OverloadedError(f"more than {self._config.max_in_flight} requests are in flight here; try again")
-        table_bytes = model.schema.max_bytes(self._config.max_rows) if "HTTP_CONTENT_ENCODING" in environ else 0
-        return body.read(environ, max_bytes=self._config.max_body_bytes, min_expanded_bytes=table_bytes)
-
-    def _refuse(self, request: Routed, error: Exception) -> Reply:
+    def _refuse(self, environ: WSGIEnvironment, endpoint: Endpoint, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""
-        exchange = request.exchange
+        exchange = exchange_of(environ)
         if isinstance(error, SchemaError) and exchange.model:
             for (reason, feature), n_rows in rejected_rows(error, exchange.model.schema).items():
                 self._metrics.count_rejected(exchange.model, n_rows, reason, feature)
@@ -101,7 +105,73 @@ class Runner:
             self._metrics.count_overload()
         elif not isinstance(error, refusal.KNOWN):
             log_lines.failure((type(error), error, error.__traceback__), exchange.request_id)
-        return request.endpoint.refuse(error)
+        return endpoint.refuse(error)
+
+
+class FastPath:
+    """Answers requests whose path is known before Flask looks at them, by the runner; has Flask answer the others.
+
+    Every endpoint is a Flask route. Flask takes several times as long as a prediction to match a path and to make its
+    request and response objects. So the paths of the loaded models are looked up, with the same replies. They are
+    found anew when another snapshot of models is served.
+    """
+
+    def __init__(
+        self, app: Flask, serving: Serving, runner: Runner, endpoints: Sequence[Endpoint], views: Views
+    ) -> None:
+        self._flask: WSGIApplication = app.wsgi_app
+        self._serving = serving
+        self._runner = runner
+        self._find: Callable[[Loaded], Paths] = partial(paths_for, app=app, endpoints=endpoints, views=views)
+        self._paths = self._find(serving.loaded)
+
+    def is_immediate(self, method: str, path: str) -> bool:
+        """Return whether the reply never blocks: the server may make it in its event loop."""
+        return (method, path) in self._current().immediate
+
+    def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
+        """Return for each call what a WSGI application would return, or the exception that it would raise.
+
+        Sets the time that each took in its exchange.
+        """
+        answers: list[Iterable[bytes] | Exception] = [()] * len(calls)
+        routes = self._current().routes
+        fast: list[int] = []
+        routed: list[Routed] = []
+        for index, (environ, start_response) in enumerate(calls):
+            route = routes.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
+            if route:
+                environ[KEY].route = route.rule
+                fast.append(index)
+                routed.append((environ, route.endpoint, route.values, route.model))
+                continue
+            started = time.perf_counter()
+            try:
+                answers[index] = self._flask(environ, start_response)
+            except Exception as error:
+                answers[index] = error
+            environ[KEY].seconds = time.perf_counter() - started
+        replies = self._runner.run(routed, n_answered=len(calls) - len(fast)) if fast else []
+        for index, reply in zip(fast, replies):
+            answers[index] = reply(*calls[index])
+        return answers
+
+    def _current(self) -> Paths:
+        """Return the paths of the snapshot that is served."""
+        if self._paths.loaded is not self._serving.loaded:
+            self._paths = self._find(self._serving.loaded)
+        return self._paths
+
+
+def add_routes(app: Flask, endpoint: Endpoint, runner: Runner) -> None:
+    """Add Flask routes for an endpoint."""
+
+    def view(**values: str) -> Reply:
+        (reply,) = runner.run([(flask.request.environ, endpoint, values, None)])
+        return reply
+
+    for rule in endpoint.rules:
+        app.add_url_rule(rule, endpoint.name, view, methods=["POST"])
 
 
 def rejected_rows(error: SchemaError, schema: Schema) -> dict[tuple[str, str], int]:

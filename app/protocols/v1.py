@@ -15,8 +15,8 @@ from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
-from app.web.body import parse_json, to_json
-from app.web.reply import Reply
+from app.web.body import parse_json
+from app.web.reply import Reply, to_json
 from model import Artifact, Matrix, Schema
 
 SIGNATURE = "serving_default"
@@ -66,7 +66,7 @@ def endpoint() -> Endpoint:
 
 def _decode(request: Request) -> Decoded:
     """Keep the key of the reply: `predictions` for `instances`, `outputs` for `inputs`."""
-    key, X = decode(request.read(), request.schema, max_rows=request.max_rows)
+    key, X = decode(request.body, request.schema, max_rows=request.max_rows)
     return Decoded(X, key)
 
 
@@ -79,7 +79,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body, max_values=schema.max_values(max_rows))
+    document = parse_json(body, max_values=max_rows * schema.max_row_values)
     if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
         raise BodyError("the request is not a JSON object with either instances or inputs")
     if document.get("signature_name") not in (None, SIGNATURE):

@@ -21,7 +21,7 @@ from app.telemetry.metrics import Metrics, Statistics
 from app.telemetry.recorder import Recorder
 from app.version import VERSION
 from app.web import body, refusal
-from app.web.reply import Reply
+from app.web.reply import Reply, compress
 from model import Artifact
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
@@ -226,7 +226,7 @@ def endpoint() -> Endpoint:
 def _decode(request: Request) -> Decoded:
     """Ignore the content type: Triton's client sends none."""
     json_length = request.environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
-    infer_request = v2_tensors.decode(request.read(), json_length, request.schema, max_rows=request.max_rows)
+    infer_request = v2_tensors.decode(request.body, json_length, request.schema, max_rows=request.max_rows)
     return Decoded(infer_request.rows, infer_request)
 
 
@@ -235,7 +235,7 @@ def _encode(answer: Answer) -> Reply:
     reply = Reply(content)
     if length is not None:
         reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
-    return body.compress(reply, answer.environ)
+    return compress(reply, answer.environ)
 
 
 def _describe(model: Artifact, config: Config) -> JSON:

@@ -15,8 +15,8 @@ from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
-from app.web.body import parse_json, to_json
-from app.web.reply import Reply
+from app.web.body import parse_json
+from app.web.reply import Reply, to_json
 from model import Artifact, Matrix, Schema
 
 
@@ -55,7 +55,7 @@ def endpoint(config: Config) -> Endpoint:
 
 def _decode(request: Request) -> Decoded:
     """Ignore `parameters`."""
-    return Decoded(decode(request.read(), request.schema, max_rows=request.max_rows))
+    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def _encode(answer: Answer) -> Reply:
@@ -67,7 +67,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body, max_values=schema.max_values(max_rows))
+    document = parse_json(body, max_values=max_rows * schema.max_row_values)
     if not isinstance(document, dict) or "instances" not in document:
         raise BodyError("the request is not a JSON object with instances")
     return tables.from_instances(document["instances"], schema, max_rows=max_rows)

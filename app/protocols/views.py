@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from werkzeug.routing import Rule
-
 from app.protocols.describe import JSON
-from app.serving.loaded import Loaded
-from model import Artifact
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -34,12 +30,3 @@ class Views:
             return view
 
         return add
-
-
-def paths_of(rule: Rule, loaded: Loaded) -> Iterator[tuple[str, Artifact | None]]:
-    """Yield the paths of a rule: one for each loaded model, with that model, if it names one; else its only path."""
-    models: list[Artifact | None] = [*loaded.models.values()] if rule.arguments else [None]
-    for model in models:
-        values = {"name": model.name, "version": str(model.version)} if model else {}
-        if rule.arguments <= values.keys() and (built := rule.build({name: values[name] for name in rule.arguments})):
-            yield built[1], model

@@ -26,7 +26,7 @@ from app.telemetry.prediction_writer import LogWriter
 from app.web import body
 from app.web.middleware import REQUEST_ID
 from app.web.refusal import MAX_DETAILS
-from app.web.reply import JSON_TYPE, Reply
+from app.web.reply import JSON_TYPE, Reply, to_json
 from model import (
     MAX_PROBLEMS,
     MISSING,
@@ -150,7 +150,7 @@ def blueprint(
             found = (truth for truth, its_outcome in zip(truths, outcomes) if its_outcome == outcome)
             return [{"request_id": request_id, "row": row} for request_id, row, _ in islice(found, MAX_DETAILS)]
 
-        return body.to_json(
+        return to_json(
             {
                 **{outcome: counts[outcome] for outcome in OUTCOMES},
                 "conflicting_rows": rows_with("conflicting"),

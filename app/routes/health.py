@@ -10,9 +10,8 @@ from app.protocols.views import Views
 from app.serving.current import Serving
 from app.telemetry.metrics import Metrics
 from app.telemetry.recorder import Recorder
-from app.web.body import compress
 from app.web.refusal import readiness
-from app.web.reply import Reply
+from app.web.reply import Reply, compress
 
 
 def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Recorder) -> Blueprint:

@@ -15,7 +15,8 @@ from app.config import Config
 from app.protocols import describe, native
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Endpoint
-from app.protocols.views import Views, paths_of
+from app.protocols.paths import paths_of
+from app.protocols.views import Views
 from app.serving.loaded import Loaded
 from app.version import VERSION
 

@@ -16,9 +16,8 @@ from app.protocols.describe import SERVICE
 from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
-from app.web.body import compress, to_json
 from app.web.gateway import Gateway
-from app.web.reply import Reply
+from app.web.reply import Reply, compress, to_json
 from model import Artifact
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host

@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 from app.serving.current import Serving
 from model import Artifact, DeviceError, Matrix
 
-
-class Rows(NamedTuple):
-    """The rows of one request, `(n_rows, n_features)`, and the model that they are for."""
-
-    model: Artifact
-    X: Matrix
+Rows = tuple[Artifact, Matrix]
+"""The model of one request, and its rows, `(n_rows, n_features)`."""
 
 
 class Outcome(NamedTuple):
@@ -52,10 +48,10 @@ class Inference:
 
     def _run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Run one engine once; if that fails for several requests, once for each, so that only the bad ones fail."""
-        model = requests[0].model
+        model, X = requests[0]
         started = time.perf_counter()
         try:
-            y = model.predict(np.concatenate([X for _, X in requests]) if len(requests) > 1 else requests[0].X)
+            y = model.engine.predict(np.concatenate([X for _, X in requests]) if len(requests) > 1 else X)
         except Exception as error:
             seconds = time.perf_counter() - started
             if len(requests) > 1:

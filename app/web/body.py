@@ -1,4 +1,4 @@
-"""Request bodies: read, decompressed and parsed as JSON, each within limits. JSON replies, and their compression."""
+"""Request bodies: read, decompressed and parsed as JSON, each within limits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 from wsgiref.types import WSGIEnvironment
 
 import orjson
-from werkzeug.http import parse_accept_header, parse_options_header
+from werkzeug.http import parse_options_header
 from werkzeug.sansio.utils import get_content_length
 
 from app.errors import BodyError, TooLargeError, UnsupportedMediaTypeError
-from app.web.reply import Reply
 
 CSV_TYPE = "text/csv"
 
@@ -26,6 +25,7 @@ MAX_JSON_CONTAINERS = 200_000
 # From here on the garbage collector pauses: it would scan all new containers repeatedly, and JSON has no cycles.
 _MANY_CONTAINERS = 1_000
 MAX_JSON_VALUES = 200_000  # where no schema tells how many a request may need
+_OTHER_VALUES = 1_000  # for what surrounds the rows
 # Beyond the size of a model's largest table, a body may expand by this factor. A table of 10,000 rows compresses to a
 # fiftieth at best (0 and 1 in indented JSON), one row repeated to 1/435.
 MAX_EXPANSION = 100
@@ -38,8 +38,7 @@ _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 65_536  # zlib copies what follows a member: of a piece, not of the whole body
 
 # zlib's window bits for each content coding: 15 is the largest window, plus 16 for gzip's framing.
-_CODINGS = {"gzip": 15 + 16, "deflate": 15}
-_MIN_COMPRESSED_BYTES = 1_024  # below this a reply fits one packet either way
+CODINGS = {"gzip": 15 + 16, "deflate": 15}
 
 _NOT_RECEIVED = "did not arrive before the connection closed or TABSERVE_MAX_READ_SECONDS were over"
 _TOO_DEEP = f"the JSON body is nested more than {MAX_JSON_DEPTH} levels deep"
@@ -50,10 +49,11 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # one half of a pair, or each ha
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the body's content type and its parameters.
 
-    Raises `UnsupportedMediaTypeError` if the type is not one of `known`, or the charset is not UTF-8.
+    Raises `UnsupportedMediaTypeError` if the type is not one of `known`, or the charset is not UTF-8; if none is known,
+    any will do.
     """
     header = environ.get("CONTENT_TYPE", "")
-    if header in known:
+    if header in known or not known:
         return header, {}
     media_type, parameters = parse_options_header(header)
     if media_type.lower() not in known:
@@ -83,7 +83,7 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     coding = environ.get("HTTP_CONTENT_ENCODING", "").lower() or "identity"
     if coding == "x-gzip":  # the same (RFC 9110, section 8.4.1.3)
         coding = "gzip"
-    if coding != "identity" and coding not in _CODINGS:
+    if coding != "identity" and coding not in CODINGS:
         raise UnsupportedMediaTypeError(f"the Content-Encoding is {coding}; send gzip, deflate or none")
     length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
     if length is not None and length > max_bytes:  # None: the body is chunked
@@ -106,14 +106,14 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     if length is not None and missing:
         raise BodyError(f"{missing} of the body's {length} bytes {_NOT_RECEIVED}")
     body = b"".join(pieces)
-    return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in _CODINGS else body
+    return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in CODINGS else body
 
 
 def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     """Return the value of a JSON body.
 
-    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values`: values
-    take memory and time, and compress to next to no bytes.
+    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values` in the rows
+    and 1,000 around them: values take memory and time, and compress to next to no bytes.
 
     A leading byte order mark is skipped. If an object repeats a key, the last value counts.
     Numbers beyond float64, NaN and infinities, which some writers put into JSON, are returned as such: the schema
@@ -123,6 +123,7 @@ def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     containers = body.count(b"[") + body.count(b"{")
     if containers > MAX_JSON_CONTAINERS:
         raise BodyError(f"the JSON body has more than {MAX_JSON_CONTAINERS} lists and objects; send fewer rows at once")
+    max_values += _OTHER_VALUES
     if len(body) > max_values and body.count(b",") > max_values:
         raise TooLargeError(f"the JSON body has more than {max_values} values; send fewer rows or columns at once")
     pauses = containers > _MANY_CONTAINERS and gc.isenabled()
@@ -153,23 +154,6 @@ def whole_number(value: Any) -> int | None:
     if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     return value if type(value) is int else None
-
-
-def to_json(value: Any) -> Reply:
-    """Return a reply in strict JSON; numpy arrays become lists, and parsing the floats returns the same bits."""
-    return Reply(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
-
-
-def compress(reply: Reply, environ: WSGIEnvironment) -> Reply:
-    """Return the reply, compressed if it is long and the client accepts a coding."""
-    reply.headers.append(("Vary", "Accept-Encoding"))
-    if len(reply.body) >= _MIN_COMPRESSED_BYTES:
-        coding = parse_accept_header(environ.get("HTTP_ACCEPT_ENCODING")).best_match(_CODINGS)
-        if coding:
-            deflate = zlib.compressobj(zlib.Z_BEST_SPEED, wbits=_CODINGS[coding])
-            reply.body = deflate.compress(reply.body) + deflate.flush()
-            reply.headers.append(("Content-Encoding", coding))
-    return reply
 
 
 def _parse_with_infinities(body: bytes, problem: str) -> Any:
@@ -203,13 +187,13 @@ def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: in
     limit = min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * len(body)))
     pieces: list[bytes] = []
     size = position = members = 0
-    inflate = zlib.decompressobj(_CODINGS[coding])
+    inflate = zlib.decompressobj(CODINGS[coding])
     while position < len(body):
         if inflate.eof:
             members += 1
             if coding != "gzip" or members == _MAX_GZIP_MEMBERS:
                 break
-            inflate = zlib.decompressobj(_CODINGS[coding])
+            inflate = zlib.decompressobj(CODINGS[coding])
         sent = body[position : position + _PIECE_BYTES]
         try:
             pieces.append(inflate.decompress(sent, limit + 1 - size))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import numpy as np
@@ -42,11 +41,3 @@ def exchange_of(environ: WSGIEnvironment) -> Exchange:
 
 WSGICall = tuple[WSGIEnvironment, StartResponse]
 """The arguments of a WSGI application."""
-
-
-class Call(NamedTuple):
-    """The arguments of the WSGI application inside the middleware, and the exchange that they belong to."""
-
-    environ: WSGIEnvironment
-    start_response: StartResponse
-    exchange: Exchange

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.web.exchange import KEY, Call, Exchange, WSGICall
+from app.web.exchange import KEY, Exchange, WSGICall
 
 # A client's request id that is kept: it is sent back in a header and written to the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -53,7 +53,7 @@ class ExchangeMiddleware:
 
     def __init__(
         self,
-        inner: Callable[[Sequence[Call]], list[Iterable[bytes] | Exception]],
+        inner: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]],
         record: Callable[[Exchange], None],
         cors: Cors | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class ExchangeMiddleware:
         try:
             return self._inner(
                 [
-                    Call(environ, _completing(environ, exchange, start_response, self._cors), exchange)
+                    (environ, _completing(environ, exchange, start_response, self._cors))
                     for exchange, (environ, start_response) in zip(exchanges, calls)
                 ]
             )

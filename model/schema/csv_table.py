@@ -10,7 +10,9 @@ from itertools import islice
 from typing import Any
 
 from model.errors import Problem, SchemaError, TooManyRowsError
-from model.schema.features import _EXTRA_VALUES, MAX_UNKNOWN, _max_cells, check_width, shape_problems
+from model.schema.features import MAX_UNKNOWN, check_width, shape_problems
+
+_EXTRA = 1_000  # lines and cells around the rows
 
 # Separators other than commas in files that are called CSV.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
@@ -87,8 +89,8 @@ def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
 
     A generator, because other threads can run between two lines.
     """
-    max_lines = 2 * max_rows + _EXTRA_VALUES  # each line may be followed by a blank one
-    max_cells = _max_cells(max_rows, width)
+    max_lines = 2 * max_rows + _EXTRA  # each line may be followed by a blank one
+    max_cells = max_rows * (width + MAX_UNKNOWN) + _EXTRA
     for number, line in enumerate(lines):
         max_cells -= line.count(",")
         if max_cells < 0:

@@ -41,7 +41,6 @@ _MAX_NAME = 200
 # Without the name, in JSON with an indent of 4: 9 characters of white space, quotes, colon, comma, 24 for a number, and
 # a part of the braces around a row.
 _MAX_CELL_BYTES = 48
-_EXTRA_VALUES = 1_000  # for what surrounds the rows
 
 _log = logging.getLogger("tabserve")
 
@@ -93,16 +92,14 @@ class Schema:
         lowest, highest = self._limits
         return lowest.tolist(), highest.tolist()
 
-    def max_values(self, max_rows: int) -> int:
-        """Return the largest number of JSON values in a request of `max_rows`, with room for unknown columns."""
-        return _max_cells(max_rows, len(self.features))
-
-    def max_bytes(self, max_rows: int) -> int:
-        """Return the largest length of `max_rows` in JSON, each row with all names."""
-        return max_rows * self._row_bytes
+    @cached_property
+    def max_row_values(self) -> int:
+        """The largest number of values in a row, with room for unknown columns."""
+        return len(self.features) + MAX_UNKNOWN
 
     @cached_property
-    def _row_bytes(self) -> int:
+    def max_row_bytes(self) -> int:
+        """The largest length of a row in JSON, with all names."""
         return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
 
     def ignores(self, name: str) -> bool:
@@ -255,10 +252,6 @@ def cell_reason(cell: Any, feature: Feature) -> str | None:
     if not math.isfinite(value):
         return NOT_FINITE
     return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
-
-
-def _max_cells(max_rows: int, width: int) -> int:
-    return max_rows * (width + MAX_UNKNOWN) + _EXTRA_VALUES
 
 
 def check_width(n_columns: int, names: Sequence[str] | None) -> None:

@@ -18,7 +18,8 @@ from werkzeug.test import EnvironBuilder
 
 from app.errors import OverloadedError
 from app.factory import Service
-from model import Artifact, Matrix
+from model import Matrix
+from model.engine.runtime import Engine
 from tests.support.metrics import MODEL, series, value
 from tests.support.service import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
 
@@ -127,10 +128,10 @@ def test_any_body(everywhere: FlaskClient, body: bytes, kind: str) -> None:
 def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure of the engine is the same 500, which reveals nothing about it."""
 
-    def fail(self: Artifact, X: object) -> None:
+    def fail(self: Engine, X: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(Artifact, "predict", fail)
+    monkeypatch.setattr(Engine, "predict", fail)
     status, body = both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)
 
     assert status == 500
@@ -229,15 +230,15 @@ def test_requests_together_share_a_run(client: FlaskClient, monkeypatch: pytest.
     """The engine runs once for all requests; if that fails, once for each, so that only the bad ones fail."""
     service = client.application
     assert isinstance(service, Service)
-    predict, runs = Artifact.predict, []
+    predict, runs = Engine.predict, []
 
-    def fragile(self: Artifact, X: Matrix) -> Any:
+    def fragile(self: Engine, X: Matrix) -> Any:
         runs.append(len(X))
         if (X[:, 0] == 7).any():
             raise RuntimeError("the inside")
         return predict(self, X)
 
-    monkeypatch.setattr(Artifact, "predict", fragile)
+    monkeypatch.setattr(Engine, "predict", fragile)
     good, bad = [("POST", "/predict", json.dumps({**HOUSE, "CHAS": chas}).encode()) for chas in (0, 7)]
     assert [status for status, *_ in together(service, [good] * 5)] == ["200 OK"] * 5
     assert runs == [5]
@@ -252,11 +253,11 @@ def test_time_of_a_run_that_fails_counts(
 ) -> None:
     """The time of a run that fails counts as time of its request, in the log and in the metrics."""
 
-    def overloaded(self: Artifact, X: Matrix) -> None:
+    def overloaded(self: Engine, X: Matrix) -> None:
         time.sleep(0.05)
         raise OverloadedError("busy")
 
-    monkeypatch.setattr(Artifact, "predict", overloaded)
+    monkeypatch.setattr(Engine, "predict", overloaded)
     assert client.post("/predict", json=HOUSE).status_code == 503
     found = series(client.get("/metrics").text)
 
@@ -270,13 +271,13 @@ def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch:
     assert isinstance(service, Service)
     (model,) = service.serving.loaded.models.values()
     service.swap(service.serving.loaded.with_model(replace(model, tolerance=1e-6)))
-    predict, runs = Artifact.predict, []
+    predict, runs = Engine.predict, []
 
-    def counting(self: Artifact, X: Matrix) -> Any:
+    def counting(self: Engine, X: Matrix) -> Any:
         runs.append(len(X))
         return predict(self, X)
 
-    monkeypatch.setattr(Artifact, "predict", counting)
+    monkeypatch.setattr(Engine, "predict", counting)
     together(service, [("POST", "/predict", json.dumps(HOUSE).encode())] * 3)
 
     assert runs == [1, 1, 1]
