@@ -108,7 +108,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     document = Document(app, endpoints, views, config)
     app.register_blueprint(pages.blueprint(serving, views, document, gateway))
-    refusal.register(app, refusal.refuser())
+    refusal.register(app, refusal.refuse_natively)
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
     @app.before_request

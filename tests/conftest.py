@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ COSTLY = {
     "time.sleep": "sleeps",
 }
 QUICK = [ROOT / "tests" / folder for folder in ("unit", "service")]
+
+if sys.version_info < (3, 13):  # later versions raise this event themselves
+
+    def _audited_sleep(seconds: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        sys.audit("time.sleep", seconds)
+        sleep(seconds)
+
+    time.sleep = _audited_sleep  # type: ignore[assignment]
 
 events: set[str] = set()
 sys.addaudithook(lambda event, arguments: events.add(event) if event in COSTLY else None)

@@ -40,7 +40,7 @@ _ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEM
 def blueprint(serving: Serving, views: Views, config: Config) -> Blueprint:
     """Return routes of MLflow and SageMaker but for predictions; errors are `{"error_code": …, "message": …}`."""
     routes = Blueprint("mlflow", __name__)
-    refusal.register(routes, refusal.refuser(_error, unfit=400))
+    refusal.register(routes, _refuse)
 
     @routes.get("/ping")
     @routes.get("/health")
@@ -91,7 +91,7 @@ def endpoint() -> Endpoint:
         media_types=(JSON_TYPE, CSV_TYPE),
         decode=_decode,
         encode=_encode,
-        refuse=refusal.refuser(_error, unfit=400),
+        refuse=_refuse,
         describe=_describe,
     )
 
@@ -143,6 +143,9 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
 def _error(refusal: Refusal) -> dict[str, str]:
     return {"error_code": _ERROR_CODES.get(refusal.status, "BAD_REQUEST"), "message": refusal.full_message()}
+
+
+_refuse = refusal.refuser(_error, unfit=400)
 
 
 def _describe(model: Artifact, config: Config) -> JSON:

@@ -32,7 +32,7 @@ _UNFIT = {"422": "the rows do not fit the model's schema"}
 def blueprint(serving: Serving, views: Views) -> Blueprint:
     """Return the routes of the native API but for predictions."""
     routes = Blueprint("native", __name__)
-    refusal.register(routes, refusal.refuser())
+    refusal.register(routes, refusal.refuse_natively)
 
     @routes.get("/models")
     @views.describe(describe.get(describe.NATIVE, "The loaded models, and which is the default", describe.NAMES))
@@ -55,7 +55,7 @@ def endpoint() -> Endpoint:
         media_types=(JSON_TYPE, CSV_TYPE),
         decode=_decode,
         encode=_encode,
-        refuse=refusal.refuser(),
+        refuse=refusal.refuse_natively,
         describe=_describe,
     )
 

@@ -27,7 +27,7 @@ _READY = {"type": "object", "required": ["name", "ready"]}
 def blueprint(serving: Serving, views: Views) -> Blueprint:
     """Return the routes of V1 but for predictions. Every bad request is 400 with `{"error": …}`."""
     routes = Blueprint("v1", __name__, url_prefix="/v1")
-    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
+    refusal.register(routes, refusal.refuse_in_one_message)
 
     @routes.get("/models")
     @views.describe(describe.get(describe.V1, "The loaded models", describe.NAMES))
@@ -59,7 +59,7 @@ def endpoint() -> Endpoint:
         rules=("/v1/models/<name>:predict", "/v1/models/<name>/versions/<version>:predict"),
         decode=_decode,
         encode=_encode,
-        refuse=refusal.refuser(refusal.message, unfit=400),
+        refuse=refusal.refuse_in_one_message,
         describe=_describe,
     )
 

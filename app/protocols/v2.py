@@ -102,7 +102,7 @@ _MAX_INDEX_BYTES = 1_024  # the longest request is `{"ready": true}`
 def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Recorder) -> Blueprint:
     """Return the routes of V2 but for predictions. Every bad request is 400 with `{"error": …}`."""
     routes = Blueprint("v2", __name__, url_prefix="/v2")
-    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
+    refusal.register(routes, refusal.refuse_in_one_message)
 
     @routes.get("")
     @views.describe(describe.get(describe.V2, "The server and its extensions", {"type": "object"}))
@@ -218,7 +218,7 @@ def endpoint() -> Endpoint:
         rules=("/v2/models/<name>/infer", "/v2/models/<name>/versions/<version>/infer"),
         decode=_decode,
         encode=_encode,
-        refuse=refusal.refuser(refusal.message, unfit=400),
+        refuse=refusal.refuse_in_one_message,
         describe=_describe,
     )
 

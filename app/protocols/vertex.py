@@ -26,7 +26,7 @@ def blueprint(serving: Serving, views: Views, config: Config) -> Blueprint:
     If its path is also one of health, V1, V2 or MLflow, their route answers: its reply has what Vertex AI reads.
     """
     routes = Blueprint("vertex", __name__)
-    refusal.register(routes, refusal.refuser(refusal.message, unfit=400))
+    refusal.register(routes, refusal.refuse_in_one_message)
     ready = describe.flags("ready")
 
     @views.probe
@@ -48,7 +48,7 @@ def endpoint(config: Config) -> Endpoint:
         rules=(config.aip_predict_route,) if config.aip_predict_route else (),
         decode=_decode,
         encode=_encode,
-        refuse=refusal.refuser(refusal.message, unfit=400),
+        refuse=refusal.refuse_in_one_message,
         describe=_describe,
     )
 

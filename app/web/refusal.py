@@ -68,7 +68,7 @@ def message(refusal: Refusal) -> dict[str, Any]:
     return {"error": refusal.full_message()}
 
 
-def refuser(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int = 422) -> Refuse:
+def refuser(render: Callable[[Refusal], dict[str, Any]], *, unfit: int) -> Refuse:
     """Return the function that makes the reply to an error, with a body that `render` makes.
 
     `unfit` is the status for rows that do not fit the schema. A 500 tells the client nothing about the inside.
@@ -91,6 +91,10 @@ def refuser(render: Callable[[Refusal], dict[str, Any]] = native, *, unfit: int 
         return Reply(orjson.dumps(render(refusal)), status=refusal.status, headers=headers)
 
     return refuse
+
+
+refuse_natively = refuser(native, unfit=422)
+refuse_in_one_message = refuser(message, unfit=400)
 
 
 def register(scope: Flask | Blueprint, refuse: Refuse) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -483,3 +484,22 @@ def test_locked_file(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
 
         wait_until(lambda: value(scrape(server), LOGGED) == 1 + load.n_rows())
         assert give(server, {"request_id": first, "truth": 1.0}).json()["accepted"] == 1
+
+
+def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
+    """A prediction older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and is removed at the start."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    common = {"row": 0, "model": "boston-housing", "version": 1, "features": None, "prediction": 1.0}
+    ages = {"old": timedelta(days=2, minutes=1), "young": timedelta(days=1, hours=23)}
+    with opened(url) as log:
+        log.write([{**common, "request_id": each, "time": datetime.now(UTC) - age} for each, age in ages.items()])
+    app = create_app(Config(store=store, prediction_log=url, prediction_log_days=2))
+    feedback = app.test_client().post("/feedback", json=[{"request_id": each, "truth": 1} for each in ages])
+    assert feedback.json["unknown_rows"] == [{"request_id": "old", "row": 0}]  # type: ignore[index]
+    app.recorder.start()
+    wait_until(lambda: set(logged_ids(tmp_path / "log.db")) == {"young"})
+    removed = by_label(
+        series(app.test_client().get("/metrics").text), "tabserve_prediction_log_removed_rows_total", "reason"
+    )
+    assert removed == {("age",): 1, ("size",): 0}
+    app.recorder.close()

@@ -7,7 +7,6 @@ import sqlite3
 import time
 import tracemalloc
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from app.routes.feedback import MAX_ROW, MAX_TRUTH, decode, plausible_range
 from app.telemetry.metrics import OUTCOMES
 from model import Feature, SchemaError, Store, TooManyRowsError
 from tests.support import feedback as shared
-from tests.support.feedback import UNKNOWN_ID, Answers, ids, logged, logged_ids, opened
+from tests.support.feedback import UNKNOWN_ID, Answers, ids, logged
 from tests.support.metrics import by_label, series
-from tests.support.server import wait_until
 from tests.support.service import HOUSE, PROTOCOLS, everywhere_client, refused, strict_json
 
 service = shared.service
@@ -292,25 +290,6 @@ def test_every_protocol_finds_its_prediction(store: Path, tmp_path: Path, houses
     with closing(sqlite3.connect(tmp_path / "log.db")) as connection:
         found = connection.execute("SELECT request_id, prediction FROM predictions ORDER BY request_id, row").fetchall()
     assert found == [(each, y) for each in sorted(answers) for y in answers[each]]
-
-
-def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
-    """A prediction older than TABSERVE_PREDICTION_LOG_DAYS is unknown to feedback, and is removed at the start."""
-    url = f"sqlite:///{tmp_path / 'log.db'}"
-    common = {"row": 0, "model": "boston-housing", "version": 1, "features": None, "prediction": 1.0}
-    ages = {"old": timedelta(days=2, minutes=1), "young": timedelta(days=1, hours=23)}
-    with opened(url) as log:
-        log.write([{**common, "request_id": each, "time": datetime.now(UTC) - age} for each, age in ages.items()])
-    app = create_app(Config(store=store, prediction_log=url, prediction_log_days=2))
-    feedback = app.test_client().post("/feedback", json=[{"request_id": each, "truth": 1} for each in ages])
-    assert feedback.json["unknown_rows"] == [{"request_id": "old", "row": 0}]  # type: ignore[index]
-    app.recorder.start()
-    wait_until(lambda: set(logged_ids(tmp_path / "log.db")) == {"young"})
-    removed = by_label(
-        series(app.test_client().get("/metrics").text), "tabserve_prediction_log_removed_rows_total", "reason"
-    )
-    assert removed == {("age",): 1, ("size",): 0}
-    app.recorder.close()
 
 
 def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from flask.testing import FlaskClient
-from numpy.typing import NDArray
 
-from app import create_app
-from app.config import Config
 from app.factory import Service
-from app.web.exchange import Exchange
-from model import Artifact, Matrix
-from model.live.prediction_log import PredictionLog
+from model import Artifact
 from tests.support import recorder as shared
 from tests.support.metrics import series
-from tests.support.recorder import Counts, bins, expected, n_predictions, random_rows
-from tests.support.server import wait_until
+from tests.support.recorder import Counts, answered, bins, counted, expected, n_predictions
 from tests.support.service import COLUMNS
 
 model = shared.model
 reference = shared.reference
-
-
-def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Exchange:
-    """Return the exchange of a request with the rows `X` and the predictions `y`."""
-    return Exchange(
-        request_id, "POST", "/predict", model=model, rows=len(y), X=X, y=y, status=200, seconds=0.001, time=time.time()
-    )
-
-
-@pytest.fixture
-def service(store: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service with a prediction log, in this process; its recorder is not started, and is closed at the end."""
-    app = create_app(Config(store=store, prediction_log=f"sqlite:///{tmp_path / 'log.db'}"))
-    yield app
-    app.recorder.close()
-
-
-def counted(service: Service) -> Counts:
-    """Return the count of every bin without /metrics, which would count queued exchanges."""
-    return bins(series(service.metrics.render("")[0].decode()))
+service = shared.service
 
 
 def test_every_bin_is_there_from_the_start(client: FlaskClient, reference: dict[str, Any]) -> None:
@@ -139,81 +110,6 @@ def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artif
     assert n_predictions(counted(service)) == 256
 
 
-def test_threads_lose_nothing(
-    service: Service, model: Artifact, houses: pd.DataFrame, reference: dict[str, Any], tmp_path: Path
-) -> None:
-    """While eight threads record, two flush and the recorder runs, every row is counted and logged once."""
-    X = random_rows(houses, 800, seed=6)
-    y = model.predict(X)
-    service.recorder.start()
-    stop = threading.Event()
-
-    def record(thread: int) -> None:
-        for turn in range(40):
-            for number in range(thread * 100, thread * 100 + 100, 50):
-                some = slice(number, number + 50)
-                service.recorder.record(answered(f"{thread}-{turn}-{number}", model, X[some], y[some]))
-
-    def flush() -> None:
-        while not stop.is_set():
-            service.recorder.flush()
-
-    flushers = [threading.Thread(target=flush) for _ in range(2)]
-    recorders = [threading.Thread(target=record, args=[number]) for number in range(8)]
-    for thread in (*flushers, *recorders):
-        thread.start()
-    for thread in recorders:
-        thread.join()
-    stop.set()
-    for thread in flushers:
-        thread.join()
-    service.recorder.close()
-
-    assert counted(service) == {key: 40 * count for key, count in expected(reference, X, y).items()}
-    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    found = log.read("boston-housing", 1, features=(), since=pd.Timestamp(0, tz="UTC").to_pydatetime())
-    assert sorted(found.predictions.tolist()) == sorted(np.tile(y, 40).tolist())
-    log.close()
-
-
-@pytest.fixture
-def restless_threads() -> Iterator[None]:
-    """Switch threads often, so that they meet wherever they can."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
-
-
-@pytest.mark.usefixtures("restless_threads")
-def test_writing_while_recording(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """The log is written while more exchanges are recorded, without a failed attempt, and in the end has every row."""
-    row = houses.to_numpy()[:1]
-    service.recorder.start()
-    until = time.monotonic() + 3
-    n_rows = 0
-    while time.monotonic() < until:
-        service.recorder.record(answered(f"request-{n_rows}", model, row, np.array([1.0])))
-        service.recorder.flush()
-        n_rows += 1
-    service.recorder.close()
-    found = series(service.test_client().get("/metrics").text)
-
-    assert found["tabserve_prediction_log_failures_total", frozenset()] == 0
-    assert found["tabserve_prediction_log_rows_total", frozenset()] == n_rows
-
-
-def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """A running recorder counts by itself, within two seconds."""
-    service.recorder.start()
-    X = houses.to_numpy()
-    service.recorder.record(answered("a", model, X, model.predict(X)))
-    started = time.monotonic()
-    wait_until(lambda: n_predictions(counted(service)) == len(X))
-
-    assert time.monotonic() - started < 2
-
-
 def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
     """`close` counts the queued exchanges and leaves no thread."""
     service.recorder.start()
@@ -223,17 +119,3 @@ def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.Dat
 
     assert n_predictions(counted(service)) == len(X)
     assert {"recorder", "prediction-log"}.isdisjoint(thread.name for thread in threading.enumerate())
-
-
-def test_recorder_survives_exchanges_that_it_cannot_count(
-    service: Service, model: Artifact, houses: pd.DataFrame, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Rows that cannot be counted are logged as an error, and later ones are counted."""
-    service.recorder.start()
-    service.recorder.record(answered("bad", model, np.zeros((2, 3)), np.zeros(2)))
-    service.recorder.record(answered("bad too", model, np.zeros((2, 4)), np.zeros(2)))
-    wait_until(lambda: "requests were not counted" in caplog.text)
-    X = houses.to_numpy()
-    service.recorder.record(answered("good", model, X, model.predict(X)))
-
-    wait_until(lambda: n_predictions(counted(service)) == len(X))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from model import Artifact, Store
-from tests.support.metrics import Series
+from app import create_app
+from app.config import Config
+from app.factory import Service
+from app.web.exchange import Exchange
+from model import Artifact, Matrix, Store
+from tests.support.metrics import Series, series
 from tests.support.service import COLUMNS
 
 Counts = dict[tuple[str, str], float]
@@ -73,3 +79,28 @@ def bins(found: Series) -> Counts:
 def n_predictions(counts: Counts) -> float:
     """Return the number of counted predictions."""
     return sum(count for (feature, _), count in counts.items() if not feature)
+
+
+def answered(request_id: str, model: Artifact, X: Matrix, y: NDArray[np.float64]) -> Exchange:
+    """Return the exchange of a request with the rows `X` and the predictions `y`."""
+    return Exchange(
+        request_id, "POST", "/predict", model=model, rows=len(y), X=X, y=y, status=200, seconds=0.001, time=time.time()
+    )
+
+
+@pytest.fixture
+def service(store: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service with a prediction log, in this process; its recorder is not started, and is closed at the end."""
+    app = create_app(Config(store=store, prediction_log=f"sqlite:///{tmp_path / 'log.db'}"))
+    yield app
+    app.recorder.close()
+
+
+def counted(service: Service) -> Counts:
+    """Return the count of every bin without /metrics, which would count queued exchanges."""
+    return bins(series(service.metrics.render("")[0].decode()))
+
+
+def n_logged(service: Service) -> float:
+    """Return how many rows the prediction log has got."""
+    return series(service.metrics.render("")[0].decode())["tabserve_prediction_log_rows_total", frozenset()]
