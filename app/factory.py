@@ -24,9 +24,9 @@ from app.telemetry.prediction_writer import LogWriter
 from app.telemetry.recorder import Recorder
 from app.web import refusal
 from app.web.exchange import WSGICall, exchange_of
-from app.web.gateway import Gateway
 from app.web.middleware import Cors, ExchangeMiddleware
 from app.web.reply import Reply
+from app.web.server_facts import ServerFacts
 
 # About a hundred rows, or as many mistakes as take some milliseconds to report.
 _IMMEDIATE_BYTES = 4_096
@@ -35,21 +35,20 @@ _IMMEDIATE_BYTES = 4_096
 class Service(Flask):
     """The Flask application with the parts that the server needs.
 
-    `answer_together` answers calls that came at once. In each worker the server fills in `gateway`, opens `serving`,
+    `answer_together` answers calls that came at once. In each worker the server fills in `server`, opens `serving`,
     and starts and closes `recorder`.
     """
 
     serving: Serving
     metrics: Metrics
     recorder: Recorder
-    gateway: Gateway
+    server: ServerFacts
     fast_path: FastPath
     answer_together: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]]
 
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
         self.metrics.count_bins_from_zero(loaded.models.values())
-        self.recorder.flush()  # counts the batches of the engines that go
         self.serving.swap(loaded)
 
     def is_immediate(self, environ: WSGIEnvironment) -> bool:
@@ -91,8 +90,8 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, live_errors, config)
     recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
-    gateway = app.gateway = Gateway()
-    runner = Runner(config, serving, Inference(serving), metrics, gateway)
+    server = app.server = ServerFacts()
+    runner = Runner(config, serving, Inference(serving), metrics, server)
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     views = Views()
@@ -107,7 +106,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         add_routes(app, endpoint, runner)
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     document = Document(app, endpoints, views, config)
-    app.register_blueprint(pages.blueprint(serving, views, document, gateway))
+    app.register_blueprint(pages.blueprint(serving, views, document, server))
     refusal.register(app, refusal.refuse_natively)
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 

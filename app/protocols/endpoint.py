@@ -20,7 +20,7 @@ class Request(NamedTuple):
     """One request for predictions, as an endpoint decodes it: its body, decompressed, and the type of its content."""
 
     body: bytes
-    media_type: str
+    media_type: str  # "" for an endpoint without media types
     parameters: Mapping[str, str]  # of the media type
     environ: WSGIEnvironment
     schema: Schema
@@ -49,8 +49,8 @@ class Endpoint:
     """One way to ask for predictions, by POST.
 
     `rules` are Flask's; `<name>` and `<version>` in a rule choose the model, else it is the default one. A request has
-    one of the `media_types`, or any if there are none. `decode` raises what `refuse` makes a reply of, in the
-    protocol's words. `describe` returns the operation in the OpenAPI document for a model.
+    one of the `media_types`; if there are none, its type is ignored. `decode` raises what `refuse` makes a reply of,
+    in the protocol's words. `describe` returns the operation in the OpenAPI document for a model.
     """
 
     name: str

@@ -23,28 +23,25 @@ from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
 from app.web import body, refusal
 from app.web.exchange import KEY, Exchange, WSGICall, exchange_of
-from app.web.gateway import Gateway
 from app.web.reply import Reply
+from app.web.server_facts import ServerFacts
 from model import REASONS, Artifact, Schema, SchemaError
 
 Routed = tuple[WSGIEnvironment, Endpoint, Mapping[str, str], Artifact | None]
-"""A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known already.
-
-A plain tuple, since one is made for each request, and a named one takes ten times as long.
-"""
+"""A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known."""
 
 
 class Runner:
     """Makes the replies of requests that arrived together; each gets the bytes that it would get alone."""
 
     def __init__(
-        self, config: Config, serving: Serving, inference: Inference, metrics: Metrics, gateway: Gateway
+        self, config: Config, serving: Serving, inference: Inference, metrics: Metrics, server: ServerFacts
     ) -> None:
         self._config = config
         self._serving = serving
         self._inference = inference
         self._metrics = metrics
-        self._gateway = gateway
+        self._server = server
 
     def run(self, requests: Sequence[Routed], *, n_answered: int = 0) -> list[Reply]:
         """Return the reply to each request, and write into its exchange what is counted and logged.
@@ -55,7 +52,7 @@ class Runner:
         decoded: list[tuple[int, Any]] = []
         tables: list[Rows] = []
         loaded, config = self._serving.loaded, self._config
-        n_free = config.max_in_flight - self._gateway.in_flight() + n_answered
+        n_free = config.max_in_flight - self._server.in_flight() + n_answered
         started = time.perf_counter()
         for number, (environ, endpoint, values, route_model) in enumerate(requests):
             exchange: Exchange = environ[KEY]
@@ -82,15 +79,14 @@ class Runner:
             environ, endpoint, _, _ = requests[number]
             exchange = environ[KEY]
             exchange.engine_seconds = outcome.seconds
-            if outcome.y is None:
-                exchange.X = None  # frees memory: the exchange waits to be counted
-                replies[number] = self._refuse(environ, endpoint, outcome.error or RuntimeError("no predictions"))
-            else:
+            try:
+                if outcome.y is None:
+                    raise outcome.error or RuntimeError("no predictions")
+                replies[number] = endpoint.encode(Answer(outcome.y, model, detail, exchange.request_id, environ))
                 exchange.rows, exchange.y = len(X), outcome.y
-                try:
-                    replies[number] = endpoint.encode(Answer(outcome.y, model, detail, exchange.request_id, environ))
-                except Exception as error:
-                    replies[number] = self._refuse(environ, endpoint, error)
+            except Exception as error:
+                exchange.X = None  # frees memory: the exchange waits to be counted
+                replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
             exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
         return list(filter(None, replies))

@@ -142,16 +142,16 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
         if not isinstance(options, dict) or not isinstance(options.get("ready", False), bool):
             raise BodyError("the request is not a JSON object in which ready is true or false")
         state, reason = ("UNAVAILABLE", "the server is stopping") if serving.draining else ("READY", "")
-        loaded = [
+        loaded = serving.loaded
+        models = [
             {"name": model.name, "version": str(model.version), "state": state, "reason": reason}
-            for model in serving.loaded.models.values()
+            for model in loaded.models.values()
         ]
-        missing = [
-            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(serving.loaded.problems)}
-            for name in serving.loaded.requested
-            if name not in serving.loaded.models
+        models += [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(loaded.problems)}
+            for name in loaded.requested
+            if name not in loaded.models
         ]
-        models = loaded + missing
         return [model for model in models if model["state"] == "READY"] if options.get("ready") else models
 
     @routes.get("/models/<name>")
@@ -169,9 +169,10 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
     @views.describe(describe.get(describe.V2, "whether it is ready", _MODEL_READY, unready=_MODEL_READY))
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether a model is loaded and the server is not stopping."""
-        ready = name not in serving.loaded.requested or name in serving.loaded.models
+        loaded = serving.loaded
+        ready = name not in loaded.requested or name in loaded.models
         if ready:
-            name, ready = serving.loaded.get(name, version).name, not serving.draining
+            name, ready = loaded.get(name, version).name, not serving.draining
         return refusal.readiness({"name": name, "ready": ready}, ready=ready)
 
     @routes.get("/models/<name>/config")

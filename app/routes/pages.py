@@ -16,18 +16,18 @@ from app.protocols.describe import SERVICE
 from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
-from app.web.gateway import Gateway
 from app.web.reply import Reply, compress, to_json
+from app.web.server_facts import ServerFacts
 from model import Artifact
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
 
-def blueprint(serving: Serving, views: Views, document: Document, gateway: Gateway) -> Blueprint:
+def blueprint(serving: Serving, views: Views, document: Document, server: ServerFacts) -> Blueprint:
     """Return the routes of the pages and of the OpenAPI document.
 
     Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
-    relative start with the proxy's `X-Forwarded-Prefix`, if the gateway trusts its address.
+    relative start with the proxy's `X-Forwarded-Prefix`, if the server trusts its address.
     """
     routes = Blueprint("pages", __name__)
     # Swagger UI comes from its package; without its validator no page loads anything from another host.
@@ -51,7 +51,7 @@ def blueprint(serving: Serving, views: Views, document: Document, gateway: Gatew
     def prefix() -> str:
         """Return the prefix that a proxy removed from the path, or an empty string."""
         forwarded = request.headers.get("X-Forwarded-Prefix", "").rpartition(",")[2].strip().rstrip("/")
-        trusted = forwarded and gateway.trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
+        trusted = forwarded and server.trusts_proxy(request.environ.get("REMOTE_ADDR", ""))
         return forwarded if trusted and _PREFIX.fullmatch(forwarded) else ""
 
     @routes.get("/openapi.json")
@@ -71,7 +71,10 @@ def blueprint(serving: Serving, views: Views, document: Document, gateway: Gatew
         A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
         """
         if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
-            models = [_describe(model) for model in serving.loaded.models.values()]
+            loaded = serving.loaded
+            models = [
+                _describe(model, is_default=model.name == loaded.default_name) for model in loaded.models.values()
+            ]
             reply = Response(render_template("index.html", models=models, reason=serving.unready))
         else:
             reply = to_json({"status": "alive"}).to_flask()
@@ -79,8 +82,8 @@ def blueprint(serving: Serving, views: Views, document: Document, gateway: Gatew
         reply.vary.add("Accept")
         return reply
 
-    def _describe(model: Artifact) -> dict[str, Any]:
-        values = {} if model.name == serving.loaded.default_name else {"name": model.name}
+    def _describe(model: Artifact, *, is_default: bool) -> dict[str, Any]:
+        values = {} if is_default else {"name": model.name}
         url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
         row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
         body = orjson.dumps(row).decode()

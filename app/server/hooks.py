@@ -117,9 +117,9 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     worker.gives_memory_back = settings.device == "cpu"
     service = worker.wsgi
     service.serving.open()
-    service.gateway.in_flight = lambda: worker.loop.in_flight
+    service.server.in_flight = lambda: worker.loop.in_flight
     # The client of a Unix socket has no address.
-    service.gateway.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)
+    service.server.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)
     service.recorder.start()
     # A worker whose master is killed drains at once: the loop would notice it at the end of its turn.
     with suppress(AttributeError):  # not Linux

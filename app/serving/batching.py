@@ -70,6 +70,11 @@ class Batcher:
         assert job.y is not None
         return job.y
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests run or wait."""
+        return self._has_leader
+
     def take_statistics(self) -> tuple[list[int], list[float]]:
         """Return the rows of each run and the seconds that each request waited for its run, since the last call."""
         return (

@@ -35,6 +35,8 @@ class Serving:
         self._max_batch_rows = max_batch_rows
         self._is_open = device == "cpu"
         self._device: Device | None = None
+        self._no_device = ""  # why there is none though one is configured
+        self._retired: list[tuple[tuple[str, int], Batcher]] = []  # of earlier snapshots, whose last runs count, too
 
     @property
     def unready(self) -> str | None:
@@ -59,12 +61,22 @@ class Serving:
             self._unload_networks(f"TABSERVE_DEVICE is {self._device_name!r}: {error}; {_DEVICE_REMEDY}")
             return
         with self._replacing:
-            self.loaded = self._on_device(self.loaded, device)
+            self._serve(self._on_device(self.loaded, device))
 
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot, whose networks are on the device by then if it is open."""
         with self._replacing:
-            self.loaded = self._on_device(loaded, self._device) if self._device else loaded
+            if self._no_device:
+                loaded = _without_networks(loaded, self._no_device)
+            elif self._device:
+                loaded = self._on_device(loaded, self._device)
+            self._serve(loaded)
+
+    def _serve(self, loaded: Loaded) -> None:
+        """Replace the snapshot; the caller holds the lock."""
+        kept = {id(engine) for _, engine in _batchers(loaded)}
+        self._retired += [found for found in _batchers(self.loaded) if id(found[1]) not in kept]
+        self.loaded = loaded
 
     def _on_device(self, loaded: Loaded, device: Device) -> Loaded:
         """Return a snapshot with its networks on the device, and without those that fail there."""
@@ -97,15 +109,30 @@ class Serving:
 
     def take_runs(self) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
         """Return by version the rows of each batched run and the waits of its requests, since the last call."""
-        return {
-            (model.name, model.version): model.engine.take_statistics()
-            for model in self.loaded.models.values()
-            if isinstance(model.engine, Batcher)
-        }
+        with self._replacing:
+            batchers = [*self._retired, *_batchers(self.loaded)]
+            self._retired = [found for found in self._retired if found[1].is_busy]
+        runs: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
+        for version, engine in batchers:
+            rows, waits = runs.setdefault(version, ([], []))
+            more_rows, more_waits = engine.take_statistics()
+            rows += more_rows
+            waits += more_waits
+        return runs
 
     def _unload_networks(self, reason: str) -> None:
         with self._replacing:
             if reason not in self.loaded.problems:
                 _log.error("not ready: %s", reason)
-            names = [model.name for model in self.loaded.models.values() if has_network(model)]
-            self.loaded = self.loaded.without(names, reason)
+            self._no_device = reason
+            self._serve(_without_networks(self.loaded, reason))
+
+
+def _without_networks(loaded: Loaded, reason: str) -> Loaded:
+    return loaded.without([model.name for model in loaded.models.values() if has_network(model)], reason)
+
+
+def _batchers(loaded: Loaded) -> list[tuple[tuple[str, int], Batcher]]:
+    """Return the engines that batch requests, each with the name and version of its model."""
+    models = loaded.models.values()
+    return [((model.name, model.version), model.engine) for model in models if isinstance(model.engine, Batcher)]

@@ -49,11 +49,13 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # one half of a pair, or each ha
 def content_type(environ: WSGIEnvironment, known: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the body's content type and its parameters.
 
-    Raises `UnsupportedMediaTypeError` if the type is not one of `known`, or the charset is not UTF-8; if none is known,
-    any will do.
+    Raises `UnsupportedMediaTypeError` if the type is not one of `known`, or the charset is not UTF-8. If no type is
+    known, the header is ignored: the type is "".
     """
+    if not known:
+        return "", {}
     header = environ.get("CONTENT_TYPE", "")
-    if header in known or not known:
+    if header in known:
         return header, {}
     media_type, parameters = parse_options_header(header)
     if media_type.lower() not in known:

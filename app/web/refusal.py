@@ -1,4 +1,4 @@
-"""The errors that clients see, and the one table from error class to status and body."""
+"""How a request is refused: from an error to the reply, in the words of a protocol."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Predict = Callable[[Matrix], NDArray[np.float64]]
 
 
 class Predictor(Protocol):
-    """An engine that runs a model: ONNX Runtime here, PyTorch in `torch_engine`."""
+    """An engine that runs a model: ONNX Runtime here, PyTorch in gpu.py."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""

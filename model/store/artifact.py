@@ -47,7 +47,7 @@ GOLDEN = "golden.json"
 FOREST = "forest.npz"
 REFERENCE = "reference.json"
 # All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
-# forest has 17 MiB at most (`bit_vectors.MAX_VECTOR_BYTES`).
+# forest has 17 MiB at most (`engine.forest.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
 MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
 _MAX_BYTES = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
@@ -123,11 +123,23 @@ def write(path: Path, content: bytes) -> None:
 def sync_folders(root: Path) -> None:
     """Sync the names of all files in and below a folder to disk."""
     for folder in (root, *root.rglob("*/")):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that do not exist; sync their names to disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _sync_folder(each.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(folder: Path) -> Artifact:

@@ -78,7 +78,7 @@ class Store:
         """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
         self._check_is_store()
         folder = self._folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
+        artifact.make_folder(folder)
         with _locked(folder) as descriptor:
             for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
                 shutil.rmtree(abandoned)
@@ -132,7 +132,7 @@ class Store:
         Also removes the folders of processes that were killed.
         """
         self._check_is_store()
-        self.root.mkdir(parents=True, exist_ok=True)
+        artifact.make_folder(self.root)
         folder = self.root / (artifact.INCOMING + uuid.uuid4().hex)
         with ExitStack() as held:
             with _locked(self.root):
@@ -157,7 +157,7 @@ class Store:
         with ExitStack() as held:
             locks: dict[str, int] = {}
             for name in other.names():  # sorted, so that two merges cannot deadlock
-                self._folder(name).mkdir(exist_ok=True)
+                artifact.make_folder(self._folder(name))
                 locks[name] = held.enter_context(_locked(self._folder(name)))
             moves = self._plan_moves(other)
             changed: dict[Path, int] = {}  # new tables of aliases, to be renamed later, with their folders

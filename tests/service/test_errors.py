@@ -223,13 +223,13 @@ def test_no_model(tmp_path: Path) -> None:
 def test_overloaded_worker(client: FlaskClient) -> None:
     """A worker with too many requests in flight answers predictions with 503, and health checks as usual."""
     service = cast(Service, client.application)
-    service.gateway.in_flight = lambda: 513
+    service.server.in_flight = lambda: 513
 
     reply = client.post("/predict", json=HOUSE)
     assert refusal(reply, 503) == []
     assert reply.headers["Retry-After"] == "1"
     assert client.get("/livez").status_code == 200
-    service.gateway.in_flight = lambda: 512
+    service.server.in_flight = lambda: 512
     assert client.post("/predict", json=HOUSE).status_code == 200
 
 

@@ -124,6 +124,20 @@ def test_any_body(everywhere: FlaskClient, body: bytes, kind: str) -> None:
         both_ways(everywhere, protocol.path, body, {"Content-Type": kind} if kind else {})
 
 
+def test_reply_that_fails_is_no_prediction(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose predictions did not reach the client are not counted as predicted."""
+
+    def fail(value: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr("app.protocols.native.to_json", fail)
+    assert client.post("/predict", json=HOUSE).status_code == 500
+    found = series(client.get("/metrics").text)
+
+    assert value(found, "tabserve_rows_total", **MODEL) == 0
+    assert sum(count for (name, _), count in found.items() if name == "tabserve_prediction_bin_total") == 0
+
+
 @every_protocol
 def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure of the engine is the same 500, which reveals nothing about it."""

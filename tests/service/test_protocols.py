@@ -123,12 +123,12 @@ def test_overloaded(store: Path, protocol: str) -> None:
     """A worker with too many requests in flight answers predictions with 503 and Retry-After."""
     client = everywhere_client(store, lambda lines: None, max_in_flight=2)
     service = cast(Service, client.application)
-    service.gateway.in_flight = lambda: 3
+    service.server.in_flight = lambda: 3
     reply = send(client, protocol, [ROW])
 
     assert "more than 2 requests" in refused(reply, 503, protocol)
     assert reply.headers["Retry-After"] == "1"
-    service.gateway.in_flight = lambda: 2
+    service.server.in_flight = lambda: 2
     assert len(answers(client, protocol, [ROW])) == 1
 
 

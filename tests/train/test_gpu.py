@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from app.serving.loaded import load
 from model import Artifact, ArtifactError, DeviceError, GoldenRowsError, Matrix, Store
 from tests.support.server import serve
 from tests.support.service import HOUSE, refused, rewrite, strict_json
@@ -313,6 +314,9 @@ def test_service_that_loses_its_device(networks: Path) -> None:
     assert client.get("/livez").status_code == 200
     assert "tabserve_ready 0.0" in client.get("/metrics").text
 
+    application(client).swap(load(networks, [], device=ON_CPU))  # the device is as lost as before
+    assert client.get("/readyz").json == {"ready": False, "reason": f"{lost}; restart the server"}
+
 
 def test_device_that_predicts_differently(networks: Path, tmp_path: Path) -> None:
     """A network that does not reproduce its golden rows on the device is not served, and the metrics report it."""
@@ -335,6 +339,21 @@ def test_service_without_its_device(networks: Path) -> None:
     assert re.match(r"TABSERVE_DEVICE is 'cuda:99': there is no cuda:99 here: .*; give the container a GPU", reason)
     refused(client.post("/predict", json=HOUSE), 503, "native")
     assert client.get("/livez").status_code == 200
+
+    application(client).swap(load(networks, [], device="cuda:99"))
+    assert strict_json(client.get("/readyz"))["reason"] == reason
+
+
+def test_swap_counts_every_run(networks: Path) -> None:
+    """Runs of a model that a swap has replaced meanwhile are counted."""
+    client = opened(networks)
+    strict_json(client.post("/predict", json=HOUSE))
+    old = application(client).serving.loaded.models[NAME].engine
+    application(client).swap(load(networks, [], device=ON_CPU, max_batch_rows=4_096))
+    old.predict(np.array([list(HOUSE.values())]))  # of a request that had the old snapshot
+    strict_json(client.post("/predict", json=HOUSE))
+
+    assert f'tabserve_batch_rows_count{{model="{NAME}",version="1"}} 3.0' in client.get("/metrics").text
 
 
 @pytest.mark.gpu

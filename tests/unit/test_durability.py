@@ -47,7 +47,7 @@ def test_version_is_on_the_disk_before_its_name_and_that_before_its_alias(
     tmp_path: Path, events: list[tuple[str, str]]
 ) -> None:
     """Files and folders of a version are synced before it gets its number, that before its alias, and then that."""
-    root = (tmp_path / "store").resolve()
+    root = (tmp_path / "new" / "store").resolve()
     version = Store(root).add("m", SMALL)
     model, aliases = str(root / "m"), str(root / "m" / "aliases.json")
     ((named, (incoming, _)),) = [(n, event) for n, event in enumerate(events) if event[1] == str(version)]
@@ -58,6 +58,7 @@ def test_version_is_on_the_disk_before_its_name_and_that_before_its_alias(
 
     parts = [Path(incoming), *(Path(incoming) / path.relative_to(version) for path in version.rglob("*"))]
     assert {str(path) for path in parts} <= synced(events[:named])
+    assert {str(root), str(root.parent), str(tmp_path.resolve())} <= synced(events[:named])  # names of new folders
     assert model in synced(events[named:aliased])
     assert table in synced(events[:aliased])
     assert model in synced(events[aliased:])
@@ -74,6 +75,6 @@ def test_merged_versions_are_on_the_disk_before_their_names(tmp_path: Path, even
     (named,) = [n for n, event in enumerate(events) if event == (str(source), str(version))]
     (aliased,) = [n for n, event in enumerate(events) if event[1] == str(root / "m" / "aliases.json")]
 
-    assert {(str(source), "sync"), (str(source / "plots"), "sync")} <= set(events[:named])
+    assert {(str(source), "sync"), (str(source / "plots"), "sync"), (str(root), "sync")} <= set(events[:named])
     assert (str(root / "m"), "sync") in events[named:aliased]
     assert (str(root / "m"), "sync") in events[aliased:]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Gateway:
+class ServerFacts:
     """What a worker sets before its first request; without a server, as in tests, there is neither.
 
     `in_flight` returns how many requests this worker has accepted and not answered, `trusts_proxy` whether an address
