@@ -68,7 +68,7 @@ format: $(DEV) ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint ##3 lint, and the tests that start nothing and wait for nothing: the quick answer
+check: lint ##3 lint, and the tests that need no process, socket or sleep: the quick answer
 	$(PYTEST) logical $(ARGS) $(QUICK)
 
 test: $(TEST) ##3 run the quick tests, then train, serve and predict over HTTP

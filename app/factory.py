@@ -119,7 +119,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
 
     app.fast_path = FastPath(app, serving, runner, endpoints, views)
     # Pages of other origins may call predictions and feedback.
-    routes = {"/feedback", *(rule for endpoint in endpoints for rule in endpoint.rules)}
+    routes = {feedback.PATH, *(rule for endpoint in endpoints for rule in endpoint.rules)}
     cors = Cors(config.cors_origins, routes) if config.cors_origins else None
     middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)
     app.wsgi_app, app.answer_together = middleware, middleware.answer  # type: ignore[method-assign]

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--model", help="the model to ask for (default: the only one that the server lists)")
     group.addoption("--request", type=Path, help="file with an inference request that works (default: made up)")
     group.addoption("--rtol", type=float, default=0.0, help="relative tolerance of equal answers (default: exact)")
-    group.addoption("--timeout", type=float, default=30.0, help="seconds to wait for a reply (default: 30)")
+    group.addoption("--reply-timeout", type=float, default=30.0, help="seconds to wait for a reply (default: 30)")
     group.addoption("--binary", action="store_true", help="run the binary tests though the server does not list it")
 
 
@@ -58,7 +58,7 @@ def server(pytestconfig: pytest.Config) -> Server:
     """The server and the model that the options name."""
     if pytestconfig.option.url is None:
         pytest.skip("no --url: no server to test")
-    url, timeout_seconds = pytestconfig.option.url.rstrip("/"), pytestconfig.option.timeout
+    url, timeout_seconds = pytestconfig.option.url.rstrip("/"), pytestconfig.option.reply_timeout
     server = Server(url, pytestconfig.option.model or "", timeout_seconds)
     try:
         server.get("/v2/health/live")

@@ -56,13 +56,38 @@ events: set[str] = set()
 sys.addaudithook(lambda event, arguments: events.add(event) if event in COSTLY else None)
 
 
+def is_quick(item: pytest.Item) -> bool:
+    """Return whether a test is in a quick folder."""
+    return any(map(item.path.is_relative_to, QUICK))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit the time of quick tests, but not of the fixtures that they share."""
+    for item in items:
+        if is_quick(item) and settings.get_current_profile_name() != "deep":
+            item.add_marker(pytest.mark.timeout(60, func_only=True))
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test in a quick folder that starts a process, opens a socket or sleeps: it belongs in another folder."""
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Hold the fixtures of a quick test to the rule of its folder, too."""
     events.clear()
     yield
+    check_quick(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Hold a quick test to the rule of its folder."""
+    events.clear()
+    yield
+    check_quick(item)
+
+
+def check_quick(item: pytest.Item) -> None:
+    """Fail a test in a quick folder that starts a process, opens a socket or sleeps: it belongs in another folder."""
     found = {COSTLY[event] for event in events}
-    if found and any(map(item.path.is_relative_to, QUICK)):
+    if found and is_quick(item):
         pytest.fail(f"{item.path.parent.name} is for quick tests, and this one {' and '.join(sorted(found))}")
 
 
@@ -78,6 +103,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "boston-housing" / "aliases.json").exists():  # the last file that training writes
             assert main(["--store", str(root), "train", "boston-housing"]) == 0
+            events.clear()  # training costs every run once, whichever test comes first
     return root
 
 

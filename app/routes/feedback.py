@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from model.live.prediction_log import PredictionLog
 
 _FIELDS = ("request_id", "row", "truth", "replace")
+PATH = "/feedback"
 MAX_ROW = 2**31 - 1  # what a database's integer holds
 _MAX_VALUES_A_ROW = 10  # a truth's three fields, and as many again that a client adds
 _MAX_UNKNOWN = 20  # unknown fields that are reported for an object: a reply need not list all that a client made up
@@ -83,7 +84,7 @@ def blueprint(
         finally:
             slots.release()
 
-    @routes.post("/feedback")
+    @routes.post(PATH)
     @views.describe(describe_feedback(config, max_row=MAX_ROW, max_truth=MAX_TRUTH, outcomes=OUTCOMES))
     def feedback() -> Reply:
         """Write true values beside their predictions, and report the outcome of each.

@@ -1,1 +1,1 @@
-"""One request in, one reply out. Knows no model."""
+"""One request in, one reply out. Runs no model."""

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from flask.testing import FlaskClient
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from app import create_app
@@ -33,7 +34,7 @@ from tests.support.feedback import LONG_AGO, UNKNOWN_ID, Answers, logged, logged
 from tests.support.metrics import MODEL, by_label, kill_worker, scrape, series, value
 from tests.support.postgres import Postgres
 from tests.support.server import Server, serve, wait_until
-from tests.support.service import COLUMNS, HOUSE, PROTOCOLS
+from tests.support.service import COLUMNS, HOUSE, PROTOCOLS, refused, strict_json
 
 service = shared.service
 client = shared.client
@@ -503,3 +504,40 @@ def test_old_predictions_are_unknown(store: Path, tmp_path: Path) -> None:
     )
     assert removed == {("age",): 1, ("size",): 0}
     app.recorder.close()
+
+
+def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> None:
+    """The reply waits a moment for unknown predictions to be written, but not for those of more than 250 requests."""
+
+    def seconds(n: int) -> float:
+        began = time.monotonic()
+        body = [{"request_id": f"{UNKNOWN_ID}-{number}", "truth": 1.0} for number in range(n)]
+        refused(client.post("/feedback", json=body), 404, "native")
+        return time.monotonic() - began
+
+    assert seconds(250) > 1.2
+    assert min(seconds(251) for _ in range(5)) < 1.2
+
+
+def test_wait_ends_when_the_predictions_are_written(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feedback on predictions of the same worker is answered once they are written, long before its wait must end."""
+    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 60)
+    ids = [client.post("/predict", json=HOUSE).headers["X-Request-Id"] for _ in range(3)]
+    began = time.monotonic()
+    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in ids])
+
+    assert strict_json(reply)["accepted"] == 3
+    assert time.monotonic() - began < 30
+
+
+def test_unknown_predictions_are_looked_for_until_the_wait_ends(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one of several predictions stays unknown, the others are found and the wait ends at its bound."""
+    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 2)
+    request_id = client.post("/predict", json=HOUSE).headers["X-Request-Id"]
+    began = time.monotonic()
+    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in (request_id, UNKNOWN_ID)])
+
+    assert (strict_json(reply)["accepted"], strict_json(reply)["unknown"]) == (1, 1)
+    assert 2 < time.monotonic() - began < 30

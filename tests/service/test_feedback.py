@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
@@ -175,43 +174,6 @@ def test_unknown_predictions(client: FlaskClient) -> None:
         "conflicting_rows": [],
         "unknown_rows": [{"request_id": request_id, "row": 2}],
     }
-
-
-def test_many_unknown_predictions_are_not_waited_for(client: FlaskClient) -> None:
-    """The reply waits a moment for unknown predictions to be written, but not for those of more than 250 requests."""
-
-    def seconds(n: int) -> float:
-        began = time.monotonic()
-        body = [{"request_id": f"{UNKNOWN_ID}-{number}", "truth": 1.0} for number in range(n)]
-        refused(client.post("/feedback", json=body), 404, "native")
-        return time.monotonic() - began
-
-    assert seconds(250) > 1.2
-    assert min(seconds(251) for _ in range(5)) < 1.2
-
-
-def test_wait_ends_when_the_predictions_are_written(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feedback on predictions of the same worker is answered once they are written, long before its wait must end."""
-    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 60)
-    ids = [client.post("/predict", json=HOUSE).headers["X-Request-Id"] for _ in range(3)]
-    began = time.monotonic()
-    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in ids])
-
-    assert strict_json(reply)["accepted"] == 3
-    assert time.monotonic() - began < 30
-
-
-def test_unknown_predictions_are_looked_for_until_the_wait_ends(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where one of several predictions stays unknown, the others are found and the wait ends at its bound."""
-    monkeypatch.setattr("app.routes.feedback._MAX_WAIT_SECONDS", 2)
-    request_id = client.post("/predict", json=HOUSE).headers["X-Request-Id"]
-    began = time.monotonic()
-    reply = client.post("/feedback", json=[{"request_id": each, "truth": 20.0} for each in (request_id, UNKNOWN_ID)])
-
-    assert (strict_json(reply)["accepted"], strict_json(reply)["unknown"]) == (1, 1)
-    assert 2 < time.monotonic() - began < 30
 
 
 def test_outcomes_are_counted(client: FlaskClient) -> None:
