@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
+from app import create_app
+from app.config import Config
 from app.errors import OverloadedError
 from app.factory import Service
 from model import Matrix
@@ -260,6 +262,17 @@ def test_requests_together_share_a_run(client: FlaskClient, monkeypatch: pytest.
     runs.clear()
     assert [status[:3] for status, *_ in together(service, [good, bad, good])] == ["200", "500", "200"]
     assert runs == [3, 1, 1, 1]
+
+
+def test_overload_of_requests_together(store: Path) -> None:
+    """Of requests that arrive together, the first are refused, as many as there are too many in flight."""
+    service = create_app(Config(store=store, max_in_flight=2), write_log=lambda pieces: None)
+    service.server.in_flight = lambda: 4
+    request = ("POST", "/predict", json.dumps(HOUSE).encode())
+
+    assert [status[:3] for status, *_ in together(service, [request] * 4)] == ["503", "503", "200", "200"]
+    # Two that are answered already are in flight no more.
+    assert [status[:3] for status, *_ in together(service, [("GET", "/livez", b"")] * 2 + [request])] == ["200"] * 3
 
 
 def test_time_of_a_run_that_fails_counts(
