@@ -23,7 +23,7 @@ from app.factory import Service
 from app.telemetry.log_lines import JSONFormatter
 from model import Matrix
 from tests.support.errors import CSV, HEADER, JSON, LINE, ROW, UNREADABLE, refusal
-from tests.support.service import COLUMNS, HOUSE, strict_json
+from tests.support.service import COLUMNS, HOUSE, refused, strict_json
 
 COLUMN_FORM = {name: {"0": value} for name, value in HOUSE.items()}
 WITHOUT_RM = {name: value for name, value in HOUSE.items() if name != "RM"}
@@ -301,6 +301,13 @@ def test_far_too_many_columns(client: FlaskClient, body: Any) -> None:
     content_type = CSV if isinstance(body, str) else JSON
 
     assert problems(client, body, content_type) == [(None, None, "has 27 columns where there are 6")]
+
+
+def test_far_too_many_inputs(client: FlaskClient) -> None:
+    """So are the columns of TensorFlow's format, before a cell of them is read."""
+    reply = client.post("/v1/models/boston-housing:predict", json={"inputs": dict.fromkeys(MANY, "no list")})
+
+    assert "has 27 columns where there are 6" in refused(reply, 400, "V1")
 
 
 def test_far_too_many_names_in_a_record(client: FlaskClient) -> None:

@@ -298,6 +298,7 @@ def test_one_version_without_aliases_has_no_champion(copy: Path) -> None:
         (["m/1/manifest.json", "m/aliases.json"], ""),
         (["m/1/manifest.json", "m/2/manifest.json"], ""),
         (["m/1/manifest.json", "n/1/manifest.json"], ""),
+        (["m/1/manifest.json", "m/2/manifest.json", "lost+found/manifest.json"], ""),
         (["m/1/manifest.json", "m/aliases.json", "lost+found/x"], ""),
         (["manifest.json"], ""),
         (["manifest.json", "1/manifest.json"], ""),
