@@ -172,7 +172,7 @@ def worker_of(application: WSGIApplication, listener: socket.socket) -> Iterator
     worker = EventLoopWorker(0, os.getppid(), [listener], None, 30, settings, Logger(settings))
     worker.wsgi = Immediate()
     worker.open()
-    worker.begin()
+    worker.create_loop()
     try:
         yield worker
     finally:

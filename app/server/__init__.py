@@ -1,4 +1,4 @@
-"""gunicorn's side of the service: the worker that reads requests and sends replies, and the hooks of its processes.
+"""gunicorn's side of the service: the worker that receives requests and sends replies, and gunicorn's hooks.
 
 Nothing else in `app` imports it.
 """

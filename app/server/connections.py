@@ -1,6 +1,6 @@
-"""A connection's states, and how what a client sends becomes a request.
+"""A connection's states, and how received bytes become a request.
 
-Knows gunicorn's parser and no event loop.
+Knows gunicorn's parser, and no event loop.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, MAX_HEADERS
 from app.server import bodies
 from app.server.plain import Client, PlainHeads
 
-_MAX_BODY_BYTES = 16_384  # that the loop itself answers
-_MAX_OVERHEAD_BYTES = 2**20  # of a head and of chunks, beside as much as the body itself
+_MAX_BODY_BYTES = 16_384  # the longest body of a request that the loop answers itself
+_MAX_OVERHEAD_BYTES = 2**20  # of a head and of chunk framing, on top of twice the longest body
 
 
 class State(Enum):
@@ -31,74 +31,74 @@ class State(Enum):
     HEAD = auto()  # the rest of a head, or of a plain request
     BODY = auto()  # the rest of a body whose head gunicorn has parsed
     PAUSED = auto()  # room in the worker's memory for the rest of a request
-    AHEAD = auto()  # its next turn: the client sent more than what is answered
+    PIPELINED = auto()  # the next turn: the client has sent more than the answered request
     THREAD = auto()  # a thread's answer
-    SENDING = auto()  # the client, to take the rest of a reply
-    SENDING_LAST = auto()  # the same, and the connection ends with it
-    LINGERING = auto()  # the client, to close: all is sent, and what still comes is thrown away
+    SENDING = auto()  # the client to receive the rest of a reply
+    SENDING_LAST = auto()  # the same; the connection closes afterwards
+    LINGERING = auto()  # the client to close: the reply is sent, and received bytes are discarded
 
 
-# Looked up for every request: a name of the module takes half the time of an attribute.
-IDLE, HEAD, BODY, AHEAD, LINGERING = State.IDLE, State.HEAD, State.BODY, State.AHEAD, State.LINGERING
+# Looked up for every request: a module's global name takes half the time of an attribute.
+IDLE, HEAD, BODY, PIPELINED, LINGERING = State.IDLE, State.HEAD, State.BODY, State.PIPELINED, State.LINGERING
 
 
 class Connection:
-    """A client's connection: what it sent that is not answered yet, and what it has yet to take."""
+    """A client's connection: the received bytes of unanswered requests, and the unsent rest of a reply."""
 
     def __init__(self, sock: Any, client: Any, server: Any, now: float) -> None:
         self.sock, self.client, self.server = sock, client, server
         self.state = IDLE
-        self.began = now  # when the state or the request did
+        self.started = now  # when the state or the request started
         self.deadline = 0.0
         self.seconds_left = 0.0  # for the request, while it is paused
         # The request.
-        self.received = b""  # its head, and its body if it is plain; then what came behind it
-        self.needed = 0  # how much has to be received before there is anything to do
-        self.parsed = 0  # how much had been received when gunicorn's parser found the head incomplete
-        self.n_parsed = 0  # requests that gunicorn has parsed
-        self.parser: Any = None  # gunicorn's; it reads `gathered`
-        self.gathered = bodies.Gathered(b"")
-        self.request: Any = None  # gunicorn's, when the head is parsed
+        self.received = b""  # its head, and its body if it is plain; then the bytes that follow
+        self.needed = 0  # how many bytes must be received before the next step
+        self.n_bytes_parsed = 0  # how many bytes gunicorn's parser last found to be an incomplete head
+        self.n_requests_parsed = 0  # by gunicorn, on this connection
+        self.parser: Any = None  # gunicorn's; it reads `unreader`
+        self.unreader = bodies.ReceivedBytes(b"")
+        self.request: Any = None  # gunicorn's, once the head is parsed
         self.body: bodies.Sized | bodies.Chunked | None = None
-        self.is_cut = False  # there is more of it, so that no request can follow
+        self.is_truncated = False  # its rest is not read, so no request can follow
         # The reply.
         self.unsent: bytes | memoryview = b""
-        self.untaken = 0  # of what was sent, when the client last took some
-        # Clients send the same head again and again: the last one, and what it came to.
+        self.unacknowledged = 0  # sent bytes that the client had not acknowledged at the last check
+        # Clients repeat their heads: the last plain head, and its environment.
         self.plain: Client | None = None
         self.head = b""
         self.head_environ: dict[str, Any] = {}
         self.environ: dict[str, Any] = {}  # of a plain request that is answered in this turn
 
     def whole_request(self) -> Any:
-        """Return gunicorn's request, parsed by now; raises what gunicorn's parser raises."""
+        """Return gunicorn's request, and parse it if needed; raises what gunicorn's parser raises."""
         if self.request is None:
             self.request = next(self.parser)
         return self.request
 
     def send_continue(self) -> None:
-        """Have a client send its body that waits to be asked for it."""
-        with suppress(OSError):  # it is gone, or takes nothing
+        """Tell a client that waits for `100 Continue` to send its body."""
+        with suppress(OSError):  # the client is gone, or its receive buffer is full
             self.sock.send(bodies.CONTINUE)
 
 
 class Next(Enum):
-    """What is to be done with a connection that something came on."""
+    """The next step for a connection after bytes arrived."""
 
-    MORE = auto()  # wait for the rest of its request
-    IMMEDIATE = auto()  # answer the request of its `environ`
-    THREAD = auto()  # have a thread answer
-    CUT = auto()  # have a thread answer what came of a request that is too long
+    MORE = auto()  # wait for the rest of the request
+    IMMEDIATE = auto()  # answer the request in `environ`
+    THREAD = auto()  # answer in a thread
+    TRUNCATE = auto()  # answer in a thread, without the rest of a request that is too long
     PAUSE = auto()  # wait for room in memory before more is read
 
 
 MORE, IMMEDIATE = Next.MORE, Next.IMMEDIATE
 
 
-class Intake:
-    """Gathers requests, and finds out how each is answered.
+class Receiver:
+    """Assembles requests from received bytes, and decides how a request is answered.
 
-    `is_immediate` is the application's method; without it no request is.
+    `is_immediate` is the application's method; without it no request is immediate.
     """
 
     def __init__(
@@ -116,93 +116,93 @@ class Intake:
         self._max_body_bytes = max_body_bytes
         self._budget = budget
         self._heads = heads
-        # A longer head is refused by gunicorn, whole or not: its limit for the fields, and the request line.
+        # gunicorn refuses a longer head, complete or not: its limit for the fields, and for the request line.
         fields, field_size = cfg.limit_request_fields, cfg.limit_request_field_size
-        self._longest_head = (
+        self._max_head_bytes = (
             (fields if 0 < fields <= MAX_HEADERS else MAX_HEADERS) * (2 + (field_size or DEFAULT_MAX_HEADERFIELD_SIZE))
             + len(b"\r\n\r\n")
             + (cfg.limit_request_line or math.inf)
         )
 
-    def look(self, connection: Connection) -> Next:
-        """Look at what was received of a request; if that is whole, its first bytes are its own."""
+    def next_step(self, connection: Connection) -> Next:
+        """Decide the next step for the received bytes, which start with the current request."""
         data = connection.received
         if not (connection.head and data.startswith(connection.head)):
             head = self._heads.match(data) if self._is_immediate else None
             if not head:
-                waits = self._is_immediate and self._heads.may_begin(data)
-                return Next.MORE if waits else self._frame(connection)
+                may_be_plain = self._is_immediate and self._heads.may_become_plain(data)
+                return Next.MORE if may_be_plain else self._parse_head(connection)
             if not connection.plain:
                 connection.plain = self._heads.client(connection.sock, connection.client, connection.server)
             connection.head = head[0]
             connection.head_environ = self._heads.environ(head, connection.plain)
         environ = connection.head_environ.copy()
-        begin, length = len(connection.head), int(environ.get("CONTENT_LENGTH", 0))
+        start, length = len(connection.head), int(environ.get("CONTENT_LENGTH", 0))
         if not environ or length > _MAX_BODY_BYTES:
-            return self._frame(connection)
-        if len(data) < begin + length:
-            connection.needed = begin + length
+            return self._parse_head(connection)
+        if len(data) < start + length:
+            connection.needed = start + length
             return MORE
-        environ["wsgi.input"] = io.BytesIO(data[begin : begin + length])
+        environ["wsgi.input"] = io.BytesIO(data[start : start + length])
         try:
-            immediate = self._is_immediate(environ)  # type: ignore[misc]  # else there is no head
+            immediate = self._is_immediate(environ)  # type: ignore[misc]  # without it no head is plain
         except Exception:
             self._log.exception("The application cannot tell whether a request is immediate")
             immediate = False
         if not immediate:
             return Next.THREAD
-        connection.received, connection.environ = data[begin + length :], environ
+        connection.received, connection.environ = data[start + length :], environ
         return IMMEDIATE
 
-    def add(self, connection: Connection, data: bytes) -> Next:
-        """Take more of a body."""
-        connection.gathered.add(data)
+    def add_body(self, connection: Connection, data: bytes) -> Next:
+        """Add received bytes to a body, and return the next step."""
+        connection.unreader.add(data)
         self._budget.add(connection, sys.getsizeof(data))
-        return self._gather(connection, data)
+        return self._feed_body(connection, data)
 
     def make_parser(self, connection: Connection) -> None:
-        """Have gunicorn parse what was received, from its beginning."""
-        connection.gathered = bodies.Gathered(connection.received)
+        """Create gunicorn's parser for the received bytes."""
+        connection.unreader = bodies.ReceivedBytes(connection.received)
         connection.parser = RequestParser(self._cfg, [], connection.client)
-        connection.parser.unreader = connection.gathered
-        connection.parser.req_count = connection.n_parsed
+        connection.parser.unreader = connection.unreader
+        connection.parser.req_count = connection.n_requests_parsed
 
     def has_room(self, connection: Connection) -> bool:
         """Return whether more of a connection's request may be read."""
         return self._budget.has_room(connection, max_body_bytes=self._max_body_bytes)
 
-    def _frame(self, connection: Connection) -> Next:
-        """Have gunicorn's parser find out how the request's body is framed, and gather it."""
+    def _parse_head(self, connection: Connection) -> Next:
+        """Parse the head with gunicorn's parser, which knows how the body is framed; then collect the body."""
         data = connection.received
-        enough = min(2 * connection.parsed, self._longest_head)
-        if connection.parsed and b"\n" not in data[connection.parsed :] and len(data) < enough:
-            return MORE  # a long line that comes byte by byte is not parsed for each of them
-        self._budget.add(connection, len(data) - self._budget.of(connection))
+        parse_again_at = min(2 * connection.n_bytes_parsed, self._max_head_bytes)
+        if connection.n_bytes_parsed and b"\n" not in data[connection.n_bytes_parsed :] and len(data) < parse_again_at:
+            return MORE  # a long line that arrives byte by byte is not parsed again for every byte
+        self._budget.add(connection, len(data) - self._budget.bytes_of(connection))
         self.make_parser(connection)
         try:
             request = next(connection.parser)
         except NoMoreData:
-            connection.parsed = len(data)
-            return self._go_on(connection)
-        except Exception:  # the thread's parser finds the same, and gunicorn reports it
+            connection.n_bytes_parsed = len(data)
+            return self._wait_for_more(connection)
+        except Exception:  # the thread's parser raises it again, and gunicorn reports it
             return Next.THREAD
         connection.state, connection.request, connection.received = BODY, request, b""
-        connection.n_parsed += 1
+        connection.n_requests_parsed += 1
         connection.body = bodies.framing(request)
-        rest = connection.gathered.rest()
-        connection.gathered.unread(rest)
+        rest = connection.unreader.rest()
+        connection.unreader.unread(rest)
         if bodies.expects_continue(request) and not connection.body.is_longer_than(self._max_body_bytes):
             connection.send_continue()
-        return self._gather(connection, rest)
+        return self._feed_body(connection, rest)
 
-    def _gather(self, connection: Connection, data: bytes) -> Next:
+    def _feed_body(self, connection: Connection, data: bytes) -> Next:
         body = connection.body
         assert body
-        if body.take(data):
+        if body.feed(data):
             return Next.THREAD
-        return Next.CUT if body.is_longer_than(self._max_body_bytes) else self._go_on(connection)
+        return Next.TRUNCATE if body.is_longer_than(self._max_body_bytes) else self._wait_for_more(connection)
 
-    def _go_on(self, connection: Connection) -> Next:
-        if self._budget.of(connection) > 2 * self._max_body_bytes + _MAX_OVERHEAD_BYTES:
-            return Next.CUT
+    def _wait_for_more(self, connection: Connection) -> Next:
+        if self._budget.bytes_of(connection) > 2 * self._max_body_bytes + _MAX_OVERHEAD_BYTES:
+            return Next.TRUNCATE
         return MORE if self.has_room(connection) else Next.PAUSE

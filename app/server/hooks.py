@@ -1,4 +1,4 @@
-"""What gunicorn calls in the life of its processes; gunicorn.conf.py binds each function by its name."""
+"""gunicorn's hooks in the life of its processes; gunicorn.conf.py binds every hook under its own name."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 if TYPE_CHECKING:
     from app.factory import Service
 
-_M_ARENA_MAX = -8  # of malloc.h
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_M_ARENA_MAX = -8  # from malloc.h
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-_settings: Config  # what gunicorn.conf.py read last: at the start, and at each reload
+_settings: Config  # read by gunicorn.conf.py at the start and at every reload
 
 
 def before_load(settings: Config) -> None:
-    """Make ready for the models and metrics, before the first of them is made; keep the settings for `load`."""
+    """Prepare the process before any model or metric is created; keep the settings for `load`."""
     global _settings
     _settings = settings
     share_values()
-    # glibc keeps a heap for each thread, as large as the largest request that the thread ever had. Ours take turns
-    # anyway.
+    # glibc keeps a heap for each thread, as large as the largest request that the thread has answered. Our threads take
+    # turns anyway, so they share a heap.
     if settings.device == "cpu" and "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def load() -> Service:
-    """Return the service with the settings of `before_load`; gunicorn calls it by its name, without arguments."""
-    from app.factory import create_app  # here, so that wrong settings end the start before all of it is imported
+    """Return the service with the settings of `before_load`; gunicorn calls `load` by name, without arguments."""
+    from app.factory import create_app  # here, so that wrong settings end the start before the slow imports
 
     return create_app(_settings)
 
 
 def on_starting(server: Any) -> None:
-    """Make room for the values of all workers, of as many that replace them, and of some that are added (TTIN).
+    """Check gunicorn's settings, reserve the workers' slots for metrics, and keep IPv4 and IPv6 apart.
 
-    Keep IPv4 and IPv6 apart.
+    The slots are enough for all workers, for as many replacements, and for eight workers that TTIN adds.
     """
     if not issubclass(server.worker_class, ServiceWorker):
         server.log.critical(
@@ -68,13 +68,14 @@ def on_starting(server: Any) -> None:
         )
         raise SystemExit(2)
     reserve_slots(2 * server.cfg.workers + 8)
+    # gunicorn has no setting for IPV6_V6ONLY, and our own socket (fd://) would not survive its reload and re-execution.
     TCP6Socket.bind = _bind_ipv6
 
 
 def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
-    """Bind a listener for IPv6, and for that alone where there is one of its port for IPv4.
+    """Bind a listener for IPv6; for IPv6 alone if another listener has its port for IPv4.
 
-    It would take IPv4, too, with addresses such as ::ffff:10.0.0.1, which no list of proxies names.
+    It would otherwise accept IPv4 clients, with addresses such as ::ffff:10.0.0.1, which no list of proxies names.
     """
     if ("0.0.0.0", listener.cfg_addr[1]) in listener.conf.address:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -82,13 +83,13 @@ def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
 
 
 def when_ready(settings: Config, server: Any) -> None:
-    """Keep the collector from copying the pages that workers share.
+    """Keep the garbage collector from copying the memory pages that workers share.
 
-    While models cannot be loaded, watch the store: what is fixed is loaded as after SIGHUP.
+    While models cannot be loaded, watch the store: a repaired store is loaded as after SIGHUP.
     """
 
     def seen_before_failure() -> Any:
-        served = server.app.callable.serving.loaded  # another one after a reload
+        served = server.app.callable.serving.loaded  # replaced by a reload
         return served.seen if served.problems else None
 
     def load_again() -> None:
@@ -106,12 +107,12 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Count in the slot of this worker from now on."""
+    """Count metrics in the slot of this worker from now on."""
     take_slot(worker.slot)
 
 
 def post_worker_init(settings: Config, worker: Any) -> None:
-    """Open the device; join the worker and the service."""
+    """Open the device; connect the worker and the service."""
     worker.read_seconds = settings.max_read_seconds
     worker.max_body_bytes = settings.max_body_bytes
     worker.gives_memory_back = settings.device == "cpu"
@@ -121,34 +122,36 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     # The client of a Unix socket has no address.
     service.server.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)
     service.recorder.start()
-    # A worker whose master is killed drains at once: the loop would notice it at the end of its turn.
+    # A worker whose master is killed drains at once; the loop would notice only at the end of its turn.
     with suppress(AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Count and log what the worker noted, and post that it has no requests: its place may stay empty."""
-    if hasattr(worker.wsgi, "metrics"):  # it came up
+    """Count and log the worker's last requests, and report no requests in flight: its slot may stay unused."""
+    if hasattr(worker.wsgi, "metrics"):  # the application was loaded
         worker.wsgi.recorder.close()
         worker.wsgi.metrics.set_in_flight(0)
 
 
 def on_reload(settings: Config, server: Any) -> None:
-    """Load the models again for the new workers; keep those that are served if the new ones do not verify.
+    """Load the models again for the new workers; keep the served models if the new ones do not verify.
 
-    A process of their own verifies them first. Where none is served, what loads is, and `/readyz` names what does not.
+    A separate process verifies the new models first. If no model is served yet, every model that loads is served, and
+    `/readyz` names the models that do not load.
     """
-    stops = []
+    stop_signals = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
 
     def stop(number: int, frame: Any) -> None:
-        stops.append(number)
+        stop_signals.append(number)
         handlers[signal.Signals(number)](number, frame)  # type: ignore[operator, misc]  # the master's own functions
 
     for number in handlers:
         signal.signal(number, stop)
     problems, golden = verification.verify_apart(
-        lambda: loaded.load(settings.store, settings.models, device=settings.device), is_stopping=lambda: bool(stops)
+        lambda: loaded.load(settings.store, settings.models, device=settings.device),
+        is_stopping=lambda: bool(stop_signals),
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -157,11 +160,11 @@ def on_reload(settings: Config, server: Any) -> None:
     if golden is not None and not (problems and is_served):
         try:
             fresh = server.app.load()
-            problems = fresh.serving.loaded.problems  # of a store that was changed just now
+            problems = fresh.serving.loaded.problems  # the store may have changed since the verification
             if not (problems and is_served):
                 server.app.callable = fresh
                 return
-        except Exception as error:  # whatever it is, the server goes on with what it has
+        except Exception as error:  # whatever it is, the server keeps the served models
             problems = (repr(error),)
     server.log.error("the models are not loaded again: %s", "; ".join(problems))
     serving.add_golden(golden or {})

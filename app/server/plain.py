@@ -1,8 +1,8 @@
 """Plain requests and replies, read and written in one step where gunicorn takes many.
 
-A request is plain if it is HTTP/1.1, GET or POST, a path and header names of ordinary characters, no header twice, and
-a body of known length. That is a part of HTTP that leaves nothing to judge; all else is read by gunicorn's parser. A
-reply that is not plain is written by gunicorn, too.
+A plain request is HTTP/1.1, GET or POST, with ordinary characters in its path and header names, no header twice, and a
+body of known length. This part of HTTP is unambiguous. gunicorn's parser reads every other request, and gunicorn's
+response writes every other reply.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import Response, base_environ
 
 _MAX_HEAD_BYTES = 4_000
-_MAX_KNOWN_NAMES = 1_000  # of headers, which clients make up
+_MAX_KNOWN_NAMES = 1_000  # of headers; bounded, since a client can invent any number of names
 _MAX_KNOWN_HOSTS = 1_000
 
 _LINE = rb"(GET|POST) (/(?!/)[!\"$&-~]*) HTTP/1\.1\r\n"  # visible ASCII but for # and %
 _FIELDS = rb"((?:[A-Za-z0-9-]+:[^\x00-\x08\n-\x1f\x7f]*\r\n)*)"
 _HEAD = re.compile(_LINE + _FIELDS + rb"\r\n")
-_BEGINNING = re.compile(_LINE + _FIELDS + rb"[^\x00-\x08\n-\x0c\x0e-\x1f\x7f]*")
+_PARTIAL_HEAD = re.compile(_LINE + _FIELDS + rb"[^\x00-\x08\n-\x0c\x0e-\x1f\x7f]*")
 _FIELD = re.compile(rb"([^:]+):([^\r]*)\r\n")
-# How a message is framed, and what becomes of its connection, is not decided here.
-_UNUSUAL = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"})
+# These decide how a message is framed, or what happens to its connection: gunicorn reads them.
+_NEVER_PLAIN = frozenset({"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "HTTP2-SETTINGS"})
 
 _STATUS = re.compile(r"(?!204|304)[2-5][0-9]{2} [\t -~]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def may_be_plain(cfg: Any, log: Any) -> bool:
-    """Return whether gunicorn's settings let any request be plain."""
+    """Return whether gunicorn's settings allow plain requests."""
     hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
     return (
         not cfg.is_ssl
@@ -49,19 +49,19 @@ def may_be_plain(cfg: Any, log: Any) -> bool:
     )
 
 
-def trusted_proxies(cfg: Any) -> Callable[[str | None], bool]:
-    """Return what tells whether gunicorn takes a host for a trusted proxy; None is a client of a Unix socket.
+def trusted_proxy_predicate(cfg: Any) -> Callable[[str | None], bool]:
+    """Return a predicate: is this host a trusted proxy for gunicorn? None is a client of a Unix socket.
 
-    gunicorn itself is asked, by a request that says that it came by https.
+    The predicate asks gunicorn's parser, with a request that claims to have come by https.
     """
-    asking = Config()
-    asking.set("forwarded_allow_ips", ",".join(cfg.forwarded_allow_ips))
-    asking.set("secure_scheme_headers", {"X-SCHEME": "https"})
+    probe_config = Config()
+    probe_config.set("forwarded_allow_ips", ",".join(cfg.forwarded_allow_ips))
+    probe_config.set("secure_scheme_headers", {"X-SCHEME": "https"})
     request = b"GET / HTTP/1.1\r\nHost: h\r\nX-Scheme: https\r\n\r\n"
 
     @lru_cache(_MAX_KNOWN_HOSTS)
     def is_trusted(host: str | None) -> bool:
-        parser = RequestParser(asking, [request], None if host is None else (host, 0))
+        parser = RequestParser(probe_config, [request], None if host is None else (host, 0))
         return bool(next(parser).scheme == "https")
 
     return is_trusted
@@ -72,29 +72,29 @@ class Client:
 
     def __init__(self, environ: dict[str, Any], scheme_headers: dict[str, str], server: Any) -> None:
         self.environ = environ
-        self.scheme_headers = scheme_headers  # by which this client may say that it was reached by TLS
+        self.scheme_headers = scheme_headers  # headers by which this client may report that a request came by TLS
         self.server = server
 
 
 class PlainHeads:
-    """Reads plain heads under gunicorn's settings."""
+    """Parses plain heads under gunicorn's settings."""
 
     def __init__(self, cfg: Any) -> None:
         self._cfg = cfg
-        # No line of a shorter head is longer than gunicorn's limits for a line. 0 is none.
+        # A head within gunicorn's limits for a line has no line above them. 0 is no limit.
         limits = cfg.limit_request_line, cfg.limit_request_field_size
         self._max_bytes = min([_MAX_HEAD_BYTES, *filter(None, limits)])
         self._max_fields: int = cfg.limit_request_fields or _MAX_HEAD_BYTES
-        self._names: dict[bytes, str] = {}  # of headers, to keys of the environment; empty for the unusual
-        self.is_trusted_proxy = trusted_proxies(cfg)
+        self._names: dict[bytes, str] = {}  # from header names to keys of the environment; empty for `_NEVER_PLAIN`
+        self.is_trusted_proxy = trusted_proxy_predicate(cfg)
 
     def match(self, data: bytes) -> re.Match[bytes] | None:
-        """Return the head at the beginning of what was sent, if it looks plain; `environ` has the last word."""
+        """Return the head at the start of the received bytes, if it looks plain; `environ` decides whether it is."""
         return _HEAD.match(data)
 
-    def may_begin(self, data: bytes) -> bool:
-        """Return whether what was sent may become a plain head when more comes."""
-        return len(data) <= self._max_bytes and (b"\n" not in data or bool(_BEGINNING.fullmatch(data)))
+    def may_become_plain(self, data: bytes) -> bool:
+        """Return whether more bytes can make the received bytes a plain head."""
+        return len(data) <= self._max_bytes and (b"\n" not in data or bool(_PARTIAL_HEAD.fullmatch(data)))
 
     def client(self, sock: Any, client: Any, server: Any) -> Client:
         """Return what the requests of a connection have in common."""
@@ -119,7 +119,7 @@ class PlainHeads:
         return Client(environ, {self._key(name.encode()): value for name, value in secure.items()}, server)
 
     def environ(self, head: re.Match[bytes], client: Client) -> dict[str, Any]:
-        """Return WSGI's environment of a request without its body; an empty one if it is not plain."""
+        """Return the WSGI environment of a request, without its body; it is empty if the request is not plain."""
         if len(head[0]) > self._max_bytes:
             return {}
         environ = client.environ.copy()
@@ -142,12 +142,12 @@ class PlainHeads:
             return {}
         if environ.get("HTTP_CONNECTION", "close").lower() not in ("close", "keep-alive"):
             return {}
-        named = [key for key in client.scheme_headers if key in environ]
-        if len(named) > 1:
+        sent = [key for key in client.scheme_headers if key in environ]
+        if len(sent) > 1:
             return {}
-        if named and environ[named[0]] == client.scheme_headers[named[0]]:
+        if sent and environ[sent[0]] == client.scheme_headers[sent[0]]:
             environ["wsgi.url_scheme"] = "https"
-        if isinstance(client.server, str):  # a Unix socket has no name of its own
+        if isinstance(client.server, str):  # a Unix socket has no host name
             server = client.server.split(":")
             if len(server) == 1:
                 host, port = environ.get("HTTP_HOST"), "443" if environ["wsgi.url_scheme"] == "https" else "80"
@@ -157,7 +157,7 @@ class PlainHeads:
 
     def _key(self, name: bytes) -> str:
         upper = name.decode().upper()
-        key = "" if upper in _UNUSUAL else upper.replace("-", "_")
+        key = "" if upper in _NEVER_PLAIN else upper.replace("-", "_")
         if key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"
         if len(self._names) < _MAX_KNOWN_NAMES:
@@ -167,21 +167,21 @@ class PlainHeads:
 
 @lru_cache(_MAX_KNOWN_NAMES)
 def _is_plain_status(status: str) -> bool:
-    """Return whether a reply of that status is nothing but its headers and its body."""
+    """Return whether a reply with this status consists of its headers and its body only."""
     return bool(_STATUS.fullmatch(status))
 
 
 @lru_cache(_MAX_KNOWN_NAMES)
 def _is_plain_name(name: str) -> bool:
-    """Return whether a reply's header of that name is sent as it is, whatever its value."""
-    if name == "Content-Length":  # written so, it is counted
+    """Return whether a reply's header with this name is sent as it is, whatever its value."""
+    if name == "Content-Length":  # `_plain_lines` counts it in this spelling only
         return True
     lower = name.lower()
     return lower != "content-length" and lower not in util.hop_headers and bool(_HEADER_NAME.fullmatch(name))
 
 
 class WholeReply:
-    """What the application answers to a plain request, until it is written in one piece."""
+    """The application's reply to a plain request, which is sent in one piece."""
 
     def __init__(self, cfg: Any, environ: dict[str, Any], *, closes: bool) -> None:
         self._cfg = cfg
@@ -189,40 +189,40 @@ class WholeReply:
         self._closes = closes
         self._status = ""
         self._headers: list[tuple[str, str]] = []
-        self._response: Any = None  # gunicorn's, where it is needed
+        self._response: Any = None  # gunicorn's, if the reply is not plain
         self._written = bytearray()
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        """Take the status and the headers: WSGI's `start_response`."""
+        """Store the status and the headers: WSGI's `start_response`."""
         if self._status or exc_info:
-            self._by_gunicorn().start_response(status, headers, exc_info)
+            self._gunicorn_response().start_response(status, headers, exc_info)
         else:
             self._status, self._headers = status, headers
-        return lambda piece: self._by_gunicorn().write(piece)
+        return lambda piece: self._gunicorn_response().write(piece)
 
     def finish(self, body: bytes, date: str) -> tuple[bytes, bool]:
-        """Return the bytes to send, and whether the connection ends with them."""
+        """Return the bytes to send, and whether the connection closes after them."""
         if not self._response and _is_plain_status(self._status):
             lines = self._plain_lines(len(body))
             if lines:
                 connection = "close" if self._closes else "keep-alive"
                 head = f"HTTP/1.1 {self._status}\r\nServer: {SERVER}\r\nDate: {date}\r\nConnection: {connection}\r\n"
                 return f"{head}{lines}\r\n".encode("ascii") + body, self._closes
-        response = self._by_gunicorn()
+        response = self._gunicorn_response()
         if body:
             response.write(body)
         response.close()
         return bytes(self._written), response.should_close()
 
     def fail(self, handle_error: Callable[..., object], client: Any, error: Exception) -> bytes:
-        """Return the page of an error that gunicorn's `handle_error` writes."""
+        """Return the error page that gunicorn's `handle_error` writes."""
         page = bytearray()
-        outbox = SimpleNamespace(sendall=page.extend, gettimeout=lambda: 0.0)
-        handle_error(self._request(), outbox, client, error)
+        sink = SimpleNamespace(sendall=page.extend, gettimeout=lambda: 0.0)
+        handle_error(self._request(), sink, client, error)
         return bytes(page)
 
     def _plain_lines(self, length: int) -> str:
-        """Return the headers as they are sent; nothing if one is not plain, or the length is not there once."""
+        """Return the header lines to send; nothing if a header is not plain, or there is not exactly one length."""
         lines, lengths = "", 0
         for name, value in self._headers:
             if not _is_plain_name(name) or not value.isprintable():
@@ -235,7 +235,7 @@ class WholeReply:
         return lines if has_length and lines.isascii() and ":  " not in lines and " \r\n" not in lines else ""
 
     def _request(self) -> SimpleNamespace:
-        """Return the request as gunicorn looks at it."""
+        """Return the request with the attributes that gunicorn reads."""
         return SimpleNamespace(
             method=self._environ["REQUEST_METHOD"],
             uri=self._environ["RAW_URI"],
@@ -246,7 +246,7 @@ class WholeReply:
             should_close=lambda: self._closes,
         )
 
-    def _by_gunicorn(self) -> Any:
+    def _gunicorn_response(self) -> Any:
         if not self._response:
             self._response = Response(self._request(), SimpleNamespace(sendall=self._written.extend), self._cfg)
             if self._status:

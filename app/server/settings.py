@@ -1,4 +1,4 @@
-"""What gunicorn is told from the environment: how many workers, threads and connections, and where it listens."""
+"""gunicorn's settings from the environment: the numbers of workers, threads and connections, and the addresses."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from app.config import Config, ConfigError
 from app.telemetry.log_lines import LOGGING
 from model import ModelError
 
-# Requests that are run together wait for each other in threads, so that no batch has more requests than there are
-# threads. For an engine that takes 0.5 ms, 16 answered as many requests as more do; for one that takes 2 ms, 32 did.
+# Batched requests wait for each other in threads, so a batch has no more requests than there are threads. In a test,
+# throughput stopped growing at 16 threads for an engine that takes 0.5 ms, and at 32 for an engine that takes 2 ms.
 _BATCH_THREADS = 32
-# For what the loop does not answer itself: long bodies, pages, metrics. Few, since they share one interpreter lock.
+# For requests that the loop does not answer itself: long bodies, pages, metrics. Few, since threads share the
+# interpreter lock.
 _THREADS = 4
-# Beside what may be in flight there is room for connections that only wait for their next request.
+# Connections that only wait for their next request, on top of the requests in flight.
 _IDLE_CONNECTIONS = 1_000
-# Each connection is an open file. A worker has 30 others with its databases and metrics; PyTorch opens more.
+# Every connection is an open file. A worker has 30 more for its databases and metrics; PyTorch opens further files.
 _OTHER_FILES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The service's own settings, and gunicorn's that follow from them; `bind` is empty where gunicorn decides."""
+    """The service's own settings, and gunicorn's settings derived from them; an empty `bind` is left to gunicorn."""
 
     service: Config
     workers: int
     threads: int
     connections: int
     bind: str | list[str]
-    heartbeats: str
+    heartbeat_folder: str
 
     @property
     def on_gpu(self) -> bool:
@@ -45,10 +46,11 @@ class ServerSettings:
 
 
 def from_environ(environ: Mapping[str, str]) -> ServerSettings:
-    """Return the settings; raises `ConfigError` for those that are wrong."""
+    """Return the settings; raises `ConfigError` for a wrong setting."""
     service = Config.from_environ(environ)
     on_gpu = service.device != "cpu"
-    workers = int(environ.get("WEB_CONCURRENCY", 1 if on_gpu else 2))  # gunicorn itself refuses what is no number
+    # gunicorn itself refuses a value that is no number.
+    workers = int(environ.get("WEB_CONCURRENCY", 1 if on_gpu else 2))
     if workers < 1:
         raise ConfigError(f"WEB_CONCURRENCY is {workers}; set it to 1 or more")
     if on_gpu and workers > 1:
@@ -71,12 +73,12 @@ def from_environ(environ: Mapping[str, str]) -> ServerSettings:
         threads=threads,
         connections=max(2 * threads, connections),
         bind=_addresses(environ, service.host),
-        heartbeats=_heartbeats(environ),
+        heartbeat_folder=_heartbeat_folder(environ),
     )
 
 
 def from_environ_or_exit(environ: Mapping[str, str]) -> ServerSettings:
-    """Return the settings; where they are wrong, log it in one line and end the process."""
+    """Return the settings; if a setting is wrong, log one line and end the process."""
     try:
         return from_environ(environ)
     except ConfigError as error:
@@ -86,28 +88,28 @@ def from_environ_or_exit(environ: Mapping[str, str]) -> ServerSettings:
 
 
 def _addresses(environ: Mapping[str, str], host: str) -> str | list[str]:
-    """Return where to listen; Vertex AI names the port in `AIP_HTTP_PORT`."""
+    """Return the addresses to listen on; Vertex AI names the port in `AIP_HTTP_PORT`."""
     name = "PORT" if environ.get("PORT") else "AIP_HTTP_PORT"
     port = environ.get(name, "")
     if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65_536):
         raise ConfigError(f"{name} is {port!r}, not a port")
     if host:
-        return f"[{host}]:{port or 8000}"  # the brackets are for IPv6, and harmless else
+        return f"[{host}]:{port or 8000}"  # IPv6 needs the brackets, and IPv4 allows them
     if port:
         return [f"0.0.0.0:{port}", *([f"[::]:{port}"] if _has_ipv6() else [])]
     return ""
 
 
 def _has_ipv6() -> bool:
-    """Return whether this machine lets a server listen on IPv6."""
+    """Return whether a server can listen on IPv6 on this machine."""
     with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::", 0))
         return True
     return False
 
 
-def _heartbeats(environ: Mapping[str, str]) -> str:
-    """Return a folder for the only files that the server itself writes: empty ones, for which a full disk has room."""
+def _heartbeat_folder(environ: Mapping[str, str]) -> str:
+    """Return a folder for the heartbeat files. The server writes no other files, and these are empty."""
     folders = "/dev/shm", environ.get("TMPDIR") or "/tmp"  # memory first, since a disk can be slow
     found = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
     if not found:
@@ -116,9 +118,9 @@ def _heartbeats(environ: Mapping[str, str]) -> str:
 
 
 def _raise_open_files() -> int:
-    """Raise the soft limit of open files to the hard one, and return it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS takes no infinite limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the soft limit of open files to the hard limit, and return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS refuses an infinite limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit

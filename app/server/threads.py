@@ -1,6 +1,6 @@
-"""Threads that answer whole requests, in gunicorn's words: its environment, its response, its pages of errors.
+"""Threads that answer complete requests, with gunicorn's own environment, response and error pages.
 
-A thread reads from what the loop has gathered, never from the socket. It writes to the socket, and may have to wait for
+A thread reads the bytes that the loop has received, never the socket. It writes to the socket, and may have to wait for
 a client that does not read.
 """
 
@@ -27,22 +27,22 @@ from gunicorn.http.wsgi import create
 if TYPE_CHECKING:
     from app.server.connections import Connection
 
-# What gthread reads of a body that the application left: beyond that it ends the connection.
+# gthread discards as much of a body that the application did not read; after more it closes the connection.
 _MAX_UNREAD_BYTES = 65_536
-# A client that takes nothing of its reply holds a thread: no longer than this while others wait for one.
-_UNREAD_SECONDS = 5.0
+# How long a client that does not read its reply may occupy a thread while other requests wait for a thread.
+_STALL_SECONDS = 5.0
 
 
-def untaken(client: socket.socket) -> int:
-    """Return how many of the bytes that were sent to a client it has not acknowledged; while it reads, that changes.
+def unacknowledged_bytes(client: socket.socket) -> int:
+    """Return how many sent bytes a client has not acknowledged; the number changes while the client reads.
 
-    Raises `OSError` where the system does not count them (SIOCOUTQ of Linux), and `ValueError` for a closed socket.
+    Raises `OSError` where the system does not count them (SIOCOUTQ in Linux), and `ValueError` for a closed socket.
     """
     return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class _Sink:
-    """A connection's socket without `send`, with which gunicorn sends `100 Continue`: the loop has sent that."""
+    """A connection's socket whose `send` does nothing: gunicorn uses it for `100 Continue`, which the loop has sent."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -55,85 +55,85 @@ class _Sink:
 
 
 @dataclass(slots=True)
-class _Sending:
-    """How long a client has not taken what was sent to it."""
+class _Progress:
+    """How far a client has received its reply."""
 
-    left: int  # bytes
-    since: float  # when that last changed
-    began: float  # when all had been taken for the last time
+    n_unacknowledged: int  # sent bytes
+    changed_at: float  # when that number last changed
+    caught_up_at: float  # when the client had last acknowledged all sent bytes
 
 
 class Threads:
-    """The threads of a worker, and the connections that they answer."""
+    """The threads of a worker, and the connections whose requests they answer."""
 
     def __init__(self, worker: Any, count: int) -> None:
         self._worker = worker
         self._pool = ThreadPoolExecutor(count)
         self._count = count
-        self._done: deque[tuple[Connection, bool]] = deque()
-        self._wakes, self._wake = socket.socketpair()
-        self._wakes.setblocking(False)
-        self._wake.setblocking(False)
-        self._sending: dict[Connection, _Sending] = {}  # those of which a thread has begun the request
+        self._answered: deque[tuple[Connection, bool]] = deque()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._progress: dict[Connection, _Progress] = {}  # of connections whose request a thread has started
 
     def fileno(self) -> int:
-        """Return the file that can be read when a thread is done."""
-        return self._wakes.fileno()
+        """Return the file descriptor that is readable when a thread is done."""
+        return self._wake_receiver.fileno()
 
     def wake(self) -> None:
-        """Have the file be readable: from a thread, or a signal's handler."""
-        with suppress(OSError):  # it is full, and so readable; or closed
-            self._wake.send(b"\0")
+        """Wake the event loop, from a thread or a signal handler."""
+        with suppress(OSError):  # the socket is full, so the loop wakes anyway; or it is closed
+            self._wake_sender.send(b"\0")
 
     def submit(self, connection: Connection) -> None:
-        """Have a thread answer a connection's request, as soon as one is free."""
+        """Queue a connection's request for the next free thread."""
         self._pool.submit(self._run, connection)
 
-    def take_done(self) -> list[tuple[Connection, bool]]:
-        """Return the connections that were answered, each with whether it is kept."""
+    def pop_answered(self) -> list[tuple[Connection, bool]]:
+        """Remove and return pairs of an answered connection and whether it is kept."""
         with suppress(BlockingIOError):
-            self._wakes.recv(4_096)
-        return [self._done.popleft() for _ in range(len(self._done))]
+            self._wake_receiver.recv(4_096)
+        return [self._answered.popleft() for _ in range(len(self._answered))]
 
     def stop(self) -> None:
-        """Begin no further request."""
+        """Start no further request."""
         self._pool.shutdown(wait=False)
 
     def close(self) -> None:
-        """Stop, and close the files."""
+        """Stop, and close the sockets."""
         self.stop()
-        self._wakes.close()
-        self._wake.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
-    def cut_off_slow_readers(self, *, n_submitted: int, others_wait: bool, max_seconds: float) -> None:
-        """Cut off clients that take too little of their replies, so that their threads are free again.
+    def cut_off_slow_readers(self, *, n_submitted: int, requests_wait: bool, max_seconds: float) -> None:
+        """Disconnect clients that read too little of their replies, to free their threads.
 
-        A reply may take as long as its client goes on reading. While others wait for a thread, which they do where
-        more requests were submitted than there are threads, it may take no longer than a request.
+        A reply may take as long as its client keeps reading. While requests wait for a thread, it may take no longer
+        than a request. Requests wait if more were submitted than there are threads.
         """
-        others_wait = others_wait or n_submitted > len(self._sending) >= self._count
-        limit, limit_in_all = (
-            (min(_UNREAD_SECONDS, max_seconds), max_seconds) if others_wait else (max_seconds, math.inf)
+        requests_wait = requests_wait or n_submitted > len(self._progress) >= self._count
+        stall_limit, total_limit = (
+            (min(_STALL_SECONDS, max_seconds), max_seconds) if requests_wait else (max_seconds, math.inf)
         )
         now = time.monotonic()
-        for connection, sending in list(self._sending.items()):
-            with suppress(OSError, ValueError):  # it ended
-                left = untaken(connection.sock)
-                if left == 0:
-                    sending.began = now
-                if left != sending.left or left == 0:
-                    sending.left, sending.since = left, now
-                if sending.since < now - limit or sending.began < now - limit_in_all:
-                    connection.sock.shutdown(socket.SHUT_RDWR)  # which ends what its thread waits for
+        for connection, progress in list(self._progress.items()):
+            with suppress(OSError, ValueError):  # the connection is closed
+                n_unacknowledged = unacknowledged_bytes(connection.sock)
+                if n_unacknowledged == 0:
+                    progress.caught_up_at = now
+                if n_unacknowledged != progress.n_unacknowledged or n_unacknowledged == 0:
+                    progress.n_unacknowledged, progress.changed_at = n_unacknowledged, now
+                if progress.changed_at < now - stall_limit or progress.caught_up_at < now - total_limit:
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # ends the wait of its thread
 
     def _run(self, connection: Connection) -> None:
-        now, keeps = time.monotonic(), False
-        self._sending[connection] = _Sending(0, now, now)
+        now, is_kept = time.monotonic(), False
+        self._progress[connection] = _Progress(0, now, now)
         try:
-            keeps = self._answer(connection)
+            is_kept = self._answer(connection)
         finally:
-            del self._sending[connection]
-            self._done.append((connection, keeps))
+            del self._progress[connection]
+            self._answered.append((connection, is_kept))
             self.wake()
 
     def _answer(self, connection: Connection) -> bool:
@@ -144,7 +144,7 @@ class Threads:
             request = connection.whole_request()
             if not self._worker.handle_request(request, connection):
                 return False
-            if getattr(request.body, "failed", False):  # where the next request begins is unknown
+            if getattr(request.body, "failed", False):  # it is unknown where the next request starts
                 return False
             return len(request.body.read(_MAX_UNREAD_BYTES)) < _MAX_UNREAD_BYTES
         except NoMoreData as error:
@@ -169,13 +169,13 @@ def handle_request(worker: Any, request: Any, connection: Connection) -> bool:
     response = None
     try:
         worker.cfg.pre_request(worker, request)
-        began = datetime.now()
+        started = datetime.now()
         sink = _Sink(connection.sock)
         response, environ = create(request, sink, connection.client, connection.server, worker.cfg)
         environ["gunicorn.socket"] = connection.sock
         environ["wsgi.multithread"] = True
         worker.count_request()
-        if connection.is_cut or not worker.keeps_connection():
+        if connection.is_truncated or not worker.keeps_connection():
             response.force_close()
         pieces = worker.wsgi(environ, response.start_response)
         try:
@@ -186,14 +186,14 @@ def handle_request(worker: Any, request: Any, connection: Connection) -> bool:
                     response.write(piece)
             response.close()
         finally:
-            worker.log.access(response, request, environ, datetime.now() - began)
+            worker.log.access(response, request, environ, datetime.now() - started)
             if hasattr(pieces, "close"):
                 pieces.close()
         return not response.should_close()
     except OSError:
         raise
     except (Exception, SystemExit):
-        if response and response.headers_sent:  # what is sent cannot be taken back
+        if response and response.headers_sent:  # too late for an error page
             worker.log.exception("Error handling request")
             raise StopIteration from None
         raise

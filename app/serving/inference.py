@@ -13,11 +13,11 @@ from app.serving.current import Serving
 from model import Artifact, DeviceError, Matrix
 
 Rows = tuple[Artifact, Matrix]
-"""The model of one request, and its rows, `(n_rows, n_features)`."""
+"""A request's model, and its rows `(n_rows, n_features)`."""
 
 
 class Outcome(NamedTuple):
-    """The predictions `(n_rows,)` of one request, or the engine's error, and its share of the engine's seconds."""
+    """A request's predictions `(n_rows,)` or the engine's error, and the request's share of the engine's seconds."""
 
     y: NDArray[np.float64] | None
     error: Exception | None
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
 
 
 class Inference:
-    """Runs engines; takes models off a device that is lost."""
+    """Runs engines; stops serving the models of a lost device."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -33,21 +33,21 @@ class Inference:
     def run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Return the outcome of each request.
 
-        Requests for one model share a run of its engine if the model is exact: then the other rows of a run change no
-        bit of a prediction.
+        Requests for the same model share a run of its engine if the model is exact: then the other rows of a run change
+        no bit of a prediction.
         """
         if len(requests) == 1:
             return self._run(requests)
-        together: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for number, (model, _) in enumerate(requests):
-            together.setdefault(id(model) if model.tolerance == 0 else -number, []).append(number)
+            groups.setdefault(id(model) if model.tolerance == 0 else -number, []).append(number)
         outcomes: dict[int, Outcome] = {}
-        for numbers in together.values():
+        for numbers in groups.values():
             outcomes.update(zip(numbers, self._run([requests[number] for number in numbers])))
         return [outcomes[number] for number in range(len(requests))]
 
     def _run(self, requests: Sequence[Rows]) -> list[Outcome]:
-        """Run one engine once; if that fails for several requests, once for each, so that only the bad ones fail."""
+        """Run one engine once; if that fails for several requests, run each alone, so that only bad requests fail."""
         model, X = requests[0]
         started = time.perf_counter()
         try:
@@ -56,22 +56,22 @@ class Inference:
             seconds = time.perf_counter() - started
             if len(requests) > 1:
                 shares = _shares(seconds, requests)
-                alone = [self._run([request])[0] for request in requests]
-                return [one._replace(seconds=one.seconds + share) for one, share in zip(alone, shares)]
+                retried = [self._run([request])[0] for request in requests]
+                return [outcome._replace(seconds=outcome.seconds + share) for outcome, share in zip(retried, shares)]
             if isinstance(error, DeviceError):
                 self._serving.lose_device(error)
             return [Outcome(None, error, seconds)]
         seconds = time.perf_counter() - started
         if len(requests) == 1:
             return [Outcome(y, None, seconds)]
-        outcomes, begin = [], 0
+        outcomes, start = [], 0
         for (_, X), share in zip(requests, _shares(seconds, requests)):
-            outcomes.append(Outcome(y[begin : begin + len(X)], None, share))
-            begin += len(X)
+            outcomes.append(Outcome(y[start : start + len(X)], None, share))
+            start += len(X)
         return outcomes
 
 
 def _shares(seconds: float, requests: Sequence[Rows]) -> list[float]:
-    """Share out the time of a run by rows."""
+    """Divide the time of a run among its requests, by rows."""
     n_rows = sum(len(X) for _, X in requests)
     return [seconds * len(X) / n_rows for _, X in requests]

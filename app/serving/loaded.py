@@ -1,4 +1,4 @@
-"""An immutable snapshot of the versions that are served, and how it is loaded from a store."""
+"""An immutable snapshot of the served versions, and how it is loaded from a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("tabserve")
 class Loaded:
     """The loaded models by name, and the problems that kept configured models from loading.
 
-    `requested` are the names of all configured models, the default first. `golden` tells for each version whether its
+    `requested` holds the names of all configured models, the default first. `golden` holds for each version whether its
     golden rows were predicted as in training. `seen` is the store's fingerprint from before the load.
     """
 
@@ -43,7 +43,7 @@ class Loaded:
         return self.requested[0] if self.requested else None
 
     def get(self, name: str | None, version: str | None = None) -> Artifact:
-        """Return the loaded model `name`, or the default model for None; a `version` must be the loaded one.
+        """Return the loaded model `name`, or the default model for None; `version` must be the loaded version.
 
         Raises `NotReadyError` if the model failed to load, `NotInStoreError` if the model or version is not configured.
         """
@@ -62,7 +62,7 @@ class Loaded:
         return self.models.get(name or self.default_name or "")
 
     def batches(self, name: str | None) -> bool:
-        """Return whether a model, the default one for None, batches requests: then they wait for each other."""
+        """Return whether the model `name`, or the default model for None, makes requests wait for a batch."""
         model = self.find(name)
         return model is not None and isinstance(model.engine, Batcher)
 
@@ -71,11 +71,11 @@ class Loaded:
         return replace(self, models={**self.models, model.name: model})
 
     def with_golden(self, golden: Mapping[tuple[str, int], bool]) -> Loaded:
-        """Return the snapshot with what the golden rows of further versions were like."""
+        """Return the snapshot with results for the golden rows of further versions."""
         return replace(self, golden={**self.golden, **golden})
 
     def without(self, names: Collection[str], reason: str) -> Loaded:
-        """Return the snapshot without some models, and with the reason among its problems."""
+        """Return the snapshot without the models of these names, and with the reason among its problems."""
         problems = self.problems if reason in self.problems else (*self.problems, reason)
         models = {name: model for name, model in self.models.items() if name not in names}
         return replace(self, models=models, problems=problems)
@@ -92,7 +92,7 @@ def load(
     """Load and verify the models of `references`, or every model of the store; on the CPU, whatever the device.
 
     A model that cannot be loaded is left out and reported in `problems`: the process is live and not ready. The engine
-    of a model for another device refuses to answer.
+    of a model for another device refuses to predict.
     """
     seen = fingerprint(store)
     model_store = Store(store)
@@ -137,7 +137,7 @@ def load(
 
 
 def _describe(error: Exception, store: Path) -> str:
-    """Return what is wrong with a store or a model; for an unreadable one with the file, the reason and the user."""
+    """Return the problem of a store or model; for an unreadable store, the file, the reason and the user."""
     if not isinstance(error, OSError):
         return str(error)
     return (

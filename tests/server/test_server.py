@@ -1,4 +1,4 @@
-"""Owns how gunicorn runs the service: workers that die, SIGTERM, SIGHUP, shared memory and a start that fails."""
+"""Owns how gunicorn runs the service: killed workers, SIGTERM, SIGHUP, shared memory and a failing start."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ BODY = json.dumps(HOUSE).encode()
 
 
 def connect(server: Server) -> closing[http.client.HTTPConnection]:
-    """Return a connection to the server that is closed at the end of its block."""
+    """Return a connection to the server that is closed at the end of the block."""
     return closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10))
 
 
-def begin(connection: http.client.HTTPConnection, length: int = len(BODY)) -> None:
-    """Send a prediction's head and the beginning of its body, and wait until a worker reads it."""
+def start_request(connection: http.client.HTTPConnection, length: int = len(BODY)) -> None:
+    """Send the head and the start of the body of a prediction request, and give a worker time to read it."""
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(length))
@@ -53,14 +53,14 @@ def begin(connection: http.client.HTTPConnection, length: int = len(BODY)) -> No
 
 
 def versions(server: Server) -> set[str]:
-    """Return the versions that ten requests, each on a connection of its own, are answered by."""
+    """Return the versions that answer ten requests on separate connections."""
     replies = [requests.post(f"{server.url}/predict", json=HOUSE, timeout=10) for _ in range(10)]
     assert {reply.status_code for reply in replies} == {200}
     return {reply.headers["X-Model-Version"] for reply in replies}
 
 
 def reload(server: Server) -> None:
-    """Send SIGHUP to a server of two workers and wait until only new ones are left."""
+    """Send SIGHUP to a server with two workers, and wait until only new workers are left."""
     wait_until(lambda: len(server.workers()) == 2)
     old = set(server.workers())
     server.process.send_signal(signal.SIGHUP)
@@ -69,7 +69,7 @@ def reload(server: Server) -> None:
 
 @contextmanager
 def load(server: Server) -> Iterator[list[int]]:
-    """Send prediction after prediction beside the block; yield the list of their statuses, 0 for none."""
+    """Send prediction requests while the block runs; yield the list of their statuses, 0 for no reply."""
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -97,7 +97,7 @@ def own_store(store: Path, tmp_path: Path) -> Path:
 
 
 def test_reloads_leave_nothing_open(store: Path, tmp_path: Path) -> None:
-    """After the first SIGHUP the others leave the server with as many open files as before."""
+    """After the first SIGHUP, further reloads do not change the number of open files."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         counts = []
         for _ in range(4):
@@ -108,7 +108,7 @@ def test_reloads_leave_nothing_open(store: Path, tmp_path: Path) -> None:
 
 
 def test_killed_worker_is_replaced(store: Path, tmp_path: Path) -> None:
-    """A worker that is killed is replaced, and the service goes on meanwhile."""
+    """A worker that is killed is replaced, and the other worker serves on."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         wait_until(lambda: len(server.workers()) == 2)
         before = server.workers()
@@ -120,9 +120,9 @@ def test_killed_worker_is_replaced(store: Path, tmp_path: Path) -> None:
 
 
 def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path) -> None:
-    """A worker that waits for the rest of a body still answers health checks and predictions."""
+    """A worker that waits for the rest of a body still answers probes and prediction requests."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as slow:
-        begin(slow)
+        start_request(slow)
 
         assert requests.get(f"{server.url}/livez", timeout=2).status_code == 200
         assert requests.post(f"{server.url}/predict", json=HOUSE, timeout=2).status_code == 200
@@ -131,17 +131,17 @@ def test_probes_are_answered_beside_slow_uploads(store: Path, tmp_path: Path) ->
 
 
 def test_stalled_clients_do_not_stop_the_service(store: Path, tmp_path: Path) -> None:
-    """More clients than threads that stall in the middle of a request are disconnected after some seconds."""
+    """If more clients than threads stall in the middle of a request, they are disconnected in time."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "5"}
     with serve(store, tmp_path, **settings) as server, ExitStack() as stack:
         for number in range(12):
-            begin(stack.enter_context(connect(server)), length=(1_000, 100_000)[number % 2])
+            start_request(stack.enter_context(connect(server)), length=(1_000, 100_000)[number % 2])
 
         assert requests.get(f"{server.url}/livez", timeout=25).status_code == 200
 
 
 def test_connection_is_kept_after_a_refusal(store: Path, tmp_path: Path) -> None:
-    """A body within the limit is read before its request is refused: the next request on the connection is answered."""
+    """A body within the limit is read before its request is refused, so the connection serves the next request."""
     paths = {"/nowhere": 404, "/livez": 405, "/predict": 415, "/v2/repository/index": 400}
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as client:
         client.connect()
@@ -160,7 +160,7 @@ def test_connection_is_kept_after_a_refusal(store: Path, tmp_path: Path) -> None
 
 
 def test_reply_to_a_body_beyond_the_limit(store: Path, tmp_path: Path) -> None:
-    """The reply to a body beyond the limit has Connection: close, and reaches a client that sends all of it."""
+    """The reply to a body beyond the limit has Connection: close, and reaches a client that sends the whole body."""
     body = b" " * 30_000_000
     framings = [f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"]
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
@@ -168,9 +168,9 @@ def test_reply_to_a_body_beyond_the_limit(store: Path, tmp_path: Path) -> None:
         for path, expect, framing in itertools.product(["/predict", "/nowhere"], ["", "100-continue"], framings):
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             head += f"Expect: {expect}\r\n" if expect else ""
-            with socket.create_connection(address, timeout=20) as one:
-                one.sendall((head + framing).encode() + body)
-                reply = one.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            with socket.create_connection(address, timeout=20) as connection:
+                connection.sendall((head + framing).encode() + body)
+                reply = connection.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
             assert reply.split()[1] == (b"404" if path == "/nowhere" else b"413")
             assert b"\r\nConnection: close\r\n" in reply
 
@@ -186,8 +186,8 @@ request.end(Buffer.alloc(50_000_000, " "));
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js (Debian: apt-get install nodejs)")
-def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path) -> None:
-    """A Node client that sends too much gets 413, not a connection error, which would end its process."""
+def test_node_client_gets_413(store: Path, tmp_path: Path) -> None:
+    """A Node client that sends too long a body gets 413, not a connection error, which would end its process."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         command = ["node", "-e", NODE, f"{server.url}/predict"]
         for _ in range(3):
@@ -196,8 +196,8 @@ def test_node_sees_that_its_body_is_too_large(store: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx (Debian: apt-get install nginx)")
-def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path) -> None:
-    """Behind nginx, which reuses its connections for other clients, a refused body costs no other client a request."""
+def test_refusals_behind_nginx_fail_no_other_request(store: Path, tmp_path: Path) -> None:
+    """Behind nginx, which reuses connections for other clients, a refused body fails no other client's request."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -229,7 +229,7 @@ def test_refusals_behind_nginx_cost_no_other_client(store: Path, tmp_path: Path)
 
 
 def test_pause_in_a_body(store: Path, tmp_path: Path) -> None:
-    """A client may pause in its body, with any framing, within the time for a request."""
+    """A client may pause in a body of any framing, within the time limit of a request."""
     body = BODY + b" " * 100_000
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     size = b"Content-Length: %d\r\n" % len(body)
@@ -238,16 +238,16 @@ def test_pause_in_a_body(store: Path, tmp_path: Path) -> None:
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, ExitStack() as stack:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         sockets = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in ends]
-        for one, fields in zip(sockets, ends):
-            one.sendall(head + fields + body[:50])
+        for connection, fields in zip(sockets, ends):
+            connection.sendall(head + fields + body[:50])
         time.sleep(6)
-        for one, end in zip(sockets, ends.values()):
-            one.sendall(body[50:] + end)
-            reply = one.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        for connection, end in zip(sockets, ends.values()):
+            connection.sendall(body[50:] + end)
+            reply = connection.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
             assert reply.startswith(b"HTTP/1.1 200 OK"), reply
 
 
-BEGINNINGS = {
+STARTS = {
     "in the head": b"X-Slow: ",
     "in a short body": b"Content-Length: 1000\r\n\r\n[",
     "in a long body": b"Content-Length: 100000\r\n\r\n[",
@@ -256,61 +256,64 @@ BEGINNINGS = {
 }
 
 
-@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=list(BEGINNINGS))
-def test_trickling_clients_do_not_stop_the_service(store: Path, tmp_path: Path, beginning: bytes) -> None:
-    """Clients that send single bytes get at most TABSERVE_MAX_READ_SECONDS for a whole request."""
+@pytest.mark.parametrize("start", STARTS.values(), ids=list(STARTS))
+def test_trickling_clients_do_not_stop_the_service(store: Path, tmp_path: Path, start: bytes) -> None:
+    """Clients that send byte by byte have at most TABSERVE_MAX_READ_SECONDS for a whole request."""
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     stop = threading.Event()
 
     def trickle(sockets: list[socket.socket]) -> None:
         while not stop.wait(0.3):
-            for one in sockets:
+            for connection in sockets:
                 with suppress(OSError):
-                    one.send(b"1")
+                    connection.send(b"1")
 
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "2"}
     with serve(store, tmp_path, **settings) as server, ExitStack() as stack:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         sockets = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(8)]
-        for one in sockets:
-            one.sendall(head + beginning)
+        for connection in sockets:
+            connection.sendall(head + start)
         thread = threading.Thread(target=trickle, args=[sockets])
         thread.start()
         try:
             assert requests.get(f"{server.url}/livez", timeout=15).status_code == 200
-            replies = [one.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n") for one in sockets]
+            replies = [
+                connection.makefile("rb").read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+                for connection in sockets
+            ]
         finally:
             stop.set()
             thread.join()
 
-        assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if b"\r\n" in beginning else {b""})
-        if b"\r\n" in beginning:
+        assert {reply[:12] for reply in replies} == ({b"HTTP/1.1 400"} if b"\r\n" in start else {b""})
+        if b"\r\n" in start:
             assert all(b"TABSERVE_MAX_READ_SECONDS" in reply for reply in replies)
             assert all(b"\r\nConnection: close\r\n" in reply for reply in replies)
 
 
-BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB, which a thread sends
+BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # 1.4 MB, sent by a thread
 
 
 @pytest.mark.parametrize("taken", [0, 100], ids=["nothing", "little"])
 def test_clients_that_do_not_read_do_not_stop_the_service(store: Path, tmp_path: Path, taken: int) -> None:
-    """Clients that read nothing of their replies, or little while others wait, do not keep their threads."""
+    """Clients that read nothing of their replies, or little while other requests wait, lose their threads."""
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_MAX_READ_SECONDS": "2"}
     stop = threading.Event()
 
     def take(sockets: list[socket.socket]) -> None:
         while not stop.wait(0.1):
-            for one in sockets:
+            for connection in sockets:
                 with suppress(OSError):
-                    one.recv(taken)
+                    connection.recv(taken)
 
     with serve(store, tmp_path, **settings) as server, ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         sockets = [stack.enter_context(socket.socket()) for _ in range(12)]
-        for one in sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
-            one.sendall(BUNDLE * 8)
-            one.setblocking(False)
+        for connection in sockets:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            connection.sendall(BUNDLE * 8)
+            connection.setblocking(False)
         taking = pool.submit(take, sockets)
         try:
             assert requests.get(f"{server.url}/metrics", timeout=20).status_code == 200
@@ -340,9 +343,9 @@ def test_slow_download(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["silent", "stalled"])
 def test_idle_connections_make_room(store: Path, tmp_path: Path, sent: bytes) -> None:
-    """Beyond the limit of open files, idle connections are closed to make room for health checks."""
+    """At the limit of open files, idle connections are closed to make room for probes."""
     with (
-        serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-n 256")) as server,
+        serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=with_ulimit("-n 256")) as server,
         ExitStack() as stack,
     ):
         before = server.workers()
@@ -364,21 +367,23 @@ def test_connection_that_sends_nothing_is_closed(store: Path, tmp_path: Path) ->
 
 
 def test_limit_of_open_files_is_raised(store: Path, tmp_path: Path) -> None:
-    """The server takes as many open files as it may have: the soft limit becomes the hard one."""
-    with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=limited("-S -n 64")) as server:
+    """The server raises its soft limit of open files to the hard limit."""
+    with serve(store, tmp_path, WEB_CONCURRENCY="1", prefix=with_ulimit("-S -n 64")) as server:
         assert len(set(resource.prlimit(server.workers()[0], resource.RLIMIT_NOFILE))) == 1
 
 
 def test_workers_share_clients(store: Path, tmp_path: Path) -> None:
-    """A worker leaves each client to one that has fewer for a millisecond, before it accepts the client itself.
+    """A worker leaves a client for a millisecond to a worker with fewer clients before it accepts the client itself.
 
-    One of two workers is stopped, so that the other one has to accept all: at once, if it left none to the first.
+    The test stops a worker, so the other worker must accept all clients; without the wait it would do so at once.
     """
     number = 400
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, ExitStack() as stack:
 
         def clients_of(pid: int) -> int:
-            return sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+            return sum(
+                connection.status == psutil.CONN_ESTABLISHED for connection in psutil.Process(pid).net_connections()
+            )
 
         def both_have_clients() -> bool:
             stack.enter_context(connect(server)).connect()
@@ -396,11 +401,11 @@ def test_workers_share_clients(store: Path, tmp_path: Path) -> None:
         finally:
             os.kill(stopped, signal.SIGCONT)
 
-    assert took > 0.0009 * number  # a machine that is busy takes longer
+    assert took > 0.0009 * number  # a busy machine takes longer
 
 
-def test_vertex_port(store: Path, tmp_path: Path) -> None:
-    """Vertex AI's AIP_HTTP_PORT is where the server listens, on all interfaces, unless PORT says otherwise."""
+def test_vertex_ai_port(store: Path, tmp_path: Path) -> None:
+    """The server listens on all interfaces at Vertex AI's AIP_HTTP_PORT, unless PORT is set."""
     code = "import runpy; print(runpy.run_path('gunicorn.conf.py').get('bind'))"
     environ = {"PATH": os.environ["PATH"], "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path)}
 
@@ -421,7 +426,7 @@ def test_vertex_port(store: Path, tmp_path: Path) -> None:
     ids=["both", "IPv6", "IPv4"],
 )
 def test_addresses(store: Path, tmp_path: Path, host: str, families: set[str]) -> None:
-    """The entry point's server and its health check use IPv4 and IPv6 alike, or the address of TABSERVE_HOST alone."""
+    """The entry point's server and health check use both IPv4 and IPv6, or only the address in TABSERVE_HOST."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -442,9 +447,9 @@ def test_addresses(store: Path, tmp_path: Path, host: str, families: set[str]) -
         wait_until(lambda: subprocess.run(["sh", str(script), "healthcheck"], env=environ, stderr=-3).returncode == 0)
         answered = set()
         for address in ("127.0.0.1", "::1"):
-            with suppress(ConnectionRefusedError), socket.create_connection((address, port), timeout=10) as one:
-                one.sendall(b"GET / HTTP/1.0\r\nAccept: text/html\r\n\r\n")
-                assert one.makefile("rb").readline().split()[1] == b"200"
+            with suppress(ConnectionRefusedError), socket.create_connection((address, port), timeout=10) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\nAccept: text/html\r\n\r\n")
+                assert connection.makefile("rb").readline().split()[1] == b"200"
                 answered.add(address)
     finally:
         end(process)
@@ -453,20 +458,20 @@ def test_addresses(store: Path, tmp_path: Path, host: str, families: set[str]) -
 
 
 def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
-    """The gauge of requests in flight is the sum over all workers, to within the one that asks for it."""
+    """The gauge of requests in flight is the sum over all workers; it may count the request for the metrics."""
 
     def in_flight() -> float:
         text = requests.get(f"{server.url}/metrics", timeout=10).text
         return float(re.findall(r"^tabserve_requests_in_flight (\S+)$", text, re.MULTILINE)[0])
 
-    # A request whose reply is not read is in flight; one that comes in slowly is not yet.
+    # A request whose reply is not read is in flight; a request that is still being received is not.
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server:
         with ExitStack() as stack:
             for _ in range(3):
-                one = stack.enter_context(socket.socket())
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                one.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
-                one.sendall(BUNDLE * 8)
+                connection = stack.enter_context(socket.socket())
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+                connection.sendall(BUNDLE * 8)
             wait_until(lambda: in_flight() in (3, 4))
         wait_until(lambda: in_flight() in (0, 1))
         os.kill(server.workers()[0], signal.SIGKILL)
@@ -476,7 +481,7 @@ def test_requests_in_flight(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk (Debian: apt-get install wrk)")
 def test_requests_in_flight_under_load(store: Path, tmp_path: Path) -> None:
-    """Of many clients that ask as fast as they are answered, the gauge knows those that wait."""
+    """Under load the gauge includes requests that wait for an answer."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
         load = subprocess.Popen(["wrk", "-t1", "-c100", "-d3s", f"{server.url}/readyz"], stdout=subprocess.DEVNULL)
         seen = []
@@ -487,8 +492,8 @@ def test_requests_in_flight_under_load(store: Path, tmp_path: Path) -> None:
     assert max(map(float, seen)) > 20
 
 
-def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
-    """A standard output that nobody reads, and that is full, holds up no request and costs no worker."""
+def test_log_that_is_not_read_delays_no_request(store: Path, tmp_path: Path) -> None:
+    """A full standard output that is not read delays no request and kills no worker."""
     os.mkfifo(tmp_path / "stdout.log")
     reader = os.open(tmp_path / "stdout.log", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -502,7 +507,7 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
 
             assert server.workers() == before
             lines = 0
-            while lines < sent:  # what waited comes as soon as it is read
+            while lines < sent:  # pending lines are written once the output is read
                 assert select.select([reader], [], [], 10)[0]
                 written = os.read(reader, 1 << 20)
                 assert written
@@ -514,7 +519,7 @@ def test_nobody_reads_the_log(store: Path, tmp_path: Path) -> None:
 def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
     """After SIGTERM the request in flight is answered; then the server exits with 0."""
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, connect(server) as slow:
-        begin(slow)
+        start_request(slow)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
         slow.send(BODY[20:])
@@ -528,7 +533,7 @@ def test_sigterm_drains(store: Path, tmp_path: Path) -> None:
 def test_draining_server_refuses_connections(store: Path, tmp_path: Path) -> None:
     """A draining server refuses new connections at once instead of leaving them without a reply."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as slow:
-        begin(slow)
+        start_request(slow)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
         with connect(server) as late:
@@ -545,7 +550,7 @@ def test_draining_server_refuses_connections(store: Path, tmp_path: Path) -> Non
 
 
 def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
-    """While it drains, the server says on the connections that it has that it is live and not ready."""
+    """A draining server reports on its open connections that it is live and not ready."""
     with serve(store, tmp_path, WEB_CONCURRENCY="1") as server, connect(server) as probe, connect(server) as live:
         for path, connection in (("/readyz", probe), ("/livez", live)):
             connection.request("GET", path)
@@ -563,29 +568,29 @@ def test_draining_server_is_not_ready(store: Path, tmp_path: Path) -> None:
         assert server.process.wait(timeout=25) == 0
 
 
-def limited(flags: str) -> list[str]:
-    """Return a command that runs another under these limits of the shell's `ulimit`."""
+def with_ulimit(flags: str) -> list[str]:
+    """Return a command prefix that runs a command under limits of the shell's `ulimit`."""
     return ["sh", "-c", f'ulimit {flags}; exec "$@"', "sh"]
 
 
-def listens(process: psutil.Process) -> bool:
-    """Return whether a process may let clients in."""
+def is_listening(process: psutil.Process) -> bool:
+    """Return whether a process has a listening socket."""
     with suppress(psutil.NoSuchProcess):
-        return any(one.status == psutil.CONN_LISTEN for one in process.net_connections())
+        return any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections())
     return False
 
 
 def test_workers_without_their_master(store: Path, tmp_path: Path) -> None:
-    """Workers whose master is killed accept no connections, finish their requests, and free the port."""
+    """Workers whose master is killed stop accepting, finish their requests, and free the port."""
     (tmp_path / "new").mkdir()
     with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, connect(server) as slow, load(server) as busy:
-        begin(slow)
+        start_request(slow)
         port = server.url.rpartition(":")[2]
         orphans = [psutil.Process(pid) for pid in server.workers()]
         wait_until(lambda: len(busy) > 20)
         server.process.kill()
         server.process.wait()
-        wait_until(lambda: not any(map(listens, orphans)))
+        wait_until(lambda: not any(map(is_listening, orphans)))
         with serve(store, tmp_path / "new", port=port) as new:
             slow.send(BODY[20:])
             assert slow.getresponse().status == 200
@@ -595,7 +600,7 @@ def test_workers_without_their_master(store: Path, tmp_path: Path) -> None:
 
 
 def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
-    """SIGHUP serves the version that became champion, and no request under way fails for it."""
+    """After SIGHUP the server serves the new champion, and no request fails."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         assert versions(server) == {"1"}
         Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
@@ -609,7 +614,7 @@ def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
 
 
 def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
-    """A model that is new in the store is answered after SIGHUP, and not before: as the README says."""
+    """A new model in the store is served after SIGHUP and not before, as the README says."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server:
         Store(own_store).add("other", read_draft(own_store / NAME / "1"))
         url = f"{server.url}/models/other/predict"
@@ -621,7 +626,7 @@ def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
 
 
 def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
-    """SIGHUP with a champion that does not verify keeps the old one, ready, and the log names the damaged file."""
+    """SIGHUP with a champion that does not verify keeps the old champion, ready, and the log names the damaged file."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         damaged = Store(own_store).add(NAME, read_draft(own_store / NAME / "1")) / "model.onnx"
         damaged.write_bytes(b"damaged")
@@ -638,8 +643,8 @@ def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     assert set(statuses) == {200}
 
 
-def test_model_that_takes_long_to_verify_keeps_no_master(own_store: Path, tmp_path: Path) -> None:
-    """SIGHUP verifies in a process of its own: where that dies the old models stay, and TERM does not wait for it."""
+def test_slow_verification_does_not_block_the_master(own_store: Path, tmp_path: Path) -> None:
+    """SIGHUP verifies in a separate process: if it dies, the old models stay, and SIGTERM does not wait for it."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         slow = Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
         rewrite(slow, lambda manifest: manifest["engine"].update(tolerance=1e-9), slow_model(own_store / NAME / "1"))
@@ -665,7 +670,7 @@ def test_model_that_takes_long_to_verify_keeps_no_master(own_store: Path, tmp_pa
 
 
 def slow_model(folder: Path) -> dict[str, bytes]:
-    """Return a model of 55 MiB, about the largest that is served, which takes seconds to verify."""
+    """Return the files of a 55 MiB model, about the largest that is served; verifying it takes seconds."""
     golden = json.loads((folder / "golden.json").read_bytes())
     width = 2_600
     constants = {
@@ -696,27 +701,27 @@ def slow_model(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_verification_is_bounded(load: str, problem: str) -> None:
-    """What runs without an end, takes too much memory or ends its process does so in a child, and is reported."""
+    """A load that never ends, needs too much memory or kills its process runs in a child process, and is reported."""
     code = f"""if True:
         import os
         from app.serving.verification import verify_apart
         def load():
             {load}
         print(verify_apart(load, max_seconds=2, max_bytes=2**28))"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
-    assert done.stdout.strip() == str(((problem,), None))
+    assert ended.stdout.strip() == str(((problem,), None))
 
 
 def test_batched_requests(store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
-    """Batched requests of many clients get the bits that they get alone; runs and waits are measured."""
+    """Batched requests of many clients get the same bits as alone; batches and waits are measured."""
     y = Store(store).load(NAME).predict(houses.to_numpy())
     sizes = [1, 2, 1, 30, 1, 200, 1, 5] * 30
 
     def ask(number: int) -> None:
-        some = houses.iloc[number : number + sizes[number]]
-        reply = session.post(f"{server.url}/predict", json=some.to_dict("records"), timeout=30)
-        assert bits(reply.json()["prediction"]).tolist() == bits(y[number : number + len(some)]).tolist()
+        rows = houses.iloc[number : number + sizes[number]]
+        reply = session.post(f"{server.url}/predict", json=rows.to_dict("records"), timeout=30)
+        assert bits(reply.json()["prediction"]).tolist() == bits(y[number : number + len(rows)]).tolist()
 
     settings = {"WEB_CONCURRENCY": "1", "TABSERVE_BATCH_ROWS": "64"}
     with serve(store, tmp_path, **settings) as server, requests.Session() as session, ThreadPoolExecutor(16) as pool:
@@ -728,8 +733,8 @@ def test_batched_requests(store: Path, tmp_path: Path, houses: pd.DataFrame) -> 
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
-def test_gpu_that_is_not_there(store: Path, tmp_path: Path) -> None:
-    """Where the GPU that is asked for is not there, a worker is alive and says why it is not ready, and what to do."""
+def test_missing_gpu(store: Path, tmp_path: Path) -> None:
+    """If the requested GPU is missing, the worker is live, and reports why it is not ready and what to do."""
     with serve(store, tmp_path, wait="/livez", TABSERVE_DEVICE="cuda") as server:
         for _ in range(2):
             reply = requests.get(f"{server.url}/readyz", timeout=10)
@@ -746,15 +751,15 @@ def test_gpu_that_is_not_there(store: Path, tmp_path: Path) -> None:
 
 
 def private_kibibytes(pid: int) -> int:
-    """Return how much of a process's memory it wrote and shares with no other."""
+    """Return how much memory a process has written and shares with no other process."""
     found = re.search(r"^Private_Dirty:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc/self/smaps_rollup")
 def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
-    """A worker has less than half of what a process that loads the service by itself has for itself."""
+    """A worker's private memory is less than half that of a process that loads the service itself."""
     code = (
         "import os, sys, app, app.config; service = app.create_app(app.config.Config.from_environ(os.environ)); "
         "print('loaded', flush=True); sys.stdin.read()"
@@ -811,7 +816,7 @@ def test_workers_share_memory(store: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dict[str, str], named: list[str]) -> None:
-    """Wrong settings end the start with one JSON line that names them all, and leave nothing behind."""
+    """Wrong settings end the start with a single JSON line that names them all, and leave no files."""
     environ = {**os.environ, "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path), **settings}
     command = [str(Path(sys.executable).parent / "gunicorn"), "--bind", "127.0.0.1:0"]
     ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
@@ -826,8 +831,8 @@ def test_wrong_settings_end_the_start(store: Path, tmp_path: Path, settings: dic
 
 
 @pytest.mark.parametrize("number", ["0", "-1"])
-def test_number_of_workers_is_reported_as_it_is(store: Path, tmp_path: Path, number: str) -> None:
-    """The message of too few workers has their number; where gunicorn reads a negative one, it ends before."""
+def test_wrong_number_of_workers_is_reported(store: Path, tmp_path: Path, number: str) -> None:
+    """The message for too few workers shows their number; gunicorn itself refuses a negative number earlier."""
     code = "import runpy; runpy.run_path('gunicorn.conf.py')"
     environ = {**os.environ, "TABSERVE_STORE": str(store), "TMPDIR": str(tmp_path), "WEB_CONCURRENCY": number}
     environ["TABSERVE_PREDICTION_LOG"] = ""

@@ -1,4 +1,4 @@
-"""Owns the worker's promise: to a client it is gunicorn's own threaded worker, only faster and harder to hold up."""
+"""Owns the worker's promise: to a client it is gunicorn's own threaded worker, but faster and harder to block."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ LOOP = os.environ.get("WORKER_UNDER_TEST", "app.server.worker.EventLoopWorker")
 BOTH = pytest.mark.parametrize("worker_class", [STOCK, LOOP], ids=["stock", "loop"])
 
 PROBE = b"GET /probe?alive HTTP/1.1\r\nHost: probe\r\n\r\n"
-PATIENCE = 60.0  # seconds after which a test has waited in vain, also on a busy machine
+PATIENCE = 60.0  # seconds until a wait fails; enough for a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class Gunicorn:
-    """A running gunicorn: where it listens, its process and its files."""
+    """A running gunicorn: its address, its process and the folder of its files."""
 
     address: tuple[str, int] | str
     process: subprocess.Popen[bytes]
@@ -58,25 +58,25 @@ class Gunicorn:
 
     def connect(self, *, timeout: float = PATIENCE) -> socket.socket:
         """Return a new connection to the server."""
-        one = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
-        one.settimeout(timeout)
+        connection = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
+        connection.settimeout(timeout)
         try:
-            one.connect(self.address)
+            connection.connect(self.address)
         except OSError:
-            one.close()
+            connection.close()
             raise
         if not isinstance(self.address, str):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return one
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
 
 @contextmanager
 def gunicorn(
     folder: Path, worker_class: str, *flags: str, config: str = "", unix: bool = False, app: str = "application"
 ) -> Iterator[Gunicorn]:
-    """Run gunicorn with one worker of a class in a folder, until the block ends; `config` is a configuration file."""
+    """Run gunicorn with a single worker of a class in a folder; `config` is the text of a configuration file."""
     folder.mkdir(exist_ok=True)
-    # In the file, where a setting that this gunicorn does not have is none.
+    # In the file and not a flag, since a file may set what this version of gunicorn does not know.
     (folder / "conf.py").write_text(f"control_socket_disable = True\n{config}")
     bind = "unix:socket" if unix else "127.0.0.1:0"
     command = [sys.executable, "-m", "gunicorn", "--config", "conf.py", "--bind", bind, "--worker-class", worker_class]
@@ -96,21 +96,21 @@ def gunicorn(
         end(process)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Return as soon as something is true; fail if it is not in time."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as a condition holds; fail if it does not hold in time."""
     deadline = time.monotonic() + PATIENCE
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def plain(stream: bytes) -> bytes:
-    """Return what a server sent without gunicorn's dates."""
+    """Return a server's bytes without gunicorn's dates."""
     return re.sub(rb"\r\nDate: [^\r\n]* GMT(?=\r\n)", b"", stream)
 
 
 class Client:
-    """A connection of which all that came is kept; sends and receives at the same time, so that neither blocks."""
+    """A connection that keeps all received bytes, and receives while it sends, so that neither blocks."""
 
     def __init__(self, server: Gunicorn) -> None:
         self.socket = server.connect()
@@ -127,7 +127,7 @@ class Client:
         self.socket.close()
 
     def receive(self, seconds: float) -> bool:
-        """Take what comes within some seconds; return whether anything did."""
+        """Receive bytes that arrive within some seconds; return whether any did, or the connection closed."""
         if self.ended or not self.poll.poll(seconds * 1000):
             return False
         try:
@@ -141,7 +141,7 @@ class Client:
         return True
 
     def send(self, data: bytes) -> None:
-        """Send all of it, unless the server closed the connection."""
+        """Send all data, unless the server closes the connection."""
         rest = memoryview(data)
         deadline = time.monotonic() + PATIENCE
         while rest and not self.ended:
@@ -150,14 +150,14 @@ class Client:
             except BlockingIOError:
                 self.receive(0.005)
             except ConnectionError:
-                self.receive(0.005)  # what came before the reset
+                self.receive(0.005)  # bytes that arrived before the reset
                 break
             assert time.monotonic() < deadline
 
-    def receive_until(self, true: Callable[[], bool], *, seconds: float = PATIENCE) -> bool:
-        """Take what comes until something is true of it, or it ends, or the time is over; return whether it was not."""
+    def receive_until(self, condition: Callable[[], bool], *, seconds: float = PATIENCE) -> bool:
+        """Receive until a condition holds or the connection closes; return False if the time is over first."""
         deadline = time.monotonic() + seconds
-        while not (self.ended or true()):
+        while not (self.ended or condition()):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -165,12 +165,12 @@ class Client:
         return True
 
     def wait_for_more(self) -> None:
-        """Take the next bytes, or none where a server does not answer what it got."""
+        """Receive the next bytes, or none if the server does not answer within a second."""
         before = len(self.received)
         self.receive_until(lambda: len(self.received) > before, seconds=1)
 
     def finish(self) -> bytes:
-        """Say that no more is sent, and return all that came until the server closed."""
+        """Close for writing, and return all bytes received until the server closes."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
         self.receive_until(lambda: False)
@@ -179,14 +179,14 @@ class Client:
 
 
 def answer(server: Gunicorn, stream: bytes) -> bytes:
-    """Return all that a server answers to a stream that then ends."""
+    """Return the server's whole answer to a stream that then ends."""
     with Client(server) as client:
         client.send(stream)
         return client.finish()
 
 
 def answer_in_pieces(server: Gunicorn, case: Case, *, pause: float) -> bytes:
-    """Return the answer to a case that is sent piece by piece, a probe and the end."""
+    """Return the answer to a case that is sent piece by piece, followed by a probe and the end."""
     with Client(server) as client:
         for piece in (*case.pieces, PROBE):
             if piece:
@@ -200,9 +200,9 @@ def answer_in_pieces(server: Gunicorn, case: Case, *, pause: float) -> bytes:
 def answer_with_late_probe(
     server: Gunicorn, case: Case, awaited: bytes | None, *, seconds: float
 ) -> tuple[bytes, bool]:
-    """Return the answer to a case whose probe goes out after the awaited replies, or the end if none are named.
+    """Return the answer to a case whose probe is sent after the awaited replies; None awaits the end of the connection.
 
-    The second value is whether those came within some seconds. If not, the probe goes out nevertheless.
+    The second value is whether the awaited replies arrived within some seconds. If not, the probe is sent nevertheless.
     """
     with Client(server) as client:
         for piece in case.pieces:
@@ -225,17 +225,17 @@ _REFUSAL = re.compile(
 )
 
 
-def coarse(answered: bytes) -> bytes:
-    """Return an answer without the words of a refusal.
+def without_reason(answered: bytes) -> bytes:
+    """Return an answer with only the status of a refusal.
 
-    Which of several mistakes is reported depends on how the bytes arrive: gunicorn looks for some of them early.
+    Which of several mistakes gunicorn reports depends on how the bytes arrive, since it checks some mistakes early.
     """
     return _REFUSAL.sub(rb"<refused \1>", answered)
 
 
-def coarsest(answered: bytes) -> bytes:
-    """Return an answer that says that a request is refused, but not why."""
-    return re.sub(rb"<refused 4\d\d>", b"<refused>", coarse(answered))
+def without_status(answered: bytes) -> bytes:
+    """Return an answer that shows that a request is refused, but not the status."""
+    return re.sub(rb"<refused 4\d\d>", b"<refused>", without_reason(answered))
 
 
 _CHUNKED_HEAD = re.compile(
@@ -244,7 +244,7 @@ _CHUNKED_HEAD = re.compile(
 
 
 def in_one_chunk(answered: bytes) -> bytes:
-    """Return an answer with the chunks of each body joined."""
+    """Return an answer with the chunks of every body joined."""
     done, place = [], 0
     while head := _CHUNKED_HEAD.search(answered, place):
         done.append(answered[place : head.end()])
@@ -265,29 +265,29 @@ _ERROR_PAGE = (
     b"<html>\n  <head>\n    <title>Internal Server Error</title>\n  </head>\n  <body>\n"
     b"    <h1><p>Internal Server Error</p></h1>\n    \n  </body>\n</html>\n"
 )
-# Where the loop may answer unlike gthread, and why: (reason, how gthread's answer ends, how the loop's does).
-# Beside these it may send in one chunk what gthread sends in several: it is made whole before it is sent.
+# Where the loop may answer differently from gthread: (reason, end of gthread's answer, end of the loop's answer).
+# The loop may also send a body in a single chunk that gthread sends in several: it joins a reply before it sends it.
 EXPLAINED: list[tuple[str, re.Pattern[bytes], bytes]] = [
     (
-        "a quick reply that fails in its middle has not been sent yet, so the client learns that it failed",
+        "an immediate reply that fails in its middle is not sent yet, so the client gets an error page",
         re.compile(rb"HTTP/1\.1 200 OK\r\n(?:[^\r\n]+\r\n)+Content-Length: 10\r\n\r\nnever$"),
         _ERROR_PAGE,
     ),
     (
-        "nor has one whose pieces are no bytes",
+        "an immediate reply whose pieces are not bytes is not sent yet either",
         re.compile(rb"HTTP/1\.1 200 OK\r\n(?:[^\r\n]+\r\n)+Transfer-Encoding: chunked\r\n(?:[^\r\n]+\r\n)+\r\n$"),
         _ERROR_PAGE,
     ),
 ]
 
-# A body beyond what the loop gathers is not waited for, and the reply says that the connection ends.
+# The loop does not wait for a body beyond its limit, and the reply announces that the connection closes.
 _TOO_LONG = re.compile(rb"Content-Length: ?[1-9][0-9]{7,29}\r\n")
-# Nor is a request answered before its body is whole, as gthread answers this one.
+# gthread answers this request before its body is complete, and the loop does not.
 _NOT_WHOLE = re.compile(rb"POST /raise HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*Content-Length: 9\r\n\r\n.{4}", re.DOTALL)
 
 
 def alike(expected: bytes, actual: bytes, view: Callable[[bytes], bytes]) -> bool:
-    """Return whether the loop answers as gthread does, or otherwise for a reason that is named above."""
+    """Return whether the loop answers like gthread, or differs for a reason in `EXPLAINED`."""
     if view(expected) == view(actual):
         return True
     expected, actual = in_one_chunk(expected), in_one_chunk(actual)
@@ -301,63 +301,63 @@ def exactly(answered: bytes) -> bytes:
 
 
 def difference(stock: Gunicorn, other: Gunicorn, case: Case, alive: bytes, *, only_whole: bool = False) -> str:
-    """Return how two servers differ in what they answer to a case, "" if they do not; `alive` is the probe's reply."""
+    """Return how the answers of two servers to a case differ, "" if they do not; `alive` is the probe's reply."""
     whole = case.stream + PROBE
     expected, actual = answer(stock, whole), answer(other, whole)
     too_long = _TOO_LONG.search(case.stream)
     if too_long:
         expected = expected.replace(b"\r\nConnection: keep-alive\r\n", b"\r\nConnection: close\r\n")
-    # What is longer than one read may come in unlike parts.
-    if not alike(expected, actual, exactly if len(whole) <= 8192 else coarse):
+    # The servers may receive a stream that is longer than a single read in different parts.
+    if not alike(expected, actual, exactly if len(whole) <= 8192 else without_reason):
         return report("at once", case, expected, actual)
     if only_whole or too_long:
         return ""
 
     awaited = expected.removesuffix(alive) if expected.endswith(alive) else None
     ours = actual.removesuffix(alive) if actual.endswith(alive) else None
-    for seconds in (0.1, 3):  # a busy machine, or one of them waits for more
+    for seconds in (0.1, 3):  # a longer time if the machine is busy, or a server waits for more
         stock_late = answer_with_late_probe(stock, case, awaited, seconds=seconds)
         other_late = answer_with_late_probe(other, case, ours, seconds=seconds)
         if stock_late[1] == other_late[1] or _NOT_WHOLE.fullmatch(case.stream):
             break
     else:
         return report("with a late probe: in time", case, b"%r" % stock_late[1], b"%r" % other_late[1])
-    if not alike(stock_late[0], other_late[0], coarse):
+    if not alike(stock_late[0], other_late[0], without_reason):
         return report("with a late probe", case, stock_late[0], other_late[0])
 
     pieces = split(case, seed=1)
-    expected, actual = (answer_in_pieces(one, pieces, pause=0.0005) for one in (stock, other))
-    if len(whole) <= 8192 and not alike(expected, actual, coarsest):
+    expected, actual = (answer_in_pieces(server, pieces, pause=0.0005) for server in (stock, other))
+    if len(whole) <= 8192 and not alike(expected, actual, without_status):
         return report("in pieces", pieces, expected, actual)
-    for pause in (0.05, 0.2, 0.5):  # so slowly that what arrives together is sure, and before the server hangs up
-        if alike(expected, actual, coarse):
+    for pause in (0.05, 0.2, 0.5):  # so slowly that every piece arrives alone, and before the server closes
+        if alike(expected, actual, without_reason):
             return ""
-        expected, actual = (answer_in_pieces(one, pieces, pause=pause) for one in (stock, other))
-    return "" if alike(expected, actual, coarse) else report("in slow pieces", pieces, expected, actual)
+        expected, actual = (answer_in_pieces(server, pieces, pause=pause) for server in (stock, other))
+    return "" if alike(expected, actual, without_reason) else report("in slow pieces", pieces, expected, actual)
 
 
 def report(how: str, case: Case, expected: bytes, actual: bytes) -> str:
-    """Return what to read when two servers differ."""
+    """Return a description of how the answers of two servers differ."""
     common = next(
         (place for place, (a, b) in enumerate(zip(expected, actual)) if a != b), min(len(expected), len(actual))
     )
     start = max(0, common - 100)
     pieces = [piece if len(piece) < 600 else piece[:300] + b" ... " + piece[-300:] for piece in case.pieces]
-    shown = [one[start : common + 300] for one in (expected, actual)]
+    shown = [stream[start : common + 300] for stream in (expected, actual)]
     return f"{case.name}, {how}: {pieces}\n  stock from byte {start}: {shown[0]!r}\n  other: {shown[1]!r}"
 
 
 def differences(stock: Gunicorn, other: Gunicorn, cases: Sequence[Case], *, only_whole: bool = False) -> list[str]:
-    """Return all differences between two servers over many cases."""
+    """Return all differences between two servers in many cases."""
     alive = answer(stock, PROBE)
     assert answer(other, PROBE) == alive
     workers = stock.workers() + other.workers()
 
-    def look(case: Case) -> str:
+    def compare(case: Case) -> str:
         return difference(stock, other, case, alive, only_whole=only_whole)
 
     with ThreadPoolExecutor(8) as pool:
-        found = [each for each in pool.map(look, cases) if each]
+        found = [text for text in pool.map(compare, cases) if text]
     if workers != stock.workers() + other.workers():
         found.insert(0, "a worker died:\n" + (other.folder / "error.log").read_text()[-3000:])
     return found
@@ -365,14 +365,14 @@ def differences(stock: Gunicorn, other: Gunicorn, cases: Sequence[Case], *, only
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gunicorn, Gunicorn]]:
-    """A gunicorn with its own worker and one with ours, alike in all else; tests do not stop them."""
+    """A gunicorn with its own worker and a gunicorn with ours, otherwise alike; tests do not stop them."""
     folder = tmp_path_factory.mktemp("pair")
     with gunicorn(folder / "stock", STOCK) as stock, gunicorn(folder / "loop", LOOP) as loop:
         yield stock, loop
 
 
 def groups(*names: str) -> list[Case]:
-    """Return the hand-written cases of some groups."""
+    """Return the hand-written cases of the named groups."""
     return [case for case in hand_written() if case.name.split()[0] in names]
 
 
@@ -386,14 +386,14 @@ GROUPS = sorted({case.name.split()[0] for case in hand_written()})
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_hand_written_cases(pair: tuple[Gunicorn, Gunicorn], group: str) -> None:
-    """Whatever is sent, at once or in pieces, both workers send the same replies and close or keep the connection."""
+    """Both workers send the same replies and equally keep or close the connection, however the bytes arrive."""
     cases = groups(group)
 
     check(differences(*pair, cases), cases)
 
 
-def test_too_long_a_head_is_refused_as_soon_as_it_is(pair: tuple[Gunicorn, Gunicorn]) -> None:
-    """A line without an end is refused when it passes gunicorn's limit, at whatever lengths it was looked at before."""
+def test_head_is_refused_when_it_passes_the_limit(pair: tuple[Gunicorn, Gunicorn]) -> None:
+    """A line without an end is refused when it passes gunicorn's limit, however long its pieces are."""
     for server in pair:
         with Client(server) as client:
             client.send(b"GET / HTTP/1.1\r\nX: ")
@@ -406,22 +406,22 @@ def test_too_long_a_head_is_refused_as_soon_as_it_is(pair: tuple[Gunicorn, Gunic
 
 
 def test_generated_cases(pair: tuple[Gunicorn, Gunicorn]) -> None:
-    """Mutations of valid requests are answered alike by both workers."""
+    """Both workers answer mutations of valid requests alike."""
     cases = list(generated(2000, seed=1))
 
     check(differences(*pair, cases), cases)
 
 
 def test_more_generated_cases(pair: tuple[Gunicorn, Gunicorn]) -> None:
-    """Ten thousand more are, where they come at once."""
+    """Both workers answer ten thousand more mutations alike when they arrive in one piece."""
     cases = list(generated(10_000, seed=2))
 
     check(differences(*pair, cases, only_whole=True), cases)
 
 
 SMALL = ["--limit-request-line", "100", "--limit-request-fields", "5", "--limit-request-field_size", "50"]
-TOLERANT = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-unconventional-http-method"]
-TOLERANT += ["--permit-unconventional-http-version", "--casefold-http-method"]
+PERMISSIVE = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-unconventional-http-method"]
+PERMISSIVE += ["--permit-unconventional-http-version", "--casefold-http-method"]
 SETTINGS = {
     "small limits": SMALL,
     "no limits": ["--limit-request-line", "0", "--limit-request-fields", "0", "--limit-request-field_size", "0"],
@@ -431,7 +431,7 @@ SETTINGS = {
     "ambiguous names": ["--header-map", "dangerous"],
     "no ambiguous names": ["--header-map", "refuse"],
     "names of a forwarder": ["--forwarder-headers", "X_Y,PATH_INFO,REMOTE_ADDR,HTTP_HOST"],
-    "tolerance": TOLERANT,
+    "tolerance": PERMISSIVE,
     "a script name": ["--env", "SCRIPT_NAME=/a"],
     "the PROXY protocol": ["--proxy-protocol", "auto"],
 }
@@ -451,7 +451,7 @@ def near_small_limits() -> Iterator[Case]:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(tmp_path: Path, name: str) -> None:
-    """gunicorn's settings mean the same to both workers."""
+    """gunicorn's settings have the same effect in both workers."""
     flags = SETTINGS[name]
     cases = [*groups("fields", "lines", "expectations"), *near_small_limits()]
     with gunicorn(tmp_path / "s", STOCK, *flags) as stock, gunicorn(tmp_path / "l", LOOP, *flags) as loop:
@@ -461,7 +461,7 @@ def test_settings(tmp_path: Path, name: str) -> None:
 
 
 def test_own_scheme_headers(tmp_path: Path) -> None:
-    """The headers that say whether a client came by https are those that the configuration names."""
+    """The configuration names the headers that report whether a client came by https."""
     config = "secure_scheme_headers = {'X-Y': 'z', 'ACCEPT': 'a', 'CONTENT-TYPE': 'a'}"
     cases = groups("fields")
     with gunicorn(tmp_path / "s", STOCK, config=config) as stock, gunicorn(tmp_path / "l", LOOP, config=config) as loop:
@@ -471,7 +471,7 @@ def test_own_scheme_headers(tmp_path: Path) -> None:
 
 
 def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A Unix socket is served as gthread serves it."""
+    """A Unix socket is served as by gthread."""
     folder = tmp_path_factory.mktemp("u")
     cases = [*groups("fields", "lines", "bodies", "held"), *generated(300, seed=5)]
     with gunicorn(folder / "s", STOCK, unix=True) as stock, gunicorn(folder / "l", LOOP, unix=True) as loop:
@@ -480,8 +480,8 @@ def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
     check(found, cases)
 
 
-def test_application_that_does_not_say_what_is_quick(tmp_path: Path) -> None:
-    """An application without `is_immediate` is served by threads alone."""
+def test_application_without_is_immediate(tmp_path: Path) -> None:
+    """An application without `is_immediate` is served by threads only."""
     cases = [*groups("pipelines", "held", "replies"), *generated(300, seed=6)]
     with (
         gunicorn(tmp_path / "s", STOCK, app="undecided") as stock,
@@ -492,50 +492,50 @@ def test_application_that_does_not_say_what_is_quick(tmp_path: Path) -> None:
     check(found, cases)
 
 
-def ask(one: socket.socket, target: str = "/", *, version: str = "1.1") -> tuple[int, bytes, bool]:
-    """Ask on an open connection; return the status, the body, and whether the server keeps the connection."""
-    one.sendall(f"GET {target} HTTP/{version}\r\nHost: h\r\n\r\n".encode())
-    with http.client.HTTPResponse(one, method="GET") as reply:
+def ask(connection: socket.socket, target: str = "/", *, version: str = "1.1") -> tuple[int, bytes, bool]:
+    """Send a request; return the status, the body, and whether the server keeps the connection."""
+    connection.sendall(f"GET {target} HTTP/{version}\r\nHost: h\r\n\r\n".encode())
+    with http.client.HTTPResponse(connection, method="GET") as reply:
         reply.begin()
         return reply.status, reply.read(), not reply.will_close
 
 
 def seconds_to_answer(server: Gunicorn, target: str = "/") -> float:
-    """Return how long a request on a connection of its own takes."""
+    """Return how long a request on a new connection takes."""
     start = time.monotonic()
-    with server.connect() as one:
-        assert ask(one, target)[0] == 200
+    with server.connect() as connection:
+        assert ask(connection, target)[0] == 200
     return time.monotonic() - start
 
 
 @dataclass(slots=True)
 class Load:
-    """What became of requests under load."""
+    """The outcomes of requests under load."""
 
     answered: int = 0
-    unheard: int = 0  # on a new connection, before anything came back: the server had stopped to listen
+    unheard: int = 0  # on a new connection, without a reply: the server had stopped accepting
     lost: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def load(server: Gunicorn, *, clients: int = 8, targets: Sequence[str] = ("/", "/pool")) -> Iterator[Load]:
-    """Ask on kept-alive connections beside the block."""
+    """Send requests on kept-alive connections while the block runs."""
     total = Load()
     lock, stop = threading.Lock(), threading.Event()
 
     def call() -> None:
         kept: socket.socket | None = None
-        one: socket.socket | None = None
+        connection: socket.socket | None = None
         for target in itertools.cycle(targets):
             if stop.is_set():
                 break
             fresh = kept is None
             try:
-                one, kept = kept, None
-                one = one or server.connect()
-                status, _, keeps = ask(one, target)
+                connection, kept = kept, None
+                connection = connection or server.connect()
+                status, _, keeps = ask(connection, target)
                 if keeps:
-                    kept = one
+                    kept = connection
                 with lock:
                     total.answered += 1
                     if status != 200:
@@ -550,9 +550,9 @@ def load(server: Gunicorn, *, clients: int = 8, targets: Sequence[str] = ("/", "
             except (OSError, http.client.HTTPException) as error:
                 with lock:
                     total.lost.append(repr(error))
-            if one and not kept:
-                one.close()
-                one = None
+            if connection and not kept:
+                connection.close()
+                connection = None
         if kept:
             kept.close()
 
@@ -570,7 +570,7 @@ def load(server: Gunicorn, *, clients: int = 8, targets: Sequence[str] = ("/", "
 @BOTH
 @pytest.mark.parametrize("target", ["/large", "/pool/large", "/stream", "/pool/stream"])
 def test_slow_reader_gets_every_byte(tmp_path: Path, worker_class: str, target: str) -> None:
-    """A reply that is larger than the socket's buffers comes whole to a client that takes its time; others go on."""
+    """A slow client gets all of a reply that is larger than the socket's buffers, and delays no other client."""
     size = 12_000_000
     with gunicorn(tmp_path / "g", worker_class) as server, Client(server) as slow:
         slow.send(f"GET {target}?{size} HTTP/1.1\r\nHost: h\r\nX-Slow: 1\r\n\r\n".encode() + PROBE)
@@ -589,39 +589,39 @@ def test_slow_reader_gets_every_byte(tmp_path: Path, worker_class: str, target: 
 
 
 def test_many_slow_readers(tmp_path: Path) -> None:
-    """More clients than there are threads, none of which takes its reply to a quick request, do not hold up others."""
+    """More clients than threads that do not read immediate replies delay no other client."""
     with gunicorn(tmp_path / "g", LOOP) as server, ExitStack() as stack:
         slow = [stack.enter_context(server.connect()) for _ in range(10)]
-        for one in slow:
-            one.sendall(b"GET /large?8000000 HTTP/1.1\r\nHost: h\r\n\r\n")
-        for one in slow:
-            one.recv(1, socket.MSG_PEEK)  # the reply is there: to make it takes a slow machine its time
+        for connection in slow:
+            connection.sendall(b"GET /large?8000000 HTTP/1.1\r\nHost: h\r\n\r\n")
+        for connection in slow:
+            connection.recv(1, socket.MSG_PEEK)  # the reply arrives, which takes a slow machine a while
         assert seconds_to_answer(server) < PATIENCE
         assert seconds_to_answer(server, "/pool") < PATIENCE
-        for one in slow:
-            with http.client.HTTPResponse(one, method="GET") as reply:
+        for connection in slow:
+            with http.client.HTTPResponse(connection, method="GET") as reply:
                 reply.begin()
                 assert reply.read() == large(8_000_000)
 
 
 @BOTH
 def test_client_that_sends_and_does_not_read(tmp_path: Path, worker_class: str) -> None:
-    """What a client does not take is not piled up: the server reads no further requests before it does."""
-    with gunicorn(tmp_path / "g", worker_class) as server, server.connect() as one:
+    """Replies to a client that does not read do not pile up: the server receives no further requests until it reads."""
+    with gunicorn(tmp_path / "g", worker_class) as server, server.connect() as connection:
         before = psutil.Process(server.workers()[0]).memory_info().rss
-        one.setblocking(False)
+        connection.setblocking(False)
         deadline = time.monotonic() + 1
         wanted = b"GET /large?1000000 HTTP/1.1\r\nHost: h\r\n\r\n" * 100
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
-                one.send(wanted)
+                connection.send(wanted)
             time.sleep(0.001)
         assert psutil.Process(server.workers()[0]).memory_info().rss - before < 60_000_000
         assert seconds_to_answer(server) < PATIENCE
 
 
-def test_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> None:
-    """Thousands of requests in one go are answered in their order, and others in between."""
+def test_pipelining_client_does_not_delay_other_clients(tmp_path: Path) -> None:
+    """Thousands of pipelined requests are answered in order, and other clients in between."""
     number = 10_000
     with gunicorn(tmp_path / "g", LOOP) as server, Client(server) as greedy, ThreadPoolExecutor(1) as pool:
         sending = pool.submit(greedy.send, b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % index for index in range(number)))
@@ -635,7 +635,7 @@ def test_client_that_sends_ahead_does_not_hold_up_others(tmp_path: Path) -> None
     assert re.findall(rb'"PATH_INFO": "/(\d+)"', answered) == [b"%d" % index for index in range(number)]
 
 
-# What a thread reads, gunicorn.conf.py bounds: see test_server.py.
+# gunicorn.conf.py sets these limits of the service: see test_server.py.
 READ_SECONDS = 3
 READ_LIMIT = f"def post_worker_init(worker):\n    worker.read_seconds = {READ_SECONDS}\n"
 SLOW_STARTS = {
@@ -648,7 +648,7 @@ SLOW_STARTS = {
 
 @pytest.mark.parametrize("start", SLOW_STARTS.values(), ids=SLOW_STARTS)
 def test_trickling_clients(tmp_path: Path, start: bytes) -> None:
-    """Clients that send a byte now and then, more than there are threads, hold up nobody and are let go in time."""
+    """More trickling clients than threads delay no other client, and are disconnected in time."""
     with gunicorn(tmp_path / "g", LOOP, config=READ_LIMIT) as server, ExitStack() as stack:
         clients = [stack.enter_context(Client(server)) for _ in range(20)]
         for client in clients:
@@ -662,22 +662,22 @@ def test_trickling_clients(tmp_path: Path, start: bytes) -> None:
                     client.socket.send(b"1")
                 client.receive(0)
             waits.append(max(seconds_to_answer(server), seconds_to_answer(server, "/pool")))
-        took = time.monotonic() - began
+        elapsed = time.monotonic() - began
 
     assert [client.ended for client in clients] == [True] * 20
-    assert took > READ_SECONDS
-    assert max(waits) < READ_SECONDS  # which a request would wait that has no thread
+    assert elapsed > READ_SECONDS
+    assert max(waits) < READ_SECONDS  # so long a request would wait for a thread
 
 
-def test_slow_reader_is_not_let_go(tmp_path: Path) -> None:
-    """A client that takes a little of its reply now and then keeps its connection, one that takes nothing does not."""
+def test_slow_reader_is_not_disconnected(tmp_path: Path) -> None:
+    """A client that reads its reply slowly keeps its connection; a client that reads nothing is disconnected."""
     size = 20_000_000
     with gunicorn(tmp_path / "g", LOOP, config=READ_LIMIT) as server, Client(server) as slow, Client(server) as silent:
         slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         for client in (slow, silent):
             client.send(get(target=b"/large?%d" % size))
         for client in (slow, silent):
-            assert client.poll.poll(PATIENCE * 1000)  # the reply is there: to make it takes a busy machine its time
+            assert client.poll.poll(PATIENCE * 1000)  # the reply has arrived, which takes a busy machine a while
         began = time.monotonic()
         while time.monotonic() < began + 3 * READ_SECONDS:
             time.sleep(0.1)
@@ -690,70 +690,70 @@ def test_slow_reader_is_not_let_go(tmp_path: Path) -> None:
     assert silent.ended
 
 
-def test_clients_that_do_not_close_hold_up_nobody(tmp_path: Path) -> None:
-    """A client that keeps its side open, though the server ended the connection, costs nobody time."""
+def test_clients_that_do_not_close_delay_no_other_client(tmp_path: Path) -> None:
+    """A client that keeps its side of a closed connection open delays no other client."""
     with gunicorn(tmp_path / "g", LOOP) as server, ExitStack() as stack:
         waits: list[float] = []
         for target in ("/", "/pool") * 4:
-            one = stack.enter_context(server.connect())
-            assert not ask(one, target, version="1.0")[2]
-            one = stack.enter_context(server.connect())
-            one.sendall(b"malformed\r\n\r\n")
-            assert one.recv(12) == b"HTTP/1.1 400"
+            connection = stack.enter_context(server.connect())
+            assert not ask(connection, target, version="1.0")[2]
+            connection = stack.enter_context(server.connect())
+            connection.sendall(b"malformed\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 400"
             waits.append(max(seconds_to_answer(server), seconds_to_answer(server, "/pool")))
     assert statistics.median(waits) < 1
 
 
 @BOTH
 def test_idle_connections(tmp_path: Path, worker_class: str) -> None:
-    """Hundreds of idle connections take no thread, and each is still good for a request."""
+    """Hundreds of idle connections occupy no thread, and all can still send a request."""
     with gunicorn(tmp_path / "g", worker_class, "--keep-alive", "60") as server, ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(200)]
-        for one in idle:
-            assert ask(one)[2]
+        for connection in idle:
+            assert ask(connection)[2]
         assert statistics.median(seconds_to_answer(server, target) for target in ("/", "/pool") * 20) < 1
-        assert [ask(one)[0] for one in idle] == [200] * 200
+        assert [ask(connection)[0] for connection in idle] == [200] * 200
 
 
 @BOTH
 def test_idle_connections_are_closed(tmp_path: Path, worker_class: str) -> None:
-    """A connection without requests is closed after `keepalive` seconds, whichever way its last one was answered."""
+    """An idle connection is closed after `keepalive` seconds, whether the loop or a thread answered on it."""
     with gunicorn(tmp_path / "g", worker_class, "--keep-alive", "1") as server, ExitStack() as stack:
         began = time.monotonic()
         for target in ("/", "/pool"):
-            one = stack.enter_context(server.connect())
-            assert ask(one, target)[2]
-            assert one.recv(1) == b""
+            connection = stack.enter_context(server.connect())
+            assert ask(connection, target)[2]
+            assert connection.recv(1) == b""
             assert 1 <= time.monotonic() - began < PATIENCE
             began = time.monotonic()
 
 
 def test_silent_connections_are_closed(tmp_path: Path) -> None:
-    """So is a connection on which nothing was ever sent, and they hold up nobody."""
+    """A connection that never sends anything is closed too, and delays no other client."""
     with gunicorn(tmp_path / "g", LOOP, "--keep-alive", "1") as server, ExitStack() as stack:
         silent = [stack.enter_context(server.connect()) for _ in range(20)]
-        assert seconds_to_answer(server, "/pool") < 5  # half of what a silent connection is given
+        assert seconds_to_answer(server, "/pool") < 5  # half the time that a silent connection has
         began = time.monotonic()
-        assert [one.recv(1) for one in silent] == [b""] * 20
-        assert time.monotonic() - began < 15  # ten for the first byte
+        assert [connection.recv(1) for connection in silent] == [b""] * 20
+        assert time.monotonic() - began < 15  # ten seconds for the first byte, and a margin
 
 
 @BOTH
 def test_more_connections_than_allowed(tmp_path: Path, worker_class: str) -> None:
-    """Connections beyond `worker_connections` wait until others end, and none is lost."""
+    """Connections beyond `worker_connections` wait until other connections close, and no connection is lost."""
     with gunicorn(tmp_path / "g", worker_class, "--worker-connections", "6") as server, ExitStack() as stack:
         silent = [stack.enter_context(server.connect()) for _ in range(6)]
         wait_until(lambda: open_connections(server) >= 6)
         late = [stack.enter_context(server.connect()) for _ in range(12)]
-        for one in late:
-            one.sendall(PROBE)
-        for one in silent:
-            one.close()
-        for one in late:
-            with http.client.HTTPResponse(one, method="GET") as reply:
+        for connection in late:
+            connection.sendall(PROBE)
+        for connection in silent:
+            connection.close()
+        for connection in late:
+            with http.client.HTTPResponse(connection, method="GET") as reply:
                 reply.begin()
                 assert reply.status == 200
-            one.close()
+            connection.close()
 
 
 def open_connections(server: Gunicorn) -> int:
@@ -763,19 +763,19 @@ def open_connections(server: Gunicorn) -> int:
 
 @BOTH
 def test_vanishing_clients(tmp_path: Path, worker_class: str) -> None:
-    """Clients that reset their connection, at any moment, leave nothing behind."""
+    """Clients that reset their connection at any moment leave no connection, traceback or dead worker."""
     starts = [b"", b"GET / HT", b"GET / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"]
     starts += [b"GET /large?9000000 HTTP/1.1\r\n\r\n", b"GET /pool/large?9000000 HTTP/1.1\r\n\r\n"]
     starts += [b"GET /pool/sleep?0.05 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n" * 50, b"GET / HTTP/1.0\r\n\r\n"]
     with gunicorn(tmp_path / "g", worker_class, "--worker-connections", "8") as server:
         pids = server.workers()
         for start in starts * 4:
-            with server.connect() as one:
-                one.sendall(start)
+            with server.connect() as connection:
+                connection.sendall(start)
                 if start.startswith(b"GET /large"):
-                    one.recv(1000)
+                    connection.recv(1000)
                 time.sleep(0.01)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert seconds_to_answer(server) < PATIENCE
         wait_until(lambda: open_connections(server) == 0)
         assert server.workers() == pids
@@ -784,7 +784,7 @@ def test_vanishing_clients(tmp_path: Path, worker_class: str) -> None:
 
 @BOTH
 def test_max_requests(tmp_path: Path, worker_class: str) -> None:
-    """A worker that has answered its share makes room for a new one, and no request is lost for it."""
+    """A worker that has answered `max_requests` requests is replaced, and no request is lost."""
     flags = ["--max-requests", "40", "--max-requests-jitter", "0"]
     with gunicorn(tmp_path / "g", worker_class, *flags) as server:
         seen: set[int] = set()
@@ -801,32 +801,32 @@ def test_max_requests(tmp_path: Path, worker_class: str) -> None:
 
 
 @BOTH
-def test_last_request_of_a_worker_says_so(tmp_path: Path, worker_class: str) -> None:
-    """The reply that uses up `max_requests` closes its connection, and those before it do not."""
-    with gunicorn(tmp_path / "g", worker_class, "--max-requests", "6") as server, server.connect() as one:
-        kept = [ask(one)[2] for _ in range(5)]  # the server's start took one
+def test_last_reply_of_a_worker_closes_its_connection(tmp_path: Path, worker_class: str) -> None:
+    """The reply that reaches `max_requests` closes its connection; earlier replies do not."""
+    with gunicorn(tmp_path / "g", worker_class, "--max-requests", "6") as server, server.connect() as connection:
+        kept = [ask(connection)[2] for _ in range(5)]  # the probe in `gunicorn` was the first request
 
     assert kept == [True, True, True, True, False]
 
 
 def long_requests(server: Gunicorn, stack: ExitStack) -> list[socket.socket]:
-    """Begin requests that take about a second, in different ways, and return their connections."""
+    """Start requests that take about a second for different reasons, and return their connections."""
     wanted = [b"GET /pool/sleep?1 HTTP/1.1\r\n\r\n", b"GET /pool/slow-pieces?1 HTTP/1.1\r\n\r\n"]
     wanted += [b"GET /large?9000000 HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nab"]
     connections = [stack.enter_context(server.connect()) for _ in wanted]
-    for one, request in zip(connections, wanted):
-        one.sendall(request)
+    for connection, request in zip(connections, wanted):
+        connection.sendall(request)
     time.sleep(0.3)
     return connections
 
 
 def lengths_of_long_replies(connections: list[socket.socket]) -> list[int]:
-    """Take what is left of the replies to `long_requests`."""
+    """Return the lengths of the replies to `long_requests`."""
     time.sleep(0.3)
     connections[3].sendall(b"cd")
     lengths = []
-    for one in connections[:3]:
-        with http.client.HTTPResponse(one, method="GET") as reply:
+    for connection in connections[:3]:
+        with http.client.HTTPResponse(connection, method="GET") as reply:
             reply.begin()
             lengths.append(len(reply.read()))
     with http.client.HTTPResponse(connections[3], method="POST") as reply:
@@ -836,10 +836,10 @@ def lengths_of_long_replies(connections: list[socket.socket]) -> list[int]:
 
 
 @BOTH
-def test_term(tmp_path: Path, worker_class: str) -> None:
-    """SIGTERM, under load, lets all that has begun be answered in whole, and ends with 0."""
+def test_sigterm(tmp_path: Path, worker_class: str) -> None:
+    """After SIGTERM under load, all open requests get their whole reply, and gunicorn exits with 0."""
     with gunicorn(tmp_path / "g", worker_class) as server, ExitStack() as stack, load(server) as total:
-        wait_until(lambda: total.answered > 20)  # which takes gthread a while when the machine is busy
+        wait_until(lambda: total.answered > 20)  # takes gthread a while on a busy machine
         connections = long_requests(server, stack)
         server.process.send_signal(signal.SIGTERM)
         assert lengths_of_long_replies(connections) == [5, 5, 9_000_000, 4]
@@ -851,8 +851,8 @@ def test_term(tmp_path: Path, worker_class: str) -> None:
 
 
 @BOTH
-def test_hup(tmp_path: Path, worker_class: str) -> None:
-    """SIGHUP replaces the worker, and no request fails for it, neither a long one nor a new one."""
+def test_sighup(tmp_path: Path, worker_class: str) -> None:
+    """SIGHUP replaces the worker, and no request fails, neither a long request nor a new request."""
     with gunicorn(tmp_path / "g", worker_class) as server, ExitStack() as stack:
         old = server.workers()
         with load(server) as total:
@@ -869,15 +869,15 @@ def test_hup(tmp_path: Path, worker_class: str) -> None:
 
 @BOTH
 def test_kept_connection_of_a_stopping_worker(tmp_path: Path, worker_class: str) -> None:
-    """A request that comes on a kept connection just after SIGTERM is answered, with an end of the connection."""
-    with gunicorn(tmp_path / "g", worker_class) as server, server.connect() as quick, server.connect() as pool:
-        assert ask(quick)[2]
+    """A request that arrives on a kept connection just after SIGTERM is answered, and the connection closes."""
+    with gunicorn(tmp_path / "g", worker_class) as server, server.connect() as immediate, server.connect() as pool:
+        assert ask(immediate)[2]
         assert ask(pool, "/pool")[2]
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
 
-        assert ask(quick)[::2] == (200, False)
-        quick.close()  # gthread waits for it
+        assert ask(immediate)[::2] == (200, False)
+        immediate.close()  # gthread waits for it
         assert ask(pool, "/pool")[::2] == (200, False)
         pool.close()
         assert server.process.wait(timeout=PATIENCE) == 0
@@ -885,7 +885,7 @@ def test_kept_connection_of_a_stopping_worker(tmp_path: Path, worker_class: str)
 
 @BOTH
 def test_stopping_worker_does_not_wait_for_idle_clients(tmp_path: Path, worker_class: str) -> None:
-    """Connections without a request hold up the end for the two seconds that a request may be under way, no more."""
+    """Idle connections delay the exit only for the two seconds that a request may be under way."""
     with gunicorn(tmp_path / "g", worker_class, "--keep-alive", "60") as server, ExitStack() as stack:
         for _ in range(5):
             assert ask(stack.enter_context(server.connect()))[2]
@@ -893,7 +893,7 @@ def test_stopping_worker_does_not_wait_for_idle_clients(tmp_path: Path, worker_c
         server.process.send_signal(signal.SIGTERM)
 
         assert server.process.wait(timeout=PATIENCE) == 0
-        assert time.monotonic() - began < 25  # a request is given 30
+        assert time.monotonic() - began < 25  # the time limit of a request is 30
 
 
 @BOTH
@@ -908,8 +908,8 @@ def test_killed_worker(tmp_path: Path, worker_class: str) -> None:
 
 
 @BOTH
-def test_orphan_ends(tmp_path: Path, worker_class: str) -> None:
-    """A worker whose master is gone does not go on alone."""
+def test_orphaned_worker_ends(tmp_path: Path, worker_class: str) -> None:
+    """A worker ends when its master is gone."""
     with gunicorn(tmp_path / "g", worker_class) as server:
         worker = psutil.Process(server.workers()[0])
         server.process.kill()
@@ -917,71 +917,71 @@ def test_orphan_ends(tmp_path: Path, worker_class: str) -> None:
         worker.wait(timeout=PATIENCE)
 
 
-def test_long_requests_do_not_hold_up_quick_ones(tmp_path: Path) -> None:
-    """Beside more long requests than there are threads quick ones are answered, and the worker is seen to live."""
+def test_long_requests_do_not_delay_immediate_requests(tmp_path: Path) -> None:
+    """Immediate requests are answered beside more long requests than threads, and the worker's heartbeat goes on."""
     with gunicorn(tmp_path / "g", LOOP, "--timeout", "2") as server, ExitStack() as stack:
         pids = server.workers()
         long = [stack.enter_context(server.connect()) for _ in range(6)]
-        for one in long:
-            one.sendall(b"GET /pool/sleep?3 HTTP/1.1\r\n\r\n")
+        for connection in long:
+            connection.sendall(b"GET /pool/sleep?3 HTTP/1.1\r\n\r\n")
         time.sleep(0.1)
         for _ in range(20):
             seconds_to_answer(server)
-        assert not select.select(long, [], [], 0)[0]  # a long one is not answered yet
-        for one in long:
-            with http.client.HTTPResponse(one, method="GET") as reply:
+        assert not select.select(long, [], [], 0)[0]  # no long request is answered yet
+        for connection in long:
+            with http.client.HTTPResponse(connection, method="GET") as reply:
                 reply.begin()
                 assert reply.read() == b"slept"
         assert server.workers() == pids
 
 
 def ask_at_once(server: Gunicorn, targets: Sequence[str]) -> list[tuple[int, bytes]]:
-    """Send requests for the targets, each on its connection, while the loop is busy; return status and body of each."""
+    """Send a request per target on separate connections while the loop is busy; return statuses and bodies."""
     with ExitStack() as stack:
         busy, *waiting = [stack.enter_context(server.connect()) for _ in range(1 + len(targets))]
-        for one in (busy, *waiting):
-            ask(one)  # so that it is let in
+        for connection in (busy, *waiting):
+            ask(connection)  # so that the connection is accepted
         busy.sendall(b"GET /sleep?1 HTTP/1.1\r\n\r\n")
         time.sleep(0.2)
-        for target, one in zip(targets, waiting):
-            one.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+        for target, connection in zip(targets, waiting):
+            connection.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
         found = []
-        for one in waiting:
-            with http.client.HTTPResponse(one, method="GET") as reply:
+        for connection in waiting:
+            with http.client.HTTPResponse(connection, method="GET") as reply:
                 reply.begin()
                 found.append((reply.status, reply.read()))
         return found
 
 
-def test_requests_that_come_at_once_are_answered_together(tmp_path: Path) -> None:
-    """What came while the loop was busy goes to the application at once, 32 at most; each client gets its own reply."""
+def test_requests_that_arrive_at_once_are_answered_together(tmp_path: Path) -> None:
+    """Requests that arrive while the loop is busy are answered in batches of at most 32, with the right replies."""
     with gunicorn(tmp_path / "g", LOOP) as server:
         found = ask_at_once(server, [f"/large?{size}" for size in range(40)])
-        with server.connect() as one:
-            counted = [ask(one, f"/calls?together-{number}")[1] for number in (32, 8)]
+        with server.connect() as connection:
+            counted = [ask(connection, f"/calls?together-{number}")[1] for number in (32, 8)]
 
     assert found == [(200, large(size)) for size in range(40)]
     assert counted == [b"1", b"1"]
 
 
-def test_request_that_fails_fails_alone(tmp_path: Path) -> None:
-    """Of requests that are answered together the others get their replies; only if all fail, all get a 500."""
+def test_failing_request_fails_alone(tmp_path: Path) -> None:
+    """If a request of a batch fails, the other requests get their replies; if the batch fails, all get 500."""
     targets = ["/large?1", "/raise", "/text", "/large?2"]
     with gunicorn(tmp_path / "g", LOOP) as server:
-        some = ask_at_once(server, targets)
-        none = ask_at_once(server, [*targets, "/all-fail"])
-        forgotten = ask_at_once(server, [*targets, "/too-few"])
-        with server.connect() as one:
-            assert ask(one)[0] == 200
+        mixed = ask_at_once(server, targets)
+        all_failed = ask_at_once(server, [*targets, "/all-fail"])
+        too_few = ask_at_once(server, [*targets, "/too-few"])
+        with server.connect() as connection:
+            assert ask(connection)[0] == 200
 
-    assert [status for status, _ in some] == [200, 500, 500, 200]
-    assert [some[0][1], some[3][1]] == [large(1), large(2)]
-    assert [status for status, _ in none + forgotten] == [500] * 10
+    assert [status for status, _ in mixed] == [200, 500, 500, 200]
+    assert [mixed[0][1], mixed[3][1]] == [large(1), large(2)]
+    assert [status for status, _ in all_failed + too_few] == [500] * 10
 
 
 @BOTH
-def test_busy_thread_does_not_hold_up_others(tmp_path: Path, worker_class: str) -> None:
-    """A request that computes in its thread shares the processor with others."""
+def test_busy_thread_does_not_delay_other_requests(tmp_path: Path, worker_class: str) -> None:
+    """A request that computes in its thread shares the processor with other requests."""
     with gunicorn(tmp_path / "g", worker_class) as server, server.connect() as busy:
         busy.sendall(b"GET /pool/spin?2 HTTP/1.1\r\n\r\n")
         time.sleep(0.1)
@@ -1013,7 +1013,7 @@ LOGGED += [b"POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nab
 
 
 def test_access_log(tmp_path: Path) -> None:
-    """The access log has the same lines, apart from times and process ids."""
+    """The access logs of both workers are the same, apart from times and process ids."""
     line = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(m)s %(U)s %(q)s %(H)s %(B)s'
     line += " %({content-length}i)s %({content-length}o)s %({wsgi.url_scheme}e)s %(T)s %(D)s %(M)s %(L)s %(p)s"
     logs: list[list[str]] = []
@@ -1043,7 +1043,7 @@ def post_request(worker, req, environ, resp):
 
 
 def test_hooks(tmp_path: Path) -> None:
-    """gunicorn's hooks are called before and after each request, once, with the request and the reply."""
+    """gunicorn's hooks are called once before and once after every request, with the request and the reply."""
     logs: list[list[str]] = []
     for worker_class in (STOCK, LOOP):
         with gunicorn(tmp_path / f"{len(logs)}", worker_class, config=HOOKS) as server:
@@ -1057,17 +1057,17 @@ def test_hooks(tmp_path: Path) -> None:
 
 @BOTH
 def test_replies_are_closed(tmp_path: Path, worker_class: str) -> None:
-    """The iterable that an application returns is closed once, also when it fails."""
+    """The application's iterable is closed once, also when it fails."""
     with gunicorn(tmp_path / "g", worker_class) as server:
         for target in (b"/pieces", b"/pool/pieces", b"/raise-middle", b"/raise-first"):
             answer(server, get(target=target))
-        with server.connect() as one:
-            assert ask(one, "/calls?closed")[1] == b"4"
+        with server.connect() as connection:
+            assert ask(connection, "/calls?closed")[1] == b"4"
 
 
 @BOTH
 def test_date(tmp_path: Path, worker_class: str) -> None:
-    """Every reply has the time at which it is sent."""
+    """Every reply has the date of its sending."""
     with gunicorn(tmp_path / "g", worker_class) as server:
         for _ in range(2):
             before = int(time.time())
@@ -1075,14 +1075,14 @@ def test_date(tmp_path: Path, worker_class: str) -> None:
                 client.send(get() + get(target=b"/pool"))
                 client.finish()
             found = re.findall(rb"\r\nDate: ([^\r]+)\r\n", client.received)
-            dates = [parsedate_to_datetime(one.decode()).timestamp() for one in found]
+            dates = [parsedate_to_datetime(date.decode()).timestamp() for date in found]
             assert len(dates) == 2
             assert all(before <= date <= time.time() for date in dates)
             time.sleep(1.1)
 
 
-def test_head_of_blanks_costs_nothing(tmp_path: Path) -> None:
-    """A long run of blanks in a header, and a body byte by byte behind it, take no time of the loop."""
+def test_long_run_of_blanks_takes_no_time(tmp_path: Path) -> None:
+    """A long run of blanks in a header, followed by a body byte by byte, takes little time of the loop."""
     with gunicorn(tmp_path / "g", LOOP) as server, Client(server) as client:
         worker = psutil.Process(server.workers()[0])
         before = sum(worker.cpu_times()[:2])
@@ -1091,23 +1091,25 @@ def test_head_of_blanks_costs_nothing(tmp_path: Path) -> None:
             client.send(b"1")
             client.receive(0.001)
         client.receive_until(lambda: b'"length": 300' in client.received)
-        took = sum(worker.cpu_times()[:2]) - before
+        elapsed = sum(worker.cpu_times()[:2]) - before
 
     assert client.received.startswith(b"HTTP/1.1 200")
-    assert took < 0.5
+    assert elapsed < 0.5
 
 
 def test_workers_share_clients(tmp_path: Path) -> None:
-    """A worker leaves each client to one that has fewer for a millisecond, before it accepts the client itself.
+    """A worker leaves a client for a millisecond to a worker with fewer clients before it accepts the client itself.
 
-    One of two workers is stopped, so that the other one has to accept all: at once, if it left none to the first. That
-    one then gets those that come until it has as many.
+    The test stops a worker, so the other worker must accept all clients; without the wait it would do so at once. The
+    stopped worker then continues, and accepts new clients.
     """
     number = 400
     with gunicorn(tmp_path / "g", LOOP, "--workers", "2") as server, ExitStack() as stack:
 
         def clients_of(pid: int) -> int:
-            return sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+            return sum(
+                connection.status == psutil.CONN_ESTABLISHED for connection in psutil.Process(pid).net_connections()
+            )
 
         def has_more_than(pid: int, before: int) -> bool:
             stack.enter_context(server.connect())
@@ -1121,18 +1123,18 @@ def test_workers_share_clients(tmp_path: Path) -> None:
             for _ in range(number):
                 stack.enter_context(server.connect())
             wait_until(lambda: clients_of(other) >= before + number)
-            took = time.monotonic() - began
+            elapsed = time.monotonic() - began
         finally:
             os.kill(stopped, signal.SIGCONT)
         before = clients_of(stopped)
         wait_until(lambda: has_more_than(stopped, before))
 
-    assert took > 0.0009 * number  # a machine that is busy takes longer
+    assert elapsed > 0.0009 * number  # a busy machine takes longer
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 def test_tls(tmp_path: Path) -> None:
-    """With a certificate the worker speaks TLS; clients that begin no handshake, or do not end it, hold up nobody."""
+    """With a certificate the worker speaks TLS; clients that do not complete the handshake delay no other client."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -1142,20 +1144,20 @@ def test_tls(tmp_path: Path) -> None:
             stack.enter_context(server.connect()).sendall(b"\x16\x03\x01")
             stack.enter_context(server.connect()).sendall(b"no TLS at all")
         context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-        one = stack.enter_context(context.wrap_socket(server.connect(), server_hostname="localhost"))
-        status, body, keeps = ask(one)
+        connection = stack.enter_context(context.wrap_socket(server.connect(), server_hostname="localhost"))
+        status, body, keeps = ask(connection)
         assert (status, json.loads(body)["environ"]["wsgi.url_scheme"], keeps) == (200, "https", True)
         sent = large(300_000)
-        one.sendall(sized(sent) + sized(b"behind it"))
+        connection.sendall(sized(sent) + sized(b"behind it"))
         for content in (sent, b"behind it"):
-            with http.client.HTTPResponse(one, method="POST") as reply:
+            with http.client.HTTPResponse(connection, method="POST") as reply:
                 reply.begin()
                 assert json.loads(reply.read())["sha256"] == hashlib.sha256(content).hexdigest()
-        assert ask(one, "/large?3000000")[1] == large(3_000_000)
+        assert ask(connection, "/large?3000000")[1] == large(3_000_000)
 
 
-def test_protocols_that_are_not_spoken(tmp_path: Path) -> None:
-    """A server that is told to speak what the worker does not ends with a message."""
+def test_unsupported_protocols(tmp_path: Path) -> None:
+    """A server that is told to use a protocol that the worker does not speak ends with a message."""
     command = [sys.executable, "-m", "gunicorn", "--worker-class", LOOP, "--bind", "127.0.0.1:0"]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
     command += ["--protocol", "uwsgi", "worker_app:application"]
@@ -1167,7 +1169,7 @@ def test_protocols_that_are_not_spoken(tmp_path: Path) -> None:
 
 
 def test_too_many_open_files(tmp_path: Path) -> None:
-    """Where no more files may be opened, those who are connected are served, and the others come in later."""
+    """If no more files can be opened, connected clients are served, and the other clients are accepted later."""
     with gunicorn(tmp_path / "g", LOOP) as server, ExitStack() as stack:
         (worker,) = server.workers()
         most = psutil.Process(worker).num_fds() + 5
@@ -1190,15 +1192,15 @@ def test_too_many_open_files(tmp_path: Path) -> None:
         assert "Too many open files" in (server.folder / "error.log").read_text()
 
 
-def test_end_of_a_client_that_goes_on_sending(tmp_path: Path) -> None:
-    """What a client sends after its last reply is read no longer than a request may take."""
-    with gunicorn(tmp_path / "g", LOOP, config=READ_LIMIT) as server, server.connect() as one:
-        one.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-        one.recv(100)
+def test_client_that_keeps_sending_is_disconnected(tmp_path: Path) -> None:
+    """After the last reply, the server reads from a client no longer than a request may take."""
+    with gunicorn(tmp_path / "g", LOOP, config=READ_LIMIT) as server, server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        connection.recv(100)
         began = time.monotonic()
         with suppress(ConnectionError):
             while time.monotonic() < began + PATIENCE:
-                one.send(b"x" * 65_536)
+                connection.send(b"x" * 65_536)
                 time.sleep(0.001)
 
     assert time.monotonic() < began + PATIENCE
@@ -1217,7 +1219,7 @@ LONG_STARTS = {
 
 @pytest.mark.parametrize("start", LONG_STARTS.values(), ids=LONG_STARTS)
 def test_slow_uploads_take_no_thread(tmp_path: Path, start: bytes) -> None:
-    """More requests than there are threads that come in slowly, however they are framed, let others be answered."""
+    """More slow uploads than threads, in any framing, delay no other request."""
     with gunicorn(tmp_path / "g", LOOP) as server, ExitStack() as stack:
         for _ in range(12):
             stack.enter_context(server.connect()).sendall(start)
@@ -1226,8 +1228,8 @@ def test_slow_uploads_take_no_thread(tmp_path: Path, start: bytes) -> None:
 
 
 @pytest.mark.parametrize("framing", ["sized", "chunked", "tiny chunks"])
-def test_long_bodies_come_whole(tmp_path: Path, framing: str) -> None:
-    """A long body that comes in pieces reaches the application to the byte, and the connection is good for the next."""
+def test_long_bodies_arrive_complete(tmp_path: Path, framing: str) -> None:
+    """A long body in pieces reaches the application unchanged, and the connection serves the next request."""
     body = large(1_000_000)
     streams = {"sized": sized(body), "chunked": post(CHUNKED, body=chunks(body, 70_000))}
     streams["tiny chunks"] = post(CHUNKED, body=chunks(body, 7))
@@ -1249,8 +1251,8 @@ def post_worker_init(worker):
 """
 
 
-def test_bodies_that_come_in_are_bounded_together(tmp_path: Path) -> None:
-    """Beyond some bodies in memory the worker reads no more of others until there is room; all are answered."""
+def test_memory_of_received_bodies_is_bounded(tmp_path: Path) -> None:
+    """The worker holds a limited number of bodies in memory, and pauses further bodies; all requests are answered."""
     config = MEMORY.replace("100_000", "4_000_000")
     stream = sized(b"x" * 3_900_000, target=b"/pool")
 
@@ -1263,23 +1265,22 @@ def test_bodies_that_come_in_are_bounded_together(tmp_path: Path) -> None:
         clients = [stack.enter_context(Client(server)) for _ in range(40)]
         before = peak = worker.memory_info().rss
         uploads = [pool.submit(upload, client) for client in clients]
-        while not all(each.done() for each in uploads):
+        while not all(future.done() for future in uploads):
             peak = max(peak, worker.memory_info().rss)
             time.sleep(0.002)
-        assert all(each.result() for each in uploads)
+        assert all(future.result() for future in uploads)
 
-    assert (
-        peak - before < 90_000_000
-    )  # of 156 MB that come at once: six bodies and one, and what four threads make of theirs
+    # All 40 bodies are 156 MB. Seven may be in memory, and four threads join the pieces of their bodies.
+    assert peak - before < 90_000_000
 
 
 @pytest.mark.parametrize("start", ["Content-Length: 10000000\r\n", "Transfer-Encoding: chunked\r\n\r\n989680"])
 def test_body_that_is_too_long_ends_its_connection(tmp_path: Path, start: str) -> None:
-    """The reply to a body beyond the limit says that the connection ends; a client that sends it all gets the reply."""
-    with gunicorn(tmp_path / "g", LOOP, config=MEMORY) as server, server.connect() as one:
-        one.sendall(f"POST /unread HTTP/1.1\r\n{start}\r\n".encode())
-        one.sendall(b"x" * 10_000_000)
-        answered = b"".join(iter(lambda: one.recv(65_536), b""))
+    """The reply to a body beyond the limit closes the connection; a client that sends the whole body gets the reply."""
+    with gunicorn(tmp_path / "g", LOOP, config=MEMORY) as server, server.connect() as connection:
+        connection.sendall(f"POST /unread HTTP/1.1\r\n{start}\r\n".encode())
+        connection.sendall(b"x" * 10_000_000)
+        answered = b"".join(iter(lambda: connection.recv(65_536), b""))
 
     assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answered

@@ -1,7 +1,7 @@
-"""A WSGI application that shows what its server hands over, and replies in every way that a server must bear.
+"""A WSGI application that echoes what its server passes to it, and replies in every way that a server must handle.
 
-The last part of the path names the reply, the query is its argument; any other path echoes the request as JSON. What
-lies under `/pool/` is not quick.
+The last part of the path names the reply, and the query is its argument; any other path echoes the request as JSON.
+Requests under `/pool/` are not immediate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 Environ = dict[str, Any]
 Reply = tuple[str, list[tuple[str, str]], Iterable[bytes]]
 
-# The ports differ from run to run. Early hints are for what takes long: the loop answers without them what is quick.
+# The ports differ from run to run. Early hints are for slow requests: the loop offers none for an immediate request.
 _VARYING = {"REMOTE_PORT", "SERVER_PORT", "wsgi.early_hints"}
 
 calls: Counter[str] = Counter()  # of this process: requests by path, and "closed" iterables
@@ -42,7 +42,7 @@ class Pieces:
 
 
 def large(size: int) -> bytes:
-    """Return `size` bytes of which no two stretches are alike, so that loss and repetition show."""
+    """Return `size` bytes in which no part repeats, so that lost and repeated bytes show."""
     return b"".join(b"%010d" % number for number in range(size // 10 + 1))[:size]
 
 
@@ -73,7 +73,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
             body = large(int(argument))
             start("200 OK", sized(body))
             return [body]
-        case "stream":  # as large, in pieces of 64 KiB and chunked
+        case "stream":  # like large, in pieces of 64 KiB and chunked
             body = large(int(argument))
             start("200 OK", text)
             return (body[place : place + 65536] for place in range(0, len(body), 65536))
@@ -86,7 +86,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
         case "empty":
             start("200 OK", sized(b""))
             return [b""]
-        case "status":  # any, with a body that some of them must not have
+        case "status":  # any status, with a body even where the status allows none
             start(argument.replace("+", " "), sized(b"body"))
             return [b"body"]
         case "unread":
@@ -117,7 +117,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
         case "raise-first":
             start("200 OK", sized(b"never seen"))
             return Pieces([], fail=True)
-        case "restart":  # as PEP 3333 allows it, with the exception
+        case "restart":  # with the exception, as PEP 3333 allows
             start("200 OK", sized(b"first"))
             try:
                 raise ValueError("found late")
@@ -170,7 +170,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
         case "long":
             start("200 OK", [("Content-Length", "3")])
             return [b"lo", b"nger", b"still"]
-        case "headers":  # of many kinds, and one that spans several values
+        case "headers":  # of many kinds, among them a repeated header
             cookies = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Latin", "caf\xe9"), ("x-lower", "  padded\t")]
             start("200 OK", [*sized(b"h"), *cookies, ("Server", "own"), ("Date", "never"), ("X-Empty", "")])
             return [b"h"]
@@ -204,7 +204,7 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
             environ["wsgi.early_hints"]([("Link", "</a.css>; rel=preload")])
             start("200 OK", sized(b"hinted"))
             return [b"hinted"]
-        case "calls":  # of one path, so that what a server asked for itself does not count
+        case "calls":  # of the path in the query only, since the test sends other requests too
             body = str(calls[argument]).encode()
             start("200 OK", sized(body))
             return [body]
@@ -215,20 +215,20 @@ def reply_to(environ: Environ, start: Callable[..., Callable[[bytes], object]]) 
 
 
 class Application:
-    """What gunicorn calls; says of each request whether it is quick, and answers quick ones together."""
+    """What gunicorn calls; reports whether a request is immediate, and answers immediate requests together."""
 
     def __call__(self, environ: Environ, start: Callable[..., Callable[[bytes], object]]) -> Iterable[bytes]:
         return reply_to(environ, start)
 
     def is_immediate(self, environ: Environ) -> bool:
-        """Return whether a request takes no longer than handing it to a thread would; fail for some."""
+        """Return whether a request is immediate; fail for a path with `unsure`."""
         if "unsure" in environ["PATH_INFO"]:
             raise ValueError("cannot tell")
         return "pool" not in environ["PATH_INFO"]
 
-    def answer_together(self, came: Iterator[tuple[Environ, Any]]) -> list[Any]:
-        """Answer requests that came at once, and count how many; fail for all, or forget them, if one says so."""
-        requests = list(came)
+    def answer_together(self, batch: Iterable[tuple[Environ, Any]]) -> list[Any]:
+        """Answer a batch, and count its requests; `all-fail` in a path makes it fail, `too-few` return nothing."""
+        requests = list(batch)
         calls[f"together-{len(requests)}"] += 1
         if any("all-fail" in environ["PATH_INFO"] for environ, _ in requests):
             raise ValueError("no answer to any")
@@ -244,4 +244,4 @@ class Application:
 
 
 application = Application()
-undecided = reply_to  # says nothing of what is quick
+undecided = reply_to  # without `is_immediate`

@@ -1,4 +1,4 @@
-"""Owns that the end of a body in chunks is found where gunicorn finds it."""
+"""Owns the rule that the end of a chunked body is found where gunicorn finds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gunicorn.http.parser import RequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.server.bodies import Chunked, Gathered
+from app.server.bodies import Chunked, ReceivedBytes
 from tests.support.http_cases import CHUNKED, LAST, chunks, post
 
 bodies = st.builds(chunks, st.binary(max_size=200), st.integers(1, 70))
@@ -21,7 +21,7 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def pieces_of(stream: bytes, lengths: list[int]) -> list[bytes]:
-    """Return a stream in pieces of these lengths, again and again."""
+    """Return a stream in pieces of these lengths, which are repeated as needed."""
     pieces: list[bytes] = []
     while stream:
         pieces.append(stream[: lengths[len(pieces) % len(lengths)]])
@@ -32,55 +32,55 @@ def pieces_of(stream: bytes, lengths: list[int]) -> list[bytes]:
 @given(body=bodies | whole, lengths=lengths)
 @example(body=b"4\r\nabcd\r\n0\r\nX: y\r\n\r\n", lengths=[1])
 def test_end_of_chunks(body: bytes, lengths: list[int]) -> None:
-    """Of a valid body the end is found with its last byte, however it is cut into pieces, and not before."""
+    """The end of a valid body is found with its last byte and not before, however the body is split."""
     chunked = Chunked()
-    found = [chunked.take(piece) for piece in pieces_of(body, lengths)]
+    found = [chunked.feed(piece) for piece in pieces_of(body, lengths)]
 
     assert found == [False] * (len(found) - 1) + [True]
 
 
 @given(body=bodies | whole, at=st.integers(0, 300), change=st.binary(max_size=3), lengths=lengths)
 def test_malformed_chunks(body: bytes, at: int, change: bytes, lengths: list[int]) -> None:
-    """Where the end is found, or said to be hopeless, gunicorn needs no more than what came."""
+    """When a body is reported as complete or malformed, gunicorn needs no more bytes."""
     stream = body[:at] + change + body[at + 1 :]
-    chunked, came = Chunked(), b""
+    chunked, sent = Chunked(), b""
     for piece in pieces_of(stream, lengths):
-        came += piece
-        if chunked.take(piece):
+        sent += piece
+        if chunked.feed(piece):
             break
     else:
         return
-    parser = RequestParser(Config(), [post(CHUNKED, body=came)], ("127.0.0.1", 1))
+    parser = RequestParser(Config(), [post(CHUNKED, body=sent)], ("127.0.0.1", 1))
     request = next(parser)
-    missed = False
+    missing = False
     try:
         request.body.read()
     except NoMoreData:
-        missed = True
+        missing = True
     except Exception:
         pass  # it is malformed
 
-    assert not missed
+    assert not missing
 
 
 def test_length_of_chunks() -> None:
-    """A body is too long when so much came, not when so much is announced."""
+    """A chunked body is too long when enough bytes are received, not when a chunk announces them."""
     chunked = Chunked()
 
-    assert not chunked.take(b"ffffffff\r\n" + b"x" * 3_000)
+    assert not chunked.feed(b"ffffffff\r\n" + b"x" * 3_000)
     assert not chunked.is_longer_than(1_000)
-    assert not chunked.take(b"x" * 100)
+    assert not chunked.feed(b"x" * 100)
     assert chunked.is_longer_than(1_000)
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=9), max_size=9), size=st.integers(0, 90))
-def test_gathered(pieces: list[bytes], size: int) -> None:
-    """What was gathered is read to its end, and what was not read of it is not lost."""
+def test_received_bytes(pieces: list[bytes], size: int) -> None:
+    """Received bytes can be read to their end, and bytes that are not read are not lost."""
     stream = b"".join(pieces)
-    gathered = Gathered(b"".join(pieces[:1]))
+    received = ReceivedBytes(b"".join(pieces[:1]))
     for piece in pieces[1:]:
-        gathered.add(piece)
+        received.add(piece)
 
-    assert gathered.read(size) == stream[:size]
-    assert gathered.rest() == stream[size:]
-    assert gathered.read(1) == b""
+    assert received.read(size) == stream[:size]
+    assert received.rest() == stream[size:]
+    assert received.read(1) == b""

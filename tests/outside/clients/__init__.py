@@ -1,1 +1,1 @@
-"""The platforms' own clients against a running server; run by the interpreter of .venv-clients, without our code."""
+"""Tests with the platforms' own clients against a running server; they run in .venv-clients, without our code."""

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model that the server answers `/predict` with."""
+    """The model with which the server answers `/predict`."""
 
     url: str
     name: str
@@ -32,11 +32,11 @@ class Model:
 
     @property
     def address(self) -> str:
-        """Return host and port."""
+        """Return the host and the port."""
         return self.url.removeprefix("http://")
 
     def predict(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what the native API answers for rows `(n_rows, n_features)`, in JSON to the last digit."""
+        """Return the native API's predictions for rows `(n_rows, n_features)`, sent as JSON to the last digit."""
         body = {"columns": self.features, "data": rows.astype(np.float64).tolist()}
         reply = requests.post(f"{self.url}/predict", json=body, timeout=30)
         assert reply.status_code == 200, reply.text
@@ -77,22 +77,22 @@ def random(houses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="session")
 def edges(model: Model, houses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows in pairs, one float64 apart in one feature, with different answers: any rounding on the way shows.
+    """Pairs of rows, a single float64 step apart in one feature, with different predictions: any rounding shows.
 
-    Each pair is found by halving the way from a house's value of a feature to the next house's.
+    A pair is found by bisection between the values of a feature in two houses.
     """
     left, right = houses.copy(), houses.copy()
-    one, feature = np.arange(len(houses)), np.arange(len(houses)) % houses.shape[1]
-    right[one, feature] = np.roll(houses, 1, axis=0)[one, feature]
+    house, feature = np.arange(len(houses)), np.arange(len(houses)) % houses.shape[1]
+    right[house, feature] = np.roll(houses, 1, axis=0)[house, feature]
     answers = model.predict(left)
     apart = answers != model.predict(right)
     left, right, answers, feature = left[apart], right[apart], answers[apart], feature[apart]
-    one = np.arange(len(left))
-    for _ in range(70):  # 64 halvings bring any two of these numbers next to each other
+    house = np.arange(len(left))
+    for _ in range(70):  # 64 bisections leave no float64 between any two of these numbers
         middle = left.copy()
-        middle[one, feature] += (right[one, feature] - left[one, feature]) / 2
+        middle[house, feature] += (right[house, feature] - left[house, feature]) / 2
         same = model.predict(middle) == answers
-        between = (middle[one, feature] != left[one, feature]) & (middle[one, feature] != right[one, feature])
+        between = (middle[house, feature] != left[house, feature]) & (middle[house, feature] != right[house, feature])
         left[between & same] = middle[between & same]
         right[between & ~same] = middle[between & ~same]
     return _frozen(np.concatenate([left, right]))
@@ -100,18 +100,18 @@ def edges(model: Model, houses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="session", params=["houses", "random", "edges"])
 def rows(request: pytest.FixtureRequest) -> NDArray[np.float64]:
-    """Rows `(n_rows, n_features)`, of each of the three kinds."""
+    """Rows `(n_rows, n_features)` of all three kinds."""
     found: NDArray[np.float64] = request.getfixturevalue(request.param)
     return found
 
 
 def _frozen(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return rows that all tests can share: none can change them."""
+    """Return the rows as read-only, so that tests can share them."""
     rows.setflags(write=False)
     return rows
 
 
 def bits(values: Any) -> list[int]:
-    """Return the bit patterns of float64 values, so that equality is to the last bit."""
+    """Return the bit patterns of float64 values, so that equal means equal to the last bit."""
     found: list[int] = np.asarray(values, dtype=np.float64).view(np.int64).tolist()
     return found

@@ -1,4 +1,4 @@
-"""KServe's REST client: its answers in V1 and V2 are those of POST /predict, to the last bit."""
+"""KServe's REST client: it gets the predictions of POST /predict in V1 and V2, to the last bit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from tests.outside.clients.conftest import Model, bits
 
 OUTPUT = "prediction"
-# Made once, since making it takes longer than a request; no test uses it.
+# Created once, since that takes longer than a request; the client wants it, though no test uses TLS.
 TLS = ssl.create_default_context()
 
 
 def ask(protocol: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Return what `call` makes of a client of V1 or V2."""
+    """Return the result of `call` with a client for V1 or V2."""
 
     async def session() -> Any:
         async with InferenceRESTClient(RESTConfig(protocol=protocol, verify=TLS)) as client:
@@ -37,19 +37,19 @@ def infer(model: Model, data: Any, *, protocol: str = "v2", **more: Any) -> Any:
 
 
 def inputs(model: Model, rows: NDArray[Any], *, shape: str, binary: bool) -> list[Any]:
-    """Return rows as inputs: one `[n]` or `[n, 1]` for each feature, or one matrix."""
+    """Return rows as inputs: a tensor `[n]` or `[n, 1]` for every feature, or a single matrix."""
     named = {"X": rows} if shape == "matrix" else {name: rows[:, i] for i, name in enumerate(model.features)}
     found = []
     for name, values in named.items():
         values = np.ascontiguousarray(values.reshape(-1, 1) if shape == "columns" else values)
-        one = InferInput(name, list(values.shape), {"float64": "FP64", "float32": "FP32"}[values.dtype.name])
-        one.set_data_from_numpy(values, binary_data=binary)
-        found.append(one)
+        tensor = InferInput(name, list(values.shape), {"float64": "FP64", "float32": "FP32"}[values.dtype.name])
+        tensor.set_data_from_numpy(values, binary_data=binary)
+        found.append(tensor)
     return found
 
 
 def records(model: Model, rows: NDArray[np.float64]) -> list[dict[str, float]]:
-    """Return rows as objects by feature name."""
+    """Return rows as objects with feature names as keys."""
     return [dict(zip(model.features, row)) for row in rows.tolist()]
 
 
@@ -60,7 +60,7 @@ def records(model: Model, rows: NDArray[np.float64]) -> list[dict[str, float]]:
 def test_v2_infer(
     model: Model, rows: NDArray[np.float64], binary: bool, reply: str | None, shape: str, dtype: Any
 ) -> None:
-    """Every way to send rows and to ask for answers gets the same answers, compressed where httpx asks for it."""
+    """All ways to send rows and request outputs get the same predictions, compressed where httpx asks for it."""
     sent = rows.astype(dtype)
     request = InferRequest(
         model.name,
@@ -84,7 +84,7 @@ def test_v2_infer(
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_v2_dict(model: Model, rows: NDArray[np.float64], nested: bool) -> None:
-    """A request that is written out as a dict gets the same answers."""
+    """A request given as a dict gets the same predictions."""
     data = rows.tolist() if nested else rows.ravel().tolist()
     response = infer(model, {"inputs": [{"name": "X", "shape": list(rows.shape), "datatype": "FP64", "data": data}]})
 
@@ -95,7 +95,7 @@ def test_v2_dict(model: Model, rows: NDArray[np.float64], nested: bool) -> None:
 @pytest.mark.parametrize("key", ["instances", "inputs"])
 @pytest.mark.parametrize("form", ["lists", "objects"])
 def test_v1_infer(model: Model, rows: NDArray[np.float64], form: str, key: str) -> None:
-    """Instances, as lists or as objects, get the same answers; `inputs`, which are TensorFlow's, get `outputs`."""
+    """Instances, as lists or objects, get the same predictions; TensorFlow's `inputs` get `outputs`."""
     value = rows.tolist() if form == "lists" else records(model, rows)
 
     answer = infer(model, {key: value}, protocol="v1")
@@ -105,7 +105,7 @@ def test_v1_infer(model: Model, rows: NDArray[np.float64], form: str, key: str) 
 
 
 def test_v1_columns(model: Model, rows: NDArray[np.float64]) -> None:
-    """TensorFlow Serving's column format gets the same answers."""
+    """TensorFlow Serving's column format gets the same predictions."""
     columns = {name: rows[:, i].tolist() for i, name in enumerate(model.features)}
 
     assert bits(infer(model, {"inputs": columns}, protocol="v1")["outputs"]) == bits(model.predict(rows))
@@ -113,12 +113,12 @@ def test_v1_columns(model: Model, rows: NDArray[np.float64]) -> None:
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_server_is_live(model: Model, protocol: str) -> None:
-    """The client finds the server live, by `/` in V1."""
+    """The client finds the server live; in V1 it asks `/`."""
     assert ask(protocol, lambda client: client.is_server_live(model.url)) is True
 
 
 def test_server_is_ready(model: Model) -> None:
-    """The client finds the server ready; V1 has no such question."""
+    """The client finds the server ready; V1 has no such request."""
     assert ask("v2", lambda client: client.is_server_ready(model.url)) is True
 
 
@@ -129,7 +129,7 @@ def test_model_is_ready(model: Model, protocol: str) -> None:
 
 
 def test_unknown_model_is_not_ready(model: Model) -> None:
-    """A model that is not served is not ready in V2, and an error in V1, as the client has it."""
+    """The client reports a model that is not served as not ready in V2, and as an error in V1."""
     assert ask("v2", lambda client: client.is_model_ready(model.url, "nobody")) is False
     with pytest.raises(httpx.HTTPStatusError, match=f"model 'nobody' not found; loaded models: {model.name}"):
         ask("v1", lambda client: client.is_model_ready(model.url, "nobody"))
@@ -137,7 +137,7 @@ def test_unknown_model_is_not_ready(model: Model) -> None:
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_error(model: Model, houses: NDArray[np.float64], protocol: str) -> None:
-    """A request that does not fit is refused with the message that any HTTP client gets."""
+    """A request that does not fit the schema is refused with the message that any HTTP client gets."""
     row = records(model, houses[:1])[0]
     row.pop(model.features[-1])
     tensors = [{"name": name, "shape": [1], "datatype": "FP64", "data": [value]} for name, value in row.items()]

@@ -1,7 +1,7 @@
-"""MLflow's client of its scoring server: its answers are those of POST /predict, to the last bit.
+"""MLflow's client for its scoring server: it gets the predictions of POST /predict, to the last bit.
 
-The client writes numbers with `json.dumps`, which loses no digit. Columns in a dict it cannot send: its loop over the
-dict's items is one over its keys. It takes text as it is, though, so such a request is given to it written out.
+The client writes numbers with `json.dumps`, which loses no digit. It cannot send a dict of columns, since it loops over
+the keys instead of the items. It sends text unchanged, so the tests pass such a request as JSON text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def client(model: Model) -> Any:
 
 
 def written(model: Model, rows: NDArray[Any], form: str) -> Any:
-    """Return rows as the client takes them."""
+    """Return rows in a form that the client accepts."""
     frame = pd.DataFrame(rows, columns=list(model.features))
     forms = {
         "frame": frame,
@@ -57,7 +57,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS)
 def test_invoke(client: Any, model: Model, rows: NDArray[np.float64], form: str) -> None:
-    """Everything that the client sends gets the same answers, as an array and as a frame."""
+    """All forms that the client sends get the same predictions, as an array and as a frame."""
     reply = client.invoke(written(model, rows, form))
 
     assert reply.keys() == {"predictions"}
@@ -67,7 +67,7 @@ def test_invoke(client: Any, model: Model, rows: NDArray[np.float64], form: str)
 
 @pytest.mark.parametrize("form", ["frame", "array", "list"])
 def test_float32(client: Any, model: Model, rows: NDArray[np.float64], form: str) -> None:
-    """Rows in float32 get the answers of the rounded numbers."""
+    """Rows in float32 get the predictions for the rounded numbers."""
     sent = rows.astype(np.float32)
 
     reply = client.invoke(written(model, sent, form))
@@ -76,7 +76,7 @@ def test_float32(client: Any, model: Model, rows: NDArray[np.float64], form: str
 
 
 def test_whole_numbers(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """Columns of integers, as a frame keeps them, get the answers of the same numbers."""
+    """Columns of integers in a frame get the predictions for the same numbers."""
     frame = pd.DataFrame(houses, columns=list(model.features)).round().astype(np.int64)
 
     assert bits(client.invoke(frame)["predictions"]) == bits(model.predict(frame.to_numpy()))
@@ -85,25 +85,25 @@ def test_whole_numbers(client: Any, model: Model, houses: NDArray[np.float64]) -
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.5, "names": ["a", None], "inner": {"x": 1}}])
 @pytest.mark.parametrize("form", ["frame", "array"])
 def test_params(client: Any, model: Model, houses: NDArray[np.float64], form: str, params: dict[str, Any]) -> None:
-    """Parameters, of which the model has none, change no answer."""
+    """Parameters change no prediction, since the model has none."""
     reply = client.invoke(written(model, houses, form), params=params)
 
     assert bits(reply.get_predictions("ndarray")) == bits(model.predict(houses))
 
 
 def test_ping(client: Any) -> None:
-    """The client finds the server ready, asked once and waited for."""
+    """The client finds the server ready, with a single request and with a wait."""
     client.ping()
     client.wait_server_ready(timeout=5)
 
 
 def test_version(client: Any, model: Model) -> None:
-    """The version is the server's bare version."""
+    """The version is the server's version without a prefix."""
     assert client.get_version() == requests.get(f"{model.url}/v2", timeout=30).json()["version"]
 
 
 def test_missing_value(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """A frame with a missing value, which the client writes as NaN, is refused and said where."""
+    """A frame with a missing value, which the client writes as NaN, is refused, and the message names the place."""
     frame = pd.DataFrame(houses.copy(), columns=list(model.features))
     frame.iloc[300, 2] = np.nan
 
@@ -117,7 +117,7 @@ def test_missing_value(client: Any, model: Model, houses: NDArray[np.float64]) -
 
 
 def test_error(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """A request that does not fit is refused with the message that any HTTP client gets, and without a stack trace."""
+    """A request that does not fit the schema is refused with the message that any HTTP client gets, no traceback."""
     frame = pd.DataFrame(houses, columns=list(model.features)).drop(columns=model.features[0])
     body = {"dataframe_split": frame.to_dict(orient="split")}
 

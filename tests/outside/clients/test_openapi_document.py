@@ -1,4 +1,4 @@
-"""The OpenAPI document, read by tools that others wrote: it is valid, and its examples are what its schemas ask for."""
+"""The OpenAPI document, checked by independent tools: it is valid, and its examples match its schemas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def document(model: Model) -> dict[str, Any]:
 
 
 def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the media type object of every body, of requests and replies, that has a schema."""
+    """Yield the name and the media type object of every request or reply body that has a schema."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             places = {"request": operation.get("requestBody", {}), **operation["responses"]}
@@ -32,13 +32,13 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_document_is_openapi(document: dict[str, Any]) -> None:
-    """The document is what OpenAPI 3.1 asks for."""
+    """The document is valid OpenAPI 3.1."""
     assert document["openapi"].startswith("3.1.")
     schemathesis.openapi.from_dict(document).validate()
 
 
 def test_schemas_are_json_schema(document: dict[str, Any]) -> None:
-    """Every schema is one of JSON Schema 2020-12, which OpenAPI 3.1 takes over."""
+    """Every schema is valid JSON Schema 2020-12, the dialect of OpenAPI 3.1."""
     schemas = [*document["components"]["schemas"].values(), *(media["schema"] for _, media in bodies(document))]
 
     assert len(schemas) > 100
@@ -47,7 +47,7 @@ def test_schemas_are_json_schema(document: dict[str, Any]) -> None:
 
 
 def test_examples_are_valid(document: dict[str, Any]) -> None:
-    """Every example is valid by the schema that it stands beside."""
+    """Every example is valid under the schema beside it."""
     examples = {name: media for name, media in bodies(document) if "example" in media}
 
     assert len(examples) >= 8

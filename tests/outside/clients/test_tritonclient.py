@@ -1,4 +1,4 @@
-"""Triton's HTTP client: its answers are those of POST /predict, to the last bit, however it sends and asks for them."""
+"""Triton's HTTP client: it gets the predictions of POST /predict to the last bit, in every format."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def client(model: Model) -> Iterator[Any]:
 
 
 def tensor(name: str, values: NDArray[Any], *, binary: bool) -> Any:
-    """Return one input with its values."""
+    """Return an input with its values."""
     found = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
     return found.set_data_from_numpy(values, binary_data=binary)
 
 
 def inputs(model: Model, rows: NDArray[Any], *, shape: str = "vectors", binary: bool = True) -> list[Any]:
-    """Return rows as inputs: one `[n]` or `[n, 1]` for each feature, or one matrix."""
+    """Return rows as inputs: a tensor `[n]` or `[n, 1]` for every feature, or a single matrix."""
     if shape == "matrix":
         return [tensor("X", np.ascontiguousarray(rows), binary=binary)]
     columns = [rows[:, i : i + 1] if shape == "columns" else rows[:, i] for i in range(rows.shape[1])]
     return [tensor(name, np.ascontiguousarray(column), binary=binary) for name, column in zip(model.features, columns)]
 
 
-def test_rows_tell_float32_from_float64(model: Model, edges: NDArray[np.float64]) -> None:
-    """Rounding to float32 changes answers, so that the tests of both datatypes can fail."""
+def test_edges_distinguish_float32_from_float64(model: Model, edges: NDArray[np.float64]) -> None:
+    """Rounding to float32 changes predictions, so that the tests of both datatypes can fail."""
     assert np.any(model.predict(edges) != model.predict(edges.astype(np.float32)))
 
 
@@ -54,7 +54,7 @@ def test_rows_tell_float32_from_float64(model: Model, edges: NDArray[np.float64]
 def test_infer(
     client: Any, model: Model, rows: NDArray[np.float64], binary: bool, reply: bool | None, shape: str, dtype: Any
 ) -> None:
-    """Every way to send rows and to ask for answers gets the same answers; without outputs, the client wants binary."""
+    """All ways to send rows and request outputs get the same predictions; the client's default output is binary."""
     sent = rows.astype(dtype)
     outputs = None if reply is None else [triton.InferRequestedOutput(OUTPUT, binary_data=reply)]
 
@@ -69,7 +69,7 @@ def test_infer(
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, np.float16])
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 def test_other_datatypes(client: Any, model: Model, houses: NDArray[np.float64], binary: bool, dtype: Any) -> None:
-    """Numbers of any datatype get the answers of the same numbers in float64."""
+    """Numbers of any datatype get the predictions for the same numbers in float64."""
     sent = np.clip(houses, 0, 120).astype(dtype)
 
     result = client.infer(model.name, inputs(model, sent, binary=binary))
@@ -78,7 +78,7 @@ def test_other_datatypes(client: Any, model: Model, houses: NDArray[np.float64],
 
 
 def test_inputs_in_any_order(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """Inputs are matched by name, those in JSON and those in binary mixed."""
+    """Inputs are matched by name, also when JSON and binary inputs are mixed."""
     mixed = [
         tensor(name, np.ascontiguousarray(houses[:, i]), binary=i % 2 == 0) for i, name in enumerate(model.features)
     ]
@@ -89,7 +89,7 @@ def test_inputs_in_any_order(client: Any, model: Model, houses: NDArray[np.float
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 def test_one_row(client: Any, model: Model, houses: NDArray[np.float64], binary: bool, shape: str) -> None:
-    """A row alone gets the answer that it gets among others."""
+    """A row alone gets the same prediction as among other rows."""
     expected = model.predict(houses)[:20]
 
     alone = [
@@ -106,7 +106,7 @@ def test_one_row(client: Any, model: Model, houses: NDArray[np.float64], binary:
 def test_compression(
     client: Any, model: Model, rows: NDArray[np.float64], request_: str | None, reply: str | None, binary: bool
 ) -> None:
-    """Compressed requests and replies carry the same answers."""
+    """Compressed requests and replies carry the same predictions."""
     result = client.infer(
         model.name,
         inputs(model, rows, binary=binary),
@@ -140,20 +140,20 @@ def test_reply_is_compressed(model: Model, houses: NDArray[np.float64], coding: 
 
 
 def test_requests_at_once(model: Model, random: NDArray[np.float64]) -> None:
-    """Requests under way at the same time each get their own answers."""
+    """Every one of several concurrent requests gets its own predictions."""
     parts = np.array_split(random, 50)
     with triton.InferenceServerClient(model.address, concurrency=4) as client:
         waiting = [
             client.async_infer(model.name, inputs(model, part), request_id=str(i)) for i, part in enumerate(parts)
         ]
-        results = [one.get_result() for one in waiting]
+        results = [request.get_result() for request in waiting]
 
     assert [result.get_response()["id"] for result in results] == [str(i) for i in range(50)]
     assert bits(np.concatenate([result.as_numpy(OUTPUT) for result in results])) == bits(model.predict(random))
 
 
 def test_asyncio_client(model: Model, random: NDArray[np.float64]) -> None:
-    """The client for asyncio gets the same answers."""
+    """The client for asyncio gets the same predictions."""
 
     async def ask() -> Any:
         async with triton_aio.InferenceServerClient(model.address) as client:
@@ -166,24 +166,24 @@ def test_asyncio_client(model: Model, random: NDArray[np.float64]) -> None:
 @pytest.mark.parametrize("name", ["a request", "0", '"}\u00e9\n', "x" * 1000])
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 def test_id(client: Any, model: Model, houses: NDArray[np.float64], binary: bool, name: str) -> None:
-    """A request's id comes back with its answer."""
-    asked = [triton.InferRequestedOutput(OUTPUT, binary_data=binary)]
+    """The reply has the request's id."""
+    outputs = [triton.InferRequestedOutput(OUTPUT, binary_data=binary)]
 
-    result = client.infer(model.name, inputs(model, houses), outputs=asked, request_id=name)
+    result = client.infer(model.name, inputs(model, houses), outputs=outputs, request_id=name)
 
     assert result.get_response()["id"] == name
 
 
 def test_reply(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """A reply names the model and its version, and has no id where none was sent."""
+    """A reply names the model and its version, and has no id if the request has none."""
     reply = client.infer(model.name, inputs(model, houses[:1])).get_response()
 
     assert reply.keys() == {"model_name", "model_version", "outputs"}
     assert (reply["model_name"], reply["model_version"]) == (model.name, model.version)
 
 
-def test_options_that_mean_nothing_here(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """What a request says of sequences, priority, time-out and parameters of its own changes no answer."""
+def test_unused_options(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
+    """What a request says about sequences, priority, time-out and its own parameters changes no prediction."""
     result = client.infer(
         model.name,
         inputs(model, houses),
@@ -200,7 +200,7 @@ def test_options_that_mean_nothing_here(client: Any, model: Model, houses: NDArr
 
 
 def test_version(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """The served version may be named; another one is said not to be there."""
+    """A request may name the served version; another version is refused as not loaded."""
     answer = client.infer(model.name, inputs(model, houses), model_version=model.version).as_numpy(OUTPUT)
     with pytest.raises(InferenceServerException, match=r"version '999' of .* is not loaded") as caught:
         client.infer(model.name, inputs(model, houses), model_version="999")
@@ -210,7 +210,7 @@ def test_version(client: Any, model: Model, houses: NDArray[np.float64]) -> None
 
 
 def test_health(client: Any, model: Model) -> None:
-    """The server is live and ready, and so are the model and its version, and no other."""
+    """The server is live and ready; the model and its version are ready, and no other version or model is."""
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(model.name)
@@ -220,7 +220,7 @@ def test_health(client: Any, model: Model) -> None:
 
 
 def test_server_metadata(client: Any) -> None:
-    """The server says who it is and which extensions it has."""
+    """The server reports its name and its extensions."""
     metadata = client.get_server_metadata()
 
     assert metadata["name"] == "tabserve"
@@ -229,7 +229,7 @@ def test_server_metadata(client: Any) -> None:
 
 @pytest.mark.parametrize("named", [True, False], ids=["version", "no version"])
 def test_metadata_and_config(client: Any, model: Model, named: bool) -> None:
-    """Metadata and configuration name the same tensors: a FP64 of any length for each feature, and the prediction."""
+    """Metadata and configuration name the same FP64 tensors of any length: every feature, and the prediction."""
     version = model.version if named else ""
     metadata = client.get_model_metadata(model.name, version)
     config = client.get_model_config(model.name, version)
@@ -247,13 +247,13 @@ def test_metadata_and_config(client: Any, model: Model, named: bool) -> None:
 
 
 def test_request_made_from_metadata(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """A client that knows nothing of the model can ask it by its metadata alone."""
+    """A client that knows only the metadata can send a valid request."""
     metadata = client.get_model_metadata(model.name)
     made = []
     for i, declared in enumerate(metadata["inputs"]):
         shape = [len(houses) if length == -1 else length for length in declared["shape"]]
-        one = triton.InferInput(declared["name"], shape, declared["datatype"])
-        made.append(one.set_data_from_numpy(np.ascontiguousarray(houses[:, i])))
+        declared_input = triton.InferInput(declared["name"], shape, declared["datatype"])
+        made.append(declared_input.set_data_from_numpy(np.ascontiguousarray(houses[:, i])))
     outputs = [triton.InferRequestedOutput(declared["name"]) for declared in metadata["outputs"]]
 
     answer = client.infer(model.name, made, outputs=outputs).as_numpy(metadata["outputs"][0]["name"])
@@ -262,7 +262,7 @@ def test_request_made_from_metadata(client: Any, model: Model, houses: NDArray[n
 
 
 def test_repository_index(client: Any, model: Model) -> None:
-    """The index lists the model with its version, ready."""
+    """The index lists the model and its version as ready."""
     assert client.get_model_repository_index() == [
         {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
     ]
@@ -270,10 +270,10 @@ def test_repository_index(client: Any, model: Model) -> None:
 
 @pytest.mark.parametrize("by", ["all", "name", "version"])
 def test_statistics_grow(client: Any, model: Model, houses: NDArray[np.float64], by: str) -> None:
-    """Statistics count what was answered, row by row and request by request, and what was refused.
+    """Statistics count answered rows, answered requests and refused requests.
 
-    The client's one connection has one worker, which has its own requests at once. What others answered before is
-    counted a moment later, so the first reading is one that has not changed for a second.
+    The client has a single connection, and so a single worker, which counts its own requests at once. Earlier requests
+    of other workers are counted a moment later, so the first counts are read until they stay the same.
     """
 
     def counted() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -283,7 +283,7 @@ def test_statistics_grow(client: Any, model: Model, houses: NDArray[np.float64],
         return found, found["inference_stats"]
 
     def settled() -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the counts once they stay: what another worker answered last is counted a moment later."""
+        """Return the counts once they stay the same: requests of another worker are counted a moment later."""
         found: tuple[dict[str, Any], dict[str, Any]] | None = None
         while found != (found := counted()):
             time.sleep(0.5)
@@ -307,7 +307,7 @@ def test_statistics_grow(client: Any, model: Model, houses: NDArray[np.float64],
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 def test_error(client: Any, model: Model, houses: NDArray[np.float64], binary: bool) -> None:
-    """A request that does not fit is refused with the message that any HTTP client gets, every problem in it."""
+    """A request that does not fit the schema is refused with the message of a plain HTTP request, with all problems."""
     sent = houses[:2].copy()
     sent[1, 0] = 1e300
     made = inputs(model, sent, binary=binary)[:-1]
@@ -328,7 +328,7 @@ def test_error(client: Any, model: Model, houses: NDArray[np.float64], binary: b
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(client: Any, model: Model, houses: NDArray[np.float64], value: float, binary: bool) -> None:
-    """What is not finite is refused, in binary and as the client writes it into JSON."""
+    """A value that is not finite is refused, in binary and in the client's JSON."""
     sent = houses.copy()
     sent[300, 2] = value
 
@@ -345,8 +345,8 @@ def test_not_finite(client: Any, model: Model, houses: NDArray[np.float64], valu
     [triton.InferRequestedOutput("nobody"), triton.InferRequestedOutput(OUTPUT, class_count=3)],
     ids=["unknown", "classification"],
 )
-def test_output_that_there_is_not(client: Any, model: Model, houses: NDArray[np.float64], output: Any) -> None:
-    """An output that the model does not have, or not as a classification, is refused."""
+def test_unknown_output(client: Any, model: Model, houses: NDArray[np.float64], output: Any) -> None:
+    """An unknown output, or a classification of the output, is refused."""
     with pytest.raises(InferenceServerException) as caught:
         client.infer(model.name, inputs(model, houses), outputs=[output])
 
@@ -354,7 +354,7 @@ def test_output_that_there_is_not(client: Any, model: Model, houses: NDArray[np.
 
 
 def test_bytes_are_no_numbers(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """BYTES are refused, whatever the text says."""
+    """BYTES are refused, even if the text is a number."""
     texts = np.array([str(value).encode() for value in houses[:, 0]], dtype=np.object_)
 
     with pytest.raises(InferenceServerException, match="datatype") as caught:
@@ -364,7 +364,7 @@ def test_bytes_are_no_numbers(client: Any, model: Model, houses: NDArray[np.floa
 
 
 def test_shared_memory_is_not_read(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """Inputs that lie in shared memory, which the server does not offer, are refused."""
+    """Inputs in shared memory are refused, since the server does not offer that extension."""
     made = inputs(model, houses)
     made[0].set_shared_memory("region", houses[:, 0].nbytes)
 
@@ -375,7 +375,7 @@ def test_shared_memory_is_not_read(client: Any, model: Model, houses: NDArray[np
 
 
 def test_unknown_model(client: Any, model: Model, houses: NDArray[np.float64]) -> None:
-    """A model that is not served is 404, and the message says which are."""
+    """A model that is not served gets 404, and the message names the served models."""
     with pytest.raises(InferenceServerException, match=model.name) as caught:
         client.infer("nobody", inputs(model, houses))
 
@@ -393,8 +393,8 @@ def test_unknown_model(client: Any, model: Model, houses: NDArray[np.float64]) -
         ("register_system_shared_memory", ["region", "/key", 8]),
     ],
 )
-def test_extension_that_is_not_offered(client: Any, call: str, arguments: list[Any]) -> None:
-    """What the server metadata do not list is 404 with a message that the client can show."""
+def test_extensions_that_are_not_offered(client: Any, call: str, arguments: list[Any]) -> None:
+    """An extension that the server's metadata does not list gets 404, with a message that the client can show."""
     with pytest.raises(InferenceServerException, match="not found; see / for the paths") as caught:
         getattr(client, call)(*arguments)
 
