@@ -81,6 +81,8 @@ class LogWriter:
         self._stopping.set()
         if self._thread:
             self._thread.join(_STOP_SECONDS)
+        else:
+            self._log.close()
         if lost := self._rows_queued - self._rows_dequeued:
             self._metrics.count_dropped(lost, "stopped")
             _log.error("the worker stopped before %d rows of predictions were logged", lost)

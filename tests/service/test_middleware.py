@@ -233,7 +233,8 @@ def test_lines_of_workers_do_not_mix() -> None:
 @pytest.fixture(scope="module")
 def allowed(store: Path) -> FlaskClient:
     """A client of a service that allows the pages of two origins."""
-    return everywhere_client(store, lambda lines: None, cors_origins=(ORIGIN, "http://localhost:3000"))
+    origins = (ORIGIN, "http://localhost:3000")
+    return everywhere_client(store, lambda lines: None, cors_origins=origins, prediction_log="")
 
 
 def cors_headers(reply: Any) -> dict[str, str]:
