@@ -253,6 +253,7 @@ def test_page_of_an_allowed_origin(allowed: FlaskClient, protocol: str) -> None:
     assert (before.status_code, good.status_code, wrong.status_code) == (200, 200, 400)
     assert [reply.headers["Access-Control-Allow-Origin"] for reply in (before, good, wrong)] == [ORIGIN] * 3
     assert before.headers["Access-Control-Allow-Methods"] == "POST"
+    assert before.headers["Access-Control-Max-Age"] == "600"
     assert "Content-Type" in before.headers["Access-Control-Allow-Headers"]
     assert "X-Request-Id" in good.headers["Access-Control-Expose-Headers"]
     assert all("Origin" in reply.headers.getlist("Vary") for reply in (before, good, wrong))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app import create_app
 from app.config import Config
 from tests.support.predict import ask
-from tests.support.service import ANSWER, COLUMNS, HOUSE, ROOT, bits, everywhere_client
+from tests.support.service import ANSWER, COLUMNS, HOUSE, ROOT, bits, everywhere_client, refused, strict_json
 
 OTHER = {"CHAS": 1, "RM": 5.0, "TAX": 666.0, "PTRATIO": 20.2, "B": 24.65, "LSTAT": 30.81}
 
@@ -162,6 +162,19 @@ def test_forms_that_keep_every_bit(client: FlaskClient, pipeline: Any) -> None:
     assert np.array_equal(bits(predict(client, frame.to_csv())), expected)
     for text in (frame.to_json(), frame.to_json(double_precision=15)):
         assert not pd.DataFrame(json.loads(text)).reset_index(drop=True).equals(frame)
+
+
+def test_csv_without_a_header(client: FlaskClient) -> None:
+    """The first line of CSV is the header unless the content type says that there is none."""
+    line = ",".join(map(str, HOUSE.values()))
+    absent = client.post("/predict", data=line, content_type="text/csv; header=absent")
+    unsaid = client.post("/predict", data=f"{line}\n{line}", content_type="text/csv")
+    unknown = client.post("/predict", data=line, content_type="text/csv; header=perhaps")
+
+    assert strict_json(absent)["prediction"] == [ANSWER]
+    assert refused(unsaid, 422, "native").startswith("12 problems, the first: column 'CHAS': missing")
+    assert "header=present or header=absent" in refused(unknown, 415, "native")
+    assert client.post("/predict", json=HOUSE, content_type="application/json; header=perhaps").status_code == 200
 
 
 SEMICOLONS = "CHAS;RM;TAX;PTRATIO;B;LSTAT\n0;6,575;296;15,3;396,9;4,98\n"

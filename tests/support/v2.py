@@ -135,7 +135,7 @@ WRONG: Wrong = {
     "shape true, which would fit": (lambda _: first(shape=[True])(write_tensors([ROW])), "CHAS"),
     "shape of no rows": (first(shape=[0], data=[]), "no rows"),
     "shape of no columns": (first(shape=[2, 0], data=[]), "CHAS"),
-    "no data": (take("inputs", 0, "data"), "CHAS"),
+    "no data": (take("inputs", 0, "data"), "has no data"),
     **each("data", [None, 1, 1.5, "1", {}, True, {"0": 1}], replaced("inputs", 0, "data"), "CHAS"),
     **each("data of another length", [[], [1.0], [1.0] * 3], replaced("inputs", 0, "data"), "CHAS"),
     "one input shorter": (first(shape=[1], data=[1.0]), "shape"),

@@ -286,6 +286,11 @@ def test_invalid_networks_are_refused(graph: bytes, reason: str) -> None:
         (trees([(5, 0)], [(0, 1)]), "a split that does not exist"),
         (trees([(0, 1)], [(-1, 0)]), "a split that does not exist"),
         (trees([(0, 1)], [(0, 1)], leaf_weights=tensor("w", DOUBLE, [])), "has no values of its type"),
+        (
+            trees([(0, 1)], [(1, 1)], leaf_targetids=[0], leaf_weights=tensor("w", DOUBLE, [1.0])),
+            "a leaf that does not exist",
+        ),
+        (trees([(-1, 1)], [(0, 1)]), "a leaf that does not exist"),
         (trees([(0, 2)], [(0, 1)]), "a kind of branch that does not exist"),
         (trees([(0, 1)], [(0, 1)], nodes_featureids=[3]), "a feature that does not exist"),
         (trees([(0, 1)], [(0, 1)], nodes_featureids=[-1]), "a feature that does not exist"),
