@@ -122,7 +122,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body, max_values=max_rows * schema.max_row_values)
+    document = parse_json(body, max_values=schema.max_values(max_rows))
     forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(forms) != 1:
         raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")

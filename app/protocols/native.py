@@ -72,7 +72,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    value = parse_json(body, max_values=max_rows * schema.max_row_values)
+    value = parse_json(body, max_values=schema.max_values(max_rows))
     if isinstance(value, list):
         return tables.from_records(value, schema, max_rows=max_rows)
     if not isinstance(value, dict):

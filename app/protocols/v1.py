@@ -79,7 +79,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body, max_values=max_rows * schema.max_row_values)
+    document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
         raise BodyError("the request is not a JSON object with either instances or inputs")
     if document.get("signature_name") not in (None, SIGNATURE):

@@ -62,7 +62,7 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     other name, in the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     header, tail = _split(body, json_length)
-    document = parse_json(header, max_values=max_rows * schema.max_row_values)
+    document = parse_json(header, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict):
         raise BodyError("the request is not a JSON object")
     identity = document.get("id")

@@ -67,7 +67,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
-    document = parse_json(body, max_values=max_rows * schema.max_row_values)
+    document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or "instances" not in document:
         raise BodyError("the request is not a JSON object with instances")
     return tables.from_instances(document["instances"], schema, max_rows=max_rows)

@@ -25,7 +25,6 @@ MAX_JSON_CONTAINERS = 200_000
 # From here on the garbage collector pauses: it would scan all new containers repeatedly, and JSON has no cycles.
 _MANY_CONTAINERS = 1_000
 MAX_JSON_VALUES = 200_000  # where no schema tells how many a request may need
-_OTHER_VALUES = 1_000  # for what surrounds the rows
 # Beyond the size of a model's largest table, a body may expand by this factor. A table of 10,000 rows compresses to a
 # fiftieth at best (0 and 1 in indented JSON), one row repeated to 1/435.
 MAX_EXPANSION = 100
@@ -114,8 +113,8 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
 def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     """Return the value of a JSON body.
 
-    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values` in the rows
-    and 1,000 around them: values take memory and time, and compress to next to no bytes.
+    Raises `BodyError`, also for one that is nested too deep, and `TooLargeError` for more than `max_values`: values
+    take memory and time, and compress to next to no bytes.
 
     A leading byte order mark is skipped. If an object repeats a key, the last value counts.
     Numbers beyond float64, NaN and infinities, which some writers put into JSON, are returned as such: the schema
@@ -125,7 +124,6 @@ def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     containers = body.count(b"[") + body.count(b"{")
     if containers > MAX_JSON_CONTAINERS:
         raise BodyError(f"the JSON body has more than {MAX_JSON_CONTAINERS} lists and objects; send fewer rows at once")
-    max_values += _OTHER_VALUES
     if len(body) > max_values and body.count(b",") > max_values:
         raise TooLargeError(f"the JSON body has more than {max_values} values; send fewer rows or columns at once")
     pauses = containers > _MANY_CONTAINERS and gc.isenabled()

@@ -10,9 +10,7 @@ from itertools import islice
 from typing import Any
 
 from model.errors import Problem, SchemaError, TooManyRowsError
-from model.schema.features import MAX_UNKNOWN, check_width, shape_problems
-
-_EXTRA = 1_000  # lines and cells around the rows
+from model.schema.features import EXTRA_VALUES, MAX_UNKNOWN, check_width, max_cells, shape_problems
 
 # Separators other than commas in files that are called CSV.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
@@ -89,11 +87,11 @@ def _bounded(lines: Iterable[str], max_rows: int, width: int) -> Iterator[str]:
 
     A generator, because other threads can run between two lines.
     """
-    max_lines = 2 * max_rows + _EXTRA  # each line may be followed by a blank one
-    max_cells = max_rows * (width + MAX_UNKNOWN) + _EXTRA
+    max_lines = 2 * max_rows + EXTRA_VALUES  # each line may be followed by a blank one
+    n_left = max_cells(max_rows, width)
     for number, line in enumerate(lines):
-        max_cells -= line.count(",")
-        if max_cells < 0:
+        n_left -= line.count(",")
+        if n_left < 0:
             raise SchemaError([Problem(None, None, f"has far more cells than {max_rows} rows of {width}")], n_rows=0)
         if number == max_lines:
             raise SchemaError([Problem(None, None, f"has more than {max_lines} lines, many of them blank")], n_rows=0)

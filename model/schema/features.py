@@ -41,6 +41,7 @@ _MAX_NAME = 200
 # Without the name, in JSON with an indent of 4: 9 characters of white space, quotes, colon, comma, 24 for a number, and
 # a part of the braces around a row.
 _MAX_CELL_BYTES = 48
+EXTRA_VALUES = 1_000  # for what surrounds the rows
 
 _log = logging.getLogger("tabserve")
 
@@ -92,10 +93,9 @@ class Schema:
         lowest, highest = self._limits
         return lowest.tolist(), highest.tolist()
 
-    @cached_property
-    def max_row_values(self) -> int:
-        """The largest number of values in a row, with room for unknown columns."""
-        return len(self.features) + MAX_UNKNOWN
+    def max_values(self, max_rows: int) -> int:
+        """Return the largest number of JSON values in a request of `max_rows`, with room for unknown columns."""
+        return max_cells(max_rows, len(self.features))
 
     @cached_property
     def max_row_bytes(self) -> int:
@@ -252,6 +252,11 @@ def cell_reason(cell: Any, feature: Feature) -> str | None:
     if not math.isfinite(value):
         return NOT_FINITE
     return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
+
+
+def max_cells(max_rows: int, width: int) -> int:
+    """Return the largest number of cells in a table of `max_rows` and `width` columns, with room for unknown ones."""
+    return max_rows * (width + MAX_UNKNOWN) + EXTRA_VALUES
 
 
 def check_width(n_columns: int, names: Sequence[str] | None) -> None:
