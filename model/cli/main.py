@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from traceback import clear_frames
 
 from model import ModelError, SchemaError
 from model.cli import archive, predict, report, store, train
@@ -24,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt:  # no version is left behind: an incomplete one has a temporary name
+    except KeyboardInterrupt as interrupt:  # no version is left behind: an incomplete one has a temporary name
+        clear_frames(interrupt.__traceback__)  # closes a progress bar, which would write after the line below
         print("interrupted", file=sys.stderr)
         return 130
     except SchemaError as error:

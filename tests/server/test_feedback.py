@@ -172,6 +172,7 @@ def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: p
                 request_id, y = predict(server, some)
             keys += [(request_id, row) for row in range(len(y))]
             predictions += y
+        wait_until(lambda: value(scrape(server), LOGGED) == len(X))
         truths = [prediction - error for prediction, error in zip(predictions, noise)]
         order = np.random.default_rng(3).permutation(len(X)).tolist()[:9_500]
         accepted = 0
@@ -182,7 +183,6 @@ def test_live_errors_of_10000_predictions(store: Path, tmp_path: Path, houses: p
             reply = give(server, some_truths)
             assert reply.status_code == 200
             accepted += reply.json()["accepted"]
-        wait_until(lambda: value(scrape(server), LOGGED) == len(X))
         assert accepted == len(order)
         assert set(by_label(scrape(server), DROPPED, "reason").values()) == {0.0}
 
