@@ -15,4 +15,4 @@ def test_real_server(server: Server) -> None:
     reply = requests.post(f"{server.url}/invocations", data=f"{LINE}\n{LINE}", headers=headers, timeout=10)
 
     assert (reply.text, reply.headers[ATTRIBUTES]) == (f"{ANSWER!r}\n{ANSWER!r}\n", "trace=1")
-    assert requests.get(f"{server.url}/ping", timeout=2).content == b"\n"
+    assert requests.get(f"{server.url}/ping", timeout=10).content == b"\n"

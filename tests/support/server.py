@@ -82,7 +82,7 @@ def _wait_for(server: Server, path: str) -> None:
         try:
             if requests.get(server.url + path, timeout=5).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except requests.RequestException:
             if server.process.poll() is not None:
                 break
         time.sleep(0.05)

@@ -94,7 +94,7 @@ def test_params(client: Any, model: Model, houses: NDArray[np.float64], form: st
 def test_ping(client: Any) -> None:
     """The client finds the server ready, with a single request and with a wait."""
     client.ping()
-    client.wait_server_ready(timeout=5)
+    client.wait_server_ready(timeout=30)
 
 
 def test_version(client: Any, model: Model) -> None:
