@@ -127,14 +127,12 @@ def test_writing_while_recording(service: Service, model: Artifact, houses: pd.D
 
 
 def test_counted_soon(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
-    """A running recorder counts by itself, within two seconds."""
+    """A running recorder counts by itself."""
     service.recorder.start()
     X = houses.to_numpy()
     service.recorder.record(answered("a", model, X, model.predict(X)))
-    started = time.monotonic()
-    wait_until(lambda: n_predictions(counted(service)) == len(X))
 
-    assert time.monotonic() - started < 2
+    wait_until(lambda: n_predictions(counted(service)) == len(X))
 
 
 def test_recorder_survives_exchanges_that_it_cannot_count(
