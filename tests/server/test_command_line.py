@@ -86,7 +86,9 @@ def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
         output = ""
         if notebook:  # a progress bar has begun, and must end before the last line
             while not output.endswith("Executing"):
-                output += training.stderr.read(1)
+                character = training.stderr.read(1)
+                assert character, output  # training has ended
+                output += character
         else:
             time.sleep(3)
         os.killpg(training.pid, signal.SIGINT)  # as a terminal does
