@@ -4,6 +4,8 @@ Everything here imports only numpy and ONNX Runtime. What needs more is imported
 `live.prediction_log` (SQLAlchemy), `engine.gpu` (PyTorch), and the rooms `train` and `plots`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from model.engine.runtime import Predictor
 from model.errors import (
     ArtifactError,
@@ -19,15 +21,23 @@ from model.errors import (
     TooManyRowsError,
 )
 from model.schema.csv_table import columns_from_csv
-from model.schema.features import (
-    MAX_PROBLEMS,
+from model.schema.feature import (
+    AS_MISSING,
+    AS_OTHER,
+    BOOLEAN,
+    CATEGORY,
+    ERROR,
+    INTEGER,
     MISSING,
     NOT_A_NUMBER,
     NOT_FINITE,
     OUT_OF_RANGE,
+    Feature,
+)
+from model.schema.features import (
+    MAX_PROBLEMS,
     REASONS,
     UNKNOWN,
-    Feature,
     Matrix,
     Schema,
     check_width,
@@ -35,10 +45,19 @@ from model.schema.features import (
     shortened,
 )
 from model.store.artifact import Artifact
-from model.store.reference import Bins, Reference
+from model.store.reference import AnyBins, Reference
 from model.store.versions import Store
 
+if TYPE_CHECKING:
+    from model.train.own_model import export
+
 __all__ = [
+    "AS_MISSING",
+    "AS_OTHER",
+    "BOOLEAN",
+    "CATEGORY",
+    "ERROR",
+    "INTEGER",
     "MAX_PROBLEMS",
     "MISSING",
     "NOT_A_NUMBER",
@@ -46,9 +65,9 @@ __all__ = [
     "OUT_OF_RANGE",
     "REASONS",
     "UNKNOWN",
+    "AnyBins",
     "Artifact",
     "ArtifactError",
-    "Bins",
     "DeviceError",
     "Feature",
     "GoldenRowsError",
@@ -67,6 +86,16 @@ __all__ = [
     "TooManyRowsError",
     "check_width",
     "columns_from_csv",
+    "export",
     "shape_problems",
     "shortened",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the export of a fitted model where it is used, since it needs the training packages."""
+    if name == "export":
+        from model.train.own_model import export
+
+        return export
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

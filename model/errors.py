@@ -15,17 +15,20 @@ class ModelError(Exception):
 class Problem:
     """One problem of a table: its place and the reason.
 
-    `row` counts data rows from 0 and is None for a whole column; `feature` is None for a whole row.
+    `row` counts data rows from 0 and is None for a whole column; `feature` is None for a whole row. `nearest` is the
+    known category that is most like an unknown one, if it was looked for and there is one.
     """
 
     row: int | None
     feature: str | None
     reason: str
+    nearest: str | float | None = None
 
     def __str__(self) -> str:
         where = [] if self.row is None else [f"row {self.row}"]
         where += [] if self.feature is None else [f"column {self.feature!r}"]
-        return f"{', '.join(where)}: {self.reason}" if where else self.reason
+        reason = self.reason if self.nearest is None else f"{self.reason}; the nearest is {self.nearest!r}"
+        return f"{', '.join(where)}: {reason}" if where else reason
 
 
 class SchemaError(ModelError):
@@ -51,6 +54,10 @@ class TooManyRowsError(ModelError):
 
 class DataError(ModelError):
     """A table cannot be trained on; the message is the whole report."""
+
+
+class ExportError(ModelError):
+    """A fitted model cannot be compiled or exported; the message names the step or column and what to do."""
 
 
 class ProofError(ModelError):

@@ -239,7 +239,7 @@ def drift() -> Sequence[Panel]:
         ),
         graph(
             "KS",
-            "The largest distance between the two distribution functions at the edges of the bins.",
+            "The largest distance between the two distribution functions at the edges of the bins, for numbers.",
             "percentunit",
             (f"tabserve:feature_ks{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
             (f"tabserve:prediction_ks{{{MODEL}}}", f"{VERSION} predictions"),
@@ -262,7 +262,7 @@ def drift() -> Sequence[Panel]:
             "Share of the rows of the last hour in which a feature was missing, refused or answered.",
             "percentunit",
             (f"tabserve:feature_missing:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
-            (f"max(tabserve:feature_missing_threshold{{{MODEL}}})", "limit"),
+            (f"tabserve:feature_missing_threshold{{{MODEL}}}", f"{VERSION} {{{{feature}}}} limit"),
         ),
     ]
 

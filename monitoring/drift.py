@@ -2,8 +2,9 @@
 
 A pod counts rows in the bins of the training data. The rules sum the counts over pods and a window and compare them
 with the training shares. `below` and `above` are outside the training range, `01` to `10` are its quantiles (fewer for
-a feature of few values; the last is always `10`), and `missing` counts NaN. The constants are
-explained in model/store/reference.py, which computes the same statistics for the report.
+a feature of few values; the last is always `10`), and `missing` counts NaN. A category or a boolean has bins for its
+frequent values, such as `=Ideal`, then `rest` for the other known ones, and `unseen`. The constants are explained in
+model/live/drift.py, which computes the same statistics for the report.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
 def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Rule]:
     """Return the rules that compare the bins of `what`, feature or prediction, with training."""
     name = f"tabserve:{what}"
-    in_range = 'bin!~"below|above|missing"'
+    in_range = 'bin!~"below|above|unseen|missing"'
     rows, share = f"{name}_bin_rows:increase", f"{name}_bin:ratio"
+    inside, expected = f"{name}_bin_in_range_rows:increase", f"{name}_bin_expected:ratio"
     # The last value in the window instead of the current one, so that pods that have just ended count.
     reference = f"max by ({by}, bin) (last_over_time(tabserve_{what}_bin_reference_ratio[{window}]))"
     ks = " or\n  ".join(
@@ -80,24 +82,34 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
             f'{name}_bin_reference:max{{bin!="missing"}} / on ({by}) group_left ()\n'
             f'sum by ({by}) ({name}_bin_reference:max{{bin!="missing"}})',
         ),
-        # The largest distance between the two distribution functions, compared after every bin.
+        # The largest distance between the two distribution functions, compared after every bin; none for categories.
         record(f"{name}_bin_difference:ratio", f"{share} - {name}_bin_reference:ratio"),
         record(f"{name}_ks", f"max by ({by}) (\n  {ks}\n)"),
         # Values outside the range count in the nearest bin: training has no share there, and PSI would be infinite. A
-        # feature of one value has no bin 01, so values below it are missing in bin 10.
+        # feature of one value has no bin 01, so values below it are missing in bin 10. Unseen categories count among
+        # those without a bin of their own, which have a small share where training has none.
+        record(
+            inside,
+            f"{rows}{{{in_range}}} + (\n"
+            f'  label_replace({rows}{{bin="below"}}, "bin", "01", "", "") or\n'
+            f'  label_replace({rows}{{bin="above"}}, "bin", "10", "", "") or\n'
+            f'  label_replace({rows}{{bin="unseen"}}, "bin", "rest", "", "") or\n'
+            f"  0 * {rows}{{{in_range}}}\n)",
+        ),
         record(
             f"{name}_bin_in_range:ratio",
-            f"clamp_min(clamp_min(\n  {rows}{{{in_range}}} + (\n"
-            f'    label_replace({rows}{{bin="below"}}, "bin", "01", "", "") or\n'
-            f'    label_replace({rows}{{bin="above"}}, "bin", "10", "", "") or\n'
-            f"    0 * {rows}{{{in_range}}}\n  ),\n"
-            f"  {EMPTY_ROWS}) / on ({by}) group_left () {name}_rows:sum,\n  {SMALLEST_SHARE:g}\n)",
+            f"clamp_min(clamp_min({inside}, {EMPTY_ROWS}) / on ({by}) group_left () {name}_rows:sum, "
+            f"{SMALLEST_SHARE:g})",
+        ),
+        record(
+            expected,
+            f"{name}_bin_reference:ratio{{{in_range}}} > 0 or\n"
+            f"clamp_min({name}_bin_reference:ratio{{{in_range}}}, {SMALLEST_SHARE:g}) and {inside} > 0",
         ),
         record(
             f"{name}_psi",
-            f"sum by ({by}) (\n"
-            f"  ({name}_bin_in_range:ratio - ({name}_bin_reference:ratio{{{in_range}}} > 0)) *\n"
-            f"  ln({name}_bin_in_range:ratio / ({name}_bin_reference:ratio{{{in_range}}} > 0))\n)",
+            f"sum by ({by}) (\n  ({name}_bin_in_range:ratio - {expected}) *\n"
+            f"  ln({name}_bin_in_range:ratio / {expected})\n)",
         ),
         # Without drift, PSI is distributed as (1/N + 1/M) times chi-square with one degree of freedom less than there
         # are bins (Yurdakul and Naranjo 2020), for N rows in the window and M in training.
@@ -144,7 +156,11 @@ def _missing(window: str, minimum_rows: int) -> list[Rule]:
             f'(\n  sum by ({FEATURE}) ({rows}{{bin="missing"}}) +\n'
             f"  (sum by ({FEATURE}) ({refused_for_it}) or 0 * {all_rows})\n) / tabserve:feature_sent_rows:sum",
         ),
-        record(usual, f'sum by ({FEATURE}) (tabserve:feature_bin_reference:max{{bin="missing"}}) + {MINIMUM_MISSING}'),
+        record(
+            usual,
+            f'clamp_max(sum by ({FEATURE}) (tabserve:feature_bin_reference:max{{bin="missing"}}) '
+            f"+ {MINIMUM_MISSING}, 1)",
+        ),
         # The score test of a proportion: the smallest share that chance does not explain if the usual one is true.
         record(
             "tabserve:feature_missing_threshold",

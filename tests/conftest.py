@@ -23,6 +23,7 @@ from hypothesis import settings
 from app import create_app
 from app.config import Config
 from model.cli.main import main
+from tests.support import gems
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
 from tests.support.service import ROOT, TABLE, everywhere_client, parsing
@@ -105,6 +106,31 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["--store", str(root), "train", "boston-housing"]) == 0
             events.clear()  # training costs every run once, whichever test comes first
     return root
+
+
+@pytest.fixture(scope="session")
+def gems_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of gems, whose features are of every type. Tests must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "gems"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / gems.NAME / "aliases.json").exists():
+            gems.make_store(root)
+            events.clear()
+    return root
+
+
+@pytest.fixture(scope="session")
+def gems_pipeline() -> Any:
+    """The fitted pipeline that `gems_store` serves."""
+    return gems.fit()
+
+
+@pytest.fixture(scope="session")
+def gems_everywhere(gems_store: Path) -> FlaskClient:
+    """A client of a service of gems at the paths of all protocols. Tests share it: they must not change it."""
+    return everywhere_client(gems_store, lambda lines: None)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
+from csv import writer
 from typing import Any
 
-from model import Artifact, Feature
+from model import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Artifact, Feature
 
 JSON = dict[str, Any]
 
@@ -18,6 +20,9 @@ MESSAGE = {"$ref": "#/components/schemas/Message"}
 MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
 
 _TEXT_TYPES = ("text/plain", "application/openmetrics-text")
+_MAX_ENUM = 200  # categories; a longer list is described
+_MAX_SHOWN = 5
+_MAX_WHOLE = 2**53  # up to which every whole number is a float64
 NAMES: JSON = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
 _FAILURES = {
     "400": "the body does not match its content type, or the model's inputs",
@@ -38,8 +43,8 @@ def row(model: Artifact) -> JSON:
     return {
         "type": "object",
         "description": f"{model.manifest.title}: one row",
-        "required": list(model.schema.names),
-        "properties": {feature.name: number(feature) for feature in model.schema.features},
+        "required": [feature.name for feature in model.schema.features if not feature.missing],
+        "properties": {feature.name: cell(feature) for feature in model.schema.features},
         "additionalProperties": False,
         "examples": [example(model)],
     }
@@ -50,7 +55,7 @@ def instances(model: Artifact, max_rows: int) -> JSON:
     row = shared(model, "row")
     forms = [{"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}, lists(model, max_rows)]
     if len(model.schema.names) == 1:
-        forms.append({"type": "array", "items": number(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
+        forms.append({"type": "array", "items": cell(model.schema.features[0]), "minItems": 1, "maxItems": max_rows})
     return {"anyOf": forms}
 
 
@@ -67,8 +72,8 @@ def inputs(model: Artifact, max_rows: int) -> JSON:
 
 def column(feature: Feature, max_rows: int) -> JSON:
     """Return the schema of a column of shape `[n]` or `[n, 1]`."""
-    cell = number(feature)
-    forms = [cell, {"type": "array", "items": cell, "minItems": 1, "maxItems": 1}]
+    bare = cell(feature)
+    forms = [bare, {"type": "array", "items": bare, "minItems": 1, "maxItems": 1}]
     return {"anyOf": [{"type": "array", "items": form, "minItems": 1, "maxItems": max_rows} for form in forms]}
 
 
@@ -87,32 +92,78 @@ def columns(model: Artifact) -> JSON:
 def lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
     """Return the schema of rows as lists, in the schema's order or in one that the request gives."""
     width = len(model.schema.names)
-    row: JSON = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+    cells = [cell(feature) for feature in model.schema.features]
+    types = sorted({name for each in cells for name in _types(each)})
+    items = {"type": types if len(types) > 1 else types[0]}
+    row: JSON = {"type": "array", "items": items, "minItems": width, "maxItems": width}
     if in_order:
-        row["prefixItems"] = [number(feature) for feature in model.schema.features]
+        row["prefixItems"] = cells
     return {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
 
 
-def number(feature: Feature) -> JSON:
-    """Return the schema of a feature: its limits are those of the model, its description has the training range."""
-    seen = f"{feature.minimum} to {feature.maximum} in training"
-    parts = [feature.description, feature.unit and f"({feature.unit})", seen]
+def cell(feature: Feature) -> JSON:
+    """Return the schema of a feature's cells: its limits are those of the model."""
+    types = [feature.type]  # as JSON calls all but categories
     limits = {"minimum": feature.lowest, "maximum": feature.highest}
-    return {
-        "type": "number",
+    if feature.type == CATEGORY:
+        types = ["string" if feature.has_text else "number"]
+    elif feature.type == BOOLEAN:  # or one of the numbers 0 and 1
+        types, limits = [BOOLEAN, INTEGER], {"minimum": 0, "maximum": 1}
+    elif feature.type == INTEGER:  # a larger one is rounded, maybe to the limit
+        limits = {name: limit for name, limit in limits.items() if abs(limit) < _MAX_WHOLE}
+    types += ["null"] if feature.missing else []
+    parts = [feature.description, feature.unit and f"({feature.unit})", seen(feature)]
+    schema: JSON = {
+        "type": types if len(types) > 1 else types[0],
         "description": " ".join(filter(None, parts)),
         **{name: limit for name, limit in limits.items() if math.isfinite(limit)},
     }
+    known: list[Any] = list(feature.categories)
+    if known and feature.unseen == ERROR and len(known) <= _MAX_ENUM:
+        return {**schema, "enum": [*known, None] if feature.missing else known}
+    return {**schema, "examples": known[:_MAX_SHOWN]} if known else schema
 
 
-def example(model: Artifact) -> dict[str, float]:
+def _types(cell: JSON) -> list[str]:
+    found: str | list[str] = cell["type"]
+    return [found] if isinstance(found, str) else found
+
+
+def seen(feature: Feature) -> str:
+    """Return in a few words what was seen of a feature in training, and what else is accepted."""
+    if feature.type == CATEGORY:
+        known = ", ".join(map(str, feature.categories[:_MAX_SHOWN]))
+        more = len(feature.categories) - _MAX_SHOWN
+        known += f" and {more:,} more" if more > 0 else ""
+        others = {AS_MISSING: "any other counts as missing", AS_OTHER: "any other is accepted"}.get(feature.unseen)
+        text = f"{known}; {others}" if others else known
+    elif feature.type == BOOLEAN:
+        text = "true or false"
+    elif math.isfinite(feature.minimum) and math.isfinite(feature.maximum):
+        low, high = (int(end) if feature.type == INTEGER else end for end in (feature.minimum, feature.maximum))
+        text = f"{low} to {high} in training"
+    else:
+        text = "any number"
+    return f"{text}; may be missing" if feature.missing else text
+
+
+def example(model: Artifact) -> dict[str, Any]:
     """Return a row that works."""
-    return dict(zip(model.schema.names, model.golden_rows[0].tolist()))
+    cells = zip(model.schema.names, model.schema.cells, model.golden_rows[0].tolist())
+    return {name: kind.cell(number) for name, kind, number in cells}
 
 
-def csv(row: Mapping[str, float]) -> str:
+def csv(row: Mapping[str, Any]) -> str:
     """Return a row as a CSV table."""
-    return ",".join(row) + "\n" + ",".join(map(repr, row.values())) + "\n"
+    written = io.StringIO()
+    writer(written, lineterminator="\n").writerows([row.keys(), map(_text, row.values())])
+    return written.getvalue()
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return repr(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def flags(*names: str) -> JSON:

@@ -122,7 +122,11 @@ def describe_body(model: Artifact, max_rows: int) -> JSON:
     """Return the schema of a JSON body."""
     row = describe.shared(model, "row")
     columns = {
-        feature.name: {"type": "object", "additionalProperties": describe.number(feature), "minProperties": 1}
+        feature.name: {
+            "type": "object",
+            "additionalProperties": describe.cell(feature),
+            "minProperties": 0 if feature.missing else 1,
+        }
         for feature in model.schema.features
     }
     return {

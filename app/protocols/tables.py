@@ -55,7 +55,7 @@ def from_rows(rows: list[Any], header: Sequence[Any], schema: Schema, *, max_row
 def from_instances(instances: Any, schema: Schema, *, max_rows: int) -> Matrix:
     """Return the matrix of TensorFlow's row format: all objects by feature name, or all lists in the schema's order.
 
-    For a model of one feature, instances may also be bare numbers. Raises `BodyError` for anything but a list.
+    For a model of one feature, instances may also be bare cells. Raises `BodyError` for anything but a list.
     """
     if not isinstance(instances, list):
         raise BodyError("instances is not a list")
@@ -121,14 +121,16 @@ def from_indexed_columns(columns: dict[str, Any], schema: Schema, *, max_rows: i
 def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None = True) -> Matrix:
     """Return the matrix of a CSV table with a header, or without if `header` is False.
 
-    If it is None, a first line without text is data. Raises `BodyError` for anything but CSV.
+    If it is None, a first line that may be data is data. Raises `BodyError` for anything but CSV.
     """
     try:
         text = body.decode()
     except UnicodeDecodeError:
         raise BodyError("the body is not CSV: it is not UTF-8") from None
     try:
-        columns, n_rows = columns_from_csv(text, max_rows=max_rows, header=header, names=schema.names)
+        columns, n_rows = columns_from_csv(
+            text, max_rows=max_rows, header=header, names=schema.names, parsers=schema.parsers
+        )
     except ValueError as error:
         raise BodyError(f"the body is {error}") from None
     check_rows(n_rows, max_rows)
@@ -143,7 +145,7 @@ def _flat(cells: list[Any]) -> list[Any]:
 
 
 def _without_lists(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record whose cells of shape `[1]` are numbers."""
+    """Return a record whose cells of shape `[1]` are bare cells."""
     return {name: cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for name, cell in record.items()}
 
 

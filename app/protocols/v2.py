@@ -241,8 +241,8 @@ def _encode(answer: Answer) -> Reply:
 
 def _describe(model: Artifact, config: Config) -> JSON:
     inputs = [
-        {"name": name, "shape": [1], "datatype": v2_tensors.DATATYPE, "data": [value]}
-        for name, value in describe.example(model).items()
+        {"name": feature.name, "shape": [1], "datatype": v2_tensors.datatype(feature), "data": [cell]}
+        for feature, cell in zip(model.schema.features, describe.example(model).values())
     ]
     content = {
         "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
@@ -275,7 +275,8 @@ def _describe_index() -> JSON:
 
 
 def _config(tensor: dict[str, object]) -> dict[str, object]:
-    return {"name": tensor["name"], "data_type": f"TYPE_{v2_tensors.DATATYPE}", "dims": tensor["shape"]}
+    datatype = "STRING" if tensor["datatype"] == v2_tensors.BYTES else tensor["datatype"]
+    return {"name": tensor["name"], "data_type": f"TYPE_{datatype}", "dims": tensor["shape"]}
 
 
 def _statistics(model: Artifact, counted: Mapping[tuple[str, str], Statistics]) -> dict[str, object]:

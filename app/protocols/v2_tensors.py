@@ -8,8 +8,10 @@ extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) an
 - The YAML has neither `binary_data_size` nor binary replies; Triton's extension adds both, and its client uses them by
   default.
 - FP32 in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
-- A feature is FP64, but numbers of any datatype are accepted; Triton accepts only the declared one. BOOL and BYTES are
-  not numbers.
+- A number may have any numeric datatype; Triton accepts only the declared one. BOOL is for booleans, which may also be
+  the numbers 0 and 1, and BYTES for categories that are strings.
+- No datatype has missing values. In JSON null is one, as in other protocols. NaN is one, and in BYTES the empty string,
+  unless it is a category.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -27,14 +30,17 @@ from numpy.typing import NDArray
 from app.errors import BodyError
 from app.protocols import tables
 from app.web.body import parse_json, whole_number
-from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
+from model import BOOLEAN, INTEGER, Artifact, Feature, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
-DATATYPE = "FP64"
+DATATYPE = "FP64"  # of the output
 OUTPUT = "prediction"
+BOOL, BYTES = "BOOL", "BYTES"
 
 DATATYPES = {f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
 DATATYPES |= {f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)}
 DATATYPES |= {f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)}
+DATATYPES |= {BOOL: np.dtype("u1"), BYTES: np.dtype(object)}
+_LENGTH_BYTES = 4  # before each string of a binary tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input of a request: `cells` are numbers of its datatype, or JSON values if some are not numbers."""
+    """One input of a request: `cells` are numbers of its datatype, or values if some are not numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +65,8 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     """Return a decoded infer request; `json_length` is its Inference-Header-Content-Length, if it has one.
 
     The inputs are one tensor for each feature, `[n]` or `[n, 1]`, in any order; or one tensor `[n, n_features]` of any
-    other name, in the schema's order. Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
+    other name, in the schema's order, if no feature is of strings. Raises `BodyError`, `TooManyRowsError`, or
+    `SchemaError` with every problem.
     """
     header, tail = _split(body, json_length)
     document = parse_json(header, max_values=schema.max_values(max_rows))
@@ -90,8 +97,17 @@ def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: Infe
 
 def metadata(schema: Schema) -> dict[str, Any]:
     """Return a model's input and output tensors, as in V2's metadata."""
-    inputs = [{"name": name, "datatype": DATATYPE, "shape": [-1]} for name in schema.names]
+    inputs = [{"name": feature.name, "datatype": datatype(feature), "shape": [-1]} for feature in schema.features]
     return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+
+
+def datatype(feature: Feature) -> str:
+    """Return the datatype that has every cell of a feature: FP64 also where a number or a boolean may be missing."""
+    if feature.has_text:
+        return BYTES
+    if feature.missing:
+        return DATATYPE
+    return {BOOLEAN: BOOL, INTEGER: "INT64"}.get(feature.type, DATATYPE)
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
@@ -164,7 +180,7 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
                 Problem(None, shown, "has no data" if raw is None else "has data and binary_data_size; send one")
             )
             continue
-        cells = _cells(item, shape, raw)
+        cells = _cells(item, shape, raw, schema.by_name.get(name), max_rows)
         if isinstance(cells, str):
             problems.append(Problem(None, shown, cells))
         else:
@@ -177,13 +193,19 @@ def _tensors(inputs: list[Any], tail: memoryview, schema: Schema, max_rows: int)
     return tensors
 
 
-def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None) -> NDArray[Any] | list[Any] | str:
-    """Return the values of an input, or what is wrong with it."""
-    datatype = item.get("datatype")
-    dtype = DATATYPES.get(datatype) if isinstance(datatype, str) else None
+def _cells(
+    item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None, feature: Feature | None, max_rows: int
+) -> NDArray[Any] | list[Any] | str:
+    """Return the values of an input, which may be a feature, or what is wrong with it."""
+    sent = item.get("datatype")
+    dtype = DATATYPES.get(sent) if isinstance(sent, str) else None
     if dtype is None:
-        shown = repr(datatype[:20]) if isinstance(datatype, str) else "of an input"
+        shown = repr(sent[:20]) if isinstance(sent, str) else "of an input"
         return f"the datatype {shown} is not one of {', '.join(DATATYPES)}"
+    if feature and (feature.has_text != (sent == BYTES) or (sent == BOOL and feature.type != BOOLEAN)):
+        return f"the datatype is {sent}; send {datatype(feature)}"
+    if sent == BYTES:
+        return _strings(item, shape, raw, feature, max_rows)
     if raw is not None:
         size, expected = item["parameters"]["binary_data_size"], prod(shape) * dtype.itemsize
         if size != expected:
@@ -194,18 +216,65 @@ def _cells(item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None)
     cells = _flatten(item["data"], shape)
     if cells is None:
         return "its data do not match its shape"
-    types = set(map(type, cells))
+    types, present = set(map(type, cells)), cells
+    if NoneType in types:
+        present = [cell for cell in cells if cell is not None]
+        types.remove(NoneType)
     if not types <= {int, float}:
         return cells
+    numbers: list[Any] = present
     if dtype.kind != "f" and float in types:
-        cells = list(map(whole_number, cells))
-        if None in cells:
-            return f"its data are not all {datatype}"
+        numbers = list(map(whole_number, present))
+        if None in numbers:
+            return f"its data are not all {sent}"
     try:
         with np.errstate(over="ignore"):  # overflow gives infinity, which the schema reports with its row
-            return np.array(cells, np.float64).astype(dtype) if dtype.kind == "f" else np.array(cells, dtype)
+            array = np.array(numbers, np.float64).astype(dtype) if dtype.kind == "f" else np.array(numbers, dtype)
     except OverflowError:  # an integer beyond float64, which the schema reports, or beyond its own datatype
-        return cells if dtype.kind == "f" else f"its data are not all in the range of {datatype}"
+        return cells if dtype.kind == "f" else f"its data are not all in the range of {sent}"
+    if len(present) == len(cells):
+        return array
+    left = iter(array.tolist())
+    return [None if cell is None else next(left) for cell in cells]
+
+
+def _strings(
+    item: dict[str, Any], shape: tuple[int, ...], raw: memoryview | None, feature: Feature | None, max_rows: int
+) -> list[Any] | str:
+    """Return the strings of an input, None for a missing one, or what is wrong with it."""
+    if raw is None:
+        cells = _flatten(item["data"], shape)
+        if cells is None:
+            return "its data do not match its shape"
+    else:
+        size = item["parameters"]["binary_data_size"]
+        if len(raw) != size:
+            return f"has {len(raw)} bytes left in the body, but its binary_data_size is {size}"
+        if shape[1:] not in ((), (1,)):
+            return f"its shape is not [{shape[0]}] or [{shape[0]}, 1]"
+        if _LENGTH_BYTES * shape[0] <= size:
+            tables.check_rows(shape[0], max_rows)  # before the strings are read one by one
+        try:
+            cells = _read_strings(raw, shape[0])
+        except UnicodeDecodeError:
+            return "its data are not UTF-8"
+        if cells is None:
+            return f"its data are not {shape[0]} strings, each after its length in {_LENGTH_BYTES} bytes"
+    if feature and feature.missing and "" not in feature.categories:
+        return [None if cell == "" else cell for cell in cells]
+    return cells
+
+
+def _read_strings(raw: memoryview, n_strings: int) -> list[Any] | None:
+    """Return so many strings, or None if there are more or less bytes."""
+    strings, start = [], 0
+    for _ in range(min(n_strings, len(raw))):
+        end = start + _LENGTH_BYTES + int.from_bytes(raw[start : start + _LENGTH_BYTES], "little")
+        strings.append(str(raw[start + _LENGTH_BYTES : end], "utf-8"))
+        if end > len(raw):
+            return None
+        start = end
+    return strings if start == len(raw) and len(strings) == n_strings else None
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -240,8 +309,12 @@ def _matrix(tensors: list[Tensor], schema: Schema) -> Matrix:
     columns: dict[str, NDArray[Any] | list[Any]]
     if len(tensors) == 1 and tensors[0].name not in names:
         tensor = tensors[0]
-        if tensor.shape != (n_rows, len(names)):
+        text = ""
+        if any(feature.has_text for feature in schema.features):
+            text = "is not a feature; some of the features are strings, so send a tensor for each of them"
+        elif tensor.shape != (n_rows, len(names)):
             text = f"is not a feature; a matrix of all features has the shape [n, {len(names)}]"
+        if text:
             raise SchemaError([Problem(None, shortened(tensor.name), text)], n_rows=n_rows)
         if isinstance(tensor.cells, np.ndarray):
             return schema.matrix_from_array(tensor.cells.reshape(tensor.shape).astype(np.float64))

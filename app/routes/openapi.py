@@ -38,6 +38,10 @@ _COMPONENTS: JSON = {
                         "row": {"type": ["integer", "null"], "description": "from 0; null for a whole column"},
                         "feature": {"type": ["string", "null"], "description": "null for a whole row"},
                         "reason": {"type": "string"},
+                        "nearest": {
+                            "type": ["string", "number"],
+                            "description": "the known category that is most like an unknown one, if there is one",
+                        },
                     },
                 },
             },

@@ -85,10 +85,10 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
     def _describe(model: Artifact, *, is_default: bool) -> dict[str, Any]:
         values = {} if is_default else {"name": model.name}
         url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
-        row = dict(zip(model.schema.names, model.golden_rows[0].tolist()))
-        body = orjson.dumps(row).decode()
+        body = orjson.dumps(describe.example(model)).decode()
         return {
             "manifest": model.manifest,
+            "features": [(feature, describe.seen(feature)) for feature in model.schema.features],
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             "answer": float(model.predict(model.golden_rows[:1])[0]),
         }

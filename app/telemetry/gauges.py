@@ -117,8 +117,9 @@ class ModelCollector(Collector):
         ):
             validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
             for model in self._served.loaded.models.values():
-                value = getattr(model.manifest.metrics.validation, name)
-                validation.add_metric([model.name, str(model.version)], value)
+                scores = model.manifest.metrics.validation
+                if scores:
+                    validation.add_metric([model.name, str(model.version)], getattr(scores, name))
             live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
             for error in self._live_errors.latest:
                 live.add_metric([error.model, str(error.version)], getattr(error, name))

@@ -19,7 +19,7 @@ from app.telemetry import definitions
 from app.telemetry.gauges import LiveErrors, ModelCollector, Served
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import Exchange
-from model import MISSING, Artifact, Bins
+from model import MISSING, AnyBins, Artifact
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
@@ -182,7 +182,7 @@ class Metrics:
             self._count(self._feature_bins, (*version, name), bins, column)
         self._count(self._prediction_bins, version, model.reference.prediction, y)
 
-    def _count(self, metric: Counter, labels: tuple[object, ...], bins: Bins, values: NDArray[np.float64]) -> None:
+    def _count(self, metric: Counter, labels: tuple[object, ...], bins: AnyBins, values: NDArray[np.float64]) -> None:
         for label, count in zip(bins.labels, bins.count(values).tolist()):
             if count:
                 self._child(metric, *labels, label).inc(count)

@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -172,9 +172,10 @@ class LogWriter:
             "model": exchange.model.name,
             "version": exchange.model.version,
         }
-        rows = repeat(None) if exchange.X is None else exchange.X.tolist()
+        schema = exchange.model.schema
+        rows: Iterable[Sequence[Any] | None] = repeat(None) if exchange.X is None else schema.to_log(exchange.X)
         for number, (values, prediction) in enumerate(zip(rows, exchange.y.tolist())):
-            features = values and dict(zip(exchange.model.schema.names, values))
+            features = values and dict(zip(schema.names, values))
             yield {**common, "row": number, "features": features, "prediction": prediction}
 
     def _refresh(self) -> None:

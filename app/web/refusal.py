@@ -56,11 +56,13 @@ def readiness(body: dict[str, Any], *, ready: bool) -> tuple[dict[str, Any], int
 
 def native(refusal: Refusal) -> dict[str, Any]:
     """Return the body of an error in the native API: `{"error", "status", "details"}`."""
-    details = [
-        {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
-        for problem in refusal.problems[:MAX_DETAILS]
-    ]
+    details = [_detail(problem) for problem in refusal.problems[:MAX_DETAILS]]
     return {"error": refusal.message, "status": refusal.status, "details": details}
+
+
+def _detail(problem: Problem) -> dict[str, Any]:
+    detail = {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
+    return detail if problem.nearest is None else {**detail, "nearest": problem.nearest}
 
 
 def message(refusal: Refusal) -> dict[str, Any]:

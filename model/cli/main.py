@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, predict, report, store, train
+from model.cli import archive, own, predict, report, store, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train.add_train(commands)
+    own.add_import(commands)
     store.add_list(commands)
     store.add_show(commands)
     store.add_verify(commands)

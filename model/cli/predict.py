@@ -26,7 +26,7 @@ def _predict(options: argparse.Namespace) -> None:
     model = Store(options.store).load(options.model)
     try:
         table = options.table.read_bytes() if options.table else sys.stdin.buffer.read()
-        columns, _ = columns_from_csv(table.decode("utf-8"), names=model.schema.names)
+        columns, _ = columns_from_csv(table.decode("utf-8"), names=model.schema.names, parsers=model.schema.parsers)
     except ValueError as error:
         raise ValueError(f"{options.table or 'standard input'} is not a CSV table in UTF-8: {error}") from None
     schema = replace(model.schema, ignore_unknown=options.ignore_unknown)

@@ -57,5 +57,6 @@ def _train(options: argparse.Namespace) -> None:
     if "checkpoint" in algorithm_options:
         algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
     model = artifact.load(path)
-    metrics = model.manifest.metrics.validation
-    print(f"{model.name} version {model.version}: validation MSE {metrics.mse:.2f}, written to {path}")
+    validation = model.manifest.metrics.validation
+    error = f"validation MSE {validation.mse:.2f}, " if validation else ""
+    print(f"{model.name} version {model.version}: {error}written to {path}")

@@ -1,21 +1,20 @@
-"""Evaluate a forest for many rows at once with bit vectors in numpy, bit-identical to walking the trees.
+"""Evaluate trees for many rows at once with bit vectors in numpy, bit-identical to walking the trees.
 
 After QuickScorer (Lucchese et al., SIGIR 2015). When a row goes right at a split, the leaves on the left of that split
-are excluded. The rank of a row's value among all thresholds of a feature therefore determines the leaves that this
-feature excludes in all trees. Each rank has one precomputed vector with a few bits per tree. The vectors of a row's
-features are combined by AND. In each tree the row reaches the first leaf whose bit is still set.
+are excluded. The place of a row's value among the thresholds of a feature, or its category, therefore determines the
+leaves that this feature excludes in all trees. Each place has one precomputed vector with a few bits per tree. The
+vectors of a row's features are combined by AND. In each tree the row reaches the first leaf whose bit is still set.
 """
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.trees import Trees, unpack_arrays
 from model.schema.features import Matrix
 
 MAX_LEAVES = 64  # per tree: the bits of the widest integer
@@ -23,53 +22,99 @@ MAX_VECTOR_BYTES = 2**24  # all vectors together: more do not fit into a cache
 MANY_ROWS = 4_096  # batches of this size always use the vectors, so that the proof covers them
 # Rows times trees; below it, calling numpy takes longer than walking the trees.
 _MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
-_LEAVES_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
+_NUMBERS_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
+_ALL = 2**64 - 1  # a vector that excludes no leaf
 
 
 @dataclass(frozen=True, slots=True)
 class Forest:
     """The splits of all trees, in any order, and the trees' leaves.
 
-    A row whose value of `feature` is above `threshold` goes right, which excludes the leaves of `tree` whose bits are
-    set in `excluded`; each is `(n_splits,)`. `leaves` `(n_trees, n_leaves)` are numbered from left to right, from bit 0
-    on. The prediction is the sum of the row's leaves, added in the order of the trees.
+    At a split a row goes left or right as `Trees` says. Going right excludes the leaves of `tree` whose bits are set in
+    `excluded`. `leaves` `(n_trees, n_leaves, width)` are numbered from left to right, from bit 0 on, and added to
+    `output` `(n_trees,)` in the order of the trees. `codes` has the categories of all splits, one after the other; the
+    others are `(n_splits,)`.
     """
 
     feature: NDArray[np.int32]
     threshold: NDArray[np.float64]
+    missing_left: NDArray[np.bool_]
+    n_codes: NDArray[np.int32]
+    codes: NDArray[np.int32]
     tree: NDArray[np.int32]
     excluded: NDArray[np.uint64]
-    leaves: NDArray[np.float64]
-
-    def pack(self) -> bytes:
-        """Return the forest in numpy's .npz format; equal forests give equal bytes."""
-        file = io.BytesIO()
-        np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
-        return file.getvalue()
+    leaves: NDArray[np.floating[Any]]
+    output: NDArray[np.int32]
 
     @classmethod
     def unpack(cls, content: bytes) -> Forest:
-        """Return the forest that `pack` wrote. Raises `ValueError` for anything else."""
-        try:
-            with ZipFile(io.BytesIO(content)) as members:
-                if any(member.compress_type != ZIP_STORED for member in members.infolist()):
-                    raise ValueError("compressed")  # could unpack to any size
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                forest = cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except Exception as error:  # numpy and zipfile raise many classes
-            raise ValueError(f"not a file of splits and leaves: {error!r}") from None
-        dtypes = [getattr(forest, field.name).dtype.name for field in fields(cls)]
-        if dtypes != ["int32", "float64", "int32", "uint64", "float64"]:
-            raise ValueError(f"its arrays are of the types {', '.join(dtypes)}")
-        return forest
+        """Return the forest in the file of an artifact of format 1 or 2. Raises `ValueError` for anything else."""
+        arrays: dict[str, NDArray[Any]] = unpack_arrays(content, ["feature", "threshold", "tree", "excluded", "leaves"])
+        kinds = [array.dtype.name for array in arrays.values()]
+        if kinds != ["int32", "float64", "int32", "uint64", "float64"]:
+            raise ValueError(f"its arrays are of the types {', '.join(kinds)}")
+        n_splits, leaves = len(arrays["feature"]), arrays.pop("leaves")
+        return cls(
+            **arrays,
+            missing_left=np.zeros(n_splits, dtype=np.bool_),
+            n_codes=np.zeros(n_splits, dtype=np.int32),
+            codes=np.zeros(0, dtype=np.int32),
+            leaves=leaves[:, :, np.newaxis],
+            output=np.zeros(len(leaves), dtype=np.int32),
+        )
 
     def fits(self) -> bool:
         """Return whether the forest can be evaluated by bit vectors that fit into a cache."""
-        n_trees, n_leaves = self.leaves.shape
+        n_trees, n_leaves, _ = self.leaves.shape
         if not (n_trees and 0 < n_leaves <= MAX_LEAVES):
             return False
-        n_vectors = len(self.feature) + len(np.unique(self.feature))
-        return bool(self.leaves.nbytes + n_vectors * n_trees * _mask_type(n_leaves).itemsize <= MAX_VECTOR_BYTES)
+        n_bytes = self._n_places() * n_trees * _mask_type(n_leaves).itemsize
+        return bool(self.leaves.nbytes + n_bytes <= MAX_VECTOR_BYTES)
+
+    def _n_places(self) -> int:
+        """Return the number of vectors of all features, or a little more."""
+        features, number = np.unique(self.feature, return_inverse=True)
+        n_codes = np.zeros(len(features), dtype=np.int64)
+        np.maximum.at(n_codes, np.repeat(number, self.n_codes), self.codes + 1)
+        return 3 * len(features) + int(np.count_nonzero(self.n_codes == 0) + n_codes.sum())
+
+
+def forest_of(trees: Trees) -> Forest | None:
+    """Return the trees as a forest for `BitVectors`; None if it does not fit."""
+    is_leaf, tree = trees.is_leaf, trees.tree
+    n_leaves = np.bincount(tree[is_leaf], minlength=len(trees.roots))
+    if n_leaves.max() > MAX_LEAVES:
+        return None
+    levels = []  # the splits of each level of all trees
+    level = trees.roots[~is_leaf[trees.roots]]
+    while level.size:
+        levels.append(level)
+        below = np.concatenate([trees.left[level], trees.right[level]])
+        level = below[~is_leaf[below]]
+    n_below = is_leaf.astype(np.int64)  # leaves in the subtree of each node
+    for level in reversed(levels):
+        n_below[level] = n_below[trees.left[level]] + n_below[trees.right[level]]
+    n_before = np.zeros(len(is_leaf), dtype=np.int64)  # leaves of the tree on the left of that subtree
+    for level in levels:
+        n_before[trees.left[level]] = n_before[level]
+        n_before[trees.right[level]] = n_before[level] + n_below[trees.left[level]]
+    leaves = np.zeros((len(trees.roots), int(n_leaves.max()), trees.leaves.shape[1]), dtype=trees.leaves.dtype)
+    leaves[tree[is_leaf], n_before[is_leaf]] = trees.leaves
+    split = np.flatnonzero(~is_leaf)
+    one = np.uint64(1)
+    n_excluded = n_below[trees.left[split]].astype(np.uint64)
+    forest = Forest(
+        feature=trees.feature[split],
+        threshold=trees.threshold[split],
+        missing_left=trees.missing_left[split],
+        n_codes=trees.n_codes[split],
+        codes=trees.codes,
+        tree=tree[split].astype(np.int32),
+        excluded=((one << n_excluded) - one) << n_before[split].astype(np.uint64),
+        leaves=leaves,
+        output=trees.output,
+    )
+    return forest if forest.fits() else None
 
 
 def _mask_type(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -84,56 +129,92 @@ class BitVectors:
         """Compute the vectors for rows of `n_features`. Raises `ValueError` if the forest does not fit."""
         if not forest.fits():
             raise ValueError("the forest has no trees, or is too large for bit vectors")
-        n_trees, n_leaves = forest.leaves.shape
+        n_trees, n_leaves, width = forest.leaves.shape
         if len(forest.feature) > n_trees * (n_leaves - 1):
             raise ValueError("it has more splits than its leaves allow")
         for numbers, bound in ((forest.feature, n_features), (forest.tree, n_trees)):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < bound:
                 raise ValueError("a split names a feature or a tree that does not exist")
+        # The trees of an output follow each other, in their order.
+        order = np.argsort(forest.output, kind="stable")
+        position = np.empty(n_trees, dtype=np.intp)
+        position[order] = np.arange(n_trees)
+        ends = np.cumsum(np.bincount(forest.output)).tolist()
+        self._outputs = [slice(start, end) for start, end in zip([0, *ends], ends)]
         self._mask_type = _mask_type(n_leaves)
         n_words = -(-n_trees * self._mask_type.itemsize // 8)
-        self._features = []
+        allowed = ~forest.excluded.astype(self._mask_type)
+        tree = position[forest.tree]
+        first_code = np.cumsum(forest.n_codes) - forest.n_codes
+        self._features: list[tuple[int, NDArray[np.float64] | None, NDArray[np.uint64]]] = []
         for number in np.unique(forest.feature).tolist() or [0]:
-            is_of_feature = forest.feature == number
-            edges, rank = np.unique(forest.threshold[is_of_feature], return_inverse=True)
-            vectors = np.full((len(edges) + 1, n_words), 2**64 - 1, dtype=np.uint64)
-            allowed = ~forest.excluded[is_of_feature].astype(self._mask_type)
-            np.bitwise_and.at(vectors.view(self._mask_type), (rank + 1, forest.tree[is_of_feature]), allowed)
-            np.bitwise_and.accumulate(vectors, axis=0, out=vectors)
+            of_feature = np.flatnonzero(forest.feature == number)
+            edges = None
+            if forest.n_codes[of_feature].any():
+                codes = [
+                    forest.codes[first : first + n]
+                    for first, n in zip(first_code[of_feature], forest.n_codes[of_feature])
+                ]
+                vectors = np.full((max(int(each.max()) for each in codes) + 3, n_words), _ALL, dtype=np.uint64)
+                masks = vectors.view(self._mask_type)
+                for split, each in zip(of_feature, codes):
+                    goes_right = np.ones(len(vectors), dtype=np.bool_)
+                    goes_right[each] = False
+                    masks[goes_right, tree[split]] &= allowed[split]
+            else:
+                # Infinity is the last edge, so that missing values, which numpy sorts after it, have their own place.
+                edges, rank = np.unique(np.append(forest.threshold[of_feature], np.inf), return_inverse=True)
+                vectors = np.full((len(edges) + 1, n_words), _ALL, dtype=np.uint64)
+                masks = vectors.view(self._mask_type)
+                np.bitwise_and.at(masks, (rank[:-1] + 1, tree[of_feature]), allowed[of_feature])
+                np.bitwise_and.accumulate(vectors, axis=0, out=vectors)
+            vectors[-1] = _ALL
+            right = of_feature[~forest.missing_left[of_feature]]
+            np.bitwise_and.at(masks[-1], tree[right], allowed[right])
             self._features.append((number, edges, vectors))
-        self._leaves = forest.leaves.reshape(-1)
-        self._first_leaves = np.arange(0, self._leaves.size, n_leaves).reshape(-1, 1)
+        self._leaves = forest.leaves[order].reshape(-1, width)
+        self._first_leaves = np.arange(0, len(self._leaves), n_leaves).reshape(-1, 1)
         self.min_rows = min(MANY_ROWS, max(2, (_MIN_WORK + _MIN_WORK_PER_FEATURE * len(self._features)) // n_trees))
-        self._chunk_rows = max(4, _LEAVES_PER_CHUNK // n_trees)
+        self._chunk_rows = max(4, _NUMBERS_PER_CHUNK // (n_trees * width))
         # Allocated anew these can take several times as long as the rest, because the system zeroes pages.
-        self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []  # per concurrent thread
+        self._spare_buffers: list[tuple[NDArray[np.intp], NDArray[np.floating[Any]]]] = []  # per concurrent thread
 
-    def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64, `n_rows` at least 2."""
+    def predict(self, X: Matrix) -> NDArray[Any]:
+        """Return the sums `(n_rows, n_outputs)` for `X` of shape `(n_rows, n_features)`, float64, 2 rows or more."""
         n_chunks = -(-len(X) // self._chunk_rows)
         if n_chunks == 1:
             return self._predict_chunk(X)
         return np.concatenate([self._predict_chunk(chunk) for chunk in np.array_split(X, n_chunks)])
 
-    def _predict_chunk(self, X: Matrix) -> NDArray[np.float64]:
-        ranks = [edges.searchsorted(X[:, number]) for number, edges, _ in self._features]
-        masks = self._features[0][2].take(ranks[0], axis=0)  # (n_rows, n_words)
-        for (_, _, vectors), rank in zip(self._features[1:], ranks[1:]):
-            masks &= vectors.take(rank, axis=0)
+    def _predict_chunk(self, X: Matrix) -> NDArray[Any]:
+        masks = self._vectors_of(0, X)  # (n_rows, n_words)
+        for index in range(1, len(self._features)):
+            masks &= self._vectors_of(index, X)
         bits = masks.view(self._mask_type)
         lowest_bit = np.bitwise_count((bits - self._mask_type.type(1)) & ~bits)
-        n_trees, n_rows = len(self._first_leaves), len(X)
+        n_trees, n_rows, width = len(self._first_leaves), len(X), self._leaves.shape[1]
         try:
             buffers = self._spare_buffers.pop()
         except IndexError:
             size = n_trees * self._chunk_rows
-            buffers = np.empty(size, dtype=np.intp), np.empty(size)
+            buffers = np.empty(size, dtype=np.intp), np.empty(size * width, dtype=self._leaves.dtype)
         leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
-        leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows)
+        leaf_values = buffers[1][: n_trees * n_rows * width].reshape(n_trees, n_rows, width)
         np.add(lowest_bit.T[:n_trees], self._first_leaves, out=leaf_numbers)
-        self._leaves.take(leaf_numbers, out=leaf_values, mode="clip")  # with "raise" numpy allocates its own buffer
-        # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single row would make this
-        # axis contiguous, and numpy would add pairwise.
-        y: NDArray[np.float64] = np.add.reduce(leaf_values, axis=0)
+        # With "raise" numpy would allocate a buffer of its own.
+        self._leaves.take(leaf_numbers, axis=0, out=leaf_values, mode="clip")
+        # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single number would make
+        # this axis contiguous, and numpy would add pairwise.
+        sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, width)
         self._spare_buffers.append(buffers)
-        return y
+        return sums[0] if len(sums) == 1 else np.hstack(sums)
+
+    def _vectors_of(self, index: int, X: Matrix) -> NDArray[np.uint64]:
+        """Return the vector of each row for one of the features, `(n_rows, n_words)`."""
+        number, edges, vectors = self._features[index]
+        values = X[:, number]
+        if edges is not None:
+            return vectors.take(edges.searchsorted(values), axis=0)
+        last = len(vectors) - 1
+        places = np.minimum(values, last - 1)  # other categories than those of the splits
+        return vectors.take(np.where(np.isnan(places), last, places).astype(np.intp), axis=0)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import graph
-from model.engine.forest import BitVectors
+from model.engine import graph, steps
+from model.engine.forest import BitVectors, forest_of
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
+from model.engine.steps import Step
+from model.engine.tree_graph import Result, result_of, to_graph
+from model.engine.trees import Trees
 from model.schema.features import Matrix
 
 # Since 1.29 ONNX Runtime sends telemetry from a thread that it starts on import. A server must not do that, and a
@@ -21,6 +25,20 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 Predict = Callable[[Matrix], NDArray[np.float64]]
+
+_LEAVES_PER_CHUNK = 2**18  # 2 MiB of float64
+
+
+def _session(onnx_model: bytes) -> onnxruntime.InferenceSession:
+    """Return the runtime's session of a graph. Raises `ValueError` if it cannot run here."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: nobody on call needs warnings about graph optimisation
+    try:
+        return onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no other base class
+        raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
 
 
 class Predictor(Protocol):
@@ -44,19 +62,56 @@ class Engine:
         that our exports write.
         """
         graph.check(onnx_model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only: nobody on call needs warnings about graph optimisation
-        try:
-            self._session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no other base class
-            raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
+        self._session = _session(onnx_model)
         self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
         if self._vectors and len(X) >= self._vectors.min_rows:
-            return self._vectors.predict(X)
+            return self._vectors.predict(X)[:, 0]
         y: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
         return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)
+
+
+class TreesEngine:
+    """Runs trees: few rows by ONNX Runtime, many by bit vectors where they fit; single-threaded, as `Engine` is."""
+
+    def __init__(self, trees: Trees, n_features: int, of_sums: Sequence[Step] = ()) -> None:
+        """Make the graph and the vectors of trees that were checked for `n_features`, for a model of one output.
+
+        Raises `ValueError` if the runtime cannot load the graph.
+        """
+        result = result_of(trees)
+        self._steps = of_sums
+        self._session = _session(to_graph(trees, n_features, result))
+        forest = forest_of(trees)
+        self._vectors = BitVectors(forest, n_features) if forest else None
+        self._min_rows = self._vectors.min_rows if self._vectors else sys.maxsize
+        self._leaves = trees.leaves if result is Result.LEAVES else None
+        self._output = trees.output
+        self._chunk_rows = max(1, _LEAVES_PER_CHUNK // (len(trees.roots) * trees.leaves.shape[1]))
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
+        return self.outputs(X)[:, 0]
+
+    def outputs(self, X: Matrix) -> NDArray[np.float64]:
+        """Return what the steps make of the sums: `(n_rows, 1)`, or a probability of each class."""
+        return steps.run(self._steps, self.sums(X))
+
+    def sums(self, X: Matrix) -> NDArray[np.float64]:
+        """Return the sums of leaves, `(n_rows, n_outputs)`."""
+        if self._vectors and len(X) >= self._min_rows:
+            return self._vectors.predict(X).astype(np.float64, copy=False)
+        found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
+        if self._leaves is None:
+            return found.astype(np.float64, copy=False)
+        chunks = [found[start : start + self._chunk_rows] for start in range(0, len(found), self._chunk_rows)]
+        return np.concatenate([self._sum_leaves(self._leaves, chunk) for chunk in chunks]).astype(np.float64)
+
+    def _sum_leaves(self, leaves: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
+        """Add the leaves whose numbers were found, `(n_rows, n_trees)`, in the order of the trees."""
+        values = leaves.take(found.T.astype(np.intp), axis=0)  # (n_trees, n_rows, width)
+        # A sum along the axis of the trees may add pairwise; an accumulated one adds tree after tree.
+        outputs = range(int(self._output.max()) + 1)
+        return np.hstack([np.add.accumulate(values[self._output == output], axis=0)[-1] for output in outputs])

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from model.store.reference import Bins
+from model.store.reference import AnyBins, Bins
 
 # Probability that chance alone exceeds a threshold, for one distribution, statistic and window. Seven distributions,
 # two statistics and windows of an hour make 10,000 tests a month, more because windows overlap. In simulations with 105
@@ -27,31 +27,34 @@ C = math.sqrt(math.log(2 / ALPHA) / 2)
 # of the rows moved.
 MINIMUM_PSI = 0.1
 MINIMUM_KS = 0.1
-# One row in a hundred more than in training.
+# So much more than in training: one row in a hundred.
 MINIMUM_MISSING = 0.01
 # An empty bin would make PSI infinite, so it counts as half a row. A small constant share alone would report drift for
-# every small bin that is empty by chance; it is the lower limit for very many rows.
+# every small bin that is empty by chance; it is the lower limit for very many rows. It is also the training share of a
+# bin that was empty in training, such as that of all infrequent categories: so 2 % of unseen ones are drift.
 EMPTY_ROWS = 0.5
 SMALLEST_SHARE = 1e-4
 
 
-def psi(counts: NDArray[np.intp], bins: Bins) -> float:
+def psi(counts: NDArray[np.intp], bins: AnyBins) -> float:
     """Return the population stability index of live counts by `bins.labels`, without the missing values.
 
-    Not all values may be missing. Values outside the range count in the nearest bin (Siddiqi, Credit Risk Scorecards,
-    2006, section 10).
+    Not all values may be missing; it is NaN if all were in training. Values outside the range count in the nearest bin
+    (Siddiqi, Credit Risk Scorecards, 2006, section 10), and unseen categories among those without a bin of their own.
     """
-    inside = counts[1:-2].astype(np.float64)
-    inside[0] += counts[0]
-    inside[-1] += counts[-2]
-    p, q = np.maximum(np.maximum(inside, EMPTY_ROWS) / inside.sum(), SMALLEST_SHARE), bins.shares
-    return float(((p - q) * np.log(p / q))[q > 0].sum())
+    inside, expected = bins.in_range(counts).astype(np.float64), bins.expected
+    p = np.maximum(np.maximum(inside, EMPTY_ROWS) / inside.sum(), SMALLEST_SHARE)
+    q = np.where(expected == 0, SMALLEST_SHARE, expected)
+    return float(((p - q) * np.log(p / q))[(expected != 0) | (inside > 0)].sum())
 
 
 def ks(counts: NDArray[np.intp], bins: Bins) -> float:
-    """Return the largest distance between the two distribution functions at the edges (Kolmogorov and Smirnov)."""
-    known = counts[:-1]
-    distances = np.abs(np.cumsum(known / known.sum()) - np.cumsum(bins.all_shares[:-1]))
+    """Return the largest distance between the two distribution functions at the edges (Kolmogorov and Smirnov).
+
+    Not all values may be missing; it is NaN if all were in training.
+    """
+    known, expected = counts[:-1], bins.expected
+    distances = np.abs(np.cumsum(known / known.sum()) - np.cumsum([0.0, *expected, 0.0]))
     return float(distances.max())
 
 
@@ -72,9 +75,10 @@ def ks_threshold(n_live: int, n_reference: int) -> float:
     return max(C * math.sqrt(1 / n_live + 1 / n_reference), MINIMUM_KS)
 
 
-def missing_threshold(n_live: int) -> float:
-    """Return the share of missing values that `n_live` rows exceed with probability ALPHA if the true share is 0.01.
+def missing_threshold(n_live: int, share: float = 0.0) -> float:
+    """Return the share of missing values that `n_live` rows exceed with probability ALPHA if the true one is usual.
 
-    By the score test of a proportion. Training has no missing values.
+    Usual is up to 0.01 more than the `share` in training. By the score test of a proportion.
     """
-    return MINIMUM_MISSING + Z * math.sqrt(MINIMUM_MISSING * (1 - MINIMUM_MISSING) / n_live)
+    usual = min(share + MINIMUM_MISSING, 1.0)
+    return usual + Z * math.sqrt(usual * (1 - usual) / n_live)

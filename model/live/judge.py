@@ -18,7 +18,7 @@ from model.live import drift
 from model.live.prediction_log import LoggedRows
 from model.metrics import Scores
 from model.store.artifact import Artifact
-from model.store.reference import Bins
+from model.store.reference import AnyBins, Bins
 
 # The same minimums as in the alerts. Fewer rows show only gross drift, and fewer truths no reliable live error.
 MINIMUM_ROWS = 100
@@ -54,7 +54,7 @@ class Distribution:
     """One column's live values compared with training; `counts` is by `bins.labels`."""
 
     name: str
-    bins: Bins
+    bins: AnyBins
     counts: NDArray[np.intp]
     n_reference: int
 
@@ -74,12 +74,12 @@ class Distribution:
 
     @property
     def missing_threshold(self) -> float:
-        return drift.missing_threshold(self.rows) if self.rows else math.nan
+        return drift.missing_threshold(self.rows, self.bins.missing) if self.rows else math.nan
 
     @property
     def outside(self) -> float:
-        """Return the share of the values outside the training range."""
-        return float((self.counts[0] + self.counts[-2]) / self.known) if self.known else math.nan
+        """Return the share of the values outside the training range, or of unseen categories."""
+        return self.bins.outside(self.counts) / self.known if self.known else math.nan
 
     @property
     def psi(self) -> float:
@@ -87,16 +87,18 @@ class Distribution:
 
     @property
     def psi_threshold(self) -> float:
-        n_bins = int((self.bins.shares > 0).sum())
+        n_bins = int((self.bins.expected > 0).sum())
         return drift.psi_threshold(self.known, self.n_reference, n_bins) if self.known else math.nan
 
     @property
     def ks(self) -> float:
-        return drift.ks(self.counts, self.bins) if self.known else math.nan
+        """Return KS; NaN for categories, which have no order."""
+        return drift.ks(self.counts, self.bins) if self.known and isinstance(self.bins, Bins) else math.nan
 
     @property
     def ks_threshold(self) -> float:
-        return drift.ks_threshold(self.known, self.n_reference) if self.known else math.nan
+        is_ordered = isinstance(self.bins, Bins)
+        return drift.ks_threshold(self.known, self.n_reference) if self.known and is_ordered else math.nan
 
     @property
     def exceeded(self) -> list[str]:
@@ -114,7 +116,8 @@ class Distribution:
         """Return the larger of PSI and KS as multiples of their thresholds; NaN for too few rows."""
         if self.known < MINIMUM_ROWS:
             return math.nan
-        return max(self.psi / self.psi_threshold, self.ks / self.ks_threshold)
+        psi, ks = self.psi / self.psi_threshold, self.ks / self.ks_threshold
+        return psi if math.isnan(ks) else max(psi, ks)
 
     @property
     def verdict(self) -> Verdict:
@@ -125,21 +128,23 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The metrics of the rows with a truth, and those of validation."""
+    """The metrics of the rows with a truth, and those of validation, if there were rows for it."""
 
     live: Scores
-    validation: Scores
+    validation: Scores | None
     interval: tuple[float, float]  # of the live RMSE, 95 %
 
     @property
     def limit(self) -> float:
-        """Return the live RMSE above which the alert fires."""
+        """Return the live RMSE above which the alert fires; infinite if there is nothing to compare it with."""
+        if self.validation is None:
+            return math.inf
         chance = math.sqrt(2 / self.live.rows + 2 / self.validation.rows)
         return self.validation.rmse * (LIVE_ERROR_MARGIN + LIVE_ERROR_DEVIATIONS * chance)
 
     @property
     def verdict(self) -> Verdict:
-        if self.live.rows < MINIMUM_TRUTHS:
+        if self.live.rows < MINIMUM_TRUTHS or self.validation is None:
             return Verdict.UNKNOWN
         return Verdict.ATTENTION if self.live.rmse > self.limit else Verdict.FINE
 
@@ -180,7 +185,7 @@ class Findings:
 def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
     """Return the judgement on a model by the log, which has at least one row; also on the rows since a time."""
     n_reference = model.manifest.metrics.training.rows
-    with_features = np.asarray(~np.isnan(logged.X).all(axis=1))  # other rows were logged without features
+    with_features = logged.with_features
 
     def distributions(rows: slice) -> list[Distribution]:
         X = logged.X[rows][with_features[rows]]

@@ -50,7 +50,7 @@ predictions = Table(
     Column("time", DateTime(timezone=True), nullable=False),
     Column("model", String, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("features", JSON(none_as_null=True)),  # by name, if they are logged
+    Column("features", JSON(none_as_null=True)),  # cells by name, as clients send them, if they are logged
     Column("prediction", Double),  # NaN is NULL in SQLite
     Column("truth", Double),
     Column("truth_time", DateTime(timezone=True)),

@@ -90,7 +90,8 @@ class LoggedRows:
     """The logged rows of one version, oldest first; NaN is a missing truth or feature value."""
 
     times: NDArray[np.datetime64]  # UTC
-    X: NDArray[np.float64]  # (n_rows, n_features); rows of NaN if features are not logged
+    X: NDArray[np.float64]  # (n_rows, n_features); NaN in rows without features
+    with_features: NDArray[np.bool_]  # of which rows the features are logged
     predictions: NDArray[np.float64]
     truths: NDArray[np.float64]
 
@@ -259,8 +260,19 @@ class PredictionLog:
             for model, version, rows, squares, absolutes, errors in rows_by_version
         ]
 
-    def read(self, model: str, version: int, *, features: Sequence[str], since: datetime) -> LoggedRows:
-        """Return the rows of a version logged since a time, with `features` in this order."""
+    def read(
+        self,
+        model: str,
+        version: int,
+        *,
+        features: Sequence[str],
+        since: datetime,
+        from_log: Sequence[Callable[[Sequence[Any]], NDArray[np.float64]]] | None = None,
+    ) -> LoggedRows:
+        """Return the rows of a version logged since a time, with `features` in this order.
+
+        `from_log` has for each feature what turns its logged cells into numbers; without it they are numbers.
+        """
         table = _predictions.c
         query = (
             select(table.time, table.features, table.prediction, table.truth)
@@ -268,14 +280,21 @@ class PredictionLog:
             .order_by(table.time, table.request_id, table.row)
         )
         nothing: dict[str, float] = {}
-        parts = [LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), np.empty(0), np.empty(0))]
+        no_rows = np.empty(0, dtype=bool)
+        parts = [
+            LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), no_rows, np.empty(0), np.empty(0))
+        ]
         with self._transaction() as connection:
             for rows in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
-                cells = [[(row.features or nothing).get(name, np.nan) for name in features] for row in rows]
+                records = [row.features or nothing for row in rows]
+                columns: list[Any] = [[record.get(name) for record in records] for name in features]
+                if from_log:
+                    columns = [numbers(column) for numbers, column in zip(from_log, columns)]
                 parts.append(
                     LoggedRows(
                         times=np.array([_naive_utc(row.time) for row in rows], dtype="datetime64[us]"),
-                        X=np.array(cells, dtype=np.float64).reshape(len(rows), len(features)),
+                        X=np.array(columns, dtype=np.float64).reshape(len(features), len(rows)).T,  # None becomes NaN
+                        with_features=np.array([row.features is not None for row in rows]),
                         predictions=np.array([row.prediction for row in rows], dtype=np.float64),
                         truths=np.array([row.truth for row in rows], dtype=np.float64),  # None becomes NaN
                     )
@@ -283,6 +302,7 @@ class PredictionLog:
         return LoggedRows(
             times=np.concatenate([chunk.times for chunk in parts]),
             X=np.concatenate([chunk.X for chunk in parts]),
+            with_features=np.concatenate([chunk.with_features for chunk in parts]),
             predictions=np.concatenate([chunk.predictions for chunk in parts]),
             truths=np.concatenate([chunk.truths for chunk in parts]),
         )

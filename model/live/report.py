@@ -55,7 +55,8 @@ def write(
         raise ValueError(f"days is {days}; set it to 1 to {_MAX_DAYS}")
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
-    logged = log.read(model.name, model.version, features=model.schema.names, since=since)
+    from_log = [kind.from_log for kind in model.schema.cells]
+    logged = log.read(model.name, model.version, features=model.schema.names, since=since, from_log=from_log)
     versions = log.rows_by_version(model.name, since=since)
     other_versions = {version: rows for version, rows in versions.items() if version != model.version}
     recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
@@ -113,10 +114,16 @@ def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
     if drifting:
         count = f"{len(drifting)} of {len(features)} features"
         return Verdict.ATTENTION, f"{count} drifted away from training: {_reasons(drifting)}."
-    rows = min(column.known for column in features)
-    if rows < MINIMUM_ROWS:
+    judged_features = [column for column in features if column.known >= MINIMUM_ROWS]
+    if not judged_features:
+        rows = max(column.known for column in features)
         return Verdict.UNKNOWN, f"Too few rows to judge the features by: {rows:,}, and {MINIMUM_ROWS} are needed."
-    return Verdict.FINE, f"None of the {len(features)} features has drifted beyond what chance explains."
+    others = [column.name for column in features if column.known < MINIMUM_ROWS]
+    unknown = f" Too few values to judge {', '.join(others)} by." if others else ""
+    return (
+        Verdict.FINE,
+        f"None of the {len(judged_features)} features has drifted beyond what chance explains.{unknown}",
+    )
 
 
 def _prediction_sentence(judged: Judgement) -> tuple[Verdict, str]:
@@ -136,9 +143,15 @@ def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
             Verdict.UNKNOWN,
             "The live error is not known: no true value has been sent. Post them to /feedback with the request's id.",
         )
-    if errors is None or errors.verdict is Verdict.UNKNOWN:
+    if errors is None or errors.live.rows < MINIMUM_TRUTHS:
         truths = "1 true value" if judged.n_truths == 1 else f"{judged.n_truths} true values"
         return Verdict.UNKNOWN, f"Too few rows to judge the live error by: {truths}, and {MINIMUM_TRUTHS} are needed."
+    if errors.validation is None:
+        return (
+            Verdict.UNKNOWN,
+            f"The live error has nothing to be compared with, since no rows were held out: "
+            f"RMSE {_figure(errors.live.rmse)} over {errors.live.rows:,} rows.",
+        )
     figures = _error_figures(errors)
     if errors.verdict is Verdict.ATTENTION:
         return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."
@@ -147,6 +160,7 @@ def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
 
 def _error_figures(errors: Errors) -> str:
     live, validation = errors.live, errors.validation
+    assert validation  # there is a verdict
     return (
         f"RMSE {_figure(live.rmse)} over {live.rows:,} rows, {_figure(validation.rmse)} over "
         f"{validation.rows:,} in validation, limit {_figure(errors.limit)}"
@@ -159,7 +173,8 @@ def _reasons(found: Sequence[Distribution]) -> str:
         figures = {
             "PSI": f"PSI {column.psi:.3f}, threshold {column.psi_threshold:.3f}",
             "KS": f"KS {column.ks:.3f}, threshold {column.ks_threshold:.3f}",
-            "missing": f"missing in {column.missing:.1%}",
+            "missing": f"missing in {column.missing:.1%}"
+            + (f", in training {column.bins.missing:.1%}" if column.bins.missing else ""),
         }
         reasons.append(f"{column.name} ({'; '.join(figures[name] for name in column.exceeded)})")
     return ", ".join(reasons)
@@ -236,7 +251,7 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
             "features",
             plots.bins({column.name: (column.bins, column.counts) for column in whole.features}, marked=marked),
         )
-    bins, counts = whole.prediction.bins, whole.prediction.counts
+    bins, counts = model.reference.prediction, whole.prediction.counts
     yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)
     if whole.errors:
         truths = np.array([np.isfinite(logged.truths[rows]).sum() for rows in periods.slices])
@@ -249,7 +264,7 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
                 truths,
                 rmse,
                 np.array([low, high]),
-                validation_rmse=whole.errors.validation.rmse,
+                validation_rmse=whole.errors.validation.rmse if whole.errors.validation else None,
                 unit=unit,
             ),
         )

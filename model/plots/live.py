@@ -14,16 +14,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.plots.style import BLUE, GREY, RED, closed
-from model.store.reference import Bins
+from model.store.reference import AnyBins, Bins
 
 # Bounds and colours of a drift ratio: well below the threshold, below it, above it, twice the threshold and more.
 _RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", RED)
 
+_MAX_LABEL = 16  # characters of a category below its bar
 
-def bins(columns: Mapping[str, tuple[Bins, NDArray[np.intp]]], *, marked: Sequence[str] = ()) -> Figure:
+
+def bins(columns: Mapping[str, tuple[AnyBins, NDArray[np.intp]]], *, marked: Sequence[str] = ()) -> Figure:
     """Draw the live share of each bin beside that of training, a panel for each column; those in `marked` in red.
 
-    Counts are by `Bins.labels`, as `Bins.count` returns them. Missing values are not drawn.
+    Counts are by `labels` of the bins, as their `count` returns them. Missing values are not drawn.
     """
     n_across = min(3, len(columns))
     n_down = -(-len(columns) // n_across)
@@ -47,7 +49,7 @@ def distances(
     ks: Sequence[float],
     ks_thresholds: Sequence[float],
 ) -> Figure:
-    """Draw PSI and KS of each column as bars with their thresholds."""
+    """Draw PSI and KS of each column as bars with their thresholds; KS is NaN for categories."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 0.9 + 0.36 * len(names)), layout="constrained", sharey=True)
     ticks = np.arange(len(names))
     for axis, label, values, thresholds in zip(axes, ("PSI", "KS"), (psi, ks), (psi_thresholds, ks_thresholds)):
@@ -105,7 +107,7 @@ def error_over_time(
     rmse: NDArray[np.float64],
     intervals: NDArray[np.float64],
     *,
-    validation_rmse: float,
+    validation_rmse: float | None,
     unit: str,
 ) -> Figure:
     """Draw the RMSE of each period with its interval `(2, n_periods)`, NaN for none, above its number of rows."""
@@ -113,7 +115,8 @@ def error_over_time(
         2, 1, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(3, 2)
     )
     ticks = np.arange(len(starts))
-    upper.axhline(validation_rmse, color=RED, linestyle="--", label="validation")
+    if validation_rmse is not None:
+        upper.axhline(validation_rmse, color=RED, linestyle="--", label="validation")
     upper.errorbar(ticks, rmse, yerr=np.abs(intervals - rmse), color=BLUE, fmt="o", capsize=2, label="live, with 95 %")
     upper.set(ylabel=f"RMSE ({unit})" if unit else "RMSE", ylim=(0, None))
     lower.bar(ticks, rows, color=GREY, label="rows")
@@ -135,14 +138,19 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _bars(axis: Axes, column: Bins, counts: NDArray[np.intp], color: str) -> None:
+def _bars(axis: Axes, column: AnyBins, counts: NDArray[np.intp], color: str) -> None:
     """Draw the training and the live share of each bin side by side."""
     known = counts[:-1]
     ticks = np.arange(len(known))
-    axis.bar(ticks - 0.2, column.all_shares[:-1], width=0.4, color=GREY, label="training")
+    training = column.all_shares[:-1] / max(1 - column.missing, np.finfo(np.float64).tiny)
+    axis.bar(ticks - 0.2, training, width=0.4, color=GREY, label="training")
     axis.bar(ticks + 0.2, known / max(known.sum(), 1), width=0.4, color=color, label="live")
-    edges = [f"≤ {edge:.4g}" for edge in column.edges]
-    labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
+    if isinstance(column, Bins):
+        edges = [f"≤ {edge:.4g}" for edge in column.edges]
+        labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
+    else:
+        names = [name if len(name) <= _MAX_LABEL else f"{name[:_MAX_LABEL]}…" for name in column.names]
+        labels = [*names, "any other", "unseen"]
     axis.set_xticks(ticks, labels, rotation=90, fontsize=8)
     axis.yaxis.set_major_formatter("{x:.0%}")
     hide_frame(axis)

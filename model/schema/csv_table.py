@@ -4,46 +4,39 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Any
 
 from model.errors import Problem, SchemaError, TooManyRowsError
+from model.schema.feature import parse_cell
 from model.schema.features import EXTRA_VALUES, MAX_UNKNOWN, check_width, max_cells, shape_problems
 
 # Separators other than commas in files that are called CSV.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
-# What pandas, R and spreadsheets write for a missing value.
-_MISSING_CELLS = frozenset({"", "na", "n/a", "nan", "null", "none"})
-# No digit can be matched in two ways, since a long cell must not take quadratic time.
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
-
-
-def parse_cell(text: str) -> float | str | None:
-    """Return the number in a cell of text, None for a missing value, the text itself for anything else.
-
-    Rounds correctly, like `float`. `1_000` and digits of other scripts, which `float` accepts, are not numbers.
-    """
-    text = text.strip()
-    if text.lower() in _MISSING_CELLS:
-        return None
-    return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def columns_from_csv(
-    text: str, *, max_rows: int | None = None, header: bool | None = True, names: Sequence[str] | None = None
+    text: str,
+    *,
+    max_rows: int | None = None,
+    header: bool | None = True,
+    names: Sequence[str] | None = None,
+    parsers: Mapping[str, Callable[[str], Any]] | None = None,
 ) -> tuple[dict[str, list[Any]], int]:
     """Return the columns of a CSV table, each a list of parsed cells, and the number of rows.
 
-    The first line is the header. If `header` is False, all lines are data and `names` is the header; if it is None, the
-    first line is data unless it has any text. Columns that are not in `names` are returned empty. A first column
-    without a name is dropped: it is the index that pandas writes. Blank lines are skipped.
+    The first line is the header. If `header` is False, all lines are data and `names` is the header. If it is None, the
+    first line is the header if it has text where no column of text is, or text and all the names. Columns that are not
+    in `names` are returned empty. A first column without a name is dropped: it is the index that pandas writes. Blank
+    lines are skipped. `parsers` turn the texts of some columns into cells; those of others are numbers, missing values,
+    or remain texts.
 
     Raises `SchemaError` for a header that repeats a name or has far too many, and for rows of another length than the
     header; `TooManyRowsError` for more than `max_rows`; `ValueError` for text that is not CSV. With `max_rows` and
     `names`, `SchemaError` is also raised for too many lines, blank ones included, or too many cells.
     """
+    parsers = parsers or {}
     source: Iterable[str] = io.StringIO(text.removeprefix("\ufeff"), newline="")
     if max_rows is not None and names is not None:
         source = _bounded(source, max_rows, len(names))
@@ -52,13 +45,21 @@ def columns_from_csv(
         first = next(lines, None)
         if first is None:
             raise ValueError("not CSV: it is empty")
+        known = frozenset(names or ())
+        titles = [name if name in known else name.strip() for name in first]
+        of_text = [name in parsers and isinstance(parsers[name]("0"), str) for name in names or ()]
         if header is None:
-            header = any(isinstance(parse_cell(cell), str) for cell in first[: len(names or ()) + MAX_UNKNOWN])
-        columns = [name.strip() for name in first] if header else list(names or ())
+            parse = [parsers.get(name, parse_cell) for name in names or ()] + [parse_cell] * MAX_UNKNOWN
+            found_text = [isinstance(read(cell), str) for read, cell in zip(parse, first)]
+            misplaced = [is_text for is_text, may_be in zip_longest(found_text, of_text[: len(first)]) if not may_be]
+            header = any(misplaced) or (any(found_text) and known <= {*titles})
+        columns = titles if header else list(names or ())
         check_width(len(columns), names)
+        # Any character may be in a category.
+        separable = first if header else [cell for cell, is_text in zip(first, of_text) if not is_text]
         for separator, called in _OTHER_SEPARATORS.items():
-            found = sum(cell.count(separator) for cell in first)
-            if found >= len(first) and not set(map(str.strip, first)) & set(names or ()):
+            found = sum(cell.count(separator) for cell in separable)
+            if found >= len(first) and not known & {*titles}:
                 raise ValueError(f"not CSV: its cells are separated by {called}; separate them by commas")
         rows = [] if header else [first]
         rows += islice(lines, None if max_rows is None else max_rows + 1)
@@ -69,16 +70,19 @@ def columns_from_csv(
     problems = shape_problems(rows, columns)
     if problems:
         raise SchemaError(problems, n_rows=len(rows))
-    known = frozenset(columns if names is None else names)
-    cells = {name: _parse_cells([row[i] for row in rows]) if name in known else [] for i, name in enumerate(columns)}
+    known = frozenset(columns) if names is None else known
+    cells = {
+        name: _parse_cells([row[i] for row in rows], parsers.get(name, parse_cell)) if name in known else []
+        for i, name in enumerate(columns)
+    }
     if names is not None and columns[:1] == [""] and "" not in known:
         del cells[""]
     return cells, len(rows)
 
 
-def _parse_cells(texts: list[str]) -> list[float | str | None]:
+def _parse_cells(texts: list[str], parse: Callable[[str], Any]) -> list[Any]:
     """Return the parsed cells; equal texts, which are frequent, are parsed once."""
-    parsed = {text: parse_cell(text) for text in set(texts)}
+    parsed = {text: parse(text) for text in set(texts)}
     return [parsed[text] for text in texts]
 
 

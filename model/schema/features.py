@@ -6,10 +6,9 @@ Knows names, types and ranges; knows nothing about JSON, HTTP or models.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, islice
 from operator import ge, le
@@ -19,17 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import Problem, SchemaError
-from model.schema.numbers import is_number
+from model.schema.feature import (
+    MISSING,
+    NOT_A_BOOLEAN,
+    NOT_A_NUMBER,
+    NOT_A_STRING,
+    NOT_FINITE,
+    NOT_WHOLE,
+    OUT_OF_RANGE,
+    UNKNOWN_CATEGORY,
+    Category,
+    Cells,
+    Feature,
+    from_document,
+    to_document,
+)
 
 Matrix = NDArray[np.float64]
 
-MISSING = "missing"
 UNKNOWN = "unknown"
-NOT_A_NUMBER = "not a number"
-NOT_FINITE = "not finite"
-OUT_OF_RANGE = "out of range"
 REPEATED = "repeated"
-REASONS = (MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, OUT_OF_RANGE, REPEATED)
+REASONS = (
+    *(MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, NOT_WHOLE, OUT_OF_RANGE),
+    *(NOT_A_BOOLEAN, NOT_A_STRING, UNKNOWN_CATEGORY, REPEATED),
+)
 """The reasons to reject a cell or a column: a bounded set for a metric's label. Problems of shape have free text."""
 
 # Unknown names of a row that are listed one by one: a small body may have a million of them.
@@ -43,27 +55,12 @@ _MAX_NAME = 200
 _MAX_CELL_BYTES = 48
 EXTRA_VALUES = 1_000  # for what surrounds the rows
 
+# Problems for which the nearest known category is looked for: that takes up to milliseconds each.
+_MAX_NEAREST = 10
+
 _log = logging.getLogger("tabserve")
 
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One column of a model: its name, its unit and its ranges.
-
-    `minimum` and `maximum` are the training range; values outside it are accepted. `lowest` and `highest` are the
-    limits outside which the trained model raises; the server rejects such values.
-    """
-
-    name: str
-    unit: str = ""
-    description: str = ""
-    type: str = "number"
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    lowest: float = -math.inf
-    highest: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,26 @@ class Schema:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def cells(self) -> tuple[Cells, ...]:
+        """What converts the cells of each feature."""
+        return tuple(feature.cells for feature in self.features)
+
+    @cached_property
+    def parsers(self) -> Mapping[str, Callable[[str], Any]]:
+        """What reads the texts of each feature in a table of text."""
+        return {name: kind.parse for name, kind in zip(self.names, self.cells)}
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Feature]:
+        """The features by their names."""
+        return {feature.name: feature for feature in self.features}
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether only finite numbers are accepted: then all cells are checked together."""
+        return all(feature.is_plain for feature in self.features)
 
     @cached_property
     def _limits(self) -> tuple[Matrix, Matrix]:
@@ -100,7 +117,10 @@ class Schema:
     @cached_property
     def max_row_bytes(self) -> int:
         """The largest length of a row in JSON, with all names."""
-        return sum(len(name.encode()) + _MAX_CELL_BYTES for name in self.names)
+        return sum(
+            len(feature.name.encode()) + _MAX_CELL_BYTES + max(map(_length_in_json, feature.categories), default=0)
+            for feature in self.features
+        )
 
     def ignores(self, name: str) -> bool:
         """Return whether a column that is not a feature is ignored. A warning about the target is logged once."""
@@ -109,13 +129,9 @@ class Schema:
             return True
         return self.ignore_unknown
 
-    @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
-
     def _unknown(self, names: Iterable[str]) -> list[str]:
         """Return the names that are neither features nor ignored; more than `MAX_UNKNOWN` are never ignored."""
-        others = [name for name in names if name not in self._known]
+        others = [name for name in names if name not in self.by_name]
         if self.ignore_unknown and len(others) > MAX_UNKNOWN:
             return others
         return [name for name in others if not self.ignores(name)]
@@ -123,15 +139,16 @@ class Schema:
     def matrix_from_records(self, records: Sequence[Mapping[str, Any]]) -> Matrix:
         """Return `(n_rows, n_features)` float64 from one mapping per row, keys in any order.
 
-        Raises `SchemaError` with every problem of every row.
+        A row may leave out what may be missing. Raises `SchemaError` with every problem of every row.
         """
         names = self.names
         width = len(names)
         try:
             cells = [record[name] for record in records for name in names]
-        except KeyError:
-            raise _schema_error(self._record_problems(records), len(records)) from None
-        if [len(record) for record in records].count(width) != len(records) and any(map(self._unknown, records)):
+            is_complete = [len(record) for record in records].count(width) == len(records)
+        except KeyError:  # a name that is left out is the same as null
+            cells, is_complete = [record.get(name) for record in records for name in names], False
+        if not is_complete and any(map(self._unknown, records)):
             raise _schema_error(self._record_problems(records), len(records))
         matrix = self._matrix(cells)
         if matrix is None:
@@ -163,13 +180,14 @@ class Schema:
         n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
         problems += [Problem(None, shortened(name), UNKNOWN) for name in self._unknown(columns)]
-        present = [feature for feature in self.features if feature.name in columns]
+        present = [(number, columns[name]) for number, name in enumerate(self.names) if name in columns]
         if not problems:
             matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
             if matrix is not None:
                 return matrix
+        nearest_left = iter(range(_MAX_NEAREST))
         cell_problems = (
-            self._cell_problems(row, ((feature, columns[feature.name][row]) for feature in present))
+            self._cell_problems(row, ((number, column[row]) for number, column in present), nearest_left)
             for row in range(n_rows)
         )
         raise _schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
@@ -179,13 +197,30 @@ class Schema:
 
         Raises `SchemaError` with every problem.
         """
-        if self._accepts(X):
-            return X
-        cell_problems = (self._cell_problems(row, zip(self.features, cells)) for row, cells in enumerate(X.tolist()))
+        if self._is_plain:
+            if self._accepts(X):
+                return X
+        else:
+            matrix = _stacked([cells.from_array(column) for cells, column in zip(self.cells, X.T)])
+            if matrix is not None:
+                return matrix
+        nearest_left = iter(range(_MAX_NEAREST))
+        cell_problems = (
+            self._cell_problems(row, enumerate(cells), nearest_left) for row, cells in enumerate(X.tolist())
+        )
         raise _schema_error(chain.from_iterable(cell_problems), len(X))
+
+    def to_log(self, X: Matrix) -> Iterable[Sequence[Any]]:
+        """Return the rows of `X` `(n_rows, n_features)` as the prediction log has them: categories by their names."""
+        if self._is_plain:
+            rows: list[list[float]] = X.tolist()
+            return rows
+        return zip(*(map(kind.to_log, column) for kind, column in zip(self.cells, X.T.tolist())))
 
     def _matrix(self, cells: list[Any]) -> Matrix | None:
         """Return the cells as a matrix, or None if any is not acceptable: a fast path for valid rows."""
+        if not self._is_plain:
+            return self._mixed_matrix(cells)
         if not _NUMBERS.issuperset(map(type, cells)):
             return None
         width = len(self.features)
@@ -200,6 +235,13 @@ class Schema:
             return None
         return matrix if self._accepts(matrix) else None
 
+    def _mixed_matrix(self, cells: list[Any]) -> Matrix | None:
+        width = len(self.features)
+        if len(cells) == width:
+            row = [kind.number(cell) for kind, cell in zip(self.cells, cells)]
+            return None if None in row else np.array([row], dtype=np.float64)
+        return _stacked([kind.numbers(cells[number::width]) for number, kind in enumerate(self.cells)])
+
     def _accepts(self, X: Matrix) -> bool:
         lowest, highest = self._limits
         # NaN compares false, so it is rejected, too. For a single row, numpy's all() takes as long as the rest.
@@ -207,19 +249,38 @@ class Schema:
 
     def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
         """Yield every problem of `records`."""
+        nearest_left = iter(range(_MAX_NEAREST))
         for row, record in enumerate(records):
-            yield from self._cell_problems(row, ((feature, record.get(feature.name)) for feature in self.features))
+            yield from self._cell_problems(row, enumerate(map(record.get, self.names)), nearest_left)
             unknown = self._unknown(record)
             yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
             if len(unknown) > MAX_UNKNOWN:
                 yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} more unknown names")
 
-    @staticmethod
-    def _cell_problems(row: int, cells: Iterable[tuple[Feature, Any]]) -> Iterable[Problem]:
-        for feature, cell in cells:
-            reason = cell_reason(cell, feature)
+    def _cell_problems(
+        self, row: int, cells: Iterable[tuple[int, Any]], nearest_left: Iterator[object]
+    ) -> Iterator[Problem]:
+        """Yield the problems of a row's cells, each of which comes with its feature's number.
+
+        The nearest known category is named while there is anything in `nearest_left`.
+        """
+        for number, cell in cells:
+            reason = self.cells[number].reason(cell)
             if reason:
-                yield Problem(row, feature.name, reason)
+                is_near = reason == UNKNOWN_CATEGORY and next(nearest_left, None) is not None
+                nearest = self.cells[number].nearest(cell) if is_near else None
+                yield Problem(row, self.names[number], reason, nearest)
+
+
+def _stacked(columns: list[Matrix | None]) -> Matrix | None:
+    """Return columns `(n_rows,)` as one matrix; None if any column is None."""
+    accepted = [column for column in columns if column is not None]
+    return np.column_stack(accepted) if len(accepted) == len(columns) else None
+
+
+def _length_in_json(category: Category) -> int:
+    """Return the largest length of a category in JSON: a writer may escape every character."""
+    return 3 * len(category.encode("utf-16-le")) if isinstance(category, str) else 0
 
 
 def _schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
@@ -237,21 +298,6 @@ def shortened(name: str) -> str:
 def _warn_ignored(target: str) -> None:
     """Warn, once per process, that a table has the target among its columns."""
     _log.warning("a table has the column %r, which is the model's target: the column is ignored", target)
-
-
-def cell_reason(cell: Any, feature: Feature) -> str | None:
-    """Return the reason to reject `cell` as a value of `feature`, or None."""
-    if cell is None:
-        return MISSING
-    if type(cell) not in (int, float):  # bool is an int, and True is not a measurement
-        return NOT_A_NUMBER
-    try:
-        value = float(cell)
-    except OverflowError:  # an integer beyond float64
-        return NOT_FINITE
-    if not math.isfinite(value):
-        return NOT_FINITE
-    return None if feature.lowest <= value <= feature.highest else OUT_OF_RANGE
 
 
 def max_cells(max_rows: int, width: int) -> int:
@@ -278,28 +324,17 @@ def shape_problems(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> list
 
 
 def to_manifest(schema: Schema) -> dict[str, Any]:
-    """Return the schema for the manifest. JSON has no infinity, so an infinite limit is absent."""
-    features = [
-        {key: value for key, value in asdict(feature).items() if value not in (math.inf, -math.inf)}
-        for feature in (*schema.features, schema.target)
-    ]
-    return {"features": features[:-1], "target": features[-1]}
+    """Return the schema for the manifest."""
+    *of_features, target = (to_document(feature) for feature in (*schema.features, schema.target))
+    return {"features": of_features, "target": target}
 
 
 def from_manifest(manifest: Mapping[str, Any]) -> Schema:
     """Return the schema that `to_manifest` wrote. Raises `TypeError` or `ValueError` for anything else."""
     schema = Schema(
-        features=tuple(Feature(**feature) for feature in manifest["features"]),
-        target=Feature(**manifest["target"]),
+        features=tuple(from_document(feature) for feature in manifest["features"]),
+        target=from_document(manifest["target"]),
     )
-    for feature in (*schema.features, schema.target):
-        texts = (feature.name, feature.unit, feature.description)
-        if not all(isinstance(text, str) for text in texts) or feature.type != "number":
-            raise ValueError(f"the feature {feature.name!r} is not of type number with string descriptions")
-        for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
-            # An absent limit is infinite; others must be within float64.
-            if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:
-                raise ValueError(f"the feature {feature.name!r} has limits that are not two numbers in order")
     if not schema.features:
         raise ValueError("there are no features")
     if len(set(schema.names)) < len(schema.names):

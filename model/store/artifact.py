@@ -1,12 +1,14 @@
 """One version of a model on disk: written atomically, loaded only if every byte and every prediction is verified.
 
 An artifact is a folder: `manifest.json`, which lists every other file with its hash, and those files. Serving reads
-the manifest, `model.onnx`, `forest.npz` if there is one, `golden.json` and `reference.json`. It never opens a pickle.
+the manifest, `trees.npz` or `model.onnx`, `golden.json` and `reference.json`. It never opens a pickle.
 
 To change the format: raise FORMAT_VERSION, let `load` read the older versions (they stay readable for ever), keep one
 artifact of each older version in the tests, and describe the change in CHANGELOG.md.
 
-Format 2 added `engine.tolerance`. In format 1 every model is exact to the last bit.
+Format 3 added `trees.npz`, from which the graph and the bit vectors are made, the types of features, and `null` for a
+missing value among the golden rows. Older ones have trees as `model.onnx` and, if they fit, `forest.npz`. Format 2
+added `engine.tolerance`. In format 1 every model is exact to the last bit.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -29,7 +31,8 @@ from numpy.typing import NDArray
 from model.engine.compare import differing, predict_by_batch_size
 from model.engine.forest import BitVectors, Forest
 from model.engine.graph import MAX_GRAPH_BYTES
-from model.engine.runtime import Engine, Predictor
+from model.engine.runtime import Engine, Predictor, TreesEngine
+from model.engine.trees import MAX_TREES_BYTES, Trees
 from model.errors import ArtifactError, GoldenRowsError
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
@@ -39,18 +42,25 @@ from model.store.files import MAX_JSON_BYTES, open_regular, parse_json, read_jso
 from model.store.manifest import File, Manifest
 from model.store.reference import Reference
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
+TREES = "trees.npz"
 FOREST = "forest.npz"
 REFERENCE = "reference.json"
 # All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
 # forest has 17 MiB at most (`engine.forest.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
 MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
-_MAX_BYTES = {GRAPH: MAX_GRAPH_BYTES, GOLDEN: MAX_JSON_BYTES, REFERENCE: MAX_JSON_BYTES, FOREST: 2**25}
+_MAX_BYTES = {
+    GRAPH: MAX_GRAPH_BYTES,
+    TREES: MAX_TREES_BYTES,
+    FOREST: 2**25,
+    GOLDEN: MAX_JSON_BYTES,
+    REFERENCE: MAX_JSON_BYTES,
+}
 INCOMING = ".incoming-"  # the prefix of a folder's name until the folder is complete
 
 _RESTORE = "restore the artifact from its source, or train the model again"
@@ -153,26 +163,31 @@ def load(folder: Path) -> Artifact:
         manifest = manifests.parse(document)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
-    missing = [name for name in (GRAPH, GOLDEN, REFERENCE) if name not in files]
+    model_file = TREES if manifest.has_trees else GRAPH
+    missing = [name for name in (model_file, GOLDEN, REFERENCE) if name not in files]
     if missing:
         raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
-    columns, rows, answers = _golden(folder / GOLDEN, files[GOLDEN])
+    rows, answers = _golden(folder / GOLDEN, files[GOLDEN], manifest.schema)
     try:
         distribution = reference.parse(parse_json(files[REFERENCE]), manifest.schema)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"is not a training distribution ({error})"
         raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
-    if columns != manifest.schema.names:
-        raise ArtifactError(folder / GOLDEN, "has other columns than the manifest, or in another order", _RESTORE)
+    n_features = len(manifest.schema.names)
     try:
-        vectors = BitVectors(Forest.unpack(files[FOREST]), len(manifest.schema.names)) if FOREST in files else None
+        vectors = BitVectors(Forest.unpack(files[FOREST]), n_features) if FOREST in files else None
     except Exception as error:  # numpy raises many classes for arrays that do not match
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
+    engine: Predictor
     try:
-        engine = Engine(files[GRAPH], vectors)
+        if manifest.has_trees:
+            engine = TreesEngine(Trees.unpack(files[TREES], n_features=n_features), n_features, manifest.steps)
+        else:
+            engine = Engine(files[GRAPH], vectors)
         replayed = predict_by_batch_size(engine.predict, rows)
     except Exception as error:  # the runtime's exceptions share no base class
-        raise ArtifactError(folder / GRAPH, f"cannot be served: {error}", "train it again with this version") from None
+        reason = f"cannot be served: {error}"
+        raise ArtifactError(folder / model_file, reason, "train it again with this version") from None
     loaded = Artifact(
         path=folder,
         name=manifest.name,
@@ -189,19 +204,36 @@ def load(folder: Path) -> Artifact:
     return loaded
 
 
-def _golden(path: Path, content: bytes) -> tuple[tuple[str, ...], Matrix, NDArray[np.float64]]:
-    """Return the columns, the golden rows and their predictions, all finite. Raises `ArtifactError`."""
+def to_golden(names: Sequence[str], X: Matrix, y: NDArray[np.float64]) -> bytes:
+    """Return the file of golden rows `(n_rows, n_features)` and their predictions `(n_rows,)`."""
+    rows = [[None if cell != cell else cell for cell in row] for row in X.tolist()]
+    return to_json({"columns": list(names), "X": rows, "y": y.tolist()})
+
+
+def _golden(path: Path, content: bytes, schema: Schema) -> tuple[Matrix, NDArray[np.float64]]:
+    """Return the golden rows, NaN for missing, and their finite predictions. Raises `ArtifactError`."""
     try:
         golden = parse_json(content)
         columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
         cells = [cell for row in X for cell in row]
-        if not all(map(is_number, (*cells, *y))) or {len(row) for row in X} != {len(columns)}:
+        if not all(cell is None or is_number(cell) for cell in cells) or not all(map(is_number, y)):
+            raise ValueError("not rows of finite numbers with one for each column")
+        if {len(row) for row in X} != {len(columns)}:
             raise ValueError("not rows of finite numbers with one for each column")
         if not len(X) == len(y) <= MAX_GOLDEN_ROWS:
             raise ValueError(f"{len(X)} rows and {len(y)} answers, not equally many and at most {MAX_GOLDEN_ROWS}")
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(path, f"has no golden rows ({error})", _RESTORE) from None
-    return columns, np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
+    rows = np.array(X, dtype=np.float64)  # None becomes NaN
+    if columns != schema.names:
+        raise ArtifactError(path, "has other columns than the manifest, or in another order", _RESTORE)
+    for feature, kinds, values in zip(schema.features, schema.cells, rows.T):
+        known = values[~np.isnan(values)]
+        if len(known) < len(values) and not feature.missing:
+            raise ArtifactError(path, f"has no golden rows ({feature.name} is missing in one)", _RESTORE)
+        if kinds.n_places and not np.isin(known, np.arange(kinds.n_places)).all():
+            raise ArtifactError(path, f"has no golden rows ({feature.name} has a category beyond its own)", _RESTORE)
+    return rows, np.array(y, dtype=np.float64)
 
 
 def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:

@@ -6,11 +6,13 @@ the same bytes and digest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from model.engine import steps
 from model.engine.graph import MAX_LAYER_WIDTH
+from model.engine.steps import Step
 from model.metrics import Scores
 from model.schema import features
 from model.schema.features import Schema
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
+GRAPH_ENGINE, TREES_ENGINE = "onnx", "trees"  # `engine.kind`
 MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
@@ -31,15 +34,15 @@ _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """How well the model predicts the rows it was fitted on, and those that were held out."""
+    """How well the model predicts the rows it was fitted on, and those that were held out, if there were any."""
 
     training: Scores
-    validation: Scores
+    validation: Scores | None
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How the rows were divided into those for training and those for validation."""
+    """How the rows of one table were divided into those for training and those for validation."""
 
     validation_share: float
     random_state: int
@@ -53,7 +56,7 @@ class Data:
     sha256: str
     rows: int
     warnings: list[str]
-    split: Split
+    split: Split | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,9 @@ class File:
 class Manifest:
     """What is known of one version of a model.
 
-    `tolerance` is the relative difference from the trained model that is allowed. `data` and `proof` are None in a
-    manifest that does not have them completely. `document` is the whole manifest as it was read.
+    A model that `has_trees` is served from them, and `steps` are done to the sums of their leaves; another is served as
+    a graph. `tolerance` is the relative difference from the trained model that is allowed. `data` and `proof` are None
+    in a manifest that does not have them completely. `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -105,6 +109,8 @@ class Manifest:
     created_at: str
     schema: Schema
     metrics: Metrics
+    has_trees: bool
+    steps: Sequence[Step]
     tolerance: float
     files: Mapping[str, File]
     limits: str
@@ -133,6 +139,12 @@ _NUMBER: _Check = (is_number, "a finite number")
 _COUNT: _Check = (_is_count, "a whole number of at least 1")
 _INTEGER: _Check = (lambda value: type(value) is int, "a whole number")
 
+
+def _scores(part: str) -> dict[str, _Check]:
+    names = ("rows", "mse", "rmse", "mae", "bias", "r2")
+    return {f"metrics.{part}.{name}": _COUNT if name == "rows" else _NUMBER for name in names}
+
+
 _REQUIRED: Mapping[str, _Check] = {
     "name": _TEXT,
     "version": (_is_version, f"a whole number from 1 to {MAX_VERSION}"),
@@ -140,11 +152,7 @@ _REQUIRED: Mapping[str, _Check] = {
     "algorithm": _TEXT,
     "digest": _TEXT,
     "created_at": _TEXT,
-    **{
-        f"metrics.{part}.{name}": _COUNT if name == "rows" else _NUMBER
-        for part in ("training", "validation")
-        for name in ("rows", "mse", "rmse", "mae", "bias", "r2")
-    },
+    **_scores("training"),
 }
 _OPTIONAL: Mapping[str, _Check] = {
     "task": (lambda value: _is_text(value) and value in TASKS, f"one of: {', '.join(TASKS)}"),
@@ -171,6 +179,8 @@ _DATA: Mapping[str, _Check] = {
     "data.sha256": _TEXT,
     "data.rows": _COUNT,
     "data.warnings": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of strings"),
+}
+_SPLIT: Mapping[str, _Check] = {
     "data.split.validation_share": _NUMBER,
     "data.split.random_state": _INTEGER,
 }
@@ -192,8 +202,14 @@ def parse(document: Mapping[str, Any]) -> Manifest:
     checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in document}}
     if isinstance(document.get("network"), dict):
         checks |= _NETWORK
+    scores = document.get("metrics")
+    has_validation = not isinstance(scores, dict) or scores.get("validation", ...) is not None
+    if has_validation:
+        checks |= _scores("validation")
     if problems := _problems(document, checks):
         raise ValueError("; ".join(problems))
+    engine = document.get("engine")
+    has_trees = isinstance(engine, dict) and engine.get("kind") == TREES_ENGINE
     return Manifest(
         name=document["name"],
         version=document["version"],
@@ -204,7 +220,12 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         digest=document["digest"],
         created_at=document["created_at"],
         schema=features.from_manifest(document),
-        metrics=Metrics(**{part: _value(Scores, document["metrics"][part]) for part in ("training", "validation")}),
+        metrics=Metrics(
+            training=_value(Scores, document["metrics"]["training"]),
+            validation=_value(Scores, document["metrics"]["validation"]) if has_validation else None,
+        ),
+        has_trees=has_trees,
+        steps=steps.parse(document["engine"].get("steps")) if has_trees else (),
         tolerance=_tolerance(document),
         files=files(document),
         limits=document.get("limits", ""),
@@ -256,4 +277,7 @@ def _data(document: Mapping[str, Any]) -> Data | None:
     if _problems(document, _DATA):
         return None
     data = document["data"]
-    return _value(Data, {**data, "split": _value(Split, data["split"])})
+    has_split = data.get("split", ...) is not None
+    if has_split and _problems(document, _SPLIT):
+        return None
+    return _value(Data, {**data, "split": _value(Split, data["split"]) if has_split else None})

@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.schema.feature import BOOLEAN, CATEGORY, Feature
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
 
 # Ten bins is the usual number for a population stability index: fewer hide a shift, more need larger samples.
 BINS = 10
-BELOW, ABOVE, MISSING = "below", "above", "missing"
+# Categories with a bin of their own, the most frequent ones. Each bin of each feature is a series of a metric.
+CATEGORY_BINS = 20
+BELOW, ABOVE, REST, UNSEEN, MISSING = "below", "above", "rest", "unseen", "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """The training distribution of a column: bins up to and including each of `edges`, and the share of rows in each.
+    """The training distribution of numbers: bins up to and including each of `edges`, and the share of rows in each.
 
     `labels` names the bins for live values: below the training range, the bins of the range, above it, and missing. The
     last bin of the range is always "10", however many there are, so the neighbour of `above` has a fixed name.
@@ -33,6 +36,7 @@ class Bins:
     minimum: float
     edges: NDArray[np.float64]
     shares: NDArray[np.float64]
+    missing: float = 0.0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,7 +46,23 @@ class Bins:
     @property
     def all_shares(self) -> NDArray[np.float64]:
         """Return the share in training of every bin of `labels`."""
-        return np.concatenate([[0.0], self.shares, [0.0, 0.0]])
+        return np.concatenate([[0.0], self.shares, [0.0, self.missing]])
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """Return the share in training of each bin of `in_range`; NaN if all values were missing."""
+        return _among_known(self.shares, self.missing)
+
+    def in_range(self, counts: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return how many values fall into each bin that training has; those outside count in the nearest bin."""
+        inside = counts[1:-2].copy()
+        inside[0] += counts[0]
+        inside[-1] += counts[-2]
+        return inside
+
+    def outside(self, counts: NDArray[np.intp]) -> int:
+        """Return how many values are outside the training range."""
+        return int(counts[0] + counts[-2])
 
     def count(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
         """Return how many of `values` `(n,)` fall into each bin of `labels`."""
@@ -53,17 +73,71 @@ class Bins:
 
 
 @dataclass(frozen=True, slots=True)
+class CategoryBins:
+    """The training distribution of a category or a boolean: a bin for each frequent category, and the share in each.
+
+    `codes` are the numbers of these categories, and `names` what they are called. `labels` has them with an equals sign
+    in front, then all other known categories together, the unseen ones, and missing.
+    """
+
+    names: tuple[str, ...]
+    codes: NDArray[np.intp]
+    n_categories: int
+    shares: NDArray[np.float64]
+    rest: float
+    missing: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the name of each bin, in the order of `count`."""
+        return (*(f"={name}" for name in self.names), REST, UNSEEN, MISSING)
+
+    @property
+    def all_shares(self) -> NDArray[np.float64]:
+        """Return the share in training of every bin of `labels`."""
+        return np.concatenate([self.shares, [self.rest, 0.0, self.missing]])
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """Return the share in training of each bin of `in_range`; NaN if all values were missing."""
+        return _among_known(np.append(self.shares, self.rest), self.missing)
+
+    def in_range(self, counts: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return how many values are each frequent category, and how many are any other, known or unseen."""
+        return np.append(counts[:-3], counts[-3] + counts[-2])
+
+    def outside(self, counts: NDArray[np.intp]) -> int:
+        """Return how many values are unseen categories."""
+        return int(counts[-2])
+
+    def count(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return how many of the categories' numbers `(n,)` fall into each bin of `labels`."""
+        n_bins = len(self.codes)
+        bin_of_code = np.full(self.n_categories + 2, n_bins)
+        bin_of_code[self.codes] = np.arange(n_bins)
+        bin_of_code[self.n_categories :] = n_bins + 1, n_bins + 2
+        codes = np.where(np.isnan(values), self.n_categories + 1, values).astype(np.intp)
+        return np.bincount(bin_of_code[codes], minlength=n_bins + 3)
+
+
+AnyBins = Bins | CategoryBins
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """The training distribution of a model's features, in the schema's order, and of its predictions."""
 
-    features: Mapping[str, Bins]
+    features: Mapping[str, AnyBins]
     prediction: Bins
 
 
 def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> dict[str, Any]:
     """Return the bins of each feature of `X` `(n_rows, n_features)` and of the predictions `(n_rows,)`."""
     return {
-        "features": {name: reference_bins(column) for name, column in zip(schema.names, X.T)},
+        "features": {
+            feature.name: category_bins(column) if feature.type in (CATEGORY, BOOLEAN) else reference_bins(column)
+            for feature, column in zip(schema.features, X.T)
+        },
         "prediction": reference_bins(predictions),
     }
 
@@ -73,13 +147,38 @@ def reference_bins(values: NDArray[np.float64]) -> dict[str, Any]:
 
     `edges` are values that occur, strictly increasing up to the largest. Bin `i` of `shares` has the values up to and
     including `edges[i]` that no earlier bin has. A column of few distinct values, such as 0 and 1, has a bin for each.
+    The share of missing values is there if it is not 0; a column that has no others has the one edge 0.
     """
-    edges = np.unique(values)
+    known = values[~np.isnan(values)]
+    edges = np.unique(known if len(known) else 0.0)
     if len(edges) > BINS:
-        last = -(-np.arange(1, BINS + 1) * len(values) // BINS) - 1  # of each decile
-        edges = np.unique(np.sort(values)[last])
-    counts = np.bincount(bin_numbers(values, edges), minlength=len(edges))
-    return {"minimum": float(values.min()), "edges": edges.tolist(), "shares": (counts / len(values)).tolist()}
+        last = -(-np.arange(1, BINS + 1) * len(known) // BINS) - 1  # of each decile
+        edges = np.unique(np.sort(known)[last])
+    counts = np.bincount(bin_numbers(known, edges), minlength=len(edges))
+    facts = {
+        "minimum": float(known.min(initial=edges[-1])),
+        "edges": edges.tolist(),
+        "shares": (counts / len(values)).tolist(),
+    }
+    n_missing = len(values) - len(known)
+    return {**facts, "missing": n_missing / len(values)} if n_missing else facts
+
+
+def category_bins(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the numbers of the most frequent categories in `values` `(n,)`, and the share of rows with each.
+
+    `rest` is the share of all other categories, `missing` that of missing values.
+    """
+    missing = np.isnan(values)
+    counts = np.bincount(values[~missing].astype(np.intp))
+    frequent = np.sort(np.argsort(-counts, kind="stable")[:CATEGORY_BINS])
+    frequent = frequent[counts[frequent] > 0]
+    return {
+        "categories": frequent.tolist(),
+        "shares": (counts[frequent] / len(values)).tolist(),
+        "rest": float(counts.sum() - counts[frequent].sum()) / len(values),
+        "missing": float(missing.sum()) / len(values),
+    }
 
 
 def bin_numbers(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -90,21 +189,57 @@ def bin_numbers(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
 def parse(content: Any, schema: Schema) -> Reference:
     """Return the reference that `reference` wrote. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
     return Reference(
-        features={name: _parse_bins(content["features"][name]) for name in schema.names},
+        features={
+            feature.name: _parse_categories(content["features"][feature.name], feature)
+            if feature.type in (CATEGORY, BOOLEAN)
+            else _parse_bins(content["features"][feature.name])
+            for feature in schema.features
+        },
         prediction=_parse_bins(content["prediction"]),
     )
 
 
 def _parse_bins(facts: Mapping[str, Any]) -> Bins:
     minimum, *lists = (facts[name] for name in ("minimum", "edges", "shares"))
-    if not all(map(is_number, (minimum, *lists[0], *lists[1]))):
+    missing = facts.get("missing", 0.0)
+    if not all(map(is_number, (minimum, missing, *lists[0], *lists[1]))):
         raise ValueError("the bins are not finite numbers")
     edges, shares = (np.array(values, dtype=np.float64) for values in lists)
-    bins = Bins(float(minimum), edges, shares)
+    bins = Bins(float(minimum), edges, shares, float(missing))
     if not 1 <= len(edges) <= BINS or edges.shape != shares.shape:
         raise ValueError(f"{edges.shape} edges and {shares.shape} shares are not 1 to {BINS} bins")
     if not (np.diff(edges) > 0).all() or not bins.minimum <= edges[0]:
         raise ValueError("the edges do not rise")
+    _check_shares(bins)
+    return bins
+
+
+def _parse_categories(facts: Mapping[str, Any], feature: Feature) -> CategoryBins:
+    codes, shares, rest, missing = (facts[name] for name in ("categories", "shares", "rest", "missing"))
+    names = [str(category) for category in feature.categories] or ["false", "true"]
+    if not all(map(is_number, (*shares, rest, missing))) or len(codes) != len(shares) or len(codes) > CATEGORY_BINS:
+        raise ValueError("the bins of categories are not finite numbers, one for each category")
+    if not all(type(code) is int and 0 <= code < len(names) for code in codes) or len(set(codes)) < len(codes):
+        raise ValueError("a bin is of a category that does not exist, or of one that has another")
+    bins = CategoryBins(
+        names=tuple(names[code] for code in codes),
+        codes=np.array(codes, dtype=np.intp),
+        n_categories=len(names),
+        shares=np.array(shares, dtype=np.float64),
+        rest=float(rest),
+        missing=float(missing),
+    )
+    _check_shares(bins)
+    return bins
+
+
+def _among_known(shares: NDArray[np.float64], missing: float) -> NDArray[np.float64]:
+    """Return shares of all rows as shares of those with a value."""
+    known = shares / (1 - missing) if missing < 1 else np.full(len(shares), math.nan)
+    return np.asarray(known, dtype=np.float64)
+
+
+def _check_shares(bins: AnyBins) -> None:
+    shares = bins.all_shares
     if not (shares >= 0).all() or not math.isclose(shares.sum(), 1):
         raise ValueError("the shares are not from 0 on and do not add up to 1")
-    return bins

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
 from model.schema.features import Schema
-from model.store.manifest import Data, Metrics, Proof
+from model.store.manifest import Metrics, Proof
 from model.train.candidate import Candidate
-from model.train.dataset import Dataset
+from model.train.subject import Subject
+
+_MAX_SHOWN = 20  # categories of a feature
 
 
-def render(dataset: Dataset, candidate: Candidate, schema: Schema, metrics: Metrics, data: Data, proof: Proof) -> str:
+def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metrics, proof: Proof) -> str:
     """Return the model card as Markdown."""
-    training, validation = metrics.training, metrics.validation
+    training, validation, data = metrics.training, metrics.validation, subject.data
     target = schema.target
     unit = f" ({target.unit})" if target.unit else ""
+    what = f": {target.description}" if target.description else ""
+    split = ""
+    if data.split:
+        split = f"- Split: {data.split.validation_share:.0%} for validation, random state {data.split.random_state}\n"
     features = "\n".join(
-        f"| {f.name} | {f.description} | {f.unit} | {f.minimum:g} to {f.maximum:g} |" for f in schema.features
+        f"| {_cell(f.name)} | {_cell(f.description)} | {_cell(f.unit)} | {_cell(_seen(f))} |" for f in schema.features
     )
+    parts = [training, validation] if validation else [training]
     figures = "\n".join(
-        f"| {label} | {getattr(training, key):.4g} | {getattr(validation, key):.4g} |"
-        for key, label in dataset.task.labels.items()
+        f"| {label} | {' | '.join(f'{getattr(part, key):.4g}' for part in parts)} |"
+        for key, label in subject.task.labels.items()
     )
-    return f"""# Model card: {dataset.title}
+    held_out = (
+        "The model was not fitted on the validation rows."
+        if validation
+        else "No rows were held out, so nothing here says how good the model is on rows that it was not fitted on."
+    )
+    return f"""# Model card: {subject.title}
 
-Predicts {target.name}: {target.description}{unit}.
+Predicts {target.name}{what}{unit}.
 
 - Algorithm: {candidate.algorithm}, {candidate.summary}
 - Data: {data.source}; {data.rows:,} rows
-- Split: {data.split.validation_share:.0%} for validation, random state {data.split.random_state}
-
+{split}
 ## Features
 
 | name | what | unit | seen in training |
@@ -36,12 +48,12 @@ Predicts {target.name}: {target.description}{unit}.
 
 ## How good it is
 
-| | training | validation |
-|---|---|---|
-| rows | {training.rows:,} | {validation.rows:,} |
+| | {" | ".join(["training", "validation"][: len(parts)])} |
+|---|{"---|" * len(parts)}
+| rows | {" | ".join(f"{part.rows:,}" for part in parts)} |
 {figures}
 
-The model was not fitted on the validation rows. It also predicts for values outside the ranges above, but the data
+{held_out} It also predicts for values outside the ranges above, but the data
 does not show how well.
 
 ## What is served is what was trained
@@ -50,8 +62,26 @@ does not show how well.
 
 ## Limits
 
-{dataset.limits}
+{subject.limits or "Nothing was said about them when the model was exported."}
 """
+
+
+def _seen(feature: Feature) -> str:
+    """Return what of a feature was seen in training, and what else is accepted."""
+    if feature.type == CATEGORY:
+        shown = [str(category) for category in feature.categories[:_MAX_SHOWN]]
+        more = len(feature.categories) - len(shown)
+        seen = ", ".join(shown) + (f" and {more} more" if more else "")
+        others = {AS_MISSING: "; others count as missing", AS_OTHER: "; others are accepted"}.get(feature.unseen, "")
+        seen += others
+    else:
+        seen = "true, false" if feature.type == BOOLEAN else f"{feature.minimum:g} to {feature.maximum:g}"
+    return f"{seen}; may be missing" if feature.missing else seen
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _equality(proof: Proof, tolerance: float) -> str:

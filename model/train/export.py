@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from model.engine.forest import BitVectors
-from model.engine.runtime import Engine
 from model.plots import style
 from model.schema import features
-from model.schema.features import Feature, Matrix, Schema
+from model.schema.feature import BOOLEAN, CATEGORY, Feature
+from model.schema.features import Matrix, Schema
 from model.store import artifact, manifest, reference
 from model.store.artifact import Draft
 from model.store.manifest import Data, Metrics
 from model.train import card, proof
 from model.train.candidate import Candidate
 from model.train.evaluate import Split
+from model.train.subject import Subject
 from model.train.tables import Table
 
 GOLDEN_ROWS = 64
@@ -44,99 +45,121 @@ def draft(
 
     Raises `ProofError` if one prediction differs in a bit, or by more than the tolerance.
     """
-    X = table.X.to_numpy()
-    model_schema = schema_of(table, rows, candidate)
+    dataset = table.dataset
+    subject = Subject(
+        title=dataset.title,
+        task=dataset.task,
+        target=Feature(dataset.target.name, dataset.target.unit, dataset.target.description),
+        limits=dataset.limits,
+        tags={"dataset": dataset.name, "task": dataset.task.name, "owner": owner},
+        data=Data(
+            source=table.source,
+            sha256=table.sha256,
+            rows=len(table.X),
+            warnings=[str(warning) for warning in table.warnings],
+            split=manifest.Split(validation_share=rows.validation_share, random_state=rows.random_state),
+        ),
+        X=table.X.to_numpy(),
+        training=(rows.X_train, rows.y_train),
+        validation=(rows.X_validation, rows.y_validation),
+    )
+    features = tuple(
+        replace(feature, name=column.name, unit=column.unit, description=column.description)
+        for feature, column in zip(candidate.features, dataset.features)
+    )
+    return draft_of(subject, replace(candidate, features=features), figures=figures, notebook=notebook)
+
+
+def draft_of(
+    subject: Subject, candidate: Candidate, *, figures: Mapping[str, Figure], notebook: str | None = None
+) -> Draft:
+    """Do what `draft` does, for features that are named and described in the candidate."""
+    schema = schema_of(subject, candidate)
     comparison = proof.prove(
         candidate.predict,
-        Engine(candidate.graph, BitVectors(candidate.forest, X.shape[1]) if candidate.forest else None).predict,
-        schema=model_schema,
-        table_rows=X,
+        candidate.engine.predict,
+        schema=schema,
+        table_rows=subject.X,
         split_rows=candidate.split_rows,
         tolerance=candidate.tolerance,
     )
-    golden = golden_rows(X, candidate.split_rows, proof.limit_rows(model_schema))
-    fitted_predictions = candidate.predict(rows.X_train)
-    dataset = table.dataset
-    task = dataset.task
+    golden = golden_rows(subject.X, candidate.split_rows, proof.limit_rows(schema))
+    X_train, y_train = subject.training
+    fitted_predictions = candidate.predict(X_train)
+    task = subject.task
     scores = Metrics(
-        training=task.scores(rows.y_train, fitted_predictions),
-        validation=task.scores(rows.y_validation, candidate.predict(rows.X_validation)),
-    )
-    data = Data(
-        source=table.source,
-        sha256=table.sha256,
-        rows=len(X),
-        warnings=[str(warning) for warning in table.warnings],
-        split=manifest.Split(validation_share=rows.validation_share, random_state=rows.random_state),
+        training=task.scores(y_train, fitted_predictions),
+        validation=task.scores(subject.validation[1], candidate.predict(subject.validation[0]))
+        if subject.validation
+        else None,
     )
     facts = {
-        "title": dataset.title,
+        "title": subject.title,
         "task": task.name,
         "algorithm": candidate.algorithm,
         "summary": candidate.summary,
-        **features.to_manifest(model_schema),
+        **features.to_manifest(schema),
         **candidate.facts,
         "metrics": asdict(scores),
-        "data": asdict(data),
+        "data": asdict(subject.data),
         "code": {"git_commit": git_commit(), "notebook": notebook},
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "packages": {name: version(name) for name in sorted({*_PACKAGES, *candidate.packages})},
+            "packages": _versions({*_PACKAGES, *candidate.packages}),
             **candidate.environment,
         },
-        "tags": {"dataset": dataset.name, "task": task.name, "owner": owner},
-        "engine": {
-            "kind": "onnx",
-            "file": artifact.GRAPH,
-            "tolerance": candidate.tolerance,
-            "parity": asdict(comparison),
-        },
-        "limits": dataset.limits,
+        "tags": dict(subject.tags),
+        "engine": {**candidate.engine_facts, "tolerance": candidate.tolerance, "parity": asdict(comparison)},
+        "limits": subject.limits,
     }
     files = {
-        artifact.GRAPH: candidate.graph,
-        artifact.GOLDEN: artifact.to_json(
-            {"columns": list(table.X.columns), "X": golden.tolist(), "y": candidate.predict(golden).tolist()}
-        ),
-        artifact.REFERENCE: artifact.to_json(reference.reference(rows.X_train, fitted_predictions, model_schema)),
-        **({artifact.FOREST: candidate.forest.pack()} if candidate.forest else {}),
+        artifact.GOLDEN: artifact.to_golden(schema.names, golden, candidate.predict(golden)),
+        artifact.REFERENCE: artifact.to_json(reference.reference(X_train, fitted_predictions, schema)),
         **candidate.files,
-        "card.md": card.render(dataset, candidate, model_schema, scores, data, comparison).encode(),
+        "card.md": card.render(subject, candidate, schema, scores, comparison).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in figures.items()},
     }
     return Draft(manifest=facts, files=files)
 
 
-def schema_of(table: Table, rows: Split, candidate: Candidate) -> Schema:
+def schema_of(subject: Subject, candidate: Candidate) -> Schema:
     """Return the schema with the ranges of the training rows and the limits of the fitted model."""
-    *features, target = [
-        Feature(
-            column.name,
-            column.unit,
-            column.description,
-            minimum=float(values.min()),
-            maximum=float(values.max()),
-        )
-        for column, values in zip(table.dataset.columns, (*rows.X_train.T, rows.y_train))
-    ]
+    X, y = subject.training
     return Schema(
         features=tuple(
-            replace(feature, lowest=float(low), highest=float(high))
-            for feature, low, high in zip(features, candidate.lowest, candidate.highest)
+            feature if feature.type in (BOOLEAN, CATEGORY) else with_range(feature, values)
+            for feature, values in zip(candidate.features, X.T)
         ),
-        target=target,
+        target=with_range(subject.target, y),
     )
+
+
+def with_range(feature: Feature, values: NDArray[np.float64]) -> Feature:
+    """Return a feature with the range of its values `(n_rows,)`; a column without any has the range 0 to 0."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return replace(feature, minimum=0.0, maximum=0.0)
+    return replace(feature, minimum=float(known.min()), maximum=float(known.max()))
 
 
 def golden_rows(X: Matrix, split_rows: Matrix, limit_rows: Matrix) -> Matrix:
     """Return the golden rows: the table's first row, others of the table, rows at splits and at limits."""
     random = np.random.default_rng(0)
-    spare = max(GOLDEN_ROWS - 1 - len(limit_rows), 2)
+    n_limits = min(len(limit_rows), GOLDEN_ROWS // 2)
+    spare = GOLDEN_ROWS - 1 - n_limits
     n_splits = min(len(split_rows), spare - spare // 2)
     others = random.permutation(X)[: spare - n_splits]
     at_splits = random.permutation(split_rows)[:n_splits]
+    if n_limits < len(limit_rows):  # the first two have all lowest and all highest values
+        limit_rows = np.vstack([limit_rows[:2], random.permutation(limit_rows[2:])[: n_limits - 2]])
     return np.vstack([X[:1], others, at_splits, limit_rows])
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package; one that is imported by another name than it is installed has the latter."""
+    installed = packages_distributions()
+    return {name: version(name) for name in sorted(installed.get(package, [package])[0] for package in packages)}
 
 
 def git_commit() -> str | None:

@@ -7,10 +7,13 @@ import numpy as np
 from model.engine.compare import differing, predict_by_batch_size
 from model.engine.runtime import Predict
 from model.errors import ProofError
+from model.schema.feature import INTEGER, Feature
 from model.schema.features import Matrix, Schema
 from model.store.manifest import Proof
 
 RANDOM_ROWS = 100_000
+_MISSING_SHARE = 0.1
+_MAX_ALONE = 10_000  # rows of a group that are tried in every batch size
 
 
 def prove(
@@ -27,8 +30,8 @@ def prove(
 
     Predictions differ if any bit does, or if they are further apart than the relative `tolerance`. The rows are those
     of the table, `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model
-    accepts, and `split_rows`, which are on both sides of every split. All but the random rows are tried in every batch
-    size.
+    accepts, with every category among them, and `split_rows`, which are on both sides of every split. All but the
+    random rows are tried in every batch size, up to a number.
     """
     groups = {
         "table_rows": table_rows,
@@ -41,8 +44,12 @@ def prove(
         if len(rows) == 0:  # scikit-learn raises for an empty matrix
             continue
         expected = fitted(rows)
-        # There are too many random rows to predict them one by one.
-        actual = compiled(rows)[np.newaxis] if name == "random_rows" else predict_by_batch_size(compiled, rows)
+        # There are too many random rows to predict them one by one, and there may be too many others.
+        actual = compiled(rows)[np.newaxis]
+        if name != "random_rows":
+            by_batch_size = predict_by_batch_size(compiled, rows[:_MAX_ALONE])
+            actual = np.repeat(actual, len(by_batch_size), axis=0)
+            actual[:, :_MAX_ALONE] = by_batch_size
         different = differing(expected, actual, tolerance).any(axis=0).sum()
         if different:
             raise ProofError(
@@ -64,18 +71,47 @@ def prove(
 
 
 def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
-    """Return `(n_rows, n_features)`, half within the training range, half up to its width beyond it."""
-    low = np.array([feature.minimum for feature in schema.features])
-    high = np.array([feature.maximum for feature in schema.features])
+    """Return `(n_rows, n_features)`, half within the training range, half up to its width beyond it.
+
+    Categories are drawn from all that are accepted, and a tenth of the values that may be missing is.
+    """
+    features, random = schema.features, np.random.default_rng(seed)
+    n_places = np.array([cells.n_places for cells in schema.cells])
+    is_number = n_places == 0
+    low = np.array([feature.minimum if number else 0.0 for feature, number in zip(features, is_number)])
+    high = np.array([feature.maximum if number else 0.0 for feature, number in zip(features, is_number)])
     margin = (np.arange(n_rows) % 2)[:, np.newaxis] * (high - low)  # (n_rows, n_features), 0 in every other row
-    rows: Matrix = np.random.default_rng(seed).uniform(low - margin, high + margin)
+    rows: Matrix = random.uniform(low - margin, high + margin)
+    rows[:, ~is_number] = random.integers(0, n_places[~is_number], (n_rows, np.count_nonzero(~is_number)))
+    whole = np.array([feature.type == INTEGER for feature in features])
+    rows[:, whole] = rows[:, whole].round()
+    lowest, highest = np.array([(feature.lowest, feature.highest) for feature in features]).T
+    rows[:, is_number] = rows[:, is_number].clip(lowest[is_number], highest[is_number])
+    may_be_missing = np.array([feature.missing for feature in features])
+    if may_be_missing.any():
+        rows[may_be_missing & (random.random(rows.shape) < _MISSING_SHARE)] = np.nan
     return rows
 
 
 def limit_rows(schema: Schema) -> Matrix:
-    """Return the row of all lowest and of all highest accepted values, and the middle row with each limit in turn."""
-    low = np.array([feature.lowest for feature in schema.features])
-    high = np.array([feature.highest for feature in schema.features])
-    middle = np.array([(feature.minimum + feature.maximum) / 2 for feature in schema.features])
+    """Return the row of all lowest and of all highest accepted values, and the middle row with each limit in turn.
+
+    So is every other accepted category, and a missing value where it is accepted.
+    """
+    lasts = [float(cells.n_places - 1) for cells in schema.cells]  # -1 for a number
+    is_place = np.array(lasts) >= 0
+    low = np.where(is_place, 0.0, [feature.lowest for feature in schema.features])
+    high = np.where(is_place, lasts, [feature.highest for feature in schema.features])
+    middle = np.where(is_place, 0.0, [_middle(feature) for feature in schema.features])
     diagonal = np.eye(len(low), dtype=bool)
-    return np.vstack([low, high, np.where(diagonal, low, middle), np.where(diagonal, high, middle)])
+    others = [
+        np.where(diagonal[number], value, middle)
+        for number, feature in enumerate(schema.features)
+        for value in [*range(1, int(lasts[number])), *([np.nan] if feature.missing else [])]
+    ]
+    return np.vstack([low, high, np.where(diagonal, low, middle), np.where(diagonal, high, middle), *others])
+
+
+def _middle(feature: Feature) -> float:
+    middle = (feature.minimum + feature.maximum) / 2
+    return float(np.floor(middle)) if feature.type == INTEGER else middle

@@ -16,7 +16,8 @@ ST = ROOT / ".venv-clients" / "bin" / "st"
 
 
 @pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test-all` makes it")
-def test_generated_requests_fit_the_document(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["store", "gems_store"])
+def test_generated_requests_fit_the_document(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
     """Schemathesis, which generates good and bad requests from the document, finds no failure.
 
     The server takes few rows: requests reach the limit, and lists of 10,000 take minutes to generate.
@@ -24,7 +25,7 @@ def test_generated_requests_fit_the_document(store: Path, tmp_path: Path) -> Non
     config = ROOT / "tests" / "outside" / "clients" / "schemathesis.toml"
     examples = "2000" if settings.get_current_profile_name() == "deep" else "100"  # for each operation
     command = [str(ST), "--no-color", "--config-file", str(config), "run", "--max-examples", examples]
-    with serve(store, tmp_path, TABSERVE_MAX_ROWS="20") as server:
+    with serve(request.getfixturevalue(name), tmp_path, TABSERVE_MAX_ROWS="20") as server:
         # It stores its findings in the working directory.
         done = subprocess.run(
             [*command, f"{server.url}/openapi.json"], cwd=tmp_path, capture_output=True, text=True, timeout=1100

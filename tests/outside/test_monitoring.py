@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config
 from app.version import VERSION
-from model import Bins
 from model.live import drift
+from model.live.judge import Distribution
+from model.store.reference import AnyBins, Bins, CategoryBins
 from monitoring import dashboard, files, prometheus, rules
 from monitoring.drift import CUTS
 from monitoring.service import PREDICTIONS
@@ -273,41 +275,96 @@ def by_report(shares: Floats, rows: Floats) -> dict[str, float]:
 @needs_promtool
 @pytest.mark.parametrize("figures", [by_definition, by_report])
 def test_statistics(tmp_path: Path, figures: Callable[[Floats, Floats], dict[str, float]]) -> None:
-    """PSI and KS of the rules are numpy's and the report's to 1e-6, for every number of bins, over two pods.
+    """PSI and KS of the rules are numpy's and the report's to 1e-6, for every number of bins, over two pods."""
+    cases = [
+        Case(feature, labels(len(reference)), np.array([0, *reference, 0, 0]), rows, figures(reference, rows))
+        for feature, reference, rows in histograms()
+    ]
+
+    assert len({len(case.labels) for case in cases}) == 10
+    check_statistics(cases, tmp_path)
+
+
+@needs_promtool
+def test_statistics_of_categories(tmp_path: Path) -> None:
+    """For categories, and where values were missing in training, PSI and the thresholds are the report's."""
+    random = np.random.default_rng(11)
+    cases = []
+    for number in range(40):
+        missing, n_bins = float(random.choice([0, 0.2, 0.9])), int(random.integers(1, 8))
+        shares = random.dirichlet(np.full(n_bins + 1, 2)) * (1 - missing)
+        if number % 2:  # every category has a bin of its own
+            shares[0], shares[-1] = shares[0] + shares[-1], 0
+        bins: AnyBins = CategoryBins(
+            names=tuple("ABCDEFG"[:n_bins]),
+            codes=np.arange(n_bins),
+            n_categories=n_bins + 1,
+            shares=shares[:-1],
+            rest=float(shares[-1]),
+            missing=missing,
+        )
+        if number % 4 == 0:
+            bins = Bins(0.0, np.arange(n_bins + 1.0), shares, missing)
+        live = random.dirichlet(np.full(len(bins.labels) - 1, 2))
+        if number % 3 == 0 and isinstance(bins, CategoryBins):
+            live[-2:] = 0  # neither rest nor unseen
+        rows = random.multinomial(int(random.choice([300, 5_000])), live / live.sum())
+        counts = np.append(rows, random.integers(0, 500))
+        column = Distribution("f", bins, counts, REFERENCE_ROWS)
+        expected = {"psi": column.psi, "psi_threshold": column.psi_threshold, "drift:ratio": column.ratio}
+        if isinstance(bins, Bins):
+            expected |= {"ks": column.ks}
+        expected |= {"missing:ratio": column.missing, "missing_threshold": column.missing_threshold}
+        cases.append(Case(f"f{number:02}", bins.labels, bins.all_shares, counts.astype(float), expected))
+
+    check_statistics(cases, tmp_path)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A feature: its bins, the shares of training and the live rows in each, and the figures that the rules record."""
+
+    feature: str
+    labels: Sequence[str]
+    shares: Floats
+    rows: Floats
+    figures: dict[str, float]
+
+
+def check_statistics(cases: Sequence[Case], folder: Path) -> None:
+    """Have promtool compare what the rules record with the figures, to 1e-6.
 
     The thresholds are to 1e-4: the rules have their constants to three places, for people to read.
     """
     base = 'job="tabserve", model="m", version="1"'
     series = [{"series": f'tabserve_reference_rows{{{base}, instance="a"}}', "values": f"{REFERENCE_ROWS}x30"}]
-    expected = []
-    for feature, reference, rows in histograms():
-        first = np.floor(rows / 3)
-        for pod, part in (("a", first), ("b", rows - first)):
-            for name, count, share in zip(labels(len(reference)), part, [0, *reference, 0, 0]):
-                what = f'{{{base}, instance="{pod}", feature="{feature}", bin="{name}"}}'
+    for case in cases:
+        first = np.floor(case.rows / 3)
+        for pod, part in (("a", first), ("b", case.rows - first)):
+            for name, count, share in zip(case.labels, part, case.shares):
+                what = f'{{{base}, instance="{pod}", feature="{case.feature}", bin="{name}"}}'
                 series.append({"series": f"tabserve_feature_bin_total{what}", "values": f"0x10 {count:.0f}x20"})
                 series.append(
                     {"series": f"tabserve_feature_bin_reference_ratio{what}", "values": f"{float(share)!r}x30"}
                 )
-        expected += [(name, feature, value) for name, value in figures(reference, rows).items()]
     checks = [
         {
-            "expr": f'abs(tabserve:feature_{name}{{feature="{feature}"}} - ({float(value)!r})) < bool '
-            + ("1e-4" if "threshold" in name else "1e-6"),
+            "expr": f'abs(tabserve:feature_{name}{{feature="{case.feature}"}} - ({float(value)!r})) < bool '
+            + ("1e-4" if "threshold" in name else f"{2e-4 * value}" if "drift" in name else "1e-6"),
             "eval_time": "30m",
-            "exp_samples": [{"labels": f'{{{base}, feature="{feature}"}}', "value": 1}],
+            "exp_samples": [{"labels": f'{{{base}, feature="{case.feature}"}}', "value": 1}],
         }
-        for name, feature, value in expected
+        for case in cases
+        for name, value in case.figures.items()
     ]
     tests = {
         "rule_files": [str(MONITORING / "rules.yaml")],
         "evaluation_interval": "30m",
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}],
     }
-    path = tmp_path / "statistics.json"
+    path = folder / "statistics.json"
     path.write_text(json.dumps(tests))
 
-    assert len({len(reference) for _, reference, _ in histograms()}) == 10
     promtool("test", "rules", str(path))
 
 

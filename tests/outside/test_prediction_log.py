@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from app.telemetry.metrics import OUTCOMES
-from model import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
+from model import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError, Store
 from model.live.prediction_log import Outcome, PredictionLog
+from tests.support import gems
 from tests.support.postgres import Postgres
 from tests.support.service import ROOT, bits
 
@@ -126,6 +127,54 @@ def test_round_trip_is_exact(log: PredictionLog) -> None:
     assert bits(found.X).tolist() == bits(values[:, [2, 1]]).tolist()
     assert found.times.tolist() == [row["time"].replace(tzinfo=None) for row in written]
     assert np.isnan(found.truths).all()
+
+
+def test_every_type_is_read_back(log: PredictionLog, url: str, gems_store: Path) -> None:
+    """Cells of every type are logged as clients send them, and are read back as the numbers of the matrix.
+
+    A row of which everything is missing is not one without features.
+    """
+    model = Store(gems_store).load(gems.NAME)
+    records = [
+        gems.GEM,
+        {**gems.GEM, **dict.fromkeys(gems.MAY_BE_MISSING)},
+        {**gems.GEM, "color": "new", "origin": "new"},
+        *gems.rows(gems.table(50, seed=3)),
+    ]
+    X = model.schema.matrix_from_records(records)
+    features = [dict(zip(gems.COLUMNS, row)) for row in model.schema.to_log(X)]
+    log.write(rows("a", [0.0] * len(X), model=gems.NAME, features=features))
+    log.write(rows("b", [1.0], model=gems.NAME, when=NOON + timedelta(1), features=[dict.fromkeys(gems.COLUMNS)]))
+    log.write(rows("c", [2.0], model=gems.NAME, when=NOON + timedelta(2)))
+    from_log = [kind.from_log for kind in model.schema.cells]
+    found = log.read(gems.NAME, 1, features=gems.COLUMNS, since=LONG_AGO, from_log=from_log)
+
+    assert bits(found.X[:-2]).tolist() == bits(X).tolist()
+    assert np.isnan(found.X[-2:]).all()
+    assert found.with_features.tolist() == [*[True] * len(X), True, False]
+    assert features[0] == gems.GEM
+    assert features[1] == records[1]
+    assert features[2] == {**gems.GEM, "color": {"unseen": True}, "origin": None}
+    query = "SELECT features FROM predictions WHERE request_id = 'a' ORDER BY row"
+    if url.startswith("postgresql"):
+        with psycopg.connect(url) as database:
+            stored = [content for (content,) in database.execute(query).fetchall()]
+    else:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            stored = [json.loads(content) for (content,) in database.execute(query)]
+    assert stored == features
+
+
+def test_log_of_another_model_of_this_name(log: PredictionLog, gems_store: Path) -> None:
+    """Cells that the model does not know, such as those of another one in its place, are read as missing."""
+    schema = Store(gems_store).load(gems.NAME).schema
+    strange: list[dict[str, Any]] = [dict.fromkeys(gems.COLUMNS, cell) for cell in ("x", [1], {"a": 1}, 3.5, True)]
+    log.write(rows("a", [0.0] * len(strange), model=gems.NAME, features=strange))
+    from_log = [kind.from_log for kind in schema.cells]
+    found = log.read(gems.NAME, 1, features=gems.COLUMNS, since=LONG_AGO, from_log=from_log)
+
+    assert np.isnan(found.X[:3]).all()
+    assert np.isnan(found.X[:, [gems.COLUMNS.index(name) for name in gems.CATEGORIES]]).all()
 
 
 def test_without_features(log: PredictionLog) -> None:

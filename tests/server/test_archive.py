@@ -277,7 +277,7 @@ def test_wrong_sha256_is_refused(site: Site, packed: bytes, target: Store) -> No
     ("name", "change", "reason"),
     [
         ("card.md", lambda content: b"better", "card.md: has 6 bytes where the manifest says"),
-        ("model.onnx", lambda content: content[:-1] + b"\0", "model.onnx: was changed after it was written"),
+        ("trees.npz", lambda content: content[:-1] + b"\1", "trees.npz: was changed after it was written"),
         ("manifest.json", lambda content: content.replace(b"400", b"401"), "manifest.json: was changed"),
         ("manifest.json", lambda content: b"{}", "manifest.json: is not a manifest"),
         ("manifest.json", None, "is neither an artifact nor a store with a model"),

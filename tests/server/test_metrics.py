@@ -123,7 +123,7 @@ def test_reload_loses_no_count(store: Path, tmp_path: Path, damaged: bool) -> No
         predict(server, 20)
         old = set(server.workers())
         if damaged:
-            (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
+            (own / "boston-housing" / "1" / "trees.npz").write_bytes(b"damaged")
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: not old & set(server.workers()) and len(server.workers()) == 2)
         predict(server, 60)

@@ -628,7 +628,7 @@ def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
 def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     """SIGHUP with a champion that does not verify keeps the old champion, ready, and the log names the damaged file."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
-        damaged = Store(own_store).add(NAME, read_draft(own_store / NAME / "1")) / "model.onnx"
+        damaged = Store(own_store).add(NAME, read_draft(own_store / NAME / "1")) / "trees.npz"
         damaged.write_bytes(b"damaged")
         reload(server)
         assert versions(server) == {"1"}
@@ -636,7 +636,7 @@ def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
         log = [json.loads(line) for line in server.stderr.read_text().splitlines()]
         assert [line for line in log if line["level"] == "error" and str(damaged) in line["message"]]
 
-        damaged.write_bytes((own_store / NAME / "1" / "model.onnx").read_bytes())
+        damaged.write_bytes((own_store / NAME / "1" / "trees.npz").read_bytes())
         reload(server)
         assert versions(server) == {"2"}
 
@@ -647,8 +647,8 @@ def test_slow_verification_does_not_block_the_master(own_store: Path, tmp_path: 
     """SIGHUP verifies in a separate process: if it dies, the old models stay, and SIGTERM does not wait for it."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         slow = Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
-        rewrite(slow, lambda manifest: manifest["engine"].update(tolerance=1e-9), slow_model(own_store / NAME / "1"))
-        rewrite(slow, lambda manifest: manifest["files"].pop("forest.npz"))
+        engine = {"kind": "onnx", "tolerance": 1e-9}
+        rewrite(slow, lambda manifest: manifest["engine"].update(engine), slow_model(own_store / NAME / "1"))
         old = set(server.workers())
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.workers()) > 2)

@@ -21,7 +21,7 @@ from app.config import Config
 from app.errors import OverloadedError
 from app.factory import Service
 from model import Matrix
-from model.engine.runtime import Engine
+from model.engine.runtime import TreesEngine
 from tests.support.metrics import MODEL, series, value
 from tests.support.service import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
 
@@ -144,10 +144,10 @@ def test_reply_that_fails_is_no_prediction(client: FlaskClient, monkeypatch: pyt
 def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure of the engine is the same 500, which reveals nothing about it."""
 
-    def fail(self: Engine, X: object) -> None:
+    def fail(self: TreesEngine, X: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(Engine, "predict", fail)
+    monkeypatch.setattr(TreesEngine, "predict", fail)
     status, body = both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)
 
     assert status == 500
@@ -158,7 +158,7 @@ def test_failures(client: FlaskClient, protocol: Protocol, monkeypatch: pytest.M
 def test_models_are_not_loaded(store: Path, tmp_path: Path, protocol: Protocol) -> None:
     """If no model could be loaded, every request gets the same 503."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
-    (own / "boston-housing" / "1" / "model.onnx").write_bytes(b"damaged")
+    (own / "boston-housing" / "1" / "trees.npz").write_bytes(b"damaged")
     client = everywhere_client(own, lambda lines: None)
 
     assert both_ways(client, protocol.path, json.dumps(protocol.write([ROW])).encode(), JSON)[0] == 503
@@ -246,15 +246,15 @@ def test_requests_together_share_a_run(client: FlaskClient, monkeypatch: pytest.
     """The engine runs once for all requests; if that fails, once for each, so that only the bad ones fail."""
     service = client.application
     assert isinstance(service, Service)
-    predict, runs = Engine.predict, []
+    predict, runs = TreesEngine.predict, []
 
-    def fragile(self: Engine, X: Matrix) -> Any:
+    def fragile(self: TreesEngine, X: Matrix) -> Any:
         runs.append(len(X))
         if (X[:, 0] == 7).any():
             raise RuntimeError("the inside")
         return predict(self, X)
 
-    monkeypatch.setattr(Engine, "predict", fragile)
+    monkeypatch.setattr(TreesEngine, "predict", fragile)
     good, bad = [("POST", "/predict", json.dumps({**HOUSE, "CHAS": chas}).encode()) for chas in (0, 7)]
     assert [status for status, *_ in together(service, [good] * 5)] == ["200 OK"] * 5
     assert runs == [5]
@@ -280,13 +280,13 @@ def test_time_of_a_run_that_fails_counts(
 ) -> None:
     """The time of a run that fails counts as time of its request, in the log and in the metrics."""
 
-    def overloaded(self: Engine, X: Matrix) -> None:
+    def overloaded(self: TreesEngine, X: Matrix) -> None:
         until = time.perf_counter() + 0.05
         while time.perf_counter() < until:
             pass
         raise OverloadedError("busy")
 
-    monkeypatch.setattr(Engine, "predict", overloaded)
+    monkeypatch.setattr(TreesEngine, "predict", overloaded)
     assert client.post("/predict", json=HOUSE).status_code == 503
     found = series(client.get("/metrics").text)
 
@@ -300,13 +300,13 @@ def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch:
     assert isinstance(service, Service)
     (model,) = service.serving.loaded.models.values()
     service.swap(service.serving.loaded.with_model(replace(model, tolerance=1e-6)))
-    predict, runs = Engine.predict, []
+    predict, runs = TreesEngine.predict, []
 
-    def counting(self: Engine, X: Matrix) -> Any:
+    def counting(self: TreesEngine, X: Matrix) -> Any:
         runs.append(len(X))
         return predict(self, X)
 
-    monkeypatch.setattr(Engine, "predict", counting)
+    monkeypatch.setattr(TreesEngine, "predict", counting)
     together(service, [("POST", "/predict", json.dumps(HOUSE).encode())] * 3)
 
     assert runs == [1, 1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 import shutil
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from app import create_app
 from app.config import Config
 from model import Store
 from model.store.artifact import read_draft
-from tests.support.health import BROWSER
+from tests.support.health import BROWSER, curl_line
 from tests.support.service import HOUSE
 
 NAME = "boston-housing"
@@ -48,7 +49,7 @@ def test_readyz(client: FlaskClient) -> None:
     assert (reply.status_code, reply.get_json()) == (200, {"ready": True, "models": {NAME: 1}})
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.json", "manifest.json", "pipeline.joblib", "card.md"])
+@pytest.mark.parametrize("name", ["trees.npz", "golden.json", "manifest.json", "pipeline.joblib", "card.md"])
 def test_damaged_artifact(own_store: Path, name: str) -> None:
     """A model with a changed file is not served; /readyz names the file, and liveness does not depend on it."""
     path = own_store / NAME / "1" / name
@@ -67,7 +68,7 @@ def test_damaged_artifact(own_store: Path, name: str) -> None:
 
 def test_missing_file(own_store: Path) -> None:
     """A model with a missing file is not served, and /readyz names the file."""
-    path = own_store / NAME / "1" / "model.onnx"
+    path = own_store / NAME / "1" / "trees.npz"
     path.unlink()
     ready = create_app(Config(store=own_store)).test_client().get("/readyz")
 
@@ -91,7 +92,7 @@ def test_model_that_is_not_in_the_store(store: Path, reference: str) -> None:
 def test_one_of_two_models_is_damaged(own_store: Path, damaged: str, sound: str) -> None:
     """If one of two models is damaged, the other is served under its own name only, and the service is not ready."""
     Store(own_store).add("other", read_draft(own_store / NAME / "1"))
-    damage(own_store / damaged / "1" / "model.onnx")
+    damage(own_store / damaged / "1" / "trees.npz")
     client = create_app(Config(store=own_store, models=(NAME, "other"))).test_client()
 
     assert client.get("/readyz").status_code == 503
@@ -131,6 +132,27 @@ def test_page(client: FlaskClient, store: Path) -> None:
         assert f"{feature['minimum']} to {feature['maximum']}" in page
     assert facts["digest"] in page
     assert "Not ready" not in page
+
+
+def test_page_of_every_type(gems_everywhere: FlaskClient) -> None:
+    """The page has types, categories and what may be missing, and says that there are no validation rows."""
+    page = html.unescape(gems_everywhere.get("/", headers=BROWSER).text)
+
+    assert '<td>category</td><td class="number">Fair, Good, Ideal, Very Good</td>' in page
+    assert "Congo, Peru; any other counts as missing; may be missing" in page
+    assert '<td>boolean</td><td class="number">true or false</td>' in page
+    assert '<td>integer</td><td class="number">1 to 8 in training</td>' in page
+    assert "No rows were held out for validation, so its error on new rows is not known." in page
+    assert "inf" not in page
+
+
+def test_request_of_the_page_works(gems_everywhere: FlaskClient) -> None:
+    """The body of the page's curl command gets the answer that the page shows."""
+    page = gems_everywhere.get("/", headers=BROWSER).text
+    body = shlex.split(curl_line(page))[-1]
+    answer = gems_everywhere.post("/predict", data=body, content_type="application/json").get_json()["prediction"]
+
+    assert f"<strong>{answer[0]}</strong>" in page
 
 
 def test_page_of_an_empty_store(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
 from app.config import Config
 from app.factory import Service
-from model import Store
+from app.protocols import describe
+from model import Feature, Store
+from tests.support import gems
 from tests.support import openapi as shared
 from tests.support.openapi import NAME, document
 from tests.support.service import HOUSE
@@ -73,6 +76,57 @@ def test_every_example_is_answered(service: Service) -> None:
     assert len(sent) >= 9
     assert answers == [answers[0]] * len(sent)
     assert len(answers[0]) == 1
+
+
+def test_every_example_of_every_type_is_answered(gems_everywhere: FlaskClient, gems_pipeline: Any) -> None:
+    """The examples of a model with features of every type, one of them missing, get the pipeline's prediction."""
+    row = document(gems_everywhere)["components"]["schemas"]["gems.row"]["examples"][0]
+    answers = []
+    for path, _, operation in operations(document(gems_everywhere)):
+        for media_type, media in operation.get("requestBody", {}).get("content", {}).items():
+            if "example" in media:
+                example = media["example"]
+                body = {"data": example, "content_type": media_type} if isinstance(example, str) else {"json": example}
+                answers.append(prediction(gems_everywhere.post(path, **body)))
+
+    assert None in row.values()
+    assert len(answers) >= 9
+    assert answers == [gems.predictions(gems_pipeline, [row]).tolist()] * len(answers)
+
+
+def test_types_are_described(gems_everywhere: FlaskClient) -> None:
+    """A feature has its type, null if it may be missing, and its categories if no others are accepted."""
+    row = document(gems_everywhere)["components"]["schemas"]["gems.row"]
+    described = {name: {key: each.get(key) for key in ("type", "enum")} for name, each in row["properties"].items()}
+
+    assert row["required"] == [name for name in gems.COLUMNS if name not in gems.MAY_BE_MISSING]
+    assert described == {
+        "carat": {"type": "number", "enum": None},
+        gems.DEPTH: {"type": ["number", "null"], "enum": None},
+        "pieces": {"type": "integer", "enum": None},
+        "certified": {"type": ["boolean", "integer"], "enum": None},
+        "boxed": {"type": ["boolean", "integer", "null"], "enum": None},
+        "cut": {"type": "string", "enum": gems.CATEGORIES["cut"]},
+        "color": {"type": ["string", "null"], "enum": None},
+        "origin": {"type": ["string", "null"], "enum": None},
+        "grade": {"type": ["number", "null"], "enum": None},
+    }
+    assert row["properties"]["origin"]["description"] == "Congo, Peru; any other counts as missing; may be missing"
+    assert row["properties"]["color"]["examples"] == gems.CATEGORIES["color"][:5]
+    assert "inf" not in str(row).replace("info", "")
+
+
+@pytest.mark.parametrize(("count", "is_listed"), [(1, True), (200, True), (201, False)])
+def test_long_list_of_categories_is_described(count: int, is_listed: bool) -> None:
+    """Up to 200 categories are listed; of more, the description has the first and their number."""
+    feature = Feature("f", type="category", categories=tuple(f"k{number}" for number in range(count)), missing=True)
+    described = describe.cell(feature)
+
+    assert ("enum" in described) == is_listed
+    if is_listed:
+        assert described["enum"] == [*feature.categories, None]
+    else:
+        assert described["description"] == "k0, k1, k2, k3, k4 and 196 more; may be missing"
 
 
 def test_every_get_is_answered(service: Service) -> None:

@@ -444,7 +444,7 @@ def test_all_problems_at_once(everywhere: FlaskClient) -> None:
         "row 1, column 'B': not finite",
     ]
     assert refused(infer(everywhere, {"inputs": shapes}), 400).startswith(
-        "2 problems: column 'CHAS': the datatype 'BYTES' is not"
+        "2 problems: column 'CHAS': the datatype is BYTES; send FP64; "
     )
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from model import Matrix, Schema
+from model import Feature, Matrix, Schema
 from model.engine.runtime import Predict
+from model.engine.trees import Trees
+from model.store import artifact
 from model.store.manifest import Proof
 from model.train import evaluate, export, proof
 from model.train.candidate import Candidate
@@ -31,8 +33,8 @@ class Case:
     schema: Schema
 
     @property
-    def graph(self) -> bytes:
-        return self.model.graph
+    def trees(self) -> Trees:
+        return Trees.unpack(self.model.files[artifact.TREES], n_features=len(self.schema.names))
 
     @property
     def split_rows(self) -> Matrix:
@@ -57,4 +59,8 @@ def trained() -> Case:
     rows = evaluate.split(table.X, table.y)
     pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=N_TREES)
     model = gbm.candidate(pipeline, rows.X_train, search={})
-    return Case(table, rows, pipeline, model, export.schema_of(table, rows, model))
+    target = Feature("MEDV")
+    schema = Schema(
+        tuple(map(export.with_range, model.features, rows.X_train.T)), export.with_range(target, rows.y_train)
+    )
+    return Case(table, rows, pipeline, model, schema)

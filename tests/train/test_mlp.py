@@ -481,6 +481,7 @@ def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not checkpoint.exists()
     found = artifact.load(Store(tmp_path).find("boston-housing"))
     assert found.manifest.document["network"]["hidden"] == [16]
+    assert found.manifest.metrics.validation
     assert found.manifest.metrics.validation.r2 > 0.5
 
 

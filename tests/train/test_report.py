@@ -28,6 +28,7 @@ from model.cli.main import main
 from model.live import report
 from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
 from model.live.prediction_log import PredictionLog
+from model.metrics import Scores
 from model.plots import live as plots
 from model.store import artifact
 from tests.support.postgres import run_postgres
@@ -182,7 +183,7 @@ def test_figures_are_those_of_independent_computations(
     page = render(model, log_rows(tmp_path / "log.db", X, predictions, truths=truths), tmp_path)
     known = ~np.isnan(truths)
     y, predicted = truths[known], predictions[known]
-    validation = model.manifest.metrics.validation
+    validation = validation_of(model)
     reference = json.loads((store / MODEL / "1" / "reference.json").read_text())
 
     live = {name: float(cells[0].replace(",", "")) for name, cells in page.rows.items() if name}
@@ -207,13 +208,19 @@ def test_figures_are_those_of_independent_computations(
     assert page.verdict("1 of 6 features drifted away from training: RM (PSI") == "attention"
 
 
+def validation_of(model: Artifact) -> Scores:
+    """Return how good the model is on the rows that were held out."""
+    assert model.manifest.metrics.validation
+    return model.manifest.metrics.validation
+
+
 @pytest.mark.parametrize(("rows", "kind"), [(29, "unknown"), (30, "attention")])
 def test_live_error_is_judged_from_thirty_truths(
     model: Artifact, table: Matrix, tmp_path: Path, rows: int, kind: str
 ) -> None:
     """The live error is judged from 30 truths on; ten times the validation error is more than chance explains."""
     predictions = model.predict(table[:50])
-    truths = np.where(np.arange(50) < rows, predictions - 10 * model.manifest.metrics.validation.rmse, np.nan)
+    truths = np.where(np.arange(50) < rows, predictions - 10 * validation_of(model).rmse, np.nan)
     page = render(model, log_rows(tmp_path / "log.db", table, predictions, truths=truths), tmp_path)
 
     assert page.verdict("live error") == kind
@@ -224,7 +231,7 @@ def test_limit_of_the_live_error(
     model: Artifact, table: Matrix, tmp_path: Path, factor: float, verdict: Verdict
 ) -> None:
     """The limit is validation's RMSE, 10 % more, and three deviations of both figures."""
-    n, validation = 200, model.manifest.metrics.validation
+    n, validation = 200, validation_of(model)
     limit = validation.rmse * (1.1 + 3 * (2 / n + 2 / validation.rows) ** 0.5)
     predictions = model.predict(table[:n])
     truths = predictions + limit * factor * np.where(np.arange(n) % 2, 1, -1)

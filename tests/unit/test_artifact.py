@@ -8,7 +8,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model import ArtifactError
-from model.engine.forest import Forest
 from model.store import artifact
 from tests.support.service import bits, rewrite
 
 FILES = [
     "card.md",
-    "forest.npz",
     "golden.json",
-    "model.onnx",
     "pipeline.joblib",
     "plots/correlations.png",
     "plots/distributions.png",
@@ -38,7 +35,10 @@ FILES = [
     "plots/residuals.png",
     "plots/search.png",
     "reference.json",
+    "trees.npz",
 ]
+ARTIFACTS = Path(__file__).parent / "artifacts"
+Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,12 @@ def kept(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def folder(store: Path, tmp_path: Path) -> Path:
     """A copy of the trained artifact, to break."""
     return shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """A copy of an artifact of format 2, which has a graph and a forest, to break."""
+    return shutil.copytree(ARTIFACTS / "format-2", tmp_path / "1")
 
 
 def refusal(folder: Path) -> ArtifactError:
@@ -167,19 +173,17 @@ def test_format_version_that_does_not_exist_is_refused(folder: Path, version: An
 
 def test_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     """An artifact of a later format is refused with its version and the advice to upgrade."""
-    rewrite(folder, lambda manifest: manifest.update(format_version=3))
+    rewrite(folder, lambda manifest: manifest.update(format_version=4))
 
     error = refusal(folder)
     assert error.path == folder / "manifest.json"
     assert (error.reason, error.remedy) == (
-        "is of format 3; this version of tabserve reads formats up to 2",
+        "is of format 4; this version of tabserve reads formats up to 3",
         "upgrade tabserve, or train the model again with this version",
     )
 
 
-@pytest.mark.parametrize(
-    "folder_of_format", sorted((Path(__file__).parent / "artifacts").iterdir()), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("folder_of_format", sorted(ARTIFACTS.iterdir()), ids=lambda p: p.name)
 def test_older_formats_are_read(folder_of_format: Path) -> None:
     """An artifact of each older format loads, and predicts the same bits as when it was written."""
     found = artifact.load(folder_of_format)
@@ -216,45 +220,57 @@ def test_golden_rows_that_prove_nothing_are_refused(folder: Path, X: Any, y: Any
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x0a" * 50])
-def test_graph_that_does_not_run_is_refused(folder: Path, content: bytes) -> None:
+def test_graph_that_does_not_run_is_refused(older: Path, content: bytes) -> None:
     """A graph that the runtime cannot load is refused by name, although every hash is right."""
-    rewrite(folder, lambda manifest: None, {"model.onnx": content})
+    rewrite(older, lambda manifest: None, {"model.onnx": content})
 
-    error = refusal(folder)
-    assert error.path == folder / "model.onnx"
+    error = refusal(older)
+    assert error.path == older / "model.onnx"
     assert error.reason.startswith("cannot be served: ")
 
 
-def splits_of(forest: Forest, some: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Return some of the splits, by name."""
-    return {name: getattr(forest, name)[some] for name in ("feature", "threshold", "tree", "excluded")}
-
-
-def compressed(forest: Forest) -> bytes:
-    """Return a packed forest whose arrays are compressed."""
+def packed(arrays: Arrays) -> bytes:
+    """Return arrays as an .npz file."""
     file = io.BytesIO()
-    arrays: dict[str, Any] = {**splits_of(forest, forest.tree >= 0), "leaves": forest.leaves}
-    np.savez_compressed(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def compressed(arrays: Arrays) -> bytes:
+    """Return arrays as an .npz file that is compressed."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def arrays_of(path: Path) -> Arrays:
+    """Return the arrays of an .npz file."""
+    with np.load(path) as found:
+        return dict(found)
+
+
+def splits_of(forest: Arrays, some: NDArray[np.bool_]) -> Arrays:
+    """Return some of the splits of a forest, by name."""
+    return {name: forest[name][some] for name in ("feature", "threshold", "tree", "excluded")}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda forest: replace(forest, leaves=forest.leaves + np.spacing(64.0)),
-        lambda forest: replace(forest, threshold=np.nextafter(forest.threshold, -np.inf)),
-        lambda forest: replace(forest, excluded=forest.excluded * np.uint64(2)),
-        lambda forest: replace(forest, feature=forest.feature[::-1].copy()),
-        lambda forest: replace(forest, **splits_of(forest, forest.tree == 1), leaves=forest.leaves[:2] + 1e9),
+        lambda forest: {"leaves": forest["leaves"] + np.spacing(64.0)},
+        lambda forest: {"threshold": np.nextafter(forest["threshold"], -np.inf)},
+        lambda forest: {"excluded": forest["excluded"] * np.uint64(2)},
+        lambda forest: {"feature": forest["feature"][::-1].copy()},
+        lambda forest: {**splits_of(forest, forest["tree"] == 1), "leaves": forest["leaves"][:2] + 1e9},
     ],
     ids=["leaves", "thresholds", "excluded leaves", "features", "one tree"],
 )
-def test_forest_that_predicts_differently_is_refused(folder: Path, change: Callable[[Forest], Forest]) -> None:
+def test_forest_that_predicts_differently_is_refused(older: Path, change: Callable[[Arrays], Arrays]) -> None:
     """A forest that is not the graph's is refused by the golden rows, although every hash is right."""
-    forest = Forest.unpack((folder / "forest.npz").read_bytes())
-    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest).pack()})
+    forest = arrays_of(older / "forest.npz")
+    rewrite(older, lambda manifest: None, {"forest.npz": packed({**forest, **change(forest)})})
 
-    assert refusal(folder).path == folder / "golden.json"
+    assert refusal(older).path == older / "golden.json"
 
 
 @pytest.mark.parametrize(
@@ -262,16 +278,16 @@ def test_forest_that_predicts_differently_is_refused(folder: Path, change: Calla
     [
         lambda forest: b"",
         lambda forest: b"garbage",
-        lambda forest: replace(forest, tree=forest.tree[1:]).pack(),
-        lambda forest: replace(forest, tree=forest.tree + np.int32(400)).pack(),
-        lambda forest: replace(forest, tree=forest.tree.astype(np.int64)).pack(),
-        lambda forest: replace(forest, leaves=forest.leaves[:0]).pack(),
-        lambda forest: replace(forest, leaves=forest.leaves[0]).pack(),
-        lambda forest: replace(forest, leaves=np.zeros((2, 65))).pack(),
-        lambda forest: replace(forest, leaves=np.zeros((10**5, 8))).pack(),
-        lambda forest: replace(forest, leaves=np.zeros((10**9, 0))).pack(),
-        lambda forest: replace(forest, feature=forest.feature + np.int32(1)).pack(),
-        lambda forest: replace(forest, feature=forest.feature - np.int32(1)).pack(),
+        lambda forest: packed({**forest, "tree": forest["tree"][1:]}),
+        lambda forest: packed({**forest, "tree": forest["tree"] + np.int32(400)}),
+        lambda forest: packed({**forest, "tree": forest["tree"].astype(np.int64)}),
+        lambda forest: packed({**forest, "leaves": forest["leaves"][:0]}),
+        lambda forest: packed({**forest, "leaves": forest["leaves"][0]}),
+        lambda forest: packed({**forest, "leaves": np.zeros((2, 65))}),
+        lambda forest: packed({**forest, "leaves": np.zeros((10**6, 8))}),
+        lambda forest: packed({**forest, "leaves": np.zeros((10**9, 0))}),
+        lambda forest: packed({**forest, "feature": forest["feature"] + np.int32(1)}),
+        lambda forest: packed({**forest, "feature": forest["feature"] - np.int32(6)}),
         compressed,
     ],
     ids=[
@@ -290,14 +306,86 @@ def test_forest_that_predicts_differently_is_refused(folder: Path, change: Calla
         "compressed",
     ],
 )
-def test_invalid_forest_is_refused(folder: Path, change: Callable[[Forest], bytes]) -> None:
+def test_invalid_forest_is_refused(older: Path, change: Callable[[Arrays], bytes]) -> None:
     """A forest for which bit vectors cannot be computed, or are too large, is refused by name."""
-    forest = Forest.unpack((folder / "forest.npz").read_bytes())
-    rewrite(folder, lambda manifest: None, {"forest.npz": change(forest)})
+    rewrite(older, lambda manifest: None, {"forest.npz": change(arrays_of(older / "forest.npz"))})
+
+    error = refusal(older)
+    assert error.path == older / "forest.npz"
+    assert error.reason.startswith("cannot be used: ") or error.reason.endswith("more than are allowed")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda trees: {"leaves": trees["leaves"] + np.spacing(64.0)},
+        lambda trees: {"threshold": np.nextafter(trees["threshold"], -np.inf)},
+        lambda trees: {"left": trees["right"], "right": trees["left"]},
+        lambda trees: {"feature": np.where(trees["feature"] < 0, -1, 5 - trees["feature"]).astype(np.int32)},
+    ],
+    ids=["leaves", "thresholds", "sides", "features"],
+)
+def test_trees_that_predict_differently_are_refused(folder: Path, change: Callable[[Arrays], Arrays]) -> None:
+    """Trees that predict other bits are refused by the golden rows, although every hash is right."""
+    trees = arrays_of(folder / "trees.npz")
+    rewrite(folder, lambda manifest: None, {"trees.npz": packed({**trees, **change(trees)})})
+
+    assert refusal(folder).path == folder / "golden.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda trees: b"", "not a file of these arrays"),
+        (lambda trees: b"garbage", "not a file of these arrays"),
+        (lambda trees: packed({**trees, "roots": np.array([{}])}), "not a file of these arrays"),
+        (compressed, "not a file of these arrays"),
+        (lambda trees: packed({**trees, "left": trees["left"].astype(np.int64)}), "its arrays are of the types"),
+        (lambda trees: packed({**trees, "left": trees["left"][1:]}), "its arrays are of different lengths"),
+        (lambda trees: packed({**trees, "roots": trees["roots"][:0], "output": trees["roots"][:0]}), "it has 0 trees"),
+        (lambda trees: packed({**trees, "leaves": trees["leaves"][1:]}), "its leaves are not those of its nodes"),
+        (lambda trees: packed({**trees, "leaves": trees["leaves"] * np.inf}), "a leaf is not finite"),
+        (lambda trees: packed({**trees, "threshold": trees["threshold"] * np.nan}), "a threshold is not a number"),
+        (lambda trees: packed({**trees, "output": trees["output"] + np.int32(2**10)}), "name an output that does not"),
+        (lambda trees: packed({**trees, "feature": trees["feature"] + np.int32(9)}), "its leaves are not those"),
+        (lambda trees: packed({**trees, "feature": trees["feature"] * np.int32(3)}), "name a feature that does not"),
+        (lambda trees: packed({**trees, "codes": np.array([1], np.int32)}), "its categories are not those of its"),
+        (lambda trees: packed({**trees, "roots": trees["roots"][::-1].copy()}), "its trees do not follow each other"),
+        (lambda trees: packed({**trees, "left": trees["left"] + np.int32(2**20)}), "name a child that does not exist"),
+        (lambda trees: packed({**trees, "left": trees["right"]}), "its nodes are not trees"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_invalid_trees_are_refused(folder: Path, change: Callable[[Arrays], bytes], reason: str) -> None:
+    """Arrays that are not trees of the model's features are refused by name before anything runs them."""
+    rewrite(folder, lambda manifest: None, {"trees.npz": change(arrays_of(folder / "trees.npz"))})
 
     error = refusal(folder)
-    assert error.path == folder / "forest.npz"
-    assert error.reason.startswith("cannot be used: ")
+    assert error.path == folder / "trees.npz"
+    assert error.reason.startswith("cannot be served: ")
+    assert reason in error.reason
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        None,
+        "exp",
+        [["pickle"]],
+        [["add"]],
+        [["add", 1, 2]],
+        [["add", "x"]],
+        [["divide", 10**400]],
+        [7],
+        [[]],
+        [[["add"]]],
+    ],
+)
+def test_steps_that_do_not_exist_are_refused(folder: Path, steps: Any) -> None:
+    """A manifest whose steps are not known ones with their numbers is refused."""
+    rewrite(folder, lambda manifest: manifest["engine"].update(steps=steps))
+
+    assert refusal(folder).path == folder / "manifest.json"
 
 
 @pytest.mark.parametrize("name", ["../x", "plots/../../x", "/etc/hostname", "a/../../x"])
@@ -316,11 +404,11 @@ def test_file_outside_the_folder_is_not_read(folder: Path, name: str) -> None:
         lambda manifest: manifest.pop("files"),
         lambda manifest: manifest.update(files=[]),
         lambda manifest: manifest["files"].update({"card.md": {}}),
-        lambda manifest: manifest["files"].pop("model.onnx"),
+        lambda manifest: manifest["files"].pop("trees.npz"),
         lambda manifest: manifest.pop("features"),
         lambda manifest: manifest["features"][0].update(colour="red"),
     ],
-    ids=["no files", "files as a list", "no size", "no graph", "no features", "unknown key"],
+    ids=["no files", "files as a list", "no size", "no trees", "no features", "unknown key"],
 )
 def test_manifest_that_does_not_describe_a_model_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object]
@@ -364,13 +452,13 @@ def test_golden_rows_nested_without_end_are_refused(folder: Path) -> None:
     assert refusal(folder).remedy == "restore the artifact from its source, or train the model again"
 
 
-def test_graph_of_another_precision_is_refused(folder: Path) -> None:
+def test_graph_of_another_precision_is_refused(older: Path) -> None:
     """A graph that returns float32 is refused, and not compared bit for bit with float64."""
-    model = onnx.load_from_string((folder / "model.onnx").read_bytes())
+    model = onnx.load_from_string((older / "model.onnx").read_bytes())
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    rewrite(folder, lambda manifest: None, {"model.onnx": model.SerializeToString()})
+    rewrite(older, lambda manifest: None, {"model.onnx": model.SerializeToString()})
 
-    assert refusal(folder).reason == "cannot be served: its output is tensor(float) and not tensor(double)"
+    assert refusal(older).reason == "cannot be served: its output is tensor(float) and not tensor(double)"
 
 
 BOMBS = {
@@ -436,9 +524,11 @@ def test_linked_folder_is_not_entered(folder: Path, tmp_path: Path) -> None:
 
 def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
     """A file that is too large by its manifest is refused without reading it, whatever its hash."""
-    for name, size in (("golden.json", 2**23 + 1), ("model.onnx", 2**26 + 1), ("forest.npz", 2**25 + 1)):
+    sizes = {"golden.json": 2**23 + 1, "trees.npz": 2**29 + 1, "model.onnx": 2**26 + 1, "forest.npz": 2**25 + 1}
+    for name, size in sizes.items():
         kept = (folder / "manifest.json").read_bytes()
-        rewrite(folder, lambda manifest, name=name, size=size: manifest["files"][name].update(size=size))  # type: ignore[misc]
+        fact = {name: {"size": size, "sha256": ""}}
+        rewrite(folder, lambda manifest, fact=fact: manifest["files"].update(fact))  # type: ignore[misc]
         assert refusal(folder).reason == f"has {size} bytes, more than are allowed"
         (folder / "manifest.json").write_bytes(kept)
     rewrite(folder, lambda manifest: manifest["files"].update({"a": {"size": 2**31, "sha256": ""}}))
@@ -471,12 +561,12 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
             lambda m: m.update(network={"file": "w", "n_features": 1, "activation": "relu", "hidden": [10**9]}),
             "network.hidden is not a list of at most 1000 widths up to 8192",
         ),
-        (lambda m: m["features"][0].update(name=1), "is not of type number"),
-        (lambda m: m["features"][0].update(unit=None), "is not of type number"),
+        (lambda m: m["features"][0].update(name=1), "is not of a type in number"),
+        (lambda m: m["features"][0].update(unit=None), "is not of a type in number"),
         (lambda m: m["features"][0].update(lowest=10**400), "limits that are not two numbers in order"),
         (lambda m: m["features"][0].update(minimum=9.0), "limits that are not two numbers in order"),
         (lambda m: m["target"].update(maximum="50"), "limits that are not two numbers in order"),
-        (lambda m: m["target"].update(description={}), "is not of type number"),
+        (lambda m: m["target"].update(description={}), "is not of a type in number"),
         (lambda m: m.update(features=[]), "there are no features"),
         (lambda m: m["engine"].update(tolerance="0"), "does not describe a model"),
         (lambda m: m["files"].pop("reference.json"), "does not list reference.json"),
@@ -515,6 +605,7 @@ def test_unknown_facts_are_kept(folder: Path) -> None:
     found = artifact.load(folder).manifest
 
     assert artifact.to_json(found.document) == (folder / "manifest.json").read_bytes()
+    assert found.metrics.validation
     assert found.metrics.validation.rows == 102
 
 

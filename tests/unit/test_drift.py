@@ -15,9 +15,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2, ks_2samp, norm
 
+from model import Feature, Schema
 from model.live.drift import ALPHA, C, Z, ks, ks_threshold, missing_threshold, psi, psi_threshold
-from model.schema.features import Feature, Schema
-from model.store.reference import BINS, Bins, Reference, bin_numbers, parse, reference_bins
+from model.schema.feature import BOOLEAN, CATEGORY
+from model.store.reference import (
+    BINS,
+    CATEGORY_BINS,
+    AnyBins,
+    Bins,
+    CategoryBins,
+    Reference,
+    bin_numbers,
+    category_bins,
+    parse,
+    reference_bins,
+)
 from model.train import evaluate
 from model.train.examples import BOSTON_HOUSING
 from model.train.tables import read
@@ -114,7 +126,7 @@ SCHEMA = Schema((Feature("a"),), Feature("y"))
 def bins_of(values: list[float]) -> Bins:
     """Return the bins of training values."""
     facts = reference_bins(np.array(values))
-    return Bins(facts["minimum"], np.array(facts["edges"]), np.array(facts["shares"]))
+    return Bins(facts["minimum"], np.array(facts["edges"]), np.array(facts["shares"]), facts.get("missing", 0.0))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +195,7 @@ def test_parse_reads_what_was_written(values: list[float]) -> None:
     found: Reference = parse(json.loads(json.dumps({"features": {"a": facts}, "prediction": facts})), SCHEMA)
 
     for bins in (found.features["a"], found.prediction):
+        assert isinstance(bins, Bins)
         assert [bins.minimum, bins.edges.tolist(), bins.shares.tolist()] == list(facts.values())
 
 
@@ -237,6 +250,113 @@ def test_same_shares_have_no_distance(values: list[float], times: int, missing: 
 
     assert psi(counts, bins) == pytest.approx(0, abs=1e-9)
     assert ks(counts, bins) == pytest.approx(0, abs=1e-9)
+
+
+@given(values=columns, missing=st.integers(1, 30), times=st.integers(1, 5))
+def test_missing_values_of_training_are_no_distance(values: list[float], missing: int, times: int) -> None:
+    """Of a feature with missing values in training, too, only the values that are known are compared."""
+    training = [*values, *[math.nan] * missing]
+    bins = bins_of(training)
+    counts = bins.count(np.array(training * times))
+
+    assert psi(counts, bins) == pytest.approx(0, abs=1e-9)
+    assert ks(counts, bins) == pytest.approx(0, abs=1e-9)
+    assert psi(counts, bins) == pytest.approx(psi(counts, bins_of(values)), abs=1e-9)
+
+
+def test_nothing_known_in_training_has_no_distance() -> None:
+    """If all values were missing in training, there is nothing to compare live values with."""
+    bins = bins_of([math.nan] * 30)
+    counts = bins.count(np.array([0.0, 1.0, 2.0]))
+
+    assert math.isnan(psi(counts, bins))
+    assert math.isnan(ks(counts, bins))
+    assert missing_threshold(100, bins.missing) == 1
+
+
+COLORS = Feature("a", type=CATEGORY, categories=tuple(f"c{code}" for code in range(CATEGORY_BINS + 5)))
+codes = st.integers(0, CATEGORY_BINS + 4).map(float)
+
+
+def categories_of(values: list[float], feature: Feature = COLORS) -> CategoryBins:
+    """Return the bins of training values of a category, as an artifact has them."""
+    facts = json.loads(json.dumps(category_bins(np.array(values))))
+    content = {"features": {"a": facts}, "prediction": reference_bins(np.zeros(1))}
+    found = parse(content, Schema((feature,), Feature("y"))).features["a"]
+    assert isinstance(found, CategoryBins)
+    return found
+
+
+@given(values=st.lists(codes | st.just(math.nan), min_size=1, max_size=80))
+def test_frequent_categories_have_bins(values: list[float]) -> None:
+    """The most frequent categories have a bin each, the others one together; all shares are those of the rows."""
+    bins = categories_of(values)
+    names = {f"={COLORS.categories[int(value)]}": values.count(value) for value in values if value == value}
+    others = [count for name, count in names.items() if name not in bins.labels]
+    n_rows = len(values)
+
+    assert bins.labels[-3:] == ("rest", "unseen", "missing")
+    assert len(bins.names) == min(len(names), CATEGORY_BINS)
+    assert max(others, default=0) <= min((names[label] for label in bins.labels[:-3]), default=0)
+    assert (bins.all_shares * n_rows).tolist() == pytest.approx(
+        [*(names[label] for label in bins.labels[:-3]), sum(others), 0, sum(map(math.isnan, values))]
+    )
+    assert bins.count(np.array(values)).tolist() == pytest.approx((bins.all_shares * n_rows).tolist())
+
+
+@given(
+    values=st.lists(codes | st.just(math.nan), min_size=1, max_size=80).filter(lambda found: any(v == v for v in found))
+)
+def test_same_categories_have_no_distance(values: list[float]) -> None:
+    """The training rows themselves have distance 0."""
+    bins = categories_of(values)
+
+    assert psi(bins.count(np.array(values)), bins) == pytest.approx(0, abs=1e-9)
+
+
+def test_index_of_categories_by_hand() -> None:
+    """Unseen categories count in the rest, which has a small share if training has none."""
+    bins = categories_of([0.0] * 50 + [1.0] * 30 + [math.nan] * 20)
+    counts = np.array([60, 30, 0, 10, 40])  # c0, c1, rest, unseen, missing
+    by_hand = sum((p - q) * math.log(p / q) for p, q in zip([0.6, 0.3, 0.1], [0.625, 0.375, 1e-4]))
+
+    assert bins.labels == ("=c0", "=c1", "rest", "unseen", "missing")
+    assert psi(counts, bins) == pytest.approx(by_hand, rel=1e-12)
+    assert bins.outside(counts) == 10
+    # Without them the rest counts for nothing.
+    without = sum((p - q) * math.log(p / q) for p, q in zip([2 / 3, 1 / 3], [0.625, 0.375]))
+    assert psi(np.array([60, 30, 0, 0, 40]), bins) == pytest.approx(without, rel=1e-12)
+
+
+@pytest.mark.parametrize(("share", "drifts"), [(0.01, False), (0.03, True)])
+def test_unseen_categories_are_a_drift(share: float, drifts: bool) -> None:
+    """One unseen category in a hundred rows is none; three are, however the others are distributed."""
+    bins = categories_of([0.0] * 200 + [1.0] * 200)
+    n_unseen = round(10_000 * share)
+    counts = np.array([(10_000 - n_unseen) // 2, (10_000 - n_unseen) // 2, 0, n_unseen, 0])
+
+    assert (psi(counts, bins) > psi_threshold(10_000, 400, 2)) == drifts
+
+
+def test_booleans_are_two_categories() -> None:
+    """A boolean has the bins of false and true."""
+    bins = categories_of([1.0, 0.0, 1.0], Feature("a", type=BOOLEAN))
+
+    assert bins.labels == ("=false", "=true", "rest", "unseen", "missing")
+    assert bins.count(np.array([0.0, 1.0, 1.0, math.nan])).tolist() == [1, 2, 0, 0, 1]
+
+
+def test_unseen_category_is_counted() -> None:
+    """The number after those of the known categories is that of unseen ones."""
+    bins = categories_of([0.0, 1.0])
+
+    assert dict(zip(bins.labels, bins.count(np.array([0.0, 7.0, len(COLORS.categories)])).tolist())) == {
+        "=c0": 1,
+        "=c1": 0,
+        "rest": 1,
+        "unseen": 1,
+        "missing": 0,
+    }
 
 
 @given(counts=all_counts)
@@ -335,6 +455,15 @@ def test_threshold_of_missing_values() -> None:
     assert missing_threshold(10**12) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.995, 1.0])
+def test_threshold_of_missing_values_follows_training(share: float) -> None:
+    """Where values were missing in training, so many and one in a hundred more are usual."""
+    for n in (100, 1000, 10_000):
+        exceeded = np.random.default_rng(7).binomial(n, min(share + 0.01, 1), 100_000) / n > missing_threshold(n, share)
+        assert exceeded.mean() < 2e-3
+    assert missing_threshold(10**12, share) == pytest.approx(min(share + 0.01, 1), rel=1e-3)
+
+
 @pytest.mark.parametrize("n_live", [100, 1000])
 def test_false_alarms_are_rare(n_live: int) -> None:
     """Rows of the training distribution hardly ever exceed a threshold, and PSI is as large as theory says."""
@@ -351,3 +480,20 @@ def test_false_alarms_are_rare(n_live: int) -> None:
 
     assert alarms <= 4  # 40,000 looks, and 1 in 100,000 is expected
     assert np.mean(scaled) == pytest.approx(9, rel=0.1)  # degrees of freedom
+
+
+@pytest.mark.parametrize("n_live", [100, 1000])
+def test_false_alarms_of_categories_are_rare(n_live: int) -> None:
+    """Rows of the training distribution hardly ever exceed the threshold, rare categories and new ones included."""
+    rng = np.random.default_rng(9)
+    n_reference, shares = 404, np.array([0.6, 0.25, 0.1, 0.03, 0.015, 0.005])
+    alarms = 0
+    for _ in range(100):
+        training = np.repeat(np.arange(6.0), rng.multinomial(n_reference, shares))
+        bins: AnyBins = categories_of(training.tolist())
+        n_bins = int((bins.expected > 0).sum())
+        for live in rng.multinomial(n_live, shares, 100):
+            counts = bins.count(np.repeat(np.arange(6.0), live))
+            alarms += psi(counts, bins) > psi_threshold(n_live, n_reference, n_bins)
+
+    assert alarms <= 1  # of 10,000

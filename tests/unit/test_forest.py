@@ -10,22 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Matrix
-from model.engine.forest import BitVectors, Forest
-from model.engine.runtime import Engine
-from model.train.compile.onnx import trees_to_onnx
-from model.train.compile.trees import rows_at_splits, to_forest
+from model.engine.forest import BitVectors, forest_of
+from model.engine.runtime import TreesEngine
+from model.engine.trees import Trees
 from model.train.learners import gbm
 from tests.support.service import bits
+from tests.support.trees import compiled, split_rows
 
 
-def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: int = 300) -> tuple[Any, Matrix]:
-    """Return a pipeline of `n_trees`, and rows to predict, some of which are on its splits."""
+def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: int = 300) -> tuple[Any, Matrix, Trees]:
+    """Return a pipeline of `n_trees`, rows to predict, some of which are on its splits, and its trees."""
     random = np.random.default_rng(n_trees)
     X = random.normal(size=(n_rows, n_features)).round(2)
     pipeline = gbm.fit(X, random.normal(size=n_rows), n_estimators=1)
     pipeline.set_params(gbm__n_estimators=n_trees, gbm__max_depth=None, gbm__max_leaf_nodes=max_leaves)
     pipeline.fit(X, X[:, 0] * X[:, -1] + random.normal(size=n_rows))
-    return pipeline, np.vstack([random.permutation(rows_at_splits(gbm.to_trees(pipeline), X))[:3_000], X * 3])
+    model = compiled(pipeline, X)
+    return pipeline, np.vstack([random.permutation(split_rows(model, X))[:3_000], X * 3]), model.trees
 
 
 @pytest.mark.parametrize("n_leaves", [2, 3, 8, 9, 16, 17, 32, 33, 63, 64])
@@ -34,24 +35,24 @@ def test_trees_of_any_size_give_the_same_bits(n_leaves: int) -> None:
 
     Such trees grow leaf by leaf, so that scikit-learn does not store their leaves from left to right.
     """
-    pipeline, rows = fitted(9, max_leaves=n_leaves)
-    forest = to_forest(gbm.to_trees(pipeline))
+    pipeline, rows, trees = fitted(9, max_leaves=n_leaves)
+    forest = forest_of(trees)
 
     assert forest
-    assert forest.leaves.shape == (1 + 9, n_leaves)
-    assert np.array_equal(bits(BitVectors(forest, rows.shape[1]).predict(rows)), bits(pipeline.predict(rows)))
+    assert forest.leaves.shape == (1 + 9, n_leaves, 1)
+    assert np.array_equal(bits(BitVectors(forest, rows.shape[1]).predict(rows)[:, 0]), bits(pipeline.predict(rows)))
 
 
 @pytest.mark.parametrize("n_trees", [1, 6, 7, 8, 399])
 def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
     """From two rows on, in one chunk and in several, a row's prediction does not depend on the other rows."""
-    pipeline, rows = fitted(n_trees)
-    forest = to_forest(gbm.to_trees(pipeline))
+    pipeline, rows, trees = fitted(n_trees)
+    forest = forest_of(trees)
     assert forest
     vectors, answers = BitVectors(forest, rows.shape[1]), pipeline.predict(rows)
 
     for n_rows in [*range(2, min(350, len(rows))), len(rows)]:
-        assert np.array_equal(bits(vectors.predict(rows[-n_rows:])), bits(answers[-n_rows:])), n_rows
+        assert np.array_equal(bits(vectors.predict(rows[-n_rows:])[:, 0]), bits(answers[-n_rows:])), n_rows
 
 
 @settings(max_examples=50, deadline=None)
@@ -60,34 +61,23 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
     """Any bits of a float64, infinities and NaN included, reach the same leaves as in the graph."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(30, n_features)).round(1)
-    pipeline = gbm.fit(X, random.normal(size=30), n_estimators=n_trees)
-    forest = to_forest(gbm.to_trees(pipeline))
+    trees = compiled(gbm.fit(X, random.normal(size=30), n_estimators=n_trees), X).trees
+    forest = forest_of(trees)
     assert forest
     anything = random.integers(-(2**63), 2**63, (n_rows, n_features)).view(np.float64)
     rows = np.where(random.random((n_rows, n_features)) < 0.3, np.resize(X, (n_rows, n_features)), anything)
     rows[0, 0], rows[1, 0] = np.inf, -0.0
+    alone = TreesEngine(trees, n_features)
 
     assert np.array_equal(
-        bits(BitVectors(forest, rows.shape[1]).predict(rows)),
-        bits(Engine(trees_to_onnx("gbm", gbm.to_trees(pipeline))).predict(rows)),
+        bits(BitVectors(forest, n_features).predict(rows)[:, 0]),
+        bits(np.concatenate([alone.predict(row[np.newaxis]) for row in rows])),
     )
-
-
-def test_packing_gives_the_same_forest_and_the_same_bytes() -> None:
-    """A packed forest is unpacked unchanged, and packed again to the same bytes."""
-    pipeline, _ = fitted(5)
-    forest = to_forest(gbm.to_trees(pipeline))
-    assert forest
-    found = Forest.unpack(forest.pack())
-
-    for name in ("feature", "threshold", "tree", "excluded", "leaves"):
-        assert np.array_equal(getattr(found, name), getattr(forest, name))
-    assert found.pack() == forest.pack()
 
 
 @pytest.mark.parametrize(("n_trees", "max_leaves"), [(2, 65), (400, 40)], ids=["leaves", "vectors"])
 def test_what_does_not_fit_is_left_to_the_graph(n_trees: int, max_leaves: int) -> None:
     """Trees of more than 64 leaves, or vectors of too much memory, make no forest."""
-    pipeline, _ = fitted(n_trees, max_leaves=max_leaves)
+    _, _, trees = fitted(n_trees, max_leaves=max_leaves)
 
-    assert to_forest(gbm.to_trees(pipeline)) is None
+    assert forest_of(trees) is None

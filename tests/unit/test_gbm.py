@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model import Matrix
-from model.engine.forest import BitVectors
-from model.engine.runtime import Engine, Predict
+from model.engine.runtime import Predictor, TreesEngine
+from model.store import artifact
 from model.train import evaluate
 from model.train.compile import fold
-from model.train.compile.onnx import trees_to_onnx
-from model.train.compile.trees import rows_at_splits, to_forest
+from model.train.compile.compiled import Compiled
 from model.train.evaluate import Split
 from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
 from model.train.tables import read
 from tests.support.service import HOUSE, bits
+from tests.support.trees import compiled, split_rows
 
 MAX = float(np.finfo(np.float64).max)
 
@@ -50,9 +50,9 @@ def manifest(store: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def engine(store: Path) -> Engine:
-    """The graph of the trained artifact."""
-    return Engine((store / "boston-housing" / "1" / "model.onnx").read_bytes())
+def engine(store: Path) -> Predictor:
+    """The engine of the trained artifact."""
+    return artifact.load(store / "boston-housing" / "1").engine
 
 
 def seen_by_trees(x: float, mean: float, scale: float) -> float:
@@ -87,7 +87,7 @@ def test_final_model_has_the_published_error(manifest: dict[str, Any], pipeline:
     assert manifest["metrics"]["validation"]["mse"] == pytest.approx(error, rel=1e-12)
 
 
-def test_first_house_is_worth_the_published_price(engine: Engine) -> None:
+def test_first_house_is_worth_the_published_price(engine: Predictor) -> None:
     """The table's first row is worth 25.00214579, to all digits that were published."""
     assert round(float(engine.predict(np.array([list(HOUSE.values())]))[0]), 8) == 25.00214579
 
@@ -100,35 +100,37 @@ def test_scaler_fitted_on_the_request_gives_the_published_mistake(pipeline: Any)
     assert round(float(pipeline["gbm"].predict(zeros)[0]), 8) == 20.35373177
 
 
+def everywhere(n: int) -> tuple[Matrix, Matrix]:
+    """Return the lowest and the highest float64, `n` times."""
+    return np.full(n, -np.inf), np.full(n, np.inf)
+
+
 @given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
 @example([math.inf, -math.inf, 0.0, 5e-324, -5e-324, MAX, -MAX])
-def test_largest_float64_finds_any_number(values: list[float]) -> None:
+def test_largest_finds_any_number(values: list[float]) -> None:
     """The largest x with x <= t is t, infinities included, for many predicates at once."""
     t = np.array(values)
 
-    assert fold.largest_float64(lambda x: x <= t, len(t)).tolist() == values
+    assert fold.largest(lambda x: x <= t, *everywhere(len(t))).tolist() == values
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
-def test_largest_float64_stops_below_what_fails(values: list[float]) -> None:
+def test_largest_stops_below_what_fails(values: list[float]) -> None:
     """The largest x with x < t is the float64 before t."""
     t = np.array(values)
     expected = [math.nextafter(value, -math.inf) for value in values]
 
-    assert fold.largest_float64(lambda x: x < t, len(t)).tolist() == expected
-
-
-def test_largest_float64_of_a_predicate_that_never_holds() -> None:
-    """A predicate that holds nowhere has no largest number."""
-    with pytest.raises(ValueError, match="holds for no float64"):
-        fold.largest_float64(lambda x: x < -np.inf, 1)
+    assert fold.largest(lambda x: x < t, *everywhere(len(t))).tolist() == expected
 
 
 @given(threshold=thresholds, mean=means, scale=scales, seed=st.integers(0, 2**32))
 def test_folded_threshold_is_right_for_every_float(threshold: float, mean: float, scale: float, seed: int) -> None:
     """`x <= folded` equals `float32((x - mean) / scale) <= threshold` at the fold, next to it and anywhere."""
-    found = fold.fold_thresholds(np.array([threshold]), mean=np.array([mean]), scale=np.array([scale]))
-    folded = float(found[0])
+
+    def goes_left(x: Matrix) -> NDArray[np.bool_]:
+        return np.array([seen_by_trees(each, mean, scale) <= threshold for each in x.tolist()])
+
+    folded = float(fold.largest(goes_left, *everywhere(1))[0])
     random = np.random.default_rng(seed)
     anywhere = random.integers(-(2**63), 2**63, 50).view(np.float64)
     near = [folded + deviation * scale for deviation in random.normal(size=50).tolist()]
@@ -138,7 +140,7 @@ def test_folded_threshold_is_right_for_every_float(threshold: float, mean: float
         assert (x <= folded) == (seen_by_trees(x, mean, scale) <= threshold)
 
 
-def test_graph_equals_pipeline_on_the_table(pipeline: Any, engine: Engine, houses: pd.DataFrame) -> None:
+def test_graph_equals_pipeline_on_the_table(pipeline: Any, engine: Predictor, houses: pd.DataFrame) -> None:
     """The compiled model gives the pipeline's bits on all 506 rows."""
     X = houses.to_numpy()
     assert np.array_equal(bits(engine.predict(X)), bits(pipeline.predict(X)))
@@ -146,7 +148,7 @@ def test_graph_equals_pipeline_on_the_table(pipeline: Any, engine: Engine, house
 
 @pytest.mark.parametrize("decimals", [None, 2, 0])
 def test_graph_equals_pipeline_on_random_rows(
-    pipeline: Any, engine: Engine, houses: pd.DataFrame, decimals: int | None
+    pipeline: Any, engine: Predictor, houses: pd.DataFrame, decimals: int | None
 ) -> None:
     """The compiled model gives the pipeline's bits on random rows inside and outside the range, also rounded."""
     X = houses.to_numpy()
@@ -157,9 +159,9 @@ def test_graph_equals_pipeline_on_random_rows(
     assert np.array_equal(bits(engine.predict(table)), bits(pipeline.predict(table)))
 
 
-def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engine: Engine, rows: Split) -> None:
+def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engine: Predictor, rows: Split) -> None:
     """Every split of every tree has a row on its last float64 to the left and one on its first to the right."""
-    sides = rows_at_splits(gbm.to_trees(pipeline), rows.X_train)
+    sides = split_rows(compiled(pipeline, rows.X_train), rows.X_train)
     n_splits = sum(int((e.tree_.children_left != -1).sum()) for e in pipeline["gbm"].estimators_[:, 0])
 
     assert sides.shape == (2 * n_splits, 6)
@@ -191,11 +193,9 @@ def constant_feature() -> tuple[Matrix, NDArray[np.float64]]:
     return X, X[:, 1] * 1e12 + X[:, 2] * 1e-12
 
 
-def compiled(pipeline: Any) -> Predict:
-    """Return the compiled engine's prediction for a pipeline."""
-    trees = gbm.to_trees(pipeline)
-    forest = to_forest(trees)
-    return Engine(trees_to_onnx("gbm", trees), BitVectors(forest, pipeline.n_features_in_) if forest else None).predict
+def predict(model: Compiled, X: Matrix) -> NDArray[np.float64]:
+    """Return the compiled engine's predictions."""
+    return TreesEngine(model.trees, X.shape[1], model.steps).predict(X)
 
 
 @pytest.mark.parametrize("data", [constant_target, one_row, soon_learnt, constant_feature])
@@ -204,9 +204,10 @@ def test_graph_of_an_odd_table_equals_its_pipeline(data: Any) -> None:
     X, y = data()
     pipeline = gbm.fit(X, y, n_estimators=400)
     spread = np.random.default_rng(5).normal(size=(500, X.shape[1])) * (1 + np.abs(X).max(axis=0))
-    table = np.vstack([X, spread, spread.round(), rows_at_splits(gbm.to_trees(pipeline), X)])
+    model = compiled(pipeline, X)
+    table = np.vstack([X, spread, spread.round(), split_rows(model, X)])
 
-    assert np.array_equal(bits(compiled(pipeline)(table)), bits(pipeline.predict(table)))
+    assert np.array_equal(bits(predict(model, table)), bits(pipeline.predict(table)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -218,28 +219,28 @@ def test_graph_of_any_table_equals_its_pipeline(seed: int, n_rows: int, n_featur
     random = np.random.default_rng(seed)
     X = random.normal(size=(n_rows, n_features)).round(int(random.integers(0, 3)))
     pipeline = gbm.fit(X, random.normal(size=n_rows).round(2), n_estimators=n_estimators)
-    table = np.vstack([X, random.normal(size=(200, n_features)) * 3, rows_at_splits(gbm.to_trees(pipeline), X)])
+    model = compiled(pipeline, X)
+    table = np.vstack([X, random.normal(size=(200, n_features)) * 3, split_rows(model, X)])
 
-    assert np.array_equal(bits(compiled(pipeline)(table)), bits(pipeline.predict(table)))
+    assert np.array_equal(bits(predict(model, table)), bits(pipeline.predict(table)))
 
 
-def test_compiling_is_reproducible(pipeline: Any, store: Path) -> None:
+def test_compiling_is_reproducible(pipeline: Any, store: Path, rows: Split) -> None:
     """The same pipeline compiles to the same bytes."""
-    artifact, trees = store / "boston-housing" / "1", gbm.to_trees(pipeline)
-    forest = to_forest(trees)
+    found = compiled(pipeline, rows.X_train).trees
 
-    assert trees_to_onnx("gbm", trees) == (artifact / "model.onnx").read_bytes()
-    assert forest
-    assert forest.pack() == (artifact / "forest.npz").read_bytes()
+    assert found.pack() == (store / "boston-housing" / "1" / "trees.npz").read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("feature", range(6))
 @pytest.mark.parametrize("side", [0, 1], ids=["lowest", "highest"])
-def test_limits_are_where_scikit_learn_stops(pipeline: Any, engine: Engine, feature: int, side: int) -> None:
+def test_limits_are_where_scikit_learn_stops(
+    pipeline: Any, engine: Predictor, manifest: dict[str, Any], feature: int, side: int
+) -> None:
     """scikit-learn predicts a row at the limit of a feature, as the graph does, and raises for the next float64."""
-    scaler = pipeline["scaler"]
-    limit = fold.accepted_limits(mean=scaler.mean_, scale=scaler.scale_)[side][feature]
+    facts = manifest["features"][feature]
+    limit = (facts["lowest"], facts["highest"])[side]
     row = np.array([list(HOUSE.values())])
     row[0, feature] = limit
     assert bits(engine.predict(row)).tolist() == bits(pipeline.predict(row)).tolist()

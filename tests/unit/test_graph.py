@@ -20,14 +20,14 @@ from onnx import helper, numpy_helper
 
 from app import create_app
 from app.config import Config
-from model import Store
 from model.engine.runtime import Engine
 from model.errors import ArtifactError
 from model.store import artifact
 from model.train.compile.onnx import to_onnx
 from tests.support.service import HOUSE, rewrite
 
-ROOT = Path(__file__).parent / "artifacts" / "format-1"
+ARTIFACTS = Path(__file__).parent / "artifacts"
+ROOT = ARTIFACTS / "format-1"
 DOUBLE = onnx.TensorProto.DOUBLE
 OPERATORS = {"TreeEnsemble", "Sub", "Div", "Mul", "Add", "Relu", "Gemm"}
 
@@ -58,7 +58,14 @@ def trees(true: list[tuple[int, int]], false: list[tuple[int, int]], *, roots: A
         **changed,
     }
     node = helper.make_node("TreeEnsemble", ["X"], ["y"], domain="ai.onnx.ml", **attributes)
-    return to_onnx("trees", [node], n_features=3, opsets={"ai.onnx.ml": 5})
+    graph = helper.make_graph(
+        [node],
+        "trees",
+        [helper.make_tensor_value_info("X", DOUBLE, ["n_rows", 3])],
+        [helper.make_tensor_value_info("y", DOUBLE, ["n_rows", 1])],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 5)]
+    return bytes(helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString())
 
 
 def chain(depth: int, *, trees_of_it: int = 1, **changed: Any) -> bytes:
@@ -182,11 +189,11 @@ def test_values_from_a_file_are_refused(tmp_path: Path, place: str, monkeypatch:
     )
 
 
-def test_secret_is_not_served(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An artifact with right hashes and golden rows, whose graph reads a secret file as a weight, is not served."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(np.array([7.0]).tobytes())
-    folder = Store(store).find("boston-housing")
+    folder = ARTIFACTS / "format-2"
     files = {name: (folder / name).read_bytes() for name in ("golden.json", "reference.json")}
     golden = {"columns": list(HOUSE), "X": [list(map(float, HOUSE.values()))], "y": [7.0]}
     graph = changed(
@@ -376,9 +383,9 @@ def test_garbage_is_refused() -> None:
             Engine(garbage)
 
 
-def test_graph_of_an_artifact_is_refused_by_name(store: Path, tmp_path: Path) -> None:
+def test_graph_of_an_artifact_is_refused_by_name(tmp_path: Path) -> None:
     """An artifact with right hashes whose graph is refused is an `ArtifactError` with the file and the remedy."""
-    folder = shutil.copytree(store / "boston-housing" / "1", tmp_path / "1")
+    folder = shutil.copytree(ARTIFACTS / "format-2", tmp_path / "1")
     rewrite(folder, lambda manifest: None, {"model.onnx": changed(network((6, 1)), loop)})
 
     with pytest.raises(

@@ -6,20 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
 from model import Matrix
 from model.cli.main import main
-from model.engine.runtime import Engine, Predict
+from model.engine.runtime import Predict, TreesEngine
+from model.engine.trees import Trees
 from model.errors import ProofError
 from model.store.manifest import Proof
 from model.train import export, proof
-from model.train.compile.onnx import trees_to_onnx
-from model.train.compile.trees import Trees
+from model.train.compile.fold import fold
 from model.train.learners import gbm
 from tests.support import proof as shared
 from tests.support.proof import Case
@@ -27,20 +27,22 @@ from tests.support.service import bits
 
 trained = shared.trained
 
-# Node 0 is that of the initial prediction, whose branches are one leaf; the others are splits that decide.
-NODES = [1, 2, 7, 40, 100, -1]
+# Node 0 is the leaf of the initial prediction; the others of this list are splits that decide.
+SPLITS = [0, 1, 6, 39, 99, -1]
 
 
-def changed(graph: bytes, attribute: str, number: int, change: Callable[[float], float]) -> bytes:
-    """Return the graph with one number of one attribute of its tree ensemble changed."""
-    model = onnx.load_from_string(graph)
-    tensor = next(item for item in model.graph.node[0].attribute if item.name == attribute).t
-    values = onnx.numpy_helper.to_array(tensor).copy()
-    before = float(values[number])
-    values[number] = change(before)
-    assert values[number] != before
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    return bytes(model.SerializeToString())
+def compiled(trees: Trees) -> Predict:
+    return TreesEngine(trees, 6).predict
+
+
+def changed(trees: Trees, name: str, number: int, change: Callable[[float], float]) -> Trees:
+    """Return the trees with the threshold of one split, or one leaf, changed."""
+    values = getattr(trees, name).copy()
+    places = np.flatnonzero(~trees.is_leaf) if name == "threshold" else np.arange(len(values))
+    before = float(values[places[number]].item())
+    values[places[number]] = change(before)
+    assert values[places[number]] != before
+    return replace(trees, **{name: values})
 
 
 def up(value: float) -> float:
@@ -53,7 +55,7 @@ def down(value: float) -> float:
 
 def test_right_graph_is_proven(trained: Case) -> None:
     """A right graph gives the figures: the number of rows of each kind, and no difference."""
-    assert trained.prove(Engine(trained.graph).predict) == Proof(
+    assert trained.prove(compiled(trained.trees)) == Proof(
         table_rows=506,
         random_rows=100_000,
         limit_rows=14,
@@ -68,9 +70,9 @@ def test_model_without_splits_is_proven(trained: Case) -> None:
     """Without rows at splits, as for a network or trees of one leaf, the other rows prove it."""
     none = replace(trained, model=replace(trained.model, split_rows=np.empty((0, 6))))
 
-    assert none.prove(Engine(trained.graph).predict).split_rows == 0
+    assert none.prove(compiled(trained.trees)).split_rows == 0
     with pytest.raises(ProofError):
-        none.prove(Engine(changed(trained.graph, "leaf_weights", 0, up)).predict)
+        none.prove(compiled(changed(trained.trees, "leaves", 0, up)))
 
 
 def test_tolerance_is_relative(trained: Case) -> None:
@@ -93,26 +95,26 @@ def test_tolerance_is_relative(trained: Case) -> None:
         zero.prove(lambda rows: zero.model.predict(rows) + 1e-300 * (rows[:, 0] <= 0), 1e-8)
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("change", [up, down])
-def test_threshold_off_by_one_bit_is_found(trained: Case, node: int, change: Callable[[float], float]) -> None:
+def test_threshold_off_by_one_bit_is_found(trained: Case, split: int, change: Callable[[float], float]) -> None:
     """A single threshold moved to the next float64, up or down, fails the proof on the rows at the splits."""
-    broken = changed(trained.graph, "nodes_splits", node, change)
+    broken = changed(trained.trees, "threshold", split, change)
 
     with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of \d+ split rows, by up to "):
-        trained.prove(Engine(broken).predict)
+        trained.prove(compiled(broken))
 
 
 def test_every_threshold_has_rows_that_find_it_moved(trained: Case) -> None:
     """No split of any tree can move by one bit, up or down, without changing a prediction at the splits."""
     answers = trained.pipeline.predict(trained.split_rows)
-    n_nodes = 1 + len(trained.split_rows) // 2
+    n_splits = len(trained.split_rows) // 2
     unseen = [
-        (node, change.__name__)
-        for node in range(1, n_nodes)
+        (split, change.__name__)
+        for split in range(n_splits)
         for change in (up, down)
         if np.array_equal(
-            bits(Engine(changed(trained.graph, "nodes_splits", node, change)).predict(trained.split_rows)),
+            bits(compiled(changed(trained.trees, "threshold", split, change))(trained.split_rows)),
             bits(answers),
         )
     ]
@@ -125,10 +127,10 @@ def test_leaf_off_by_one_bit_of_an_answer_is_found(trained: Case, leaf: int, dir
     """A single leaf, the initial prediction included, that is off by the last bit of a prediction fails the proof."""
     # The last bit of a small leaf itself is lost when it is added to a prediction, so no prediction shows it.
     bit = direction * float(np.spacing(64.0))
-    broken = changed(trained.graph, "leaf_weights", leaf, lambda value: value + bit)
+    broken = changed(trained.trees, "leaves", leaf, lambda value: value + bit)
 
     with pytest.raises(ProofError, match=r"differs from the trained one on \d+ of 506 table rows, by up to "):
-        trained.prove(Engine(broken).predict)
+        trained.prove(compiled(broken))
 
 
 @pytest.mark.parametrize("group", ["table_rows", "random_rows", "limit_rows", "split_rows"])
@@ -140,10 +142,10 @@ def test_one_bit_of_one_answer_fails_its_group(trained: Case, group: str) -> Non
         "limit_rows": proof.limit_rows(trained.schema),
         "split_rows": trained.split_rows,
     }
-    engine = Engine(trained.graph)
+    predict = compiled(trained.trees)
 
     def off_by_one_bit(rows: Matrix) -> NDArray[np.float64]:
-        answers = engine.predict(rows)
+        answers = predict(rows)
         last = len(groups[group]) - 1
         if np.array_equal(rows[: last + 1], groups[group]):
             answers[last] = np.nextafter(answers[last], np.inf)
@@ -170,10 +172,10 @@ def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
 def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the compiler set the last threshold one bit too high."""
 
-    def broken(name: str, trees: Trees) -> bytes:
-        return changed(trees_to_onnx(name, trees), "nodes_splits", -1, up)
+    def broken(*arguments: Any) -> Trees:
+        return changed(fold(*arguments), "threshold", -1, up)
 
-    monkeypatch.setattr("model.train.learners.gbm.trees_to_onnx", broken)
+    monkeypatch.setattr("model.train.compile.compiled.fold", broken)
 
 
 def test_broken_compiler_gives_no_draft(trained: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model import Feature, Problem, Schema, SchemaError, TooManyRowsError, columns_from_csv
-from model.schema.csv_table import parse_cell
-from model.schema.features import REASONS, cell_reason, from_manifest, shape_problems, to_manifest
+from model.schema.feature import parse_cell
+from model.schema.features import REASONS, from_manifest, shape_problems, to_manifest
 from model.store.artifact import to_json
 from tests.support.service import bits
 
@@ -101,12 +101,12 @@ def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
 @example(rows=[(1, 2.0, math.inf)])
 @example(rows=[(1, 2.0, math.nan)])
 def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -> None:
-    """Rows are refused exactly if `cell_reason` rejects a cell, with all its problems."""
+    """Rows are refused exactly if a cell has a reason, with all its problems."""
     expected = [
         Problem(number, feature.name, reason)
         for number, row in enumerate(rows)
         for feature, cell in zip(SCHEMA.features, row)
-        if (reason := cell_reason(cell, feature))
+        if (reason := feature.cells.reason(cell))
     ]
     assert problems_of([dict(zip(SCHEMA.names, row)) for row in rows]) == expected
     assert {problem.reason for problem in expected} <= set(REASONS)

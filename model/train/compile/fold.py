@@ -1,37 +1,309 @@
-"""Fold a scaler into thresholds, so that a compiled model compares raw features.
+"""Fold the steps in front of trees into their splits, so that the compiled model compares raw features.
 
-Trees behind a scaler evaluate `float32((x - mean) / scale) <= threshold` for a float64 `x`. Subtraction, division by a
-positive number and rounding are monotone, so each split has a largest float64 that goes left. This number replaces the
-threshold: no scaler is needed, and every float64 takes the same branch.
+No step is known here: the fitted steps are asked. A split of trees compares one encoded column. If that column depends
+on one raw feature alone, there are two cases. A category, or a boolean, has few values: each is encoded, and the split
+becomes the set of those that go left. A number is encoded by a map that rises or falls, such as
+`float32((x - mean) / scale)`. So the numbers that go left end at one float64, which bisection over the ordered bit
+patterns of float64 finds in at most 64 questions. It replaces the threshold, and every float64 takes the same branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from model.engine.trees import Trees
+from model.errors import ExportError
+from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
 from model.schema.features import Matrix
+from model.train.compile.fitted import FittedTrees
+
+Ask = Callable[[Matrix], Matrix]
+"""What the steps in front of the trees make of rows: `(n_rows, n_features)` to `(n_rows, n_columns)`, both float64."""
+
+_SAMPLE = 1_000  # rows to find out which raw feature a column depends on
+_PROBES = 2_000  # numbers to find out whether a column rises or falls with its feature
+_ROWS_AT_ONCE = 50_000
+_LARGEST = float(np.finfo(np.float64).max)
+_NO_CODES = np.zeros(0, dtype=np.intp)
 
 
-def largest_float64(holds: Callable[[Matrix], NDArray[np.bool_]], n: int) -> Matrix:
-    """Return the largest float64, infinities included, for which each of `n` monotone predicates holds.
+def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Matrix, Matrix]:
+    """Return the lowest and highest value of each feature that is accepted, `(n_features,)`.
 
-    `holds` evaluates all predicates at `(n,)` float64; each is true up to a number and false above it. Bisects over the
-    ordered bit patterns of float64, which takes at most 64 steps. Raises `ValueError` if a predicate never holds.
+    The steps refuse a value by raising `ValueError`; trees that round their input to float32 refuse one whose encoded
+    columns are not finite there. `X` are rows that are accepted.
     """
-    low = np.full(n, _ordinal(np.array(-np.inf)), dtype=np.int64)
-    high = np.full(n, _ordinal(np.array(np.inf)), dtype=np.int64)
-    if not holds(_float(low)).all():
-        raise ValueError("a predicate holds for no float64")
-    while (low < high).any():
+    lowest = np.array([feature.lowest for feature in features]).clip(-_LARGEST, _LARGEST)
+    highest = np.array([feature.highest for feature in features]).clip(-_LARGEST, _LARGEST)
+    numbers = [n for n, feature in enumerate(features) if feature.type not in (CATEGORY, BOOLEAN)]
+
+    def accepted(values: Matrix, of_features: Sequence[int] = numbers) -> NDArray[np.bool_]:
+        rows = np.repeat(X[:1], len(of_features), axis=0)
+        rows[np.arange(len(of_features)), of_features] = values
+        try:
+            encoded = ask(rows)
+        except ValueError:
+            if len(of_features) == 1:
+                return np.array([False])
+            alone = [accepted(value, [number]) for value, number in zip(values, of_features)]
+            return np.concatenate(alone)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.logical_or(np.isfinite(encoded.astype(np.float32)).all(axis=1), not in_float32)
+
+    if numbers:
+        middle = X[0, numbers]
+        highest[numbers] = largest(accepted, middle, highest[numbers])
+        lowest[numbers] = -largest(lambda values: accepted(-values), -middle, -lowest[numbers])
+    return lowest, highest
+
+
+def fold(fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> Trees:
+    """Return the trees on raw features, whose sums have the same bits for every row that the schema accepts.
+
+    `X` `(n_rows, n_features)` are rows of the training table. Raises `ExportError` for a column that depends on several
+    raw features, or that neither rises nor falls with its feature.
+    """
+    return _Fold(fitted, ask, features, X).trees()
+
+
+class _Fold:
+    """Finds for each split which values of its raw feature go left."""
+
+    def __init__(self, fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> None:
+        self._fitted, self._ask, self._features, self._base = fitted, ask, features, X[:1]
+        n_nodes = len(fitted.column)
+        self._splits = np.flatnonzero(fitted.column >= 0)
+        self._columns, self._column_of_split = np.unique(fitted.column[self._splits], return_inverse=True)
+        # The codes of all sets as one sorted array, in which a set's codes are looked up by its number and the code.
+        self._set_number = np.cumsum(fitted.is_set) - 1
+        self._keys = np.repeat(np.arange(fitted.is_set.sum()), fitted.n_codes[fitted.is_set]) * fitted.n_places
+        self._keys = np.sort(self._keys + fitted.codes)
+        self._probes = [self._probes_of(number, X[:, number]) for number in range(len(features))]
+        source = self._sources(X)
+        self._feature = np.full(n_nodes, -1)
+        self._feature[self._splits] = source[self._column_of_split]
+        self._threshold = np.zeros(n_nodes)
+        self._missing_left = np.zeros(n_nodes, dtype=bool)
+        self._codes: dict[int, NDArray[np.intp]] = {}
+        self._swapped = np.zeros(n_nodes, dtype=bool)
+        self._goes = np.zeros(n_nodes, dtype=np.int8)  # where every row goes: 1 left, 2 right, 0 for a real split
+
+    def trees(self) -> Trees:
+        """Return the trees on raw features."""
+        constant = self._splits[self._feature[self._splits] < 0]
+        values = self._encoded(self._base)[0][np.searchsorted(self._columns, self._fitted.column[constant])]
+        self._goes[constant] = np.where(self._goes_left(constant, values), 1, 2)
+        of_numbers = []
+        for number, feature in enumerate(self._features):
+            nodes = self._splits[self._feature[self._splits] == number]
+            if feature.missing and len(nodes):
+                self._missing_left[nodes] = self._goes_left(nodes, self._at(number, [np.nan])[0][self._column(nodes)])
+            if feature.type in (CATEGORY, BOOLEAN):
+                self._fold_places(number, nodes)
+            elif self._fitted.is_set[nodes].any():
+                raise ExportError(
+                    f"the trees take the numbers {feature.name!r} for categories; make the column one of the type "
+                    "category in a data frame, and fit the model on that"
+                )
+            elif len(nodes):
+                of_numbers.append(nodes)
+        if of_numbers:
+            self._fold_numbers(np.concatenate(of_numbers))
+        return self._pruned()
+
+    def _probes_of(self, number: int, values: Matrix) -> Matrix:
+        """Return values of a feature, in order: all of a category's, or numbers in and beyond the training range."""
+        feature = self._features[number]
+        if feature.type in (CATEGORY, BOOLEAN):
+            return np.arange(feature.cells.n_places, dtype=np.float64)
+        known = np.unique(values[~np.isnan(values)])
+        if len(known) > _PROBES:
+            known = np.unique(np.quantile(known, np.linspace(0, 1, _PROBES), method="nearest"))
+        between = (known[1:] + known[:-1]) / 2
+        width = max(known[-1] - known[0], 1.0) if len(known) else 1.0
+        ends = [feature.lowest, feature.highest, *(known[:1] - width), *(known[-1:] + width), 0.0]
+        probes = np.unique(np.clip(np.concatenate([known, between, ends]), feature.lowest, feature.highest))
+        probes = np.clip(probes, -_LARGEST, _LARGEST)
+        return np.unique(np.round(probes)) if feature.type == INTEGER else probes
+
+    def _sources(self, X: Matrix) -> NDArray[np.intp]:
+        """Return the raw feature that each of the used columns depends on, -1 for one that never changes."""
+        rows = X[np.random.default_rng(0).permutation(len(X))[:_SAMPLE]]
+        before, base = self._encoded(rows), self._encoded(self._base)
+        source = np.full(len(self._columns), -1)
+        for number, feature in enumerate(self._features):
+            changed = rows.copy()
+            changed[:, number] = np.random.default_rng(number + 1).permutation(rows[:, number])
+            probes = np.append(self._probes[number], np.nan) if feature.missing else self._probes[number]
+            depends = _differ(self._encoded(changed), before) | _differ(self._at(number, probes), base)
+            taken = np.flatnonzero(depends & (source >= 0))
+            if len(taken):
+                raise ExportError(
+                    f"a step makes one column of {self._features[source[taken[0]]].name!r} and {feature.name!r}; "
+                    "trees behind it cannot be compiled exactly: leave that step out, or compute the column beforehand"
+                )
+            source[depends] = number
+        return source
+
+    def _encoded(self, rows: Matrix) -> Matrix:
+        """Return the columns that splits use, `(n_rows, n_used_columns)`."""
+        return np.concatenate(
+            [self._ask(rows[i : i + _ROWS_AT_ONCE])[:, self._columns] for i in range(0, len(rows), _ROWS_AT_ONCE)]
+        )
+
+    def _at(self, number: int, values: ArrayLike) -> Matrix:
+        """Return the used columns for values of one feature, the others as in the base row."""
+        rows = np.repeat(self._base, np.size(values), axis=0)
+        rows[:, number] = values
+        return self._encoded(rows)
+
+    def _column(self, nodes: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the number of each node's column among those that are used."""
+        return np.searchsorted(self._columns, self._fitted.column[nodes])
+
+    def _goes_left(self, nodes: NDArray[np.intp], values: Matrix) -> NDArray[np.bool_]:
+        """Return whether encoded values `(n_nodes,)` go left, each at its node."""
+        fitted = self._fitted
+        missing = np.isnan(values)
+        with np.errstate(invalid="ignore"):
+            left = fitted.goes_left(values, fitted.threshold[nodes])
+        is_set = fitted.is_set[nodes] & ~missing
+        if is_set.any():
+            of_set, place = nodes[is_set], values[is_set]
+            listed = (place >= 0) & (place < fitted.n_places)
+            keys = self._set_number[of_set] * fitted.n_places + np.where(listed, place, 0).astype(np.int64)
+            found = np.searchsorted(self._keys, keys).clip(max=max(len(self._keys) - 1, 0))
+            is_in = self._keys[found] == keys if len(self._keys) else np.zeros(len(keys), dtype=bool)
+            left[is_set] = np.where(listed, is_in, fitted.other_left[of_set])
+        return np.where(missing, fitted.missing_left[nodes], left)
+
+    def _fold_places(self, number: int, nodes: NDArray[np.intp]) -> None:
+        """Find for each split which categories go left."""
+        encoded = self._at(number, self._probes[number])
+        left = np.array(
+            [self._goes_left(nodes, place[self._column(nodes)]) for place in encoded]
+        )  # (n_places, n_nodes)
+        missing = self._missing_left[nodes] if self._features[number].missing else left[0]
+        self._goes[nodes] = np.where(left.all(axis=0) & missing, 1, np.where(~left.any(axis=0) & ~missing, 2, 0))
+        n_left = left.sum(axis=0)
+        # A split has the categories of the side that has fewer, but one at least: the sides may change places.
+        swapped = (n_left == 0) | ((2 * n_left > len(left)) & (n_left < len(left)))
+        self._swapped[nodes] = swapped
+        for node, places in zip(nodes.tolist(), np.where(swapped, ~left, left).T):
+            self._codes[node] = np.flatnonzero(places)
+
+    def _fold_numbers(self, nodes: NDArray[np.intp]) -> None:
+        """Find for each split the largest number that goes left, for all features at once."""
+        fitted, feature = self._fitted, self._feature[nodes]
+        # Many splits compare the same column with the same threshold: one of them stands for all.
+        pairs = np.stack([self._column(nodes).astype(np.float64), fitted.threshold[nodes]])
+        _, first, same = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
+        different, source = nodes[first], feature[first]
+        columns, rows = self._column(different), np.arange(len(first))
+        falling = np.zeros(len(first), dtype=bool)
+        for number in np.unique(source):
+            falling[source == number] = self._falling(number, columns[source == number])
+
+        def goes_left(values: Matrix) -> NDArray[np.bool_]:
+            asked = np.repeat(self._base, len(values), axis=0)
+            asked[rows, source] = values
+            return self._goes_left(different, self._encoded(asked)[rows, columns])
+
+        limits = np.array([(each.lowest, each.highest) for each in self._features]).clip(-_LARGEST, _LARGEST)
+        low, high = limits[source].T
+        at_low, at_high = goes_left(low), goes_left(high)
+        is_real = at_low != at_high
+        # Where all numbers go the same way and missing values the other, the threshold is beyond all numbers.
+        threshold = np.where(at_low, np.inf, -np.inf)
+        if is_real.any():
+            found = largest(lambda values: (goes_left(values) ^ falling) | ~is_real, low, high)
+            threshold[is_real] = found[is_real]
+        may_be_missing = np.array([each.missing for each in self._features])[feature]
+        missing = np.where(may_be_missing, self._missing_left[nodes], at_low[same])
+        self._goes[nodes] = np.where(is_real[same] | (missing != at_low[same]), 0, np.where(at_low[same], 1, 2))
+        self._threshold[nodes], self._swapped[nodes] = threshold[same], (falling & is_real)[same]
+
+    def _falling(self, number: int, columns: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which columns `(n,)` fall as the feature rises. Raises `ExportError` for one that does both."""
+        encoded = self._at(number, self._probes[number])
+        with np.errstate(invalid="ignore"):
+            steps = np.nan_to_num(np.sign(encoded[1:] - encoded[:-1]))  # NaN, of infinity less infinity, is no step
+        rises = np.all(steps >= 0, axis=0)[columns]
+        falls = np.all(steps <= 0, axis=0)[columns]
+        if np.isnan(encoded).any() or not np.all(rises | falls):
+            raise ExportError(
+                f"a step turns the number {self._features[number].name!r} into a column that neither rises nor falls "
+                "with it; trees behind it cannot be compiled exactly: make it a category, or leave that step out"
+            )
+        falling: NDArray[np.bool_] = np.logical_not(rises)
+        return falling
+
+    def _pruned(self) -> Trees:
+        """Return the trees without the splits at which all rows go the same way."""
+        fitted = self._fitted
+        left = np.where(self._swapped, fitted.right, fitted.left)
+        right = np.where(self._swapped, fitted.left, fitted.right)
+        # The node that stands in for each: itself, or the one to which all rows go.
+        stand_in = np.choose(self._goes, [np.arange(len(left)), fitted.left, fitted.right])
+        while not np.array_equal(further := stand_in[stand_in], stand_in):
+            stand_in = further
+        levels, tree = [], np.arange(len(fitted.roots))
+        level = stand_in[fitted.roots]
+        trees_of_levels = []
+        while level.size:
+            levels.append(level)
+            trees_of_levels.append(tree)
+            is_split = self._feature[level] >= 0
+            level = np.concatenate([stand_in[left[level[is_split]]], stand_in[right[level[is_split]]]])
+            tree = np.tile(tree[is_split], 2)
+        kept, tree = np.concatenate(levels), np.concatenate(trees_of_levels)
+        # Within a tree level after level, so that a node is before its children.
+        order = np.argsort(tree, kind="stable")
+        kept, tree = kept[order], tree[order]
+        number = np.full(len(left), -1)
+        number[kept] = np.arange(len(kept))
+        is_split = self._feature[kept] >= 0
+        itself = np.arange(len(kept))
+        codes = [self._codes.get(node, _NO_CODES) for node in kept.tolist()]
+        leaf_number = np.cumsum(fitted.column < 0) - 1
+        return Trees(
+            roots=np.searchsorted(tree, np.arange(len(fitted.roots))).astype(np.int32),
+            output=fitted.output.astype(np.int32),
+            feature=self._feature[kept].astype(np.int32),
+            threshold=self._threshold[kept],
+            missing_left=(self._missing_left ^ self._swapped)[kept] & is_split,
+            n_codes=np.array([len(each) for each in codes], dtype=np.int32),
+            codes=np.concatenate([*codes, _NO_CODES]).astype(np.int32),
+            left=np.where(is_split, number[stand_in[left[kept]]], itself).astype(np.int32),
+            right=np.where(is_split, number[stand_in[right[kept]]], itself).astype(np.int32),
+            leaves=fitted.leaves[leaf_number[kept[~is_split]]],
+        )
+
+
+def largest(holds: Callable[[Matrix], NDArray[np.bool_]], low: Matrix, high: Matrix) -> Matrix:
+    """Return the largest float64 from `low` to `high`, all `(n,)`, for which each of `n` monotone predicates holds.
+
+    `holds` evaluates all predicates at `(n,)` float64; each is true at `low` and up to a number, and false above it.
+    Bisects over the ordered bit patterns of float64, which takes at most 64 steps.
+    """
+    below, above = _ordinal(low), _ordinal(high)
+    while (below < above).any():
         # The upper middle, without the sum of two ordinals, which could overflow.
-        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
+        middle = (below >> 1) + (above >> 1) + ((below | above) & 1)
         is_true = holds(_float(middle))
-        low = np.where(is_true, middle, low)
-        high = np.where(is_true, high, middle - 1)
-    return _float(low)
+        below = np.where(is_true, middle, below)
+        above = np.where(is_true, above, middle - 1)
+    return _float(below)
+
+
+def _differ(first: Matrix, second: Matrix) -> NDArray[np.bool_]:
+    """Return which columns differ in any row."""
+    same = (first == second) | (np.isnan(first) & np.isnan(second))
+    different: NDArray[np.bool_] = np.logical_not(np.all(same, axis=0))
+    return different
 
 
 def _ordinal(x: Matrix) -> NDArray[np.int64]:
@@ -43,28 +315,3 @@ def _ordinal(x: Matrix) -> NDArray[np.int64]:
 def _float(ordinal: NDArray[np.int64]) -> Matrix:
     """Return the float64 of each rank, the inverse of `_ordinal`."""
     return np.where(ordinal < 0, np.int64(-(2**63)) - ordinal, ordinal).view(np.float64)
-
-
-def _scaled(x: Matrix, mean: Matrix, scale: Matrix) -> NDArray[np.float32]:
-    """Scale like StandardScaler, then round like the trees."""
-    with np.errstate(over="ignore"):
-        return ((x - mean) / scale).astype(np.float32)
-
-
-def fold_thresholds(thresholds: Matrix, *, mean: Matrix, scale: Matrix) -> Matrix:
-    """Return, for each split, the largest float64 `x` with `float32((x - mean) / scale) <= threshold`.
-
-    All three are `(n_splits,)`. This replaces a threshold on a scaled feature by one on the raw feature with the same
-    result for every float64.
-    """
-    return largest_float64(lambda x: _scaled(x, mean, scale) <= thresholds, len(thresholds))
-
-
-def accepted_limits(*, mean: Matrix, scale: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the lowest and highest value of each feature whose scaled value is a finite float32, both `(n_features,)`.
-
-    scikit-learn raises for a value beyond them.
-    """
-    highest = largest_float64(lambda x: _scaled(x, mean, scale) <= np.finfo(np.float32).max, len(mean))
-    below = largest_float64(lambda x: _scaled(x, mean, scale) < np.finfo(np.float32).min, len(mean))
-    return np.nextafter(below, np.inf), highest

@@ -1,93 +1,79 @@
-"""All trees of a model in one form, which a learner makes once, and what is made of it besides the ONNX graph.
-
-Knows no learner and no library.
-"""
+"""Rows that tell whether trees were compiled exactly."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine.forest import MAX_LEAVES, Forest
-from model.schema.features import Matrix
+from model.engine.trees import MAX_CODE, Trees
+from model.schema.feature import INTEGER, Feature
+from model.schema.features import Matrix, Schema
+
+MAX_ROWS = 10_000  # that are sent down the trees
+MAX_SPLITS = 50_000  # that get rows; of more, each distinct threshold comes first
 
 
-@dataclass(frozen=True, slots=True)
-class Trees:
-    """The nodes of all trees, tree after tree, each before its children.
+def rows_at_splits(trees: Trees, X: Matrix, schema: Schema) -> Matrix:
+    """Return rows on both sides of every split that a row of `X` reaches, `(n_rows, n_features)`.
 
-    A row `(n_features,)` starts at a tree's root and goes to `left` if its raw value of `feature` is at most
-    `threshold`, else to `right`. A leaf is its own left and right child. The prediction is the sum of the row's leaves,
-    each its `value`, added in the order of the trees: a constant is a first tree of one leaf.
-
-    `roots` is `(n_trees,)`, the others are `(n_nodes,)`. `left`, `right` and `roots` are numbers of nodes. At a leaf
-    `feature` and `threshold` are 0, at a split `value` is.
+    Takes a row of `X` that reaches the split, and sets the split's feature to the largest number that goes left and to
+    the next one, which goes right, or to a category of each side; and to a missing value where the schema accepts one.
+    A threshold that is off by one bit then changes a prediction.
     """
-
-    n_features: int
-    roots: NDArray[np.int64]
-    feature: NDArray[np.int64]
-    threshold: NDArray[np.float64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    value: NDArray[np.float64]
-
-    @property
-    def is_leaf(self) -> NDArray[np.bool_]:
-        """Return which nodes are leaves, `(n_nodes,)`."""
-        return np.equal(self.left, np.arange(len(self.left)))
-
-
-def to_forest(trees: Trees) -> Forest | None:
-    """Return the trees as a forest for `BitVectors`; None if it does not fit."""
-    is_leaf = trees.is_leaf
-    n_leaves = int(np.add.reduceat(is_leaf, trees.roots, dtype=np.int64).max())
-    if n_leaves > MAX_LEAVES:
-        return None
-    leaves = np.zeros((len(trees.roots), n_leaves))
-    splits: list[tuple[int, float, int, int]] = []  # feature, threshold, tree, excluded
-
-    def walk(tree: int, node: int, n_left: int) -> int:
-        """Collect the subtree of a node with `n_left` leaves to its left; return its number of leaves."""
-        if is_leaf[node]:
-            leaves[tree, n_left] = trees.value[node]
-            return 1
-        n_left_leaves = walk(tree, trees.left[node], n_left)
-        splits.append((trees.feature[node], trees.threshold[node], tree, (2**n_left_leaves - 1) << n_left))
-        return n_left_leaves + walk(tree, trees.right[node], n_left + n_left_leaves)
-
-    for tree, root in enumerate(trees.roots):
-        walk(tree, root, 0)
-    feature, threshold, tree_number, excluded = zip(*splits) if splits else [()] * 4
-    forest = Forest(
-        np.array(feature, dtype=np.int32),
-        np.array(threshold, dtype=np.float64),
-        np.array(tree_number, dtype=np.int32),
-        np.array(excluded, dtype=np.uint64),
-        leaves,
-    )
-    return forest if forest.fits() else None
+    X = X[:MAX_ROWS]
+    row_at, result = _rows_at_nodes(trees, X), []
+    first_code = np.cumsum(trees.n_codes) - trees.n_codes
+    n_places = [cells.n_places for cells in schema.cells]
+    splits = np.flatnonzero(~trees.is_leaf & (row_at >= 0))
+    if len(splits) > MAX_SPLITS:
+        pairs = np.stack([trees.feature[splits].astype(np.float64), trees.threshold[splits]])
+        _, first = np.unique(pairs, axis=1, return_index=True)
+        random = np.random.default_rng(0)
+        others = np.setdiff1d(np.arange(len(splits)), first)
+        chosen = np.append(random.permutation(first), random.permutation(others))[:MAX_SPLITS]
+        splits = splits[np.sort(chosen)]
+    for node in splits.tolist():
+        feature, threshold = int(trees.feature[node]), float(trees.threshold[node])
+        if trees.n_codes[node]:
+            codes = trees.codes[first_code[node] : first_code[node] + trees.n_codes[node]]
+            is_in = np.isin(np.arange(n_places[feature]), codes)
+            tried = [float(np.flatnonzero(side)[0]) for side in (is_in, ~is_in) if side.any()]
+        else:
+            tried = _sides(threshold, schema.features[feature])
+        if schema.features[feature].missing:
+            tried.append(np.nan)
+        rows = np.repeat(X[row_at[node]][np.newaxis], len(tried), axis=0)
+        rows[:, feature] = tried
+        result.append(rows)
+    return np.vstack([X[:0], *result])
 
 
-def rows_at_splits(trees: Trees, X: Matrix) -> Matrix:
-    """Return rows on both sides of every split, `(2 * n_splits, n_features)`.
+def _rows_at_nodes(trees: Trees, X: Matrix) -> NDArray[np.intp]:
+    """Return for each node the number of a row of `X` that reaches it, -1 if none does."""
+    is_leaf, row_at = trees.is_leaf, np.full(len(trees.feature), -1)
+    has_codes = trees.n_codes > 0
+    # Sorted, since the categories of a split are in no order.
+    keys = np.sort(np.repeat(np.flatnonzero(has_codes), trees.n_codes[has_codes]) * MAX_CODE + trees.codes)
+    for root in trees.roots.tolist():
+        rows, node = np.arange(len(X)), np.full(len(X), root)
+        while len(rows):
+            row_at[node[::-1]] = rows[::-1]  # the first row of several
+            on = ~is_leaf[node]
+            rows, node = rows[on], node[on]
+            values = X[rows, trees.feature[node]]
+            missing = np.isnan(values)
+            goes_left = np.where(missing, trees.missing_left[node], values <= trees.threshold[node])
+            of_set = has_codes[node] & ~missing
+            key = node[of_set] * MAX_CODE + values[of_set].astype(np.intp)
+            goes_left[of_set] = keys.take(keys.searchsorted(key), mode="clip") == key
+            node = np.where(goes_left, trees.left[node], trees.right[node])
+    return row_at
 
-    Takes a row of `X` that reaches the split and sets the split's feature to the largest value that goes left, and to
-    the next float64, which goes right. A threshold that is off by one bit then changes a prediction.
-    """
-    is_leaf, result = trees.is_leaf, []
-    rows_at = {root: np.arange(len(X)) for root in trees.roots.tolist()}
-    for node, threshold in enumerate(trees.threshold):  # each before its children
-        rows = rows_at.pop(node)
-        if is_leaf[node]:
-            continue
-        goes_left = X[rows, trees.feature[node]] <= threshold
-        rows_at[int(trees.left[node])], rows_at[int(trees.right[node])] = rows[goes_left], rows[~goes_left]
-        if len(rows):  # no row is known for a split that no row of X reaches
-            for value in (threshold, np.nextafter(threshold, np.inf)):
-                row = X[rows[0]].copy()
-                row[trees.feature[node]] = value
-                result.append(row)
-    return np.array(result).reshape(-1, X.shape[1])
+
+def _sides(threshold: float, feature: Feature) -> list[float]:
+    """Return the accepted numbers that are next to a threshold: the largest that is not above it, and the next."""
+    if feature.type == INTEGER and np.isfinite(threshold):
+        numbers = [np.floor(threshold), np.floor(threshold) + 1]
+    else:
+        numbers = [threshold, np.nextafter(threshold, np.inf)]
+    return [float(number) for number in numbers if np.isfinite(number) and feature.lowest <= number <= feature.highest]

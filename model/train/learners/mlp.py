@@ -29,9 +29,12 @@ from tqdm import tqdm
 from model.engine import network
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
 from model.engine.network import Network, find_device
+from model.engine.runtime import Engine
 from model.errors import CheckpointError, DeviceError
+from model.schema.feature import Feature
 from model.schema.features import Matrix
-from model.store.manifest import MAX_TOLERANCE
+from model.store import artifact
+from model.store.manifest import GRAPH_ENGINE, MAX_TOLERANCE
 from model.train.candidate import Candidate
 from model.train.compile.onnx import to_onnx
 
@@ -420,16 +423,20 @@ def candidate(fitted: Fitted) -> Candidate:
     mean = fitted.network.x_mean.numpy()
     settings = asdict(fitted.settings)
     hidden = fitted.settings.hidden
+    graph = compile(fitted.network)
     return Candidate(
         algorithm=ALGORITHM,
         summary=f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "no hidden layer",
         predict=fitted.predict,
-        graph=compile(fitted.network),
-        lowest=mean - reach,
-        highest=mean + reach,
+        engine=Engine(graph),
+        engine_facts={"kind": GRAPH_ENGINE, "file": artifact.GRAPH},
+        features=tuple(
+            Feature(f"x{number}", lowest=float(low), highest=float(high))
+            for number, (low, high) in enumerate(zip(mean - reach, mean + reach))
+        ),
         split_rows=np.empty((0, len(mean))),
         packages=("safetensors", "torch"),
-        files={WEIGHTS: network.save(fitted.network)},
+        files={artifact.GRAPH: graph, WEIGHTS: network.save(fitted.network)},
         facts={
             "hyperparameters": {**settings, "hidden": list(hidden)},
             "network": {"file": WEIGHTS, **fitted.network.architecture},

@@ -1,0 +1,58 @@
+"""The command that takes in a fitted model of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from model.cli.arguments import Commands
+
+_RUNS_CODE = (".joblib", ".pkl", ".pickle")
+
+
+def add_import(commands: Commands) -> None:
+    """Declare the command `import`."""
+    own = commands.add_parser(
+        "import",
+        help="compile a fitted model from a file, prove it equal, and make it the champion",
+        description="A pickle (.joblib, .pkl) runs the code that is in it: import only files that you trust. It is "
+        "opened by this command alone and never by a server.",
+    )
+    own.add_argument(
+        "file",
+        type=Path,
+        help="the fitted model: .joblib, .pkl, .skops, XGBoost's .json or .ubj, LightGBM's .txt, CatBoost's .cbm",
+    )
+    own.add_argument("--name", required=True, help="the model's name in the store: lower-case letters, digits, dashes")
+    own.add_argument("--data", type=Path, required=True, help="the table that it was fitted on (CSV with a header)")
+    own.add_argument("--target", required=True, help="the column that it predicts")
+    own.add_argument("--holdout", type=Path, help="rows that it was not fitted on (CSV): the card says how good it is")
+    own.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
+    own.add_argument("--unit", default="", help="the unit of what it predicts")
+    own.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
+    own.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
+    own.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from model.train import model_files, own_model
+
+    if options.file.suffix.lower() in _RUNS_CODE:
+        print(f"opening  {options.file}, which runs the code in it; no server opens it", file=sys.stderr)
+    fitted = model_files.load(options.file)
+    X, y = model_files.read_table(options.data, fitted, target=options.target)
+    holdout = model_files.read_table(options.holdout, fitted, target=options.target) if options.holdout else None
+    own_model.export(
+        fitted,
+        X,
+        y,
+        name=options.name,
+        holdout=holdout,
+        store=options.store,
+        title=options.title,
+        unit=options.unit,
+        source=options.data.name,
+        owner=options.owner,
+        limits=options.limits,
+    )

@@ -1,0 +1,159 @@
+"""What is done to the sums of leaves, step by step, until they are predictions, and how a label follows.
+
+Each step gives the bits of the library that it is named after in a comment, or numpy's own. A name that ends in 32
+means that the library computes in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.schema.features import Matrix
+from model.schema.numbers import is_number
+
+Step = tuple[str, tuple[float, ...]]
+"""The name of a step and its numbers."""
+
+# Of expf in glibc since 2.27, which is ARM's optimized routine: 2^(i/32), and a polynomial for the rest.
+_POWERS = np.array([2.0 ** (i / 32) for i in range(32)])
+_EXP32 = [float.fromhex(c) for c in ("0x1.c6af84b912394p-20", "0x1.ebfce50fac4f3p-13", "0x1.62e42ff0c52d6p-6")]
+_LOG2E_32 = float.fromhex("0x1.71547652b82fep+5")
+
+# Of fmath, by which CatBoost computes exponentials: the fractions of 2^(i/2048), and a number whose sum is rounded to
+# an integer in the lowest bits.
+_FRACTIONS = np.array([2.0 ** (i / 2048) for i in range(2048)]).view(np.uint64) & np.uint64(2**52 - 1)
+_PER_EXPONENT, _SHIFT = 2048 / math.log(2), 3.0 * 2**51
+_LARGEST_EXPONENT = 709.782712893384  # beyond which math.exp raises
+
+
+def _float32(values: Matrix) -> Matrix:
+    """Round to float32; a number that is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(np.float64)
+
+
+def _exp32(values: Matrix) -> Matrix:
+    """Return the float32 exponential, as XGBoost gets it from the C library."""
+    scaled = _LOG2E_32 * values.clip(-200, 200)  # beyond these the result is 0 or infinite
+    nearest = np.rint(scaled)
+    rest, whole = scaled - nearest, nearest.astype(np.int64)
+    powers = np.ldexp(_POWERS[whole % 32], whole // 32)
+    return _float32(((_EXP32[0] * rest + _EXP32[1]) * (rest * rest) + (_EXP32[2] * rest + 1)) * powers)
+
+
+def _logistic32(values: Matrix) -> Matrix:
+    """Return XGBoost's float32 sigmoid, `(n_rows, 1)`."""
+    one = _float32(_exp32(np.minimum(-values, np.float64(np.float32(88.7)))) + 1)
+    return _float32(1 / one)
+
+
+def _softmax32(values: Matrix) -> Matrix:
+    """Return XGBoost's float32 softmax, with a sum in float64."""
+    powers = _exp32(_float32(values - values.max(axis=1, keepdims=True)))
+    total = np.add.accumulate(powers, axis=1)[:, -1:]
+    return _float32(powers / _float32(total))
+
+
+def _two_classes32(values: Matrix) -> Matrix:
+    """Return the float32 probabilities of both classes, `(n_rows, 2)`, from that of the second."""
+    return np.hstack([_float32(1 - values), values])
+
+
+def _libm_exp(values: Matrix) -> Matrix:
+    """Return the C library's exponential, as LightGBM does, which numpy's differs from in the last bit."""
+    return np.array([math.exp(each) if each <= _LARGEST_EXPONENT else math.inf for each in values.flat]).reshape(
+        values.shape
+    )
+
+
+def _logistic(values: Matrix, slope: float) -> Matrix:
+    """Return LightGBM's sigmoid of each value."""
+    return 1 / (1 + _libm_exp(-slope * values))
+
+
+def _softmax(values: Matrix) -> Matrix:
+    """Return LightGBM's softmax, whose sum is added class after class."""
+    powers = _libm_exp(values - values.max(axis=1, keepdims=True))
+    return powers / np.add.accumulate(powers, axis=1)[:, -1:]
+
+
+def _fast_exp(values: Matrix) -> Matrix:
+    """Return CatBoost's exponential: a table of 2^(i/2048), and a polynomial of the third degree for the rest."""
+    values = values.clip(-708.39641853226408, 709.78271289338397)
+    shifted = values * _PER_EXPONENT + _SHIFT
+    bits = shifted.view(np.uint64)
+    rest = (shifted - _SHIFT) * (1 / _PER_EXPONENT) - values
+    exponent = ((bits + np.uint64((2**10 - 1) << 11)) >> np.uint64(11)) << np.uint64(52)
+    powers = (exponent | _FRACTIONS[(bits % np.uint64(2048)).astype(np.intp)]).view(np.float64)
+    found: Matrix = ((3.0000000027955394 - rest) * (rest * rest) * 0.16666666685227835064 - rest + 1.0) * powers
+    return found
+
+
+def _fast_softmax(values: Matrix) -> Matrix:
+    """Return CatBoost's softmax."""
+    powers = _fast_exp(values - values.max(axis=1, keepdims=True))
+    return powers / np.add.accumulate(powers, axis=1)[:, -1:]
+
+
+_STEPS: Mapping[str, tuple[int, Callable[..., Matrix]]] = {
+    "add": (1, np.add),
+    "multiply": (1, np.multiply),
+    "divide": (1, np.divide),
+    "exp": (0, np.exp),
+    "expm1": (0, np.expm1),
+    "square": (0, np.square),
+    "signed square": (0, lambda values: np.sign(values) * values * values),
+    "libm exp": (0, _libm_exp),
+    "logistic": (1, _logistic),
+    "softmax": (0, _softmax),
+    "two classes": (0, lambda values: np.hstack([1 - values, values])),
+    "fast exp": (0, _fast_exp),
+    "fast softmax": (0, _fast_softmax),
+    "exp32": (0, _exp32),
+    "logistic32": (0, _logistic32),
+    "softmax32": (0, _softmax32),
+    "two classes32": (0, _two_classes32),
+    "above zero": (0, lambda values: (values > 0).astype(np.float64)),
+}
+"""The steps by name: how many numbers each takes, and its function of the values `(n_rows, n_outputs)` and these."""
+
+
+def parse(facts: Any) -> tuple[Step, ...]:
+    """Return the steps in a manifest. Raises `ValueError` for anything else."""
+    steps = []
+    for fact in facts if isinstance(facts, list) else [None]:
+        name, *numbers = fact if isinstance(fact, list) and fact else [None]
+        if not isinstance(name, str) or not all(map(is_number, numbers)):
+            raise ValueError("its steps are not a list of names with numbers")
+        if name not in _STEPS or len(numbers) != _STEPS[name][0]:
+            raise ValueError(f"it has the step {name!r} with {len(numbers)} numbers, which does not exist")
+        steps.append((name, tuple(map(float, numbers))))
+    return tuple(steps)
+
+
+def run(steps: Sequence[Step], values: Matrix) -> Matrix:
+    """Return what the steps make of `(n_rows, n_outputs)` values."""
+    for name, numbers in steps:
+        values = _STEPS[name][1](values, *numbers)
+    return values
+
+
+_DECISIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[np.intp]]] = {
+    "": lambda sums, probabilities: probabilities.argmax(axis=1),
+    "largest sum": lambda sums, probabilities: sums.argmax(axis=1),
+    "sum > 0": lambda sums, probabilities: (sums[:, 0] > 0).astype(np.intp),
+    "probability > 0.5": lambda sums, probabilities: (probabilities[:, 1] > 0.5).astype(np.intp),
+}
+"""How a library finds a row's class from its sums and its probabilities; among equal ones the first is the largest."""
+
+
+def decide(decision: str, sums: Matrix, probabilities: Matrix) -> NDArray[np.intp]:
+    """Return the number of each row's class, `(n_rows,)`. Raises `ValueError` for a decision that does not exist."""
+    if decision not in _DECISIONS:
+        raise ValueError(f"it decides by {decision!r}, which does not exist")
+    return _DECISIONS[decision](sums, probabilities)

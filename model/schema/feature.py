@@ -1,0 +1,390 @@
+"""One feature: its type, the cells that it accepts, and the float64 that each becomes.
+
+In a matrix a number is itself, a boolean is 0 or 1, and a category is its position among the feature's categories. An
+unseen category that the model knows how to treat has the next position, and a missing value is NaN.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.schema.numbers import is_number
+
+Vector = NDArray[np.float64]
+Category = str | int | float
+
+NUMBER, INTEGER, BOOLEAN, CATEGORY = "number", "integer", "boolean", "category"
+TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY)
+# What happens to a category that is not among the feature's.
+ERROR, AS_MISSING, AS_OTHER = "error", "as missing", "as other"
+
+MISSING = "missing"
+NOT_A_NUMBER = "not a number"
+NOT_FINITE = "not finite"
+NOT_WHOLE = "not a whole number"
+OUT_OF_RANGE = "out of range"
+NOT_A_BOOLEAN = "not true or false"
+NOT_A_STRING = "not a string"
+UNKNOWN_CATEGORY = "unknown category"
+
+# What the prediction log has for an unseen category: not a string or a number, which could be a known one.
+UNSEEN = {"unseen": True}
+
+MAX_CATEGORIES = 10_000
+# A comparison of two texts takes time in proportion to the product of their lengths: so many characters of so many
+# categories are compared with an unknown one, which takes milliseconds at most.
+_MAX_TEXT = 40
+_MAX_COMPARED = 200
+_NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
+_NUMBERS_OR_NONE = _NUMBERS | {type(None)}
+_LARGEST = float(np.finfo(np.float64).max)
+# What pandas, R and spreadsheets write for a missing value.
+_MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+# No digit can be matched in two ways, since a long cell must not take quadratic time.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of a model: its name, its type, its unit and its ranges.
+
+    `minimum` and `maximum` are the training range; values outside it are accepted. `lowest` and `highest` are the
+    limits outside which the trained model raises; the server rejects such values. `missing` says whether a missing
+    value is accepted. A category has its list of `categories`, all strings or all numbers, and `unseen` says what
+    happens to others.
+    """
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    type: str = NUMBER
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    lowest: float = -math.inf
+    highest: float = math.inf
+    missing: bool = False
+    categories: tuple[Category, ...] = ()
+    unseen: str = ERROR
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether only finite numbers are accepted."""
+        return self.type == NUMBER and not self.missing
+
+    @property
+    def has_text(self) -> bool:
+        """Return whether its cells are strings."""
+        return bool(self.categories) and isinstance(self.categories[0], str)
+
+    @property
+    def cells(self) -> Cells:
+        """Return what converts the feature's cells."""
+        if self.type == CATEGORY:
+            return _Categories(self)
+        return _Booleans(self) if self.type == BOOLEAN else _Numbers(self)
+
+
+class Cells(ABC):
+    """Converts the cells of one feature to float64 and back."""
+
+    n_places = 0
+    """How many values there are, with one for unseen categories if the model knows how to treat them; 0 for numbers."""
+
+    def __init__(self, feature: Feature) -> None:
+        self.missing = feature.missing
+
+    @abstractmethod
+    def number(self, cell: Any) -> float | None:
+        """Return what a cell becomes in the matrix; None if it is refused."""
+
+    @abstractmethod
+    def numbers(self, cells: Sequence[Any]) -> Vector | None:
+        """Return what the cells of many rows become, `(n_rows,)`; None if any of them is refused."""
+
+    @abstractmethod
+    def from_array(self, values: Vector) -> Vector | None:
+        """Return what numbers `(n_rows,)`, NaN for missing, become; None if any of them is refused."""
+
+    @abstractmethod
+    def reason(self, cell: Any) -> str | None:
+        """Return the reason to refuse a cell; None if it is accepted."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Any:
+        """Return the cell that a text in a table of text means: None for a missing value."""
+
+    @abstractmethod
+    def cell(self, number: float) -> Any:
+        """Return the cell of a number in the matrix, None for a missing value."""
+
+    def to_log(self, number: float) -> Any:
+        """Return the cell of a number in the matrix as the prediction log has it."""
+        return self.cell(number)
+
+    def from_log(self, cells: Sequence[Any]) -> Vector:
+        """Return the numbers in the matrix, `(n_rows,)`, of cells that `to_log` wrote; NaN for any others."""
+        try:
+            return np.array(cells, dtype=np.float64)  # None becomes NaN
+        except (TypeError, ValueError):  # of another model that had this name and version
+            return np.array(
+                [cell if type(cell) in (bool, int, float) else math.nan for cell in cells], dtype=np.float64
+            )
+
+    def nearest(self, cell: Any) -> Category | None:
+        """Return the known category that is most like a refused cell, if there is one."""
+        return None
+
+
+class _Numbers(Cells):
+    def __init__(self, feature: Feature) -> None:
+        super().__init__(feature)
+        self._whole = feature.type == INTEGER
+        # Infinities are never accepted.
+        self._lowest, self._highest = max(feature.lowest, -_LARGEST), min(feature.highest, _LARGEST)
+        self._types = _NUMBERS_OR_NONE if feature.missing else _NUMBERS
+
+    def number(self, cell: Any) -> float | None:
+        if cell is None:
+            return math.nan if self.missing else None
+        if type(cell) not in _NUMBERS:
+            return None
+        try:
+            value = float(cell)
+        except OverflowError:  # an integer beyond float64
+            return None
+        if self._lowest <= value <= self._highest:
+            return None if self._whole and not value.is_integer() else value
+        return value if self.missing and value != value else None
+
+    def numbers(self, cells: Sequence[Any]) -> Vector | None:
+        if not self._types.issuperset(map(type, cells)):
+            return None
+        try:
+            return self.from_array(np.array(cells, dtype=np.float64))  # None becomes NaN
+        except OverflowError:
+            return None
+
+    def from_array(self, values: Vector) -> Vector | None:
+        accepted = (values >= self._lowest) & (values <= self._highest)
+        if self._whole:
+            accepted &= values == np.floor(values)
+        if self.missing:
+            accepted |= np.isnan(values)
+        return values if accepted.all() else None
+
+    def reason(self, cell: Any) -> str | None:
+        if cell is None or (self.missing and type(cell) is float and math.isnan(cell)):
+            return None if self.missing else MISSING
+        if type(cell) not in _NUMBERS:
+            return NOT_A_NUMBER
+        try:
+            value = float(cell)
+        except OverflowError:
+            return NOT_FINITE
+        if not math.isfinite(value):
+            return NOT_FINITE
+        if self._whole and not value.is_integer():
+            return NOT_WHOLE
+        return None if self._lowest <= value <= self._highest else OUT_OF_RANGE
+
+    def parse(self, text: str) -> Any:
+        return parse_cell(text)
+
+    def cell(self, number: float) -> Any:
+        if math.isnan(number):
+            return None
+        return int(number) if self._whole else number
+
+
+class _Booleans(Cells):
+    n_places = 2
+    _CODES: Mapping[Any, float] = {False: 0.0, True: 1.0}  # 0, 1, 0.0 and 1.0 are equal to them
+
+    def number(self, cell: Any) -> float | None:
+        if cell is None or cell != cell:
+            return math.nan if self.missing else None
+        return self._CODES.get(cell) if type(cell) in (bool, int, float) else None
+
+    def numbers(self, cells: Sequence[Any]) -> Vector | None:
+        return _each(self, cells)
+
+    def from_array(self, values: Vector) -> Vector | None:
+        accepted = (values == 0) | (values == 1)
+        if self.missing:
+            accepted |= np.isnan(values)
+        return values if accepted.all() else None
+
+    def reason(self, cell: Any) -> str | None:
+        if self.number(cell) is not None:
+            return None
+        return MISSING if cell is None else NOT_A_BOOLEAN
+
+    def parse(self, text: str) -> Any:
+        return {"true": True, "false": False}.get(text.strip().lower(), parse_cell(text))
+
+    def cell(self, number: float) -> Any:
+        return None if math.isnan(number) else bool(number)
+
+
+class _Categories(Cells):
+    def __init__(self, feature: Feature) -> None:
+        super().__init__(feature)
+        self.categories = feature.categories
+        self._of_text = feature.has_text
+        self._types = {str} if self._of_text else _NUMBERS
+        self._codes = {category: float(code) for code, category in enumerate(feature.categories)}
+        n_categories = len(feature.categories)
+        self._unseen = {AS_MISSING: math.nan, AS_OTHER: float(n_categories)}.get(feature.unseen)
+        self.n_places = n_categories + (feature.unseen == AS_OTHER)
+        if not self._of_text:
+            self._order = np.argsort(np.array(feature.categories, dtype=np.float64), kind="stable")
+            self._sorted = np.array(feature.categories, dtype=np.float64)[self._order]
+
+    def number(self, cell: Any) -> float | None:
+        if cell is None or cell != cell:
+            return math.nan if self.missing else None
+        return self._codes.get(cell, self._unseen) if type(cell) in self._types else None
+
+    def numbers(self, cells: Sequence[Any]) -> Vector | None:
+        if self._types.issuperset(map(type, cells)):
+            codes = list(map(self._codes.get, cells))
+            if None not in codes:
+                return np.array(codes, dtype=np.float64)
+        return _each(self, cells)
+
+    def from_array(self, values: Vector) -> Vector | None:
+        if self._of_text:
+            return None
+        place = self._sorted.searchsorted(values).clip(max=len(self._sorted) - 1)
+        known, missing = self._sorted[place] == values, np.isnan(values)
+        if (missing.any() and not self.missing) or (self._unseen is None and not (known | missing).all()):
+            return None
+        codes = self._order[place].astype(np.float64)
+        return np.where(known, codes, np.where(missing, math.nan, self._unseen if self._unseen is not None else 0))
+
+    def reason(self, cell: Any) -> str | None:
+        if self.number(cell) is not None:
+            return None
+        if cell is None:
+            return MISSING
+        if type(cell) not in self._types:
+            return NOT_A_STRING if self._of_text else NOT_A_NUMBER
+        return NOT_FINITE if cell != cell else UNKNOWN_CATEGORY
+
+    def parse(self, text: str) -> Any:
+        if not self._of_text:
+            return parse_cell(text)
+        if text in self._codes:
+            return text
+        stripped = text.strip()
+        return None if stripped.lower() in _MISSING_TEXTS and stripped not in self._codes else stripped
+
+    def cell(self, number: float) -> Any:
+        if math.isnan(number) or not 0 <= number < len(self.categories):
+            return None
+        return self.categories[int(number)]
+
+    def to_log(self, number: float) -> Any:
+        return UNSEEN if number == len(self.categories) else self.cell(number)
+
+    def from_log(self, cells: Sequence[Any]) -> Vector:
+        unseen = float(len(self.categories))
+        codes = [
+            self._codes.get(cell, math.nan) if type(cell) in self._types else unseen if cell == UNSEEN else math.nan
+            for cell in cells
+        ]
+        return np.array(codes, dtype=np.float64)
+
+    def nearest(self, cell: Any) -> Category | None:
+        if not self._of_text:
+            if not is_number(cell):
+                return None
+            return min(self.categories, key=lambda category: abs(float(category) - float(cell)))
+        if type(cell) is not str:
+            return None
+        text = cell.strip().casefold()
+        if text in self._folded:
+            return self._folded[text]
+        compared: Iterable[str] = self._folded
+        if len(self._folded) > _MAX_COMPARED:
+            compared = islice((known for known in self._folded if known[:1] == text[:1]), _MAX_COMPARED)
+        cut = {known[:_MAX_TEXT]: known for known in compared}
+        found = difflib.get_close_matches(text[:_MAX_TEXT], cut, n=1, cutoff=0.5)
+        return self._folded[cut[found[0]]] if found else None
+
+    @cached_property
+    def _folded(self) -> dict[str, Category]:
+        """The categories by what they are without spaces around them and without upper case."""
+        return {str(category).strip().casefold(): category for category in self.categories}
+
+
+def _each(cells: Cells, values: Iterable[Any]) -> Vector | None:
+    """Return what each value becomes; None if any is refused."""
+    numbers = [cells.number(value) for value in values]
+    return None if None in numbers else np.array(numbers, dtype=np.float64)
+
+
+def parse_cell(text: str) -> float | str | None:
+    """Return the number in a cell of text, None for a missing value, the text itself for anything else.
+
+    Rounds correctly, like `float`. `1_000` and digits of other scripts, which `float` accepts, are not numbers.
+    """
+    text = text.strip()
+    if text.lower() in _MISSING_TEXTS:
+        return None
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def to_document(feature: Feature) -> dict[str, Any]:
+    """Return a feature for the manifest. JSON has no infinity, so an infinite limit is absent."""
+    facts = asdict(feature)
+    if not feature.missing:
+        del facts["missing"]
+    if feature.type == CATEGORY:
+        facts["categories"] = list(feature.categories)
+    else:
+        del facts["categories"], facts["unseen"]
+    return {name: value for name, value in facts.items() if value not in (math.inf, -math.inf)}
+
+
+def from_document(facts: Mapping[str, Any]) -> Feature:
+    """Return the feature that `to_document` wrote. Raises `TypeError` or `ValueError` for anything else."""
+    categories = facts.get("categories", [])
+    feature = Feature(**{**facts, "categories": tuple(categories)})
+    texts = (feature.name, feature.unit, feature.description)
+    if not all(isinstance(text, str) for text in texts) or feature.type not in TYPES:
+        raise ValueError(
+            f"the feature {feature.name!r} is not of a type in {', '.join(TYPES)} with string descriptions"
+        )
+    if type(feature.missing) is not bool or feature.unseen not in (ERROR, AS_MISSING, AS_OTHER):
+        raise ValueError(f"the feature {feature.name!r} does not say how missing and unseen values are treated")
+    for low, high in ((feature.minimum, feature.maximum), (feature.lowest, feature.highest)):
+        # An absent limit is infinite; others must be within float64.
+        if not all(limit in (-math.inf, math.inf) or is_number(limit) for limit in (low, high)) or not low <= high:
+            raise ValueError(f"the feature {feature.name!r} has limits that are not two numbers in order")
+    if feature.type == CATEGORY:
+        is_text = isinstance(categories, list) and all(isinstance(category, str) for category in categories)
+        is_numeric = isinstance(categories, list) and all(map(is_number, categories))
+        if (
+            not (is_text or is_numeric)
+            or not len(set(categories)) == len(categories) <= MAX_CATEGORIES
+            or not categories
+        ):
+            raise ValueError(
+                f"the feature {feature.name!r} has no list of 1 to {MAX_CATEGORIES} different categories, all of them "
+                "strings or all of them numbers"
+            )
+    elif categories:
+        raise ValueError(f"the feature {feature.name!r} is of type {feature.type} and has categories")
+    return feature

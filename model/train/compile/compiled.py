@@ -1,0 +1,201 @@
+"""Compile a fitted model: ask it what it accepts, and fold the steps in front of its trees into their splits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from model.engine.runtime import Predict
+from model.engine.steps import Step
+from model.engine.trees import Trees
+from model.errors import ExportError
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Feature
+from model.schema.features import Matrix
+from model.train.compile import scikit_learn
+from model.train.compile.fold import find_limits, fold
+from model.train.frames import MAX_WHOLE, Frames
+
+FAMILIES = (scikit_learn,)
+"""The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
+
+_SAMPLE = 200  # rows that tell an unseen category from a missing one
+_HYPERPARAMETERS = (bool, int, float, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A fitted model in the form that is served, and what it accepts.
+
+    `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`. `steps` are done to the sums of `trees`.
+    """
+
+    algorithm: str
+    summary: str
+    features: tuple[Feature, ...]
+    predict: Predict
+    trees: Trees
+    steps: Sequence[Step]
+    tolerance: float
+    hyperparameters: dict[str, Any]
+    packages: tuple[str, ...]
+
+
+def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
+    """Return a fitted estimator, or a pipeline that ends in one, as trees on raw features.
+
+    `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. Raises `ExportError` for what
+    cannot be compiled exactly.
+    """
+    whole = getattr(fitted, "best_estimator_", fitted)  # of a search
+    try:
+        check_is_fitted(whole)
+    except (NotFittedError, TypeError) as error:
+        raise ExportError(f"the model cannot be exported: {error}") from None
+    steps, estimator = _parts(whole)
+    family = next((family for family in FAMILIES if family.owns(estimator)), None)
+    if family is None:
+        raise ExportError(
+            f"{type(estimator).__name__} cannot be compiled exactly; choose one of {', '.join(supported())}"
+        )
+
+    def predict(rows: Matrix) -> NDArray[np.float64]:
+        with as_asked(whole):
+            predictions: NDArray[np.float64] = np.asarray(whole.predict(frames.frame(rows)), dtype=np.float64).ravel()
+            return predictions
+
+    def ask(rows: Matrix) -> Matrix:
+        with as_asked(whole):
+            table = frames.frame(rows)
+            columns: Matrix = family.columns(estimator, steps.transform(table) if steps else table)
+            return columns
+
+    trees = family.fitted_trees(estimator)
+    if trees.classes or trees.output.max() > 0 or trees.leaves.shape[1] > 1:
+        raise ExportError(f"{type(estimator).__name__} does not predict one number a row; export a regressor that does")
+    n_trees = len(trees.roots) - trees.n_constants
+    X = np.vstack([_complete_row(X), X])
+    features = _features(frames, predict, ask, X)
+    lowest, highest = find_limits(ask, features, X, in_float32=trees.finite_in_float32)
+    features = tuple(
+        feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=float(low), highest=float(high))
+        for feature, low, high in zip(features, lowest, highest)
+    )
+    return Compiled(
+        algorithm=_name(whole),
+        summary=f"{n_trees:,} tree{'' if n_trees == 1 else 's'}",
+        features=features,
+        predict=predict,
+        trees=fold(trees, ask, features, X),
+        steps=trees.steps,
+        tolerance=trees.tolerance,
+        hyperparameters={
+            name: value
+            for name, value in estimator.get_params(deep=False).items()
+            if isinstance(value, _HYPERPARAMETERS) and value == value and value != "deprecated"
+        },
+        packages=family.PACKAGES,
+    )
+
+
+def supported() -> list[str]:
+    """Return the names of the estimators that can be compiled, of all libraries."""
+    return [name for family in FAMILIES for name in family.NAMES if not name.endswith("Classifier")]
+
+
+def _parts(fitted: Any) -> tuple[Pipeline | None, Any]:
+    """Return the steps in front of the last estimator, if there are any, and that estimator."""
+    steps = []
+    while isinstance(fitted, Pipeline):
+        steps += fitted.steps[:-1]
+        fitted = fitted.steps[-1][1]
+    if fitted is None or isinstance(fitted, str):
+        raise ExportError("the pipeline ends without an estimator; export one that predicts")
+    steps = [(f"{number}", step) for number, (_, step) in enumerate(steps)]
+    return (Pipeline(steps) if steps else None), fitted
+
+
+def _features(frames: Frames, predict: Predict, ask: Callable[[Matrix], Matrix], X: Matrix) -> tuple[Feature, ...]:
+    """Return the features as the model itself takes them: whether it accepts missing values and unseen categories."""
+    features = []
+    for number, column in enumerate(frames.columns):
+        missing = _accepts(predict, X, number, np.nan)
+        feature = Feature(column.name, type=column.type, missing=missing, categories=column.categories)
+        if column.type == CATEGORY:
+            feature = replace(feature, unseen=_unseen(predict, ask, X, number, feature))
+        if column.type == INTEGER:
+            feature = replace(feature, lowest=-MAX_WHOLE, highest=MAX_WHOLE)
+        features.append(feature)
+    return tuple(features)
+
+
+def _unseen(predict: Predict, ask: Callable[[Matrix], Matrix], X: Matrix, number: int, feature: Feature) -> str:
+    """Return what the model does with an unseen category."""
+    code = float(len(feature.categories))
+    if not _accepts(predict, X, number, code):
+        return ERROR
+    if feature.missing:
+        unseen, missing = X[:_SAMPLE].copy(), X[:_SAMPLE].copy()
+        unseen[:, number], missing[:, number] = code, np.nan
+        if np.array_equal(ask(unseen), ask(missing), equal_nan=True):
+            return AS_MISSING
+    return AS_OTHER
+
+
+def _accepts(predict: Predict, X: Matrix, number: int, value: float) -> bool:
+    """Return whether the model gives an answer for a row with this value of a feature."""
+    row = X[:1].copy()
+    row[0, number] = value
+    try:
+        return bool(np.isfinite(predict(row)).all())
+    except Exception:  # each library has errors of its own
+        return False
+
+
+def _complete_row(X: Matrix) -> Matrix:
+    """Return the row of `X` with the fewest missing values, `(1, n_features)`, these filled in from other rows."""
+    row: Matrix = X[np.isnan(X).sum(axis=1).argmin()].copy()
+    for number in np.flatnonzero(np.isnan(row)):
+        known = X[~np.isnan(X[:, number]), number]
+        row[number] = known[0] if len(known) else 0.0
+    return row.reshape(1, -1)
+
+
+def _name(fitted: Any) -> str:
+    """Return the names of a model's steps, such as StandardScaler + GradientBoostingRegressor."""
+    if isinstance(fitted, Pipeline):
+        parts = [_name(step) for _, step in fitted.steps if step is not None and step != "passthrough"]
+        return " + ".join(parts)
+    if hasattr(fitted, "transformers_"):
+        parts = [_name(step) for _, step, _ in fitted.transformers_ if not isinstance(step, str)]
+        return f"{type(fitted).__name__}({', '.join(parts)})"
+    return type(fitted).__name__
+
+
+@contextmanager
+def as_asked(fitted: Any) -> Iterator[None]:
+    """Let every part of a model work in one job, without warnings.
+
+    With several jobs, forests add their trees in any order. Libraries warn of rows that are far from the training rows.
+    """
+    parameters = fitted.get_params() if hasattr(fitted, "get_params") else {}
+    several = {
+        name: value for name, value in parameters.items() if name.split("__")[-1] == "n_jobs" and value not in (None, 1)
+    }
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        if several:
+            fitted.set_params(**dict.fromkeys(several, 1))
+        try:
+            yield
+        finally:
+            if several:
+                fitted.set_params(**several)

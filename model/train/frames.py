@@ -1,0 +1,172 @@
+"""Between a person's table and the matrix: its columns' types, and frames of the same types to ask a model with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from model.errors import ExportError
+from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, MAX_CATEGORIES, NUMBER, Category
+from model.schema.features import Matrix
+
+MAX_WHOLE = 2.0**53  # up to which each whole number is a float64 of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table that a model was fitted on.
+
+    `dtype` is that of pandas. `categories` are those of a category, in their order. `missing` is what the table has for
+    a missing value, since encoders tell None from NaN.
+    """
+
+    name: str
+    type: str
+    dtype: Any
+    categories: tuple[Category, ...] = ()
+    missing: Any = np.nan
+
+    @property
+    def unseen(self) -> Category:
+        """Return a category that is none of the column's."""
+        if isinstance(self.categories[0], str):
+            text = "unseen"
+            while text in self.categories:
+                text += "_"
+            return text
+        return max(self.categories, key=float) + 1  # type: ignore[operator]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Makes of a matrix `(n_rows, n_features)` what the model takes: a frame of the same dtypes, or an array."""
+
+    columns: tuple[Column, ...]
+    is_array: bool
+
+    def frame(self, X: Matrix) -> Any:
+        """Return the rows as the model takes them. A category beyond the known ones is one that is unseen."""
+        if self.is_array:
+            return X
+        return pd.DataFrame({column.name: _series(column, values) for column, values in zip(self.columns, X.T)})
+
+    def matrix(self, table: Any) -> Matrix:
+        """Return a table with the model's columns as `(n_rows, n_features)` float64."""
+        if self.is_array:
+            return np.asarray(table, dtype=np.float64)
+        absent = [column.name for column in self.columns if column.name not in table]
+        if absent:
+            raise ExportError(
+                f"a table lacks the columns {', '.join(map(repr, absent))}; pass the same columns in each"
+            )
+        return np.column_stack([_values(column, table[column.name]) for column in self.columns])
+
+
+def read(table: Any, names: Sequence[str] | None = None) -> Frames:
+    """Return the columns of a data frame, or of an array `(n_rows, n_features)` with the names or x0, x1 and so on.
+
+    Raises `ExportError` for a column that cannot be served, and says what to do.
+    """
+    if isinstance(table, pd.DataFrame):
+        return Frames(tuple(_column(name, table[name]) for name in _unique(table.columns)), is_array=False)
+    array = np.asarray(table)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise ExportError(
+            f"the table is an array of {array.dtype} with the shape {array.shape}; pass a data frame, or an array "
+            "of numbers (n_rows, n_features)"
+        )
+    names = list(names or (f"x{number}" for number in range(array.shape[1])))
+    if len(_unique(names)) != array.shape[1]:
+        raise ExportError(f"there are {len(names)} names for {array.shape[1]} columns; pass one name for each")
+    return Frames(tuple(Column(name, NUMBER, array.dtype) for name in names), is_array=True)
+
+
+def _unique(found: Any) -> list[str]:
+    names: list[str] = list(found)
+    if not all(isinstance(name, str) for name in names):
+        raise ExportError("the columns' names are not all strings; rename them, for example by columns.astype(str)")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ExportError(f"the column {repeated[0]!r} is there more than once; rename it or leave it out")
+    return names
+
+
+def _column(name: str, values: pd.Series) -> Column:
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return Column(name, CATEGORY, dtype, _categories(name, list(dtype.categories)))
+    if pd.api.types.is_bool_dtype(dtype):
+        return Column(name, BOOLEAN, dtype)
+    if pd.api.types.is_integer_dtype(dtype):
+        return Column(name, INTEGER, dtype)
+    if pd.api.types.is_float_dtype(dtype):
+        return Column(name, NUMBER, dtype)
+    if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+        raise ExportError(f"the column {name!r} has dates; turn it into numbers before the model, such as the month")
+    present, absent = values.dropna(), values[values.isna()]
+    kinds = set(map(type, present))
+    missing = absent.iloc[0] if len(absent) else np.nan
+    if kinds == {bool}:
+        return Column(name, BOOLEAN, dtype, missing=missing)
+    if kinds and kinds <= {int, float, np.float64, np.int64}:
+        return Column(name, NUMBER, dtype, missing=missing)
+    if kinds == {str}:
+        return Column(name, CATEGORY, dtype, _categories(name, sorted(set(present))), missing=missing)
+    found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
+    raise ExportError(f"the column {name!r} has values of the types {found}; make it numbers or strings alone")
+
+
+def _categories(name: str, found: list[Any]) -> tuple[Category, ...]:
+    categories = tuple(each.item() if isinstance(each, np.generic) else each for each in found)
+    kinds = {
+        str if isinstance(each, str) else float if type(each) in (int, float) else type(each) for each in categories
+    }
+    if kinds not in ({str}, {float}):
+        raise ExportError(
+            f"the categories of the column {name!r} are neither all strings nor all numbers; make them so"
+        )
+    if len(categories) > MAX_CATEGORIES:
+        raise ExportError(
+            f"the column {name!r} has {len(categories)} categories, more than {MAX_CATEGORIES}; is it an identifier or "
+            "free text? leave it out, or group rare values"
+        )
+    return categories
+
+
+def _series(column: Column, values: NDArray[np.float64]) -> Any:
+    missing = np.isnan(values)
+    if column.type == CATEGORY:
+        known = np.array([*column.categories, column.unseen, column.missing], dtype=object)
+        codes = np.where(missing, len(known) - 1, np.minimum(values, len(column.categories))).astype(np.intp)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            has_unseen = (codes == len(column.categories)).any()
+            listed = known[:-1] if has_unseen else known[:-2]
+            return pd.Series(pd.Categorical(known[codes], categories=listed, ordered=column.dtype.ordered))
+        return pd.Series(known[codes], dtype=column.dtype)
+    if column.type == BOOLEAN:
+        if not missing.any():
+            return pd.Series(values == 1, dtype=column.dtype)
+        known = np.array([False, True, column.missing], dtype=object)
+        cells = known[np.where(missing, 2, values).astype(np.intp)]
+        return pd.Series(cells, dtype=object if column.dtype == bool else column.dtype)
+    if column.type == INTEGER:
+        if pd.api.types.is_extension_array_dtype(column.dtype):
+            return pd.Series(pd.array(values).astype("Float64").astype("Int64"))
+        return pd.Series(values if missing.any() else values.astype(np.int64))
+    return pd.Series(values).astype(column.dtype if pd.api.types.is_float_dtype(column.dtype) else np.float64)
+
+
+def _values(column: Column, series: pd.Series) -> NDArray[np.float64]:
+    if column.type != CATEGORY:
+        numbers = series.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray(numbers, dtype=np.float64)
+    cells = series.to_numpy(dtype=object)
+    codes = pd.Index(column.categories, dtype=object).get_indexer(pd.Index(cells)).astype(np.float64)
+    codes[codes < 0] = len(column.categories)
+    codes[pd.isna(cells)] = np.nan
+    return codes

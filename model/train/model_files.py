@@ -1,0 +1,134 @@
+"""Read a fitted model from a file, and the table that it was fitted on.
+
+A pickle runs the code that is in it. So it is opened here, by a person who names the file, and never by a server.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+from sklearn.exceptions import InconsistentVersionWarning
+
+from model.errors import ExportError
+
+
+def load(path: Path) -> Any:
+    """Return the fitted model in a file of a kind that its suffix names.
+
+    Raises `ExportError` for a file that has none, or one of another version of scikit-learn.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise ExportError(f"{path.name} is of no known kind; name a file that ends in {', '.join(_READERS)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)
+            fitted = read(path)
+    except (ExportError, FileNotFoundError):
+        raise
+    except InconsistentVersionWarning as warning:
+        raise ExportError(
+            f"{path.name} has a {warning.estimator_name} of scikit-learn {warning.original_sklearn_version}, and here "
+            f"is {warning.current_sklearn_version}, which may predict other numbers; fit it again here, or run "
+            f"pip install scikit-learn=={warning.original_sklearn_version} first"
+        ) from None
+    except Exception as error:  # a pickle may raise anything
+        raise ExportError(
+            f"{path.name} cannot be read ({type(error).__name__}: {error}); is it a whole file, and is every package "
+            "installed that it needs?"
+        ) from None
+    if not hasattr(fitted, "predict"):
+        raise ExportError(f"{path.name} has a {type(fitted).__name__}, which does not predict; save the fitted model")
+    return fitted
+
+
+def read_table(path: Path, fitted: Any, *, target: str) -> tuple[Any, pd.Series]:
+    """Return the features, as the model takes them, and the target of a CSV table.
+
+    A model that was fitted on named columns gets these; one that was fitted on an array gets all but the target, as an
+    array. Text becomes a category of pandas where the model takes no other. Raises `ExportError` for a table that is
+    not the model's.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise ExportError(f"{path.name} cannot be read as CSV: {error}") from None
+    if target not in table:
+        raise ExportError(f"{path.name} has no column {target!r}; its columns are {', '.join(map(str, table.columns))}")
+    table = table[table[target].notna()]
+    y, X = table[target], table.drop(columns=target)
+    names = _names(fitted)
+    if not any(name in X for name in names):  # libraries make up names for the columns of an array
+        n_features = len(names) or X.shape[1]
+        if n_features != X.shape[1]:
+            raise ExportError(
+                f"the model was fitted on an array of {n_features} columns, and {path.name} has {X.shape[1]} beside "
+                f"{target!r}; leave only those in it, in their order"
+            )
+        return X.to_numpy(), y
+    absent = [name for name in names if name not in X]
+    if absent:
+        raise ExportError(
+            f"{path.name} lacks the columns {', '.join(map(repr, absent))}, which the model was fitted on"
+        )
+    X = X[names]
+    texts = X.select_dtypes(["object", "string"]).columns
+    if len(texts) and not _predicts(fitted, X):
+        as_categories = X.astype(dict.fromkeys(texts, "category"))
+        if _predicts(fitted, as_categories):
+            return as_categories, y
+    return X, y
+
+
+def _names(fitted: Any) -> list[str]:
+    """Return the names of the columns that a model was fitted on, as its library calls them."""
+    for attribute in ("feature_names_in_", "feature_names_", "feature_name_"):
+        names = getattr(fitted, attribute, None)
+        if names is not None:
+            return list(names)
+    return [f"x{number}" for number in range(getattr(fitted, "n_features_in_", 0))]
+
+
+def _predicts(fitted: Any, X: pd.DataFrame) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted.predict(X[:1])
+    except Exception:  # every library has classes of its own
+        return False
+    return True
+
+
+def _read_skops(path: Path) -> Any:
+    _check_installed(path, "skops")
+    from skops import io
+
+    types = io.get_untrusted_types(file=path)
+    unknown = [name for name in types if not name.startswith("sklearn.")]  # such as scikit-learn's own trees
+    if unknown:
+        raise ExportError(
+            f"{path.name} has types that skops does not trust: {', '.join(unknown)}; if you trust the file, save the "
+            "model with joblib and import that"
+        )
+    return io.load(path, trusted=types)
+
+
+def _check_installed(path: Path, package: str) -> None:
+    if find_spec(package) is None:
+        raise ExportError(
+            f'{path.name} is read by {package}, which is not installed; run make install EXTRAS="{package}"'
+        )
+
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".joblib": joblib.load,
+    ".pkl": joblib.load,
+    ".pickle": joblib.load,
+    ".skops": _read_skops,
+}

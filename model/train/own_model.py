@@ -1,0 +1,183 @@
+"""Export a fitted model of one's own: from a notebook to a version in the store, with a checklist on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.errors import ExportError
+from model.metrics import Scores
+from model.plots import training as plots
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
+from model.schema.features import Matrix, Schema
+from model.store.artifact import Artifact
+from model.store.manifest import Data, Proof
+from model.store.versions import Store
+from model.task import REGRESSION
+from model.train import export as drafts
+from model.train import frames
+from model.train.candidate import Candidate
+from model.train.compile.compiled import as_asked
+from model.train.learners import fitted as learner
+from model.train.subject import Subject
+
+_MAX_SHOWN = 6  # categories in a line of the checklist
+
+
+def export(
+    fitted: Any,
+    X: Any,
+    y: Any,
+    *,
+    name: str,
+    holdout: tuple[Any, Any] | None = None,
+    store: Path | str = "store",
+    title: str = "",
+    target: str = "",
+    unit: str = "",
+    source: str = "a table in memory",
+    owner: str = "",
+    limits: str = "",
+) -> Artifact:
+    """Compile a fitted model, prove it equal to the original, and add it to the store as its new champion.
+
+    `X` is the data frame, or the array `(n_rows, n_features)`, that the model was fitted on, and `y` `(n_rows,)` its
+    targets. `holdout` are features and targets that it was not fitted on: how good it is on them is what the live error
+    is compared with. `target` and `unit` name what is predicted; the default is the name of `y`.
+
+    Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
+    or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
+    """
+    models = Store(Path(store))
+    models.versions(name)  # refuses a name that cannot be one, before the work
+    table = frames.read(X)
+    matrix, targets = table.matrix(X), _targets(y, len(X))
+    validation = (table.matrix(holdout[0]), _targets(holdout[1], len(holdout[0]))) if holdout else None
+    candidate = learner.candidate(fitted, table, matrix)
+    _check_as_read(fitted, X, candidate, matrix)
+    subject = Subject(
+        title=title or name.replace("-", " ").capitalize(),
+        task=REGRESSION,
+        target=Feature(target or str(getattr(y, "name", None) or "target"), unit),
+        limits=limits,
+        tags={"task": REGRESSION.name, "owner": owner},
+        data=Data(
+            source=source,
+            sha256=hashlib.sha256(matrix.tobytes() + targets.tobytes()).hexdigest(),
+            rows=len(matrix),
+            warnings=[],
+            split=None,
+        ),
+        X=matrix,
+        training=(matrix, targets),
+        validation=validation,
+    )
+    _print_schema(drafts.schema_of(subject, candidate))
+    print(f"steps    {candidate.algorithm}: {candidate.summary} on the columns above")
+    draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
+    model = models.load(f"{name}@{models.add(name, draft).name}")
+    if model.manifest.proof:
+        print(f"proof    {_proof_line(model.manifest.proof, candidate.tolerance)}")
+    print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
+    for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
+        print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
+    print(f"written  {model.path}")
+    print(f"serve    {_serve_line(models.root)}")
+    print(f"ask      {_curl_line(model)}")
+    return model
+
+
+def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
+    try:
+        targets = np.asarray(y, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise ExportError("the targets are not numbers; a regression has one number for each row") from None
+    if len(targets) != n_rows:
+        raise ExportError(f"there are {len(targets)} targets for {n_rows} rows; pass one for each row")
+    if not np.isfinite(targets).all():
+        raise ExportError(f"{np.count_nonzero(~np.isfinite(targets))} targets are missing; leave those rows out")
+    return targets
+
+
+def _check_as_read(fitted: Any, X: Any, candidate: Candidate, matrix: Matrix) -> None:
+    """Raise `ExportError` if the table was read differently than the model itself reads it."""
+    with as_asked(fitted):
+        expected = np.asarray(fitted.predict(X), dtype=np.float64).reshape(-1)
+    different = np.flatnonzero(expected != candidate.predict(matrix))
+    if len(different):
+        raise ExportError(
+            f"the model predicts {len(different)} of {len(matrix)} rows differently once the table was read as numbers "
+            f"and categories, the first in row {different[0]}; look for cells of mixed types, such as 1 and '1'"
+        )
+
+
+def _print_schema(schema: Schema) -> None:
+    """Print a line for each column: its type, what was seen of it, and what else is accepted."""
+    width = max(len(feature.name) for feature in schema.features)
+    for number, feature in enumerate(schema.features):
+        start = "schema" if number == 0 else ""
+        print(f"{start:<8} {feature.name:<{width}}  {feature.type:<8}  {described(feature)}")
+
+
+def described(feature: Feature) -> str:
+    """Return in a few words what was seen of a feature, and what else is accepted."""
+    if feature.type == CATEGORY:
+        shown = ", ".join(map(repr, feature.categories[:_MAX_SHOWN]))
+        more = len(feature.categories) - _MAX_SHOWN
+        others = {AS_MISSING: "counts as missing", AS_OTHER: "as the encoder does"}.get(feature.unseen, "is refused")
+        seen = f"{shown}{f' and {more} more' if more > 0 else ''}; any other {others}"
+    elif feature.type == BOOLEAN:
+        seen = "true or false"
+    else:
+        seen = f"{feature.minimum:g} to {feature.maximum:g}"
+    return f"{seen}; may be missing" if feature.missing else seen
+
+
+def _proof_line(proof: Proof, tolerance: float) -> str:
+    n_rows = proof.table_rows + proof.random_rows + proof.limit_rows + proof.split_rows
+    rows = (
+        f"{n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {proof.split_rows:,} on "
+        f"both sides of splits, {proof.limit_rows:,} at limits and of each category)"
+    )
+    if not tolerance:
+        return f"{rows}: {proof.different_rows} differ in any bit"
+    return (
+        f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most; "
+        f"{tolerance:g} is allowed"
+    )
+
+
+def _scores_line(scores: Scores) -> str:
+    return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
+
+
+def _serve_line(store: Path) -> str:
+    return f"make run STORE={shlex.quote(str(store.resolve()))}, in a clone of Tabserve"
+
+
+def _curl_line(model: Artifact) -> str:
+    """Return the request for the first golden row, which is the table's first."""
+    cells = zip(model.schema.names, model.schema.cells, model.golden_rows[0].tolist())
+    row = json.dumps({name: kind.cell(number) for name, kind, number in cells}, ensure_ascii=False)
+    return (
+        f"curl -s localhost:8000/models/{model.name}/predict -H 'Content-Type: application/json' -d {shlex.quote(row)}"
+    )
+
+
+def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:
+    """Return the pictures of how good the model is on the rows that were held out, or else on its own."""
+    X, y = subject.validation or subject.training
+    predicted = candidate.predict(X)
+    label = f"{subject.target.name} ({subject.target.unit})" if subject.target.unit else subject.target.name
+    return {
+        "predicted_against_actual": plots.predicted_against_actual(y, predicted, label=label),
+        "residuals": plots.residuals(y, predicted, label=label),
+    }

@@ -1,0 +1,33 @@
+"""What a model is about, beside its candidate: its target, its table and its words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.schema.feature import Feature
+from model.schema.features import Matrix
+from model.store.manifest import Data
+from model.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a model is about, and the rows that it is judged by.
+
+    `X` `(n_rows, n_features)` are all rows of its table. `training` and `validation` are features and targets
+    `(n_rows,)`; without rows that were held out there is no validation.
+    """
+
+    title: str
+    task: Task
+    target: Feature
+    limits: str
+    tags: Mapping[str, str]
+    data: Data
+    X: Matrix
+    training: tuple[Matrix, NDArray[np.float64]]
+    validation: tuple[Matrix, NDArray[np.float64]] | None

@@ -1,0 +1,350 @@
+"""A fitted model of one's own: what is served has its bits, and what cannot be served is refused in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+    TargetEncoder,
+)
+from sklearn.tree import DecisionTreeRegressor
+
+from model import export
+from model.cli.main import main
+from model.errors import ExportError
+from model.store import artifact
+from tests.support.service import bits
+
+NUMBERS, TEXTS = ["area", "rooms", "age"], ["town", "kind"]
+
+
+@pytest.fixture(scope="module")
+def homes() -> pd.DataFrame:
+    """A table with numbers, whole numbers, booleans, texts and categories, some of them missing."""
+    random = np.random.default_rng(5)
+    n = 400
+    table = pd.DataFrame(
+        {
+            "area": random.gamma(3, 30, n),
+            "rooms": random.integers(1, 9, n),
+            "age": random.normal(40, 20, n).astype(np.float32),
+            "garden": random.random(n) < 0.4,
+            "town": random.choice(["Ulm", "Köln", 'a "quoted", name', "NA", " "], n),
+            "kind": pd.Categorical(random.choice(["flat", "house", "hut"], n)),
+        }
+    )
+    table.loc[random.random(n) < 0.1, "area"] = np.nan
+    table.loc[random.random(n) < 0.1, "town"] = None
+    table["price"] = table.area.fillna(50) * 2 + table.rooms * 9 + (table.kind == "hut") * 30 + random.normal(size=n)
+    return table
+
+
+def encoded(scaler: Any, encoder: Any) -> Any:
+    """Return the usual steps in front of trees."""
+    numbers, texts = (
+        make_pipeline(SimpleImputer(strategy="median"), scaler),
+        make_pipeline(SimpleImputer(strategy="most_frequent"), encoder),
+    )
+    return make_column_transformer((numbers, NUMBERS), (texts, TEXTS), ("passthrough", ["garden"]))
+
+
+ONE_HOT = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+ORDINAL = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+MODELS: dict[str, Callable[[], Any]] = {
+    "forest": lambda: make_pipeline(
+        encoded(RobustScaler(), OneHotEncoder(handle_unknown="ignore", max_categories=3)),
+        RandomForestRegressor(n_estimators=20, n_jobs=2, random_state=0),
+    ),
+    "extra trees": lambda: make_pipeline(
+        encoded(MinMaxScaler(), ORDINAL), ExtraTreesRegressor(n_estimators=20, random_state=0)
+    ),
+    "gbm": lambda: make_pipeline(
+        encoded(StandardScaler(), TargetEncoder(target_type="continuous")),
+        GradientBoostingRegressor(n_estimators=30, random_state=0),
+    ),
+    "tree": lambda: make_pipeline(encoded(PowerTransformer(), ONE_HOT), DecisionTreeRegressor(max_depth=7)),
+    "histograms": lambda: make_pipeline(
+        make_column_transformer((ONE_HOT, TEXTS), remainder="passthrough"), HistGradientBoostingRegressor(max_iter=20)
+    ),
+    "poisson": lambda: make_pipeline(
+        encoded(QuantileTransformer(n_quantiles=30), ORDINAL),
+        HistGradientBoostingRegressor(max_iter=20, loss="poisson"),
+    ),
+    "falling": lambda: make_pipeline(
+        make_column_transformer((FunctionTransformer(np.negative), ["area", "rooms"])),
+        HistGradientBoostingRegressor(max_iter=20),
+    ),
+    "search": lambda: GridSearchCV(
+        make_pipeline(encoded(StandardScaler(), ONE_HOT), DecisionTreeRegressor()),
+        {"decisiontreeregressor__max_depth": [2, 4]},
+        cv=3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_served_has_the_models_bits(homes: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Any pipeline of known trees becomes a version whose predictions for the whole table have the pipeline's bits."""
+    X, y = homes.drop(columns="price"), homes["price"]
+    fitted = MODELS[name]().fit(X[:300], y[:300])
+
+    found = export(fitted, X[:300], y[:300], name="homes", holdout=(X[300:], y[300:]), store=tmp_path)
+
+    cells = X.astype({"kind": object}).to_dict("records")
+    rows = [{str(key): None if cell != cell else cell for key, cell in row.items()} for row in cells]
+    for parameter, value in (fitted.get_params() if name == "forest" else {}).items():
+        if parameter.endswith("__n_jobs") and "forest" in parameter:
+            assert value == 2
+            fitted.set_params(**{parameter: 1})  # with more, it adds its trees in any order
+    assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(fitted.predict(X)))
+    assert found.manifest.proof is not None
+    assert (found.manifest.proof.different_rows, found.tolerance) == (0, 0)
+    assert found.manifest.metrics.validation is not None
+    assert found.manifest.metrics.validation.rows == 100
+
+
+def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The export says what each column is, what was compiled and proven, where it lies, and how to ask it."""
+    X, y = homes.drop(columns="price"), homes["price"]
+    export(MODELS["gbm"]().fit(X, y), X, y, name="homes", store=tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[0].startswith("schema   area    number    ")
+    assert lines[0].endswith("; may be missing")
+    assert lines[4] == (
+        "         town    category  ' ', 'Köln', 'NA', 'Ulm', 'a \"quoted\", name'; any other as the encoder does; "
+        "may be missing"
+    )
+    assert [line.split()[0] for line in lines[6:]] == [
+        *("steps", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
+    ]
+    assert lines[7].endswith(": 0 differ in any bit")
+    assert lines[-1].startswith("ask      curl -s localhost:8000/models/homes/predict -H")
+
+
+def test_schema_is_what_the_model_does(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """Whether a value may be missing, and what an unseen category does, is found by asking the model."""
+    strict = make_pipeline(
+        make_column_transformer((OneHotEncoder(), ["kind"]), (StandardScaler(), ["rooms"])),
+        GradientBoostingRegressor(n_estimators=5),
+    )
+    own = HistGradientBoostingRegressor(max_iter=5, categorical_features="from_dtype")
+    X, y = homes[["rooms", "kind"]], homes["price"]
+
+    refusing = {f.name: f for f in export(strict.fit(X, y), X, y, name="strict", store=tmp_path).schema.features}
+    accepting = {f.name: f for f in export(own.fit(X, y), X, y, name="own", store=tmp_path).schema.features}
+    assert (refusing["kind"].type, refusing["kind"].missing, refusing["kind"].unseen) == ("category", False, "error")
+    assert (refusing["rooms"].type, refusing["rooms"].missing) == ("integer", False)
+    assert (refusing["rooms"].minimum, refusing["rooms"].maximum) == (1, 8)
+    assert (accepting["kind"].missing, accepting["kind"].unseen) == (True, "as missing")
+    assert accepting["kind"].categories == ("flat", "house", "hut")
+
+
+def test_array_has_numbered_columns(tmp_path: Path) -> None:
+    """A model that was fitted on an array is asked for x0, x1 and so on."""
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    fitted = GradientBoostingRegressor(n_estimators=5).fit(X, X[:, 0])
+
+    assert export(fitted, X, X[:, 0], name="array", store=tmp_path).schema.names == ("x0", "x1", "x2")
+
+
+def fitted_on(columns: list[str], learner: Any, step: Any = "passthrough") -> Callable[[pd.DataFrame], Any]:
+    def fit(table: pd.DataFrame) -> Any:
+        return make_pipeline(make_column_transformer((step, columns)), learner).fit(table, table["price"])
+
+    return fit
+
+
+class Twice(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A model that nobody knows."""
+
+    def fit(self, X: Any, y: Any) -> Twice:
+        self.mean_ = np.mean(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.full(len(X), self.mean_ * 2)
+
+
+@pytest.mark.parametrize(
+    ("fit", "sentence"),
+    [
+        (lambda t: GradientBoostingRegressor(), "is not fitted yet"),
+        (fitted_on(["rooms"], KNeighborsRegressor()), "KNeighborsRegressor cannot be compiled exactly; choose one of"),
+        (fitted_on(["rooms"], Twice()), "Twice cannot be compiled exactly; choose one of"),
+        (
+            fitted_on(["rooms", "garden"], DecisionTreeRegressor(), PolynomialFeatures(2)),
+            "a step makes one column of 'rooms' and 'garden'",
+        ),
+        (
+            fitted_on(["rooms"], DecisionTreeRegressor(), FunctionTransformer(lambda X: (X - 4) ** 2)),
+            "a step turns the number 'rooms' into a column that neither rises nor falls",
+        ),
+        (
+            lambda t: GradientBoostingRegressor(n_estimators=2, init=Twice()).fit(t[["rooms"]], t["price"]),
+            "GradientBoostingRegressor starts from another model (Twice); fit it with init=None",
+        ),
+    ],
+    ids=["unfitted", "neighbours", "unknown", "polynomials", "parabola", "init"],
+)
+def test_model_that_cannot_be_exact_is_refused(
+    homes: pd.DataFrame, tmp_path: Path, fit: Callable[[pd.DataFrame], Any], sentence: str
+) -> None:
+    """A model that cannot be compiled exactly is refused in one sentence with the step, and nothing is written."""
+    X = homes[["rooms", "garden"]]
+    fitted = fit(homes[["rooms", "garden", "price"]])
+    if hasattr(fitted, "feature_names_in_") and list(fitted.feature_names_in_) == ["rooms"]:
+        X = homes[["rooms"]]
+    elif hasattr(fitted, "feature_names_in_"):
+        X = homes[["rooms", "garden", "price"]]
+
+    with pytest.raises(ExportError, match=r".") as caught:
+        export(fitted, X, homes["price"], name="homes", store=tmp_path / "store")
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t.assign(rooms=pd.Timestamp("2026-01-01")), "the column 'rooms' has dates"),
+        (lambda t: t.assign(rooms=[1, "1"] * 200), "the column 'rooms' has values of the types int, str"),
+        (lambda t: t.assign(rooms=None), "the column 'rooms' has values of the types nothing"),
+        (lambda t: t.set_axis(["rooms", "rooms"], axis=1), "the column 'rooms' is there more than once"),
+        (lambda t: t.set_axis([0, 1], axis=1), "the columns' names are not all strings"),
+        (lambda t: np.array([["a", "b"]] * 400), "the table is an array of <U1 with the shape (400, 2)"),
+        (lambda t: np.zeros(400), "the table is an array of float64 with the shape (400,)"),
+        (lambda t: t.assign(rooms=pd.Categorical([(1, 2)] * 400)), "the categories of the column 'rooms' are neither"),
+    ],
+)
+def test_table_that_cannot_be_served_is_refused(
+    homes: pd.DataFrame, tmp_path: Path, change: Callable[[pd.DataFrame], Any], sentence: str
+) -> None:
+    """A column that cannot be served is named, with what to do."""
+    X = homes[["rooms", "garden"]]
+    fitted = GradientBoostingRegressor(n_estimators=2).fit(X.to_numpy(), homes["price"])
+
+    with pytest.raises(ExportError, match=r".") as caught:
+        export(fitted, change(X), homes["price"], name="homes", store=tmp_path / "store")
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        ([1.0], "there are 1 targets for 400 rows"),
+        ([math.nan] * 400, "400 targets are missing"),
+        (["x"] * 400, "the targets are not numbers"),
+    ],
+)
+def test_targets_are_checked(homes: pd.DataFrame, tmp_path: Path, y: Any, sentence: str) -> None:
+    """Targets that are missing, of another number or no numbers are refused."""
+    X = homes[["rooms"]]
+    fitted = DecisionTreeRegressor().fit(X, homes["price"])
+
+    with pytest.raises(ExportError, match=sentence):
+        export(fitted, X, y, name="homes", store=tmp_path / "store")
+
+
+def test_table_is_read_as_the_model_reads_it(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """A model that tells cells apart that a schema does not, such as None from NaN, is refused."""
+    X = pd.DataFrame({"town": [None, np.nan, "Ulm", "Köln"] * 50}, dtype=object)
+    y = np.arange(200.0) % 4
+    fitted = make_pipeline(
+        FunctionTransformer(lambda t: np.array([[3.0 if c is None else 0.0 if c != c else 1.0] for c in t["town"]])),
+        DecisionTreeRegressor(),
+    ).fit(X, y)
+
+    with pytest.raises(ExportError, match="predicts 50 of 200 rows differently once the table was read"):
+        export(fitted, X, y, name="homes", store=tmp_path / "store")
+
+
+def test_name_is_checked_before_the_work(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """A name that no model can have is refused at once."""
+    with pytest.raises(Exception, match="'My Homes' is not a model's name"):
+        export(None, homes, homes["price"], name="My Homes", store=tmp_path)
+
+
+def test_import_of_a_file(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`import` takes a pipeline from a file and its table from CSV, and gives its bits; text becomes a category."""
+    homes = homes.drop(columns="age")  # CSV has no float32
+    train, test = homes[:300], homes[300:]
+    train.to_csv(tmp_path / "train.csv", index=False)
+    test.to_csv(tmp_path / "test.csv", index=False)
+    own = HistGradientBoostingRegressor(max_iter=10, categorical_features="from_dtype")
+    typed = train.astype({"town": "category", "kind": "category"})
+    joblib.dump(own.fit(typed.drop(columns="price"), typed["price"]), tmp_path / "model.joblib")
+    command = ["--store", str(tmp_path / "store"), "import", str(tmp_path / "model.joblib")]
+    files = ["--data", str(tmp_path / "train.csv"), "--holdout", str(tmp_path / "test.csv")]
+
+    assert main([*command, "--name", "homes", "--target", "price", *files]) == 0
+    assert "0 differ in any bit" in capsys.readouterr().out
+    found = artifact.load(tmp_path / "store" / "homes" / "1")
+    assert found.schema.target.name == "price"
+    assert found.manifest.metrics.validation is not None
+    assert found.manifest.document["data"]["source"] == "train.csv"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("model.joblib", b"", "model.joblib cannot be read"),
+        ("model.pkl", b"garbage", "model.pkl cannot be read"),
+        ("model.h5", b"", "model.h5 is of no known kind; name a file that ends in .joblib, .pkl"),
+        ("no.joblib", None, "No such file"),
+    ],
+)
+def test_file_that_is_no_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, sentence: str
+) -> None:
+    """A file that has no fitted model is refused by name."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    arguments = ["import", str(tmp_path / name), "--name", "m", "--target", "y", "--data", str(tmp_path / "x.csv")]
+
+    assert main(["--store", str(tmp_path / "store"), *arguments]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_model_of_another_scikit_learn_is_refused(
+    homes: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pickle of another version of scikit-learn may predict otherwise: it is refused, with what to do."""
+    fitted = DecisionTreeRegressor().fit(homes[["rooms"]], homes["price"])
+    monkeypatch.setattr("sklearn.base.__version__", "1.5.2")
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    monkeypatch.undo()
+    homes[["rooms", "price"]].to_csv(tmp_path / "x.csv")
+    arguments = ["import", str(tmp_path / "model.joblib"), "--name", "m", "--target", "price"]
+
+    assert main(["--store", str(tmp_path), *arguments, "--data", str(tmp_path / "x.csv")]) == 1
+    assert "of scikit-learn 1.5.2, and here is" in capsys.readouterr().err
