@@ -8,6 +8,8 @@ MODEL ?= boston-housing
 URL ?= http://localhost:8000
 MONITOR_PORT ?= 9090
 ARGS ?=
+EXTRAS ?=
+TESTED_EXTRAS := catboost lightgbm skops xgboost-cpu
 OVERLAY ?= cpu
 # A model goes into an image only where it is named: MODEL above has a default.
 BAKED = $(if $(findstring command,$(origin MODEL)),MODEL="$(MODEL)",MODEL=)
@@ -53,7 +55,8 @@ help: ## list the targets, the most important ones first
 	done
 
 setup: $(SETUP) ## make the virtual environment .venv
-install: $(INSTALLED) ## install what training and serving need
+install: $(INSTALLED) ## install what training and serving need (for models of other libraries: EXTRAS="xgboost lightgbm catboost skops")
+	$(if $(strip $(EXTRAS)),$(PIP) -c constraints.txt -c requirements-extras.txt $(EXTRAS))
 dev: $(DEV) ## install what lint and tests need, too
 all: install lint test ## install, lint and test
 
@@ -140,8 +143,9 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt $(TEST) $(TORCH)
+$(DEV): requirements-dev.txt requirements-extras.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
+	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
 	@touch $@
 
 $(CLIENTS): requirements-clients.txt constraints-clients.txt | $(SETUP)

@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn.exceptions import InconsistentVersionWarning
 
 from model.errors import ExportError
+from model.train.compile import catboost, lightgbm, xgboost
 
 
 def load(path: Path) -> Any:
@@ -119,6 +120,27 @@ def _read_skops(path: Path) -> Any:
     return io.load(path, trusted=types)
 
 
+def _read_json(path: Path) -> Any:
+    """Return the model in JSON, of CatBoost if it has what CatBoost writes, else of XGBoost."""
+    start = path.read_bytes()[: 2**20]
+    return _read_catboost(path) if b'"features_info"' in start else _read_xgboost(path)
+
+
+def _read_catboost(path: Path) -> Any:
+    _check_installed(path, "catboost")
+    return catboost.load(path)
+
+
+def _read_lightgbm(path: Path) -> Any:
+    _check_installed(path, "lightgbm")
+    return lightgbm.load(path)
+
+
+def _read_xgboost(path: Path) -> Any:
+    _check_installed(path, "xgboost")
+    return xgboost.load(path)
+
+
 def _check_installed(path: Path, package: str) -> None:
     if find_spec(package) is None:
         raise ExportError(
@@ -131,4 +153,8 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
     ".pkl": joblib.load,
     ".pickle": joblib.load,
     ".skops": _read_skops,
+    ".json": _read_json,
+    ".ubj": _read_xgboost,
+    ".cbm": _read_catboost,
+    ".txt": _read_lightgbm,
 }

@@ -348,3 +348,67 @@ def test_model_of_another_scikit_learn_is_refused(
 
     assert main(["--store", str(tmp_path), *arguments, "--data", str(tmp_path / "x.csv")]) == 1
     assert "of scikit-learn 1.5.2, and here is" in capsys.readouterr().err
+
+
+def write_xgboost(X: pd.DataFrame, y: pd.Series, path: Path) -> Any:
+    xgboost = pytest.importorskip("xgboost", reason='needs XGBoost: make install EXTRAS="xgboost"')
+    fitted = xgboost.XGBRegressor(n_estimators=20, max_depth=4, enable_categorical=True).fit(X, y)
+    fitted.save_model(path)
+    return fitted
+
+
+def write_lightgbm(X: pd.DataFrame, y: pd.Series, path: Path) -> Any:
+    lightgbm = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
+    fitted = lightgbm.LGBMRegressor(n_estimators=20, verbosity=-1).fit(X, y)
+    fitted.booster_.save_model(path)
+    return fitted
+
+
+def write_catboost(X: pd.DataFrame, y: pd.Series, path: Path) -> Any:
+    catboost = pytest.importorskip("catboost", reason='needs CatBoost: make install EXTRAS="catboost"')
+    fitted = catboost.CatBoostRegressor(
+        iterations=20, depth=4, verbose=0, allow_writing_files=False, max_ctr_complexity=1, cat_features=["kind"]
+    ).fit(X, y)
+    fitted.save_model(str(path), format={".json": "json", ".cbm": "cbm"}[path.suffix])
+    return fitted
+
+
+def write_skops(X: pd.DataFrame, y: pd.Series, path: Path) -> Any:
+    io = pytest.importorskip("skops.io", reason='needs skops: make install EXTRAS="skops"')
+    fitted = make_pipeline(
+        make_column_transformer((OneHotEncoder(), ["kind"]), remainder="passthrough"),
+        GradientBoostingRegressor(n_estimators=20),
+    ).fit(X, y)
+    io.dump(fitted, path)
+    return fitted
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("model.json", write_xgboost),
+        ("model.ubj", write_xgboost),
+        ("model.txt", write_lightgbm),
+        ("model.cbm", write_catboost),
+        ("model.skops", write_skops),
+    ],
+)
+def test_import_of_a_librarys_own_file(
+    homes: pd.DataFrame, tmp_path: Path, name: str, write: Callable[[pd.DataFrame, pd.Series, Path], Any]
+) -> None:
+    """`import` takes a file that the library itself wrote, with its categories, and gives the library's bits."""
+    table = homes[["rooms", "kind", "price"]].astype({"kind": str})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    read = pd.read_csv(tmp_path / "table.csv")
+    X = read.drop(columns="price")
+    if write in (write_xgboost, write_lightgbm):
+        X = X.astype({"kind": "category"})
+    fitted = write(X, read["price"], tmp_path / name)
+    arguments = ["import", str(tmp_path / name), "--name", "homes", "--target", "price"]
+
+    assert main(["--store", str(tmp_path), *arguments, "--data", str(tmp_path / "table.csv")]) == 0
+    found = artifact.load(tmp_path / "homes" / "1")
+    rows = [{"rooms": row.rooms, "kind": row.kind} for row in read.itertuples()]
+    expected = np.asarray(fitted.predict(X), dtype=np.float64)
+    assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(expected))
+    assert {feature.name: feature.type for feature in found.schema.features} == {"rooms": "integer", "kind": "category"}

@@ -20,11 +20,11 @@ from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Feature
 from model.schema.features import Matrix
-from model.train.compile import scikit_learn
+from model.train.compile import catboost, lightgbm, scikit_learn, xgboost
 from model.train.compile.fold import find_limits, fold
 from model.train.frames import MAX_WHOLE, Frames
 
-FAMILIES = (scikit_learn,)
+FAMILIES = (scikit_learn, xgboost, lightgbm, catboost)
 """The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
 
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
