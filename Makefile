@@ -143,9 +143,10 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-extras.txt $(TEST) $(TORCH)
+$(DEV): requirements-dev.txt requirements-extras.txt requirements-tables.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
+	$(PIP) --no-deps -r requirements-tables.txt
 	@touch $@
 
 $(CLIENTS): requirements-clients.txt constraints-clients.txt | $(SETUP)

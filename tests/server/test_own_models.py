@@ -1,0 +1,132 @@
+"""Real tables, every family of models: fitted, exported, served over HTTP, and compared with the fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.tree import DecisionTreeRegressor
+
+from model import export
+from tests.support.real_tables import TABLES
+from tests.support.server import Server, serve
+from tests.support.service import bits
+
+ONE_HOT = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+ORDINAL = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+TEXTS = make_column_selector(dtype_include=["object", "string", "category"])
+NUMBERS = make_column_selector(dtype_include="number")
+
+
+def behind(encoder: Any, learner: Any) -> Any:
+    """Return a learner behind the usual steps, for a table with gaps."""
+    texts = make_pipeline(SimpleImputer(strategy="most_frequent"), encoder)
+    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
+    return make_pipeline(make_column_transformer((numbers, NUMBERS), (texts, TEXTS)), learner)
+
+
+def with_categories(X: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its texts as categories of pandas."""
+    return X.astype(dict.fromkeys(X.select_dtypes(["object", "string"]).columns, "category"))
+
+
+def own_categories(package: str, learner: str, **options: Any) -> Any:
+    """Return a learner of a library that has categories of its own; skip where it is not installed."""
+    library = pytest.importorskip(package, reason=f'needs {package}: make install EXTRAS="{package}"')
+    return getattr(library, learner)(**options)
+
+
+FAMILIES: Mapping[str, Callable[[], Any]] = {
+    "decision-tree": lambda: behind(ONE_HOT, DecisionTreeRegressor(max_depth=12)),
+    "random-forest": lambda: behind(ONE_HOT, RandomForestRegressor(n_estimators=30, random_state=0)),
+    "extra-trees": lambda: behind(ORDINAL, ExtraTreesRegressor(n_estimators=30, random_state=0)),
+    "gradient-boosting": lambda: behind(
+        TargetEncoder(target_type="continuous"), GradientBoostingRegressor(random_state=0)
+    ),
+    "histograms": lambda: HistGradientBoostingRegressor(max_iter=60, categorical_features="from_dtype"),
+    "xgboost": lambda: own_categories("xgboost", "XGBRegressor", n_estimators=60, enable_categorical=True),
+    "lightgbm": lambda: own_categories("lightgbm", "LGBMRegressor", n_estimators=60, verbosity=-1, n_jobs=1),
+}
+# Those that take categories of pandas themselves.
+OWN_CATEGORIES = ("histograms", "xgboost", "lightgbm")
+
+
+@dataclass(frozen=True)
+class Served:
+    """Fitted models by name, each with its table, behind one server."""
+
+    server: Server
+    fitted: Mapping[str, tuple[Any, pd.DataFrame]]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Every family on every table, exported and served."""
+    folder = tmp_path_factory.mktemp("own")
+    fitted = {}
+    for table, read in TABLES.items():
+        X, y = read()
+        for family, make in FAMILIES.items():
+            rows = with_categories(X) if family in OWN_CATEGORIES else X
+            model = make().fit(rows, y)
+            export(model, rows, y, name=f"{table}-{family}", store=folder / "store")
+            fitted[f"{table}-{family}"] = model, rows
+    with serve(folder / "store", folder) as server:
+        yield Served(server, fitted)
+
+
+def variants(X: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the table, and the same with each column missing in turn, or its numbers far beyond the range."""
+    rows = X.sample(60, random_state=1)
+    changed = [rows]
+    for name in X.columns:
+        other = rows.head(5).astype(object)
+        other[name] = None
+        changed.append(other)
+        if pd.api.types.is_numeric_dtype(X[name]):
+            far = rows.head(5).copy()
+            far[name] = far[name] * 3 + 1
+            changed.append(far)
+    return pd.concat([frame.astype(object) for frame in changed], ignore_index=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("table", TABLES)
+def test_service_gives_the_fitted_models_bits(served: Served, table: str, family: str) -> None:
+    """The answers over HTTP, for one row and for many together, have the bits of the fitted model's."""
+    model, X = served.fitted[f"{table}-{family}"]
+    rows = variants(X)
+    is_number = {name: pd.api.types.is_numeric_dtype(X[name]) for name in X}
+    typed = rows.astype({name: float if is_number[name] else X[name].dtype for name in X})
+    expected = model.predict(typed)
+    records = [{name: _exact(cell) for name, cell in zip(rows.columns, row)} for row in rows.itertuples(index=False)]
+    url = f"{served.server.url}/models/{table}-{family}/predict"
+
+    reply = requests.post(url, json=records, timeout=30)
+    assert reply.status_code == 200, reply.text
+    assert np.array_equal(bits(np.array(reply.json()["prediction"])), bits(expected))
+    for number in (0, 30, len(records) - 1):
+        alone = requests.post(url, json=records[number], timeout=30).json()["prediction"]
+        assert bits(np.array(alone)).tolist() == bits(expected[number : number + 1]).tolist()
+
+
+def _exact(cell: Any) -> Any:
+    """Return a cell for JSON."""
+    if cell is None or cell != cell:
+        return None
+    return cell.item() if isinstance(cell, np.generic) else cell
