@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
+from model import Store
 from model.cli.main import main
+from model.train import notebook
 from model.train.examples import NOTEBOOKS
+from tests.support.service import ROOT
+
+OWN_MODEL = ROOT / "notebooks" / "03_your_own_model.ipynb"
 
 Train = Callable[[str], Path]
 
@@ -63,7 +68,7 @@ def outputs_of(artifact: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        *[("boston-housing", file) for file in ("model.onnx", "pipeline.joblib", "golden.json", "reference.json")],
+        *[("boston-housing", file) for file in ("trees.npz", "pipeline.joblib", "golden.json", "reference.json")],
         *[("height-weight", file) for file in ("model.onnx", "weights.safetensors", "golden.json", "reference.json")],
     ],
 )
@@ -169,3 +174,12 @@ def test_notebook_has_the_defaults_of_the_command_line() -> None:
     settings = {field.name: parameters[field.name] for field in fields(mlp.Settings)}
 
     assert mlp.Settings(**{**settings, "hidden": tuple(settings["hidden"])}) == mlp.Settings()
+
+
+def test_template_exports_a_model_of_ones_own(tmp_path: Path) -> None:
+    """The template runs as it stands, and its model is served with the pipeline's bits."""
+    executed = json.loads(notebook.run(OWN_MODEL, parameters={"store": tmp_path / "store"}))
+
+    found = Store(tmp_path / "store").load("rents")
+    assert found.manifest.document["data"]["rows"] == 1_600
+    assert "".join(executed["cells"][-1]["outputs"][0]["data"]["text/plain"]) == "np.int64(0)"
