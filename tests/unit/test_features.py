@@ -150,11 +150,15 @@ def written(cell: Any) -> str:
 def test_texts_are_the_cells_that_were_written(feature: Feature, cells: list[Any]) -> None:
     """What a table of text has for accepted cells is read as the same numbers of the matrix."""
     kinds = feature.cells
+
+    def is_readable(cell: Any) -> bool:
+        if kinds.number(cell) is None or (type(cell) is int and abs(cell) > 2**53):
+            return False
+        # An unseen text with spaces around it, or that means a missing value, is another in CSV.
+        return type(cell) is not str or cell in feature.categories or kinds.parse(cell) == cell
+
+    cells = [*filter(is_readable, cells), *map(kinds.cell, range(min(kinds.n_places, len(feature.categories))))]
     numbers = [kinds.number(cell) for cell in cells]
-    assume(None not in numbers)
-    # An unseen text with spaces around it, or that means a missing value, is another in CSV.
-    assume(all(type(cell) is not str or cell in feature.categories or kinds.parse(cell) == cell for cell in cells))
-    assume(not any(type(cell) is int and abs(cell) > 2**53 for cell in cells))
     table = io.StringIO()
     csv.writer(table).writerows([["f"], *([written(cell)] for cell in cells)])
     columns, n_rows = columns_from_csv(table.getvalue(), names=("f",), parsers={"f": kinds.parse})
