@@ -17,6 +17,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from model.errors import ExportError
 from model.train.compile import catboost, lightgbm, xgboost
+from model.train.compile.compiled import fitted_names
 
 
 def load(path: Path) -> Any:
@@ -64,7 +65,7 @@ def read_table(path: Path, fitted: Any, *, target: str) -> tuple[Any, pd.Series]
         raise ExportError(f"{path.name} has no column {target!r}; its columns are {', '.join(map(str, table.columns))}")
     table = table[table[target].notna()]
     y, X = table[target], table.drop(columns=target)
-    names = _names(fitted)
+    names = fitted_names(fitted)
     if not any(name in X for name in names):  # libraries make up names for the columns of an array
         n_features = len(names) or X.shape[1]
         if n_features != X.shape[1]:
@@ -87,15 +88,6 @@ def read_table(path: Path, fitted: Any, *, target: str) -> tuple[Any, pd.Series]
     return X, y
 
 
-def _names(fitted: Any) -> list[str]:
-    """Return the names of the columns that a model was fitted on, as its library calls them."""
-    for attribute in ("feature_names_in_", "feature_names_", "feature_name_"):
-        names = getattr(fitted, attribute, None)
-        if names is not None:
-            return list(names)
-    return [f"x{number}" for number in range(getattr(fitted, "n_features_in_", 0))]
-
-
 def _predicts(fitted: Any, X: pd.DataFrame) -> bool:
     try:
         with warnings.catch_warnings():
@@ -110,20 +102,18 @@ def _read_skops(path: Path) -> Any:
     _check_installed(path, "skops")
     from skops import io
 
-    types = io.get_untrusted_types(file=path)
-    unknown = [name for name in types if not name.startswith("sklearn.")]  # such as scikit-learn's own trees
+    unknown = sorted(set(io.get_untrusted_types(file=path)) - _TRUSTED)
     if unknown:
         raise ExportError(
             f"{path.name} has types that skops does not trust: {', '.join(unknown)}; if you trust the file, save the "
             "model with joblib and import that"
         )
-    return io.load(path, trusted=types)
+    return io.load(path, trusted=sorted(_TRUSTED))
 
 
 def _read_json(path: Path) -> Any:
     """Return the model in JSON, of CatBoost if it has what CatBoost writes, else of XGBoost."""
-    start = path.read_bytes()[: 2**20]
-    return _read_catboost(path) if b'"features_info"' in start else _read_xgboost(path)
+    return _read_catboost(path) if b'"features_info"' in path.read_bytes() else _read_xgboost(path)
 
 
 def _read_catboost(path: Path) -> Any:
@@ -148,6 +138,11 @@ def _check_installed(path: Path, package: str) -> None:
         )
 
 
+# What skops does not trust and every model of trees has: classes that hold arrays. Functions never belong here, since a
+# file may have them called.
+_TRUSTED = frozenset(
+    ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
+)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
     ".joblib": joblib.load,
     ".pkl": joblib.load,
