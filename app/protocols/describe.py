@@ -22,7 +22,7 @@ MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
 _TEXT_TYPES = ("text/plain", "application/openmetrics-text")
 _MAX_ENUM = 200  # categories; a longer list is described
 _MAX_SHOWN = 5
-_MAX_WHOLE = 2**53  # up to which every whole number is a float64
+_MAX_WHOLE = 2**53 - 1  # up to which every whole number is a float64 of its own
 NAMES: JSON = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
 _FAILURES = {
     "400": "the body does not match its content type, or the model's inputs",
@@ -109,7 +109,7 @@ def cell(feature: Feature) -> JSON:
         types = ["string" if feature.has_text else "number"]
     elif feature.type == BOOLEAN:  # or one of the numbers 0 and 1
         types, limits = [BOOLEAN, INTEGER], {"minimum": 0, "maximum": 1}
-    elif feature.type == INTEGER:  # a larger one is rounded, maybe to the limit
+    elif feature.type == INTEGER:  # that limit says nothing of the model
         limits = {name: limit for name, limit in limits.items() if abs(limit) < _MAX_WHOLE}
     types += ["null"] if feature.missing else []
     parts = [feature.description, feature.unit and f"({feature.unit})", seen(feature)]

@@ -103,14 +103,15 @@ class TreesEngine:
         """Return the sums of leaves, `(n_rows, n_outputs)`."""
         if self._vectors and len(X) >= self._min_rows:
             return self._vectors.predict(X).astype(np.float64, copy=False)
-        found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
         if self._leaves is None:
+            found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
             return found.astype(np.float64, copy=False)
-        chunks = [found[start : start + self._chunk_rows] for start in range(0, len(found), self._chunk_rows)]
+        chunks = [X[start : start + self._chunk_rows] for start in range(0, len(X), self._chunk_rows)]
         return np.concatenate([self._sum_leaves(self._leaves, chunk) for chunk in chunks]).astype(np.float64)
 
-    def _sum_leaves(self, leaves: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
-        """Add the leaves whose numbers were found, `(n_rows, n_trees)`, in the order of the trees."""
+    def _sum_leaves(self, leaves: NDArray[Any], X: Matrix) -> NDArray[Any]:
+        """Add the leaves that rows reach in the order of the trees."""
+        found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]  # their numbers, (n_rows, n_trees)
         values = leaves.take(found.T.astype(np.intp), axis=0)  # (n_trees, n_rows, width)
         # A sum along the axis of the trees may add pairwise; an accumulated one adds tree after tree.
         outputs = range(int(self._output.max()) + 1)

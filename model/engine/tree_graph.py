@@ -123,8 +123,9 @@ def _missing_left(trees: Trees) -> NDArray[np.bool_]:
     is_leaf, has_codes = trees.is_leaf, trees.n_codes > 0
     leaf = np.where(is_leaf, trees.leaves[np.cumsum(is_leaf) - 1, 0], np.nan)
     joined = has_codes & has_codes[right] & (trees.feature == trees.feature[right]) & (leaf[left] == leaf[left[right]])
-    while (changed := joined & missing_left[right] & ~missing_left).any():
-        missing_left |= changed
+    nodes = np.flatnonzero(joined)
+    while (changed := nodes[missing_left[right[nodes]] & ~missing_left[nodes]]).size:
+        missing_left[changed] = True
     return missing_left
 
 

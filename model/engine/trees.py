@@ -6,6 +6,7 @@ The graph of ONNX Runtime and the bit vectors are made of it. Knows no learner a
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_TREES = 2**14
-MAX_NODES = 2**23
-MAX_TREES_BYTES = 2**29  # of their file
+MAX_NODES = 2**22  # loading takes about 400 bytes for each
+MAX_TREES_BYTES = 2**28  # of their file
 MAX_DEPTH = 2**10
 MAX_OUTPUTS = 2**10
 MAX_CODE = 2**20  # the largest number of a category
@@ -73,14 +74,18 @@ class Trees:
         return file.getvalue()
 
     @classmethod
-    def unpack(cls, content: bytes, *, n_features: int) -> Trees:
-        """Return the trees that `pack` wrote, for rows of `n_features`. Raises `ValueError` for anything else."""
+    def unpack(cls, content: bytes, n_places: Sequence[int]) -> Trees:
+        """Return the trees that `pack` wrote, for features as in `check`. Raises `ValueError` for anything else."""
         trees = cls(**unpack_arrays(content, [field.name for field in fields(cls)]))
-        trees.check(n_features)
+        trees.check(n_places)
         return trees
 
-    def check(self, n_features: int) -> None:
-        """Raise `ValueError` unless the arrays are trees of `n_features` that can be run in bounded time and memory."""
+    def check(self, n_places: Sequence[int]) -> None:
+        """Raise `ValueError` unless the arrays are trees that can be run in bounded time and memory.
+
+        `n_places` `(n_features,)` is how many numbers the categories of each feature have, 0 for one that has none.
+        """
+        n_features = len(n_places)
         n_trees, n_nodes = len(self.roots), len(self.feature)
         kinds = {field.name: getattr(self, field.name).dtype.name for field in fields(self)}
         leaf_kind = kinds.pop("leaves")
@@ -110,9 +115,13 @@ class Trees:
         if (n_nodes and self.n_codes.min() < 0) or self.n_codes.sum(dtype=np.int64) != len(self.codes):
             raise ValueError("its categories are not those of its nodes")
         self._check_form()
-        is_split, has_codes = ~self.is_leaf, self.n_codes > 0
-        if set(self.feature[is_split & has_codes].tolist()) & set(self.feature[is_split & ~has_codes].tolist()):
-            raise ValueError("it compares a feature's categories as numbers, too")
+        has_codes = self.n_codes > 0
+        is_number = ~self.is_leaf & ~has_codes
+        if np.asarray(n_places)[self.feature[is_number]].any():
+            raise ValueError("it compares a feature's categories as numbers")
+        n_places_of_code = np.repeat(np.asarray(n_places)[self.feature[has_codes]], self.n_codes[has_codes])
+        if (self.codes >= n_places_of_code).any():
+            raise ValueError("it compares a number, or a category that its feature does not have, with categories")
 
     def _check_form(self) -> None:
         """Raise `ValueError` unless every node but the roots has one parent, which is before it in the same tree."""

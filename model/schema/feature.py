@@ -360,6 +360,8 @@ def to_document(feature: Feature) -> dict[str, Any]:
 
 def from_document(facts: Mapping[str, Any]) -> Feature:
     """Return the feature that `to_document` wrote. Raises `TypeError` or `ValueError` for anything else."""
+    if not isinstance(facts, Mapping):
+        raise TypeError("a feature is not an object")
     categories = facts.get("categories", [])
     feature = Feature(**{**facts, "categories": tuple(categories)})
     texts = (feature.name, feature.unit, feature.description)
@@ -376,11 +378,8 @@ def from_document(facts: Mapping[str, Any]) -> Feature:
     if feature.type == CATEGORY:
         is_text = isinstance(categories, list) and all(isinstance(category, str) for category in categories)
         is_numeric = isinstance(categories, list) and all(map(is_number, categories))
-        if (
-            not (is_text or is_numeric)
-            or not len(set(categories)) == len(categories) <= MAX_CATEGORIES
-            or not categories
-        ):
+        different = set(map(float, categories)) if is_numeric else set(categories) if is_text else set()
+        if not (is_text or is_numeric) or not len(different) == len(categories) <= MAX_CATEGORIES or not categories:
             raise ValueError(
                 f"the feature {feature.name!r} has no list of 1 to {MAX_CATEGORIES} different categories, all of them "
                 "strings or all of them numbers"

@@ -181,7 +181,8 @@ def load(folder: Path) -> Artifact:
     engine: Predictor
     try:
         if manifest.has_trees:
-            engine = TreesEngine(Trees.unpack(files[TREES], n_features=n_features), n_features, manifest.steps)
+            trees = Trees.unpack(files[TREES], [cells.n_places for cells in manifest.schema.cells])
+            engine = TreesEngine(trees, n_features, manifest.steps)
         else:
             engine = Engine(files[GRAPH], vectors)
         replayed = predict_by_batch_size(engine.predict, rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from model.errors import ExportError
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, MAX_CATEGORIES, NUMBER, Category
 from model.schema.features import Matrix
 
-MAX_WHOLE = 2.0**53  # up to which each whole number is a float64 of its own
+MAX_WHOLE = 2.0**53 - 1  # up to which each whole number is a float64 of its own
+_NEAR = 20  # known categories that others are made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Column:
     """A column of the table that a model was fitted on.
 
     `dtype` is that of pandas. `categories` are those of a category, in their order. `missing` is what the table has for
-    a missing value, since encoders tell None from NaN.
+    a missing value, since encoders tell None from NaN. `unseen` stands for every category that is none of them.
     """
 
     name: str
@@ -30,16 +32,22 @@ class Column:
     dtype: Any
     categories: tuple[Category, ...] = ()
     missing: Any = np.nan
+    unseen: Category = ""
 
     @property
-    def unseen(self) -> Category:
-        """Return a category that is none of the column's."""
-        if isinstance(self.categories[0], str):
-            text = "unseen"
-            while text in self.categories:
-                text += "_"
-            return text
-        return max(self.categories, key=float) + 1  # type: ignore[operator]
+    def other_categories(self) -> tuple[Category, ...]:
+        """Return categories that are none of the column's, and near to them in as many ways as possible."""
+        known = self.categories[:_NEAR]
+        if isinstance(known[0], str):
+            texts = [str(category) for category in known]
+            near = [f(text) for text in texts for f in (str.upper, str.lower, str.title, str.strip)]
+            near += [other for text in texts for other in (f" {text}", f"{text} ", text[:-1], text[:1], f"{text}s")]
+            found: list[Category] = ["unseen", *near, "", "0", "1.5", "x", "long " * 20]
+        else:
+            numbers = sorted(map(float, self.categories))
+            between = [(low + high) / 2 for low, high in pairwise(numbers)][:_NEAR]
+            found = [numbers[-1] + 1, numbers[0] - 1, *between, 0, -1, 1, 0.5, numbers[-1] * 10 + 7]
+        return tuple(dict.fromkeys(other for other in found if other not in self.categories))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +58,19 @@ class Frames:
     is_array: bool
 
     def frame(self, X: Matrix) -> Any:
-        """Return the rows as the model takes them. A category beyond the known ones is one that is unseen."""
+        """Return the rows as the model takes them, with a category that it does not know for those beyond its own."""
         if self.is_array:
-            return X
+            dtype = self.columns[0].dtype
+            return X.astype(dtype) if dtype.kind == "f" else X
         return pd.DataFrame({column.name: _series(column, values) for column, values in zip(self.columns, X.T)})
 
     def matrix(self, table: Any) -> Matrix:
         """Return a table with the model's columns as `(n_rows, n_features)` float64."""
         if self.is_array:
-            return np.asarray(table, dtype=np.float64)
+            matrix = np.asarray(table, dtype=np.float64)
+            if matrix.shape[1:] != (len(self.columns),):
+                raise ExportError(f"a table has the shape {matrix.shape}; pass {len(self.columns)} columns in each")
+            return matrix
         absent = [column.name for column in self.columns if column.name not in table]
         if absent:
             raise ExportError(
@@ -73,8 +85,12 @@ def read(table: Any, names: Sequence[str] | None = None) -> Frames:
     Raises `ExportError` for a column that cannot be served, and says what to do.
     """
     if isinstance(table, pd.DataFrame):
+        if not len(table):
+            raise ExportError("the table has no rows; pass the rows that the model was fitted on")
         return Frames(tuple(_column(name, table[name]) for name in _unique(table.columns)), is_array=False)
     array = np.asarray(table)
+    if not len(array):
+        raise ExportError("the table has no rows; pass the rows that the model was fitted on")
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise ExportError(
             f"the table is an array of {array.dtype} with the shape {array.shape}; pass a data frame, or an array "
@@ -90,6 +106,8 @@ def _unique(found: Any) -> list[str]:
     names: list[str] = list(found)
     if not all(isinstance(name, str) for name in names):
         raise ExportError("the columns' names are not all strings; rename them, for example by columns.astype(str)")
+    if not all(map(_is_utf8, names)):
+        raise ExportError("a column's name cannot be written in UTF-8; rename it")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ExportError(f"the column {repeated[0]!r} is there more than once; rename it or leave it out")
@@ -99,7 +117,7 @@ def _unique(found: Any) -> list[str]:
 def _column(name: str, values: pd.Series) -> Column:
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return Column(name, CATEGORY, dtype, _categories(name, list(dtype.categories)))
+        return _category(name, dtype, list(dtype.categories))
     if pd.api.types.is_bool_dtype(dtype):
         return Column(name, BOOLEAN, dtype)
     if pd.api.types.is_integer_dtype(dtype):
@@ -111,17 +129,17 @@ def _column(name: str, values: pd.Series) -> Column:
     present, absent = values.dropna(), values[values.isna()]
     kinds = set(map(type, present))
     missing = absent.iloc[0] if len(absent) else np.nan
-    if kinds == {bool}:
+    if kinds and kinds <= {bool, np.bool_}:
         return Column(name, BOOLEAN, dtype, missing=missing)
     if kinds and kinds <= {int, float, np.float64, np.int64}:
         return Column(name, NUMBER, dtype, missing=missing)
-    if kinds == {str}:
-        return Column(name, CATEGORY, dtype, _categories(name, sorted(set(present))), missing=missing)
+    if kinds and kinds <= {str, np.str_}:
+        return _category(name, dtype, sorted(map(str, set(present))), missing)
     found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
     raise ExportError(f"the column {name!r} has values of the types {found}; make it numbers or strings alone")
 
 
-def _categories(name: str, found: list[Any]) -> tuple[Category, ...]:
+def _category(name: str, dtype: Any, found: list[Any], missing: Any = np.nan) -> Column:
     categories = tuple(each.item() if isinstance(each, np.generic) else each for each in found)
     kinds = {
         str if isinstance(each, str) else float if type(each) in (int, float) else type(each) for each in categories
@@ -135,7 +153,18 @@ def _categories(name: str, found: list[Any]) -> tuple[Category, ...]:
             f"the column {name!r} has {len(categories)} categories, more than {MAX_CATEGORIES}; is it an identifier or "
             "free text? leave it out, or group rare values"
         )
-    return categories
+    if any(isinstance(each, str) and not _is_utf8(each) for each in categories):
+        raise ExportError(f"a category of the column {name!r} cannot be written in UTF-8; rename it")
+    column = Column(name, CATEGORY, dtype, categories, missing)
+    return replace(column, unseen=column.other_categories[0])
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _series(column: Column, values: NDArray[np.float64]) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
 
 from model.errors import ExportError
 from model.metrics import Scores
@@ -25,7 +26,8 @@ from model.task import REGRESSION
 from model.train import export as drafts
 from model.train import frames
 from model.train.candidate import Candidate
-from model.train.compile.compiled import as_asked
+from model.train.compile.compiled import fitted_names, in_one_job, is_named
+from model.train.frames import Frames
 from model.train.learners import fitted as learner
 from model.train.subject import Subject
 
@@ -58,9 +60,14 @@ def export(
     """
     models = Store(Path(store))
     models.versions(name)  # refuses a name that cannot be one, before the work
-    table = frames.read(X)
-    matrix, targets = table.matrix(X), _targets(y, len(X))
-    validation = (table.matrix(holdout[0]), _targets(holdout[1], len(holdout[0]))) if holdout else None
+    fitted = getattr(fitted, "best_estimator_", fitted)  # of a search
+    names = fitted_names(fitted)
+    table = frames.read(X, names if is_named(fitted) else None)
+    _check_names(names, table)
+    matrix, targets = _read(fitted, table, X, "table"), _targets(y, len(X))
+    validation = None
+    if holdout:
+        validation = _read(fitted, table, holdout[0], "holdout"), _targets(holdout[1], len(holdout[0]))
     candidate = learner.candidate(fitted, table, matrix)
     _check_as_read(fitted, X, candidate, matrix)
     subject = Subject(
@@ -95,6 +102,36 @@ def export(
     return model
 
 
+def _check_names(names: Sequence[str], table: Frames) -> None:
+    """Raise `ExportError` if a model was fitted on other columns, or in another order; LightGBM itself does not see."""
+    columns = [column.name for column in table.columns]
+    # LightGBM writes underscores for spaces; libraries make up the names of an array's columns.
+    known = [name.replace(" ", "_") for name in columns]
+    fitted_on = [name.replace(" ", "_") for name in names]
+    if not table.is_array and set(known) & set(fitted_on) and known != fitted_on:
+        raise ExportError(
+            f"the model was fitted on the columns {', '.join(map(repr, names))}, and the table has "
+            f"{', '.join(map(repr, columns))}; pass the columns that it was fitted on, in their order"
+        )
+
+
+def _read(fitted: Any, table: Frames, X: Any, what: str) -> Matrix:
+    """Return a table as a matrix, if the model predicts it."""
+    try:
+        with in_one_job(fitted):
+            fitted.predict(X)
+    except NotFittedError as error:
+        raise ExportError(f"the model cannot be exported: {error}") from None
+    except Exception as error:  # every library has classes of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"the model does not predict the {what}: {reason[0]}; pass rows that it predicts") from None
+    matrix = table.matrix(X)
+    infinite = [column.name for column, values in zip(table.columns, matrix.T) if np.isinf(values).any()]
+    if infinite:
+        raise ExportError(f"the {what} has infinite numbers in {', '.join(map(repr, infinite))}; leave those rows out")
+    return matrix
+
+
 def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
     try:
         targets = np.asarray(y, dtype=np.float64).reshape(-1)
@@ -109,7 +146,7 @@ def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
 
 def _check_as_read(fitted: Any, X: Any, candidate: Candidate, matrix: Matrix) -> None:
     """Raise `ExportError` if the table was read differently than the model itself reads it."""
-    with as_asked(fitted):
+    with in_one_job(fitted):
         expected = np.asarray(fitted.predict(X), dtype=np.float64).reshape(-1)
     different = np.flatnonzero(expected != candidate.predict(matrix))
     if len(different):

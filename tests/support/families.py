@@ -98,7 +98,7 @@ def differences(family: ModuleType, fitted: Any, rows: Any) -> list[Difference]:
         for feature, low, high in zip(features, lowest, highest)
     ]
     compiled = fold(trees, ask, features, complete)
-    compiled.check(len(features))
+    compiled.check([feature.cells.n_places for feature in features])
     engine = TreesEngine(compiled, len(features), trees.steps)
     found = []
     for kind, values in _kinds(features, X, complete, np.vstack([lowest, highest])):

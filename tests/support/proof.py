@@ -34,7 +34,7 @@ class Case:
 
     @property
     def trees(self) -> Trees:
-        return Trees.unpack(self.model.files[artifact.TREES], n_features=len(self.schema.names))
+        return Trees.unpack(self.model.files[artifact.TREES], [0] * len(self.schema.names))
 
     @property
     def split_rows(self) -> Matrix:

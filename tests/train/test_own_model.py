@@ -36,10 +36,11 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils import check_array
 
 from model import export
 from model.cli.main import main
-from model.errors import ExportError
+from model.errors import ExportError, SchemaError
 from model.store import artifact
 from tests.support.service import bits
 
@@ -103,9 +104,13 @@ MODELS: dict[str, Callable[[], Any]] = {
         HistGradientBoostingRegressor(max_iter=20),
     ),
     "search": lambda: GridSearchCV(
-        make_pipeline(encoded(StandardScaler(), ONE_HOT), DecisionTreeRegressor()),
-        {"decisiontreeregressor__max_depth": [2, 4]},
+        make_pipeline(encoded(StandardScaler(), ONE_HOT), RandomForestRegressor(n_estimators=9, n_jobs=2)),
+        {"randomforestregressor__max_depth": [2, 4]},
         cv=3,
+    ),
+    "logarithm": lambda: make_pipeline(
+        make_column_transformer((FunctionTransformer(np.log1p), ["area", "rooms"])),
+        HistGradientBoostingRegressor(max_iter=20),
     ),
 }
 
@@ -120,10 +125,10 @@ def test_what_is_served_has_the_models_bits(homes: pd.DataFrame, tmp_path: Path,
 
     cells = X.astype({"kind": object}).to_dict("records")
     rows = [{str(key): None if cell != cell else cell for key, cell in row.items()} for row in cells]
-    for parameter, value in (fitted.get_params() if name == "forest" else {}).items():
-        if parameter.endswith("__n_jobs") and "forest" in parameter:
-            assert value == 2
-            fitted.set_params(**{parameter: 1})  # with more, it adds its trees in any order
+    fitted = getattr(fitted, "best_estimator_", fitted)
+    if name in ("forest", "search"):
+        assert fitted["randomforestregressor"].n_jobs == 2
+        fitted.set_params(randomforestregressor__n_jobs=1)  # with more, it adds its trees in any order
     assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(fitted.predict(X)))
     assert found.manifest.proof is not None
     assert (found.manifest.proof.different_rows, found.tolerance) == (0, 0)
@@ -166,6 +171,134 @@ def test_schema_is_what_the_model_does(homes: pd.DataFrame, tmp_path: Path) -> N
     assert (refusing["rooms"].minimum, refusing["rooms"].maximum) == (1, 8)
     assert (accepting["kind"].missing, accepting["kind"].unseen) == (True, "as missing")
     assert accepting["kind"].categories == ("flat", "house", "hut")
+
+
+def lowered(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: table[name].str.strip().str.lower() for name in table})
+
+
+def lengths(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: table[name].str.len() for name in table})
+
+
+@pytest.mark.parametrize(
+    ("fit", "column", "others"),
+    [
+        (
+            lambda X, y: make_pipeline(
+                FunctionTransformer(lowered), OneHotEncoder(handle_unknown="ignore"), DecisionTreeRegressor()
+            ).fit(X, y),
+            pd.Series(["nord", "sued", "west"] * 30),
+            ["Nord", " nord "],
+        ),
+        (
+            lambda X, y: make_pipeline(FunctionTransformer(lengths), DecisionTreeRegressor()).fit(X, y),
+            pd.Series(["a", "bbb", "ccccc"] * 30),
+            ["dd", "eeeeeeeeee"],
+        ),
+        (
+            lambda X, y: DecisionTreeRegressor().fit(X, y),
+            pd.Series(pd.Categorical([2, 4, 6] * 30)),
+            [0, 3, 100],
+        ),
+    ],
+    ids=["lowered", "lengths", "numbers"],
+)
+def test_unseen_categories_that_differ_are_refused(
+    tmp_path: Path, fit: Callable[[Any, Any], Any], column: pd.Series, others: list[Any]
+) -> None:
+    """Where the model's answer for an unseen category depends on which it is, each of them is refused."""
+    X, y = pd.DataFrame({"c": column}), np.arange(90.0) % 3
+    found = export(fit(X, y), X, y, name="m", store=tmp_path)
+
+    assert found.schema.features[0].unseen == "error"
+    for other in others:
+        with pytest.raises(SchemaError, match="unknown category"):
+            found.schema.matrix_from_records([{"c": other}])
+
+
+def test_float32_array_is_asked_in_float32(tmp_path: Path) -> None:
+    """A model that was fitted on an array of float32 is asked with one, as the steps in front compute in float32."""
+    X = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    fitted = make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=20)).fit(X, X[:, 0] * X[:, 1])
+    found = export(fitted, X, X[:, 0] * X[:, 1], name="array", store=tmp_path)
+
+    assert np.array_equal(bits(found.predict(X.astype(np.float64))), bits(fitted.predict(X).astype(np.float64)))
+
+
+def test_columns_in_another_order_are_refused(tmp_path: Path) -> None:
+    """LightGBM itself predicts columns in another order without a word; the export does not."""
+    lightgbm = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
+    X = pd.DataFrame({"a": np.arange(200.0), "b": np.arange(200.0) % 7})
+    fitted = lightgbm.LGBMRegressor(n_estimators=3, verbosity=-1).fit(X, X["b"])
+
+    with pytest.raises(ExportError, match="was fitted on the columns 'a', 'b', and the table has 'b', 'a'"):
+        export(fitted, X[["b", "a"]], X["b"], name="m", store=tmp_path / "store")
+
+
+def test_array_of_a_model_with_names_has_these(tmp_path: Path) -> None:
+    """A model that was fitted on a data frame keeps its names when it is exported with an array."""
+    X = pd.DataFrame({"a": np.arange(50.0), "b": np.arange(50.0) % 7})
+    fitted = DecisionTreeRegressor(max_depth=3).fit(X, X["b"])
+
+    assert export(fitted, X.to_numpy(), X["b"], name="m", store=tmp_path).schema.names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("X", "holdout", "sentence"),
+    [
+        (pd.DataFrame({"a": ["x"] * 30}), None, "the model does not predict the table: "),
+        (pd.DataFrame({"b": np.arange(30.0)}), None, "the model does not predict the table: "),
+        (pd.DataFrame({"a": []}), None, "the table has no rows"),
+        (np.zeros((0, 1)), None, "the table has no rows"),
+        (pd.DataFrame({"a": [np.inf, *range(29)]}), None, "infinite numbers in 'a'"),
+        (None, (pd.DataFrame({"z": [1.0]}), [1.0]), "the model does not predict the holdout: "),
+        (None, (pd.DataFrame({"a": [1.0, 2.0]}), [1.0]), "there are 1 targets for 2 rows"),
+    ],
+)
+def test_rows_that_the_model_does_not_predict_are_refused(tmp_path: Path, X: Any, holdout: Any, sentence: str) -> None:
+    """A table or a holdout that the model itself refuses is an `ExportError` before any work."""
+    good = pd.DataFrame({"a": np.arange(30.0)})
+    fitted = HistGradientBoostingRegressor(max_iter=2).fit(good, good["a"])
+    X = good if X is None else X
+
+    with pytest.raises(ExportError, match=sentence):
+        export(fitted, X, np.arange(float(len(X))), name="m", holdout=holdout, store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_trees_beyond_what_is_served_are_refused(
+    homes: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees that a server would refuse are refused before anything is written."""
+    fitted = RandomForestRegressor(n_estimators=5).fit(homes[["rooms"]], homes["price"])
+    monkeypatch.setattr("model.engine.trees.MAX_NODES", 20)
+
+    with pytest.raises(ExportError, match=r"it has 5 trees with .* smaller ones by max_leaf_nodes"):
+        export(fitted, homes[["rooms"]], homes["price"], name="homes", store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_whole_numbers_that_the_steps_take_for_categories(tmp_path: Path) -> None:
+    """Steps that refuse numbers between those of the table are refused, with the advice to make them a category."""
+    X = pd.DataFrame({"k": [1, 2, 5, 7] * 20})
+    fitted = make_pipeline(OrdinalEncoder(), DecisionTreeRegressor()).fit(X, X["k"])
+
+    with pytest.raises(ExportError, match="a category"):
+        export(fitted, X, X["k"], name="m", store=tmp_path / "store")
+
+
+def test_skops_file_with_a_function_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A .skops file that has a function of scikit-learn called is refused: it could be one that runs a command."""
+    io = pytest.importorskip("skops.io", reason='needs skops: make install EXTRAS="skops"')
+    X = pd.DataFrame({"a": [1.0, 2.0], "price": [1.0, 2.0]})
+    steps = FunctionTransformer(check_array), DecisionTreeRegressor()
+    io.dump(make_pipeline(*steps).fit(X[["a"]], X["price"]), tmp_path / "model.skops")
+    X.to_csv(tmp_path / "x.csv", index=False)
+    arguments = ["import", str(tmp_path / "model.skops"), "--name", "m", "--target", "price"]
+
+    assert main(["--store", str(tmp_path), *arguments, "--data", str(tmp_path / "x.csv")]) == 1
+    assert "has types that skops does not trust: sklearn.utils.validation.check_array" in capsys.readouterr().err
 
 
 def test_array_has_numbered_columns(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_engines_walk_the_trees(
     X = rows_for(trees, random, n_features=n_features, n_categories=n_categories)
     expected = walk(trees, X)
 
-    trees.check(n_features)
+    trees.check([25] * n_categories + [0] * (n_features - n_categories))
     forest = forest_of(trees)
     assert forest
     assert np.array_equal(BitVectors(forest, n_features).predict(X), expected)
@@ -85,7 +85,7 @@ def test_engines_walk_the_trees(
 def test_packing_gives_the_same_trees_and_the_same_bytes(seed: int, n_categories: int, dtype: Any) -> None:
     """Packed trees are unpacked unchanged, and packed again to the same bytes."""
     trees = random_trees(np.random.default_rng(seed), n_features=3, n_categories=n_categories, dtype=dtype)
-    found = Trees.unpack(trees.pack(), n_features=3)
+    found = Trees.unpack(trees.pack(), [25] * n_categories + [0] * (3 - n_categories))
 
     for name in Trees.__slots__:
         assert np.array_equal(getattr(found, name), getattr(trees, name))
@@ -134,12 +134,12 @@ def test_missing_value_passes_splits_that_onnx_runtime_joins(
     X = np.array([[np.nan], [3.0], [5.0], [0.0]])
     engine = TreesEngine(trees, 1)
 
-    trees.check(1)
+    trees.check([6])
     assert [float(engine.predict(row[np.newaxis])[0]) for row in X] == walk(trees, X)[:, 0].tolist()
 
 
-def test_a_feature_is_compared_as_a_category_or_as_a_number() -> None:
-    """Trees that compare a feature both ways are refused: the bit vectors have one kind of place for each."""
+def test_a_feature_is_compared_as_its_type_says() -> None:
+    """Trees that compare a number with categories, a category as a number, or unknown categories are refused."""
     trees = random_trees(np.random.default_rng(3), n_features=1, n_categories=1, n_trees=4)
     assert trees.n_codes.any()
     first = int(np.flatnonzero(trees.n_codes)[0])
@@ -148,5 +148,8 @@ def test_a_feature_is_compared_as_a_category_or_as_a_number() -> None:
     changed = {name: getattr(trees, name) for name in Trees.__slots__}
     broken = Trees(**{**changed, "n_codes": n_codes, "codes": trees.codes[trees.n_codes[first] :]})
 
-    with pytest.raises(ValueError, match="compares a feature's categories as numbers, too"):
-        broken.check(1)
+    with pytest.raises(ValueError, match="compares a feature's categories as numbers"):
+        broken.check([25])
+    for n_places in (0, 3):
+        with pytest.raises(ValueError, match="compares a number, or a category that its feature does not have"):
+            trees.check([n_places])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,12 +56,11 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
     `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. Raises `ExportError` for what
     cannot be compiled exactly.
     """
-    whole = getattr(fitted, "best_estimator_", fitted)  # of a search
     try:
-        check_is_fitted(whole)
+        check_is_fitted(fitted)
     except (NotFittedError, TypeError) as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
-    steps, estimator = _parts(whole)
+    steps, estimator = _parts(fitted)
     family = next((family for family in FAMILIES if family.owns(estimator)), None)
     if family is None:
         raise ExportError(
@@ -68,12 +68,12 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         )
 
     def predict(rows: Matrix) -> NDArray[np.float64]:
-        with as_asked(whole):
-            predictions: NDArray[np.float64] = np.asarray(whole.predict(frames.frame(rows)), dtype=np.float64).ravel()
+        with in_one_job(fitted):
+            predictions: NDArray[np.float64] = np.asarray(fitted.predict(frames.frame(rows)), dtype=np.float64).ravel()
             return predictions
 
-    def ask(rows: Matrix) -> Matrix:
-        with as_asked(whole):
+    def ask(rows: Matrix, frames: Frames = frames) -> Matrix:
+        with in_one_job(fitted):
             table = frames.frame(rows)
             columns: Matrix = family.columns(estimator, steps.transform(table) if steps else table)
             return columns
@@ -89,21 +89,47 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=float(low), highest=float(high))
         for feature, low, high in zip(features, lowest, highest)
     )
+    try:
+        folded = fold(trees, ask, features, X)
+        folded.check([cells.n_places for cells in (feature.cells for feature in features)])
+    except ExportError:
+        raise
+    except ValueError as error:
+        raise ExportError(
+            f"the trees cannot be compiled: {error}. If the steps refuse numbers between others, make that column a "
+            "category; if the trees are too large, fit fewer of them, or smaller ones by max_leaf_nodes"
+        ) from None
     return Compiled(
-        algorithm=_name(whole),
+        algorithm=_name(fitted),
         summary=f"{n_trees:,} tree{'' if n_trees == 1 else 's'}",
         features=features,
         predict=predict,
-        trees=fold(trees, ask, features, X),
+        trees=folded,
         steps=trees.steps,
         tolerance=trees.tolerance,
         hyperparameters={
             name: value
             for name, value in estimator.get_params(deep=False).items()
-            if isinstance(value, _HYPERPARAMETERS) and value == value and value != "deprecated"
+            if isinstance(value, _HYPERPARAMETERS)
+            and value not in (math.inf, -math.inf, "deprecated")
+            and value == value
         },
         packages=family.PACKAGES,
     )
+
+
+def fitted_names(fitted: Any) -> list[str]:
+    """Return the names of the columns that a model was fitted on, as its library calls them, or made them up."""
+    for attribute in ("feature_names_in_", "feature_names_", "feature_name_"):
+        names = getattr(fitted, attribute, None)
+        if names is not None:
+            return [str(name) for name in names]
+    return [f"x{number}" for number in range(getattr(fitted, "n_features_in_", 0))]
+
+
+def is_named(fitted: Any) -> bool:
+    """Return whether scikit-learn fitted the model on named columns, which it may then predict without their names."""
+    return getattr(fitted, "feature_names_in_", None) is not None
 
 
 def supported() -> list[str]:
@@ -130,22 +156,36 @@ def _features(frames: Frames, predict: Predict, ask: Callable[[Matrix], Matrix],
         missing = _accepts(predict, X, number, np.nan)
         feature = Feature(column.name, type=column.type, missing=missing, categories=column.categories)
         if column.type == CATEGORY:
-            feature = replace(feature, unseen=_unseen(predict, ask, X, number, feature))
+            feature = replace(feature, unseen=_unseen(predict, ask, X, number, feature, frames))
         if column.type == INTEGER:
             feature = replace(feature, lowest=-MAX_WHOLE, highest=MAX_WHOLE)
         features.append(feature)
     return tuple(features)
 
 
-def _unseen(predict: Predict, ask: Callable[[Matrix], Matrix], X: Matrix, number: int, feature: Feature) -> str:
-    """Return what the model does with an unseen category."""
+def _unseen(
+    predict: Predict, ask: Callable[..., Matrix], X: Matrix, number: int, feature: Feature, frames: Frames
+) -> str:
+    """Return what the model does with an unseen category; an error, too, if that depends on which it is."""
     code = float(len(feature.categories))
     if not _accepts(predict, X, number, code):
         return ERROR
+    unseen = X[:_SAMPLE].copy()
+    unseen[:, number] = code
+    answers: list[Matrix] = []
+    for other in frames.columns[number].other_categories:
+        column = replace(frames.columns[number], unseen=other)
+        columns = (*frames.columns[:number], column, *frames.columns[number + 1 :])
+        try:
+            answers.append(ask(unseen[:1] if answers else unseen, replace(frames, columns=columns)))
+        except Exception:  # every library has classes of its own
+            return ERROR
+        if not np.array_equal(answers[-1], answers[0][: len(answers[-1])], equal_nan=True):
+            return ERROR
     if feature.missing:
-        unseen, missing = X[:_SAMPLE].copy(), X[:_SAMPLE].copy()
-        unseen[:, number], missing[:, number] = code, np.nan
-        if np.array_equal(ask(unseen), ask(missing), equal_nan=True):
+        missing = unseen.copy()
+        missing[:, number] = np.nan
+        if np.array_equal(answers[0], ask(missing), equal_nan=True):
             return AS_MISSING
     return AS_OTHER
 
@@ -181,7 +221,7 @@ def _name(fitted: Any) -> str:
 
 
 @contextmanager
-def as_asked(fitted: Any) -> Iterator[None]:
+def in_one_job(fitted: Any) -> Iterator[None]:
     """Let every part of a model work in one job, without warnings.
 
     With several jobs, forests add their trees in any order. Libraries warn of rows that are far from the training rows.

@@ -25,6 +25,7 @@ Ask = Callable[[Matrix], Matrix]
 
 _SAMPLE = 1_000  # rows to find out which raw feature a column depends on
 _PROBES = 2_000  # numbers to find out whether a column rises or falls with its feature
+_SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999)  # that often stand for missing numbers
 _ROWS_AT_ONCE = 50_000
 _LARGEST = float(np.finfo(np.float64).max)
 _NO_CODES = np.zeros(0, dtype=np.intp)
@@ -33,8 +34,8 @@ _NO_CODES = np.zeros(0, dtype=np.intp)
 def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Matrix, Matrix]:
     """Return the lowest and highest value of each feature that is accepted, `(n_features,)`.
 
-    The steps refuse a value by raising `ValueError`; trees that round their input to float32 refuse one whose encoded
-    columns are not finite there. `X` are rows that are accepted.
+    The steps refuse a value by raising; trees that round their input to float32 refuse one whose encoded columns are
+    not finite there. `X` are rows that are accepted. Raises `ExportError` if a row of `X` is beyond what was found.
     """
     lowest = np.array([feature.lowest for feature in features]).clip(-_LARGEST, _LARGEST)
     highest = np.array([feature.highest for feature in features]).clip(-_LARGEST, _LARGEST)
@@ -45,18 +46,32 @@ def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32:
         rows[np.arange(len(of_features)), of_features] = values
         try:
             encoded = ask(rows)
-        except ValueError:
+        except Exception:  # every library has classes of its own
             if len(of_features) == 1:
                 return np.array([False])
             alone = [accepted(value, [number]) for value, number in zip(values, of_features)]
             return np.concatenate(alone)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.logical_or(np.isfinite(encoded.astype(np.float32)).all(axis=1), not in_float32)
+            finite = np.isfinite(encoded.astype(np.float32)).all(axis=1)
+        # Where numbers become missing, such as the logarithms of negative ones, the map is at its end, too.
+        same = (np.isnan(encoded) == missing).all(axis=1)
+        found: NDArray[np.bool_] = same & (finite | (not in_float32))
+        return found
 
     if numbers:
+        missing = np.isnan(ask(X[:1]))
         middle = X[0, numbers]
         highest[numbers] = largest(accepted, middle, highest[numbers])
         lowest[numbers] = -largest(lambda values: accepted(-values), -middle, -lowest[numbers])
+        whole = np.array([feature.type == INTEGER for feature in features])
+        lowest[whole], highest[whole] = np.ceil(lowest[whole]), np.floor(highest[whole])
+        beyond = (X[:, numbers] < lowest[numbers]) | (X[:, numbers] > highest[numbers])
+        for number in np.flatnonzero(beyond.any(axis=0)):
+            raise ExportError(
+                f"the steps make some numbers of {features[numbers[number]].name!r} missing, or refuse them, and take "
+                "others on both sides of them; make it a category, or, if the steps give a sparse matrix, whose zeros "
+                "XGBoost takes for missing, set sparse_output=False and sparse_threshold=0, and fit again"
+            )
     return lowest, highest
 
 
@@ -124,7 +139,7 @@ class _Fold:
             known = np.unique(np.quantile(known, np.linspace(0, 1, _PROBES), method="nearest"))
         between = (known[1:] + known[:-1]) / 2
         width = max(known[-1] - known[0], 1.0) if len(known) else 1.0
-        ends = [feature.lowest, feature.highest, *(known[:1] - width), *(known[-1:] + width), 0.0]
+        ends = [feature.lowest, feature.highest, *(known[:1] - width), *(known[-1:] + width), 0.0, *_SENTINELS]
         probes = np.unique(np.clip(np.concatenate([known, between, ends]), feature.lowest, feature.highest))
         probes = np.clip(probes, -_LARGEST, _LARGEST)
         return np.unique(np.round(probes)) if feature.type == INTEGER else probes
