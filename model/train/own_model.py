@@ -97,7 +97,7 @@ def export(
     for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
         print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
     print(f"written  {model.path}")
-    print(f"serve    {_serve_line(models.root)}")
+    print(f"serve    make run MODEL={name} STORE={shlex.quote(str(models.root.resolve()))}, in a clone of Tabserve")
     print(f"ask      {_curl_line(model)}")
     return model
 
@@ -194,10 +194,6 @@ def _proof_line(proof: Proof, tolerance: float) -> str:
 
 def _scores_line(scores: Scores) -> str:
     return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
-
-
-def _serve_line(store: Path) -> str:
-    return f"make run STORE={shlex.quote(str(store.resolve()))}, in a clone of Tabserve"
 
 
 def _curl_line(model: Artifact) -> str:

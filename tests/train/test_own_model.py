@@ -152,6 +152,7 @@ def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFi
         *("steps", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
     ]
     assert lines[7].endswith(": 0 differ in any bit")
+    assert lines[12] == f"serve    make run MODEL=homes STORE={tmp_path}, in a clone of Tabserve"
     assert lines[-1].startswith("ask      curl -s localhost:8000/models/homes/predict -H")
 
 
