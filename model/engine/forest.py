@@ -172,7 +172,8 @@ class BitVectors:
             right = of_feature[~forest.missing_left[of_feature]]
             np.bitwise_and.at(masks[-1], tree[right], allowed[right])
             self._features.append((number, edges, vectors))
-        self._leaves = forest.leaves[order].reshape(-1, width)
+        # Numbers alone are taken in half the time that rows of one number need.
+        self._leaves = forest.leaves[order].reshape((-1, width) if width > 1 else -1)
         self._first_leaves = np.arange(0, len(self._leaves), n_leaves).reshape(-1, 1)
         self.min_rows = min(MANY_ROWS, max(2, (_MIN_WORK + _MIN_WORK_PER_FEATURE * len(self._features)) // n_trees))
         self._chunk_rows = max(4, _NUMBERS_PER_CHUNK // (n_trees * width))
@@ -192,22 +193,22 @@ class BitVectors:
             masks &= self._vectors_of(index, X)
         bits = masks.view(self._mask_type)
         lowest_bit = np.bitwise_count((bits - self._mask_type.type(1)) & ~bits)
-        n_trees, n_rows, width = len(self._first_leaves), len(X), self._leaves.shape[1]
+        n_trees, n_rows, width = len(self._first_leaves), len(X), self._leaves.shape[1:]
         try:
             buffers = self._spare_buffers.pop()
         except IndexError:
             size = n_trees * self._chunk_rows
-            buffers = np.empty(size, dtype=np.intp), np.empty(size * width, dtype=self._leaves.dtype)
+            buffers = np.empty(size, dtype=np.intp), np.empty((size, *width), dtype=self._leaves.dtype)
         leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
-        leaf_values = buffers[1][: n_trees * n_rows * width].reshape(n_trees, n_rows, width)
+        leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows, *width)
         np.add(lowest_bit.T[:n_trees], self._first_leaves, out=leaf_numbers)
         # With "raise" numpy would allocate a buffer of its own.
         self._leaves.take(leaf_numbers, axis=0, out=leaf_values, mode="clip")
         # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single number would make
         # this axis contiguous, and numpy would add pairwise.
-        sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, width)
+        sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, *width)
         self._spare_buffers.append(buffers)
-        return sums[0] if len(sums) == 1 else np.hstack(sums)
+        return sums[0].reshape(n_rows, -1) if len(sums) == 1 else np.column_stack(sums)
 
     def _vectors_of(self, index: int, X: Matrix) -> NDArray[np.uint64]:
         """Return the vector of each row for one of the features, `(n_rows, n_words)`."""
