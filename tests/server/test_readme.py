@@ -20,7 +20,24 @@ from tests.support.server import Server, serve
 from tests.support.service import ROOT
 
 CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.startswith("curl")]
-EXAMPLES = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+BLOCKS_OF_PYTHON = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+EXPORTS = [block for block in BLOCKS_OF_PYTHON if "export(" in block]
+EXAMPLES = [block for block in BLOCKS_OF_PYTHON if block not in EXPORTS]
+# What the examples of an export take for granted: a fitted pipeline, in memory and in files, and its tables.
+FITTED = """
+import joblib
+import pandas as pd
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
+
+table = pd.DataFrame({"area": [float(n) for n in range(40)], "rent": [9.0 * (n // 4) for n in range(40)]})
+table[:30].to_csv("train.csv", index=False)
+table[30:].to_csv("test.csv", index=False)
+X_train, y_train, X_test, y_test = table[["area"]][:30], table["rent"][:30], table[["area"]][30:], table["rent"][30:]
+pipeline = make_pipeline(StandardScaler(), DecisionTreeRegressor(random_state=0)).fit(X_train, y_train)
+joblib.dump(pipeline, "rents.joblib")
+"""
 
 
 def test_notebooks_can_import_the_models() -> None:
@@ -69,6 +86,15 @@ def test_python_prints_as_shown(logging_server: Server, example: str) -> None:
     assert done.stdout.strip() == example.strip().rpartition("  # ")[2]
 
 
+@pytest.mark.parametrize("example", EXPORTS)
+def test_python_exports_a_model(tmp_path: Path, example: str) -> None:
+    """An example of an export, after a pipeline was fitted, writes a version into the store beside it."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", FITTED + example], cwd=tmp_path, env=environ, check=True)
+
+    assert (tmp_path / "store" / "rents" / "1" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(".venv/bin/python -m model ")])
 def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     """A command that works on the store, or on the prediction log, ends well and prints something."""
@@ -76,6 +102,9 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     assert words[:3] == [".venv/bin/python", "-m", "model"]
     (tmp_path / "model").symlink_to(ROOT / "model")
     PredictionLog(f"sqlite:///{tmp_path}/predictions.db").write([])
+    if words[3] == "import":  # which must not change the tests' own store
+        store = tmp_path / "store"
+        subprocess.run([sys.executable, "-c", FITTED], cwd=tmp_path, check=True)
     run = [sys.executable, "-m", "model", "--store", str(store), *words[3:]]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
 
