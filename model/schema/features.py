@@ -84,6 +84,11 @@ class Schema:
         return tuple(feature.cells for feature in self.features)
 
     @cached_property
+    def n_places(self) -> tuple[int, ...]:
+        """How many numbers the categories of each feature have, 0 for a feature that has none."""
+        return tuple(cells.n_places for cells in self.cells)
+
+    @cached_property
     def parsers(self) -> Mapping[str, Callable[[str], Any]]:
         """What reads the texts of each feature in a table of text."""
         return {name: kind.parse for name, kind in zip(self.names, self.cells)}

@@ -181,7 +181,7 @@ def load(folder: Path) -> Artifact:
     engine: Predictor
     try:
         if manifest.has_trees:
-            trees = Trees.unpack(files[TREES], [cells.n_places for cells in manifest.schema.cells])
+            trees = Trees.unpack(files[TREES], manifest.schema.n_places)
             engine = TreesEngine(trees, n_features, manifest.steps)
         else:
             engine = Engine(files[GRAPH], vectors)

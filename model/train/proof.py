@@ -76,7 +76,7 @@ def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
     Categories are drawn from all that are accepted, and a tenth of the values that may be missing is.
     """
     features, random = schema.features, np.random.default_rng(seed)
-    n_places = np.array([cells.n_places for cells in schema.cells])
+    n_places = np.array(schema.n_places)
     is_number = n_places == 0
     low = np.array([feature.minimum if number else 0.0 for feature, number in zip(features, is_number)])
     high = np.array([feature.maximum if number else 0.0 for feature, number in zip(features, is_number)])
@@ -98,7 +98,7 @@ def limit_rows(schema: Schema) -> Matrix:
 
     So is every other accepted category, and a missing value where it is accepted.
     """
-    lasts = [float(cells.n_places - 1) for cells in schema.cells]  # -1 for a number
+    lasts = [float(n_places - 1) for n_places in schema.n_places]  # -1 for a number
     is_place = np.array(lasts) >= 0
     low = np.where(is_place, 0.0, [feature.lowest for feature in schema.features])
     high = np.where(is_place, lasts, [feature.highest for feature in schema.features])

@@ -91,7 +91,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
     )
     try:
         folded = fold(trees, ask, features, X)
-        folded.check([cells.n_places for cells in (feature.cells for feature in features)])
+        folded.check([feature.cells.n_places for feature in features])
     except ExportError:
         raise
     except ValueError as error:

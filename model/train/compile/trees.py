@@ -23,7 +23,6 @@ def rows_at_splits(trees: Trees, X: Matrix, schema: Schema) -> Matrix:
     X = X[:MAX_ROWS]
     row_at, result = _rows_at_nodes(trees, X), []
     first_code = np.cumsum(trees.n_codes) - trees.n_codes
-    n_places = [cells.n_places for cells in schema.cells]
     splits = np.flatnonzero(~trees.is_leaf & (row_at >= 0))
     if len(splits) > MAX_SPLITS:
         pairs = np.stack([trees.feature[splits].astype(np.float64), trees.threshold[splits]])
@@ -36,7 +35,7 @@ def rows_at_splits(trees: Trees, X: Matrix, schema: Schema) -> Matrix:
         feature, threshold = int(trees.feature[node]), float(trees.threshold[node])
         if trees.n_codes[node]:
             codes = trees.codes[first_code[node] : first_code[node] + trees.n_codes[node]]
-            is_in = np.isin(np.arange(n_places[feature]), codes)
+            is_in = np.isin(np.arange(schema.n_places[feature]), codes)
             tried = [float(np.flatnonzero(side)[0]) for side in (is_in, ~is_in) if side.any()]
         else:
             tried = _sides(threshold, schema.features[feature])
