@@ -64,12 +64,12 @@ def export(
     names = fitted_names(fitted)
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)
-    matrix, targets = _read(fitted, table, X, "table"), _targets(y, len(X))
+    (matrix, predictions), targets = _read(fitted, table, X, "table"), _targets(y, len(X))
     validation = None
     if holdout:
-        validation = _read(fitted, table, holdout[0], "holdout"), _targets(holdout[1], len(holdout[0]))
+        validation = _read(fitted, table, holdout[0], "holdout")[0], _targets(holdout[1], len(holdout[0]))
     candidate = learner.candidate(fitted, table, matrix)
-    _check_as_read(fitted, X, candidate, matrix)
+    _check_as_read(predictions, candidate, matrix)
     subject = Subject(
         title=title or name.replace("-", " ").capitalize(),
         task=REGRESSION,
@@ -115,11 +115,11 @@ def _check_names(names: Sequence[str], table: Frames) -> None:
         )
 
 
-def _read(fitted: Any, table: Frames, X: Any, what: str) -> Matrix:
-    """Return a table as a matrix, if the model predicts it."""
+def _read(fitted: Any, table: Frames, X: Any, what: str) -> tuple[Matrix, Any]:
+    """Return a table as a matrix, and what the model itself predicts for it."""
     try:
         with in_one_job(fitted):
-            fitted.predict(X)
+            predictions = fitted.predict(X)
     except NotFittedError as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
     except Exception as error:  # every library has classes of its own
@@ -129,7 +129,7 @@ def _read(fitted: Any, table: Frames, X: Any, what: str) -> Matrix:
     infinite = [column.name for column, values in zip(table.columns, matrix.T) if np.isinf(values).any()]
     if infinite:
         raise ExportError(f"the {what} has infinite numbers in {', '.join(map(repr, infinite))}; leave those rows out")
-    return matrix
+    return matrix, predictions
 
 
 def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
@@ -144,10 +144,9 @@ def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
     return targets
 
 
-def _check_as_read(fitted: Any, X: Any, candidate: Candidate, matrix: Matrix) -> None:
-    """Raise `ExportError` if the table was read differently than the model itself reads it."""
-    with in_one_job(fitted):
-        expected = np.asarray(fitted.predict(X), dtype=np.float64).reshape(-1)
+def _check_as_read(predictions: Any, candidate: Candidate, matrix: Matrix) -> None:
+    """Raise `ExportError` if the table was read differently than the model itself reads it for its predictions."""
+    expected = np.asarray(predictions, dtype=np.float64).reshape(-1)
     different = np.flatnonzero(expected != candidate.predict(matrix))
     if len(different):
         raise ExportError(
