@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise
     except KeyboardInterrupt as interrupt:  # no version is left behind: an incomplete one has a temporary name
         clear_frames(interrupt.__traceback__)  # closes a progress bar, which would write after the line below
-        print("interrupted", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)  # on a line of its own, behind a terminal's ^C or half a progress bar
         return 130
     except SchemaError as error:
         for problem in error.problems:

@@ -72,7 +72,7 @@ def test_unknown_name(store: Path) -> None:
 
 @pytest.mark.parametrize("notebook", [[], ["--notebook"]], ids=["directly", "notebook"])
 def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
-    """Ctrl-C ends training with one line, status 130 and no version in the store."""
+    """Ctrl-C ends training with a last line, whatever stood before it, status 130 and no version in the store."""
     store = tmp_path / "store"
     command = [*PYTHON, "--store", str(store), "train", "boston-housing", *notebook]
     with subprocess.Popen(
