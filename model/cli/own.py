@@ -8,8 +8,6 @@ from pathlib import Path
 
 from model.cli.arguments import Commands
 
-_RUNS_CODE = (".joblib", ".pkl", ".pickle")
-
 
 def add_import(commands: Commands) -> None:
     """Declare the command `import`."""
@@ -21,8 +19,8 @@ def add_import(commands: Commands) -> None:
     )
     own.add_argument(
         "file",
-        type=Path,
-        help="the fitted model: .joblib, .pkl, .skops, XGBoost's .json or .ubj, LightGBM's .txt, CatBoost's .cbm",
+        help="the fitted model: .joblib, .pkl, .skops, XGBoost's .json or .ubj, LightGBM's .txt, CatBoost's .cbm, or "
+        "what MLflow keeps, such as mlflow:models:/prices@champion",
     )
     own.add_argument("--name", required=True, help="the model's name in the store: lower-case letters, digits, dashes")
     own.add_argument("--data", type=Path, required=True, help="the table that it was fitted on (CSV with a header)")
@@ -38,7 +36,7 @@ def add_import(commands: Commands) -> None:
 def _import(options: argparse.Namespace) -> None:
     from model.train import model_files, own_model
 
-    if options.file.suffix.lower() in _RUNS_CODE:
+    if model_files.runs_code(options.file):
         print(f"opening  {options.file}, which runs the code in it; no server opens it", file=sys.stderr)
     fitted = model_files.load(options.file)
     X, y = model_files.read_table(options.data, fitted, target=options.target)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,34 +21,49 @@ from model.errors import ExportError
 from model.train.compile import catboost, lightgbm, xgboost
 from model.train.compile.compiled import fitted_names
 
+MLFLOW = "mlflow:"
 
-def load(path: Path) -> Any:
-    """Return the fitted model in a file of a kind that its suffix names.
 
-    Raises `ExportError` for a file that has none, or one of another version of scikit-learn.
+def runs_code(source: str) -> bool:
+    """Return whether reading a model from here may run code that is in it."""
+    return source.startswith(MLFLOW) or Path(source).suffix.lower() in _PICKLES
+
+
+def load(source: str) -> Any:
+    """Return the fitted model in a file of a kind that its suffix names, or behind an `mlflow:` URI.
+
+    Raises `ExportError` for a source that has none, or one of another version of scikit-learn.
     """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise ExportError(f"{path.name} is of no known kind; name a file that ends in {', '.join(_READERS)}")
+    if source.startswith(MLFLOW):
+        name, read = source, partial(_read_mlflow, source.removeprefix(MLFLOW))
+    else:
+        path = Path(source)
+        name, reader = path.name, _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise ExportError(
+                f"{name} is of no known kind; name a file that ends in {', '.join(_READERS)}, or a URI such as "
+                f"{MLFLOW}models:/prices@champion"
+            )
+        read = partial(reader, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            fitted = read(path)
+            fitted = read()
     except (ExportError, FileNotFoundError):
         raise
     except InconsistentVersionWarning as warning:
         raise ExportError(
-            f"{path.name} has a {warning.estimator_name} of scikit-learn {warning.original_sklearn_version}, and here "
+            f"{name} has a {warning.estimator_name} of scikit-learn {warning.original_sklearn_version}, and here "
             f"is {warning.current_sklearn_version}, which may predict other numbers; fit it again here, or run "
             f"pip install scikit-learn=={warning.original_sklearn_version} first"
         ) from None
     except Exception as error:  # a pickle may raise anything
         raise ExportError(
-            f"{path.name} cannot be read ({type(error).__name__}: {error}); is it a whole file, and is every package "
+            f"{name} cannot be read ({type(error).__name__}: {error}); is it a whole model, and is every package "
             "installed that it needs?"
         ) from None
     if not hasattr(fitted, "predict"):
-        raise ExportError(f"{path.name} has a {type(fitted).__name__}, which does not predict; save the fitted model")
+        raise ExportError(f"{name} has a {type(fitted).__name__}, which does not predict; save the fitted model")
     return fitted
 
 
@@ -98,8 +115,26 @@ def _predicts(fitted: Any, X: pd.DataFrame) -> bool:
     return True
 
 
+def _read_mlflow(uri: str) -> Any:
+    """Return the model behind a URI of MLflow, whose server is the one that MLFLOW_TRACKING_URI names."""
+    _check_installed(uri, "mlflow", extra="mlflow-skinny")
+    from mlflow import artifacts, models
+
+    folder = artifacts.download_artifacts(artifact_uri=uri)
+    flavors = models.Model.load(folder).flavors
+    if "sklearn" in flavors:  # read as any other file, with the same checks
+        return load(str(Path(folder) / flavors["sklearn"]["pickled_model"]))
+    for flavor in ("xgboost", "lightgbm", "catboost"):
+        if flavor in flavors:
+            _check_installed(uri, flavor)
+            return import_module(f"mlflow.{flavor}").load_model(folder)
+    raise ExportError(
+        f"{uri} is a model of the flavors {', '.join(flavors)}; log one of scikit-learn, XGBoost, LightGBM or CatBoost"
+    )
+
+
 def _read_skops(path: Path) -> Any:
-    _check_installed(path, "skops")
+    _check_installed(path.name, "skops")
     from skops import io
 
     unknown = sorted(set(io.get_untrusted_types(file=path)) - _TRUSTED)
@@ -117,24 +152,24 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_catboost(path: Path) -> Any:
-    _check_installed(path, "catboost")
+    _check_installed(path.name, "catboost")
     return catboost.load(path)
 
 
 def _read_lightgbm(path: Path) -> Any:
-    _check_installed(path, "lightgbm")
+    _check_installed(path.name, "lightgbm")
     return lightgbm.load(path)
 
 
 def _read_xgboost(path: Path) -> Any:
-    _check_installed(path, "xgboost")
+    _check_installed(path.name, "xgboost")
     return xgboost.load(path)
 
 
-def _check_installed(path: Path, package: str) -> None:
+def _check_installed(name: str, package: str, *, extra: str = "") -> None:
     if find_spec(package) is None:
         raise ExportError(
-            f'{path.name} is read by {package}, which is not installed; run make install EXTRAS="{package}"'
+            f'{name} is read by {package}, which is not installed; run make install EXTRAS="{extra or package}"'
         )
 
 
@@ -143,10 +178,9 @@ def _check_installed(path: Path, package: str) -> None:
 _TRUSTED = frozenset(
     ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
 )
+_PICKLES = (".joblib", ".pkl", ".pickle")
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    ".joblib": joblib.load,
-    ".pkl": joblib.load,
-    ".pickle": joblib.load,
+    **dict.fromkeys(_PICKLES, joblib.load),
     ".skops": _read_skops,
     ".json": _read_json,
     ".ubj": _read_xgboost,
