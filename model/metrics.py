@@ -1,11 +1,18 @@
-"""The metrics of a regression."""
+"""The metrics of a regression and of a classification, and how sure those of a classification are. Needs numpy only."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+_DEVIATIONS = 1.959963984540054  # of a normal distribution, between which 95 % of it lie
+_SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # 0 would be an infinite log loss; scikit-learn's limit
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,31 @@ class Scores:
     r2: float
 
 
+@dataclass(frozen=True, slots=True)
+class ClassificationScores:
+    """The metrics of a classification over a number of rows, defined as in scikit-learn.
+
+    - `log_loss`: the mean of minus the natural logarithm of the true class's probability, which is held between 2.2e-16
+      and 1 - 2.2e-16; `log_loss_deviation` is its standard deviation over the rows, from which alerts
+      know what chance explains.
+    - `brier`: for two classes the mean squared difference between the second class's probability and 0 or 1 (0 to 1);
+      for more, the squared differences are added over the classes (0 to 2).
+    - `accuracy`: the share of the rows whose label is right.
+    - `auc`: the area under the ROC curve of the second class; for more than two classes, the mean of the areas of each
+      class against the rest, over the classes that the rows contain. None if the rows are all of one class.
+    """
+
+    rows: int
+    log_loss: float
+    log_loss_deviation: float
+    brier: float
+    accuracy: float
+    auc: float | None
+
+
+AnyScores = Scores | ClassificationScores
+
+
 def regression(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> Scores:
     """Return the usual metrics for targets and predictions, both `(n_rows,)`, two rows at least."""
     mse = float(np.average((y - predicted) ** 2))
@@ -37,3 +69,130 @@ def regression(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> Scores
         bias=float(np.mean(predicted - y)),
         r2=1 - unexplained / total if total else float(not unexplained),
     )
+
+
+def classification(y: NDArray[np.float64], answers: NDArray[np.float64]) -> ClassificationScores:
+    """Return the metrics for the positions of the true classes `(n_rows,)` and `Artifact.predict`'s answers.
+
+    An answer is the position of the label, then the probability of each class: `(n_rows, 1 + n_classes)`, one row at
+    least.
+    """
+    losses = log_losses(y, answers)
+    areas = [area for _, area, _, _ in _areas(y, answers)]
+    return ClassificationScores(
+        rows=len(y),
+        log_loss=float(losses.mean()),
+        log_loss_deviation=float(losses.std()),
+        brier=float(_brier(y, answers).mean()),
+        accuracy=float((answers[:, 0] == y).mean()),
+        auc=float(np.mean(areas)) if areas else None,
+    )
+
+
+def classification_intervals(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Mapping[str, Interval | None]:
+    """Return a 95 % confidence interval for each metric of `classification`, for the same arguments.
+
+    - `log_loss`: by the delta method on its logarithm, since the mean of a skewed quantity is not yet normal; `brier`:
+      the mean and 1.96 standard errors.
+    - `accuracy`: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    - `auc`: DeLong, DeLong and Clarke-Pearson (1988), "Comparing the areas under two or more correlated receiver
+      operating characteristic curves"; for more than two classes the same for the mean of the areas, given how many
+      rows each class has.
+
+    None for a metric that is not defined for these rows: for all but `accuracy` of one row, and for `auc` of a class
+    that has one.
+    """
+    several = len(y) > 1
+    return {
+        "log_loss": mean_interval(log_losses(y, answers)) if several else None,
+        "brier": _normal_interval(_brier(y, answers)) if several else None,
+        "accuracy": share_interval(int((answers[:, 0] == y).sum()), len(y)),
+        "auc": _auc_interval(y, answers),
+    }
+
+
+def log_losses(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's log loss, `(n_rows,)`."""
+    own = answers[np.arange(len(y)), 1 + y.astype(np.intp)]
+    losses: NDArray[np.float64] = -np.log(np.clip(own, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY))
+    return losses
+
+
+def mean_interval(values: NDArray[np.float64]) -> Interval:
+    """Return a 95 % confidence interval for the mean of `values` `(n,)`, two at least, none of them negative.
+
+    By the delta method on the logarithm, so that it is not symmetric and never below 0.
+    """
+    mean = float(values.mean())
+    if not mean:
+        return 0.0, 0.0
+    half_width = _DEVIATIONS * float(values.std(ddof=1)) / math.sqrt(len(values)) / mean
+    return mean * math.exp(-half_width), mean * math.exp(half_width)
+
+
+def share_interval(count: int, rows: int) -> Interval:
+    """Return Wilson's 95 % confidence interval for a share of which `count` of `rows` were observed."""
+    z2 = _DEVIATIONS**2
+    centre = (count + z2 / 2) / (rows + z2)
+    half_width = _DEVIATIONS / (rows + z2) * math.sqrt(count * (rows - count) / rows + z2 / 4)
+    return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
+
+
+def _normal_interval(values: NDArray[np.float64]) -> Interval:
+    mean = float(values.mean())
+    half_width = _DEVIATIONS * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return max(mean - half_width, 0.0), mean + half_width
+
+
+def _brier(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's share of the Brier score, `(n_rows,)`."""
+    probabilities = answers[:, 1:]  # (n_rows, n_classes)
+    n_classes = probabilities.shape[1]
+    differences = probabilities - (y[:, None] == np.arange(n_classes))
+    squares: NDArray[np.float64] = (differences**2).sum(axis=1) if n_classes > 2 else differences[:, -1] ** 2
+    return squares
+
+
+def _areas(
+    y: NDArray[np.float64], answers: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.bool_], float, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield for each class that some rows are of, and others not: which are, the area under its ROC curve, and the
+    share of the other rows below each row of the class, then that of the class's rows above each other row. Equal
+    probabilities count half. Two classes have one area.
+    """
+    n_classes = answers.shape[1] - 1
+    for position in range(n_classes) if n_classes > 2 else [1]:
+        positive = y == position
+        n_positive = int(positive.sum())
+        n_negative = len(y) - n_positive
+        if n_positive and n_negative:
+            probabilities = answers[:, 1 + position]
+            ranks = _ranks(probabilities)
+            above = (ranks[positive] - _ranks(probabilities[positive])) / n_negative  # (n_positive,)
+            below = 1 - (ranks[~positive] - _ranks(probabilities[~positive])) / n_positive  # (n_negative,)
+            yield positive, float(above.mean()), above, below
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value from 1 on; equal values have the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
+
+
+def _auc_interval(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Interval | None:
+    """Return DeLong's interval: the rows of each class are a sample of their own, in which each row has its share."""
+    shares = np.zeros(len(y))
+    areas = []
+    _, group, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    for positive, area, above, below in _areas(y, answers):
+        areas.append(area)
+        shares[positive] += above
+        shares[~positive] += below * sizes[group[~positive]] / len(below)
+    if not areas or sizes.min() == 1:
+        return None
+    variance = sum(
+        float((shares[group == number] / len(areas)).var(ddof=1)) / size for number, size in enumerate(sizes.tolist())
+    )
+    auc, half_width = float(np.mean(areas)), _DEVIATIONS * math.sqrt(variance)
+    return max(auc - half_width, 0.0), min(auc + half_width, 1.0)
