@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model import Store
 from model.cli.arguments import Commands
+from model.metrics import Scores
 from model.store import artifact
 from model.train.learners import LEARNERS
 
@@ -58,5 +59,5 @@ def _train(options: argparse.Namespace) -> None:
         algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
     model = artifact.load(path)
     validation = model.manifest.metrics.validation
-    error = f"validation MSE {validation.mse:.2f}, " if validation else ""
+    error = f"validation MSE {validation.mse:.2f}, " if isinstance(validation, Scores) else ""
     print(f"{model.name} version {model.version}: {error}written to {path}")

@@ -11,19 +11,38 @@ from model.schema.features import Matrix
 
 
 def predict_by_batch_size(predict: Predict, X: Matrix) -> NDArray[np.float64]:
-    """Return the predictions for `X` in batches of one row, of two and of thousands, `(n_batch_sizes, n_rows)`.
+    """Return the answers for `X` in batches of one row, of two and of thousands, `(n_batch_sizes, n_rows)`.
 
-    Engines have different code paths for one row, for few and for many. `X` has at least one row.
+    Engines have different code paths for one row, for few and for many. `X` has at least one row. The answers of a
+    classifier are `(n_batch_sizes, n_rows, 1 + n_classes)`.
     """
     alone = [predict(X[i : i + 1]) for i in range(len(X))]
     beside = [predict(X[i : i + 2]) for i in range(0, len(X), 2)]
     among = predict(np.tile(X, (-(-MANY_ROWS // len(X)), 1)))
-    return np.vstack([np.concatenate(alone), np.concatenate(beside), among.reshape(-1, len(X))])
+    few = np.stack([np.concatenate(alone), np.concatenate(beside)])
+    return np.concatenate([few, among.reshape(-1, *few.shape[1:])])
 
 
 def differing(expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
-    """Return which predictions `(…, n_rows)` differ from `expected` in any bit, or by more than the tolerance."""
+    """Return which rows `(…, n_rows)` differ from `expected` in any bit, or by more than the tolerance.
+
+    `expected` is `(n_rows,)`, and the tolerance is relative to it; or it is `(n_rows, 1 + n_classes)`, and the
+    tolerance is that of a probability. No tolerance is large enough for another label.
+    """
+    different: NDArray[np.bool_]
     if tolerance == 0:
-        return np.not_equal(expected.view(np.int64), actual.view(np.int64))
-    near: NDArray[np.bool_] = np.abs(actual - expected) <= tolerance * np.abs(expected)
-    return ~near  # negated, so that NaN differs from everything
+        different = np.not_equal(expected.view(np.int64), actual.view(np.int64))
+    else:
+        # 1 - p has the absolute error of p, which for a small one is a large relative error.
+        scale = np.abs(expected) if expected.ndim == 1 else 1.0
+        near = np.abs(actual - expected) <= tolerance * scale
+        different = ~near  # negated, so that NaN differs from everything
+    return different if expected.ndim == 1 else np.any(different, axis=-1)
+
+
+def largest_difference(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    """Return the largest difference as `differing` measures it, leaving out predictions of 0."""
+    differences = np.abs(actual - expected)
+    if expected.ndim > 1:
+        return float(differences.max())
+    return float((differences[..., expected != 0] / np.abs(expected[expected != 0])).max(initial=0.0))

@@ -45,7 +45,10 @@ class Predictor(Protocol):
     """An engine that runs a model: ONNX Runtime here, PyTorch in gpu.py."""
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
+        """
 
 
 class Engine:
@@ -76,13 +79,16 @@ class Engine:
 class TreesEngine:
     """Runs trees: few rows by ONNX Runtime, many by bit vectors where they fit; single-threaded, as `Engine` is."""
 
-    def __init__(self, trees: Trees, n_features: int, of_sums: Sequence[Step] = ()) -> None:
-        """Make the graph and the vectors of trees that were checked for `n_features`, for a model of one output.
+    def __init__(
+        self, trees: Trees, n_features: int, of_sums: Sequence[Step] = (), decision: str | None = None
+    ) -> None:
+        """Make the graph and the vectors of trees that were checked for `n_features`.
 
+        A regression has one output and no `decision`; a classifier decides on a label by one of `steps.DECISIONS`.
         Raises `ValueError` if the runtime cannot load the graph.
         """
         result = result_of(trees)
-        self._steps = of_sums
+        self._steps, self._decision = of_sums, decision
         self._session = _session(to_graph(trees, n_features, result))
         forest = forest_of(trees)
         self._vectors = BitVectors(forest, n_features) if forest else None
@@ -92,12 +98,15 @@ class TreesEngine:
         self._chunk_rows = max(1, _LEAVES_PER_CHUNK // (len(trees.roots) * trees.leaves.shape[1]))
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
-        return self.outputs(X)[:, 0]
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
-    def outputs(self, X: Matrix) -> NDArray[np.float64]:
-        """Return what the steps make of the sums: `(n_rows, 1)`, or a probability of each class."""
-        return steps.run(self._steps, self.sums(X))
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
+        """
+        sums = self.sums(X)
+        outputs = steps.run(self._steps, sums)
+        if self._decision is None:
+            return outputs[:, 0]
+        return np.column_stack([steps.decide(self._decision, sums, outputs), outputs])
 
     def sums(self, X: Matrix) -> NDArray[np.float64]:
         """Return the sums of leaves, `(n_rows, n_outputs)`."""

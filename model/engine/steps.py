@@ -19,6 +19,12 @@ from model.schema.numbers import is_number
 Step = tuple[str, tuple[float, ...]]
 """The name of a step and its numbers."""
 
+ELSEWHERE = 4 * 2.0**-52
+"""The difference, as `engine.compare` measures it, that exponentials of other processors and C libraries may make."""
+_OF_THE_MACHINE = frozenset(
+    ("exp", "expm1", "libm exp", "logistic", "softmax", "numpy softmax", "numpy softmax by column")
+)
+
 # Of expf in glibc since 2.27, which is ARM's optimized routine: 2^(i/32), and a polynomial for the rest.
 _POWERS = np.array([2.0 ** (i / 32) for i in range(32)])
 _EXP32 = [float.fromhex(c) for c in ("0x1.c6af84b912394p-20", "0x1.ebfce50fac4f3p-13", "0x1.62e42ff0c52d6p-6")]
@@ -72,13 +78,29 @@ def _libm_exp(values: Matrix) -> Matrix:
 
 
 def _logistic(values: Matrix, slope: float) -> Matrix:
-    """Return LightGBM's sigmoid of each value."""
+    """Return the sigmoid of scikit-learn and LightGBM of each value."""
     return 1 / (1 + _libm_exp(-slope * values))
 
 
 def _softmax(values: Matrix) -> Matrix:
     """Return LightGBM's softmax, whose sum is added class after class."""
     powers = _libm_exp(values - values.max(axis=1, keepdims=True))
+    return powers / np.add.accumulate(powers, axis=1)[:, -1:]
+
+
+def _numpy_softmax(values: Matrix) -> Matrix:
+    """Return scikit-learn's softmax of rows that lie one after the other, whose sums numpy adds in pairs."""
+    powers: Matrix = np.exp(np.ascontiguousarray(values - values.max(axis=1, keepdims=True)))
+    total: Matrix = powers.sum(axis=1, keepdims=True)
+    return powers / total
+
+
+def _numpy_softmax_by_column(values: Matrix) -> Matrix:
+    """Return scikit-learn's softmax of columns that lie one after the other, whose sums numpy adds class after class.
+
+    So does scikit-learn's HistGradientBoosting for several rows; for a single row it adds in pairs.
+    """
+    powers: Matrix = np.exp(values - values.max(axis=1, keepdims=True))
     return powers / np.add.accumulate(powers, axis=1)[:, -1:]
 
 
@@ -111,6 +133,8 @@ _STEPS: Mapping[str, tuple[int, Callable[..., Matrix]]] = {
     "libm exp": (0, _libm_exp),
     "logistic": (1, _logistic),
     "softmax": (0, _softmax),
+    "numpy softmax": (0, _numpy_softmax),
+    "numpy softmax by column": (0, _numpy_softmax_by_column),
     "two classes": (0, lambda values: np.hstack([1 - values, values])),
     "fast exp": (0, _fast_exp),
     "fast softmax": (0, _fast_softmax),
@@ -143,17 +167,21 @@ def run(steps: Sequence[Step], values: Matrix) -> Matrix:
     return values
 
 
-_DECISIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[np.intp]]] = {
+def tolerance(steps: Sequence[Step]) -> float:
+    """Return how far the predictions of another machine may be from this one's: 0 if they have the same bits."""
+    return ELSEWHERE if any(name in _OF_THE_MACHINE for name, _ in steps) else 0.0
+
+
+DECISIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[np.intp]]] = {
     "": lambda sums, probabilities: probabilities.argmax(axis=1),
     "largest sum": lambda sums, probabilities: sums.argmax(axis=1),
     "sum > 0": lambda sums, probabilities: (sums[:, 0] > 0).astype(np.intp),
+    "sum >= 0": lambda sums, probabilities: (sums[:, 0] >= 0).astype(np.intp),
     "probability > 0.5": lambda sums, probabilities: (probabilities[:, 1] > 0.5).astype(np.intp),
 }
 """How a library finds a row's class from its sums and its probabilities; among equal ones the first is the largest."""
 
 
 def decide(decision: str, sums: Matrix, probabilities: Matrix) -> NDArray[np.intp]:
-    """Return the number of each row's class, `(n_rows,)`. Raises `ValueError` for a decision that does not exist."""
-    if decision not in _DECISIONS:
-        raise ValueError(f"it decides by {decision!r}, which does not exist")
-    return _DECISIONS[decision](sums, probabilities)
+    """Return the position of each row's class, `(n_rows,)`."""
+    return DECISIONS[decision](sums, probabilities)

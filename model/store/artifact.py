@@ -78,8 +78,8 @@ class Draft:
 class Artifact:
     """One verified version of a model, ready to predict.
 
-    `golden_predictions` `(n_rows,)` are the trained model's for `golden_rows` `(n_rows, n_features)`. Every engine of
-    this version reproduces them to the relative `tolerance`, or to the last bit if it is 0.
+    `golden_predictions` are the trained model's for `golden_rows` `(n_rows, n_features)`, in the form of `predict`.
+    Every engine of this version reproduces them to the `tolerance`, or to the last bit if it is 0.
     """
 
     path: Path
@@ -94,7 +94,11 @@ class Artifact:
     reference: Reference
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order."""
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order.
+
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label in `manifest.classes`, then the
+        probability of each class.
+        """
         return self.engine.predict(X)
 
 
@@ -167,7 +171,7 @@ def load(folder: Path) -> Artifact:
     missing = [name for name in (model_file, GOLDEN, REFERENCE) if name not in files]
     if missing:
         raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
-    rows, answers = _golden(folder / GOLDEN, files[GOLDEN], manifest.schema)
+    rows, answers = _golden(folder / GOLDEN, files[GOLDEN], manifest)
     try:
         distribution = reference.parse(parse_json(files[REFERENCE]), manifest.schema)
     except (KeyError, TypeError, ValueError) as error:
@@ -182,10 +186,12 @@ def load(folder: Path) -> Artifact:
     try:
         if manifest.has_trees:
             trees = Trees.unpack(files[TREES], manifest.schema.n_places)
-            engine = TreesEngine(trees, n_features, manifest.steps)
+            engine = TreesEngine(trees, n_features, manifest.steps, manifest.decision)
         else:
             engine = Engine(files[GRAPH], vectors)
         replayed = predict_by_batch_size(engine.predict, rows)
+        if replayed.shape[1:] != answers.shape:
+            raise ValueError(f"it gives answers of the shape {replayed.shape[1:]}, not {answers.shape}")
     except Exception as error:  # the runtime's exceptions share no base class
         reason = f"cannot be served: {error}"
         raise ArtifactError(folder / model_file, reason, "train it again with this version") from None
@@ -206,19 +212,23 @@ def load(folder: Path) -> Artifact:
 
 
 def to_golden(names: Sequence[str], X: Matrix, y: NDArray[np.float64]) -> bytes:
-    """Return the file of golden rows `(n_rows, n_features)` and their predictions `(n_rows,)`."""
+    """Return the file of golden rows `(n_rows, n_features)` and their answers, in the form of `Artifact.predict`."""
     rows = [[None if cell != cell else cell for cell in row] for row in X.tolist()]
     return to_json({"columns": list(names), "X": rows, "y": y.tolist()})
 
 
-def _golden(path: Path, content: bytes, schema: Schema) -> tuple[Matrix, NDArray[np.float64]]:
-    """Return the golden rows, NaN for missing, and their finite predictions. Raises `ArtifactError`."""
+def _golden(path: Path, content: bytes, manifest: Manifest) -> tuple[Matrix, NDArray[np.float64]]:
+    """Return the golden rows, NaN for missing, and their finite answers. Raises `ArtifactError`."""
+    schema, n_classes = manifest.schema, len(manifest.classes)
     try:
         golden = parse_json(content)
         columns, X, y = tuple(golden["columns"]), golden["X"], golden["y"]
         cells = [cell for row in X for cell in row]
-        if not all(cell is None or is_number(cell) for cell in cells) or not all(map(is_number, y)):
+        numbers = [number for answer in y for number in answer] if n_classes else y
+        if not all(cell is None or is_number(cell) for cell in cells) or not all(map(is_number, numbers)):
             raise ValueError("not rows of finite numbers with one for each column")
+        if n_classes and not all(len(answer) == 1 + n_classes and answer[0] in range(n_classes) for answer in y):
+            raise ValueError(f"not the position of a label and {n_classes} probabilities for each row")
         if {len(row) for row in X} != {len(columns)}:
             raise ValueError("not rows of finite numbers with one for each column")
         if not len(X) == len(y) <= MAX_GOLDEN_ROWS:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from model.engine import steps
 from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
-from model.metrics import Scores
+from model.metrics import AnyScores
 from model.schema import features
+from model.schema.feature import BOOLEAN, CATEGORY, Category, Feature
 from model.schema.features import Schema
 from model.schema.numbers import is_number
-from model.task import REGRESSION, TASKS, Task
+from model.task import CLASSIFICATION, REGRESSION, TASKS, Task
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +29,7 @@ GRAPH_ENGINE, TREES_ENGINE = "onnx", "trees"  # `engine.kind`
 MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
+MAX_CLASSES = 1_000  # each is a number in every answer
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
 
@@ -36,8 +38,8 @@ _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
 class Metrics:
     """How well the model predicts the rows it was fitted on, and those that were held out, if there were any."""
 
-    training: Scores
-    validation: Scores | None
+    training: AnyScores
+    validation: AnyScores | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,10 @@ class Manifest:
     """What is known of one version of a model.
 
     A model that `has_trees` is served from them, and `steps` are done to the sums of their leaves; another is served as
-    a graph. `tolerance` is the relative difference from the trained model that is allowed. `data` and `proof` are None
-    in a manifest that does not have them completely. `document` is the whole manifest as it was read.
+    a graph. A classifier's `decision` is how its label follows from these, one of `engine.steps.DECISIONS`; it is None
+    for a regression. `tolerance` is the difference from the trained model that is allowed, as `engine.compare` measures
+    it. `data` and `proof` are None in a manifest that does not have them completely. `document` is the whole manifest
+    as it was read.
     """
 
     name: str
@@ -111,6 +115,7 @@ class Manifest:
     metrics: Metrics
     has_trees: bool
     steps: Sequence[Step]
+    decision: str | None
     tolerance: float
     files: Mapping[str, File]
     limits: str
@@ -119,6 +124,14 @@ class Manifest:
     data: Data | None
     proof: Proof | None
     document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def classes(self) -> Sequence[Category]:
+        """Return the labels of a classifier in the order of its probabilities; none for a regression."""
+        if self.task is not CLASSIFICATION:
+            return ()
+        target = self.schema.target
+        return target.categories if target.type == CATEGORY else (False, True)
 
 
 def _is_text(value: Any) -> bool:
@@ -136,13 +149,14 @@ def _is_version(value: Any) -> bool:
 _Check = tuple[Callable[[Any], bool], str]
 _TEXT: _Check = (_is_text, "a string")
 _NUMBER: _Check = (is_number, "a finite number")
+_NUMBER_OR_NONE: _Check = (lambda value: value is None or is_number(value), "a finite number or null")
 _COUNT: _Check = (_is_count, "a whole number of at least 1")
 _INTEGER: _Check = (lambda value: type(value) is int, "a whole number")
 
 
-def _scores(part: str) -> dict[str, _Check]:
-    names = ("rows", "mse", "rmse", "mae", "bias", "r2")
-    return {f"metrics.{part}.{name}": _COUNT if name == "rows" else _NUMBER for name in names}
+def _scores(part: str, task: Task) -> dict[str, _Check]:
+    kinds = {"int": _COUNT, "float": _NUMBER, "float | None": _NUMBER_OR_NONE}
+    return {f"metrics.{part}.{each.name}": kinds[str(each.type)] for each in fields(task.score_class)}
 
 
 _REQUIRED: Mapping[str, _Check] = {
@@ -152,7 +166,6 @@ _REQUIRED: Mapping[str, _Check] = {
     "algorithm": _TEXT,
     "digest": _TEXT,
     "created_at": _TEXT,
-    **_scores("training"),
 }
 _OPTIONAL: Mapping[str, _Check] = {
     "task": (lambda value: _is_text(value) and value in TASKS, f"one of: {', '.join(TASKS)}"),
@@ -202,30 +215,33 @@ def parse(document: Mapping[str, Any]) -> Manifest:
     checks = {**_REQUIRED, **{name: check for name, check in _OPTIONAL.items() if name in document}}
     if isinstance(document.get("network"), dict):
         checks |= _NETWORK
+    name = document.get("task", REGRESSION.name)
+    task = TASKS.get(name, REGRESSION) if isinstance(name, str) else REGRESSION
     scores = document.get("metrics")
     has_validation = not isinstance(scores, dict) or scores.get("validation", ...) is not None
-    if has_validation:
-        checks |= _scores("validation")
+    checks |= _scores("training", task) | (_scores("validation", task) if has_validation else {})
     if problems := _problems(document, checks):
         raise ValueError("; ".join(problems))
     engine = document.get("engine")
     has_trees = isinstance(engine, dict) and engine.get("kind") == TREES_ENGINE
+    schema = features.from_manifest(document)
     return Manifest(
         name=document["name"],
         version=document["version"],
         format_version=document["format_version"],
         title=document["title"],
-        task=TASKS[document.get("task", REGRESSION.name)],
+        task=task,
         algorithm=document["algorithm"],
         digest=document["digest"],
         created_at=document["created_at"],
-        schema=features.from_manifest(document),
+        schema=schema,
         metrics=Metrics(
-            training=_value(Scores, document["metrics"]["training"]),
-            validation=_value(Scores, document["metrics"]["validation"]) if has_validation else None,
+            training=_value(task.score_class, document["metrics"]["training"]),
+            validation=_value(task.score_class, document["metrics"]["validation"]) if has_validation else None,
         ),
         has_trees=has_trees,
         steps=steps.parse(document["engine"].get("steps")) if has_trees else (),
+        decision=_decision(document, task, schema.target),
         tolerance=_tolerance(document),
         files=files(document),
         limits=document.get("limits", ""),
@@ -271,6 +287,22 @@ def _tolerance(document: Mapping[str, Any]) -> float:
     if not 0 <= tolerance <= MAX_TOLERANCE:
         raise ValueError(f"the tolerance {tolerance!r} is not from 0 to {MAX_TOLERANCE}")
     return float(tolerance)
+
+
+def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str | None:
+    """Return how a classifier decides on a label, None for a regression. Raises `ValueError` if this does not fit."""
+    has_classes = target.type in (CATEGORY, BOOLEAN)
+    if has_classes is not (task is CLASSIFICATION):
+        raise ValueError(f"its task is {task.name}, and its target is of the type {target.type}")
+    if not has_classes:
+        return None
+    if len(target.categories) > MAX_CLASSES:
+        raise ValueError(f"it has {len(target.categories)} classes, more than {MAX_CLASSES}")
+    engine = document["engine"]
+    decision = engine.get("decision") if engine.get("kind") == TREES_ENGINE else None
+    if not isinstance(decision, str) or decision not in steps.DECISIONS:
+        raise ValueError(f"it decides by {decision!r}, which does not exist")
+    return decision
 
 
 def _data(document: Mapping[str, Any]) -> Data | None:

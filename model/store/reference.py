@@ -125,21 +125,25 @@ AnyBins = Bins | CategoryBins
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The training distribution of a model's features, in the schema's order, and of its predictions."""
+    """The training distribution of a model's features, in the schema's order, and of its predictions.
+
+    The predictions of a classifier are the positions of its labels.
+    """
 
     features: Mapping[str, AnyBins]
-    prediction: Bins
+    prediction: AnyBins
 
 
 def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> dict[str, Any]:
     """Return the bins of each feature of `X` `(n_rows, n_features)` and of the predictions `(n_rows,)`."""
     return {
-        "features": {
-            feature.name: category_bins(column) if feature.type in (CATEGORY, BOOLEAN) else reference_bins(column)
-            for feature, column in zip(schema.features, X.T)
-        },
-        "prediction": reference_bins(predictions),
+        "features": {feature.name: _bins(feature, column) for feature, column in zip(schema.features, X.T)},
+        "prediction": _bins(schema.target, predictions),
     }
+
+
+def _bins(feature: Feature, values: NDArray[np.float64]) -> dict[str, Any]:
+    return category_bins(values) if feature.type in (CATEGORY, BOOLEAN) else reference_bins(values)
 
 
 def reference_bins(values: NDArray[np.float64]) -> dict[str, Any]:
@@ -189,14 +193,13 @@ def bin_numbers(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
 def parse(content: Any, schema: Schema) -> Reference:
     """Return the reference that `reference` wrote. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
     return Reference(
-        features={
-            feature.name: _parse_categories(content["features"][feature.name], feature)
-            if feature.type in (CATEGORY, BOOLEAN)
-            else _parse_bins(content["features"][feature.name])
-            for feature in schema.features
-        },
-        prediction=_parse_bins(content["prediction"]),
+        features={feature.name: _parse(content["features"][feature.name], feature) for feature in schema.features},
+        prediction=_parse(content["prediction"], schema.target),
     )
+
+
+def _parse(facts: Mapping[str, Any], feature: Feature) -> AnyBins:
+    return _parse_categories(facts, feature) if feature.type in (CATEGORY, BOOLEAN) else _parse_bins(facts)
 
 
 def _parse_bins(facts: Mapping[str, Any]) -> Bins:

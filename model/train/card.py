@@ -25,7 +25,7 @@ def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metr
     )
     parts = [training, validation] if validation else [training]
     figures = "\n".join(
-        f"| {label} | {' | '.join(f'{getattr(part, key):.4g}' for part in parts)} |"
+        f"| {label} | {' | '.join(_figure(getattr(part, key)) for part in parts)} |"
         for key, label in subject.task.labels.items()
     )
     held_out = (
@@ -64,6 +64,10 @@ does not show how well.
 
 {subject.limits or "Nothing was said about them when the model was exported."}
 """
+
+
+def _figure(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4g}"
 
 
 def _seen(feature: Feature) -> str:

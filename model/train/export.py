@@ -85,10 +85,11 @@ def draft_of(
     )
     golden = golden_rows(subject.X, candidate.split_rows, proof.limit_rows(schema))
     X_train, y_train = subject.training
-    fitted_predictions = candidate.predict(X_train)
+    answers = candidate.predict(X_train)
+    predictions = answers if answers.ndim == 1 else answers[:, 0]
     task = subject.task
     scores = Metrics(
-        training=task.scores(y_train, fitted_predictions),
+        training=task.scores(y_train, answers),
         validation=task.scores(subject.validation[1], candidate.predict(subject.validation[0]))
         if subject.validation
         else None,
@@ -110,12 +111,12 @@ def draft_of(
             **candidate.environment,
         },
         "tags": dict(subject.tags),
-        "engine": {**candidate.engine_facts, "tolerance": candidate.tolerance, "parity": asdict(comparison)},
+        "engine": {"tolerance": candidate.tolerance, **candidate.engine_facts, "parity": asdict(comparison)},
         "limits": subject.limits,
     }
     files = {
         artifact.GOLDEN: artifact.to_golden(schema.names, golden, candidate.predict(golden)),
-        artifact.REFERENCE: artifact.to_json(reference.reference(X_train, fitted_predictions, schema)),
+        artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),
         **candidate.files,
         "card.md": card.render(subject, candidate, schema, scores, comparison).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in figures.items()},
@@ -127,16 +128,18 @@ def schema_of(subject: Subject, candidate: Candidate) -> Schema:
     """Return the schema with the ranges of the training rows and the limits of the fitted model."""
     X, y = subject.training
     return Schema(
-        features=tuple(
-            feature if feature.type in (BOOLEAN, CATEGORY) else with_range(feature, values)
-            for feature, values in zip(candidate.features, X.T)
-        ),
+        features=tuple(with_range(feature, values) for feature, values in zip(candidate.features, X.T)),
         target=with_range(subject.target, y),
     )
 
 
 def with_range(feature: Feature, values: NDArray[np.float64]) -> Feature:
-    """Return a feature with the range of its values `(n_rows,)`; a column without any has the range 0 to 0."""
+    """Return a feature with the range of its values `(n_rows,)`; a column without any has the range 0 to 0.
+
+    A category and a boolean have no range.
+    """
+    if feature.type in (BOOLEAN, CATEGORY):
+        return feature
     known = values[~np.isnan(values)]
     if not len(known):
         return replace(feature, minimum=0.0, maximum=0.0)

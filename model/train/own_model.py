@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from model.errors import ExportError
-from model.metrics import Scores
+from model.metrics import AnyScores, ClassificationScores
 from model.plots import training as plots
-from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Category, Feature
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
 from model.store.manifest import Data, Proof
 from model.store.versions import Store
-from model.task import REGRESSION
+from model.task import CLASSIFICATION, REGRESSION
 from model.train import export as drafts
 from model.train import frames
 from model.train.candidate import Candidate
-from model.train.compile.compiled import fitted_names, in_one_job, is_named
+from model.train.compile.compiled import answers, fitted_names, is_named
 from model.train.frames import Frames
+from model.train.labels import labels_of, positions, target_of
 from model.train.learners import fitted as learner
 from model.train.subject import Subject
 
@@ -52,8 +54,9 @@ def export(
     """Compile a fitted model, prove it equal to the original, and add it to the store as its new champion.
 
     `X` is the data frame, or the array `(n_rows, n_features)`, that the model was fitted on, and `y` `(n_rows,)` its
-    targets. `holdout` are features and targets that it was not fitted on: how good it is on them is what the live error
-    is compared with. `target` and `unit` name what is predicted; the default is the name of `y`.
+    targets: numbers, or the labels of a classifier. `holdout` are features and targets that it was not fitted on: how
+    good it is on them is what the live error is compared with.
+    `target` and `unit` name what is predicted; the default is the name of `y`.
 
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
     or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
@@ -64,18 +67,21 @@ def export(
     names = fitted_names(fitted)
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)
-    (matrix, predictions), targets = _read(fitted, table, X, "table"), _targets(y, len(X))
+    labels = labels_of(fitted)
+    (matrix, predictions), targets = _read(fitted, labels, table, X, "table"), _targets(y, labels, len(X))
     validation = None
     if holdout:
-        validation = _read(fitted, table, holdout[0], "holdout")[0], _targets(holdout[1], len(holdout[0]))
+        X_new, y_new = holdout
+        validation = _read(fitted, labels, table, X_new, "holdout")[0], _targets(y_new, labels, len(X_new))
     candidate = learner.candidate(fitted, table, matrix)
     _check_as_read(predictions, candidate, matrix)
+    task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
         title=title or name.replace("-", " ").capitalize(),
-        task=REGRESSION,
-        target=Feature(target or str(getattr(y, "name", None) or "target"), unit),
+        task=task,
+        target=target_of(labels, target or str(getattr(y, "name", None) or "target"), unit),
         limits=limits,
-        tags={"task": REGRESSION.name, "owner": owner},
+        tags={"task": task.name, "owner": owner},
         data=Data(
             source=source,
             sha256=hashlib.sha256(matrix.tobytes() + targets.tobytes()).hexdigest(),
@@ -88,6 +94,8 @@ def export(
         validation=validation,
     )
     _print_schema(drafts.schema_of(subject, candidate))
+    if labels:
+        print(f"target   {subject.target.name}: {_shares(labels, targets)}")
     print(f"steps    {candidate.algorithm}: {candidate.summary} on the columns above")
     draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
     model = models.load(f"{name}@{models.add(name, draft).name}")
@@ -115,11 +123,14 @@ def _check_names(names: Sequence[str], table: Frames) -> None:
         )
 
 
-def _read(fitted: Any, table: Frames, X: Any, what: str) -> tuple[Matrix, Any]:
-    """Return a table as a matrix, and what the model itself predicts for it."""
+def _read(
+    fitted: Any, labels: Sequence[Category], table: Frames, X: Any, what: str
+) -> tuple[Matrix, NDArray[np.float64]]:
+    """Return a table as a matrix, and what the model itself answers for it."""
     try:
-        with in_one_job(fitted):
-            predictions = fitted.predict(X)
+        predictions = answers(fitted, labels, X)
+    except ExportError:
+        raise
     except NotFittedError as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
     except Exception as error:  # every library has classes of its own
@@ -132,22 +143,27 @@ def _read(fitted: Any, table: Frames, X: Any, what: str) -> tuple[Matrix, Any]:
     return matrix, predictions
 
 
-def _targets(y: Any, n_rows: int) -> NDArray[np.float64]:
+def _targets(y: Any, labels: Sequence[Category], n_rows: int) -> NDArray[np.float64]:
+    """Return the targets, or the positions of a classifier's labels, `(n_rows,)`."""
+    given = np.asarray(y, dtype=object).reshape(-1)
+    if len(given) != n_rows:
+        raise ExportError(f"there are {len(given)} targets for {n_rows} rows; pass one for each row")
     try:
-        targets = np.asarray(y, dtype=np.float64).reshape(-1)
+        targets = given.astype(np.float64)
+        is_missing = ~np.isfinite(targets)
     except (TypeError, ValueError):
-        raise ExportError("the targets are not numbers; a regression has one number for each row") from None
-    if len(targets) != n_rows:
-        raise ExportError(f"there are {len(targets)} targets for {n_rows} rows; pass one for each row")
-    if not np.isfinite(targets).all():
-        raise ExportError(f"{np.count_nonzero(~np.isfinite(targets))} targets are missing; leave those rows out")
-    return targets
+        is_missing = np.asarray(pd.isna(given))
+        if not labels:
+            raise ExportError("the targets are not numbers; a regression has one number for each row") from None
+    if is_missing.any():
+        raise ExportError(f"{np.count_nonzero(is_missing)} targets are missing; leave those rows out")
+    return positions(given, labels) if labels else targets
 
 
-def _check_as_read(predictions: Any, candidate: Candidate, matrix: Matrix) -> None:
+def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matrix: Matrix) -> None:
     """Raise `ExportError` if the table was read differently than the model itself reads it for its predictions."""
-    expected = np.asarray(predictions, dtype=np.float64).reshape(-1)
-    different = np.flatnonzero(expected != candidate.predict(matrix))
+    is_different = predictions != candidate.predict(matrix)
+    different = np.flatnonzero(is_different if is_different.ndim == 1 else is_different.any(axis=1))
     if len(different):
         raise ExportError(
             f"the model predicts {len(different)} of {len(matrix)} rows differently once the table was read as numbers "
@@ -191,7 +207,18 @@ def _proof_line(proof: Proof, tolerance: float) -> str:
     )
 
 
-def _scores_line(scores: Scores) -> str:
+def _shares(labels: Sequence[Category], targets: NDArray[np.float64]) -> str:
+    """Return the labels of a classifier, each with its share of the rows."""
+    shares = np.bincount(targets.astype(np.intp), minlength=len(labels)) / len(targets)
+    some = [f"{label!r} {share:.1%}" for label, share in zip(labels[:_MAX_SHOWN], shares)]
+    more = len(labels) - len(some)
+    return f"{', '.join(some)}{f' and {more} more' if more else ''}"
+
+
+def _scores_line(scores: AnyScores) -> str:
+    if isinstance(scores, ClassificationScores):
+        auc = "not defined" if scores.auc is None else f"{scores.auc:.4f}"
+        return f"{scores.rows:,} rows: log loss {scores.log_loss:.4g}, accuracy {scores.accuracy:.2%}, AUC {auc}"
     return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
 
 
@@ -206,6 +233,8 @@ def _curl_line(model: Artifact) -> str:
 
 def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:
     """Return the pictures of how good the model is on the rows that were held out, or else on its own."""
+    if subject.task is CLASSIFICATION:
+        return {}
     X, y = subject.validation or subject.training
     predicted = candidate.predict(X)
     label = f"{subject.target.name} ({subject.target.unit})" if subject.target.unit else subject.target.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.engine.compare import differing, predict_by_batch_size
+from model.engine.compare import differing, largest_difference, predict_by_batch_size
 from model.engine.runtime import Predict
 from model.errors import ProofError
 from model.schema.feature import INTEGER, Feature
@@ -28,7 +28,8 @@ def prove(
 ) -> Proof:
     """Compare both models and return the figures; raise `ProofError` if one prediction differs.
 
-    Predictions differ if any bit does, or if they are further apart than the relative `tolerance`. The rows are those
+    Predictions, or labels and probabilities, differ if any bit does, or if they are further apart than the `tolerance`
+    of `engine.compare`. The rows are those
     of the table, `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model
     accepts, with every category among them, and `split_rows`, which are on both sides of every split. All but the
     random rows are tried in every batch size, up to a number.
@@ -39,7 +40,7 @@ def prove(
         "limit_rows": limit_rows(schema),
         "split_rows": split_rows,
     }
-    n_different_rows, largest_difference = 0, 0.0
+    n_different_rows, largest = 0, 0.0
     for name, rows in groups.items():
         if len(rows) == 0:  # scikit-learn raises for an empty matrix
             continue
@@ -56,16 +57,12 @@ def prove(
                 f"the compiled model differs from the trained one on {different} of {len(rows)} "
                 f"{name.replace('_', ' ')}, by up to {np.abs(expected - actual).max():.3g}; nothing was written"
             )
-        different_bits = differing(expected, actual, 0).any(axis=0)
-        n_different_rows += int(different_bits.sum())
-        different_bits &= expected != 0  # 0 has no relative difference; its bits are those of 0 or -0
-        if different_bits.any():
-            differences = np.abs(actual - expected)[:, different_bits] / np.abs(expected[different_bits])
-            largest_difference = max(largest_difference, float(differences.max()))
+        n_different_rows += int(differing(expected, actual, 0).any(axis=0).sum())
+        largest = max(largest, largest_difference(expected, actual))
     return Proof(
         **{name: len(rows) for name, rows in groups.items()},
         different_rows=n_different_rows,
-        largest_relative_difference=largest_difference,
+        largest_relative_difference=largest,
         seed=seed,
     )
 

@@ -19,7 +19,7 @@ class Subject:
     """What a model is about, and the rows that it is judged by.
 
     `X` `(n_rows, n_features)` are all rows of its table. `training` and `validation` are features and targets
-    `(n_rows,)`; without rows that were held out there is no validation.
+    `(n_rows,)`, of a classifier the positions of the labels; without rows that were held out there is no validation.
     """
 
     title: str

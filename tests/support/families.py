@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from model.engine.runtime import TreesEngine
-from model.engine.steps import decide
 from model.schema.feature import AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Feature
 from model.schema.features import Matrix, Schema
 from model.train import frames
+from model.train.compile.compiled import answers
 from model.train.compile.fitted import FittedTrees
 from model.train.compile.fold import Ask, find_limits, fold
 from model.train.compile.trees import rows_at_splits
@@ -87,8 +87,7 @@ def differences(family: ModuleType, fitted: Any, rows: Any) -> list[Difference]:
 
     def predict(values: Matrix) -> Matrix:
         with np.errstate(all="ignore"):
-            found = (fitted.predict_proba if trees.classes else fitted.predict)(read.frame(values))
-            return np.asarray(found, dtype=np.float64).reshape(len(values), -1)
+            return answers(fitted, tuple(trees.classes), read.frame(values)).reshape(len(values), -1)
 
     complete = X[~np.isnan(X).any(axis=1)]
     features = _features(read, predict, ask, X, complete)
@@ -99,24 +98,20 @@ def differences(family: ModuleType, fitted: Any, rows: Any) -> list[Difference]:
     ]
     compiled = fold(trees, ask, features, complete)
     compiled.check([feature.cells.n_places for feature in features])
-    engine = TreesEngine(compiled, len(features), trees.steps)
+    decision = trees.decision if trees.classes else None
+    engine = TreesEngine(compiled, len(features), trees.steps, decision)
     found = []
     for kind, values in _kinds(features, X, complete, np.vstack([lowest, highest])):
         if kind == "splits":
             values = rows_at_splits(compiled, values, Schema(tuple(features), Feature("y")))
         if not len(values):  # no tree has a split
             continue
-        expected, sums, answers = predict(values), engine.sums(values), engine.outputs(values)
-        alone = np.vstack([engine.outputs(row[np.newaxis]) for row in values[:_N_SINGLE]])
-        n_labels = 0
-        if trees.classes:
-            with np.errstate(all="ignore"):
-                labels = np.asarray(fitted.predict(read.frame(values))).reshape(-1)
-            known = np.asarray(trees.classes)
-            n_labels = int((known[decide(trees.decision, sums, answers)] != labels).sum())
-        n_values = int((expected != answers).sum() + (alone != answers[:_N_SINGLE]).sum())
+        expected, found_here = predict(values), engine.predict(values).reshape(len(values), -1)
+        alone = np.vstack([engine.predict(row[np.newaxis]).reshape(1, -1) for row in values[:_N_SINGLE]])
+        n_labels = int((expected[:, 0] != found_here[:, 0]).sum()) if trees.classes else 0
+        n_values = int((expected != found_here).sum() + (alone != found_here[:_N_SINGLE]).sum()) - n_labels
         if n_values or n_labels:
-            largest = float(np.max(np.abs(expected - answers) / np.maximum(np.abs(expected), 1e-300)))
+            largest = float(np.max(np.abs(expected - found_here) / np.maximum(np.abs(expected), 1e-300)))
             found.append(Difference(kind, len(values), n_values, n_labels, largest))
     return found
 

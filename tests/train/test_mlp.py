@@ -29,6 +29,7 @@ from model.cli.main import main
 from model.engine.compare import predict_by_batch_size
 from model.engine.runtime import Engine
 from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRowsError
+from model.metrics import Scores
 from model.store import artifact
 from model.train import evaluate
 from model.train.evaluate import Split
@@ -481,7 +482,7 @@ def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not checkpoint.exists()
     found = artifact.load(Store(tmp_path).find("boston-housing"))
     assert found.manifest.document["network"]["hidden"] == [16]
-    assert found.manifest.metrics.validation
+    assert isinstance(found.manifest.metrics.validation, Scores)
     assert found.manifest.metrics.validation.r2 > 0.5
 
 

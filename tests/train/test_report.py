@@ -210,7 +210,7 @@ def test_figures_are_those_of_independent_computations(
 
 def validation_of(model: Artifact) -> Scores:
     """Return how good the model is on the rows that were held out."""
-    assert model.manifest.metrics.validation
+    assert isinstance(model.manifest.metrics.validation, Scores)
     return model.manifest.metrics.validation
 
 

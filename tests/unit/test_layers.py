@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
     },
-    "model.cli": {"model", "model.store", "model.live", "model.train"},
+    "model.cli": {"model", "model.metrics", "model.store", "model.live", "model.train"},
     "model.__main__": {"model.cli"},
     "app.config": set(),
     "app.version": set(),

@@ -19,11 +19,12 @@ from model.engine.runtime import Predict
 from model.engine.steps import Step
 from model.engine.trees import Trees
 from model.errors import ExportError
-from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Feature
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Category, Feature
 from model.schema.features import Matrix
 from model.train.compile import catboost, lightgbm, scikit_learn, xgboost
 from model.train.compile.fold import find_limits, fold
 from model.train.frames import MAX_WHOLE, Frames
+from model.train.labels import labels_of, positions
 
 FAMILIES = (scikit_learn, xgboost, lightgbm, catboost)
 """The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
@@ -36,7 +37,8 @@ _HYPERPARAMETERS = (bool, int, float, str)
 class Compiled:
     """A fitted model in the form that is served, and what it accepts.
 
-    `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`. `steps` are done to the sums of `trees`.
+    `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`, with answers as of `Artifact.predict`.
+    `steps` are done to the sums of `trees`. A classifier has a `decision` on its label, a regression has None.
     """
 
     algorithm: str
@@ -45,6 +47,7 @@ class Compiled:
     predict: Predict
     trees: Trees
     steps: Sequence[Step]
+    decision: str | None
     tolerance: float
     hyperparameters: dict[str, Any]
     packages: tuple[str, ...]
@@ -60,6 +63,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         check_is_fitted(fitted)
     except (NotFittedError, TypeError) as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
+    labels = labels_of(fitted)
     steps, estimator = _parts(fitted)
     family = next((family for family in FAMILIES if family.owns(estimator)), None)
     if family is None:
@@ -68,9 +72,10 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         )
 
     def predict(rows: Matrix) -> NDArray[np.float64]:
+        if len(rows) == 1:  # scikit-learn adds the powers of a single row's softmax in another order
+            return predict(np.repeat(rows, 2, axis=0))[:1]
         with in_one_job(fitted):
-            predictions: NDArray[np.float64] = np.asarray(fitted.predict(frames.frame(rows)), dtype=np.float64).ravel()
-            return predictions
+            return answers(fitted, labels, frames.frame(rows))
 
     def ask(rows: Matrix, frames: Frames = frames) -> Matrix:
         with in_one_job(fitted):
@@ -79,8 +84,10 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
             return columns
 
     trees = family.fitted_trees(estimator)
-    if trees.classes or trees.output.max() > 0 or trees.leaves.shape[1] > 1:
-        raise ExportError(f"{type(estimator).__name__} does not predict one number a row; export a regressor that does")
+    if not labels and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
+        raise ExportError(
+            f"{type(estimator).__name__} predicts several numbers a row; fit and export one model for each"
+        )
     n_trees = len(trees.roots) - trees.n_constants
     X = np.vstack([_complete_row(X), X])
     features = _features(frames, predict, ask, X)
@@ -106,6 +113,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         predict=predict,
         trees=folded,
         steps=trees.steps,
+        decision=trees.decision if labels else None,
         tolerance=trees.tolerance,
         hyperparameters={
             name: value
@@ -116,6 +124,24 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         },
         packages=family.PACKAGES,
     )
+
+
+def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.float64]:
+    """Return what a fitted model answers for a table, in the form of `Artifact.predict`; `labels` are a classifier's.
+
+    Raises `ExportError` for one that gives no probabilities, or several labels a row.
+    """
+    with in_one_job(fitted):
+        predictions = np.asarray(fitted.predict(table))
+        if not labels:
+            numbers: NDArray[np.float64] = predictions.astype(np.float64).ravel()
+            return numbers
+        if not hasattr(fitted, "predict_proba"):
+            raise ExportError(f"{type(fitted).__name__} gives no probabilities; choose one of {', '.join(supported())}")
+        if predictions.size != len(predictions):
+            raise ExportError(f"{type(fitted).__name__} gives several labels a row; fit and export one model for each")
+        probabilities = np.asarray(fitted.predict_proba(table), dtype=np.float64)
+    return np.column_stack([positions(predictions, labels), probabilities])
 
 
 def fitted_names(fitted: Any) -> list[str]:
@@ -134,7 +160,7 @@ def is_named(fitted: Any) -> bool:
 
 def supported() -> list[str]:
     """Return the names of the estimators that can be compiled, of all libraries."""
-    return [name for family in FAMILIES for name in family.NAMES if not name.endswith("Classifier")]
+    return [name for family in FAMILIES for name in family.NAMES]
 
 
 def _parts(fitted: Any) -> tuple[Pipeline | None, Any]:

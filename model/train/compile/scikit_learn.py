@@ -7,29 +7,40 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.dummy import DummyRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
     ExtraTreesRegressor,
+    GradientBoostingClassifier,
     GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    RandomForestClassifier,
     RandomForestRegressor,
 )
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model.engine.steps import Step
 from model.errors import ExportError
 from model.schema.features import Matrix
 from model.train.compile.fitted import FittedTrees, below_as_float32, below_as_float64
 
+_TREE = (DecisionTreeRegressor, DecisionTreeClassifier)  # ExtraTreeRegressor and ExtraTreeClassifier, too
+_BOOSTED = (GradientBoostingRegressor, GradientBoostingClassifier)
+_HISTOGRAM = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
 TREES = (
-    DecisionTreeRegressor,  # ExtraTreeRegressor, too
-    RandomForestRegressor,
-    ExtraTreesRegressor,
-    GradientBoostingRegressor,
-    HistGradientBoostingRegressor,
+    *_TREE,
+    *(RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier),
+    *_BOOSTED,
+    *_HISTOGRAM,
 )
-# The steps of a loss's link; numpy computes both.
-_STEPS_OF_LINK: dict[str, tuple[Step, ...]] = {"IdentityLink": (), "LogLink": (("exp", ()),)}
+# The steps of a loss's link. numpy computes exponentials of regressors and of many classes, scipy that of two.
+_STEPS_OF_LINK: dict[str, tuple[Step, ...]] = {
+    "IdentityLink": (),
+    "LogLink": (("exp", ()),),
+    "LogitLink": (("logistic", (1.0,)), ("two classes", ())),
+    "HalfLogitLink": (("logistic", (2.0,)), ("two classes", ())),
+}
 
 
 NAMES = tuple(kind.__name__ for kind in TREES)
@@ -43,46 +54,81 @@ def owns(estimator: Any) -> bool:
 
 def fitted_trees(estimator: Any) -> FittedTrees:
     """Return the trees of a fitted estimator of `TREES`. Raises `ExportError` for what has no trees to add."""
-    if isinstance(estimator, HistGradientBoostingRegressor):
+    if isinstance(estimator, _HISTOGRAM):
         return _histogram(estimator)
-    if isinstance(estimator, GradientBoostingRegressor):
+    if isinstance(estimator, _BOOSTED):
         return _boosted(estimator)
-    if isinstance(estimator, DecisionTreeRegressor):
-        return _joined([estimator.tree_], [estimator.tree_.value[:, :, 0]])
-    trees = [each.tree_ for each in estimator.estimators_]
-    return _joined(trees, [tree.value[:, :, 0] for tree in trees], steps=[("divide", (float(len(trees)),))])
+    classes = _classes(estimator)
+    is_tree = isinstance(estimator, _TREE)
+    trees = [estimator.tree_] if is_tree else [each.tree_ for each in estimator.estimators_]
+    values = [tree.value[:, 0, :] if classes else tree.value[:, :, 0] for tree in trees]
+    return _joined(
+        trees,
+        values,
+        output=np.zeros(len(trees), dtype=np.int64),
+        steps=() if is_tree else (("divide", (float(len(trees)),)),),
+        classes=classes,
+    )
 
 
 def columns(estimator: Any, table: Any) -> Matrix:
     """Return the columns that the trees compare, `(n_rows, n_columns)`, of what the estimator's `predict` takes."""
-    if isinstance(estimator, HistGradientBoostingRegressor):
+    if isinstance(estimator, _HISTOGRAM):
         return np.asarray(estimator._preprocess_X(table, reset=False), dtype=np.float64)
     return np.asarray(table.toarray() if hasattr(table, "toarray") else table, dtype=np.float64)
 
 
-def _boosted(estimator: GradientBoostingRegressor) -> FittedTrees:
-    init = estimator.init_
-    if isinstance(init, str):  # "zero"
-        first = 0.0
-    elif isinstance(init, DummyRegressor):
-        first = float(init.constant_[0, 0])
-    else:
+def _boosted(estimator: Any) -> FittedTrees:
+    init, classes = estimator.init_, _classes(estimator)
+    if not (
+        isinstance(init, (str, DummyRegressor))  # "zero"
+        or (isinstance(init, DummyClassifier) and init.strategy != "stratified")
+    ):
         raise ExportError(
-            f"GradientBoostingRegressor starts from another model ({type(init).__name__}); fit it with init=None"
+            f"{type(estimator).__name__} starts from another model ({type(init).__name__}); fit it with init=None"
         )
-    trees = [each.tree_ for each in estimator.estimators_[:, 0]]
+    # What it starts from is the same for all rows. As they do, two rows lie one after the other.
+    first = estimator._raw_predict_init(np.zeros((2, estimator.n_features_in_), dtype=np.float32))[0]
+    stages = estimator.estimators_
+    trees = [each.tree_ for each in stages.reshape(-1)]
     values = [estimator.learning_rate * tree.value[:, :, 0] for tree in trees]
-    return _joined(trees, values, first=first)
+    output = np.tile(np.arange(stages.shape[1]), len(stages))
+    steps, decision = _answer(estimator)
+    return _joined(trees, values, output=output, first=first, steps=steps, classes=classes, decision=decision)
+
+
+def _classes(estimator: Any) -> list[Any]:
+    """Return the labels of a classifier in the order of its probabilities; none for a regressor."""
+    classes: list[Any] = np.asarray(getattr(estimator, "classes_", [])).tolist()
+    return classes
+
+
+def _answer(estimator: Any) -> tuple[Sequence[Step], str]:
+    """Return the steps from the sums of a boosted model to predictions or probabilities, and the decision."""
+    link = type(estimator._loss.link).__name__
+    of_histogram = isinstance(estimator, _HISTOGRAM)
+    if link == "MultinomialLogit":
+        return ((f"numpy softmax{' by column' if of_histogram else ''}", ()),), "largest sum"
+    if link not in _STEPS_OF_LINK:
+        raise ExportError(
+            f"{type(estimator).__name__} with the link {link} cannot be compiled exactly; choose another loss"
+        )
+    decision = ("sum > 0" if of_histogram else "sum >= 0") if _classes(estimator) else ""
+    return _STEPS_OF_LINK[link], decision
 
 
 def _joined(
     trees: Sequence[Any],
     values: Sequence[NDArray[np.float64]],
     *,
-    first: float | None = None,
-    steps: Sequence[Step] = (),
+    output: NDArray[np.int64],
+    first: Sequence[float] = (),
+    **answer: Any,
 ) -> FittedTrees:
-    """Return scikit-learn's trees one after the other; `values` `(n_nodes, n_outputs)` are those of their nodes."""
+    """Return scikit-learn's trees one after the other, behind a tree of one leaf for each of the first sums.
+
+    `values` `(n_nodes, width)` are those of their nodes, `output` `(n_trees,)` is the sum that each is added to.
+    """
     n_nodes = np.array([tree.node_count for tree in trees])
     starts = np.cumsum(n_nodes) - n_nodes
     start = np.repeat(starts, n_nodes)
@@ -97,14 +143,18 @@ def _joined(
         "right": np.where(is_leaf, itself, start + right),
     }
     leaves, roots = np.concatenate(values)[is_leaf], starts
-    if first is not None:
-        one = {"column": [-1], "threshold": [0.0], "missing_left": [False], "left": [-1], "right": [-1]}
-        nodes = {name: np.concatenate([np.array(one[name]), array]) for name, array in nodes.items()}
-        nodes["left"], nodes["right"] = nodes["left"] + 1, nodes["right"] + 1
-        leaves, roots = np.concatenate([[[first]], leaves]), np.append(0, roots + 1)
+    n_first = len(first)
+    if n_first:
+        constants = np.arange(n_first)
+        one = {"column": -1, "threshold": 0.0, "missing_left": False, "left": 0, "right": 0}
+        nodes = {name: np.concatenate([np.full(n_first, one[name]), array]) for name, array in nodes.items()}
+        nodes["left"] = np.append(constants, nodes["left"][n_first:] + n_first)
+        nodes["right"] = np.append(constants, nodes["right"][n_first:] + n_first)
+        leaves = np.concatenate([np.reshape(first, (n_first, 1)), leaves])
+        roots, output = np.append(constants, roots + n_first), np.append(constants, output)
     return FittedTrees(
         roots=roots,
-        output=np.zeros(len(roots), dtype=np.int64),
+        output=output,
         **nodes,
         other_left=np.zeros(len(nodes["column"]), dtype=bool),
         is_set=np.zeros(len(nodes["column"]), dtype=bool),
@@ -112,13 +162,13 @@ def _joined(
         codes=np.zeros(0, dtype=np.int64),
         leaves=leaves,
         goes_left=below_as_float32,
-        steps=tuple(steps),
         finite_in_float32=True,
-        n_constants=int(first is not None),
+        n_constants=n_first,
+        **answer,
     )
 
 
-def _histogram(estimator: HistGradientBoostingRegressor) -> FittedTrees:
+def _histogram(estimator: Any) -> FittedTrees:
     """Return the trees on the columns of `_preprocess_X`: encoded categories first, if there are any."""
     n_places = 256  # the bits of a set of categories
     known_bits, place_of = estimator._bin_mapper.make_known_categories_bitsets()
@@ -146,6 +196,7 @@ def _histogram(estimator: HistGradientBoostingRegressor) -> FittedTrees:
     n_codes = np.zeros(len(table), dtype=np.int64)
     n_codes[is_set] = [len(each) for each in codes]
     constants = np.arange(n_outputs)
+    steps, decision = _answer(estimator)
 
     def behind_constants(values: Any, first: Any) -> NDArray[Any]:
         return np.concatenate([np.full(n_outputs, first), values])
@@ -165,8 +216,10 @@ def _histogram(estimator: HistGradientBoostingRegressor) -> FittedTrees:
         goes_left=below_as_float64,
         n_places=n_places,
         is_set=behind_constants(is_set, False),
-        steps=_STEPS_OF_LINK[type(estimator._loss.link).__name__],
+        steps=steps,
         n_constants=n_outputs,
+        classes=_classes(estimator),
+        decision=decision,
     )
 
 

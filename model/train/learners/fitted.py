@@ -7,6 +7,7 @@ from typing import Any
 
 import joblib
 
+from model.engine import steps
 from model.engine.runtime import TreesEngine
 from model.schema.feature import Feature
 from model.schema.features import Matrix, Schema
@@ -32,11 +33,13 @@ def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
         algorithm=compiled.algorithm,
         summary=compiled.summary,
         predict=compiled.predict,
-        engine=TreesEngine(trees, n_features, compiled.steps),
+        engine=TreesEngine(trees, n_features, compiled.steps, compiled.decision),
         engine_facts={
             "kind": TREES_ENGINE,
             "file": artifact.TREES,
             "steps": [[name, *numbers] for name, numbers in compiled.steps],
+            **({} if compiled.decision is None else {"decision": compiled.decision}),
+            "tolerance": max(compiled.tolerance, steps.tolerance(compiled.steps)),
         },
         features=compiled.features,
         split_rows=rows_at_splits(trees, X, schema),
