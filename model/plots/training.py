@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from model.plots.style import BLUE, GREY, RED, closed
+from model.metrics import share_interval
+from model.plots.style import BLUE, GREY, RED, closed, plain
+
+_MAX_NAME = 20  # characters of a label
+_N_BINS = 10
 
 
 def losses(training: Sequence[float], held_out: Sequence[float], *, best_epoch: int, unit: str) -> Figure:
@@ -52,6 +56,59 @@ def residuals(y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: 
     right.axhline(0, color=RED)
     right.hist(error, bins=30, range=_range(error), orientation="horizontal", color=BLUE)
     right.set(xlabel="rows")
+    return closed(figure)
+
+
+def confusion(labels: Sequence[str], counts: NDArray[np.intp], *, label: str) -> Figure:
+    """Draw a confusion matrix `(n_labels, n_labels)`: a row for each actual label, with the share of each prediction.
+
+    A cell has the number of rows in it; the colour is its share of the actual label's rows.
+    """
+    names = [plain(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…") for name in labels]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 3.2 + 0.42 * len(names)
+    figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
+    axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel=f"predicted {label}", ylabel=f"actual {label}")
+    figure.colorbar(image, ax=axis, label="share of the actual label", fraction=0.046)
+    return closed(figure)
+
+
+def reliability(y: NDArray[np.float64], answers: NDArray[np.float64], *, label: str) -> Figure:
+    """Draw how often labels were right over how probable the model found them, and how often it found them so.
+
+    `y` `(n_rows,)` are the positions of the true labels, and `answers` `(n_rows, 1 + n_classes)` the positions of the
+    predicted ones, each with the probability of each class. Of two classes it is the second that is drawn, of more the
+    predicted one. The bars are 95 % confidence intervals.
+    """
+    if answers.shape[1] == 3:
+        probability, is_right = answers[:, 2], y == 1
+        words = (f"predicted probability of {label}", f"share of {label}")
+    else:
+        probability, is_right = answers[:, 1:].max(axis=1), answers[:, 0] == y
+        words = ("probability of the predicted label", "share of right labels")
+    bins = np.minimum((probability * _N_BINS).astype(np.intp), _N_BINS - 1)
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(5.5, 6), layout="constrained", sharex=True, height_ratios=(3, 1)
+    )
+    upper.plot([0, 1], [0, 1], color=RED, label="as probable as predicted")
+    for number in np.unique(bins):
+        inside = bins == number
+        share, mean = is_right[inside].mean(), probability[inside].mean()
+        low, high = share_interval(int(is_right[inside].sum()), int(inside.sum()))
+        upper.errorbar(
+            mean, share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], fmt="o", capsize=3, color=BLUE
+        )
+    upper.set(ylabel=words[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    upper.legend()
+    lower.hist(probability, bins=np.linspace(0, 1, _N_BINS + 1).tolist(), color=BLUE)
+    lower.set(xlabel=words[0], ylabel="rows")
     return closed(figure)
 
 

@@ -17,7 +17,7 @@ class Candidate:
 
     `predict` is the fitted model and `engine` the compiled one. Their answers have the form of `Artifact.predict` and
     may differ by the `tolerance`; at 0 they have the same bits. `engine_facts` say in the manifest how the engine is
-    made of `files`, and with which `tolerance` another machine may replay it, if that is larger.
+    made of `files`, and with which `tolerance` another machine may replay it, if not with this one.
     `features` are what the model accepts; the export adds what is known of the table. `split_rows`
     `(n_rows, n_features)` are rows where the two would differ first, if there are any. `summary` describes the model's
     size, `packages` determine its bits. `files` go into the artifact, `facts` into its manifest.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
+from model.task import CLASSIFICATION
+from model.train import evaluate
 from model.train.candidate import Candidate
 from model.train.subject import Subject
 
@@ -17,6 +19,8 @@ def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metr
     target = schema.target
     unit = f" ({target.unit})" if target.unit else ""
     what = f": {target.description}" if target.description else ""
+    if subject.task is CLASSIFICATION:
+        what += f", one of {len(target.categories) or 2} classes"
     split = ""
     if data.split:
         split = f"- Split: {data.split.validation_share:.0%} for validation, random state {data.split.random_state}\n"
@@ -53,16 +57,36 @@ Predicts {target.name}{what}{unit}.
 | rows | {" | ".join(f"{part.rows:,}" for part in parts)} |
 {figures}
 
-{held_out} It also predicts for values outside the ranges above, but the data
+{_confusion(subject, candidate)}{held_out} It also predicts for values outside the ranges above, but the data
 does not show how well.
 
 ## What is served is what was trained
 
-{_equality(proof, candidate.tolerance)}
+{_equality(proof, candidate)}
 
 ## Limits
 
 {subject.limits or "Nothing was said about them when the model was exported."}
+"""
+
+
+def _confusion(subject: Subject, candidate: Candidate) -> str:
+    """Return a table of which labels were taken for which, with a heading; nothing for a regression."""
+    if subject.task is not CLASSIFICATION:
+        return ""
+    X, y = subject.validation or subject.training
+    found = evaluate.confusion(y, candidate.engine.predict(X), subject.target)
+    names = [_cell(name) for name in found.labels]
+    rows = "\n".join(
+        f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |" for name, counts in zip(names, found.counts)
+    )
+    which = "validation" if subject.validation else "training"
+    return f"""The {which} rows by their actual label (down) and the predicted one (across):
+
+| | {" | ".join(names)} |
+|---|{"---|" * len(names)}
+{rows}
+
 """
 
 
@@ -88,9 +112,15 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _equality(proof: Proof, tolerance: float) -> str:
+def _equality(proof: Proof, candidate: Candidate) -> str:
     """Return the sentences on the difference between the compiled and the trained model, and on the rows compared."""
     nearness, difference = "to the last bit", ""
+    tolerance, elsewhere = candidate.tolerance, candidate.engine_facts.get("tolerance")
+    if elsewhere:
+        difference = (
+            " An exponential is part of each prediction, and may be another number on another kind of processor, or "
+            f"with another C library: a server accepts differences of up to {elsewhere:.1e}."
+        )
     if tolerance:
         nearness = f"within a relative difference of {tolerance:g}"
         difference = (

@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 
 from model.errors import ExportError
 from model.metrics import AnyScores, ClassificationScores
+from model.plots import style
 from model.plots import training as plots
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Category, Feature
 from model.schema.features import Matrix, Schema
@@ -24,8 +25,8 @@ from model.store.artifact import Artifact
 from model.store.manifest import Data, Proof
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
+from model.train import evaluate, frames
 from model.train import export as drafts
-from model.train import frames
 from model.train.candidate import Candidate
 from model.train.compile.compiled import answers, fitted_names, is_named
 from model.train.frames import Frames
@@ -233,11 +234,16 @@ def _curl_line(model: Artifact) -> str:
 
 def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:
     """Return the pictures of how good the model is on the rows that were held out, or else on its own."""
-    if subject.task is CLASSIFICATION:
-        return {}
     X, y = subject.validation or subject.training
     predicted = candidate.predict(X)
-    label = f"{subject.target.name} ({subject.target.unit})" if subject.target.unit else subject.target.name
+    target = subject.target
+    label = style.plain(f"{target.name} ({target.unit})" if target.unit else target.name)
+    if subject.task is CLASSIFICATION:
+        found = evaluate.confusion(y, predicted, target)
+        return {
+            "confusion": plots.confusion(found.labels, found.counts, label=label),
+            "reliability": plots.reliability(y, predicted, label=f"{label} = {style.plain(found.labels[-1])}"),
+        }
     return {
         "predicted_against_actual": plots.predicted_against_actual(y, predicted, label=label),
         "residuals": plots.residuals(y, predicted, label=label),

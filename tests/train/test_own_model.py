@@ -131,7 +131,8 @@ def test_what_is_served_has_the_models_bits(homes: pd.DataFrame, tmp_path: Path,
         fitted.set_params(randomforestregressor__n_jobs=1)  # with more, it adds its trees in any order
     assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(fitted.predict(X)))
     assert found.manifest.proof is not None
-    assert (found.manifest.proof.different_rows, found.tolerance) == (0, 0)
+    assert found.manifest.proof.different_rows == 0
+    assert found.tolerance == (4 * 2**-52 if name == "poisson" else 0)  # numpy's exponential differs between machines
     assert found.manifest.metrics.validation is not None
     assert found.manifest.metrics.validation.rows == 100
 

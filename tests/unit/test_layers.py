@@ -18,7 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "model.schema": {"model.errors"},
     "model.engine": {"model.errors", "model.schema"},
     "model.store": {"model.errors", "model.metrics", "model.task", "model.schema", "model.engine"},
-    "model.plots": {"model.store"},
+    "model.plots": {"model.metrics", "model.store"},
     "model.live": {"model.errors", "model.metrics", "model.store", "model.plots"},
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),

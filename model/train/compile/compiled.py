@@ -48,7 +48,6 @@ class Compiled:
     trees: Trees
     steps: Sequence[Step]
     decision: str | None
-    tolerance: float
     hyperparameters: dict[str, Any]
     packages: tuple[str, ...]
 
@@ -114,7 +113,6 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
         trees=folded,
         steps=trees.steps,
         decision=trees.decision if labels else None,
-        tolerance=trees.tolerance,
         hyperparameters={
             name: value
             for name, value in estimator.get_params(deep=False).items()

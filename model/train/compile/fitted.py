@@ -48,7 +48,6 @@ class FittedTrees:
     and is its own left and right child. `steps` are done to the sums, and give predictions or, for a classifier,
     the probability of each of `classes`. Its label is that of the largest probability, unless `decision`, one of
     those in `engine.steps`, says otherwise. With `finite_in_float32` the library refuses a row whose values are not.
-    `tolerance` is the relative difference from the library that the steps may have.
     """
 
     roots: NDArray[np.int64]
@@ -67,7 +66,6 @@ class FittedTrees:
     n_places: int = 0
     steps: Sequence[Step] = ()
     finite_in_float32: bool = False
-    tolerance: float = 0.0
     n_constants: int = 0
     classes: Sequence[Any] = ()
     decision: str = ""

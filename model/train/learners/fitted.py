@@ -39,14 +39,13 @@ def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
             "file": artifact.TREES,
             "steps": [[name, *numbers] for name, numbers in compiled.steps],
             **({} if compiled.decision is None else {"decision": compiled.decision}),
-            "tolerance": max(compiled.tolerance, steps.tolerance(compiled.steps)),
+            "tolerance": steps.tolerance(compiled.steps),
         },
         features=compiled.features,
         split_rows=rows_at_splits(trees, X, schema),
         packages=compiled.packages,
         files={artifact.TREES: trees.pack(), **_pickled(fitted)},
         facts={"hyperparameters": compiled.hyperparameters},
-        tolerance=compiled.tolerance,
     )
 
 
