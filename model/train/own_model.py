@@ -146,19 +146,20 @@ def _read(
 
 def _targets(y: Any, labels: Sequence[Category], n_rows: int) -> NDArray[np.float64]:
     """Return the targets, or the positions of a classifier's labels, `(n_rows,)`."""
-    given = np.asarray(y, dtype=object).reshape(-1)
+    if labels:
+        given = np.asarray(y, dtype=object).reshape(-1)
+        missing = np.asarray(pd.isna(given))
+    else:
+        try:
+            given = np.asarray(y, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            raise ExportError("the targets are not numbers; a regression has one number for each row") from None
+        missing = ~np.isfinite(given)
     if len(given) != n_rows:
         raise ExportError(f"there are {len(given)} targets for {n_rows} rows; pass one for each row")
-    try:
-        targets = given.astype(np.float64)
-        is_missing = ~np.isfinite(targets)
-    except (TypeError, ValueError):
-        is_missing = np.asarray(pd.isna(given))
-        if not labels:
-            raise ExportError("the targets are not numbers; a regression has one number for each row") from None
-    if is_missing.any():
-        raise ExportError(f"{np.count_nonzero(is_missing)} targets are missing; leave those rows out")
-    return positions(given, labels) if labels else targets
+    if missing.any():
+        raise ExportError(f"{np.count_nonzero(missing)} targets are missing; leave those rows out")
+    return positions(given, labels) if labels else given
 
 
 def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matrix: Matrix) -> None:

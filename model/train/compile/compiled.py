@@ -67,7 +67,8 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
     family = next((family for family in FAMILIES if family.owns(estimator)), None)
     if family is None:
         raise ExportError(
-            f"{type(estimator).__name__} cannot be compiled exactly; choose one of {', '.join(supported())}"
+            f"{type(estimator).__name__} cannot be compiled exactly; choose one of "
+            f"{', '.join(supported(classifiers=bool(labels)))}"
         )
 
     def predict(rows: Matrix) -> NDArray[np.float64]:
@@ -135,7 +136,8 @@ def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.f
             numbers: NDArray[np.float64] = predictions.astype(np.float64).ravel()
             return numbers
         if not hasattr(fitted, "predict_proba"):
-            raise ExportError(f"{type(fitted).__name__} gives no probabilities; choose one of {', '.join(supported())}")
+            known = ", ".join(supported(classifiers=True))
+            raise ExportError(f"{type(fitted).__name__} gives no probabilities; choose one of {known}")
         if predictions.size != len(predictions):
             raise ExportError(f"{type(fitted).__name__} gives several labels a row; fit and export one model for each")
         probabilities = np.asarray(fitted.predict_proba(table), dtype=np.float64)
@@ -156,9 +158,10 @@ def is_named(fitted: Any) -> bool:
     return getattr(fitted, "feature_names_in_", None) is not None
 
 
-def supported() -> list[str]:
-    """Return the names of the estimators that can be compiled, of all libraries."""
-    return [name for family in FAMILIES for name in family.NAMES]
+def supported(*, classifiers: bool) -> list[str]:
+    """Return the names of the classifiers, or of all other estimators, that can be compiled, of all libraries."""
+    names = (name for family in FAMILIES for name in family.NAMES)
+    return [name for name in names if name.endswith("Classifier") is classifiers]
 
 
 def _parts(fitted: Any) -> tuple[Pipeline | None, Any]:
