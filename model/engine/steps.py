@@ -25,6 +25,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("exp", "expm1", "libm exp", "logistic", "softmax"), 4 * 2.0**-52),
     **dict.fromkeys(("numpy softmax", "numpy softmax by column"), 4 * 2.0**-52),
     "numpy softmax32": 4 * 2.0**-23,
+    **dict.fromkeys(("sigmoids", "isotonic"), 4 * 2.0**-52),
+    "isotonic32": 2.0**-23,
 }
 
 # Of expf in glibc since 2.27, which is ARM's optimized routine: 2^(i/32), and a polynomial for the rest.
@@ -129,7 +131,36 @@ def _fast_softmax(values: Matrix) -> Matrix:
     return powers / np.add.accumulate(powers, axis=1)[:, -1:]
 
 
-_STEPS: Mapping[str, tuple[int, Callable[..., Matrix]]] = {
+def _sigmoids(values: Matrix, *numbers: float) -> Matrix:
+    """Return scikit-learn's sigmoid calibration of each column, with two numbers for each."""
+    slopes, intercepts = np.reshape(numbers, (values.shape[1], 2)).T
+    return 1 / (1 + _libm_exp(slopes * values + intercepts))
+
+
+def _isotonic(values: Matrix, column: float, *numbers: float) -> Matrix:
+    """Return one column interpolated between points: first their `x`, then their `y`, equally many."""
+    x, y = np.reshape(numbers, (2, -1))
+    values, place = values.copy(), int(column)
+    values[:, place] = np.interp(values[:, place].clip(x[0], x[-1]), x, y)
+    return values
+
+
+def _isotonic32(values: Matrix, column: float, *numbers: float) -> Matrix:
+    found = _isotonic(values, column, *numbers)
+    found[:, int(column)] = _float32(found[:, int(column)])
+    return found
+
+
+def _shares(values: Matrix) -> Matrix:
+    """Return each number's share of its row, as scikit-learn's calibration does; equal ones where all are zero."""
+    total = np.ascontiguousarray(values).sum(axis=1, keepdims=True)
+    shares = np.full_like(values, 1 / values.shape[1], order="C")
+    np.divide(values, total, out=shares, where=total != 0)
+    shares[(shares > 1) & (shares <= 1 + 1e-5)] = 1
+    return shares
+
+
+_STEPS: Mapping[str, tuple[int | None, Callable[..., Matrix]]] = {
     "add": (1, np.add),
     "multiply": (1, np.multiply),
     "divide": (1, np.divide),
@@ -151,8 +182,17 @@ _STEPS: Mapping[str, tuple[int, Callable[..., Matrix]]] = {
     "softmax32": (0, _softmax32),
     "two classes32": (0, _two_classes32),
     "above zero": (0, lambda values: (values > 0).astype(np.float64)),
+    "sigmoids": (None, _sigmoids),
+    "isotonic": (None, _isotonic),
+    "isotonic32": (None, _isotonic32),
+    "shares": (0, _shares),
 }
 """The steps by name: how many numbers each takes, and its function of the values `(n_rows, n_outputs)` and these."""
+
+# Steps of models that are made of several: the sums from one number up to another, instead of the values so far; and
+# the values so far added to those of the members before.
+_TAKE, _TOTAL = "take", "total"
+_N_NUMBERS: Mapping[str, int | None] = {_TAKE: 2, _TOTAL: 0, **{name: number for name, (number, _) in _STEPS.items()}}
 
 
 def parse(facts: Any) -> tuple[Step, ...]:
@@ -162,16 +202,22 @@ def parse(facts: Any) -> tuple[Step, ...]:
         name, *numbers = fact if isinstance(fact, list) and fact else [None]
         if not isinstance(name, str) or not all(map(is_number, numbers)):
             raise ValueError("its steps are not a list of names with numbers")
-        if name not in _STEPS or len(numbers) != _STEPS[name][0]:
+        if name not in _N_NUMBERS or _N_NUMBERS[name] not in (None, len(numbers)):
             raise ValueError(f"it has the step {name!r} with {len(numbers)} numbers, which does not exist")
         steps.append((name, tuple(map(float, numbers))))
     return tuple(steps)
 
 
-def run(steps: Sequence[Step], values: Matrix) -> Matrix:
-    """Return what the steps make of `(n_rows, n_outputs)` values."""
+def run(steps: Sequence[Step], sums: Matrix) -> Matrix:
+    """Return what the steps make of `(n_rows, n_outputs)` sums."""
+    values, total = sums, None
     for name, numbers in steps:
-        values = _STEPS[name][1](values, *numbers)
+        if name == _TAKE:
+            values = sums[:, int(numbers[0]) : int(numbers[1])]
+        elif name == _TOTAL:
+            values = total = values if total is None else total + values
+        else:
+            values = _STEPS[name][1](values, *numbers)
     return values
 
 

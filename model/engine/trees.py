@@ -102,6 +102,9 @@ class Trees:
                 f"it has {n_trees} trees with {n_nodes} nodes and {len(self.codes)} categories; "
                 f"1 to {MAX_TREES} trees with up to {MAX_NODES} of each are allowed"
             )
+        n_bytes = sum(getattr(self, field.name).nbytes for field in fields(self))
+        if n_bytes > MAX_TREES_BYTES:
+            raise ValueError(f"it has {n_bytes} bytes of trees, more than {MAX_TREES_BYTES}")
         width = self.leaves.shape[1]
         if self.leaves.shape[0] != np.count_nonzero(self.is_leaf) or not 0 < width <= MAX_OUTPUTS:
             raise ValueError("its leaves are not those of its nodes")

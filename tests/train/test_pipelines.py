@@ -13,14 +13,18 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.base import is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
     ExtraTreesRegressor,
+    GradientBoostingClassifier,
     GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    RandomForestClassifier,
     RandomForestRegressor,
 )
-from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regression
+from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_classif, f_regression
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -36,7 +40,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model import export
 from model.errors import ExportError
@@ -100,18 +104,18 @@ FOR_CATEGORIES: list[Callable[[], Any]] = [
     lambda: OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
     lambda: OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan),
     lambda: OrdinalEncoder(),
-    lambda: TargetEncoder(target_type="continuous"),
+    TargetEncoder,
 ]
 
 
-def xgboost() -> Any:
+def xgboost(learner: str = "XGBRegressor") -> Any:
     library = pytest.importorskip("xgboost", reason='needs XGBoost: make install EXTRAS="xgboost"')
-    return library.XGBRegressor(n_estimators=8, n_jobs=1)
+    return getattr(library, learner)(n_estimators=8, n_jobs=1)
 
 
-def lightgbm() -> Any:
+def lightgbm(learner: str = "LGBMRegressor") -> Any:
     library = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
-    return library.LGBMRegressor(n_estimators=8, n_jobs=1, verbosity=-1, min_child_samples=3)
+    return getattr(library, learner)(n_estimators=8, n_jobs=1, verbosity=-1, min_child_samples=3)
 
 
 LEARNERS: Mapping[str, Callable[[], Any]] = {
@@ -123,12 +127,35 @@ LEARNERS: Mapping[str, Callable[[], Any]] = {
     "poisson": lambda: HistGradientBoostingRegressor(max_iter=8, min_samples_leaf=3, loss="poisson"),
     "xgboost": xgboost,
     "lightgbm": lightgbm,
+    "tree of classes": lambda: DecisionTreeClassifier(max_depth=6, random_state=0),
+    "forest of classes": lambda: RandomForestClassifier(n_estimators=6, random_state=0),
+    "gbm of classes": lambda: GradientBoostingClassifier(n_estimators=4, random_state=0),
+    "histograms of classes": lambda: HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=3),
+    "xgboost of classes": lambda: xgboost("XGBClassifier"),
+    "lightgbm of classes": lambda: lightgbm("LGBMClassifier"),
 }
+
+
+@st.composite
+def targets(draw: st.DrawFn, learner: Any) -> Any:
+    """Draw numbers, or labels of any type for a classifier."""
+    numbers = np.arange(N_ROWS) % 7 + 0.25
+    if not is_classifier(learner):
+        return numbers
+    classes = numbers.astype(int) % draw(st.sampled_from([2, 3, 7]))
+    if type(learner).__module__.startswith("xgboost"):
+        return classes
+    kind = draw(st.sampled_from(["positions", "numbers", "booleans", "texts", "texts"]))
+    if kind == "texts":
+        labels = draw(st.lists(texts, min_size=7, max_size=7, unique=True))
+        return pd.Series([labels[number] for number in classes], dtype=draw(st.sampled_from([object, "category"])))
+    return {"positions": classes, "numbers": classes * -3.0, "booleans": classes > 0}[kind]
 
 
 @st.composite
 def pipelines(draw: st.DrawFn, make: Callable[[], Any]) -> tuple[Any, pd.DataFrame]:
     """Draw a table and an unfitted pipeline for it."""
+    learner = make()
     table = pd.DataFrame({name: draw(columns()) for name in draw(names)})
     steps = []
     for name in table.columns:
@@ -142,8 +169,9 @@ def pipelines(draw: st.DrawFn, make: Callable[[], Any]) -> tuple[Any, pd.DataFra
                 parts.append(draw(st.sampled_from(FOR_NUMBERS))())
         steps.append((make_pipeline(*parts) if parts else "passthrough", [name]))
     transformer = make_column_transformer(*steps, sparse_threshold=0)
-    selection = [SelectKBest(f_regression, k=1)] if draw(st.sampled_from([False, False, False, True])) else []
-    return make_pipeline(transformer, *selection, make()), table
+    score = f_classif if is_classifier(learner) else f_regression
+    selection = [SelectKBest(score, k=1)] if draw(st.sampled_from([False, False, False, True])) else []
+    return make_pipeline(transformer, *selection, learner), table
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -158,17 +186,18 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_pipeline_is_served_equally_or_refused_in_a_sentence(data: st.DataObject, learner: str) -> None:
     """The served version gives the pipeline's bits for its table, or an error of one sentence says what to do."""
     pipeline, table = data.draw(pipelines(LEARNERS[learner]))
-    y = np.arange(N_ROWS) % 7 + 0.25
+    y = data.draw(targets(pipeline[-1]))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
             pipeline.fit(table, y)
-            expected = pipeline.predict(table)
+            expected = pipeline.predict_proba(table) if is_classifier(pipeline) else pipeline.predict(table)
+            labels = pipeline.predict(table) if is_classifier(pipeline) else []
         except Exception:  # scikit-learn refuses the combination
             return
         with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -183,4 +212,7 @@ def test_any_pipeline_is_served_equally_or_refused_in_a_sentence(data: st.DataOb
         assert len(sentence) < 400
         return
     served = found.predict(found.schema.matrix_from_records(rows_of(table)))
+    if is_classifier(pipeline):
+        assert [found.manifest.classes[int(position)] for position in served[:, 0]] == list(labels)
+        served = served[:, 1:]
     assert np.array_equal(bits(served), bits(np.asarray(expected, dtype=np.float64)))

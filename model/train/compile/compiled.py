@@ -21,12 +21,12 @@ from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Category, Feature
 from model.schema.features import Matrix
-from model.train.compile import catboost, lightgbm, scikit_learn, xgboost
+from model.train.compile import catboost, lightgbm, members, scikit_learn, xgboost
 from model.train.compile.fold import find_limits, fold
 from model.train.frames import MAX_WHOLE, Frames
 from model.train.labels import labels_of, positions
 
-FAMILIES = (scikit_learn, xgboost, lightgbm, catboost)
+FAMILIES = (scikit_learn, xgboost, lightgbm, catboost, members)
 """The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
 
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
@@ -121,7 +121,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
             and value not in (math.inf, -math.inf, "deprecated")
             and value == value
         },
-        packages=family.PACKAGES,
+        packages=(*family.PACKAGES, *(members.packages(estimator) if family is members else ())),
     )
 
 
@@ -244,7 +244,8 @@ def _name(fitted: Any) -> str:
     if hasattr(fitted, "transformers_"):
         parts = [_name(step) for _, step, _ in fitted.transformers_ if not isinstance(step, str)]
         return f"{type(fitted).__name__}({', '.join(parts)})"
-    return type(fitted).__name__
+    parts = list(dict.fromkeys(map(_name, members.inside(fitted))))
+    return f"{type(fitted).__name__}({', '.join(parts)})" if parts else type(fitted).__name__
 
 
 @contextmanager
@@ -253,16 +254,23 @@ def in_one_job(fitted: Any) -> Iterator[None]:
 
     With several jobs, forests add their trees in any order. Libraries warn of rows that are far from the training rows.
     """
-    parameters = fitted.get_params() if hasattr(fitted, "get_params") else {}
-    several = {
-        name: value for name, value in parameters.items() if name.split("__")[-1] == "n_jobs" and value not in (None, 1)
-    }
+    several = [(each, _jobs(each)) for each in (fitted, *members.inside(fitted))]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        if several:
-            fitted.set_params(**dict.fromkeys(several, 1))
+        for each, jobs in several:
+            if jobs:
+                each.set_params(**dict.fromkeys(jobs, 1))
         try:
             yield
         finally:
-            if several:
-                fitted.set_params(**several)
+            for each, jobs in several:
+                if jobs:
+                    each.set_params(**jobs)
+
+
+def _jobs(fitted: Any) -> dict[str, Any]:
+    """Return the parameters by which parts of a model work in several jobs."""
+    parameters = fitted.get_params() if hasattr(fitted, "get_params") else {}
+    return {
+        name: value for name, value in parameters.items() if name.split("__")[-1] == "n_jobs" and value not in (None, 1)
+    }
