@@ -26,7 +26,6 @@ _ELSEWHERE = {
     **dict.fromkeys(("numpy softmax", "numpy softmax by column"), 4 * 2.0**-52),
     "numpy softmax32": 4 * 2.0**-23,
     **dict.fromkeys(("sigmoids", "isotonic"), 4 * 2.0**-52),
-    "isotonic32": 2.0**-23,
 }
 
 # Of expf in glibc since 2.27, which is ARM's optimized routine: 2^(i/32), and a polynomial for the rest.
@@ -146,9 +145,17 @@ def _isotonic(values: Matrix, column: float, *numbers: float) -> Matrix:
 
 
 def _isotonic32(values: Matrix, column: float, *numbers: float) -> Matrix:
-    found = _isotonic(values, column, *numbers)
-    found[:, int(column)] = _float32(found[:, int(column)])
-    return found
+    """Do what `_isotonic` does in float32, as scipy does it of float32."""
+    x, y = np.reshape(numbers, (2, -1)).astype(np.float32)
+    values, place = values.copy(), int(column)
+    given = values[:, place].astype(np.float32).clip(x[0], x[-1])
+    if len(x) == 1:
+        values[:, place] = y[0]
+        return values
+    above = x.searchsorted(given).clip(1, len(x) - 1)
+    slopes = (y[above] - y[above - 1]) / (x[above] - x[above - 1])
+    values[:, place] = slopes * (given - x[above - 1]) + y[above - 1]
+    return values
 
 
 def _shares(values: Matrix) -> Matrix:

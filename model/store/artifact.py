@@ -9,7 +9,7 @@ artifact of each older version in the tests, and describe the change in CHANGELO
 Format 3 added `trees.npz`, from which the graph and the bit vectors are made, the types of features, and `null` for a
 missing value among the golden rows. It also added classifiers: `task` is "classification", the target is a boolean or a
 category whose categories are the labels in the order of their probabilities, `engine.decision` says how the label
-follows, and a golden answer is a list of the label's position and the probabilities. Older ones have trees as
+follows, and a golden answer is a list of the label's position and the probabilities. Older formats have trees as
 `model.onnx` and, if they fit, `forest.npz`. Format 2 added `engine.tolerance`. In format 1 every model is exact to the
 last bit.
 """

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
@@ -18,9 +19,12 @@ from sklearn.ensemble import (
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    VotingClassifier,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
@@ -117,6 +121,23 @@ FAMILIES: Mapping[str, Callable[[], Any]] = {
     "catboost": catboost,
 }
 POSITIONS_ONLY = ("xgboost",)  # learners that take no labels but 0, 1 and so on
+
+
+def calibrated(learner: Any, **options: Any) -> Any:
+    """Return a calibrated learner."""
+    return CalibratedClassifierCV(learner, **{"cv": 2, **options})
+
+
+def vote(weights: list[float] | None, **options: Any) -> Any:
+    """Return a vote of forests and gradient boosting."""
+    members = [
+        ("forest", RandomForestClassifier(6, n_jobs=2, random_state=0)),
+        ("gbm", GradientBoostingClassifier(n_estimators=4)),
+        ("tree", DecisionTreeClassifier(max_depth=5)),
+    ]
+    return VotingClassifier(members, **{"voting": "soft", "weights": weights, **options})
+
+
 VARIANTS: Mapping[str, tuple[int, Callable[[], Any]]] = {
     "gbm from zero": (3, lambda: behind_steps(GradientBoostingClassifier(n_estimators=9, init="zero"))),
     "gbm from equal": (
@@ -139,6 +160,22 @@ VARIANTS: Mapping[str, tuple[int, Callable[[], Any]]] = {
         3,
         lambda: of_library("lightgbm", "LGBMClassifier", n_estimators=9, objective="multiclassova", verbosity=-1),
     ),
+    "sigmoid of forests": (12, lambda: calibrated(behind_steps(RandomForestClassifier(6, n_jobs=2, random_state=0)))),
+    "isotonic of histograms": (2, lambda: calibrated(FAMILIES["histograms"](), method="isotonic")),
+    "isotonic of xgboost": (3, lambda: calibrated(FAMILIES["xgboost"](), method="isotonic")),
+    "sigmoid of lightgbm": (2, lambda: calibrated(FAMILIES["lightgbm"]())),
+    "isotonic of a frozen tree": (
+        3,
+        lambda: calibrated(
+            FrozenEstimator(FAMILIES["tree"]().fit(rows(), numbered(rows(), 3))), method="isotonic", ensemble=False
+        ),
+    ),
+    "calibrated behind steps": (
+        9,
+        lambda: behind_steps(calibrated(GradientBoostingClassifier(n_estimators=3), ensemble=False)),
+    ),
+    "vote": (3, lambda: behind_steps(vote(None))),
+    "weighted vote": (2, lambda: behind_steps(vote([1, 2, 0.3]))),
     "catboost one against all": (3, lambda: catboost(loss_function="MultiClassOneVsAll")),
     "catboost cross entropy": (2, lambda: catboost(loss_function="CrossEntropy")),
 }
@@ -369,6 +406,24 @@ def with_labels(found: Sequence[Any]) -> Any:
                 X, ["a", "b"] * 300
             ),
             "GradientBoostingClassifier starts from another model (DecisionTreeClassifier); fit it with init=None",
+        ),
+        (
+            lambda X: calibrated(GaussianNB()).fit(X, ["a", "b"] * 300),
+            "CalibratedClassifierCV has the member GaussianNB, which cannot be compiled exactly in it",
+        ),
+        (
+            lambda X: calibrated(DecisionTreeClassifier(), method="temperature").fit(X, ["a", "b"] * 300),
+            "CalibratedClassifierCV with method='temperature' cannot be compiled exactly; fit it with 'sigmoid'",
+        ),
+        (
+            lambda X: vote(None, voting="hard").fit(X, ["a", "b"] * 300),
+            "VotingClassifier gives no probabilities; choose one of",
+        ),
+        (
+            lambda X: VotingClassifier(
+                [("a", DecisionTreeClassifier()), ("b", HistGradientBoostingClassifier(max_iter=2))], voting="soft"
+            ).fit(X, ["a", "b"] * 300),
+            "VotingClassifier has members whose trees compare or add in other precisions",
         ),
     ],
 )

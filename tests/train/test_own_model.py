@@ -18,6 +18,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
     RandomForestRegressor,
+    VotingRegressor,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
@@ -107,6 +108,16 @@ MODELS: dict[str, Callable[[], Any]] = {
         make_pipeline(encoded(StandardScaler(), ONE_HOT), RandomForestRegressor(n_estimators=9, n_jobs=2)),
         {"randomforestregressor__max_depth": [2, 4]},
         cv=3,
+    ),
+    "vote": lambda: make_pipeline(
+        encoded(StandardScaler(), ONE_HOT),
+        VotingRegressor(
+            [
+                ("forest", RandomForestRegressor(n_estimators=6, n_jobs=2, random_state=0)),
+                ("gbm", GradientBoostingRegressor(n_estimators=9)),
+            ],
+            weights=[1, 0.3],
+        ),
     ),
     "logarithm": lambda: make_pipeline(
         make_column_transformer((FunctionTransformer(np.log1p), ["area", "rooms"])),

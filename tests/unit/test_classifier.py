@@ -193,6 +193,35 @@ def test_tolerance_of_steps(names: list[str], tolerance: float) -> None:
     assert steps.tolerance([(name, ()) for name in names]) == tolerance
 
 
+@pytest.mark.parametrize(
+    ("fact", "sentence"),
+    [
+        (["take", 1], "it has the step 'take' with 1 numbers, which does not exist"),
+        (["sigmoids", "1"], "its steps are not a list of names with numbers"),
+        (["isotonics"], "it has the step 'isotonics' with 0 numbers, which does not exist"),
+    ],
+)
+def test_steps_of_members_are_checked(fact: list[Any], sentence: str) -> None:
+    """A step that does not exist, or that has other numbers, is refused when the manifest is read."""
+    with pytest.raises(ValueError, match=sentence):
+        steps.parse([fact])
+
+
+def test_average_of_members() -> None:
+    """Each member takes its own sums, calibrates them, and its answers are averaged with those of the others."""
+    sums = np.array([[0.0, 1.0, 3.0, 8.0], [0.0, 0.0, 3.0, 1.0]])
+    of_members = steps.parse(
+        [
+            *(["take", 0, 2], ["isotonic", 1, 0, 2, 0, 1], ["shares"], ["total"]),
+            *(["take", 2, 4], ["shares"], ["total"]),
+            ["divide", 2],
+        ]
+    )
+
+    expected = [[(0 + 3 / 11) / 2, (1 + 8 / 11) / 2], [(0.5 + 0.75) / 2, (0.5 + 0.25) / 2]]
+    assert np.allclose(steps.run(of_members, sums), expected, rtol=1e-15)
+
+
 def test_differing_answers() -> None:
     """A row differs if any of its numbers does; probabilities are compared with one, not with themselves."""
     expected = np.array([[1.0, 1e-20, 1.0], [0.0, 0.75, 0.25]])
