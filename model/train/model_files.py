@@ -20,6 +20,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from model.errors import ExportError
 from model.train.compile import catboost, lightgbm, xgboost
 from model.train.compile.compiled import fitted_names
+from model.train.labels import labels_of
 
 MLFLOW = "mlflow:"
 
@@ -71,16 +72,19 @@ def read_table(path: Path, fitted: Any, *, target: str) -> tuple[Any, pd.Series]
     """Return the features, as the model takes them, and the target of a CSV table.
 
     A model that was fitted on named columns gets these; one that was fitted on an array gets all but the target, as an
-    array. Text becomes a category of pandas where the model takes no other. Raises `ExportError` for a table that is
-    not the model's.
+    array. Text becomes a category of pandas where the model takes no other. Rows without a target are left out. Raises
+    `ExportError` for a table that is not the model's.
     """
+    labels = labels_of(fitted)
+    has_texts = bool(labels) and isinstance(labels[0], str)
     try:
-        table = pd.read_csv(path)
+        # The labels' own texts: pandas takes "1" for a number, and "NA" for a missing value.
+        table = pd.read_csv(path, converters={target: str} if has_texts else None)
     except (ValueError, OSError) as error:
         raise ExportError(f"{path.name} cannot be read as CSV: {error}") from None
     if target not in table:
         raise ExportError(f"{path.name} has no column {target!r}; its columns are {', '.join(map(str, table.columns))}")
-    table = table[table[target].notna()]
+    table = table[table[target].notna() & (("" in labels) | (table[target] != ""))]
     y, X = table[target], table.drop(columns=target)
     names = fitted_names(fitted)
     if not any(name in X for name in names):  # libraries make up names for the columns of an array

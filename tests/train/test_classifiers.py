@@ -445,7 +445,7 @@ def test_files(tmp_path: Path, kind: str) -> None:
     """`python -m model import` takes classifiers from files; a file without the labels has 0, 1 and so on."""
     table = rows().drop(columns="kind").fillna({"area": 1.0}).astype(float)
     numbers = numbered(rows(), 3)
-    names = np.array(["x", "y", "z"])[numbers]
+    names = np.array(["1", "NA", "z"])[numbers]
     y: Any = numbers if kind in ("xgboost", "lightgbm") else names
     table.assign(label=y).to_csv(tmp_path / "table.csv", index=False)
     if kind == "joblib":
@@ -472,6 +472,6 @@ def test_files(tmp_path: Path, kind: str) -> None:
     assert main(["--store", str(tmp_path / "store"), *arguments]) == 0
     found = Store(tmp_path / "store").load("m")
     answers = found.predict(table.to_numpy())
-    assert found.manifest.classes == ((0, 1, 2) if kind in ("xgboost", "lightgbm") else ("x", "y", "z"))
+    assert found.manifest.classes == ((0, 1, 2) if kind in ("xgboost", "lightgbm") else ("1", "NA", "z"))
     assert np.array_equal(bits(answers[:, 1:]), bits(fitted.predict_proba(table)))
     assert np.array_equal(answers[:, 0], np.searchsorted(fitted.classes_, np.asarray(fitted.predict(table)).ravel()))
