@@ -80,7 +80,7 @@ def to_graph(trees: Trees, n_features: int, result: Result) -> bytes:
         _attribute("nodes_trueleafs", is_leaf[true]),
         _attribute("nodes_falsenodeids", child[false]),
         _attribute("nodes_falseleafs", is_leaf[false]),
-        _attribute("nodes_missing_value_tracks_true", _missing_left(trees)[is_split]),
+        _attribute("nodes_missing_value_tracks_true", _missing_left(trees, weights)[is_split]),
         _attribute("leaf_targetids", targets),
         _attribute("leaf_weights", _tensor("leaf_weights", kind, weights)),
     ]
@@ -112,8 +112,10 @@ def to_graph(trees: Trees, n_features: int, result: Result) -> bytes:
     )
 
 
-def _missing_left(trees: Trees) -> NDArray[np.bool_]:
+def _missing_left(trees: Trees, weights: NDArray[Any]) -> NDArray[np.bool_]:
     """Return whether a missing value goes left at each node, `(n_nodes,)`, with the same result as in the trees.
+
+    `weights` `(n_leaves,)` are those of the leaves in the graph.
 
     ONNX Runtime joins splits of one category that follow each other on the right and have equal left leaves. It keeps
     what the first says of missing values (seen in 1.31.1). A missing value that reaches the leaf of a later one may as
@@ -121,7 +123,7 @@ def _missing_left(trees: Trees) -> NDArray[np.bool_]:
     """
     missing_left, left, right = trees.missing_left.copy(), trees.left, trees.right
     is_leaf, has_codes = trees.is_leaf, trees.n_codes > 0
-    leaf = np.where(is_leaf, trees.leaves[np.cumsum(is_leaf) - 1, 0], np.nan)
+    leaf = np.where(is_leaf, weights[np.cumsum(is_leaf) - 1], np.nan)
     joined = has_codes & has_codes[right] & (trees.feature == trees.feature[right]) & (leaf[left] == leaf[left[right]])
     nodes = np.flatnonzero(joined)
     while (changed := nodes[missing_left[right[nodes]] & ~missing_left[nodes]]).size:
