@@ -425,6 +425,12 @@ def with_labels(found: Sequence[Any]) -> Any:
             ).fit(X, ["a", "b"] * 300),
             "VotingClassifier has members whose trees compare or add in other precisions",
         ),
+        (
+            lambda X: VotingClassifier([("a", of_library("xgboost", "XGBClassifier"))], voting="soft").fit(
+                X, ["a", "b"] * 300
+            ),
+            "VotingClassifier averages XGBoost's answers in float32; fit it with members of other libraries",
+        ),
     ],
 )
 def test_classifier_that_cannot_be_served_is_refused(

@@ -84,7 +84,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
             return columns
 
     trees = family.fitted_trees(estimator)
-    if not labels and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
+    if not labels and family is not members and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
         raise ExportError(
             f"{type(estimator).__name__} predicts several numbers a row; fit and export one model for each"
         )

@@ -86,6 +86,8 @@ def fitted_trees(estimator: Any) -> FittedTrees:
     else:
         if isinstance(estimator, VotingClassifier) and estimator.voting != "soft":
             raise ExportError(f"{name} with voting='hard' has no probabilities; fit it with voting='soft'")
+        if any(each.leaves.dtype == np.float32 for each in trees):
+            raise ExportError(f"{name} averages XGBoost's answers in float32; fit it with members of other libraries")
         weights = estimator._weights_not_none
         endings = [[] for _ in members] if weights is None else [[("multiply", (float(w),))] for w in weights]
         divisor = float(len(members) if weights is None else np.sum(weights))
