@@ -46,3 +46,15 @@ def largest_difference(expected: NDArray[np.float64], actual: NDArray[np.float64
     if expected.ndim > 1:
         return float(differences.max())
     return float((differences[..., expected != 0] / np.abs(expected[expected != 0])).max(initial=0.0))
+
+
+def shares_of(
+    allowed: NDArray[np.float64], expected: NDArray[np.float64], actual: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the largest share of the allowed difference that each row's answers have, `(n_rows,)`; 0 for equal ones.
+
+    `allowed` and `expected` have the shape of the answers, `actual` `(n_batch_sizes, …)` those in every batch size.
+    """
+    difference = np.abs(actual - expected).max(axis=0)
+    shares = np.where(difference == 0, 0.0, difference / np.where(allowed > 0, allowed, 5e-324))
+    return shares if shares.ndim == 1 else np.max(shares, axis=1)

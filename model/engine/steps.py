@@ -22,7 +22,8 @@ Step = tuple[str, tuple[float, ...]]
 # The differences, as `engine.compare` measures them, that the exponentials of other processors and C libraries make: 4
 # units in the last place of the steps that take them from the C library or from numpy.
 _ELSEWHERE = {
-    **dict.fromkeys(("exp", "expm1", "libm exp", "logistic", "softmax"), 4 * 2.0**-52),
+    **dict.fromkeys(("exp", "exp2", "expm1", "libm exp", "logistic", "softmax"), 4 * 2.0**-52),
+    **dict.fromkeys(("log", "log1p", "cbrt", "yeo-johnson back"), 4 * 2.0**-52),
     **dict.fromkeys(("numpy softmax", "numpy softmax by column"), 4 * 2.0**-52),
     "numpy softmax32": 4 * 2.0**-23,
     **dict.fromkeys(("sigmoids", "isotonic"), 4 * 2.0**-52),
@@ -130,6 +131,15 @@ def _fast_softmax(values: Matrix) -> Matrix:
     return powers / np.add.accumulate(powers, axis=1)[:, -1:]
 
 
+def _yeo_johnson_back(values: Matrix, exponent: float) -> Matrix:
+    """Return scikit-learn's inverse of the Yeo-Johnson transform."""
+    epsilon, other = np.spacing(1.0), 2 - exponent
+    above, below = np.maximum(values, 0.0), np.minimum(values, 0.0)
+    up = np.exp(above) - 1 if abs(exponent) < epsilon else np.power(above * exponent + 1, 1 / exponent) - 1
+    down = 1 - np.power(-other * below + 1, 1 / other) if abs(exponent - 2) > epsilon else 1 - np.exp(-below)
+    return np.where(values >= 0, up, down)
+
+
 def _sigmoids(values: Matrix, *numbers: float) -> Matrix:
     """Return scikit-learn's sigmoid calibration of each column, with two numbers for each."""
     slopes, intercepts = np.reshape(numbers, (values.shape[1], 2)).T
@@ -174,6 +184,12 @@ _STEPS: Mapping[str, tuple[int | None, Callable[..., Matrix]]] = {
     "exp": (0, np.exp),
     "expm1": (0, np.expm1),
     "square": (0, np.square),
+    "exp2": (0, np.exp2),
+    "log": (0, np.log),
+    "log1p": (0, np.log1p),
+    "sqrt": (0, np.sqrt),
+    "cbrt": (0, np.cbrt),
+    "yeo-johnson back": (1, _yeo_johnson_back),
     "signed square": (0, lambda values: np.sign(values) * values * values),
     "libm exp": (0, _libm_exp),
     "logistic": (1, _logistic),

@@ -1,7 +1,8 @@
 """One version of a model on disk: written atomically, loaded only if every byte and every prediction is verified.
 
 An artifact is a folder: `manifest.json`, which lists every other file with its hash, and those files. Serving reads
-the manifest, `trees.npz` or `model.onnx`, `golden.json` and `reference.json`. It never opens a pickle.
+the manifest, `golden.json`, `reference.json`, and the model: `trees.npz`, with `columns.npz` if the trees compare
+computed columns, `linear.npz`, or `model.onnx`. It never opens a pickle.
 
 To change the format: raise FORMAT_VERSION, let `load` read the older versions (they stay readable for ever), keep one
 artifact of each older version in the tests, and describe the change in CHANGELOG.md.
@@ -31,9 +32,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.columns import MAX_COLUMNS_BYTES, Columns, ColumnsEngine
 from model.engine.compare import differing, predict_by_batch_size
 from model.engine.forest import BitVectors, Forest
 from model.engine.graph import MAX_GRAPH_BYTES
+from model.engine.linear import LinearEngine
 from model.engine.runtime import Engine, Predictor, TreesEngine
 from model.engine.trees import MAX_TREES_BYTES, Trees
 from model.errors import ArtifactError, GoldenRowsError
@@ -51,6 +54,8 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 TREES = "trees.npz"
+COLUMNS = "columns.npz"
+LINEAR = "linear.npz"
 FOREST = "forest.npz"
 REFERENCE = "reference.json"
 # All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
@@ -60,6 +65,8 @@ MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
 _MAX_BYTES = {
     GRAPH: MAX_GRAPH_BYTES,
     TREES: MAX_TREES_BYTES,
+    COLUMNS: MAX_COLUMNS_BYTES,
+    LINEAR: MAX_COLUMNS_BYTES,
     FOREST: 2**25,
     GOLDEN: MAX_JSON_BYTES,
     REFERENCE: MAX_JSON_BYTES,
@@ -170,7 +177,7 @@ def load(folder: Path) -> Artifact:
         manifest = manifests.parse(document)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
-    model_file = TREES if manifest.has_trees else GRAPH
+    model_file = TREES if manifest.has_trees else LINEAR if manifest.is_linear else GRAPH
     missing = [name for name in (model_file, GOLDEN, REFERENCE) if name not in files]
     if missing:
         raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
@@ -187,7 +194,14 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
     engine: Predictor
     try:
-        if manifest.has_trees:
+        if manifest.is_linear:
+            engine = LinearEngine.unpack(files[LINEAR], n_features, manifest.steps, manifest.decision)
+        elif manifest.has_trees and COLUMNS in files:
+            columns = Columns.unpack(files[COLUMNS], n_features)
+            trees = Trees.unpack(files[TREES], [0] * columns.n_columns)
+            of_columns = TreesEngine(trees, columns.n_columns, manifest.steps, manifest.decision)
+            engine = ColumnsEngine(columns, of_columns)
+        elif manifest.has_trees:
             trees = Trees.unpack(files[TREES], manifest.schema.n_places)
             engine = TreesEngine(trees, n_features, manifest.steps, manifest.decision)
         else:

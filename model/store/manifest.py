@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
-GRAPH_ENGINE, TREES_ENGINE = "onnx", "trees"  # `engine.kind`
+GRAPH_ENGINE, TREES_ENGINE, LINEAR_ENGINE = "onnx", "trees", "linear"  # `engine.kind`
 MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
@@ -63,7 +63,10 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """On how many rows of each kind the compiled model was compared with the trained one, and how they differ."""
+    """On how many rows of each kind the compiled model was compared with the trained one, and how they differ.
+
+    `largest_share_of_allowed` is of a linear model, for each of whose rows a difference is allowed.
+    """
 
     table_rows: int
     random_rows: int
@@ -72,6 +75,7 @@ class Proof:
     different_rows: int
     largest_relative_difference: float
     seed: int
+    largest_share_of_allowed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +100,11 @@ class File:
 class Manifest:
     """What is known of one version of a model.
 
-    A model that `has_trees` is served from them, and `steps` are done to the sums of their leaves; another is served as
-    a graph. A classifier's `decision` is how its label follows from these, one of `engine.steps.DECISIONS`; it is None
-    for a regression. `tolerance` is the difference from the trained model that is allowed, as `engine.compare` measures
-    it. `data` and `proof` are None in a manifest that does not have them completely. `document` is the whole manifest
-    as it was read.
+    A model that `has_trees` is served from them, and `steps` are done to the sums of their leaves; one that
+    `is_linear` from its coefficients, with the same steps; another is served as a graph. A classifier's `decision`
+    is how its label follows from these, one of `engine.steps.DECISIONS`; it is None for a regression. `tolerance`
+    is the difference from the trained model that is allowed, as `engine.compare` measures it. `data` and `proof`
+    are None in a manifest that does not have them completely. `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Manifest:
     schema: Schema
     metrics: Metrics
     has_trees: bool
+    is_linear: bool
     steps: Sequence[Step]
     decision: str | None
     tolerance: float
@@ -223,7 +228,8 @@ def parse(document: Mapping[str, Any]) -> Manifest:
     if problems := _problems(document, checks):
         raise ValueError("; ".join(problems))
     engine = document.get("engine")
-    has_trees = isinstance(engine, dict) and engine.get("kind") == TREES_ENGINE
+    kind = engine.get("kind") if isinstance(engine, dict) else None
+    has_trees, is_linear = kind == TREES_ENGINE, kind == LINEAR_ENGINE
     schema = features.from_manifest(document)
     return Manifest(
         name=document["name"],
@@ -240,7 +246,8 @@ def parse(document: Mapping[str, Any]) -> Manifest:
             validation=_value(task.score_class, document["metrics"]["validation"]) if has_validation else None,
         ),
         has_trees=has_trees,
-        steps=steps.parse(document["engine"].get("steps")) if has_trees else (),
+        is_linear=is_linear,
+        steps=steps.parse(document["engine"].get("steps")) if has_trees or is_linear else (),
         decision=_decision(document, task, schema.target),
         tolerance=_tolerance(document),
         files=files(document),
@@ -248,7 +255,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         tags=document.get("tags", {}),
         network=_value(Network, document["network"]) if "network" in document else None,
         data=_data(document),
-        proof=None if _problems(document, _PROOF) else _value(Proof, document["engine"]["parity"]),
+        proof=_proof(document),
         document=document,
     )
 
@@ -299,10 +306,18 @@ def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str |
     if len(target.categories) > MAX_CLASSES:
         raise ValueError(f"it has {len(target.categories)} classes, more than {MAX_CLASSES}")
     engine = document["engine"]
-    decision = engine.get("decision") if engine.get("kind") == TREES_ENGINE else None
+    decision = engine.get("decision") if engine.get("kind") in (TREES_ENGINE, LINEAR_ENGINE) else None
     if not isinstance(decision, str) or decision not in steps.DECISIONS:
         raise ValueError(f"it decides by {decision!r}, which does not exist")
     return decision
+
+
+def _proof(document: Mapping[str, Any]) -> Proof | None:
+    if _problems(document, _PROOF):
+        return None
+    parity = document["engine"]["parity"]
+    share = parity.get("largest_share_of_allowed")
+    return _value(Proof, {**parity, "largest_share_of_allowed": share if is_number(share) else 0.0})
 
 
 def _data(document: Mapping[str, Any]) -> Data | None:

@@ -21,6 +21,8 @@ class Candidate:
     `features` are what the model accepts; the export adds what is known of the table. `split_rows`
     `(n_rows, n_features)` are rows where the two would differ first, if there are any. `summary` describes the model's
     size, `packages` determine its bits. `files` go into the artifact, `facts` into its manifest.
+    With `allowed` the answers for a row may be apart by what it returns for it, in their shape, instead of `tolerance`;
+    the golden rows then have the compiled model's answers.
     """
 
     algorithm: str
@@ -34,4 +36,5 @@ class Candidate:
     files: Mapping[str, bytes]
     facts: Mapping[str, Any]
     tolerance: float = 0.0
+    allowed: Predict | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)

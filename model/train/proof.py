@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.engine.compare import differing, largest_difference, predict_by_batch_size
+from model.engine.compare import differing, largest_difference, predict_by_batch_size, shares_of
 from model.engine.runtime import Predict
 from model.errors import ProofError
 from model.schema.feature import INTEGER, Feature
@@ -24,15 +24,16 @@ def prove(
     table_rows: Matrix,
     split_rows: Matrix,
     tolerance: float = 0.0,
+    allowed: Predict | None = None,
     seed: int = 0,
 ) -> Proof:
     """Compare both models and return the figures; raise `ProofError` if one prediction differs.
 
-    Predictions, or labels and probabilities, differ if any bit does, or if they are further apart than the `tolerance`
-    of `engine.compare`. The rows are those
-    of the table, `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model
-    accepts, with every category among them, and `split_rows`, which are on both sides of every split. All but the
-    random rows are tried in every batch size, up to a number.
+    Predictions, or labels and probabilities, differ if any bit does, or if they are further apart than the
+    `tolerance` of `engine.compare`, or than what is `allowed` for their row. The rows are those of the table,
+    `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model accepts, with
+    every category among them, and `split_rows`, which are on both sides of every split. All but the random rows are
+    tried in every batch size, up to a number.
     """
     groups = {
         "table_rows": table_rows,
@@ -40,7 +41,7 @@ def prove(
         "limit_rows": limit_rows(schema),
         "split_rows": split_rows,
     }
-    n_different_rows, largest = 0, 0.0
+    n_different_rows, largest, largest_share = 0, 0.0, 0.0
     for name, rows in groups.items():
         if len(rows) == 0:  # scikit-learn raises for an empty matrix
             continue
@@ -51,7 +52,12 @@ def prove(
             by_batch_size = predict_by_batch_size(compiled, rows[:_MAX_ALONE])
             actual = np.repeat(actual, len(by_batch_size), axis=0)
             actual[:, :_MAX_ALONE] = by_batch_size
-        different = differing(expected, actual, tolerance).any(axis=0).sum()
+        if allowed:
+            shares = shares_of(allowed(rows), expected, actual)
+            largest_share = max(largest_share, float(shares.max()))
+            different = np.count_nonzero(~(shares <= 1))  # negated, so that NaN differs from everything
+        else:
+            different = differing(expected, actual, tolerance).any(axis=0).sum()
         if different:
             raise ProofError(
                 f"the compiled model differs from the trained one on {different} of {len(rows)} "
@@ -63,6 +69,7 @@ def prove(
         **{name: len(rows) for name, rows in groups.items()},
         different_rows=n_different_rows,
         largest_relative_difference=largest,
+        largest_share_of_allowed=largest_share,
         seed=seed,
     )
 

@@ -19,9 +19,15 @@ def compiled(fitted: Any, X: Matrix) -> Compiled:
     return compile_model(fitted, frames.read(X), X)
 
 
+def trees_of(model: Compiled) -> Trees:
+    """Return the trees of a compiled model, which has some."""
+    assert model.trees is not None
+    return model.trees
+
+
 def split_rows(model: Compiled, X: Matrix) -> Matrix:
     """Return rows on both sides of every split."""
-    return rows_at_splits(model.trees, X, Schema(model.features, Feature("target")))
+    return rows_at_splits(trees_of(model), X, Schema(model.features, Feature("target")))
 
 
 def random_trees(

@@ -15,7 +15,7 @@ from model.engine.runtime import TreesEngine
 from model.engine.trees import Trees
 from model.train.learners import gbm
 from tests.support.service import bits
-from tests.support.trees import compiled, split_rows
+from tests.support.trees import compiled, split_rows, trees_of
 
 
 def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: int = 300) -> tuple[Any, Matrix, Trees]:
@@ -26,7 +26,7 @@ def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: in
     pipeline.set_params(gbm__n_estimators=n_trees, gbm__max_depth=None, gbm__max_leaf_nodes=max_leaves)
     pipeline.fit(X, X[:, 0] * X[:, -1] + random.normal(size=n_rows))
     model = compiled(pipeline, X)
-    return pipeline, np.vstack([random.permutation(split_rows(model, X))[:3_000], X * 3]), model.trees
+    return pipeline, np.vstack([random.permutation(split_rows(model, X))[:3_000], X * 3]), trees_of(model)
 
 
 @pytest.mark.parametrize("n_leaves", [2, 3, 8, 9, 16, 17, 32, 33, 63, 64])
@@ -61,7 +61,7 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
     """Any bits of a float64, infinities and NaN included, reach the same leaves as in the graph."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(30, n_features)).round(1)
-    trees = compiled(gbm.fit(X, random.normal(size=30), n_estimators=n_trees), X).trees
+    trees = trees_of(compiled(gbm.fit(X, random.normal(size=30), n_estimators=n_trees), X))
     forest = forest_of(trees)
     assert forest
     anything = random.integers(-(2**63), 2**63, (n_rows, n_features)).view(np.float64)

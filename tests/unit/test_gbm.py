@@ -25,7 +25,7 @@ from model.train.examples import BOSTON_HOUSING
 from model.train.learners import gbm
 from model.train.tables import read
 from tests.support.service import HOUSE, bits
-from tests.support.trees import compiled, split_rows
+from tests.support.trees import compiled, split_rows, trees_of
 
 MAX = float(np.finfo(np.float64).max)
 
@@ -195,7 +195,7 @@ def constant_feature() -> tuple[Matrix, NDArray[np.float64]]:
 
 def predict(model: Compiled, X: Matrix) -> NDArray[np.float64]:
     """Return the compiled engine's predictions."""
-    return TreesEngine(model.trees, X.shape[1], model.steps).predict(X)
+    return TreesEngine(trees_of(model), X.shape[1], model.steps).predict(X)
 
 
 @pytest.mark.parametrize("data", [constant_target, one_row, soon_learnt, constant_feature])
@@ -227,7 +227,7 @@ def test_graph_of_any_table_equals_its_pipeline(seed: int, n_rows: int, n_featur
 
 def test_compiling_is_reproducible(pipeline: Any, store: Path, rows: Split) -> None:
     """The same pipeline compiles to the same bytes."""
-    found = compiled(pipeline, rows.X_train).trees
+    found = trees_of(compiled(pipeline, rows.X_train))
 
     assert found.pack() == (store / "boston-housing" / "1" / "trees.npz").read_bytes()
 

@@ -1,4 +1,7 @@
-"""Compile a fitted model: ask it what it accepts, and fold the steps in front of its trees into their splits."""
+"""Compile a fitted model: ask it what it accepts, and fold the steps in front of its trees into their splits.
+
+Steps that cannot be folded, and those in front of a linear model, become a program of array operations.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,30 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from model.engine.columns import Columns
+from model.engine.linear import LinearEngine
 from model.engine.runtime import Predict
 from model.engine.steps import Step
 from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Category, Feature
 from model.schema.features import Matrix
-from model.train.compile import catboost, lightgbm, members, scikit_learn, xgboost
-from model.train.compile.fold import find_limits, fold
+from model.train.compile import catboost, lightgbm, linear, members, scikit_learn, xgboost
+from model.train.compile.behind import compile_behind
+from model.train.compile.columns import compile_columns
+from model.train.compile.fold import NotFoldable, find_limits, fold
+from model.train.compile.limits import of_answers, of_columns, tighten
+from model.train.compile.targets import steps_back
 from model.train.frames import MAX_WHOLE, Frames
 from model.train.labels import labels_of, positions
 
@@ -38,14 +49,18 @@ class Compiled:
     """A fitted model in the form that is served, and what it accepts.
 
     `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`, with answers as of `Artifact.predict`.
-    `steps` are done to the sums of `trees`. A classifier has a `decision` on its label, a regression has None.
+    `steps` are done to the sums of `trees`, which are on the columns that the program `columns` makes, or on raw
+    features if there is none. A classifier has a `decision` on its label, a regression has None. A model without trees
+    is `linear`.
     """
 
     algorithm: str
     summary: str
     features: tuple[Feature, ...]
     predict: Predict
-    trees: Trees
+    trees: Trees | None
+    columns: Columns | None
+    linear: LinearEngine | None
     steps: Sequence[Step]
     decision: str | None
     hyperparameters: dict[str, Any]
@@ -53,7 +68,7 @@ class Compiled:
 
 
 def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
-    """Return a fitted estimator, or a pipeline that ends in one, as trees on raw features.
+    """Return a fitted estimator, or a pipeline that ends in one, as trees or as a linear model.
 
     `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. Raises `ExportError` for what
     cannot be compiled exactly.
@@ -63,42 +78,105 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
     except (NotFittedError, TypeError) as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
     labels = labels_of(fitted)
-    steps, estimator = _parts(fitted)
-    family = next((family for family in FAMILIES if family.owns(estimator)), None)
+    steps, estimator, back = _parts(fitted)
+    family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
     if family is None:
         raise ExportError(
             f"{type(estimator).__name__} cannot be compiled exactly; choose one of "
             f"{', '.join(supported(classifiers=bool(labels)))}"
         )
+    model = _Model(fitted, labels, frames, steps, estimator, back, family)
+    X = np.vstack([_complete_row(X), X])
+    return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
 
-    def predict(rows: Matrix) -> NDArray[np.float64]:
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A fitted model in its parts: the steps in front of its estimator, if there are any, and those behind it."""
+
+    fitted: Any
+    labels: Sequence[Category]
+    frames: Frames
+    steps: Pipeline | None
+    estimator: Any
+    back: tuple[Step, ...]
+    family: ModuleType
+
+    @property
+    def in_front(self) -> list[Any]:
+        return [step for _, step in self.steps.steps] if self.steps else []
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of the compiled model already."""
+        more = members.packages(self.estimator) if self.family is members else ()
+        return {
+            "algorithm": _name(self.fitted),
+            "predict": self.predict,
+            "hyperparameters": _hyperparameters(self.estimator),
+            "packages": (*self.family.PACKAGES, *more),
+        }
+
+    def predict(self, rows: Matrix) -> NDArray[np.float64]:
         if len(rows) == 1:  # scikit-learn adds the powers of a single row's softmax in another order
-            return predict(np.repeat(rows, 2, axis=0))[:1]
-        with in_one_job(fitted):
-            return answers(fitted, labels, frames.frame(rows))
+            return self.predict(np.repeat(rows, 2, axis=0))[:1]
+        with in_one_job(self.fitted):
+            return answers(self.fitted, self.labels, self.frames.frame(rows))
 
-    def ask(rows: Matrix, frames: Frames = frames) -> Matrix:
-        with in_one_job(fitted):
-            table = frames.frame(rows)
-            columns: Matrix = family.columns(estimator, steps.transform(table) if steps else table)
+    def ask(self, rows: Matrix, frames: Frames | None = None) -> Matrix:
+        """Return the columns that the estimator computes with."""
+        with in_one_job(self.fitted):
+            table = (frames or self.frames).frame(rows)
+            columns: Matrix = self.family.columns(self.estimator, self.steps.transform(table) if self.steps else table)
             return columns
 
-    trees = family.fitted_trees(estimator)
-    if not labels and family is not members and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
-        raise ExportError(
-            f"{type(estimator).__name__} predicts several numbers a row; fit and export one model for each"
-        )
-    n_trees = len(trees.roots) - trees.n_constants
-    X = np.vstack([_complete_row(X), X])
-    features = _features(frames, predict, ask, X)
-    lowest, highest = find_limits(ask, features, X, in_float32=trees.finite_in_float32)
-    features = tuple(
-        feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=float(low), highest=float(high))
-        for feature, low, high in zip(features, lowest, highest)
+
+def _compile_linear(model: _Model, X: Matrix) -> Compiled:
+    found = linear.fitted_linear(model.estimator)
+    steps, decision = (*found.steps, *model.back), found.decision if model.labels else None
+    features = _features(model.frames, model.predict, model.ask, X)
+    features = _limited(features, *find_limits(_finite(model.predict), features, X, in_float32=False))
+    features = tighten(features, X, of_answers(model.predict), n_rounds=0)
+    columns = compile_columns(model.in_front, model.frames, features, X)
+    engine = LinearEngine(columns, found.coefficients, found.intercepts, steps, decision)
+    return Compiled(
+        **model.facts,
+        summary=_summary(found.coefficients),
+        features=tighten(features, X, engine.sizes),
+        trees=None,
+        columns=columns,
+        linear=engine,
+        steps=steps,
+        decision=decision,
     )
+
+
+def _compile_trees(model: _Model, X: Matrix) -> Compiled:
+    trees, name = model.family.fitted_trees(model.estimator), type(model.estimator).__name__
+    if model.back and trees.leaves.dtype == np.float32:
+        raise ExportError(
+            f"{name} gives float32, and TransformedTargetRegressor turns its predictions back in float32; fit it on the "
+            "transformed target itself, and turn its answers back where you use them"
+        )
+    if not model.labels and model.family is not members and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
+        raise ExportError(f"{name} predicts several numbers a row; fit and export one model for each")
+    n_trees = len(trees.roots) - trees.n_constants
+    summary = f"{n_trees:,} tree{'' if n_trees == 1 else 's'}"
+    features = _features(model.frames, model.predict, model.ask, X)
+    features = _limited(features, *find_limits(model.ask, features, X, in_float32=trees.finite_in_float32))
+    columns = None
     try:
-        folded = fold(trees, ask, features, X)
-        folded.check([feature.cells.n_places for feature in features])
+        try:
+            compared = fold(trees, model.ask, features, X)
+        except NotFoldable as reason:
+            features = tighten(features, X, of_columns(model.ask), n_rounds=0)
+            columns = _columns_instead(reason, model, features, X)
+            features = tighten(features, X, of_columns(columns.run))
+            compared = compile_behind(
+                trees, lambda block: model.family.columns(model.estimator, block), model.ask, columns, X
+            )
+            summary += f" behind {columns.n_columns:,} computed columns"
+        compared.check([0] * columns.n_columns if columns else [feature.cells.n_places for feature in features])
     except ExportError:
         raise
     except ValueError as error:
@@ -107,22 +185,55 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
             "category; if the trees are too large, fit fewer of them, or smaller ones by max_leaf_nodes"
         ) from None
     return Compiled(
-        algorithm=_name(fitted),
-        summary=f"{n_trees:,} tree{'' if n_trees == 1 else 's'}",
+        **model.facts,
+        summary=summary,
         features=features,
-        predict=predict,
-        trees=folded,
-        steps=trees.steps,
-        decision=trees.decision if labels else None,
-        hyperparameters={
-            name: value
-            for name, value in estimator.get_params(deep=False).items()
-            if isinstance(value, _HYPERPARAMETERS)
-            and value not in (math.inf, -math.inf, "deprecated")
-            and value == value
-        },
-        packages=(*family.PACKAGES, *(members.packages(estimator) if family is members else ())),
+        trees=compared,
+        columns=columns,
+        linear=None,
+        steps=(*trees.steps, *model.back),
+        decision=trees.decision if model.labels else None,
     )
+
+
+def _columns_instead(reason: NotFoldable, model: _Model, features: Sequence[Feature], X: Matrix) -> Columns:
+    """Return the program of steps that could not be folded for a reason, which is told if there is no program."""
+    try:
+        return compile_columns(model.in_front, model.frames, features, X)
+    except ExportError as error:
+        raise ExportError(f"{reason}, and {error}") from None
+
+
+def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tuple[Feature, ...]:
+    """Return the features with the lowest and highest numbers that are accepted."""
+    return tuple(
+        feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=float(low), highest=float(high))
+        for feature, low, high in zip(features, lowest, highest)
+    )
+
+
+def _finite(predict: Predict) -> Callable[[Matrix], Matrix]:
+    """Return a model's answers `(n_rows, n_numbers)`, NaN where they are not finite."""
+
+    def ask(rows: Matrix) -> Matrix:
+        found = predict(rows).reshape(len(rows), -1)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    return ask
+
+
+def _summary(coefficients: Matrix) -> str:
+    n_outputs, n_columns = coefficients.shape
+    of_classes = f" for each of {n_outputs} classes" if n_outputs > 1 else ""
+    return f"{n_columns:,} coefficient{'' if n_columns == 1 else 's'}{of_classes}"
+
+
+def _hyperparameters(estimator: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in estimator.get_params(deep=False).items()
+        if isinstance(value, _HYPERPARAMETERS) and value not in (math.inf, -math.inf, "deprecated") and value == value
+    }
 
 
 def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.float64]:
@@ -160,20 +271,25 @@ def is_named(fitted: Any) -> bool:
 
 def supported(*, classifiers: bool) -> list[str]:
     """Return the names of the classifiers, or of all other estimators, that can be compiled, of all libraries."""
-    names = (name for family in FAMILIES for name in family.NAMES)
-    return [name for name in names if name.endswith("Classifier") is classifiers]
+    names = [name for family in (*FAMILIES, linear) for name in family.NAMES]
+    return [name for name in names if ("Classifier" in name or name in linear.CLASSIFIERS) is classifiers]
 
 
-def _parts(fitted: Any) -> tuple[Pipeline | None, Any]:
-    """Return the steps in front of the last estimator, if there are any, and that estimator."""
-    steps = []
-    while isinstance(fitted, Pipeline):
-        steps += fitted.steps[:-1]
-        fitted = fitted.steps[-1][1]
+def _parts(fitted: Any) -> tuple[Pipeline | None, Any, tuple[Step, ...]]:
+    """Return the steps in front of the last estimator, if there are any, that estimator, and the steps behind it."""
+    steps: list[Any] = []
+    back: tuple[Step, ...] = ()
+    while isinstance(fitted, (Pipeline, TransformedTargetRegressor)):
+        if isinstance(fitted, Pipeline):
+            steps += fitted.steps[:-1]
+            fitted = fitted.steps[-1][1]
+        else:
+            back = (*steps_back(fitted.transformer_), *back)
+            fitted = fitted.regressor_
     if fitted is None or isinstance(fitted, str):
         raise ExportError("the pipeline ends without an estimator; export one that predicts")
     steps = [(f"{number}", step) for number, (_, step) in enumerate(steps)]
-    return (Pipeline(steps) if steps else None), fitted
+    return (Pipeline(steps) if steps else None), fitted, back
 
 
 def _features(frames: Frames, predict: Predict, ask: Callable[[Matrix], Matrix], X: Matrix) -> tuple[Feature, ...]:
@@ -238,6 +354,8 @@ def _complete_row(X: Matrix) -> Matrix:
 
 def _name(fitted: Any) -> str:
     """Return the names of a model's steps, such as StandardScaler + GradientBoostingRegressor."""
+    if isinstance(fitted, TransformedTargetRegressor):
+        return f"{type(fitted).__name__}({_name(fitted.regressor_)})"
     if isinstance(fitted, Pipeline):
         parts = [_name(step) for _, step in fitted.steps if step is not None and step != "passthrough"]
         return " + ".join(parts)

@@ -31,6 +31,10 @@ _LARGEST = float(np.finfo(np.float64).max)
 _NO_CODES = np.zeros(0, dtype=np.intp)
 
 
+class NotFoldable(ExportError):
+    """A column cannot be folded into splits, but may be computed; the message says which."""
+
+
 def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Matrix, Matrix]:
     """Return the lowest and highest value of each feature that is accepted, `(n_features,)`.
 
@@ -78,8 +82,8 @@ def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32:
 def fold(fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> Trees:
     """Return the trees on raw features, whose sums have the same bits for every row that the schema accepts.
 
-    `X` `(n_rows, n_features)` are rows of the training table. Raises `ExportError` for a column that depends on several
-    raw features, or that neither rises nor falls with its feature.
+    `X` `(n_rows, n_features)` are rows of the training table. Raises `NotFoldable` for a column that depends on several
+    raw features, or that neither rises nor falls with its feature; `ExportError` for trees that take numbers for sets.
     """
     return _Fold(fitted, ask, features, X).trees()
 
@@ -156,9 +160,8 @@ class _Fold:
             depends = _differ(self._encoded(changed), before) | _differ(self._at(number, probes), base)
             taken = np.flatnonzero(depends & (source >= 0))
             if len(taken):
-                raise ExportError(
-                    f"a step makes one column of {self._features[source[taken[0]]].name!r} and {feature.name!r}; "
-                    "trees behind it cannot be compiled exactly: leave that step out, or compute the column beforehand"
+                raise NotFoldable(
+                    f"a step makes one column of {self._features[source[taken[0]]].name!r} and {feature.name!r}"
                 )
             source[depends] = number
         return source
@@ -249,9 +252,9 @@ class _Fold:
         rises = np.all(steps >= 0, axis=0)[columns]
         falls = np.all(steps <= 0, axis=0)[columns]
         if np.isnan(encoded).any() or not np.all(rises | falls):
-            raise ExportError(
+            raise NotFoldable(
                 f"a step turns the number {self._features[number].name!r} into a column that neither rises nor falls "
-                "with it; trees behind it cannot be compiled exactly: make it a category, or leave that step out"
+                "with it"
             )
         falling: NDArray[np.bool_] = np.logical_not(rises)
         return falling

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.columns import Columns
 from model.engine.trees import MAX_CODE, Trees
 from model.schema.feature import INTEGER, Feature
 from model.schema.features import Matrix, Schema
+from model.train.compile.fold import largest
 
 MAX_ROWS = 10_000  # that are sent down the trees
 MAX_SPLITS = 50_000  # that get rows; of more, each distinct threshold comes first
+
+MAX_SPLITS_OF_COLUMNS = 5_000  # that get rows, where the trees compare columns
 
 
 def rows_at_splits(trees: Trees, X: Matrix, schema: Schema) -> Matrix:
@@ -45,6 +49,58 @@ def rows_at_splits(trees: Trees, X: Matrix, schema: Schema) -> Matrix:
         rows[:, feature] = tried
         result.append(rows)
     return np.vstack([X[:0], *result])
+
+
+def rows_at_splits_of_columns(trees: Trees, columns: Columns, X: Matrix, schema: Schema) -> Matrix:
+    """Return pairs of rows that are next to each other and on both sides of a split of columns, `(n_rows, n_features)`.
+
+    Takes a row of `X` that reaches the split, and one of the other side. From the first to the second, feature after
+    feature, one feature takes the row across: its numbers are bisected to the two that are next to each other.
+    """
+    X = X[:MAX_ROWS]
+    block = columns.run(X)
+    row_at = _rows_at_nodes(trees, block)
+    splits = np.flatnonzero(~trees.is_leaf & (row_at >= 0))
+    splits = splits[np.sort(np.random.default_rng(0).permutation(len(splits))[:MAX_SPLITS_OF_COLUMNS])]
+    column, threshold = trees.feature[splits], trees.threshold[splits]
+
+    def is_left(rows: Matrix, of_splits: NDArray[np.intp]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = columns.run(rows)[np.arange(len(rows)), column[of_splits]] <= threshold[of_splits]
+        return found
+
+    every = np.arange(len(splits))
+    start = X[row_at[splits]]
+    left = is_left(start, every)
+    without_missing = np.where(np.isnan(block), 0.0, block)
+    farthest = np.where(left, without_missing.argmax(axis=0)[column], without_missing.argmin(axis=0)[column])
+    end, path = X[farthest], start.copy()
+    crossing = np.full(len(splits), -1)
+    for feature in range(X.shape[1]):
+        on = crossing < 0
+        path[on, feature] = end[on, feature]
+        crossing[on & (is_left(path, every) != left)] = feature
+    crossed = np.flatnonzero(crossing >= 0)
+    row, of_row = np.arange(len(crossed)), crossing[crossed]
+    after, before = path[crossed], path[crossed]
+    before[row, of_row] = start[crossed, of_row]
+    ends = np.stack([before[row, of_row], after[row, of_row]])
+    is_number = np.array([not n_places for n_places in schema.n_places])[of_row]
+    chosen = np.flatnonzero(is_number & ~np.isnan(ends).any(axis=0))
+    asked, row, of_row = after[chosen], row[: len(chosen)], of_row[chosen]
+    low, high = ends[:, chosen].min(axis=0), ends[:, chosen].max(axis=0)
+    whole = np.array([feature.type == INTEGER for feature in schema.features])[of_row]
+
+    def at(values: Matrix) -> NDArray[np.bool_]:
+        asked[row, of_row] = np.where(whole, np.floor(values), values)
+        return is_left(asked, crossed[chosen])
+
+    left_at_low = at(low)
+    last = largest(lambda values: at(values) == left_at_low, low, high)
+    pairs = [before, after]
+    for side in (last, np.where(whole, np.floor(last) + 1, np.nextafter(last, np.inf))):
+        asked[row, of_row] = np.where(whole, np.floor(side), side)
+        pairs.append(asked.copy())
+    return np.vstack(pairs)
 
 
 def _rows_at_nodes(trees: Trees, X: Matrix) -> NDArray[np.intp]:

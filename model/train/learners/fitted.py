@@ -6,19 +6,28 @@ import io
 from typing import Any
 
 import joblib
+import numpy as np
 
 from model.engine import steps
-from model.engine.runtime import TreesEngine
+from model.engine.columns import ColumnsEngine
+from model.engine.linear import BOUND, ORDER
+from model.engine.runtime import Predictor, TreesEngine
 from model.schema.feature import Feature
 from model.schema.features import Matrix, Schema
 from model.store import artifact
-from model.store.manifest import TREES_ENGINE
+from model.store.manifest import LINEAR_ENGINE, TREES_ENGINE
 from model.train.candidate import Candidate
-from model.train.compile.compiled import compile_model
-from model.train.compile.trees import rows_at_splits
+from model.train.compile.compiled import Compiled, compile_model
+from model.train.compile.trees import rows_at_splits, rows_at_splits_of_columns
 from model.train.frames import Frames
 
 PIPELINE = "pipeline.joblib"
+
+# The last bits of another machine's logarithms, magnified where a sum cancels.
+_ELSEWHERE = 2.0**-36
+
+_Form = tuple[Predictor, dict[str, str], Matrix, dict[str, bytes]]
+"""The engine, its part of the manifest, rows where it would differ first, and its files."""
 
 
 def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
@@ -27,26 +36,56 @@ def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
     Raises `ExportError` for a model that cannot be compiled exactly.
     """
     compiled = compile_model(fitted, frames, X)
-    trees, n_features = compiled.trees, len(compiled.features)
-    schema = Schema(compiled.features, Feature("target"))
+    engine, engine_facts, split_rows, files = _linear(compiled) if compiled.linear else _of_trees(compiled, X)
     return Candidate(
         algorithm=compiled.algorithm,
         summary=compiled.summary,
         predict=compiled.predict,
-        engine=TreesEngine(trees, n_features, compiled.steps, compiled.decision),
+        engine=engine,
         engine_facts={
-            "kind": TREES_ENGINE,
-            "file": artifact.TREES,
+            **engine_facts,
             "steps": [[name, *numbers] for name, numbers in compiled.steps],
             **({} if compiled.decision is None else {"decision": compiled.decision}),
-            "tolerance": steps.tolerance(compiled.steps),
+            "tolerance": max(steps.tolerance(compiled.steps), _of_columns(compiled)),
         },
         features=compiled.features,
-        split_rows=rows_at_splits(trees, X, schema),
+        split_rows=split_rows,
         packages=compiled.packages,
-        files={artifact.TREES: trees.pack(), **_pickled(fitted)},
+        files={**files, **_pickled(fitted)},
         facts={"hyperparameters": compiled.hyperparameters},
+        allowed=compiled.linear.allowed if compiled.linear else None,
     )
+
+
+def _of_trees(compiled: Compiled, X: Matrix) -> _Form:
+    trees, columns, schema = compiled.trees, compiled.columns, Schema(compiled.features, Feature("target"))
+    assert trees is not None
+    facts, files = {"kind": TREES_ENGINE, "file": artifact.TREES}, {artifact.TREES: trees.pack()}
+    if columns is None:
+        engine = TreesEngine(trees, len(compiled.features), compiled.steps, compiled.decision)
+        return engine, facts, rows_at_splits(trees, X, schema), files
+    of_columns = TreesEngine(trees, columns.n_columns, compiled.steps, compiled.decision)
+    return (
+        ColumnsEngine(columns, of_columns),
+        {**facts, "columns": artifact.COLUMNS},
+        rows_at_splits_of_columns(trees, columns, X, schema),
+        {**files, artifact.COLUMNS: columns.pack()},
+    )
+
+
+def _linear(compiled: Compiled) -> _Form:
+    engine = compiled.linear
+    assert engine is not None
+    facts = {"kind": LINEAR_ENGINE, "file": artifact.LINEAR, "order": ORDER, "allowed_difference": BOUND}
+    n_features = len(compiled.features)
+    return engine, facts, np.zeros((0, n_features)), {artifact.LINEAR: engine.pack()}
+
+
+def _of_columns(compiled: Compiled) -> float:
+    """Return what another machine's columns may change in a linear model's answers."""
+    if compiled.linear is None or compiled.linear.columns.is_portable:
+        return 0.0
+    return _ELSEWHERE
 
 
 def _pickled(fitted: Any) -> dict[str, bytes]:

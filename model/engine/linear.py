@@ -1,0 +1,174 @@
+"""Linear and generalised linear models: columns of features, sums in a stated order, and the steps behind them.
+
+A sum is `((x1*c1 + x2*c2) + x3*c3 + …) + intercept`: column after column in the model's order, then the intercept, each
+operation rounded to float64. A library hands its sums to a BLAS, which adds in an order that depends on the processor
+and on how many rows it is given. So it differs from itself, and there are no bits to match: `allowed` says how far the
+answers for a row may be apart.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engine import steps
+from model.engine.columns import Columns
+from model.engine.steps import Step
+from model.engine.trees import MAX_OUTPUTS, unpack_arrays
+from model.schema.features import Matrix
+
+ORDER = "((x1*c1 + x2*c2) + …) + intercept, column by column"
+BOUND = "(columns + 2) * 2**-52 * (sum of |x*c| + |intercept|), carried through the steps behind the sum"
+
+_EPSILON = 2.0**-52
+_SMALLEST = 2.0**-1074  # what a product that is almost 0 is rounded by, unless it is added in one operation
+_LIBRARY_UNITS = 4  # in the last place, by which two libraries' exponentials may differ
+_PRODUCTS_PER_CHUNK = 2**18  # 2 MiB of float64
+_ARRAYS = ["coefficients", "intercepts"]
+
+
+class LinearEngine:
+    """Runs a linear model; in every batch a row gets the same bits."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        coefficients: NDArray[np.float64],
+        intercepts: NDArray[np.float64],
+        of_sums: Sequence[Step] = (),
+        decision: str | None = None,
+    ) -> None:
+        """Take coefficients `(n_outputs, n_columns)` and intercepts `(n_outputs,)`.
+
+        A regression has one output and no `decision`; a classifier decides on a label by one of `steps.DECISIONS`.
+        Raises `ValueError` for arrays that do not fit.
+        """
+        kinds = {array.dtype.name for array in (coefficients, intercepts)}
+        if kinds != {"float64"} or coefficients.ndim != 2 or intercepts.ndim != 1:
+            raise ValueError("its coefficients and intercepts are not lists of float64")
+        n_outputs, n_columns = coefficients.shape
+        if n_columns != columns.n_columns or len(intercepts) != n_outputs or not 0 < n_outputs <= MAX_OUTPUTS:
+            raise ValueError(
+                f"it has {n_outputs} lists of {n_columns} coefficients and {len(intercepts)} intercepts for "
+                f"{columns.n_columns} columns"
+            )
+        if not (np.isfinite(coefficients).all() and np.isfinite(intercepts).all()):
+            raise ValueError("a coefficient or an intercept is not finite")
+        if decision is None and n_outputs > 1:
+            raise ValueError(f"it has {n_outputs} outputs for a number")
+        self.columns = columns
+        self._coefficients, self._intercepts = coefficients, intercepts
+        self._steps, self._decision = tuple(of_sums), decision
+        self._chunk_rows = max(1, _PRODUCTS_PER_CHUNK // n_columns)
+
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
+        """
+        return self._answers(self.sums(self.columns.run(X)))
+
+    def sums(self, block: Matrix) -> NDArray[np.float64]:
+        """Return the sums `(n_rows, n_outputs)` of columns `(n_rows, n_columns)`."""
+        if len(block) <= self._chunk_rows:
+            return self._sums(block)
+        starts = range(0, len(block), self._chunk_rows)
+        return np.concatenate([self._sums(block[start : start + self._chunk_rows]) for start in starts])
+
+    def _sums(self, block: Matrix) -> NDArray[np.float64]:
+        # A sum along an axis may add pairwise; an accumulated one adds column after column.
+        totals = [np.add.accumulate(block * each, axis=1)[:, -1:] for each in self._coefficients]
+        return (totals[0] if len(totals) == 1 else np.concatenate(totals, axis=1)) + self._intercepts
+
+    def _answers(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        outputs = steps.run(self._steps, sums)
+        if self._decision is None:
+            return outputs[:, 0]
+        return np.column_stack([steps.decide(self._decision, sums, outputs), outputs])
+
+    def allowed(self, X: Matrix) -> NDArray[np.float64]:
+        """Return how far another order of addition may be from `predict(X)`, in its shape.
+
+        Two orders of addition differ by at most (d + 2) * 2**-52 * (sum of |x*c| + |intercept|) for d columns (Higham,
+        Accuracy and Stability of Numerical Algorithms, section 3.1, for each of the two). A label may be another one
+        where the sums do not decide on it within that: there any position is allowed.
+        """
+        block = self.columns.run(X)
+        sums = self.sums(block)
+        sizes = np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts)
+        bounds = (block.shape[1] + 2) * (_EPSILON * sizes + _SMALLEST)
+        values, carried = sums, bounds
+        for step in self._steps:
+            values, carried = _carry(step, values, carried)
+        if self._decision is None:
+            of_number: Matrix = carried[:, 0]
+            return of_number
+        label = steps.decide(self._decision, sums, values)
+        of_label = np.where(_is_open(sums, bounds, label), np.inf, 0.0)
+        answers: Matrix = np.column_stack([of_label, carried])
+        return answers
+
+    def sizes(self, X: Matrix) -> NDArray[np.float64]:
+        """Return what bounds a row's numbers: sums of |x*c| + |intercept|, sums of both signs, answers; `(n_rows, n)`.
+
+        While all of them are finite, no answer overflows on the way.
+        """
+        with np.errstate(all="ignore"):
+            block = self.columns.run(X)
+            sizes = np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts)
+            sums = self.sums(block)
+            # Differences of sums are of up to twice their size.
+            found: Matrix = np.hstack([4 * sizes, sums, -sums, steps.run(self._steps, sums)])
+        return found
+
+    def pack(self) -> bytes:
+        """Return program and coefficients in numpy's .npz format; equal models give equal bytes."""
+        file = io.BytesIO()
+        arrays = dict(zip(_ARRAYS, (self._coefficients, self._intercepts)))
+        np.savez(file, allow_pickle=False, **self.columns.arrays(), **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def unpack(
+        cls, content: bytes, n_features: int, of_sums: Sequence[Step] = (), decision: str | None = None
+    ) -> LinearEngine:
+        """Return the engine of a model that `pack` wrote. Raises `ValueError` for anything else."""
+        columns = Columns.unpack(content, n_features)
+        return cls(columns, **unpack_arrays(content, _ARRAYS), of_sums=of_sums, decision=decision)
+
+
+def _carry(step: Step, values: Matrix, bounds: Matrix) -> tuple[Matrix, Matrix]:
+    """Return what a step makes of values, and how far it may be apart for values that are apart by the bounds."""
+    found = steps.run([step], values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if "softmax" in step[0]:
+            # Each power, and so their sum, changes by a factor of at most exp(bound).
+            spread = found * np.expm1(bounds + bounds.max(axis=1, keepdims=True))
+            return found, spread + (_LIBRARY_UNITS + found.shape[1]) * _EPSILON * found
+        if step[0] == "shares":
+            total = values.sum(axis=1, keepdims=True)
+            spread = (bounds + found * bounds.sum(axis=1, keepdims=True)) / np.where(total > 0, total, 1.0)
+            return found, spread + (_LIBRARY_UNITS + found.shape[1]) * _EPSILON * found
+        # Every other step is monotone on each side of 0, for each number alone.
+        if step[0] == "two classes":
+            bounds = np.hstack([bounds, bounds])
+        else:
+            ends = [np.abs(steps.run([step], values + side * bounds) - found) for side in (-1, 1)]
+            bounds = np.fmax(*ends)
+        return found, bounds + _LIBRARY_UNITS * _EPSILON * np.abs(found)
+
+
+def _is_open(sums: Matrix, bounds: Matrix, label: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return whether sums that are apart by the bounds may give another label than this, `(n_rows,)`."""
+    if sums.shape[1] == 1:
+        open_: NDArray[np.bool_] = np.abs(sums[:, 0]) <= bounds[:, 0]
+        return open_
+    rows = np.arange(len(sums))
+    highest = sums + bounds
+    lowest = highest[rows, label] - 2 * bounds[rows, label]
+    highest[rows, label] = -np.inf
+    found: NDArray[np.bool_] = highest.max(axis=1) >= lowest
+    return found

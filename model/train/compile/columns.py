@@ -1,0 +1,241 @@
+"""Translate fitted steps into a program of array operations that gives their bits.
+
+Each step is translated on its own and then asked: for rows of the table, random rows and rows at the limits it must
+give the program's bits. A step that does not is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+
+from model.engine.columns import Columns
+from model.errors import ExportError
+from model.schema.feature import BOOLEAN, CATEGORY, Feature
+from model.schema.features import Matrix, Schema
+from model.train import proof
+from model.train.compile import blocks
+from model.train.compile.blocks import Program, Refused
+from model.train.compile.encoders import ENCODERS, by_asking
+from model.train.frames import Frames
+
+N_RANDOM = 5_000  # rows that each step is asked about, beside those of the table and at the limits
+_N_TABLE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Columns of the table as a step gets them, by the numbers of their features, behind steps that give no numbers."""
+
+    features: tuple[int, ...]
+    steps: tuple[Any, ...] = ()
+
+
+Flow = Raw | int
+"""What goes from step to step: columns of the table, or the number of a block of the program."""
+
+
+def compile_columns(steps: Sequence[Any], frames: Frames, features: Sequence[Feature], X: Matrix) -> Columns:
+    """Return the fitted steps, one behind the other, as a program for rows of these features.
+
+    `X` `(n_rows, n_features)` are rows of the training table that the model accepts. Raises `ExportError` for a step
+    that no operation repeats to the last bit.
+    """
+    translation = _Translation(frames, features, X)
+    flow: Flow = Raw(tuple(range(len(features))))
+    for step in steps:
+        flow = translation.through(step, flow)
+    return translation.finish(flow)
+
+
+class _Translation:
+    """Builds the program step by step, with what each block is for the rows on which the steps are asked."""
+
+    def __init__(self, frames: Frames, features: Sequence[Feature], X: Matrix) -> None:
+        self._frames, self._features = frames, features
+        self._program = Program(_rows(features, X))
+        self._taken: dict[Flow, int] = {}
+
+    def through(self, step: Any, flow: Flow) -> Flow:
+        """Return what a fitted step makes of columns."""
+        if step is None or isinstance(step, str):  # "passthrough"
+            return flow
+        if isinstance(step, Pipeline):
+            for _, each in step.steps:
+                flow = self.through(each, flow)
+            return flow
+        if isinstance(step, ColumnTransformer) and not (isinstance(flow, Raw) and flow.steps):
+            return self._of_columns(step, flow)
+        if isinstance(step, FeatureUnion):
+            weights = step.transformer_weights or {}
+            parts = [(each, flow, weights.get(name)) for name, each in step.transformer_list if each != "drop"]
+            return self._joined(step, parts)
+        try:
+            if isinstance(flow, Raw) and (flow.steps or not self._is_numeric(flow)):
+                return self._of_categories(step, flow)
+            block = self._block(flow)
+            if isinstance(step, ENCODERS):
+                found = by_asking(self._program, [step], block, self._asked_of_numbers(step, flow))
+            else:
+                found = blocks.translate(self._program, step, block)
+            expected = self._answers([step], flow)
+            if not blocks.same(expected, self._program.values[found]):
+                raise Refused("numpy does not repeat its numbers to the last bit")
+        except Refused as reason:
+            raise _refusal(step, str(reason)) from None
+        return found
+
+    def finish(self, flow: Flow) -> Columns:
+        """Return the program that ends with a flow."""
+        if isinstance(flow, Raw):
+            try:
+                block = (
+                    self._block(flow) if self._is_numeric(flow) and not flow.steps else self._of_categories(None, flow)
+                )
+            except Refused as reason:
+                raise ExportError(f"the columns in front of the model are no numbers: {reason}") from None
+            if isinstance(block, Raw):
+                raise ExportError("a column of text reaches the model; encode it, for example by OneHotEncoder")
+        else:
+            block = flow
+        return self._program.columns(block)
+
+    def _of_columns(self, step: ColumnTransformer, flow: Flow) -> Flow:
+        weights, parts = step.transformer_weights or {}, []
+        for name, each, _ in step.transformers_:
+            numbers = step._transformer_to_input_indices[name]
+            if (isinstance(each, str) and each == "drop") or not len(numbers):
+                continue
+            parts.append((each, self._select(flow, numbers), weights.get(name)))
+        return self._joined(step, parts)
+
+    def _select(self, flow: Flow, numbers: Sequence[int]) -> Flow:
+        if isinstance(flow, Raw):
+            return Raw(tuple(flow.features[number] for number in numbers))
+        return self._program.add("take", flow, np.asarray(numbers, dtype=np.int64))
+
+    def _joined(self, step: Any, parts: Sequence[tuple[Any, Flow, float | None]]) -> Flow:
+        found = []
+        for each, flow, weight in parts:
+            made = self.through(each, flow)
+            if isinstance(made, Raw):
+                if not made.steps and self._is_numeric(made):
+                    block = self._block(made)
+                else:
+                    try:
+                        encoded = self._of_categories(None, made)
+                    except Refused as reason:
+                        raise _refusal(step, str(reason)) from None
+                    if isinstance(encoded, Raw):
+                        raise _refusal(step, "it lets a column of text through to the model")
+                    block = encoded
+            else:
+                block = made
+            if weight is not None:
+                block = self._program.add("multiply", block, self._program.full(block, weight))
+            found.append(block)
+        if not found:
+            raise _refusal(step, "it makes no columns")
+        return self._program.join(found)
+
+    def _is_numeric(self, flow: Raw) -> bool:
+        """Return whether numpy takes the columns for numbers as they are."""
+        for number in flow.features:
+            column = self._frames.columns[number]
+            plain = column.type not in (CATEGORY, BOOLEAN) or (column.type == BOOLEAN and column.dtype == bool)
+            if not plain or getattr(column.dtype, "kind", "f") == "O":
+                return False
+        return True
+
+    def _block(self, flow: Flow) -> int:
+        """Return the block of columns that are numbers; a column of float32 is rounded to it."""
+        if not isinstance(flow, Raw):
+            return flow
+        if flow not in self._taken:
+            numbers = np.array(flow.features, dtype=np.int64)
+            everything = np.array_equal(numbers, np.arange(len(self._features)))
+            block = 0 if everything else self._program.add("take", 0, numbers)
+            is_float32 = [self._frames.columns[number].dtype == np.float32 for number in flow.features]
+            if any(is_float32):
+                rounded = self._program.add("float32", block)
+                order = np.where(is_float32, np.arange(len(numbers)) + len(numbers), np.arange(len(numbers)))
+                block = self._program.add("take", self._program.join([block, rounded]), order)
+            self._taken[flow] = block
+        return self._taken[flow]
+
+    def _answers(self, steps: Sequence[Any], flow: Flow) -> Any:
+        """Return what fitted steps themselves make of the rows, whose columns are those of the flow."""
+        if isinstance(flow, Raw):
+            return self._asked(steps, flow)(self._program.values[0][:, flow.features])
+        return _run(steps, self._program.values[flow].copy())
+
+    def _asked(self, steps: Sequence[Any], flow: Raw) -> Callable[[Matrix], Any]:
+        """Return the steps as a function of places and numbers `(n_rows, n_features)` of the flow's features."""
+        columns = tuple(self._frames.columns[number] for number in flow.features)
+        frames = replace(self._frames, columns=columns)
+        return lambda rows: _run([*flow.steps, *steps], frames.frame(rows))
+
+    def _asked_of_numbers(self, step: Any, flow: Flow) -> Callable[[Matrix], Any]:
+        if isinstance(flow, Raw):
+            return self._asked([step], flow)
+        return lambda rows: _run([step], rows.copy())
+
+    def _of_categories(self, step: Any, flow: Raw) -> Flow:
+        """Return the tables of a step's own answers for columns with categories; the flow, if they are no numbers."""
+        steps = [] if step is None else [step]
+        ask = self._asked(steps, flow)
+        answers = ask(self._program.values[0][:, flow.features])
+        try:
+            expected = blocks.as_numbers(answers)
+        except (TypeError, ValueError):
+            return flow if step is None else replace(flow, steps=(*flow.steps, step))
+        numbers = np.array(flow.features, dtype=np.int64)
+        block = self._program.add("take", 0, numbers)
+        places: Mapping[int, int] = {
+            position: self._features[number].cells.n_places
+            for position, number in enumerate(flow.features)
+            if self._features[number].type in (CATEGORY, BOOLEAN)
+        }
+        found = by_asking(self._program, [*flow.steps, *steps], block, ask, places)
+        if not blocks.same(expected, self._program.values[found]):
+            raise Refused("its answer for a row is not that for each of its columns")
+        return found
+
+
+def _run(steps: Sequence[Any], table: Any) -> Any:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            for step in steps:
+                table = step.transform(table)
+        except Exception as error:  # each library has classes of its own
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise Refused(f"it does not take its rows ({lines[0]})") from None
+    return table
+
+
+def _rows(features: Sequence[Feature], X: Matrix) -> Matrix:
+    """Return the rows on which steps are asked: of the table, random ones in and beyond its range, and the limits."""
+    ranged = []
+    for feature, values in zip(features, X.T):
+        known = values[~np.isnan(values)]
+        if feature.type not in (CATEGORY, BOOLEAN):
+            low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+            feature = replace(feature, minimum=low, maximum=high)
+        ranged.append(feature)
+    schema = Schema(tuple(ranged), Feature("target"))
+    of_table = X[np.random.default_rng(1).permutation(len(X))[:_N_TABLE]]
+    return np.vstack([X[:1], of_table, proof.random_rows(schema, N_RANDOM, seed=1), proof.limit_rows(schema)])
+
+
+def _refusal(step: Any, reason: str) -> ExportError:
+    return ExportError(
+        f"{type(step).__name__} cannot be repeated to the last bit: {reason}. Leave that step out, or do its work on "
+        "the table before the pipeline"
+    )
