@@ -31,7 +31,7 @@ from model.engine.linear import BOUND, ORDER, LinearEngine
 from model.errors import ArtifactError, ExportError, ProofError
 from model.store import artifact
 from model.train import proof
-from model.train.learners import fitted as learner
+from model.train.compile.compiled import compile_model
 from tests.support.real_tables import TABLES
 from tests.support.service import bits, rewrite
 
@@ -95,7 +95,7 @@ CLASSIFIERS: Mapping[str, Callable[[], Any]] = {
 
 
 def positive(y: pd.Series) -> pd.Series:
-    return (y - y.min() + 1).rename(y.name)
+    return y.sub(y.min()).add(1)
 
 
 def typed(X: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +174,7 @@ def test_every_real_table(tmp_path: Path, table: str, capsys: pytest.CaptureFixt
 
     check(found, X, fitted.predict)
     shown = capsys.readouterr().out
+    assert found.manifest.proof
     assert f"sums     {ORDER}" in shown
     assert f"differ in a bit, by {found.manifest.proof.largest_relative_difference:.1e} at most" in shown
     assert BOUND in shown
@@ -249,15 +250,15 @@ def test_proof_finds_a_wrong_coefficient(tmp_path: Path, monkeypatch: pytest.Mon
     """A coefficient that is off by 1e-12 of itself is beyond the bound, and nothing is written."""
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 3)), columns=list("abc"))
     fitted = models.LinearRegression().fit(X, X["a"] * 3 + X["b"])
-    compile_model = learner.compile_model
 
     def broken(*arguments: Any) -> Any:
         compiled = compile_model(*arguments)
+        assert compiled.linear
         coefficients = fitted.coef_.reshape(1, -1) * [1, 1 + 1e-12, 1]
         engine = LinearEngine(compiled.linear.columns, coefficients, np.array([fitted.intercept_]))
         return replace(compiled, linear=engine)
 
-    monkeypatch.setattr(learner, "compile_model", broken)
+    monkeypatch.setattr("model.train.learners.fitted.compile_model", broken)
     with pytest.raises(ProofError, match="differs from the trained one"):
         export(fitted, X, X["a"], name="m", store=tmp_path / "store")
 

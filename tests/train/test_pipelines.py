@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import is_classifier
-from sklearn.compose import make_column_transformer
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingClassifier,
@@ -26,8 +26,11 @@ from sklearn.ensemble import (
 )
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_classif, f_regression
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
+    Binarizer,
+    FunctionTransformer,
     KBinsDiscretizer,
     MaxAbsScaler,
     MinMaxScaler,
@@ -43,6 +46,7 @@ from sklearn.preprocessing import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model import export
+from model.engine.linear import LinearEngine
 from model.errors import ExportError
 from model.train import proof
 from tests.support.service import bits
@@ -90,6 +94,13 @@ FOR_NUMBERS: list[Callable[[], Any]] = [
     lambda: KBinsDiscretizer(n_bins=4, encode="ordinal", quantile_method="linear"),
     lambda: KBinsDiscretizer(n_bins=4, encode="onehot-dense", quantile_method="linear"),
     lambda: PolynomialFeatures(2),
+    lambda: PolynomialFeatures(3, include_bias=False),
+    lambda: Binarizer(threshold=1.0),
+    lambda: FunctionTransformer(np.arctan),
+    lambda: make_pipeline(
+        KBinsDiscretizer(n_bins=3, encode="ordinal", quantile_method="linear"), PolynomialFeatures(2)
+    ),
+    lambda: OneHotEncoder(handle_unknown="ignore"),
     lambda: VarianceThreshold(1e-3),
 ]
 IMPUTERS: list[Callable[[], Any]] = [
@@ -133,6 +144,10 @@ LEARNERS: Mapping[str, Callable[[], Any]] = {
     "histograms of classes": lambda: HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=3),
     "xgboost of classes": lambda: xgboost("XGBClassifier"),
     "lightgbm of classes": lambda: lightgbm("LGBMClassifier"),
+    "least squares": Ridge,
+    "logarithmic link": lambda: PoissonRegressor(max_iter=50),
+    "target turned back": lambda: TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1),
+    "logistic": lambda: LogisticRegression(max_iter=50),
 }
 
 
@@ -170,8 +185,8 @@ def pipelines(draw: st.DrawFn, make: Callable[[], Any]) -> tuple[Any, pd.DataFra
         steps.append((make_pipeline(*parts) if parts else "passthrough", [name]))
     transformer = make_column_transformer(*steps, sparse_threshold=0)
     score = f_classif if is_classifier(learner) else f_regression
-    selection = [SelectKBest(score, k=1)] if draw(st.sampled_from([False, False, False, True])) else []
-    return make_pipeline(transformer, *selection, learner), table
+    others: list[Any] = [None, None, None, None, SelectKBest(score, k=1), PolynomialFeatures(2), StandardScaler()]
+    return make_pipeline(transformer, draw(st.sampled_from(others)), learner), table
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -189,7 +204,10 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_pipeline_is_served_equally_or_refused_in_a_sentence(data: st.DataObject, learner: str) -> None:
-    """The served version gives the pipeline's bits for its table, or an error of one sentence says what to do."""
+    """The served version gives the pipeline's bits for its table, or an error of one sentence says what to do.
+
+    A linear model is within the bound of each row.
+    """
     pipeline, table = data.draw(pipelines(LEARNERS[learner]))
     y = data.draw(targets(pipeline[-1]))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -211,7 +229,13 @@ def test_any_pipeline_is_served_equally_or_refused_in_a_sentence(data: st.DataOb
     if sentence:
         assert len(sentence) < 400
         return
-    served = found.predict(found.schema.matrix_from_records(rows_of(table)))
+    matrix = found.schema.matrix_from_records(rows_of(table))
+    served = found.predict(matrix)
+    if isinstance(found.engine, LinearEngine):
+        positions = [list(found.manifest.classes).index(label) for label in labels]
+        answers = np.column_stack([positions, expected]) if len(labels) else np.ravel(expected)
+        assert (np.abs(served - answers) <= found.engine.allowed(matrix)).all()
+        return
     if is_classifier(pipeline):
         assert [found.manifest.classes[int(position)] for position in served[:, 0]] == list(labels)
         served = served[:, 1:]

@@ -147,7 +147,9 @@ def random_program(random: np.random.Generator, n_operations: int) -> Columns:
         block = int(random.integers(len(widths)))
         k = widths[block]
         name = str(random.choice(["take", "join", "divide", "fill", "bins", "clip", "yeo-johnson", "log1p", "places"]))
-        blocks, parameters, width = (block,), [], k
+        blocks: tuple[int, ...] = (block,)
+        parameters: list[NDArray[Any]] = []
+        width = k
         if name == "take":
             width = int(random.integers(1, 6))
             parameters = [random.integers(0, k, width)]

@@ -145,7 +145,8 @@ def test_model_that_does_not_fit_is_refused(coefficients: Any, intercepts: Any, 
     with pytest.raises(ValueError, match=reason):
         LinearEngine(Columns(3, []), coefficients, intercepts)
     file = io.BytesIO()
-    np.savez(file, **Columns(3, []).arrays(), coefficients=coefficients, intercepts=intercepts)
+    arrays = {**Columns(3, []).arrays(), "coefficients": coefficients, "intercepts": intercepts}
+    np.savez(file, allow_pickle=False, **arrays)
     with pytest.raises(ValueError, match=reason):
         LinearEngine.unpack(file.getvalue(), 3)
 

@@ -46,5 +46,6 @@ def compile_behind(
         return fold(fitted, compared, features, block)
     except NotFoldable:
         raise ExportError(
-            "the members of the model have steps of their own that cannot be folded; put these in front of the whole model"
+            "the members of the model have steps of their own that cannot be folded; put these in front of the whole "
+            "model"
         ) from None

@@ -155,8 +155,8 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
     trees, name = model.family.fitted_trees(model.estimator), type(model.estimator).__name__
     if model.back and trees.leaves.dtype == np.float32:
         raise ExportError(
-            f"{name} gives float32, and TransformedTargetRegressor turns its predictions back in float32; fit it on the "
-            "transformed target itself, and turn its answers back where you use them"
+            f"{name} gives float32, and TransformedTargetRegressor turns its predictions back in float32; fit it on "
+            "the transformed target itself, and turn its answers back where you use them"
         )
     if not model.labels and model.family is not members and (trees.output.max() > 0 or trees.leaves.shape[1] > 1):
         raise ExportError(f"{name} predicts several numbers a row; fit and export one model for each")

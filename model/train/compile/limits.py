@@ -76,7 +76,9 @@ def of_columns(ask: Ask) -> Sizes:
             return np.full((len(rows), 1), np.inf)
         with np.errstate(over="ignore"):
             rounded = np.abs(found).astype(np.float32)
-        return np.nan_to_num(rounded, posinf=np.inf).max(axis=1, keepdims=True).astype(np.float64)  # missing values: 0
+        # A missing value has the size 0.
+        largest: Matrix = np.nan_to_num(rounded, posinf=np.inf).max(axis=1, keepdims=True).astype(np.float64)
+        return largest
 
     return sizes
 
