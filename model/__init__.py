@@ -32,7 +32,9 @@ from model.schema.feature import (
     NOT_A_NUMBER,
     NOT_FINITE,
     OUT_OF_RANGE,
+    Category,
     Feature,
+    to_text,
 )
 from model.schema.features import (
     MAX_PROBLEMS,
@@ -68,6 +70,7 @@ __all__ = [
     "AnyBins",
     "Artifact",
     "ArtifactError",
+    "Category",
     "DeviceError",
     "Feature",
     "GoldenRowsError",
@@ -89,6 +92,7 @@ __all__ = [
     "export",
     "shape_problems",
     "shortened",
+    "to_text",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 _DEVIATIONS = 1.959963984540054  # of a normal distribution, between which 95 % of it lie
 _SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # 0 would be an infinite log loss; scikit-learn's limit
+
+MAX_LABELS = 20  # rows and columns of a confusion matrix that a person can read
+_OTHERS = "others"
 
 Interval = tuple[float, float]
 
@@ -109,6 +112,26 @@ def classification_intervals(y: NDArray[np.float64], answers: NDArray[np.float64
         "accuracy": share_interval(int((answers[:, 0] == y).sum()), len(y)),
         "auc": _auc_interval(y, answers),
     }
+
+
+def confusion(
+    y: NDArray[np.float64], answers: NDArray[np.float64], labels: Sequence[str]
+) -> tuple[list[str], NDArray[np.intp]]:
+    """Return labels, and how many rows of each have been given each `(n_labels, n_labels)`, a row for a true label.
+
+    Of more than `MAX_LABELS` the most frequent are returned, and as the last one all others together.
+    """
+    names = list(labels)
+    actual, given = y.astype(np.intp), answers[:, 0].astype(np.intp)
+    place = np.arange(len(names))
+    if len(names) > MAX_LABELS:
+        frequent = np.sort(np.argsort(-np.bincount(actual, minlength=len(names)), kind="stable")[: MAX_LABELS - 1])
+        place = np.full(len(names), MAX_LABELS - 1)
+        place[frequent] = np.arange(MAX_LABELS - 1)
+        names = [*(names[number] for number in frequent), _OTHERS]
+    counts = np.zeros((len(names), len(names)), dtype=np.intp)
+    np.add.at(counts, (place[actual], place[given]), 1)
+    return names, counts
 
 
 def log_losses(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from model.metrics import share_interval
-from model.plots.style import BLUE, GREY, RED, closed, plain
+from model.plots.style import BLUE, GREY, RED, closed
 
 _MAX_NAME = 20  # characters of a label
 _N_BINS = 10
@@ -64,7 +64,7 @@ def confusion(labels: Sequence[str], counts: NDArray[np.intp], *, label: str) ->
 
     A cell has the number of rows in it; the colour is its share of the actual label's rows.
     """
-    names = [plain(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…") for name in labels]
+    names = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in labels]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 3.2 + 0.42 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")

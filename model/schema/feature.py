@@ -88,6 +88,11 @@ class Feature:
         return bool(self.categories) and isinstance(self.categories[0], str)
 
     @property
+    def texts(self) -> list[str]:
+        """Return the categories of a category, or both values of a boolean, as texts."""
+        return list(map(to_text, self.categories or (False, True)))
+
+    @property
     def cells(self) -> Cells:
         """Return what converts the feature's cells."""
         if self.type == CATEGORY:
@@ -333,6 +338,11 @@ def _each(cells: Cells, values: Iterable[Any]) -> Vector | None:
     """Return what each value becomes; None if any is refused."""
     numbers = [cells.number(value) for value in values]
     return None if None in numbers else np.array(numbers, dtype=np.float64)
+
+
+def to_text(category: Category) -> str:
+    """Return a category as a text, false and true as JSON has them."""
+    return str(category).lower() if isinstance(category, bool) else str(category)
 
 
 def parse_cell(text: str) -> float | str | None:

@@ -138,6 +138,11 @@ class Manifest:
         target = self.schema.target
         return target.categories if target.type == CATEGORY else (False, True)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Return the labels of a classifier as texts."""
+        return self.schema.target.texts if self.classes else []
+
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)

@@ -219,7 +219,7 @@ def _parse_bins(facts: Mapping[str, Any]) -> Bins:
 
 def _parse_categories(facts: Mapping[str, Any], feature: Feature) -> CategoryBins:
     codes, shares, rest, missing = (facts[name] for name in ("categories", "shares", "rest", "missing"))
-    names = [str(category) for category in feature.categories] or ["false", "true"]
+    names = feature.texts
     if not all(map(is_number, (*shares, rest, missing))) or len(codes) != len(shares) or len(codes) > CATEGORY_BINS:
         raise ValueError("the bins of categories are not finite numbers, one for each category")
     if not all(type(code) is int and 0 <= code < len(names) for code in codes) or len(set(codes)) < len(codes):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from model.engine.linear import BOUND, ORDER
+from model.metrics import confusion
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
 from model.task import CLASSIFICATION
-from model.train import evaluate
 from model.train.candidate import Candidate
 from model.train.subject import Subject
 
@@ -76,10 +76,10 @@ def _confusion(subject: Subject, candidate: Candidate) -> str:
     if subject.task is not CLASSIFICATION:
         return ""
     X, y = subject.validation or subject.training
-    found = evaluate.confusion(y, candidate.engine.predict(X), subject.target)
-    names = [_cell(name) for name in found.labels]
+    labels, counts = confusion(y, candidate.engine.predict(X), subject.target.texts)
+    names = list(map(_cell, labels))
     rows = "\n".join(
-        f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |" for name, counts in zip(names, found.counts)
+        f"| {name} | {' | '.join(f'{count:,}' for count in row)} |" for name, row in zip(names, counts.tolist())
     )
     which = "validation" if subject.validation else "training"
     return f"""The {which} rows by their actual label (down) and the predicted one (across):

@@ -1,4 +1,4 @@
-"""Evaluate a model: the split that holds out validation rows, importance, and which labels are taken for which."""
+"""Evaluate a model: the split that holds out validation rows, and importance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
-from model.schema.feature import Feature
 from model.schema.features import Matrix
-
-MAX_LABELS = 20  # rows and columns of a confusion matrix that a person can read
-_OTHERS = "others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +46,3 @@ def importance(pipeline: Pipeline, rows: Split, *, repeats: int = 20) -> dict[st
         random_state=rows.random_state,
     )
     return {"mean": result.importances_mean.tolist(), "sd": result.importances_std.tolist()}
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """How often rows of one label are given another: `counts` `(n_labels, n_labels)`, a row for each actual label.
-
-    Only the `MAX_LABELS` most frequent labels are among the `labels`, the last of which then stands for all others.
-    """
-
-    labels: tuple[str, ...]
-    counts: NDArray[np.intp]
-
-
-def confusion(y: NDArray[np.float64], answers: NDArray[np.float64], target: Feature) -> Confusion:
-    """Return the confusion matrix for the positions of the true labels `(n_rows,)` and a classifier's answers."""
-    names = [str(category) for category in target.categories] or ["false", "true"]
-    actual, given = y.astype(np.intp), answers[:, 0].astype(np.intp)
-    place = np.arange(len(names))
-    if len(names) > MAX_LABELS:
-        frequent = np.sort(np.argsort(-np.bincount(actual, minlength=len(names)), kind="stable")[: MAX_LABELS - 1])
-        place = np.full(len(names), MAX_LABELS - 1)
-        place[frequent] = np.arange(MAX_LABELS - 1)
-        names = [*(names[number] for number in frequent), _OTHERS]
-    counts = np.zeros((len(names), len(names)), dtype=np.intp)
-    np.add.at(counts, (place[actual], place[given]), 1)
-    return Confusion(tuple(names), counts)

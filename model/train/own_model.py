@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from model.engine.compare import shares_of
 from model.engine.linear import BOUND, ORDER
 from model.errors import ExportError
-from model.metrics import AnyScores, ClassificationScores
+from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
 from model.plots import training as plots
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Category, Feature
@@ -27,8 +27,8 @@ from model.store.artifact import Artifact
 from model.store.manifest import Data, Proof
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
-from model.train import evaluate, frames
 from model.train import export as drafts
+from model.train import frames
 from model.train.candidate import Candidate
 from model.train.compile.compiled import answers, fitted_names, is_named
 from model.train.frames import Frames
@@ -255,10 +255,10 @@ def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:
     target = subject.target
     label = style.plain(f"{target.name} ({target.unit})" if target.unit else target.name)
     if subject.task is CLASSIFICATION:
-        found = evaluate.confusion(y, predicted, target)
+        names = list(map(style.plain, target.texts))
         return {
-            "confusion": plots.confusion(found.labels, found.counts, label=label),
-            "reliability": plots.reliability(y, predicted, label=f"{label} = {style.plain(found.labels[-1])}"),
+            "confusion": plots.confusion(*confusion(y, predicted, names), label=label),
+            "reliability": plots.reliability(y, predicted, label=f"{label} = {names[-1]}"),
         }
     return {
         "predicted_against_actual": plots.predicted_against_actual(y, predicted, label=label),

@@ -145,3 +145,20 @@ def test_certain_and_right_answers_have_an_interval() -> None:
 
     low, high = metrics.classification_intervals(np.ones(5), answers)["log_loss"] or (1.0, -1.0)
     assert 0 <= low <= metrics.classification(np.ones(5), answers).log_loss <= high < 1e-12
+
+
+def test_confusion_of_few_labels() -> None:
+    """A row for each true label has the number of its rows that were given each label."""
+    labels, counts = metrics.confusion(np.array([0.0, 0, 2]), np.array([[0.0], [1], [2]]), ["ash", "elm", "oak"])
+
+    assert labels == ["ash", "elm", "oak"]
+    assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_confusion_of_many_labels() -> None:
+    """The most frequent labels have rows of their own in a confusion matrix, and all others share one."""
+    y = np.repeat(np.arange(30.0), np.arange(30) + 1)
+    labels, counts = metrics.confusion(y, y[:, np.newaxis], [str(number) for number in range(30)])
+
+    assert labels == [*map(str, range(11, 30)), "others"]
+    assert np.array_equal(counts, np.diag([*range(12, 31), sum(range(1, 12))]))

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 
-from model import ArtifactError, Feature, GoldenRowsError, Store, export
+from model import ArtifactError, GoldenRowsError, Store, export
 from model.engine import steps
 from model.engine.compare import differing, largest_difference, predict_by_batch_size
 from model.store import artifact
-from model.train import evaluate, proof
 from model.train import export as drafts
+from model.train import proof
 from tests.support.service import bits, rewrite
 
 LABELS = ("ash", "elm", "oak")
@@ -243,17 +243,3 @@ def test_answers_by_batch_size() -> None:
 
     assert found.shape[1:] == (3, 3)
     assert (found == np.column_stack([X, X[:, :1]])).all()
-
-
-def test_confusion_of_many_labels(trees: Store) -> None:
-    """The most frequent labels have rows of their own in a confusion matrix, and all others share one."""
-    target = trees.load("gbm").schema.target
-    few = evaluate.confusion(np.array([0.0, 0, 2]), np.array([[0.0], [1], [2]]), target)
-    numbers = np.repeat(np.arange(30.0), np.arange(30) + 1)
-    wide = Feature("n", type="category", categories=tuple(range(30)))
-    many = evaluate.confusion(numbers, numbers[:, np.newaxis], wide)
-
-    assert few.labels == LABELS
-    assert few.counts.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-    assert many.labels == (*map(str, range(11, 30)), "others")
-    assert np.array_equal(many.counts, np.diag([*range(12, 31), sum(range(1, 12))]))
