@@ -104,11 +104,14 @@ class RefusedRowsError(PredictionLogError):
 
 
 class ImplausibleTruthsError(ModelError):
-    """True values are outside the target's range, and none was stored; `reasons` has the reason by position."""
+    """True values do not fit the targets of their models, and none was stored.
 
-    def __init__(self, reasons: Mapping[int, str]) -> None:
-        super().__init__(f"{len(reasons)} true values are outside the range of the model's target")
-        self.reasons = dict(reasons)
+    `problems` has a problem without a row by the position of each such value.
+    """
+
+    def __init__(self, problems: Mapping[int, Problem]) -> None:
+        super().__init__(f"{len(problems)} true values do not fit the targets of their models")
+        self.problems = dict(problems)
 
 
 class NotInStoreError(ModelError):

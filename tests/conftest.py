@@ -23,7 +23,7 @@ from hypothesis import settings
 from app import create_app
 from app.config import Config
 from model.cli.main import main
-from tests.support import gems
+from tests.support import classifiers, gems
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
 from tests.support.service import ROOT, TABLE, everywhere_client, parsing
@@ -122,6 +122,19 @@ def gems_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classifiers_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of each of `classifiers.LABELS`. Tests must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "classifiers"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / list(classifiers.LABELS)[-1] / "aliases.json").exists():  # the last file that is written
+            classifiers.make_store(root)
+            events.clear()
+    return root
+
+
+@pytest.fixture(scope="session")
 def gems_pipeline() -> Any:
     """The fitted pipeline that `gems_store` serves."""
     return gems.fit()
@@ -176,7 +189,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'log.db'}"
     server: Postgres = request.getfixturevalue("postgres")
-    server.execute("DROP TABLE IF EXISTS predictions")
+    server.execute("DROP TABLE IF EXISTS predictions, prediction_classes")
     return server.url()
 
 

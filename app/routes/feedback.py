@@ -1,7 +1,11 @@
-"""POST /feedback: true values that are known later, matched to their predictions by request id."""
+"""POST /feedback: true values that are known later, matched to their predictions by request id.
+
+The true value of a regression is a number, that of a classification a label of the model.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import Counter
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
 _FIELDS = ("request_id", "row", "truth", "replace")
 PATH = "/feedback"
+Truth = float | str | bool
 MAX_ROW = 2**31 - 1  # what a database's integer holds
 _MAX_VALUES_A_ROW = 10  # a truth's three fields, and as many again that a client adds
 _MAX_UNKNOWN = 20  # unknown fields that are reported for an object: a reply need not list all that a client made up
@@ -96,11 +101,16 @@ def blueprint(
         body.content_type(request.environ, (JSON_TYPE,))
         content = body.read(request.environ, max_bytes=config.max_body_bytes)
         value = body.parse_json(content, max_values=_MAX_VALUES_A_ROW * config.max_rows)
-        truths = decode(value, max_rows=config.max_rows)
+        models = serving.loaded.models
+        truths = decode(
+            value, max_rows=config.max_rows, labels=any(model.manifest.classes for model in models.values())
+        )
         items = value if isinstance(value, list) else [value]
         item_numbers = _item_numbers(items)
         replace = {truth[:2] for truth, number in zip(truths, item_numbers) if items[number].get("replace")}
-        ranges = {name: plausible_range(model.schema.target) for name, model in serving.loaded.models.items()}
+        ranges = {
+            name: plausible_range(model.schema.target) for name, model in models.items() if not model.manifest.classes
+        }
         if log is None or writer is None:
             raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
@@ -112,8 +122,8 @@ def blueprint(
                 ]
             except ImplausibleTruthsError as error:
                 problems = {
-                    Problem(item_numbers[indexes[index]], "truth", reason): None
-                    for index, reason in error.reasons.items()
+                    dataclasses.replace(problem, row=item_numbers[indexes[index]]): None
+                    for index, problem in error.problems.items()
                 }
                 raise SchemaError([*problems], n_rows=len(items)) from None
 
@@ -162,16 +172,16 @@ def blueprint(
     return routes
 
 
-def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
+def decode(value: Any, *, max_rows: int, labels: bool = False) -> list[tuple[str, int, Truth]]:
     """Return (request id, row, truth) of each true value in a body, which is an object or a list of objects.
 
     An object is `{"request_id": "…", "row": 0, "truth": 24.0}`, where the row is 0 by default, or `{"request_id": "…",
     "truth": [24.0, null, 21.6]}` with a truth for each row from 0, null if it is not known. Either may have `"replace":
-    true`. Raises `SchemaError` with every problem.
+    true`. With `labels`, a truth may also be a string, true or false. Raises `SchemaError` with every problem.
     """
     items = value if isinstance(value, list) else [value]
     tables.check_rows(len(items), max_rows)
-    truths: list[tuple[str, int, float]] = []
+    truths: list[tuple[str, int, Truth]] = []
     problems: list[Problem] = []
     for number, item in enumerate(items):
         if len(problems) > MAX_PROBLEMS:
@@ -200,10 +210,13 @@ def decode(value: Any, *, max_rows: int) -> list[tuple[str, int, float]]:
             known = [pair for pair in enumerate(truth) if pair[1] is not None]
         else:
             known = [(row or 0, truth)]  # a row of None is a problem already
-        reasons = {reason for _, known_truth in known if (reason := _reason(known_truth))}
+        reasons = {reason for _, known_truth in known if (reason := _reason(known_truth, labels=labels))}
         problems += [Problem(number, "truth", reason) for reason in sorted(reasons)]
         if not problems:
-            truths += [(request_id, row, float(known_truth)) for row, known_truth in known]
+            truths += [
+                (request_id, row, float(known_truth) if type(known_truth) is int else known_truth)
+                for row, known_truth in known
+            ]
     if problems:
         raise SchemaError(problems[:MAX_PROBLEMS], n_rows=len(items), more=len(problems) > MAX_PROBLEMS)
     tables.check_rows(len(truths), max_rows)
@@ -225,8 +238,10 @@ def _item_numbers(items: Sequence[dict[str, Any]]) -> list[int]:
     return [number for number, count in enumerate(counts) for _ in range(count)]
 
 
-def _reason(truth: Any) -> str | None:
+def _reason(truth: Any, *, labels: bool) -> str | None:
     """Return what is wrong with a true value, or None."""
+    if labels and type(truth) in (str, bool):
+        return None
     if type(truth) not in (int, float):
         return NOT_A_NUMBER
     if isinstance(truth, float) and not isfinite(truth):

@@ -113,16 +113,23 @@ class ModelCollector(Collector):
             ("rmse", "Root mean square error"),
             ("mae", "Mean absolute error"),
             ("bias", "Mean signed error"),
+            ("log_loss", "Mean of minus the logarithm of the true class's probability"),
+            ("log_loss_deviation", "Standard deviation of a row's log loss"),
+            ("brier", "Brier score: mean squared error of the probabilities"),
+            ("accuracy", "Share of rows with the right label"),
+            ("auc", "Area under the ROC curve"),
             ("rows", "True values behind the error: with few of them a difference means little"),
         ):
             validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
             for model in self._served.loaded.models.values():
-                scores = model.manifest.metrics.validation
-                if scores:
-                    validation.add_metric([model.name, str(model.version)], getattr(scores, name))
+                value = getattr(model.manifest.metrics.validation, name, None)  # each task has metrics of its own
+                if value is not None:
+                    validation.add_metric([model.name, str(model.version)], value)
             live = GaugeMetricFamily(f"tabserve_live_error_{name}", f"{meaning}, by feedback.", labels=labels)
             for error in self._live_errors.latest:
-                live.add_metric([error.model, str(error.version)], getattr(error, name))
+                value = error.rows if name == "rows" else error.figures.get(name)
+                if value is not None:
+                    live.add_metric([error.model, str(error.version)], value)
             yield from (validation, live)
 
     def _gpu(self) -> Iterable[GaugeMetricFamily]:

@@ -175,12 +175,13 @@ class Metrics:
         assert model  # it made the predictions
         X = np.concatenate([exchange.X for exchange in exchanges if exchange.X is not None])
         y = np.concatenate([exchange.y for exchange in exchanges if exchange.y is not None])
+        predictions = y if y.ndim == 1 else y[:, 0]
         version = model.name, model.version
         self._child(self._rows, *version).inc(len(y))
         _add(self._child(self._engine, *version), [exchange.engine_seconds for exchange in exchanges])
         for (name, bins), column in zip(model.reference.features.items(), X.T):
             self._count(self._feature_bins, (*version, name), bins, column)
-        self._count(self._prediction_bins, version, model.reference.prediction, y)
+        self._count(self._prediction_bins, version, model.reference.prediction, predictions)
 
     def _count(self, metric: Counter, labels: tuple[object, ...], bins: AnyBins, values: NDArray[np.float64]) -> None:
         for label, count in zip(bins.labels, bins.count(values).tolist()):

@@ -13,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.config import Config
 from app.telemetry.gauges import LiveErrors
 from app.telemetry.metrics import Metrics
@@ -31,6 +34,8 @@ _STOP_SECONDS = 5  # how long a stopping worker waits for the database, well wit
 _REQUESTS_A_WRITE, _ROWS_A_WRITE = 1_000, 10_000  # whichever is less, but at least one request
 # Rows that may wait for a slow or unavailable database; about 600 bytes each in requests of one row.
 MAX_WAITING_ROWS = 50_000
+# Of answers that may wait: those of a classifier have a number for each class. A request of 10,000 rows has 80 MB.
+MAX_WAITING_BYTES = 2**27
 
 
 class LogWriter:
@@ -46,6 +51,7 @@ class LogWriter:
         self._config = config
         self._waiting: deque[Exchange] = deque()
         self._rows_queued = self._rows_dequeued = 0  # one thread changes each
+        self._bytes_queued = self._bytes_dequeued = 0
         self._next_refresh = self._next_prune = 0.0
         self._failing = False
         self._written = threading.Condition()
@@ -63,11 +69,15 @@ class LogWriter:
         # By the request id, so that all pods choose the same requests.
         if zlib.crc32(exchange.request_id.encode()) >= self._config.prediction_log_share * 2**32:
             return
-        n_rows = exchange.rows
-        if self._rows_queued - self._rows_dequeued + n_rows > MAX_WAITING_ROWS:
+        n_rows, n_bytes = exchange.rows, _answer_bytes(exchange)
+        if (
+            self._rows_queued - self._rows_dequeued + n_rows > MAX_WAITING_ROWS
+            or self._bytes_queued - self._bytes_dequeued + n_bytes > MAX_WAITING_BYTES
+        ):
             self._metrics.count_dropped(n_rows, "queue_full")
             return
         self._rows_queued += n_rows
+        self._bytes_queued += n_bytes
         self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
 
     def wait_for_write(self, n_seen: int, seconds: float) -> int:
@@ -144,7 +154,12 @@ class LogWriter:
         first: dict[str, Exchange] = {}
         for exchange in batch:
             first.setdefault(exchange.request_id, exchange)
-        written = self._log.write([row for exchange in first.values() for row in self._rows(exchange)])
+        rows = [row for exchange in first.values() for row in self._rows(exchange)]
+        models = {id(exchange.model): exchange.model for exchange in first.values() if exchange.model}
+        labels = {
+            (model.name, model.version): model.manifest.classes for model in models.values() if model.manifest.classes
+        }
+        written = self._log.write(rows, labels)
         self._dequeue(len(batch))
         self._metrics.count_logged(written)
         self._metrics.count_dropped(sum(exchange.rows for exchange in batch) - written, "repeated")
@@ -161,7 +176,9 @@ class LogWriter:
     def _dequeue(self, requests: int) -> None:
         """Remove requests from the queue after they were written: until then a failed write can be repeated."""
         for _ in range(requests):
-            self._rows_dequeued += self._waiting.popleft().rows
+            exchange = self._waiting.popleft()
+            self._rows_dequeued += exchange.rows
+            self._bytes_dequeued += _answer_bytes(exchange)
 
     def _rows(self, exchange: Exchange) -> Iterator[dict[str, Any]]:
         assert exchange.model  # an exchange with predictions has one
@@ -172,11 +189,14 @@ class LogWriter:
             "model": exchange.model.name,
             "version": exchange.model.version,
         }
-        schema = exchange.model.schema
+        schema, y = exchange.model.schema, exchange.y
         rows: Iterable[Sequence[Any] | None] = repeat(None) if exchange.X is None else schema.to_log(exchange.X)
-        for number, (values, prediction) in enumerate(zip(rows, exchange.y.tolist())):
+        probabilities: Iterable[NDArray[np.float64] | None] = repeat(None)
+        if y.ndim > 1:
+            y, probabilities = y[:, 0], y[:, 1:]
+        for number, (values, prediction, of_row) in enumerate(zip(rows, y.tolist(), probabilities)):
             features = values and dict(zip(schema.names, values))
-            yield {**common, "row": number, "features": features, "prediction": prediction}
+            yield {**common, "row": number, "features": features, "prediction": prediction, "probabilities": of_row}
 
     def _refresh(self) -> None:
         now, clock = datetime.now(UTC), time.monotonic()
@@ -189,3 +209,7 @@ class LogWriter:
             self._metrics.count_removed(removed, "age")
             if not removed:  # otherwise there may be more
                 self._next_prune = clock + _PRUNE_SECONDS
+
+
+def _answer_bytes(exchange: Exchange) -> int:
+    return 0 if exchange.y is None else exchange.y.nbytes

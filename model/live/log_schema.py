@@ -1,4 +1,4 @@
-"""The table of the prediction log, the version of its schema, and the steps from each version to the next.
+"""The tables of the prediction log, the version of its schema, and the steps from each version to the next.
 
 The database keeps the version: SQLite as its `user_version`, PostgreSQL in the comment on the table, which is copied
 and dropped with it. A log without a version is older than versions are: it is version 0, with the table of version 1.
@@ -23,6 +23,8 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -32,14 +34,31 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
+    TypeDecorator,
     inspect,
 )
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ProgrammingError
 
 from model.errors import PredictionLogError
+
+
+class _Floats(TypeDecorator[NDArray[np.float64]]):
+    """An array of float64 as its bytes, little-endian."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: NDArray[np.float64] | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.astype("<f8", copy=False).tobytes()
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> NDArray[np.float64] | None:
+        return None if value is None or len(value) % 8 else np.frombuffer(value, "<f8")
+
 
 _tables = MetaData()
 predictions = Table(
@@ -51,11 +70,21 @@ predictions = Table(
     Column("model", String, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("features", JSON(none_as_null=True)),  # cells by name, as clients send them, if they are logged
-    Column("prediction", Double),  # NaN is NULL in SQLite
-    Column("truth", Double),
+    # NaN is NULL in SQLite. Of a classifier the position of the label in the version's list of classes, from 0 on.
+    Column("prediction", Double),
+    Column("truth", Double),  # the same
     Column("truth_time", DateTime(timezone=True)),
+    Column("probabilities", _Floats),  # of a classifier, in the order of the version's list of classes
     Index("predictions_time", "time"),
     Index("predictions_truth_time", "truth_time"),
+)
+# The labels of each version that is a classifier, a list of strings, numbers or booleans.
+classes = Table(
+    "prediction_classes",
+    _tables,
+    Column("model", String, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("labels", JSON, nullable=False),
 )
 
 
@@ -63,8 +92,19 @@ def _add_version(connection: Connection) -> None:
     """From 0 to 1: the log gets a version, and its table stays as it is."""
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_add_version,)
+def _add_classes(connection: Connection) -> None:
+    """From 1 to 2: predictions get probabilities, and the classes of each classifier are kept."""
+    kind = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+    connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN probabilities {kind}")
+    connection.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS prediction_classes (model VARCHAR NOT NULL, version BIGINT NOT NULL, "
+        "labels JSON NOT NULL, PRIMARY KEY (model, version))"
+    )
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_add_version, _add_classes)
 OLDEST_READABLE = 0
+OLDEST_WITH_CLASSES = 2
 
 _COMMENT = "tabserve prediction log, schema version {}"
 _NO_PRIVILEGE = "42501"  # PostgreSQL's insufficient_privilege
@@ -92,8 +132,6 @@ def upgrade(connection: Connection) -> int | None:
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != _NO_PRIVILEGE:
             raise
-        if found == 0 and len(STEPS) == 1:  # the same table, which is only not numbered
-            return None
         raise PredictionLogError(
             f"the prediction log has schema version {found}, and its user may not upgrade it to version {len(STEPS)}; "
             f"start a server once with the user that owns the table {predictions.name}"
@@ -101,15 +139,16 @@ def upgrade(connection: Connection) -> int | None:
     return found
 
 
-def check_readable(connection: Connection) -> None:
-    """Raise `PredictionLogError` if there is no log, or one that this code cannot read."""
+def check_readable(connection: Connection, oldest: int | None = None) -> None:
+    """Raise `PredictionLogError` if there is no log, or one older than `oldest`, or newer than this code."""
+    oldest = OLDEST_READABLE if oldest is None else oldest
     if not inspect(connection).has_table(predictions.name):
         raise PredictionLogError("no prediction log is in this database; name the one of the server")
     found = _version(connection)
     _refuse_newer(found)
-    if found < OLDEST_READABLE:
+    if found < oldest:
         raise PredictionLogError(
-            f"the prediction log has schema version {found}, and version {OLDEST_READABLE} or later can be read; "
+            f"the prediction log has schema version {found}, and version {oldest} or later can be read; "
             "start a server of this version of tabserve with it once, which upgrades it"
         )
 

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from operator import itemgetter
@@ -39,10 +39,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
-from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError
-from model.live import log_schema, sqlite_file
+from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError, Problem, RefusedRowsError
+from model.live import classes, log_schema, sqlite_file
+from model.live.log_schema import classes as _classes
 from model.live.log_schema import predictions as _predictions
 from model.live.sqlite_file import SQLiteFile
+from model.metrics import classification
+from model.schema.feature import NOT_A_NUMBER, Category, Cells
 
 T = TypeVar("T")
 
@@ -56,6 +59,10 @@ _LOCK = int.from_bytes(b"tabserve")  # an arbitrary advisory lock number, for th
 _KEYS_PER_QUERY = 250  # two parameters each; SQLite allowed at most 999 in a statement for many years
 _ROWS_PER_REMOVAL = 5_000  # about 50 ms in which no other process can write to SQLite
 _ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of these statements
+
+# The last truths of a classifier that its live error is of: their log loss is known to about 2 %, and they are read in
+# 60 ms, every 10 s in each worker. No database has the area under a ROC curve.
+MAX_CLASSIFIED = 10_000
 
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
 
@@ -75,25 +82,43 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LiveError:
-    """The error of a version's predictions by the truths; `bias` is the mean of prediction minus truth."""
+    """The error of a version's predictions by the truths of so many rows.
+
+    `figures` has `rmse`, `mae` and `bias`, the mean of prediction minus truth; or those metrics of
+    `ClassificationScores` that are defined, over the last `MAX_CLASSIFIED` truths.
+    """
 
     model: str
     version: int
     rows: int
-    rmse: float
-    mae: float
-    bias: float
+    figures: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRows:
-    """The logged rows of one version, oldest first; NaN is a missing truth or feature value."""
+    """The logged rows of one version, oldest first; NaN is a missing truth or feature value.
+
+    `answers` are in the form of `Artifact.predict`. The predictions and truths of a classifier are positions of labels.
+    """
 
     times: NDArray[np.datetime64]  # UTC
     X: NDArray[np.float64]  # (n_rows, n_features); NaN in rows without features
     with_features: NDArray[np.bool_]  # of which rows the features are logged
-    predictions: NDArray[np.float64]
+    answers: NDArray[np.float64]  # (n_rows,) or (n_rows, 1 + n_classes)
     truths: NDArray[np.float64]
+
+    @property
+    def predictions(self) -> NDArray[np.float64]:
+        """Return the predictions, `(n_rows,)`."""
+        return self.answers if self.answers.ndim == 1 else self.answers[:, 0]
+
+    def with_truths(self, rows: slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the truths, and the answers, of those rows that have a truth and a finite prediction."""
+        y, answers = self.truths[rows], self.answers[rows]
+        known = np.isfinite(self.predictions[rows] - y)
+        if answers.ndim > 1:  # a class of another model that had this name and version
+            known &= y < answers.shape[1] - 1
+        return y[known], answers[known]
 
 
 class PredictionLog:
@@ -150,13 +175,22 @@ class PredictionLog:
             # A second longer than the server's own limit, which should apply first.
             event.listen(self._engine, "do_connect", connector(timeout_seconds=timeout_seconds + 1))
         self._is_sqlite = kind == "sqlite"
+        upsert = (sqlite if kind == "sqlite" else postgresql).insert(_classes)
+        self._keep_classes = upsert.on_conflict_do_update(
+            index_elements=[_classes.c.model, _classes.c.version], set_={"labels": upsert.excluded.labels}
+        )
+        self._kept: dict[tuple[str, int], Sequence[Category]] = {}  # in the database that is open
         self._read_only = read_only
         self._ready = False
         self._file: SQLiteFile | None = None  # opened for writing
         self._reopening = threading.Lock()
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Insert rows and return their number.
+    def write(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        labels: Mapping[tuple[str, int], Sequence[Category]] = MappingProxyType({}),
+    ) -> int:
+        """Insert rows and return their number; `labels` are those of each version among them that is a classifier.
 
         All rows of a request id must be in one call: rows with an id that the table already has are skipped. Raises
         `RefusedRowsError` if the database rejects their contents.
@@ -165,6 +199,10 @@ class PredictionLog:
         ids = list(dict.fromkeys(row["request_id"] for row in rows))
         written = 0
         with self._transaction(writes=True) as connection:
+            new = {key: list(labels[key]) for key in sorted(labels) if self._kept.get(key) != labels[key]}
+            if new:
+                found = [{"model": name, "version": version, "labels": new[name, version]} for name, version in new]
+                connection.execute(self._keep_classes, found)
             existing: set[str] = set()
             for chunk in _chunks(ids, _KEYS_PER_QUERY):
                 existing.update(
@@ -174,11 +212,12 @@ class PredictionLog:
             fresh.sort(key=itemgetter("request_id"))  # in one order, so that transactions cannot deadlock
             for chunk in _chunks(fresh, _ROWS_PER_STATEMENT):
                 written += connection.execute(self._insert, chunk).rowcount
+        self._kept.update({key: labels[key] for key in new})
         return written
 
     def add_truths(
         self,
-        truths: Sequence[tuple[str, int, float]],
+        truths: Sequence[tuple[str, int, Any]],
         *,
         oldest: datetime,
         replace: Collection[tuple[str, int]] = (),
@@ -186,40 +225,49 @@ class PredictionLog:
     ) -> list[Outcome]:
         """Store true values (request id, row, value) with their predictions; return the outcome of each.
 
-        A stored value is kept unless its (request id, row) is in `replace`. A prediction from before `oldest` counts as
-        unknown even if it is not removed yet. Raises `ImplausibleTruthsError` and stores nothing if a value is outside
-        the entry of `ranges` for its prediction's model.
+        The value is a number, or a label of the classifier that made the prediction. A stored value is kept unless its
+        (request id, row) is in `replace`. A prediction from before `oldest` counts as unknown even if it is not removed
+        yet. Raises `ImplausibleTruthsError` and stores nothing if a value is no label of its prediction's version, no
+        number, or outside the entry of `ranges` for its model.
         """
         table = _predictions.c
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
-        outcomes, changes, reasons = [], {}, {}
+        outcomes, changes, problems = [], {}, {}
         with self._transaction(writes=True) as connection:
             known = self._find_truths(connection, keys, oldest)
+            labels: Mapping[tuple[str, int], Cells] = {}
             if known:  # again under a lock, which unknown ids do not take
                 if self._is_sqlite:
                     connection.exec_driver_sql(self._lock)
                 known = self._find_truths(connection, sorted(known), oldest, lock=True)
-            for number, (request_id, row, value) in enumerate(truths):
+                labels = _labels_of(connection, {version for version, _ in known.values()})
+            for number, (request_id, row, sent) in enumerate(truths):
                 key = request_id, row
                 if key not in known:
                     outcomes.append(Outcome.UNKNOWN)
                     continue
-                model, before = known[key]
+                version, before = known[key]
+                value = _truth(sent, labels.get(version))
+                if isinstance(value, Problem):
+                    problems[number] = value
+                    continue
                 if before == value:
                     outcomes.append(Outcome.REPEATED)
                     continue
                 if before is not None and key not in replace:
                     outcomes.append(Outcome.CONFLICTING)
                     continue
-                low, high = ranges.get(model, (value, value))
+                model = version[0]
+                low, high = (value, value) if version in labels else ranges.get(model, (value, value))
                 if not low <= value <= high:
-                    reasons[number] = f"outside the range of the target of {model}: {low:g} to {high:g}"
-                known[key] = model, value
+                    reason = f"outside the range of the target of {model}: {low:g} to {high:g}"
+                    problems[number] = Problem(None, "truth", reason)
+                known[key] = version, value
                 outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
                 changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
-            if reasons:
-                raise ImplausibleTruthsError(reasons)
+            if problems:
+                raise ImplausibleTruthsError(problems)
             if changes:
                 matches = (table.request_id == bindparam("its_id")) & (table.row == bindparam("its_row"))
                 for chunk in _chunks(list(changes.values()), _ROWS_PER_STATEMENT):
@@ -228,17 +276,18 @@ class PredictionLog:
 
     def _find_truths(
         self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
-    ) -> dict[tuple[str, int], tuple[str, float | None]]:
-        """Return the model and the truth of the known rows; `lock` locks them in PostgreSQL."""
+    ) -> dict[tuple[str, int], tuple[tuple[str, int], float | None]]:
+        """Return the model's name and version, and the truth, of the known rows; `lock` locks them in PostgreSQL."""
         table = _predictions.c
-        query = select(table.request_id, table.row, table.model, table.truth).where(table.time >= oldest)
+        query = select(table.request_id, table.row, table.model, table.version, table.truth)
+        query = query.where(table.time >= oldest)
         if lock:  # in Python's order, so that transactions cannot deadlock
             order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
             query = query.order_by(order, table.row).with_for_update()
         known = {}
         for chunk in _chunks(keys, _KEYS_PER_QUERY):
             for row in connection.execute(query.where(tuple_(table.request_id, table.row).in_(chunk))):
-                known[row.request_id, row.row] = row.model, row.truth
+                known[row.request_id, row.row] = (row.model, row.version), row.truth
         return known
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:
@@ -251,14 +300,41 @@ class PredictionLog:
         square = case((absolute < _SMALLEST_ERROR, 0.0), else_=error * error)
         # Sums, since PostgreSQL's averages also compute the variance, which overflows sooner.
         figures = func.count(), func.sum(square), func.sum(absolute), func.sum(error)
-        has_error = (table.truth_time >= since) & (absolute < _LARGEST_ERROR)
-        query = select(table.model, table.version, *figures).where(has_error)
+        is_recent, is_class = table.truth_time >= since, table.probabilities.is_not(None)
+        query = select(table.model, table.version, *figures).where(is_recent & ~is_class & (absolute < _LARGEST_ERROR))
+        classifiers = select(table.model, table.version).where(is_recent & is_class).distinct()
         with self._transaction() as connection:
             rows_by_version = connection.execute(query.group_by(table.model, table.version)).all()
-        return [
-            LiveError(model, version, rows, rmse=(squares / rows) ** 0.5, mae=absolutes / rows, bias=errors / rows)
+            found = [self._classified(connection, *version, since=since) for version in connection.execute(classifiers)]
+        errors = [
+            LiveError(
+                model, version, rows, {"rmse": (squares / rows) ** 0.5, "mae": absolutes / rows, "bias": errors / rows}
+            )
             for model, version, rows, squares, absolutes, errors in rows_by_version
         ]
+        return [*errors, *filter(None, found)]
+
+    def _classified(self, connection: Connection, model: str, version: int, *, since: datetime) -> LiveError | None:
+        """Return the metrics of a classifier over its last truths; None if no row can be judged."""
+        labels = _labels_of(connection, {(model, version)}).get((model, version))
+        if labels is None:
+            return None
+        table = _predictions.c
+        query = (
+            select(table.prediction, table.probabilities, table.truth)
+            .where(table.model == model, table.version == version, table.truth_time >= since)
+            .order_by(table.truth_time.desc())
+            .limit(MAX_CLASSIFIED)
+        )
+        predictions, probabilities, truths = zip(*connection.execute(query).all())
+        answers = classes.answers(predictions, probabilities, labels.n_places)
+        y = np.array(truths, dtype=np.float64)
+        is_known = ~np.isnan(answers[:, 0]) & (y < labels.n_places)
+        if not is_known.any():
+            return None
+        figures = asdict(classification(y[is_known], answers[is_known]))
+        rows = figures.pop("rows")
+        return LiveError(model, version, rows, {name: value for name, value in figures.items() if value is not None})
 
     def read(
         self,
@@ -268,34 +344,43 @@ class PredictionLog:
         features: Sequence[str],
         since: datetime,
         from_log: Sequence[Callable[[Sequence[Any]], NDArray[np.float64]]] | None = None,
+        n_classes: int = 0,
     ) -> LoggedRows:
         """Return the rows of a version logged since a time, with `features` in this order.
 
-        `from_log` has for each feature what turns its logged cells into numbers; without it they are numbers.
+        `from_log` has for each feature what turns its logged cells into numbers; without it they are numbers. A
+        classifier has `n_classes`.
         """
         table = _predictions.c
+        columns_read = [table.time, table.features, table.prediction, table.truth]
         query = (
-            select(table.time, table.features, table.prediction, table.truth)
+            select(*columns_read, *([table.probabilities] if n_classes else []))
             .where(table.model == model, table.version == version, table.time >= since)
             .order_by(table.time, table.request_id, table.row)
         )
         nothing: dict[str, float] = {}
         no_rows = np.empty(0, dtype=bool)
+        no_answers = np.empty((0, 1 + n_classes)) if n_classes else np.empty(0)
         parts = [
-            LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), no_rows, np.empty(0), np.empty(0))
+            LoggedRows(np.empty(0, "datetime64[us]"), np.empty((0, len(features))), no_rows, no_answers, np.empty(0))
         ]
         with self._transaction() as connection:
+            if n_classes:
+                log_schema.check_readable(connection, log_schema.OLDEST_WITH_CLASSES)
             for rows in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}).partitions():
                 records = [row.features or nothing for row in rows]
                 columns: list[Any] = [[record.get(name) for record in records] for name in features]
                 if from_log:
                     columns = [numbers(column) for numbers, column in zip(from_log, columns)]
+                predictions = [row.prediction for row in rows]
                 parts.append(
                     LoggedRows(
                         times=np.array([_naive_utc(row.time) for row in rows], dtype="datetime64[us]"),
                         X=np.array(columns, dtype=np.float64).reshape(len(features), len(rows)).T,  # None becomes NaN
                         with_features=np.array([row.features is not None for row in rows]),
-                        predictions=np.array([row.prediction for row in rows], dtype=np.float64),
+                        answers=classes.answers(predictions, [row.probabilities for row in rows], n_classes)
+                        if n_classes
+                        else np.array(predictions, dtype=np.float64),
                         truths=np.array([row.truth for row in rows], dtype=np.float64),  # None becomes NaN
                     )
                 )
@@ -303,7 +388,7 @@ class PredictionLog:
             times=np.concatenate([chunk.times for chunk in parts]),
             X=np.concatenate([chunk.X for chunk in parts]),
             with_features=np.concatenate([chunk.with_features for chunk in parts]),
-            predictions=np.concatenate([chunk.predictions for chunk in parts]),
+            answers=np.concatenate([chunk.answers for chunk in parts]),
             truths=np.concatenate([chunk.truths for chunk in parts]),
         )
 
@@ -367,7 +452,8 @@ class PredictionLog:
             self._engine.dispose()
 
     def _prepare(self) -> None:
-        """Create or upgrade the table; with `read_only` only check that it can be read."""
+        """Create or upgrade the tables; with `read_only` only check that they can be read."""
+        self._kept = {}
         if self._read_only:
             with self._engine.connect() as connection:
                 log_schema.check_readable(connection)
@@ -406,6 +492,26 @@ class PredictionLog:
             if isinstance(error, (DataError, IntegrityError)):
                 raise RefusedRowsError(f"the prediction log rejects these rows: {cause_name}") from None
             raise PredictionLogError(f"the prediction log cannot be used: {cause_name}") from None
+
+
+def _labels_of(connection: Connection, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], Cells]:
+    """Return what converts the labels of each of these versions that is a classifier."""
+    table = _classes.c
+    found: dict[tuple[str, int], Cells] = {}
+    for chunk in _chunks(sorted(versions), _KEYS_PER_QUERY):
+        query = select(table.model, table.version, table.labels)
+        for model, version, labels in connection.execute(query.where(tuple_(table.model, table.version).in_(chunk))):
+            found[model, version] = classes.cells_of(labels)
+    return found
+
+
+def _truth(sent: Any, labels: Cells | None) -> float | Problem:
+    """Return a true value as the log has it, or what is wrong with it."""
+    if labels:
+        return classes.position_of(sent, labels)
+    if type(sent) not in (int, float):
+        return Problem(None, "truth", NOT_A_NUMBER)
+    return float(sent)
 
 
 def _executor(connection: Connection) -> Callable[[str], Any]:

@@ -50,6 +50,11 @@ OLD_LOGS = {
         ]
     },
 }
+OLD_LOGS["sqlite"][1] = [*OLD_LOGS["sqlite"][0], "PRAGMA user_version = 1"]
+OLD_LOGS["postgresql"][1] = [
+    *OLD_LOGS["postgresql"][0],
+    "COMMENT ON TABLE predictions IS 'tabserve prediction log, schema version 1'",
+]
 # Opens a log with steps that change its table, and is killed before the last of them where it is told so.
 UPGRADE = """
 import os, signal, sys
@@ -108,7 +113,7 @@ def found_in(url: str, *, read_only: bool = False) -> list[list[float]]:
 OLD = [[0.1, 0.1], [1.5, 2.5], [3.25]]
 
 
-@pytest.fixture(params=[0])
+@pytest.fixture(params=[0, 1])
 def old(url: str, request: pytest.FixtureRequest) -> str:
     """The URL of a log of an older version, with two rows and a truth."""
     execute(url, *OLD_LOGS[url.partition(":")[0]][request.param])
@@ -137,14 +142,26 @@ def test_old_log_is_upgraded_without_loss(old: str) -> None:
 
 def test_old_log_is_read_without_an_upgrade(old: str) -> None:
     """A reader reads an older log, and changes nothing."""
+    before = version(old)
+
     assert found_in(old, read_only=True) == OLD
-    assert version(old) == 0
+    assert version(old) == before
+
+
+def test_classifier_needs_a_log_that_has_classes(old: str) -> None:
+    """A reader of a classifier says which version of the log has its answers, and what upgrades an older one."""
+    with (
+        closing(PredictionLog(old, read_only=True)) as log,
+        pytest.raises(PredictionLogError, match=f"has schema version {version(old)}, and version 2 or later can be"),
+    ):
+        log.read("m", 1, features=(), since=LONG_AGO, n_classes=2)
 
 
 def test_log_that_is_too_old_to_be_read(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the queries need a newer schema, a reader says which, and what upgrades the log."""
-    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 1)
-    with pytest.raises(PredictionLogError, match="has schema version 0, and version 1 or later can be read; start a"):
+    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 2)
+    before = version(old)
+    with pytest.raises(PredictionLogError, match=f"schema version {before}, and version 2 or later can be read; start"):
         found_in(old, read_only=True)
 
     assert found_in(old) == OLD
@@ -185,10 +202,11 @@ def test_processes_upgrade_once(old: str) -> None:
 
 def test_crash_between_steps_changes_nothing(old: str) -> None:
     """If a process is killed between two steps, the log is as it was, and the next process upgrades it."""
+    before = version(old)
     with opened(old, "killed") as process:
         process.communicate("\n", timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert version(old) == 0
+    assert version(old) == before
     assert found_in(old, read_only=True) == OLD
 
     with opened(old, "whole") as process:
@@ -208,25 +226,29 @@ def fail(connection: Connection) -> None:
 def test_step_that_fails_changes_nothing(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that the database refuses undoes those before it."""
     monkeypatch.setattr(log_schema, "STEPS", (*log_schema.STEPS, add_note, fail))
+    before = version(old)
     with pytest.raises(PredictionLogError, match="cannot be used"):
         found_in(old)
     monkeypatch.undo()
 
-    assert version(old) == 0
+    assert version(old) == before
     assert found_in(old) == OLD
 
 
-def test_user_that_may_not_upgrade(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user of PostgreSQL that does not own the table uses a log that is only not numbered, and is told of others."""
-    execute(postgres.url(), "DROP TABLE IF EXISTS predictions", *OLD_LOGS["postgresql"][0], "CREATE ROLE writer LOGIN")
+def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
+    """A user of PostgreSQL that does not own the table reads an older log, and is told how it is upgraded."""
+    execute(
+        postgres.url(),
+        "DROP TABLE IF EXISTS predictions, prediction_classes",
+        *OLD_LOGS["postgresql"][1],
+        "CREATE ROLE writer LOGIN",
+    )
     execute(postgres.url(), "GRANT SELECT, INSERT, UPDATE, DELETE ON predictions TO writer")
     url = postgres.url().replace("tabserve:", "writer:")
     try:
-        assert found_in(url) == found_in(url, read_only=True) == OLD
-        with monkeypatch.context() as later:
-            later.setattr(log_schema, "STEPS", (*log_schema.STEPS, lambda connection: None))
-            with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 2; start a server"):
-                found_in(url)
+        assert found_in(url, read_only=True) == OLD
+        with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 2; start a server"):
+            found_in(url)
         assert found_in(postgres.url()) == OLD
         assert found_in(url) == OLD
     finally:

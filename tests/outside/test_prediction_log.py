@@ -21,10 +21,11 @@ import numpy as np
 import psycopg
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from app.telemetry.metrics import OUTCOMES
-from model import ImplausibleTruthsError, ModelError, PredictionLogError, RefusedRowsError, Store
+from model import ImplausibleTruthsError, ModelError, PredictionLogError, Problem, RefusedRowsError, Store
+from model.live import prediction_log
 from model.live.prediction_log import Outcome, PredictionLog
 from tests.support import gems
 from tests.support.postgres import Postgres
@@ -297,9 +298,105 @@ def test_live_errors_are_those_of_scikit_learn(log: PredictionLog) -> None:
     for version, (predictions, truths) in pairs.items():
         live_error = found[version]
         assert (live_error.model, live_error.rows) == ("boston-housing", 500)
-        assert live_error.rmse == pytest.approx(root_mean_squared_error(truths, predictions), rel=1e-9)
-        assert live_error.mae == pytest.approx(mean_absolute_error(truths, predictions), rel=1e-9)
-        assert live_error.bias == pytest.approx((predictions - truths).mean(), rel=1e-9)
+        assert live_error.figures["rmse"] == pytest.approx(root_mean_squared_error(truths, predictions), rel=1e-9)
+        assert live_error.figures["mae"] == pytest.approx(mean_absolute_error(truths, predictions), rel=1e-9)
+        assert live_error.figures["bias"] == pytest.approx((predictions - truths).mean(), rel=1e-9)
+
+
+LABELS = ("a", "b", "c")
+
+
+def answered(request_id: str, answers: NDArray[np.float64], **which: Any) -> list[dict[str, Any]]:
+    """Return the rows of one request to a classifier for `write`; answers are as of `Artifact.predict`."""
+    written = rows(request_id, answers[:, 0].tolist(), **which)
+    return [{**row, "probabilities": probabilities} for row, probabilities in zip(written, answers[:, 1:])]
+
+
+def random_answers(n: int, *, seed: int = 3) -> NDArray[np.float64]:
+    """Return answers of a classifier of three labels."""
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), n)
+    return np.column_stack([probabilities.argmax(axis=1), probabilities])
+
+
+def test_answers_of_classifiers_are_read_back(log: PredictionLog) -> None:
+    """Labels and probabilities are read as they were written, to the last bit, beside rows of a regression."""
+    answers = random_answers(300)
+    plain = [{**row, "probabilities": None} for row in rows("r", [1.5], model="other")]
+    assert log.write([*plain, *answered("c", answers)], {("boston-housing", 1): LABELS}) == 301
+    found = log.read("boston-housing", 1, features=(), since=LONG_AGO, n_classes=3)
+
+    assert np.array_equal(bits(found.answers), bits(answers))
+    assert found.predictions.tolist() == answers[:, 0].tolist()
+    assert log.read("other", 1, features=(), since=LONG_AGO).answers.tolist() == [1.5]
+    assert log.read("boston-housing", 2, features=(), since=LONG_AGO, n_classes=3).answers.shape == (0, 4)
+
+
+def test_truths_of_classifiers_are_labels(log: PredictionLog) -> None:
+    """A label is stored as its position in the version that predicted; versions may have other labels."""
+    log.write(answered("v1", random_answers(4)), {("boston-housing", 1): LABELS})
+    log.write(answered("v2", random_answers(2), version=2), {("boston-housing", 2): ("c", "b", "z")})
+    truths = [("v1", 0, "c"), ("v1", 1, "a"), ("v2", 0, "c"), ("v2", 1, "z"), ("none", 0, "a")]
+
+    assert log.add_truths(truths, oldest=LONG_AGO) == [*["accepted"] * 4, "unknown"]
+    assert log.add_truths([("v1", 0, "c"), ("v1", 1, "b")], oldest=LONG_AGO) == ["repeated", "conflicting"]
+    first = log.read("boston-housing", 1, features=(), since=LONG_AGO, n_classes=3)
+    second = log.read("boston-housing", 2, features=(), since=LONG_AGO, n_classes=3)
+    assert first.truths[:2].tolist() == [2.0, 0.0]
+    assert second.truths.tolist() == [0.0, 2.0]
+    with pytest.raises(ImplausibleTruthsError) as caught:
+        log.add_truths([("v1", 2, "a"), ("v1", 3, "z"), ("v2", 0, 1.0)], oldest=LONG_AGO)
+    assert caught.value.problems.keys() == {1, 2}
+    assert caught.value.problems[1].reason == "unknown category"
+    assert (
+        log.read("boston-housing", 1, features=(), since=LONG_AGO, n_classes=3).truths[2:].tolist()
+        == [pytest.approx(np.nan, nan_ok=True)] * 2
+    )
+
+
+def test_live_errors_of_classifiers_are_those_of_scikit_learn(log: PredictionLog) -> None:
+    """A classifier's metrics equal scikit-learn's for the same rows, and a regression beside it has its own."""
+    answers, random = random_answers(700), np.random.default_rng(5)
+    truths = [LABELS[int(place)] for place in random.integers(0, 3, 500)]
+    log.write(answered("c", answers), {("boston-housing", 1): LABELS})
+    log.write(rows("r", [1.0, 2.0], model="other"))
+    log.add_truths([("c", number, truth) for number, truth in enumerate(truths)], oldest=LONG_AGO)
+    log.add_truths([("r", 0, 3.0)], oldest=LONG_AGO)
+    found = {each.model: each for each in log.live_errors(since=LONG_AGO)}
+
+    labels = [LABELS[int(place)] for place in answers[:500, 0]]
+    error = found["boston-housing"]
+    assert (error.version, error.rows) == (1, 500)
+    assert error.figures["accuracy"] == pytest.approx(accuracy_score(truths, labels))
+    assert error.figures["log_loss"] == pytest.approx(log_loss(truths, answers[:500, 1:], labels=LABELS))
+    assert error.figures["auc"] == pytest.approx(roc_auc_score(truths, answers[:500, 1:], multi_class="ovr"))
+    assert found["other"].figures == {"rmse": 2.0, "mae": 2.0, "bias": -2.0}
+
+
+def test_live_errors_of_classifiers_are_of_the_last_truths(log: PredictionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many of the latest truths count, so that a scrape never waits for all of them."""
+    monkeypatch.setattr(prediction_log, "MAX_CLASSIFIED", 3)
+    right = np.array([[0.0, 0.8, 0.1, 0.1]] * 6)
+    log.write(answered("c", right), {("boston-housing", 1): LABELS})
+    log.add_truths([("c", number, "b") for number in range(3)], oldest=LONG_AGO)
+    log.add_truths([("c", number, "a") for number in range(3, 6)], oldest=LONG_AGO)
+
+    (error,) = log.live_errors(since=LONG_AGO)
+    assert (error.rows, error.figures["accuracy"]) == (3, 1.0)
+    assert "auc" not in error.figures
+
+
+def test_version_that_gets_other_labels(log: PredictionLog, url: str) -> None:
+    """If a store is made anew beside an old log, rows with other classes than now are left out, and nothing fails."""
+    log.write(answered("old", random_answers(3)), {("boston-housing", 1): LABELS})
+    log.add_truths([("old", 0, "c")], oldest=LONG_AGO)
+    with closing(PredictionLog(url)) as later:
+        of_two = np.array([[1.0, 0.2, 0.8], [0.0, 0.7, 0.3]])
+        later.write(answered("new", of_two), {("boston-housing", 1): (False, True)})
+        outcomes = later.add_truths([("new", 0, True), ("new", 1, False), ("old", 1, True)], oldest=LONG_AGO)
+        (error,) = later.live_errors(since=LONG_AGO)
+
+    assert outcomes == ["accepted"] * 3
+    assert error.rows == 2
 
 
 def test_live_errors_since(log: PredictionLog) -> None:
@@ -309,9 +406,9 @@ def test_live_errors_since(log: PredictionLog) -> None:
     middle = datetime.now(UTC)
     log.add_truths([("a", 1, 2.0), ("a", 2, 4.0)], oldest=LONG_AGO)  # the first is repeated: it came before
 
-    assert [(live_error.rows, live_error.mae) for live_error in log.live_errors(since=middle)] == [(1, 3.0)]
+    assert [(live_error.rows, live_error.figures["mae"]) for live_error in log.live_errors(since=middle)] == [(1, 3.0)]
     log.add_truths([("a", 0, 3.0)], oldest=LONG_AGO, replace={("a", 0)})
-    assert [(live_error.rows, live_error.mae) for live_error in log.live_errors(since=middle)] == [(2, 2.5)]
+    assert [(live_error.rows, live_error.figures["mae"]) for live_error in log.live_errors(since=middle)] == [(2, 2.5)]
     assert log.live_errors(since=datetime.now(UTC) + timedelta(minutes=1)) == []
 
 
@@ -321,8 +418,8 @@ def test_largest_truths_do_not_break_live_errors(log: PredictionLog) -> None:
     log.add_truths([("a", 0, 1e150), ("a", 1, -1e150)], oldest=LONG_AGO)
 
     (live_error,) = log.live_errors(since=LONG_AGO)
-    assert [live_error.rmse, live_error.mae] == pytest.approx([1e150, 1e150])
-    assert abs(live_error.bias) < 1e135
+    assert [live_error.figures["rmse"], live_error.figures["mae"]] == pytest.approx([1e150, 1e150])
+    assert abs(live_error.figures["bias"]) < 1e135
 
 
 @pytest.mark.parametrize(
@@ -337,8 +434,8 @@ def test_errors_of_every_size(log: PredictionLog, prediction: float, truth: floa
     (live_error,) = log.live_errors(since=LONG_AGO)
     error = prediction - truth if rows_with_it == 3 else 0.0
     assert live_error.rows == rows_with_it
-    assert live_error.rmse == pytest.approx(math.hypot(1, error) / math.sqrt(rows_with_it))
-    assert live_error.mae == pytest.approx((1 + abs(error)) / rows_with_it)
+    assert live_error.figures["rmse"] == pytest.approx(math.hypot(1, error) / math.sqrt(rows_with_it))
+    assert live_error.figures["mae"] == pytest.approx((1 + abs(error)) / rows_with_it)
 
 
 def test_version_of_any_size(log: PredictionLog) -> None:
@@ -439,7 +536,9 @@ def test_odd_predictions_do_not_block_the_log(log: PredictionLog, odd: float) ->
     assert log.write([*rows("a", [1.0, odd]), *rows("b", [2.0])]) == 3
     assert np.array_equal(numbers(log), [1.0, odd, 2.0], equal_nan=True)
     log.add_truths([("a", 0, 1.5), ("b", 0, 2.5)], oldest=LONG_AGO)
-    assert [(live_error.rows, live_error.bias) for live_error in log.live_errors(since=LONG_AGO)] == [(2, -0.5)]
+    assert [(live_error.rows, live_error.figures["bias"]) for live_error in log.live_errors(since=LONG_AGO)] == [
+        (2, -0.5)
+    ]
 
 
 def test_processes_write_at_once(url: str, log: PredictionLog) -> None:
@@ -510,7 +609,8 @@ def test_truths_out_of_range(log: PredictionLog) -> None:
 
     with pytest.raises(ImplausibleTruthsError) as caught:
         log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.0)})
-    assert caught.value.reasons == {1: "outside the range of the target of boston-housing: -5 to 5"}
+    reason = "outside the range of the target of boston-housing: -5 to 5"
+    assert caught.value.problems == {1: Problem(None, "truth", reason)}
     assert log.live_errors(since=LONG_AGO) == []
     outcomes = log.add_truths(truths, oldest=LONG_AGO, ranges={"boston-housing": (-5.0, 5.5)})
     assert outcomes == ["accepted", "accepted", "unknown", "accepted"]

@@ -24,6 +24,7 @@ from tests.support.metrics import (
 from tests.support.service import HOUSE
 
 ERRORS = ("rmse", "mae", "bias")
+OF_CLASSIFIERS = ("log_loss", "log_loss_deviation", "brier", "accuracy", "auc")
 
 
 def test_names_and_labels(client: FlaskClient) -> None:
@@ -60,7 +61,11 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_prediction_log_removed_rows": "counter",
         "tabserve_prediction_log_failures": "counter",
         "tabserve_feedback_rows": "counter",
-        **{f"tabserve_{kind}_{name}": "gauge" for kind in ("validation", "live_error") for name in ERRORS},
+        **{
+            f"tabserve_{kind}_{name}": "gauge"
+            for kind in ("validation", "live_error")
+            for name in (*ERRORS, *OF_CLASSIFIERS)
+        },
         "tabserve_validation_rows": "gauge",
         "tabserve_live_error_rows": "gauge",
     }
