@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from csv import writer
 from typing import Any
 
-from model import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Artifact, Feature
+from app.protocols.classification import PREDICT, PREDICT_PROBA
+from model import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Artifact, Category, Feature, to_text
 
 JSON = dict[str, Any]
 
@@ -20,7 +21,7 @@ MESSAGE = {"$ref": "#/components/schemas/Message"}
 MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
 
 _TEXT_TYPES = ("text/plain", "application/openmetrics-text")
-_MAX_ENUM = 200  # categories; a longer list is described
+MAX_ENUM = 200  # categories; a longer list is described
 _MAX_SHOWN = 5
 _MAX_WHOLE = 2**53 - 1  # up to which every whole number is a float64 of its own
 NAMES: JSON = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
@@ -119,7 +120,7 @@ def cell(feature: Feature) -> JSON:
         **{name: limit for name, limit in limits.items() if math.isfinite(limit)},
     }
     known: list[Any] = list(feature.categories)
-    if known and feature.unseen == ERROR and len(known) <= _MAX_ENUM:
+    if known and feature.unseen == ERROR and len(known) <= MAX_ENUM:
         return {**schema, "enum": [*known, None] if feature.missing else known}
     return {**schema, "examples": known[:_MAX_SHOWN]} if known else schema
 
@@ -132,9 +133,7 @@ def _types(cell: JSON) -> list[str]:
 def seen(feature: Feature) -> str:
     """Return in a few words what was seen of a feature in training, and what else is accepted."""
     if feature.type == CATEGORY:
-        known = ", ".join(map(str, feature.categories[:_MAX_SHOWN]))
-        more = len(feature.categories) - _MAX_SHOWN
-        known += f" and {more:,} more" if more > 0 else ""
+        known = listed(feature.categories)
         others = {AS_MISSING: "any other counts as missing", AS_OTHER: "any other is accepted"}.get(feature.unseen)
         text = f"{known}; {others}" if others else known
     elif feature.type == BOOLEAN:
@@ -145,6 +144,30 @@ def seen(feature: Feature) -> str:
     else:
         text = "any number"
     return f"{text}; may be missing" if feature.missing else text
+
+
+def listed(categories: Sequence[Category]) -> str:
+    """Return the first categories or classes for people."""
+    known = ", ".join(map(to_text, categories[:_MAX_SHOWN]))
+    more = len(categories) - _MAX_SHOWN
+    return f"{known} and {more:,} more" if more > 0 else known
+
+
+def prediction(model: Artifact) -> JSON:
+    """Return the schema of one prediction: a number, or one of the labels."""
+    classes = list(model.manifest.classes)
+    schema: JSON = {"type": label_type(model)}
+    if not classes:
+        return schema
+    return {**schema, "enum": classes} if len(classes) <= MAX_ENUM else {**schema, "examples": classes[:_MAX_SHOWN]}
+
+
+def label_type(model: Artifact) -> str:
+    """Return what JSON calls the type of a model's predictions."""
+    target = model.schema.target
+    if target.type == BOOLEAN:
+        return BOOLEAN
+    return "string" if target.has_text else "number"
 
 
 def example(model: Artifact) -> dict[str, Any]:
@@ -171,10 +194,23 @@ def flags(*names: str) -> JSON:
     return {"type": "object", "required": list(names), "properties": {name: {"type": "boolean"} for name in names}}
 
 
-def predictions(key: str) -> JSON:
-    """Return the schema of predictions under a key."""
-    values = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+def predictions(model: Artifact, key: str) -> JSON:
+    """Return the schema of predictions under a key: those of a classifier are labels, or probabilities on request."""
+    each = prediction(model)
+    if n_classes := len(model.manifest.classes):
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        of_row = {"type": "array", "items": share, "minItems": n_classes, "maxItems": n_classes}
+        each = {"anyOf": [each, of_row]}
+    values = {"type": "array", "items": each, "minItems": 1}
     return {"type": "object", "required": [key], "properties": {key: values}, "additionalProperties": False}
+
+
+def method(model: Artifact) -> JSON:
+    """Return the schema of a request's parameters, in which a classifier's may ask for probabilities."""
+    if not model.manifest.classes:
+        return {}
+    methods = {"enum": [PREDICT, PREDICT_PROBA], "description": "labels, or the probabilities of the classes"}
+    return {"type": ["object", "null"], "properties": {"predict_method": methods}}
 
 
 def get(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.config import Config
 from app.web.refusal import Refuse
 from app.web.reply import Reply
-from model import Artifact, Matrix, Schema
+from model import Artifact, Category, Matrix, Schema
 
 
 class Request(NamedTuple):
@@ -35,13 +35,26 @@ class Decoded(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The predictions `(n_rows,)` of a request, and all that an endpoint may write into its reply."""
+    """A model's answers to a request, as of `Artifact.predict`, and all that an endpoint may write into its reply."""
 
     y: NDArray[np.float64]
     model: Artifact
     detail: Any
     request_id: str
     environ: WSGIEnvironment
+
+    @property
+    def predictions(self) -> NDArray[np.float64] | list[Category]:
+        """Return a number for each row, or a label."""
+        if self.y.ndim == 1:
+            return self.y
+        classes = self.model.manifest.classes
+        return [classes[int(position)] for position in self.y[:, 0].tolist()]
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return a classifier's probabilities `(n_rows, n_classes)`, in the order of its classes."""
+        return np.ascontiguousarray(self.y[:, 1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 Sources: mlflow 3.17, pyfunc/scoring_server; SageMaker's "custom inference code" for endpoints and batch transforms.
 Parquet, which MLflow reads if pyarrow is installed, is not read: the size of a decompressed page cannot be bounded
 beforehand.
+
+A classifier answers labels, as MLflow's flavour for scikit-learn does. `"params": {"predict_method": "predict_proba"}`
+asks for the probabilities of each row, in the order of the classes.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 from flask import Blueprint
 from werkzeug.datastructures import MIMEAccept
@@ -17,6 +21,7 @@ from werkzeug.http import parse_accept_header
 from app.config import Config
 from app.errors import BodyError, NotReadyError
 from app.protocols import describe, tables
+from app.protocols.classification import wants_probabilities
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
@@ -99,26 +104,26 @@ def endpoint() -> Endpoint:
 def _decode(request: Request) -> Decoded:
     if request.media_type == CSV_TYPE:
         header = csv_header(request.parameters, default=None)
-        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header))
-    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
+        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header), False)
+    return Decoded(*decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def _encode(answer: Answer) -> Reply:
-    """Return `{"predictions": […]}`, or one prediction a line if the client prefers CSV to JSON."""
+    """Return `{"predictions": […]}`, or one line a row if the client prefers CSV to JSON."""
+    predictions = answer.probabilities if answer.detail else answer.predictions
     accepted = parse_accept_header(answer.environ.get("HTTP_ACCEPT"), MIMEAccept)
     if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
-        lines = "".join(f"{value!r}\n" for value in answer.y.tolist())
-        reply = Reply(lines.encode(), f"{CSV_TYPE}; charset=utf-8")
+        reply = Reply(tables.to_csv(predictions).encode(), f"{CSV_TYPE}; charset=utf-8")
     else:
-        reply = to_json({"predictions": answer.y})
+        reply = to_json({"predictions": predictions})
     attributes = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
     if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
         reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
     return reply
 
 
-def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64; `params` are ignored.
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[Matrix, bool]:
+    """Return the rows of MLflow's JSON as `(n_rows, n_features)` float64, and whether to answer probabilities.
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
@@ -126,12 +131,15 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
     forms = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(forms) != 1:
         raise BodyError(f"the request is not a JSON object with exactly one of {', '.join(FORMS)}")
-    value = document[forms[0]]
-    if forms[0] == "instances":
+    return _rows(forms[0], document[forms[0]], schema, max_rows), wants_probabilities(document.get("params"), schema)
+
+
+def _rows(form: str, value: Any, schema: Schema, max_rows: int) -> Matrix:
+    if form == "instances":
         return tables.from_instances(value, schema, max_rows=max_rows)
-    if forms[0] == "inputs":
+    if form == "inputs":
         return tables.from_inputs(value, schema, max_rows=max_rows)
-    if forms[0] == "dataframe_records":
+    if form == "dataframe_records":
         if not isinstance(value, list):
             raise BodyError("dataframe_records is not a list")
         return tables.from_records(value, schema, max_rows=max_rows)
@@ -170,7 +178,7 @@ def _describe(model: Artifact, config: Config) -> JSON:
     }
     schema = {
         "type": "object",
-        "properties": forms | {"params": {}},
+        "properties": forms | {"params": describe.method(model)},
         "oneOf": [{"required": [form]} for form in FORMS],
     }
     split = {"columns": list(model.schema.names), "data": [list(example.values())]}
@@ -179,5 +187,5 @@ def _describe(model: Artifact, config: Config) -> JSON:
         "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
     }
     more = {"text/csv": {"schema": {"type": "string"}}}
-    summary, reply = f"Predictions of {model.name}", describe.predictions("predictions")
+    summary, reply = f"Predictions of {model.name}", describe.predictions(model, "predictions")
     return describe.post(describe.MLFLOW, summary, content, reply, describe.MLFLOW_ERROR, more=more)

@@ -8,15 +8,22 @@ The forms of `application/json`, which differ in shape:
 - a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
 
 If an object repeats a key, the last value counts, as in common JSON parsers.
+
+The reply of a classifier has the labels, and the probability of each class, which `?probabilities=true` or `false` in
+the query asks for or leaves out.
 """
 
 from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs
 
 from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError
 from app.protocols import describe, tables
+from app.protocols.classification import has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
@@ -26,6 +33,9 @@ from app.web.body import CSV_TYPE, csv_header, parse_json
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
+MAX_CLASSES_SHOWN = 20  # probabilities of more classes are in a reply if they are asked for
+PROBABILITIES = "probabilities"
+_FLAGS = {"true": True, "false": False}
 _UNFIT = {"422": "the rows do not fit the model's schema"}
 
 
@@ -63,8 +73,21 @@ def endpoint() -> Endpoint:
 def _decode(request: Request) -> Decoded:
     if request.media_type == CSV_TYPE:
         header = csv_header(request.parameters, default=True)
-        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header))
-    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
+        X = tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header)
+    else:
+        X = decode(request.body, request.schema, max_rows=request.max_rows)
+    query = request.environ.get("QUERY_STRING")
+    return Decoded(X, _wants_probabilities(query) if query and has_classes(request.schema) else None)
+
+
+def _wants_probabilities(query: str) -> bool | None:
+    """Return whether the query asks for probabilities; None if it does not say. Raises `BodyError`."""
+    sent = parse_qs(query, keep_blank_values=True).get(PROBABILITIES)
+    if sent is None:
+        return None
+    if sent[-1] not in _FLAGS:
+        raise BodyError(f"{PROBABILITIES} in the query is neither true nor false")
+    return _FLAGS[sent[-1]]
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
@@ -90,32 +113,65 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 
 
 def _encode(answer: Answer) -> Reply:
-    """Return `{"prediction", "model", "version", "request_id"}`; parsing its floats returns the same bits."""
-    model = answer.model
-    fields = {"prediction": answer.y, "model": model.name, "version": model.version, "request_id": answer.request_id}
+    """Return `{"prediction", "probability", "model", "version", "request_id"}`; a regression has no probability.
+
+    Parsing the floats returns the same bits.
+    """
+    model, y = answer.model, answer.y
+    fields: dict[str, Any] = {"prediction": y}
+    if y.ndim > 1:
+        fields = {"prediction": answer.predictions}
+        if found := probabilities(answer):
+            fields["probability"] = found
+    fields["model"], fields["version"], fields["request_id"] = model.name, model.version, answer.request_id
     reply = to_json(fields)
     reply.headers.append(("X-Model-Version", str(model.version)))
     return reply
 
 
+def probabilities(answer: Answer) -> list[dict[str, float]]:
+    """Return the probability of each class by its name for each row of a classifier's answer; none for too many."""
+    keys, wanted = answer.model.manifest.class_names, answer.detail
+    if (len(keys) <= MAX_CLASSES_SHOWN) if wanted is None else wanted:
+        return [dict(zip(keys, row)) for row in answer.probabilities.tolist()]
+    return []
+
+
 def _describe(model: Artifact, config: Config) -> JSON:
     example = describe.example(model)
-    reply = {
+    reply: JSON = {
         "type": "object",
         "required": ["prediction", "model", "version", "request_id"],
         "properties": {
-            "prediction": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+            "prediction": {"type": "array", "items": describe.prediction(model), "minItems": 1},
             "model": {"const": model.name},
             "version": {"const": model.version},
             "request_id": {"type": "string"},
         },
     }
+    keys = model.manifest.class_names
+    if keys:
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        of_row: JSON = {"type": "object", "required": keys, "properties": dict.fromkeys(keys, share)}
+        if len(keys) > describe.MAX_ENUM:
+            of_row = {"type": "object", "additionalProperties": share, "minProperties": len(keys)}
+        reply["properties"]["probability"] = {"type": "array", "items": of_row, "minItems": 1}
     content = {
         "application/json": {"schema": describe.shared(model, "native"), "example": example},
         "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
     }
     summary = f"Predictions of {model.name}"
-    return describe.post(describe.NATIVE, summary, content, reply, describe.NATIVE_ERROR, unfit=_UNFIT)
+    operation = describe.post(describe.NATIVE, summary, content, reply, describe.NATIVE_ERROR, unfit=_UNFIT)
+    if keys:
+        operation["parameters"] = [
+            {
+                "name": PROBABILITIES,
+                "in": "query",
+                "description": "whether the reply has the probability of each class",
+                "schema": {"type": "boolean", "default": len(keys) <= MAX_CLASSES_SHOWN},
+            }
+        ]
+    return operation
 
 
 def describe_body(model: Artifact, max_rows: int) -> JSON:

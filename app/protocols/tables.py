@@ -1,16 +1,22 @@
 """Decodes the tables of every protocol but V2, from JSON values or CSV, to one matrix in the schema's order.
 
-Each function checks the number of rows before it reads a cell. It raises `TooManyRowsError` for too many, and
+Each of these functions checks the number of rows before it reads a cell. It raises `TooManyRowsError` for too many, and
 `SchemaError` with every other problem.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.errors import BodyError
 from model import (
+    Category,
     Matrix,
     Problem,
     Schema,
@@ -20,6 +26,7 @@ from model import (
     columns_from_csv,
     shape_problems,
     shortened,
+    to_text,
 )
 
 
@@ -135,6 +142,15 @@ def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None 
         raise BodyError(f"the body is {error}") from None
     check_rows(n_rows, max_rows)
     return schema.matrix_from_columns(columns)
+
+
+def to_csv(rows: NDArray[np.float64] | list[Category]) -> str:
+    """Return numbers or labels `(n_rows,)`, or probabilities `(n_rows, n_classes)`, as a line for each row."""
+    found: list[Any] = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    written = io.StringIO()
+    cells = (row if isinstance(row, list) else [to_text(row) if isinstance(row, bool) else row] for row in found)
+    csv.writer(written, lineterminator="\n").writerows(cells)
+    return written.getvalue()
 
 
 def _flat(cells: list[Any]) -> list[Any]:

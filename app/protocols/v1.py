@@ -1,6 +1,8 @@
 """/v1: KServe's V1 protocol and TensorFlow Serving's REST API, which share their paths.
 
 Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_rest.md. Replies have the fields of both.
+A classifier answers labels, as KServe's server for scikit-learn does. Its signature `predict_proba` answers the
+probabilities of each row in the order of the classes, as that server does where PREDICT_PROBA is set.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from flask import Blueprint
 from app.config import Config
 from app.errors import BodyError
 from app.protocols import describe, tables
+from app.protocols.classification import PREDICT_PROBA, has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
@@ -65,28 +68,31 @@ def endpoint() -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    """Keep the key of the reply: `predictions` for `instances`, `outputs` for `inputs`."""
-    key, X = decode(request.body, request.schema, max_rows=request.max_rows)
-    return Decoded(X, key)
+    """Keep the key of the reply, `predictions` for `instances` and `outputs` for `inputs`, and the signature."""
+    key, signature, X = decode(request.body, request.schema, max_rows=request.max_rows)
+    return Decoded(X, (key, signature))
 
 
 def _encode(answer: Answer) -> Reply:
-    return to_json({answer.detail: answer.y})
+    key, signature = answer.detail
+    return to_json({key: answer.probabilities if signature == PREDICT_PROBA else answer.predictions})
 
 
-def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, Matrix]:
-    """Return the key of the reply, and the rows of `instances` or `inputs` as `(n_rows, n_features)` float64.
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, str | None, Matrix]:
+    """Return the key of the reply, the signature, and the rows as `(n_rows, n_features)` float64.
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
         raise BodyError("the request is not a JSON object with either instances or inputs")
-    if document.get("signature_name") not in (None, SIGNATURE):
-        raise BodyError(f"signature_name is not {SIGNATURE!r}; send that or leave it out")
+    signature = document.get("signature_name")
+    signatures = (SIGNATURE, PREDICT_PROBA) if has_classes(schema) else (SIGNATURE,)
+    if signature not in (None, *signatures):
+        raise BodyError(f"signature_name is not {' or '.join(map(repr, signatures))}; send that or leave it out")
     if "instances" in document:
-        return "predictions", tables.from_instances(document["instances"], schema, max_rows=max_rows)
-    return "outputs", tables.from_inputs(document["inputs"], schema, max_rows=max_rows)
+        return "predictions", signature, tables.from_instances(document["instances"], schema, max_rows=max_rows)
+    return "outputs", signature, tables.from_inputs(document["inputs"], schema, max_rows=max_rows)
 
 
 def _describe(model: Artifact, config: Config) -> JSON:
@@ -95,10 +101,10 @@ def _describe(model: Artifact, config: Config) -> JSON:
         "properties": {
             "instances": describe.shared(model, "instances"),
             "inputs": describe.shared(model, "inputs"),
-            "signature_name": {"enum": [SIGNATURE, None]},
+            "signature_name": {"enum": [SIGNATURE, *([PREDICT_PROBA] if model.manifest.classes else []), None]},
         },
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     }
     content = {"application/json": {"schema": schema, "example": {"instances": [describe.example(model)]}}}
-    reply = {"anyOf": [describe.predictions("predictions"), describe.predictions("outputs")]}
+    reply = {"anyOf": [describe.predictions(model, "predictions"), describe.predictions(model, "outputs")]}
     return describe.post(describe.V1, f"Predictions of {model.name}", content, reply, describe.MESSAGE)

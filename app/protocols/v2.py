@@ -42,7 +42,7 @@ _METADATA = {
 }
 _STATISTICS = {"type": "object", "required": ["model_stats"], "properties": {"model_stats": {"type": "array"}}}
 _PARAMETERS = {"type": ["object", "null"]}
-_INFER_REQUEST = {
+_INFER_REQUEST: JSON = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
@@ -68,15 +68,6 @@ _INFER_REQUEST = {
                 },
             },
         },
-        "outputs": {
-            "type": ["array", "null"],
-            "maxItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {"name": {"const": v2_tensors.OUTPUT}, "parameters": _PARAMETERS},
-            },
-        },
     },
 }
 _INFER_REPLY = {
@@ -91,7 +82,7 @@ _INFER_REPLY = {
             "items": {
                 "type": "object",
                 "required": ["name", "datatype", "shape", "data"],
-                "properties": {"data": {"type": "array", "items": {"type": "number"}}},
+                "properties": {"data": {"type": "array", "items": {"type": ["number", "string", "boolean"]}}},
             },
         },
     },
@@ -161,7 +152,7 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
         """Return a model's input and output tensors."""
         model = serving.loaded.get(name, version)
         facts = {"name": model.name, "versions": [str(model.version)], "platform": PLATFORM}
-        return {**facts, **v2_tensors.metadata(model.schema)}
+        return {**facts, **v2_tensors.metadata(model)}
 
     @routes.get("/models/<name>/ready")
     @routes.get("/models/<name>/versions/<version>/ready")
@@ -181,7 +172,7 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
     def config(name: str, version: str | None = None) -> dict[str, object]:
         """Return a model's configuration (Triton's extension_model_configuration.md)."""
         model = serving.loaded.get(name, version)
-        described = v2_tensors.metadata(model.schema)
+        described = v2_tensors.metadata(model)
         return {
             "name": model.name,
             "platform": PLATFORM,
@@ -232,7 +223,7 @@ def _decode(request: Request) -> Decoded:
 
 
 def _encode(answer: Answer) -> Reply:
-    content, length = v2_tensors.encode(answer.y, answer.model, answer.detail)
+    content, length = v2_tensors.encode(answer)
     reply = Reply(content)
     if length is not None:
         reply = Reply(content, "application/octet-stream", headers=[(JSON_LENGTH, str(length))])
@@ -244,8 +235,19 @@ def _describe(model: Artifact, config: Config) -> JSON:
         {"name": feature.name, "shape": [1], "datatype": v2_tensors.datatype(feature), "data": [cell]}
         for feature, cell in zip(model.schema.features, describe.example(model).values())
     ]
+    names = [output["name"] for output in v2_tensors.metadata(model)["outputs"]]
+    outputs = {
+        "type": ["array", "null"],
+        "maxItems": len(names),
+        "items": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"enum": names}, "parameters": _PARAMETERS},
+        },
+    }
+    schema = {**_INFER_REQUEST, "properties": {**_INFER_REQUEST["properties"], "outputs": outputs}}
     content = {
-        "application/json": {"schema": _INFER_REQUEST, "example": {"inputs": inputs}},
+        "application/json": {"schema": schema, "example": {"inputs": inputs}},
         "application/octet-stream": {},
     }
     more: JSON = {"application/octet-stream": {}}

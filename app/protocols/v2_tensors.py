@@ -17,6 +17,7 @@ extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -29,12 +30,28 @@ from numpy.typing import NDArray
 
 from app.errors import BodyError
 from app.protocols import tables
+from app.protocols.classification import has_classes
+from app.protocols.endpoint import Answer
 from app.web.body import parse_json, whole_number
-from model import BOOLEAN, INTEGER, Artifact, Feature, Matrix, Problem, Schema, SchemaError, check_width, shortened
+from model import (
+    BOOLEAN,
+    INTEGER,
+    Artifact,
+    Category,
+    Feature,
+    Matrix,
+    Problem,
+    Schema,
+    SchemaError,
+    check_width,
+    shortened,
+)
 
-DATATYPE = "FP64"  # of the output
-OUTPUT = "prediction"
-BOOL, BYTES = "BOOL", "BYTES"
+DATATYPE = "FP64"  # of numbers
+OUTPUT = "prediction"  # of a regression
+# A classifier's outputs, with the names of MLServer's scikit-learn runtime.
+LABELS, PROBABILITIES = "predict", "predict_proba"
+BOOL, BYTES, INT64 = "BOOL", "BYTES", "INT64"
 
 DATATYPES = {f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
 DATATYPES |= {f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)}
@@ -45,11 +62,11 @@ _LENGTH_BYTES = 4  # before each string of a binary tensor
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What a request asks for: rows `(n_rows, n_features)`, its id, and whether the reply's tensor is binary."""
+    """What a request asks for: rows `(n_rows, n_features)`, its id, and the outputs and whether each is binary."""
 
     rows: Matrix
     id: str | None
-    binary: bool
+    outputs: Mapping[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +92,53 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BodyError("id is not a string")
-    binary = _wants_binary(document)
+    outputs = _outputs(document, schema)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise BodyError("inputs is not a list of tensors")
     check_width(len(inputs), schema.names)
-    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, binary)
+    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, outputs)
 
 
-def encode(prediction: NDArray[np.float64], model: Artifact, infer_request: InferRequest) -> tuple[bytes, int | None]:
+def encode(answer: Answer) -> tuple[bytes, int | None]:
     """Return the reply's body, and the length of its JSON if binary data follow."""
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": prediction.shape}
-    raw = prediction.astype("<f8", copy=False).tobytes() if infer_request.binary else b""
-    output |= {"parameters": {"binary_data_size": len(raw)}} if infer_request.binary else {"data": prediction}
-    document: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version), "outputs": [output]}
+    model, infer_request = answer.model, answer.detail
+    outputs, parts = [], []
+    for name, binary in infer_request.outputs.items():
+        if name == LABELS:
+            kind, values, shape = label_datatype(model.schema.target), answer.predictions, answer.y.shape[:1]
+        else:
+            numbers = answer.probabilities if name == PROBABILITIES else answer.y
+            kind, values, shape = DATATYPE, numbers, numbers.shape
+        output: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
+        if binary:
+            parts.append(_to_bytes(values, kind))
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = values.ravel() if isinstance(values, np.ndarray) else values
+        outputs.append(output)
+    document: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version), "outputs": outputs}
     if infer_request.id is not None:
         document["id"] = infer_request.id
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return text + raw, len(text) if infer_request.binary else None
+    return b"".join([text, *parts]), len(text) if parts else None
 
 
-def metadata(schema: Schema) -> dict[str, Any]:
-    """Return a model's input and output tensors, as in V2's metadata."""
+def metadata(model: Artifact) -> dict[str, Any]:
+    """Return a model's input and output tensors, as in V2's metadata.
+
+    The classes are a parameter of the probabilities, as JSON, since V2's parameters are strings, numbers or booleans.
+    """
+    schema = model.schema
     inputs = [{"name": feature.name, "datatype": datatype(feature), "shape": [-1]} for feature in schema.features]
-    return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+    classes = list(model.manifest.classes)
+    if not classes:
+        return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+    labels = {"name": LABELS, "datatype": label_datatype(schema.target), "shape": [-1]}
+    parameters = {"classes": orjson.dumps(classes).decode()}
+    shape = [-1, len(classes)]
+    probabilities = {"name": PROBABILITIES, "datatype": DATATYPE, "shape": shape, "parameters": parameters}
+    return {"inputs": inputs, "outputs": [labels, probabilities]}
 
 
 def datatype(feature: Feature) -> str:
@@ -107,7 +147,21 @@ def datatype(feature: Feature) -> str:
         return BYTES
     if feature.missing:
         return DATATYPE
-    return {BOOLEAN: BOOL, INTEGER: "INT64"}.get(feature.type, DATATYPE)
+    return {BOOLEAN: BOOL, INTEGER: INT64}.get(feature.type, DATATYPE)
+
+
+def label_datatype(target: Feature) -> str:
+    """Return the datatype of a classifier's labels: INT64 if all are whole numbers."""
+    are_whole = bool(target.categories) and all(type(label) is int for label in target.categories)
+    return INT64 if are_whole else datatype(target)
+
+
+def _to_bytes(values: NDArray[np.float64] | list[Category], kind: str) -> bytes:
+    """Return the values of an output as a binary tensor."""
+    if kind != BYTES:
+        return np.asarray(values).astype(DATATYPES[kind], copy=False).tobytes()
+    texts = [str(value).encode() for value in values]
+    return b"".join(len(text).to_bytes(_LENGTH_BYTES, "little") + text for text in texts)
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
@@ -120,32 +174,37 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     return body[: int(json_length)], memoryview(body)[int(json_length) :]
 
 
-def _wants_binary(document: dict[str, Any]) -> bool:
-    """Return whether the output should be binary: its own parameter overrides the request's."""
+def _outputs(document: dict[str, Any], schema: Schema) -> dict[str, bool]:
+    """Return the outputs, in the order of the request, and whether each is binary: its own parameter has priority.
+
+    A request that names none gets all.
+    """
     parameters = _parameters(document, "the request")
     binary = parameters.get("binary_data_output", False)
-    outputs = document.get("outputs")
-    if outputs is None:
-        outputs = []
-    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+    requested = document.get("outputs")
+    if requested is None:
+        requested = []
+    if not isinstance(requested, list) or not all(isinstance(output, dict) for output in requested):
         raise BodyError("outputs is not a list of objects")
-    for output in outputs:
-        if output.get("name") != OUTPUT:
-            name = output.get("name")
+    names = (LABELS, PROBABILITIES) if has_classes(schema) else (OUTPUT,)
+    found = {} if requested else dict.fromkeys(names, binary)
+    for output in requested:
+        name = output.get("name")
+        if name not in names:
             shown = repr(name[:100]) if isinstance(name, str) else "without a name"
-            raise BodyError(f"the model has no output {shown}; it has {OUTPUT!r}")
-    if len(outputs) > 1:
-        raise BodyError(f"outputs names {OUTPUT!r} more than once")
-    for output in outputs:
-        own = _parameters(output, f"the output {OUTPUT!r}")
+            raise BodyError(f"the model has no output {shown}; it has {' and '.join(map(repr, names))}")
+        if name in found:
+            raise BodyError(f"outputs names {name!r} more than once")
+        own = _parameters(output, f"the output {name!r}")
         if own.get("classification"):
-            raise BodyError("the classification extension is not supported; the model is a regressor")
+            instead = f"ask for the output {PROBABILITIES!r}" if has_classes(schema) else "the model is a regressor"
+            raise BodyError(f"the classification extension is not supported; {instead}")
         if "shared_memory_region" in own:
             raise BodyError("the shared memory extensions are not supported; the reply carries its data")
-        binary = own.get("binary_data", binary)
-    if not isinstance(binary, bool):
+        found[name] = own.get("binary_data", binary)
+    if not all(isinstance(flag, bool) for flag in found.values()):
         raise BodyError("binary_data and binary_data_output must be true or false")
-    return binary
+    return found
 
 
 def _parameters(value: dict[str, Any], owner: str) -> dict[str, Any]:

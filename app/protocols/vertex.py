@@ -1,6 +1,8 @@
 """Vertex AI's two routes, at the paths in AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE, if it sets them.
 
-Source: Vertex AI, custom container requirements for inference.
+Source: Vertex AI, custom container requirements for inference. A classifier answers labels, as Vertex AI's own
+container for scikit-learn does. `"parameters": {"predict_method": "predict_proba"}` asks for the probabilities of each
+row, in the order of the classes.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from flask import Blueprint
 from app.config import Config
 from app.errors import BodyError
 from app.protocols import describe, tables
+from app.protocols.classification import wants_probabilities
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
 from app.protocols.views import Views
@@ -54,28 +57,29 @@ def endpoint(config: Config) -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    """Ignore `parameters`."""
-    return Decoded(decode(request.body, request.schema, max_rows=request.max_rows))
+    return Decoded(*decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def _encode(answer: Answer) -> Reply:
-    return to_json({"predictions": answer.y})
+    return to_json({"predictions": answer.probabilities if answer.detail else answer.predictions})
 
 
-def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
-    """Return the rows of `instances` as `(n_rows, n_features)` float64.
+def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[Matrix, bool]:
+    """Return the rows of `instances` as `(n_rows, n_features)` float64, and whether to answer probabilities.
 
     Raises `BodyError`, `TooManyRowsError`, or `SchemaError` with every problem.
     """
     document = parse_json(body, max_values=schema.max_values(max_rows))
     if not isinstance(document, dict) or "instances" not in document:
         raise BodyError("the request is not a JSON object with instances")
-    return tables.from_instances(document["instances"], schema, max_rows=max_rows)
+    X = tables.from_instances(document["instances"], schema, max_rows=max_rows)
+    return X, wants_probabilities(document.get("parameters"), schema)
 
 
 def _describe(model: Artifact, config: Config) -> JSON:
     instances = describe.shared(model, "instances")
-    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances, "parameters": {}}}
+    properties = {"instances": instances, "parameters": describe.method(model)}
+    schema = {"type": "object", "required": ["instances"], "properties": properties}
     content = {"application/json": {"schema": schema, "example": {"instances": [describe.example(model)]}}}
-    reply = describe.predictions("predictions")
+    reply = describe.predictions(model, "predictions")
     return describe.post(describe.VERTEX, f"Predictions of {model.name}", content, reply, describe.MESSAGE)

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from app.config import Config
 from app.protocols import describe
 from app.protocols.describe import JSON
+from app.serving.loaded import Loaded
 from app.web.middleware import REQUEST_ID
 
 
-def describe_feedback(config: Config, *, max_row: int, max_truth: float, outcomes: Sequence[str]) -> JSON:
-    """Return the operation that takes true values."""
-    truth = {"type": "number", "minimum": -max_truth, "maximum": max_truth}
+def describe_feedback(
+    config: Config, loaded: Loaded, *, max_row: int, max_truth: float, outcomes: Sequence[str]
+) -> JSON:
+    """Return the operation that takes true values of the loaded models."""
+    models = loaded.models.values()
+    types = sorted({describe.label_type(model) for model in models} | {"number"})
+    truth: JSON = {"type": types if len(types) > 1 else types[0], "minimum": -max_truth, "maximum": max_truth}
+    if labels := {model.name: model.manifest.classes for model in models if model.manifest.classes}:
+        listed = "; ".join(f"{describe.listed(classes)} for {name}" for name, classes in labels.items())
+        truth["description"] = f"a number, or a label of the classifier: {listed}"
     request_id = {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}
     replace = {"type": "boolean", "default": False, "description": "whether it replaces an earlier truth"}
     one = {
@@ -35,7 +43,7 @@ def describe_feedback(config: Config, *, max_row: int, max_truth: float, outcome
             "request_id": request_id,
             "truth": {
                 "type": "array",
-                "items": {**truth, "type": ["number", "null"]},
+                "items": {**truth, "type": [*types, "null"]},
                 "contains": truth,
                 "maxItems": config.max_rows,
             },
@@ -66,6 +74,7 @@ def describe_feedback(config: Config, *, max_row: int, max_truth: float, outcome
     summary = "Report the true values of predictions"
     failures = {
         "404": "none of the predictions is known, or the server keeps no prediction log",
-        "422": "malformed request ids, rows or true values, or values far beyond the target's range in training",
+        "422": "malformed request ids, rows or true values, values far beyond the target's range in training, or "
+        "labels that the classifier does not have",
     }
     return describe.post(describe.NATIVE, summary, content, reply, describe.NATIVE_ERROR, unfit=failures)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def blueprint(
             slots.release()
 
     @routes.post(PATH)
-    @views.describe(describe_feedback(config, max_row=MAX_ROW, max_truth=MAX_TRUTH, outcomes=OUTCOMES))
+    @views.describe(partial(describe_feedback, config, max_row=MAX_ROW, max_truth=MAX_TRUTH, outcomes=OUTCOMES))
     def feedback() -> Reply:
         """Write true values beside their predictions, and report the outcome of each.
 

@@ -99,6 +99,8 @@ class Document:
         """Yield method, path and operation of a rule, for each model that it may name."""
         endpoint = self._endpoints.get(rule.endpoint)
         operation = self._views.operations.get(self._app.view_functions[rule.endpoint])
+        if callable(operation):
+            operation = operation(loaded)
         for path, model in paths_of(rule, loaded):
             if endpoint:
                 if answering := model or loaded.find(None):

@@ -11,14 +11,15 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from flask.sansio.blueprints import BlueprintSetupState
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from app.protocols import describe
+from app.protocols import describe, native
 from app.protocols.describe import SERVICE
+from app.protocols.endpoint import Answer
 from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.web.reply import Reply, compress, to_json
 from app.web.server_facts import ServerFacts
-from model import Artifact
+from model import Artifact, to_text
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
@@ -86,11 +87,14 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         values = {} if is_default else {"name": model.name}
         url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
         body = orjson.dumps(describe.example(model)).decode()
+        answer = Answer(model.predict(model.golden_rows[:1]), model, None, "", {})
         return {
             "manifest": model.manifest,
             "features": [(feature, describe.seen(feature)) for feature in model.schema.features],
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-            "answer": float(model.predict(model.golden_rows[:1])[0]),
+            "answer": to_text(answer.predictions[0]),
+            "probabilities": (native.probabilities(answer) or [{}])[0] if model.manifest.classes else {},
+            "classes": describe.listed(model.manifest.classes),
         }
 
     return routes

@@ -51,7 +51,7 @@ class Batcher:
         self._waits: deque[float] = deque(maxlen=_MAX_STATISTICS)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+        """Return what the engine answers for `X` of shape `(n_rows, n_features)`, float64, a row for each of its rows.
 
         Raises what the engine raises for these rows alone, and `OverloadedError` if they wait too long.
         """

@@ -17,7 +17,7 @@ Rows = tuple[Artifact, Matrix]
 
 
 class Outcome(NamedTuple):
-    """A request's predictions `(n_rows,)` or the engine's error, and the request's share of the engine's seconds."""
+    """A model's answers, as of `Artifact.predict`, or the engine's error, and the request's share of its seconds."""
 
     y: NDArray[np.float64] | None
     error: Exception | None
@@ -33,14 +33,15 @@ class Inference:
     def run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Return the outcome of each request.
 
-        Requests for the same model share a run of its engine if the model is exact: then the other rows of a run change
-        no bit of a prediction.
+        Requests for the same model share a run of its engine if it is exact or has trees: then the other rows of a run
+        change no bit of a prediction.
         """
         if len(requests) == 1:
             return self._run(requests)
         groups: dict[int, list[int]] = {}
         for number, (model, _) in enumerate(requests):
-            groups.setdefault(id(model) if model.tolerance == 0 else -number, []).append(number)
+            shares = model.tolerance == 0 or model.manifest.has_trees
+            groups.setdefault(id(model) if shares else -number, []).append(number)
         outcomes: dict[int, Outcome] = {}
         for numbers in groups.values():
             outcomes.update(zip(numbers, self._run([requests[number] for number in numbers])))

@@ -26,7 +26,7 @@ class Exchange:
     model: Artifact | None = None  # which the request is for, also if it is refused
     rows: int = 0  # rows with a prediction
     X: Matrix | None = None  # (rows, n_features)
-    y: NDArray[np.float64] | None = None  # (rows,), the predictions
+    y: NDArray[np.float64] | None = None  # the answers, as of `Artifact.predict`
     engine_seconds: float = 0  # its share of a run for several requests
     status: int = 500
     seconds: float = 0  # in the application

@@ -16,8 +16,12 @@ ST = ROOT / ".venv-clients" / "bin" / "st"
 
 
 @pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test-all` makes it")
-@pytest.mark.parametrize("name", ["store", "gems_store"])
-def test_generated_requests_fit_the_document(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "models"), [("store", ""), ("gems_store", ""), ("classifiers_store", "mine,many,precious")]
+)
+def test_generated_requests_fit_the_document(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, models: str
+) -> None:
     """Schemathesis, which generates good and bad requests from the document, finds no failure.
 
     The server takes few rows: requests reach the limit, and lists of 10,000 take minutes to generate.
@@ -25,7 +29,8 @@ def test_generated_requests_fit_the_document(request: pytest.FixtureRequest, tmp
     config = ROOT / "tests" / "outside" / "clients" / "schemathesis.toml"
     examples = "2000" if settings.get_current_profile_name() == "deep" else "100"  # for each operation
     command = [str(ST), "--no-color", "--config-file", str(config), "run", "--max-examples", examples]
-    with serve(request.getfixturevalue(name), tmp_path, TABSERVE_MAX_ROWS="20") as server:
+    settings_of_server = {"TABSERVE_MAX_ROWS": "20", "TABSERVE_MODELS": models}
+    with serve(request.getfixturevalue(name), tmp_path, **settings_of_server) as server:
         # It stores its findings in the working directory.
         done = subprocess.run(
             [*command, f"{server.url}/openapi.json"], cwd=tmp_path, capture_output=True, text=True, timeout=1100

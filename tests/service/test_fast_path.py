@@ -299,7 +299,8 @@ def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch:
     service = client.application
     assert isinstance(service, Service)
     (model,) = service.serving.loaded.models.values()
-    service.swap(service.serving.loaded.with_model(replace(model, tolerance=1e-6)))
+    inexact = replace(model, tolerance=1e-6, manifest=replace(model.manifest, has_trees=False))
+    service.swap(service.serving.loaded.with_model(inexact))
     predict, runs = TreesEngine.predict, []
 
     def counting(self: TreesEngine, X: Matrix) -> Any:
