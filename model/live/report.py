@@ -6,6 +6,7 @@ The file is self-contained: no network, no script.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import uuid
@@ -18,6 +19,7 @@ import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from model.live import drift
 from model.live.judge import (
@@ -29,17 +31,35 @@ from model.live.judge import (
     Judgement,
     Verdict,
     judge,
+    judged_figure,
     rmse_interval,
 )
 from model.live.prediction_log import LoggedRows, PredictionLog
+from model.metrics import confusion, log_losses, mean_interval
 from model.plots import live as plots
-from model.plots.training import predicted_against_actual, residuals
+from model.plots.training import confusion as confusion_matrix
+from model.plots.training import predicted_against_actual, reliability, residuals
 from model.store import artifact
 from model.store.artifact import Artifact
 
 # Judged separately, since earlier days would hide a recent change. The default window of the service's live error.
 RECENT_DAYS = 7
 
+# The metrics of each task as the report calls them, the judged one first.
+_METRICS = {
+    "regression": {
+        "rmse": "RMSE, root mean squared error",
+        "mae": "MAE, mean absolute error",
+        "bias": "bias, predicted less true",
+        "r2": "R²",
+    },
+    "classification": {
+        "log_loss": "log loss",
+        "brier": "Brier score",
+        "accuracy": "accuracy, share of right labels",
+        "auc": "AUC, area under the ROC curve",
+    },
+}
 _MAX_DAYS = 36_500
 _MAX_POINTS = 5_000  # in a scatter plot: more hide each other
 
@@ -56,7 +76,14 @@ def write(
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
     from_log = [kind.from_log for kind in model.schema.cells]
-    logged = log.read(model.name, model.version, features=model.schema.names, since=since, from_log=from_log)
+    logged = log.read(
+        model.name,
+        model.version,
+        features=model.schema.names,
+        since=since,
+        from_log=from_log,
+        n_classes=len(model.manifest.classes),
+    )
     versions = log.rows_by_version(model.name, since=since)
     other_versions = {version: rows for version, rows in versions.items() if version != model.version}
     recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
@@ -94,7 +121,7 @@ def _sentences(
         if new:
             yield Verdict.ATTENTION, f"Drift in the last {_days(RECENT_DAYS)} alone: {_reasons(new)}."
         if recent.errors and recent.errors.verdict is Verdict.ATTENTION:
-            figures = _error_figures(recent.errors)
+            figures = _error_figures_text(recent.errors)
             yield (
                 Verdict.ATTENTION,
                 f"In the last {_days(RECENT_DAYS)} alone, the live error is further beyond validation than chance "
@@ -150,20 +177,20 @@ def _errors_sentence(judged: Judgement) -> tuple[Verdict, str]:
         return (
             Verdict.UNKNOWN,
             f"The live error has nothing to be compared with, since no rows were held out: "
-            f"RMSE {_figure(errors.live.rmse)} over {errors.live.rows:,} rows.",
+            f"{errors.judged_name} {_figure(errors.judged)} over {errors.live.rows:,} rows.",
         )
-    figures = _error_figures(errors)
+    figures = _error_figures_text(errors)
     if errors.verdict is Verdict.ATTENTION:
         return Verdict.ATTENTION, f"The live error is further beyond validation than chance explains: {figures}."
     return Verdict.FINE, f"The live error is within what validation and chance explain: {figures}."
 
 
-def _error_figures(errors: Errors) -> str:
+def _error_figures_text(errors: Errors) -> str:
     live, validation = errors.live, errors.validation
     assert validation  # there is a verdict
     return (
-        f"RMSE {_figure(live.rmse)} over {live.rows:,} rows, {_figure(validation.rmse)} over "
-        f"{validation.rows:,} in validation, limit {_figure(errors.limit)}"
+        f"{errors.judged_name} {_figure(errors.judged)} over {live.rows:,} rows, "
+        f"{_figure(judged_figure(validation))} over {validation.rows:,} in validation, limit {_figure(errors.limit)}"
     )
 
 
@@ -212,6 +239,8 @@ def _render(
         minimum_rows=MINIMUM_ROWS,
         false_alarm_odds=round(1 / drift.ALPHA),
         max_points=_MAX_POINTS,
+        example_truth=json.dumps(model.manifest.classes[0], ensure_ascii=False) if model.manifest.classes else "24.0",
+        metrics=_METRICS[model.manifest.task.name],
     )
 
 
@@ -231,16 +260,16 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
     unit = model.schema.target.unit
     label = f"{model.schema.target.name} ({unit})" if unit else model.schema.target.name
     names = [column.name for column in columns]
-    judged = [column for column in columns if column.known >= MINIMUM_ROWS]
-    if judged:
+    enough = [column for column in columns if column.known >= MINIMUM_ROWS]
+    if enough:
         yield (
             "distances",
             plots.distances(
-                [column.name for column in judged],
-                psi=[column.psi for column in judged],
-                psi_thresholds=[column.psi_threshold for column in judged],
-                ks=[column.ks for column in judged],
-                ks_thresholds=[column.ks_threshold for column in judged],
+                [column.name for column in enough],
+                psi=[column.psi for column in enough],
+                psi_thresholds=[column.psi_threshold for column in enough],
+                ks=[column.ks for column in enough],
+                ks_thresholds=[column.ks_threshold for column in enough],
             ),
         )
     if (periods.ratios >= 0).any() and len(periods.starts) > 1:
@@ -254,35 +283,55 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
     bins, counts = model.reference.prediction, whole.prediction.counts
     yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)
     if whole.errors:
+        validation = whole.errors.validation
         truths = np.array([np.isfinite(logged.truths[rows]).sum() for rows in periods.slices])
-        rmse, low, high = np.array([_live_rmse(logged, rows) for rows in periods.slices]).T
+        error, low, high = np.array([_live_error(model, logged, rows) for rows in periods.slices]).T
         yield (
             "errors",
             plots.error_over_time(
                 periods.starts,
                 np.array([rows.stop - rows.start for rows in periods.slices]),
                 truths,
-                rmse,
+                error,
                 np.array([low, high]),
-                validation_rmse=whole.errors.validation.rmse if whole.errors.validation else None,
-                unit=unit,
+                validation=judged_figure(validation) if validation else None,
+                label=f"{whole.errors.judged_name} ({unit})" if unit else whole.errors.judged_name,
             ),
         )
-        known = np.flatnonzero(np.isfinite(logged.predictions - logged.truths))
-        if len(known) > _MAX_POINTS:  # reproducibly for the same log
-            known = np.sort(np.random.default_rng(0).choice(known, _MAX_POINTS, replace=False))
-        y, predicted = logged.truths[known], logged.predictions[known]
-        yield "predicted", predicted_against_actual(y, predicted, label=label)
-        yield "residuals", residuals(y, predicted, label=label)
+        y, answers = logged.with_truths()
+        if answers.ndim > 1:
+            yield from _class_figures(model, y, answers, label=label)
+        else:
+            yield from _error_figures(y, answers, label=label)
 
 
-def _live_rmse(logged: LoggedRows, rows: slice) -> tuple[float, float, float]:
-    """Return the RMSE of the rows with a truth and its interval; NaN for fewer than two."""
-    errors = logged.predictions[rows] - logged.truths[rows]
-    errors = errors[np.isfinite(errors)]
-    if len(errors) < 2:
+def _error_figures(
+    y: NDArray[np.float64], predicted: NDArray[np.float64], *, label: str
+) -> Iterator[tuple[str, Figure]]:
+    if len(y) > _MAX_POINTS:  # reproducibly for the same log
+        shown = np.sort(np.random.default_rng(0).choice(len(y), _MAX_POINTS, replace=False))
+        y, predicted = y[shown], predicted[shown]
+    yield "predicted", predicted_against_actual(y, predicted, label=label)
+    yield "residuals", residuals(y, predicted, label=label)
+
+
+def _class_figures(
+    model: Artifact, y: NDArray[np.float64], answers: NDArray[np.float64], *, label: str
+) -> Iterator[tuple[str, Figure]]:
+    names = model.manifest.class_names
+    yield "confusion", confusion_matrix(*confusion(y, answers, names), label=label)
+    yield "reliability", reliability(y, answers, label=f"{label} = {names[-1]}")
+
+
+def _live_error(model: Artifact, logged: LoggedRows, rows: slice) -> tuple[float, float, float]:
+    """Return the judged metric of the rows with a truth and its interval; NaN for fewer than two."""
+    y, answers = logged.with_truths(rows)
+    if len(y) < 2:
         return math.nan, math.nan, math.nan
-    return float(np.sqrt(np.mean(errors**2))), *rmse_interval(errors)
+    if answers.ndim > 1:
+        losses = log_losses(y, answers)
+        return float(losses.mean()), *mean_interval(losses)
+    return float(np.sqrt(np.mean((answers - y) ** 2))), *rmse_interval(answers - y)
 
 
 def _days(days: int) -> str:
@@ -293,8 +342,10 @@ def _versions(other_versions: Mapping[int, int]) -> str:
     return ", ".join(f"version {version} with {rows:,} rows" for version, rows in other_versions.items())
 
 
-def _figure(value: float) -> str:
-    """Return a number with four significant digits for a person."""
+def _figure(value: float | None) -> str:
+    """Return a number with four significant digits for a person; a dash for a metric that is not defined."""
+    if value is None:
+        return "–"
     if value == 0 or not 1e-3 <= abs(value) < 1e7:
         return f"{value:.4g}"
     return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"

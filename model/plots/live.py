@@ -83,9 +83,14 @@ def drift_over_time(names: Sequence[str], starts: NDArray[np.datetime64], ratios
 
 
 def prediction_distribution(
-    column: Bins, counts: NDArray[np.intp], predictions: NDArray[np.float64], *, label: str
+    column: AnyBins, counts: NDArray[np.intp], predictions: NDArray[np.float64], *, label: str
 ) -> Figure:
-    """Draw the bins and the cumulative distribution of the predictions, both beside training."""
+    """Draw the bins of the predictions beside training, and for numbers the cumulative distribution, too."""
+    if not isinstance(column, Bins):
+        figure, axis = plt.subplots(figsize=(12, 3.6), layout="constrained")
+        _bars(axis, column, counts, BLUE)
+        axis.legend(fontsize=8, frameon=False)
+        return closed(figure)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     _bars(left, column, counts, BLUE)
     left.legend(fontsize=8, frameon=False)
@@ -104,21 +109,22 @@ def error_over_time(
     starts: NDArray[np.datetime64],
     rows: NDArray[np.intp],
     truths: NDArray[np.intp],
-    rmse: NDArray[np.float64],
+    errors: NDArray[np.float64],
     intervals: NDArray[np.float64],
     *,
-    validation_rmse: float | None,
-    unit: str,
+    validation: float | None,
+    label: str,
 ) -> Figure:
-    """Draw the RMSE of each period with its interval `(2, n_periods)`, NaN for none, above its number of rows."""
+    """Draw the error of each period with its interval `(2, n_periods)`, NaN for none, above its number of rows."""
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(3, 2)
     )
     ticks = np.arange(len(starts))
-    if validation_rmse is not None:
-        upper.axhline(validation_rmse, color=RED, linestyle="--", label="validation")
-    upper.errorbar(ticks, rmse, yerr=np.abs(intervals - rmse), color=BLUE, fmt="o", capsize=2, label="live, with 95 %")
-    upper.set(ylabel=f"RMSE ({unit})" if unit else "RMSE", ylim=(0, None))
+    if validation is not None:
+        upper.axhline(validation, color=RED, linestyle="--", label="validation")
+    bars = np.abs(intervals - errors)
+    upper.errorbar(ticks, errors, yerr=bars, color=BLUE, fmt="o", capsize=2, label="live, with 95 %")
+    upper.set(ylabel=label, ylim=(0, None))
     lower.bar(ticks, rows, color=GREY, label="rows")
     lower.bar(ticks, truths, width=0.5, color=BLUE, label="with a true value")
     lower.set(ylabel="rows", xlim=(-0.6, len(starts) - 0.4))
@@ -149,11 +155,14 @@ def _bars(axis: Axes, column: AnyBins, counts: NDArray[np.intp], color: str) -> 
         edges = [f"≤ {edge:.4g}" for edge in column.edges]
         labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
     else:
-        names = [name if len(name) <= _MAX_LABEL else f"{name[:_MAX_LABEL]}…" for name in column.names]
-        labels = [*names, "any other", "unseen"]
+        labels = [*map(_shortened, column.names), "any other", "unseen"]
     axis.set_xticks(ticks, labels, rotation=90, fontsize=8)
     axis.yaxis.set_major_formatter("{x:.0%}")
     hide_frame(axis)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_LABEL else f"{name[:_MAX_LABEL]}…"
 
 
 def _dates(starts: NDArray[np.datetime64]) -> tuple[list[int], list[str]]:
