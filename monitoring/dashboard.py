@@ -270,9 +270,9 @@ def drift() -> Sequence[Panel]:
 def truth() -> Sequence[Panel]:
     """Return the panels on feedback, live errors and the prediction log."""
 
-    def error(kind: str, description: str, *more: Query) -> timeseries.Panel:
+    def error(title: str, kind: str, description: str, *more: Query) -> timeseries.Panel:
         return graph(
-            f"Live {kind.upper() if kind != 'bias' else kind}",
+            f"Live {title}",
             description,
             "none",
             (f"avg by (model, version) (tabserve_live_error_{kind}{{{MODEL}}})", f"{VERSION} live"),
@@ -286,12 +286,26 @@ def truth() -> Sequence[Panel]:
     failures = f"rate(tabserve_prediction_log_failures_total{{{SERVICE}}}[$__rate_interval])"
     return [
         error(
+            "RMSE",
             "rmse",
-            "Compared with validation. Above the limit for 10 minutes raises an alert.",
+            "Regressions, compared with validation. Above the limit for 10 minutes raises an alert.",
             (f"tabserve:live_error_rmse_threshold{{{MODEL}}}", "limit"),
         ),
-        error("mae", "Compared with validation. Less sensitive to a few large errors than RMSE."),
-        error("bias", "Mean of prediction minus truth. Above 0 predictions are too high on average, below 0 too low."),
+        error("MAE", "mae", "Regressions, compared with validation. Less sensitive to a few large errors than RMSE."),
+        error(
+            "bias",
+            "bias",
+            "Regressions: mean of prediction minus truth. Above 0 predictions are too high on average.",
+        ),
+        error(
+            "log loss",
+            "log_loss",
+            "Classifiers, compared with validation. Above the limit for 10 minutes raises an alert.",
+            (f"tabserve:live_error_log_loss_threshold{{{MODEL}}}", "limit"),
+        ),
+        error("Brier score", "brier", "Classifiers: mean squared error of the probabilities, lower is better."),
+        error("accuracy", "accuracy", "Classifiers: share of right labels."),
+        error("AUC", "auc", "Classifiers: how well probabilities order the rows; 0.5 is no better than chance."),
         graph(
             "Truths in the window",
             "Rows in the live errors; an alert needs 30.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.live.judge import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, MINIMUM_TRUTHS
+from model.live.judge import LIVE_ERROR_DEVIATIONS, LIVE_ERROR_MARGIN, LIVE_LOG_LOSS_MARGIN, MINIMUM_TRUTHS
 from monitoring.rule import VERSION, Rule, alert, record
 
 # Every POST is a prediction, since platforms choose the path, except for the routes listed here. A probe's 503 is not
@@ -153,7 +153,7 @@ def outages() -> list[Rule]:
 
 
 def live_errors(*, hold: str) -> list[Rule]:
-    """Return the rules that compare the live RMSE with that of validation.
+    """Return the rules that compare the live RMSE, or the log loss of a classifier, with that of validation.
 
     Pods that share a database all report the same figures, so they are not summed.
     """
@@ -166,13 +166,29 @@ def live_errors(*, hold: str) -> list[Rule]:
             f"  2 / (tabserve:live_error_rows:max >= {MINIMUM_TRUTHS}) +\n"
             f"  2 / max by ({VERSION}) (tabserve_validation_rows)\n))",
         ),
+        record("tabserve:live_error_log_loss:avg", f"avg by ({VERSION}) (tabserve_live_error_log_loss)"),
+        record(
+            "tabserve:log_loss_deviation:max",
+            f"max by ({VERSION}) (\n"
+            '  label_replace(tabserve_live_error_log_loss_deviation, "of", "live", "", "") or\n'
+            "  tabserve_validation_log_loss_deviation\n)",
+        ),
+        record(
+            "tabserve:live_error_log_loss_threshold",
+            f"max by ({VERSION}) (tabserve_validation_log_loss) * {LIVE_ERROR_MARGIN} + {LIVE_LOG_LOSS_MARGIN} +\n"
+            f"{LIVE_ERROR_DEVIATIONS} * tabserve:log_loss_deviation:max * sqrt(\n"
+            f"  1 / (tabserve:live_error_rows:max >= {MINIMUM_TRUTHS}) +\n"
+            f"  1 / max by ({VERSION}) (tabserve_validation_rows)\n)",
+        ),
         alert(
             "TabserveLiveErrorHigh",
-            "tabserve:live_error_rmse:avg > tabserve:live_error_rmse_threshold",
+            "tabserve:live_error_rmse:avg > tabserve:live_error_rmse_threshold or\n"
+            "tabserve:live_error_log_loss:avg > tabserve:live_error_log_loss_threshold",
             hold=hold,
             severity="warning",
             summary="{{ $labels.model }} has a larger error than in validation.",
-            description="The RMSE of {{ $labels.model }} version {{ $labels.version }} on the true values is "
-            "{{ $value | humanize }}, more than chance explains compared with validation.",
+            description="The error of {{ $labels.model }} version {{ $labels.version }} on the true values, its RMSE "
+            "or a classifier's log loss, is {{ $value | humanize }}, more than chance explains compared with "
+            "validation.",
         ),
     ]
