@@ -12,18 +12,22 @@ import pytest
 import requests
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
     ExtraTreesRegressor,
+    GradientBoostingClassifier,
     GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    RandomForestClassifier,
     RandomForestRegressor,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model import export
-from tests.support.real_tables import TABLES
+from tests.support.real_tables import LABELLED, TABLES
 from tests.support.server import serve
 from tests.support.service import bits
 
@@ -64,6 +68,18 @@ FAMILIES: Mapping[str, Callable[[], Any]] = {
 }
 # Those that take categories of pandas themselves.
 OWN_CATEGORIES = ("histograms", "xgboost", "lightgbm")
+CLASSIFIERS: Mapping[str, Callable[[], Any]] = {
+    "decision-tree": lambda: behind(ONE_HOT, DecisionTreeClassifier(max_depth=8)),
+    "random-forest": lambda: behind(ONE_HOT, RandomForestClassifier(n_estimators=30, max_depth=9, random_state=0)),
+    "extra-trees": lambda: behind(ORDINAL, ExtraTreesClassifier(n_estimators=30, max_depth=9, random_state=0)),
+    "gradient-boosting": lambda: behind(ORDINAL, GradientBoostingClassifier(n_estimators=40, random_state=0)),
+    "histograms": lambda: HistGradientBoostingClassifier(max_iter=40, categorical_features="from_dtype"),
+    "xgboost": lambda: own_categories("xgboost", "XGBClassifier", n_estimators=40, enable_categorical=True),
+    "lightgbm": lambda: own_categories("lightgbm", "LGBMClassifier", n_estimators=40, verbosity=-1, n_jobs=1),
+    "catboost": lambda: behind(
+        ONE_HOT, own_categories("catboost", "CatBoostClassifier", n_estimators=40, verbose=0, allow_writing_files=False)
+    ),
+}
 
 
 def variants(X: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +97,15 @@ def variants(X: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.astype(object) for frame in changed], ignore_index=True)
 
 
+def requested(X: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Return variants of the table's rows, as the fitted model takes them and as JSON has them."""
+    rows = variants(X)
+    is_number = {name: pd.api.types.is_numeric_dtype(X[name]) for name in X}
+    typed = rows.astype({name: float if is_number[name] else X[name].dtype for name in X})
+    records = [{name: _exact(cell) for name, cell in zip(rows.columns, row)} for row in rows.itertuples(index=False)]
+    return typed, records
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("table", TABLES)
 def test_service_gives_the_fitted_models_bits(tmp_path: Path, table: str, family: str) -> None:
@@ -89,11 +114,8 @@ def test_service_gives_the_fitted_models_bits(tmp_path: Path, table: str, family
     X = with_categories(X) if family in OWN_CATEGORIES else X
     model = FAMILIES[family]().fit(X, y)
     export(model, X, y, name="own", store=tmp_path / "store")
-    rows = variants(X)
-    is_number = {name: pd.api.types.is_numeric_dtype(X[name]) for name in X}
-    typed = rows.astype({name: float if is_number[name] else X[name].dtype for name in X})
+    typed, records = requested(X)
     expected = model.predict(typed)
-    records = [{name: _exact(cell) for name, cell in zip(rows.columns, row)} for row in rows.itertuples(index=False)]
     with serve(tmp_path / "store", tmp_path, WEB_CONCURRENCY="1") as server:
         url = f"{server.url}/predict"
         reply = requests.post(url, json=records, timeout=30)
@@ -102,6 +124,37 @@ def test_service_gives_the_fitted_models_bits(tmp_path: Path, table: str, family
     assert reply.status_code == 200, reply.text
     assert np.array_equal(bits(np.array(reply.json()["prediction"])), bits(expected))
     assert np.array_equal(bits(np.array([one["prediction"][0] for one in alone])), bits(expected[[0, 30, -1]]))
+
+
+# For each family a table of two classes and one of more.
+PAIRS = [(table, family) for number, family in enumerate(CLASSIFIERS) for table in list(LABELLED)[number % 2 :: 2]]
+
+
+@pytest.mark.parametrize(("table", "family"), PAIRS)
+def test_service_gives_the_fitted_classifiers_bits(tmp_path: Path, table: str, family: str) -> None:
+    """Labels over HTTP are the fitted model's, and every probability has its bits, for one row and for many."""
+    X, y = LABELLED[table]()
+    X = with_categories(X) if family in OWN_CATEGORIES else X
+    if family == "xgboost":  # which takes no labels but 0, 1 and so on
+        y = pd.Series(pd.factorize(y, sort=True)[0])
+    model = CLASSIFIERS[family]().fit(X, y)
+    export(model, X, y, name="own", store=tmp_path / "store")
+    typed, records = requested(X)
+    labels, probabilities = np.ravel(model.predict(typed)).tolist(), model.predict_proba(typed)
+    with serve(tmp_path / "store", tmp_path, WEB_CONCURRENCY="1") as server:
+        reply = requests.post(f"{server.url}/predict", json=records, timeout=30).json()
+        alone = [
+            requests.post(f"{server.url}/predict", json=records[number], timeout=30).json() for number in (0, 30, -1)
+        ]
+        v2 = requests.get(f"{server.url}/v2/models/own", timeout=30).json()["outputs"]
+
+    assert reply["prediction"] == labels
+    found = np.array([list(row.values()) for row in reply["probability"]])
+    assert np.array_equal(bits(found), bits(probabilities.astype(np.float64)))
+    for number, one in zip((0, 30, -1), alone):
+        assert one["prediction"] == [labels[number]]
+        assert one["probability"] == [reply["probability"][number]]
+    assert v2[1]["shape"] == [-1, probabilities.shape[1]]
 
 
 def _exact(cell: Any) -> Any:

@@ -48,9 +48,30 @@ def penguins() -> Table:
     return _table(pd.read_csv(file_of("palmerpenguins", "data/penguins.csv")), "body_mass_g", n_rows=400)
 
 
+def _labelled(table: Table, column: str) -> Table:
+    """Return a table with a column of labels as its target, and its target as a feature."""
+    X, y = table
+    X = X.assign(**{str(y.name): y})
+    X = X[X[column].notna()].reset_index(drop=True)
+    return X.drop(columns=column), X[column].astype(str)
+
+
+def late_flights() -> Table:
+    """Whether flights arrive more than a quarter of an hour late."""
+    X, delay = flights()
+    return X, delay > 15
+
+
 TABLES: Mapping[str, Callable[[], Table]] = {
     "diamonds": diamonds,
     "flights": flights,
     "hitters": hitters,
     "penguins": penguins,
+}
+# Labels: strings, strings of two kinds, true and false.
+LABELLED: Mapping[str, Callable[[], Table]] = {
+    "cuts of diamonds": lambda: _labelled(diamonds(), "cut"),
+    "late flights": late_flights,
+    "leagues of hitters": lambda: _labelled(hitters(), "League"),
+    "species of penguins": lambda: _labelled(penguins(), "species"),
 }
