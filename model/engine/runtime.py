@@ -94,7 +94,8 @@ class TreesEngine:
         self._vectors = BitVectors(forest, n_features) if forest else None
         self._min_rows = self._vectors.min_rows if self._vectors else sys.maxsize
         self._leaves = trees.leaves if result is Result.LEAVES else None
-        self._output = trees.output
+        n_outputs = int(trees.output.max()) + 1
+        self._trees_of_output = [np.flatnonzero(trees.output == output) for output in range(n_outputs)]
         self._chunk_rows = max(1, _LEAVES_PER_CHUNK // (len(trees.roots) * trees.leaves.shape[1]))
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -106,7 +107,10 @@ class TreesEngine:
         outputs = steps.run(self._steps, sums)
         if self._decision is None:
             return outputs[:, 0]
-        return np.column_stack([steps.decide(self._decision, sums, outputs), outputs])
+        answers = np.empty((len(outputs), 1 + outputs.shape[1]))
+        answers[:, 0] = steps.decide(self._decision, sums, outputs)
+        answers[:, 1:] = outputs
+        return answers
 
     def sums(self, X: Matrix) -> NDArray[np.float64]:
         """Return the sums of leaves, `(n_rows, n_outputs)`."""
@@ -115,13 +119,19 @@ class TreesEngine:
         if self._leaves is None:
             found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
             return found.astype(np.float64, copy=False)
+        if len(X) <= self._chunk_rows:
+            return self._sum_leaves(self._leaves, X)
         chunks = [X[start : start + self._chunk_rows] for start in range(0, len(X), self._chunk_rows)]
-        return np.concatenate([self._sum_leaves(self._leaves, chunk) for chunk in chunks]).astype(np.float64)
+        return np.concatenate([self._sum_leaves(self._leaves, chunk) for chunk in chunks])
 
-    def _sum_leaves(self, leaves: NDArray[Any], X: Matrix) -> NDArray[Any]:
+    def _sum_leaves(self, leaves: NDArray[Any], X: Matrix) -> NDArray[np.float64]:
         """Add the leaves that rows reach in the order of the trees."""
         found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]  # their numbers, (n_rows, n_trees)
         values = leaves.take(found.T.astype(np.intp), axis=0)  # (n_trees, n_rows, width)
         # A sum along the axis of the trees may add pairwise; an accumulated one adds tree after tree.
-        outputs = range(int(self._output.max()) + 1)
-        return np.hstack([np.add.accumulate(values[self._output == output], axis=0)[-1] for output in outputs])
+        if len(self._trees_of_output) == 1:
+            sums = np.add.accumulate(values, axis=0)[-1]
+        else:
+            of_outputs = [np.add.accumulate(values[trees], axis=0)[-1] for trees in self._trees_of_output]
+            sums = np.concatenate(of_outputs, axis=1)
+        return sums.astype(np.float64, copy=False)

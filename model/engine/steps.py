@@ -197,7 +197,7 @@ _STEPS: Mapping[str, tuple[int | None, Callable[..., Matrix]]] = {
     "numpy softmax": (0, _numpy_softmax),
     "numpy softmax32": (0, _numpy_softmax32),
     "numpy softmax by column": (0, _numpy_softmax_by_column),
-    "two classes": (0, lambda values: np.hstack([1 - values, values])),
+    "two classes": (0, lambda values: np.concatenate([1 - values, values], axis=1)),
     "fast exp": (0, _fast_exp),
     "fast softmax": (0, _fast_softmax),
     "exp32": (0, _exp32),
