@@ -9,7 +9,7 @@ URL ?= http://localhost:8000
 MONITOR_PORT ?= 9090
 ARGS ?=
 EXTRAS ?=
-TESTED_EXTRAS := alembic catboost lightgbm mlflow-skinny skops xgboost-cpu
+TESTED_EXTRAS := alembic catboost lightgbm mlflow-skinny skl2onnx skops xgboost-cpu
 OVERLAY ?= cpu
 # A model goes into an image only where it is named: MODEL above has a default.
 BAKED = $(if $(findstring command,$(origin MODEL)),MODEL="$(MODEL)",MODEL=)

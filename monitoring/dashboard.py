@@ -141,7 +141,9 @@ def model() -> Sequence[Panel]:
         flat(
             titled(table.Panel(), "Versions loaded", "Verified on loading; number of instances.", 12)
             .show_header(True)
-            .with_target(instant_query(f"sum by (model, version, algorithm, digest) (tabserve_model_info{{{MODEL}}})")),
+            .with_target(
+                instant_query(f"sum by (model, version, algorithm, engine, digest) (tabserve_model_info{{{MODEL}}})")
+            ),
             {"Value": "instances"},
         ),
         titled(stat.Panel(), "Golden rows", "1 if every instance predicts them as in training.", 4)

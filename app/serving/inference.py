@@ -33,15 +33,14 @@ class Inference:
     def run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Return the outcome of each request.
 
-        Requests for the same model share a run of its engine if it is exact or has trees: then the other rows of a run
-        change no bit of a prediction.
+        Requests for the same model share a run of its engine if the other rows of a run change no bit of a prediction.
         """
         if len(requests) == 1:
             return self._run(requests)
         groups: dict[int, list[int]] = {}
         for number, (model, _) in enumerate(requests):
-            shares = model.tolerance == 0 or model.manifest.has_trees
-            groups.setdefault(id(model) if shares else -number, []).append(number)
+            key = id(model) if model.manifest.is_alike_in_every_batch else -number
+            groups.setdefault(key, []).append(number)
         outcomes: dict[int, Outcome] = {}
         for numbers in groups.values():
             outcomes.update(zip(numbers, self._run([requests[number] for number in numbers])))

@@ -71,7 +71,7 @@ class ModelCollector(Collector):
         info = GaugeMetricFamily(
             "tabserve_model_info",
             "1 for each model that is loaded and verified.",
-            labels=[*version, "algorithm", "digest"],
+            labels=[*version, "algorithm", "engine", "digest"],
         )
         # Did a version predict its golden rows as in training?
         golden = GaugeMetricFamily(
@@ -97,7 +97,7 @@ class ModelCollector(Collector):
             golden.add_metric([name, str(number)], equal)
         for model in self._served.loaded.models.values():
             manifest, labels = model.manifest, [model.name, str(model.version)]
-            info.add_metric([*labels, manifest.algorithm, manifest.digest], 1)
+            info.add_metric([*labels, manifest.algorithm, manifest.engine, manifest.digest], 1)
             rows.add_metric(labels, manifest.metrics.training.rows)
             for feature, bins in model.reference.features.items():
                 for label, share in zip(bins.labels, bins.all_shares):

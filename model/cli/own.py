@@ -19,8 +19,8 @@ def add_import(commands: Commands) -> None:
     )
     own.add_argument(
         "file",
-        help="the fitted model: .joblib, .pkl, .skops, XGBoost's .json or .ubj, LightGBM's .txt, CatBoost's .cbm, or "
-        "what MLflow keeps, such as mlflow:models:/prices@champion",
+        help="the fitted model: .joblib, .pkl, .skops, XGBoost's .json or .ubj, LightGBM's .txt, CatBoost's .cbm, "
+        ".onnx, or what MLflow keeps, such as mlflow:models:/prices@champion",
     )
     own.add_argument("--name", required=True, help="the model's name in the store: lower-case letters, digits, dashes")
     own.add_argument("--data", type=Path, required=True, help="the table that it was fitted on (CSV with a header)")
@@ -30,6 +30,18 @@ def add_import(commands: Commands) -> None:
     own.add_argument("--unit", default="", help="the unit of what it predicts")
     own.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
     own.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
+    own.add_argument(
+        "--engine",
+        choices=("exact", "onnx"),
+        default="exact",
+        help="onnx: let a general converter do what cannot be compiled exactly, and mark the model so",
+    )
+    own.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-6,
+        help="with --engine onnx, how far answers may be apart, as a share of their range (default: %(default)g)",
+    )
     own.set_defaults(run=_import)
 
 
@@ -53,4 +65,6 @@ def _import(options: argparse.Namespace) -> None:
         source=options.data.name,
         owner=options.owner,
         limits=options.limits,
+        engine=options.engine,
+        tolerance=options.tolerance,
     )

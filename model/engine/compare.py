@@ -23,19 +23,22 @@ def predict_by_batch_size(predict: Predict, X: Matrix) -> NDArray[np.float64]:
     return np.concatenate([few, among.reshape(-1, *few.shape[1:])])
 
 
-def differing(expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
+def differing(
+    expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: float, allowed_difference: float = 0.0
+) -> NDArray[np.bool_]:
     """Return which rows `(…, n_rows)` differ from `expected` in any bit, or by more than the tolerance.
 
     `expected` is `(n_rows,)`, and the tolerance is relative to it; or it is `(n_rows, 1 + n_classes)`, and the
-    tolerance is that of a probability. No tolerance is large enough for another label.
+    tolerance is that of a probability. `allowed_difference` is allowed beside it. Neither is large enough for another
+    label.
     """
     different: NDArray[np.bool_]
-    if tolerance == 0:
+    if tolerance == allowed_difference == 0:
         different = np.not_equal(expected.view(np.int64), actual.view(np.int64))
     else:
         # 1 - p has the absolute error of p, which for a small one is a large relative error.
         scale = np.abs(expected) if expected.ndim == 1 else 1.0
-        near = np.abs(actual - expected) <= tolerance * scale
+        near = np.abs(actual - expected) <= tolerance * scale + allowed_difference
         different = ~near  # negated, so that NaN differs from everything
     return different if expected.ndim == 1 else np.any(different, axis=-1)
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.protobuf import BYTES, INT, Message, parse, single, text, varints
+
 INPUT_NAME = "X"
 OUTPUT_NAME = "y"
 
@@ -30,53 +32,48 @@ MAX_DEPTH = 2**10
 MAX_LAYER_WIDTH = 2**13  # 4,096 rows then take 256 MiB per layer
 _MAX_NODES = 2**10
 
-# Wire types of Protocol Buffers.
-_INT, _BYTES = 0, 2
-_Message = Mapping[int, tuple[str, int, int]]
-"""The allowed fields of a message: by number the name, the wire type and the largest count."""
-
-_MODEL: _Message = {
-    1: ("ir_version", _INT, 1),
-    2: ("producer_name", _BYTES, 1),
-    7: ("graph", _BYTES, 1),
-    8: ("opset_import", _BYTES, 2),
+_MODEL: Message = {
+    1: ("ir_version", INT, 1),
+    2: ("producer_name", BYTES, 1),
+    7: ("graph", BYTES, 1),
+    8: ("opset_import", BYTES, 2),
 }
-_OPSET: _Message = {1: ("domain", _BYTES, 1), 2: ("version", _INT, 1)}
-_GRAPH: _Message = {
-    1: ("node", _BYTES, _MAX_NODES),
-    2: ("name", _BYTES, 1),
-    5: ("initializer", _BYTES, 2 * _MAX_NODES),
-    11: ("input", _BYTES, 1),
-    12: ("output", _BYTES, 1),
+_OPSET: Message = {1: ("domain", BYTES, 1), 2: ("version", INT, 1)}
+_GRAPH: Message = {
+    1: ("node", BYTES, _MAX_NODES),
+    2: ("name", BYTES, 1),
+    5: ("initializer", BYTES, 2 * _MAX_NODES),
+    11: ("input", BYTES, 1),
+    12: ("output", BYTES, 1),
 }
-_NODE: _Message = {
-    1: ("input", _BYTES, 3),
-    2: ("output", _BYTES, 1),
-    3: ("name", _BYTES, 1),
-    4: ("op_type", _BYTES, 1),
-    5: ("attribute", _BYTES, 13),
-    7: ("domain", _BYTES, 1),
+_NODE: Message = {
+    1: ("input", BYTES, 3),
+    2: ("output", BYTES, 1),
+    3: ("name", BYTES, 1),
+    4: ("op_type", BYTES, 1),
+    5: ("attribute", BYTES, 13),
+    7: ("domain", BYTES, 1),
 }
-_ATTRIBUTE: _Message = {
-    1: ("name", _BYTES, 1),
-    3: ("i", _INT, 1),
-    5: ("t", _BYTES, 1),
-    8: ("ints", _INT, MAX_SPLITS + MAX_TREES),  # the largest number of leaves
-    20: ("type", _INT, 1),
+_ATTRIBUTE: Message = {
+    1: ("name", BYTES, 1),
+    3: ("i", INT, 1),
+    5: ("t", BYTES, 1),
+    8: ("ints", INT, MAX_SPLITS + MAX_TREES),  # the largest number of leaves
+    20: ("type", INT, 1),
 }
-_TENSOR: _Message = {
-    1: ("dims", _INT, 2),
-    2: ("data_type", _INT, 1),
-    5: ("int32_data", _BYTES, 1),
-    8: ("name", _BYTES, 1),
-    9: ("raw_data", _BYTES, 1),
-    10: ("double_data", _BYTES, 1),
+_TENSOR: Message = {
+    1: ("dims", INT, 2),
+    2: ("data_type", INT, 1),
+    5: ("int32_data", BYTES, 1),
+    8: ("name", BYTES, 1),
+    9: ("raw_data", BYTES, 1),
+    10: ("double_data", BYTES, 1),
 }
-_VALUE: _Message = {1: ("name", _BYTES, 1), 2: ("type", _BYTES, 1)}
-_TYPE: _Message = {1: ("tensor_type", _BYTES, 1)}
-_TENSOR_TYPE: _Message = {1: ("elem_type", _INT, 1), 2: ("shape", _BYTES, 1)}
-_SHAPE: _Message = {1: ("dim", _BYTES, 2)}
-_DIMENSION: _Message = {1: ("dim_value", _INT, 1), 2: ("dim_param", _BYTES, 1)}
+_VALUE: Message = {1: ("name", BYTES, 1), 2: ("type", BYTES, 1)}
+_TYPE: Message = {1: ("tensor_type", BYTES, 1)}
+_TENSOR_TYPE: Message = {1: ("elem_type", INT, 1), 2: ("shape", BYTES, 1)}
+_SHAPE: Message = {1: ("dim", BYTES, 2)}
+_DIMENSION: Message = {1: ("dim_value", INT, 1), 2: ("dim_param", BYTES, 1)}
 
 _OPSETS = {("", 21), ("ai.onnx.ml", 5)}
 
@@ -126,15 +123,15 @@ def check(content: bytes) -> None:
     """Raise `ValueError` for a graph that our exports do not write, or that needs too much time or memory."""
     if len(content) > MAX_GRAPH_BYTES:
         raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
-    model = _parse(memoryview(content), _MODEL, "model")
+    model = parse(memoryview(content), _MODEL, "model")
     for opset in model["opset_import"]:
-        fields = _parse(opset, _OPSET, "opset")
-        opset_id = _text(fields["domain"]), _single(fields["version"], "opset's version")
+        fields = parse(opset, _OPSET, "opset")
+        opset_id = text(fields["domain"]), single(fields["version"], "opset's version")
         if opset_id not in _OPSETS:
             raise ValueError(f"it needs the operators {opset_id[0] or 'ai.onnx'!r} in version {opset_id[1]}")
-    graph = _parse(_single(model["graph"], "graph"), _GRAPH, "graph")
-    n_features = _width(_single(graph["input"], "input"), INPUT_NAME, "input")
-    if _width(_single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
+    graph = parse(single(model["graph"], "graph"), _GRAPH, "graph")
+    n_features = _width(single(graph["input"], "input"), INPUT_NAME, "input")
+    if _width(single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
         raise ValueError("it returns more than one number per row")
     nodes = [_node(node) for node in graph["node"]]
     constants: dict[str, NDArray[Any]] = {}
@@ -233,14 +230,14 @@ def _check_chained(node: _Node, value: str, *, is_last: bool) -> None:
 
 
 def _node(content: memoryview) -> _Node:
-    fields = _parse(content, _NODE, "operator")
-    kind = _text(fields["domain"]), _text(fields["op_type"])
+    fields = parse(content, _NODE, "operator")
+    kind = text(fields["domain"]), text(fields["op_type"])
     if kind not in _OPERATORS:
         raise ValueError(f"it has the operator {kind[1]!r} of {kind[0] or 'ai.onnx'!r}, which our exports do not use")
     attributes: dict[str, Any] = {}
     for attribute in fields["attribute"]:
-        values = _parse(attribute, _ATTRIBUTE, "attribute")
-        name, expected_field = _text(values["name"]), _OPERATORS[kind].get(_text(values["name"]))
+        values = parse(attribute, _ATTRIBUTE, "attribute")
+        name, expected_field = text(values["name"]), _OPERATORS[kind].get(text(values["name"]))
         value_fields = [field for field in _ATTRIBUTE_TYPES if values[field]]
         if (
             name in attributes
@@ -251,37 +248,37 @@ def _node(content: memoryview) -> _Node:
         attributes[name] = values["ints"] if expected_field == "ints" else values[value_fields[0]][0]
     if attributes.keys() != _OPERATORS[kind].keys():
         raise ValueError(f"its operator {kind[1]} does not have the attributes that our exports give it")
-    inputs, outputs = ([_text([name]) for name in fields[side]] for side in ("input", "output"))
+    inputs, outputs = ([text([name]) for name in fields[side]] for side in ("input", "output"))
     return _Node(kind, inputs, outputs, attributes)
 
 
 def _width(content: memoryview, name: str, side: str) -> int:
     """Return the number of columns of a graph's input or output, which must be a double matrix called `name`."""
-    value = _parse(content, _VALUE, "value")
-    tensor = _parse(
-        _single(_parse(_single(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
+    value = parse(content, _VALUE, "value")
+    tensor = parse(
+        single(parse(single(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
     )
-    kind = _single(tensor["elem_type"], "element's type")
+    kind = single(tensor["elem_type"], "element's type")
     if kind != _DOUBLE:
         raise ValueError(f"its {side} is tensor({_TYPE_NAMES.get(kind, kind)}) and not tensor(double)")
-    dimensions = _parse(_single(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
-    if _text(value["name"]) != name or len(dimensions) != 2:
+    dimensions = parse(single(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
+    if text(value["name"]) != name or len(dimensions) != 2:
         raise ValueError(f"its {side} is not a matrix {name}")
-    width = _parse(dimensions[1], _DIMENSION, "dimension")["dim_value"]
-    _parse(dimensions[0], _DIMENSION, "dimension")
-    return int(_single(width, f"width of {name}"))
+    width = parse(dimensions[1], _DIMENSION, "dimension")["dim_value"]
+    parse(dimensions[0], _DIMENSION, "dimension")
+    return int(single(width, f"width of {name}"))
 
 
 def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
     """Return the name and the values of a tensor, which must all be inside the graph."""
-    fields = _parse(content, _TENSOR, "tensor")
-    name = _text(fields["name"])
-    if _single(fields["data_type"], "tensor's type") != kind:
+    fields = parse(content, _TENSOR, "tensor")
+    name = text(fields["name"])
+    if single(fields["data_type"], "tensor's type") != kind:
         raise ValueError(f"its tensor {name!r} is not of {_TYPE_NAMES[kind]}")
     data = [field for field in ("int32_data", "raw_data", "double_data") if fields[field]]
     dtype = "<f8" if kind == _DOUBLE else "u1"
     if data == ["int32_data"] and kind == _UINT8:
-        values = np.array(_varints(fields["int32_data"][0]), dtype=np.int64)
+        values = np.array(varints(fields["int32_data"][0], MAX_SPLITS), dtype=np.int64)
     elif data == ["raw_data"] or (data == ["double_data"] and kind == _DOUBLE):
         raw = fields[data[0]][0]
         if len(raw) % np.dtype(dtype).itemsize:
@@ -293,62 +290,3 @@ def _tensor(content: memoryview, kind: int) -> tuple[str, NDArray[Any]]:
     if min(shape, default=0) < 0 or math.prod(shape) != values.size:
         raise ValueError(f"its tensor {name!r} has {values.size} values in the shape {shape}")
     return name, values.reshape(shape)
-
-
-def _parse(content: memoryview, message: _Message, kind: str) -> dict[str, list[Any]]:
-    """Return the fields of a message by name: lists of integers, or of the bytes of strings and messages."""
-    found: dict[str, list[Any]] = {name: [] for name, _, _ in message.values()}
-    position, end = 0, len(content)
-    while position < end:
-        tag, position = _varint(content, position)
-        name, wire, max_count = message.get(tag >> 3, ("", -1, 0))
-        if wire != tag & 7:
-            raise ValueError(f"its {kind} has the field {tag >> 3}, which our exports do not write")
-        value: Any
-        value, position = _varint(content, position)
-        if wire == _BYTES:
-            if value < 0 or position + value > end:
-                raise ValueError(f"its {kind} ends in the middle of a field")
-            start, position = position, position + value
-            value = content[start:position]
-        if len(found[name]) == max_count:
-            raise ValueError(f"its {kind} has more than {max_count} of the field {name!r}")
-        found[name].append(value)
-    return found
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    """Return the signed 64-bit varint at a position, and the position behind it."""
-    number = shift = 0
-    try:
-        while (byte := content[position]) >= 0x80:
-            number |= (byte & 0x7F) << shift
-            shift += 7
-            position += 1
-    except IndexError:
-        shift = 70
-    if shift >= 70:
-        raise ValueError("it ends in the middle of a number, or is not an ONNX graph")
-    number = (number | byte << shift) & (2**64 - 1)
-    return (number if number < 2**63 else number - 2**64), position + 1
-
-
-def _varints(content: memoryview) -> list[int]:
-    numbers, position = [], 0
-    while position < len(content):
-        number, position = _varint(content, position)
-        numbers.append(number)
-        if len(numbers) > MAX_SPLITS:
-            raise ValueError(f"it has a list of more than {MAX_SPLITS} numbers")
-    return numbers
-
-
-def _single(values: list[Any], kind: str) -> Any:
-    if len(values) != 1:
-        raise ValueError(f"it has no {kind}")
-    return values[0]
-
-
-def _text(values: list[Any]) -> str:
-    """Return a string, empty if the field is absent."""
-    return bytes(values[0]).decode() if values else ""

@@ -29,7 +29,7 @@ Predict = Callable[[Matrix], NDArray[np.float64]]
 _LEAVES_PER_CHUNK = 2**18  # 2 MiB of float64
 
 
-def _session(onnx_model: bytes) -> onnxruntime.InferenceSession:
+def session(onnx_model: bytes) -> onnxruntime.InferenceSession:
     """Return the runtime's session of a graph. Raises `ValueError` if it cannot run here."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -65,7 +65,7 @@ class Engine:
         that our exports write.
         """
         graph.check(onnx_model)
-        self._session = _session(onnx_model)
+        self._session = session(onnx_model)
         self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -89,7 +89,7 @@ class TreesEngine:
         """
         result = result_of(trees)
         self._steps, self._decision = of_sums, decision
-        self._session = _session(to_graph(trees, n_features, result))
+        self._session = session(to_graph(trees, n_features, result))
         forest = forest_of(trees)
         self._vectors = BitVectors(forest, n_features) if forest else None
         self._min_rows = self._vectors.min_rows if self._vectors else sys.maxsize
@@ -130,7 +130,7 @@ class TreesEngine:
         values = leaves.take(found.T.astype(np.intp), axis=0)  # (n_trees, n_rows, width)
         # A sum along the axis of the trees may add pairwise; an accumulated one adds tree after tree.
         if len(self._trees_of_output) == 1:
-            sums = np.add.accumulate(values, axis=0)[-1]
+            sums: NDArray[Any] = np.add.accumulate(values, axis=0)[-1]
         else:
             of_outputs = [np.add.accumulate(values[trees], axis=0)[-1] for trees in self._trees_of_output]
             sums = np.concatenate(of_outputs, axis=1)

@@ -23,7 +23,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from model.engine.columns import MAX_COLUMNS_BYTES, Columns, ColumnsEngine
 from model.engine.compare import differing, predict_by_batch_size
+from model.engine.converted import ConvertedEngine
 from model.engine.forest import BitVectors, Forest
 from model.engine.graph import MAX_GRAPH_BYTES
 from model.engine.linear import LinearEngine
@@ -45,7 +47,7 @@ from model.schema.numbers import is_number
 from model.store import manifest as manifests
 from model.store import reference
 from model.store.files import MAX_JSON_BYTES, open_regular, parse_json, read_json
-from model.store.manifest import File, Manifest
+from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, TREES_ENGINE, File, Manifest
 from model.store.reference import Reference
 
 FORMAT_VERSION = 3
@@ -73,6 +75,7 @@ _MAX_BYTES = {
 }
 INCOMING = ".incoming-"  # the prefix of a folder's name until the folder is complete
 
+_TRAIN = "train it again with this version"
 _RESTORE = "restore the artifact from its source, or train the model again"
 
 
@@ -177,7 +180,7 @@ def load(folder: Path) -> Artifact:
         manifest = manifests.parse(document)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
-    model_file = TREES if manifest.has_trees else LINEAR if manifest.is_linear else GRAPH
+    model_file = _model_file(manifest)
     missing = [name for name in (model_file, GOLDEN, REFERENCE) if name not in files]
     if missing:
         raise ArtifactError(folder / MANIFEST, f"does not list {' and '.join(missing)}", _RESTORE)
@@ -187,31 +190,11 @@ def load(folder: Path) -> Artifact:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"is not a training distribution ({error})"
         raise ArtifactError(folder / REFERENCE, reason, _RESTORE) from None
-    n_features = len(manifest.schema.names)
-    try:
-        vectors = BitVectors(Forest.unpack(files[FOREST]), n_features) if FOREST in files else None
-    except Exception as error:  # numpy raises many classes for arrays that do not match
-        raise ArtifactError(folder / FOREST, f"cannot be used: {error}", _RESTORE) from None
-    engine: Predictor
-    try:
-        if manifest.is_linear:
-            engine = LinearEngine.unpack(files[LINEAR], n_features, manifest.steps, manifest.decision)
-        elif manifest.has_trees and COLUMNS in files:
-            columns = Columns.unpack(files[COLUMNS], n_features)
-            trees = Trees.unpack(files[TREES], [0] * columns.n_columns)
-            of_columns = TreesEngine(trees, columns.n_columns, manifest.steps, manifest.decision)
-            engine = ColumnsEngine(columns, of_columns)
-        elif manifest.has_trees:
-            trees = Trees.unpack(files[TREES], manifest.schema.n_places)
-            engine = TreesEngine(trees, n_features, manifest.steps, manifest.decision)
-        else:
-            engine = Engine(files[GRAPH], vectors)
+    engine = _engine(manifest, files, folder)
+    with _named(folder / model_file, _TRAIN):
         replayed = predict_by_batch_size(engine.predict, rows)
         if replayed.shape[1:] != answers.shape:
             raise ValueError(f"it gives answers of the shape {replayed.shape[1:]}, not {answers.shape}")
-    except Exception as error:  # the runtime's exceptions share no base class
-        reason = f"cannot be served: {error}"
-        raise ArtifactError(folder / model_file, reason, "train it again with this version") from None
     loaded = Artifact(
         path=folder,
         name=manifest.name,
@@ -226,6 +209,40 @@ def load(folder: Path) -> Artifact:
     )
     check_golden_rows(loaded, replayed)
     return loaded
+
+
+def _engine(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Predictor:
+    """Return the engine that a manifest describes. Raises `ArtifactError` that names the file that cannot be used."""
+    n_features, n_classes = len(manifest.schema.names), len(manifest.classes)
+    with _named(folder / COLUMNS):
+        columns = Columns.unpack(files[COLUMNS], n_features) if COLUMNS in files else None
+    with _named(folder / FOREST):
+        vectors = BitVectors(Forest.unpack(files[FOREST]), n_features) if FOREST in files else None
+    with _named(folder / _model_file(manifest), _TRAIN):
+        if manifest.engine == LINEAR_ENGINE:
+            return LinearEngine.unpack(files[LINEAR], n_features, manifest.steps, manifest.decision)
+        if manifest.engine == CONVERTED_ENGINE:
+            columns = columns or Columns(n_features, [])
+            return ConvertedEngine(files[GRAPH], columns, n_classes, manifest.allowed_difference, manifest.steps)
+        if manifest.engine == GRAPH_ENGINE:
+            return Engine(files[GRAPH], vectors)
+        n_places = [0] * columns.n_columns if columns else manifest.schema.n_places
+        trees = Trees.unpack(files[TREES], n_places)
+        engine = TreesEngine(trees, len(n_places), manifest.steps, manifest.decision)
+        return ColumnsEngine(columns, engine) if columns else engine
+
+
+def _model_file(manifest: Manifest) -> str:
+    return {TREES_ENGINE: TREES, LINEAR_ENGINE: LINEAR}.get(manifest.engine, GRAPH)
+
+
+@contextmanager
+def _named(path: Path, what_to_do: str = _RESTORE) -> Iterator[None]:
+    """Name the file in an error. Neither numpy's nor the runtime's exceptions share a base class."""
+    try:
+        yield
+    except Exception as error:
+        raise ArtifactError(path, f"cannot be served: {error}", what_to_do) from None
 
 
 def to_golden(names: Sequence[str], X: Matrix, y: NDArray[np.float64]) -> bytes:
@@ -269,7 +286,9 @@ def check_golden_rows(model: Artifact, replayed: NDArray[np.float64]) -> None:
 
     Raises `GoldenRowsError` if any differs.
     """
-    different = int(differing(model.golden_predictions, replayed, model.tolerance).any(axis=0).sum())
+    allowed_difference = model.manifest.allowed_difference
+    is_different = differing(model.golden_predictions, replayed, model.tolerance, allowed_difference)
+    different = int(is_different.any(axis=0).sum())
     if different:
         raise GoldenRowsError(
             model.path / GOLDEN,

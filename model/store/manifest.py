@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
-GRAPH_ENGINE, TREES_ENGINE, LINEAR_ENGINE = "onnx", "trees", "linear"  # `engine.kind`
+# `engine.kind`
+GRAPH_ENGINE, TREES_ENGINE, LINEAR_ENGINE, CONVERTED_ENGINE = ENGINES = "onnx", "trees", "linear", "converted"
 MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
@@ -77,6 +78,11 @@ class Proof:
     seed: int
     largest_share_of_allowed: float = 0.0
 
+    @property
+    def n_rows(self) -> int:
+        """Return the number of rows of all kinds."""
+        return self.table_rows + self.random_rows + self.limit_rows + self.split_rows
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -100,11 +106,12 @@ class File:
 class Manifest:
     """What is known of one version of a model.
 
-    A model that `has_trees` is served from them, and `steps` are done to the sums of their leaves; one that
-    `is_linear` from its coefficients, with the same steps; another is served as a graph. A classifier's `decision`
-    is how its label follows from these, one of `engine.steps.DECISIONS`; it is None for a regression. `tolerance`
-    is the difference from the trained model that is allowed, as `engine.compare` measures it. `data` and `proof`
-    are None in a manifest that does not have them completely. `document` is the whole manifest as it was read.
+    `engine` is one of `ENGINES`. Trees are served from arrays, a linear model from its coefficients, anything else as a
+    graph; `steps` are done to what these give. A classifier's `decision` is how its label follows from these, one of
+    `engine.steps.DECISIONS`; it is None for a regression, and for a graph, which has the label. `tolerance` and
+    `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is that
+    of a converted graph. `data` and `proof` are None in a manifest that does not have them completely. `document` is
+    the whole manifest as it was read.
     """
 
     name: str
@@ -117,11 +124,11 @@ class Manifest:
     created_at: str
     schema: Schema
     metrics: Metrics
-    has_trees: bool
-    is_linear: bool
+    engine: str
     steps: Sequence[Step]
     decision: str | None
     tolerance: float
+    allowed_difference: float
     files: Mapping[str, File]
     limits: str
     tags: Mapping[str, str]
@@ -129,6 +136,11 @@ class Manifest:
     data: Data | None
     proof: Proof | None
     document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def is_alike_in_every_batch(self) -> bool:
+        """Return whether a row has the same bits alone and among others."""
+        return self.engine in (TREES_ENGINE, LINEAR_ENGINE) or (self.engine == GRAPH_ENGINE and self.tolerance == 0)
 
     @property
     def classes(self) -> Sequence[Category]:
@@ -234,7 +246,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError("; ".join(problems))
     engine = document.get("engine")
     kind = engine.get("kind") if isinstance(engine, dict) else None
-    has_trees, is_linear = kind == TREES_ENGINE, kind == LINEAR_ENGINE
+    kind = kind if kind in ENGINES else GRAPH_ENGINE
     schema = features.from_manifest(document)
     return Manifest(
         name=document["name"],
@@ -250,11 +262,11 @@ def parse(document: Mapping[str, Any]) -> Manifest:
             training=_value(task.score_class, document["metrics"]["training"]),
             validation=_value(task.score_class, document["metrics"]["validation"]) if has_validation else None,
         ),
-        has_trees=has_trees,
-        is_linear=is_linear,
-        steps=steps.parse(document["engine"].get("steps")) if has_trees or is_linear else (),
+        engine=kind,
+        steps=() if kind == GRAPH_ENGINE else steps.parse(document["engine"].get("steps")),
         decision=_decision(document, task, schema.target),
         tolerance=_tolerance(document),
+        allowed_difference=_allowed_difference(document) if kind == CONVERTED_ENGINE else 0.0,
         files=files(document),
         limits=document.get("limits", ""),
         tags=document.get("tags", {}),
@@ -311,10 +323,20 @@ def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str |
     if len(target.categories) > MAX_CLASSES:
         raise ValueError(f"it has {len(target.categories)} classes, more than {MAX_CLASSES}")
     engine = document["engine"]
+    if engine.get("kind") == CONVERTED_ENGINE:
+        return None
     decision = engine.get("decision") if engine.get("kind") in (TREES_ENGINE, LINEAR_ENGINE) else None
     if not isinstance(decision, str) or decision not in steps.DECISIONS:
         raise ValueError(f"it decides by {decision!r}, which does not exist")
     return decision
+
+
+def _allowed_difference(document: Mapping[str, Any]) -> float:
+    """Return how far the answers of a converted graph may be from the trained model's."""
+    allowed = document["engine"].get("allowed_difference")
+    if not is_number(allowed) or allowed < 0:
+        raise ValueError(f"the allowed difference {allowed!r} is not a number of at least 0")
+    return float(allowed)
 
 
 def _proof(document: Mapping[str, Any]) -> Proof | None:

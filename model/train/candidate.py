@@ -12,17 +12,28 @@ from model.schema.features import Matrix
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """How far the answers of a compiled model may be from the fitted one's, where there are no bits to match.
+
+    `of_rows` returns it for rows, in the shape of their answers. `bound` says it in words, `reason` says why.
+    """
+
+    of_rows: Predict
+    bound: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A fitted model of any library, with its compiled form.
 
     `predict` is the fitted model and `engine` the compiled one. Their answers have the form of `Artifact.predict` and
     may differ by the `tolerance`; at 0 they have the same bits. `engine_facts` say in the manifest how the engine is
-    made of `files`, and with which `tolerance` another machine may replay it, if not with this one.
-    `features` are what the model accepts; the export adds what is known of the table. `split_rows`
-    `(n_rows, n_features)` are rows where the two would differ first, if there are any. `summary` describes the model's
-    size, `packages` determine its bits. `files` go into the artifact, `facts` into its manifest.
-    With `allowed` the answers for a row may be apart by what it returns for it, in their shape, instead of `tolerance`;
-    the golden rows then have the compiled model's answers.
+    made of `files`, and with which `tolerance` another machine may replay it, if not with this one. `features` are what
+    the model accepts; the export adds what is known of the table. `split_rows` `(n_rows, n_features)` are rows where
+    the two would differ first, if there are any. `summary` describes the model's size, `packages` determine its bits.
+    `files` go into the artifact, `facts` into its manifest. With an `allowance` the answers for a row may be apart by
+    that instead of `tolerance`; the golden rows then have the compiled model's answers.
     """
 
     algorithm: str
@@ -36,5 +47,5 @@ class Candidate:
     files: Mapping[str, bytes]
     facts: Mapping[str, Any]
     tolerance: float = 0.0
-    allowed: Predict | None = None
+    allowance: Allowance | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)

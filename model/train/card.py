@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from model.engine.linear import BOUND, ORDER
 from model.metrics import confusion
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
 from model.schema.features import Schema
@@ -122,13 +121,12 @@ def _equality(proof: Proof, candidate: Candidate) -> str:
             " An exponential is part of each prediction, and may be another number on another kind of processor, or "
             f"with another C library: a server accepts differences of up to {elsewhere:.1e}."
         )
-    if candidate.allowed:
-        nearness = f"within {BOUND}"
+    if allowance := candidate.allowance:
+        nearness = f"within {allowance.bound}"
         difference += (
             f" At least one bit differs on {proof.different_rows:,} of them, by at most "
             f"{proof.largest_relative_difference:.1e}, and by {proof.largest_share_of_allowed:.0%} of what is allowed. "
-            f"The served model adds {ORDER}. The library's own bits depend on how many rows it is given, so there "
-            "are none to match; a server gives each row the same bits in every batch."
+            f"{allowance.reason}."
         )
     elif tolerance:
         nearness = f"within a relative difference of {tolerance:g}"

@@ -83,7 +83,7 @@ def draft_of(
         table_rows=subject.X,
         split_rows=candidate.split_rows,
         tolerance=candidate.tolerance,
-        allowed=candidate.allowed,
+        allowed=candidate.allowance.of_rows if candidate.allowance else None,
     )
     golden = golden_rows(subject.X, candidate.split_rows, proof.limit_rows(schema))
     X_train, y_train = subject.training
@@ -117,7 +117,7 @@ def draft_of(
         "limits": subject.limits,
     }
     # Where the fitted model differs from itself by the batch, servers repeat the compiled one.
-    golden_predict = candidate.engine.predict if candidate.allowed else candidate.predict
+    golden_predict = candidate.engine.predict if candidate.allowance else candidate.predict
     files = {
         artifact.GOLDEN: artifact.to_golden(schema.names, golden, golden_predict(golden)),
         artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),

@@ -18,7 +18,7 @@ import pandas as pd
 from sklearn.exceptions import InconsistentVersionWarning
 
 from model.errors import ExportError
-from model.train.compile import catboost, lightgbm, xgboost
+from model.train.compile import catboost, lightgbm, onnx_file, xgboost
 from model.train.compile.compiled import fitted_names
 from model.train.labels import labels_of
 
@@ -190,4 +190,5 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
     ".ubj": _read_xgboost,
     ".cbm": _read_catboost,
     ".txt": _read_lightgbm,
+    ".onnx": onnx_file.load,
 }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from model.engine.compare import shares_of
-from model.engine.linear import BOUND, ORDER
+from model.engine.converted import MAX_ALLOWED
 from model.errors import ExportError
 from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
@@ -31,11 +31,13 @@ from model.train import export as drafts
 from model.train import frames
 from model.train.candidate import Candidate
 from model.train.compile.compiled import answers, fitted_names, is_named
+from model.train.compile.onnx_file import OnnxModel
 from model.train.frames import Frames
 from model.train.labels import labels_of, positions, target_of
 from model.train.learners import fitted as learner
 from model.train.subject import Subject
 
+ENGINES = EXACT, ONNX = "exact", "onnx"
 _MAX_SHOWN = 6  # categories in a line of the checklist
 
 
@@ -53,6 +55,8 @@ def export(
     source: str = "a table in memory",
     owner: str = "",
     limits: str = "",
+    engine: str = EXACT,
+    tolerance: float = 1e-6,
 ) -> Artifact:
     """Compile a fitted model, prove it equal to the original, and add it to the store as its new champion.
 
@@ -61,11 +65,18 @@ def export(
     good it is on them is what the live error is compared with.
     `target` and `unit` name what is predicted; the default is the name of `y`.
 
+    With `engine="onnx"` a general converter does what cannot be compiled exactly. It is accepted if its answers are
+    within `tolerance` of the fitted model's, as a share of the range of its answers for `X`, or in each probability.
+
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
     or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
     """
     models = Store(Path(store))
     models.versions(name)  # refuses a name that cannot be one, before the work
+    if engine not in ENGINES:
+        raise ExportError(f"the engine {engine!r} does not exist; choose one of {', '.join(ENGINES)}")
+    if not 0 < tolerance <= MAX_ALLOWED:
+        raise ExportError(f"the tolerance {tolerance:g} is not above 0 and at most {MAX_ALLOWED:g}")
     fitted = getattr(fitted, "best_estimator_", fitted)  # of a search
     names = fitted_names(fitted)
     table = frames.read(X, names if is_named(fitted) else None)
@@ -76,7 +87,8 @@ def export(
     if holdout:
         X_new, y_new = holdout
         validation = _read(fitted, labels, table, X_new, "holdout")[0], _targets(y_new, labels, len(X_new))
-    candidate = learner.candidate(fitted, table, matrix)
+    is_converted = engine == ONNX or isinstance(fitted, OnnxModel)
+    candidate = learner.candidate(fitted, table, matrix, converted_within=tolerance if is_converted else None)
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
@@ -100,8 +112,8 @@ def export(
     if labels:
         print(f"target   {subject.target.name}: {_shares(labels, targets)}")
     print(f"steps    {candidate.algorithm}: {candidate.summary} on the columns above")
-    if candidate.allowed:
-        print(f"sums     {ORDER}; scikit-learn's own bits depend on the batch")
+    if candidate.allowance:
+        print(f"mind     {candidate.allowance.reason}")
     draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
     model = models.load(f"{name}@{models.add(name, draft).name}")
     if model.manifest.proof:
@@ -169,8 +181,8 @@ def _targets(y: Any, labels: Sequence[Category], n_rows: int) -> NDArray[np.floa
 def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matrix: Matrix) -> None:
     """Raise `ExportError` if the table was read differently than the model itself reads it for its predictions."""
     as_read = candidate.predict(matrix)
-    if candidate.allowed:
-        is_different = shares_of(candidate.allowed(matrix), predictions, as_read[np.newaxis]) > 1
+    if candidate.allowance:
+        is_different = shares_of(candidate.allowance.of_rows(matrix), predictions, as_read[np.newaxis]) > 1
     else:
         is_different = predictions != as_read
     different = np.flatnonzero(is_different if is_different.ndim == 1 else is_different.any(axis=1))
@@ -204,17 +216,16 @@ def described(feature: Feature) -> str:
 
 
 def _proof_line(proof: Proof, candidate: Candidate) -> str:
-    n_rows = proof.table_rows + proof.random_rows + proof.limit_rows + proof.split_rows
     at_splits = f"{proof.split_rows:,} on both sides of splits, " if proof.split_rows else ""
     rows = (
-        f"{n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {at_splits}"
+        f"{proof.n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {at_splits}"
         f"{proof.limit_rows:,} at limits and of each category)"
     )
     tolerance = candidate.tolerance
-    if candidate.allowed:
+    if candidate.allowance:
         return (
             f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most, "
-            f"and by {proof.largest_share_of_allowed:.0%} of what is allowed: {BOUND}"
+            f"and by {proof.largest_share_of_allowed:.0%} of what is allowed: {candidate.allowance.bound}"
         )
     if not tolerance:
         return f"{rows}: {proof.different_rows} differ in any bit"

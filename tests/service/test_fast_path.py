@@ -22,6 +22,7 @@ from app.errors import OverloadedError
 from app.factory import Service
 from model import Matrix
 from model.engine.runtime import TreesEngine
+from model.store.manifest import CONVERTED_ENGINE
 from tests.support.metrics import MODEL, series, value
 from tests.support.service import COLUMNS, HOUSE, PROTOCOLS, Protocol, everywhere_client
 
@@ -299,7 +300,7 @@ def test_inexact_model_runs_each_request_alone(client: FlaskClient, monkeypatch:
     service = client.application
     assert isinstance(service, Service)
     (model,) = service.serving.loaded.models.values()
-    inexact = replace(model, tolerance=1e-6, manifest=replace(model.manifest, has_trees=False))
+    inexact = replace(model, manifest=replace(model.manifest, engine=CONVERTED_ENGINE))
     service.swap(service.serving.loaded.with_model(inexact))
     predict, runs = TreesEngine.predict, []
 

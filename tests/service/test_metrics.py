@@ -84,7 +84,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert labels["tabserve_prediction_log_dropped_rows"] == {"reason"}
     assert labels["tabserve_prediction_log_removed_rows"] == {"reason"}
     assert labels["tabserve_feedback_rows"] == {"outcome"}
-    assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "digest"}
+    assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "engine", "digest"}
     assert all(family.documentation for family in families.values())
 
 

@@ -312,7 +312,7 @@ def test_invalid_forest_is_refused(older: Path, change: Callable[[Arrays], bytes
 
     error = refusal(older)
     assert error.path == older / "forest.npz"
-    assert error.reason.startswith("cannot be used: ") or error.reason.endswith("more than are allowed")
+    assert error.reason.startswith("cannot be served: ") or error.reason.endswith("more than are allowed")
 
 
 @pytest.mark.parametrize(

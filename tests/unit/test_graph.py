@@ -184,8 +184,8 @@ def test_values_from_a_file_are_refused(tmp_path: Path, place: str, monkeypatch:
         )
 
     assert refusal(graph) in (
-        "its tensor has the field 13, which our exports do not write",
-        "its tensor has the field 14, which our exports do not write",
+        "its tensor has the field 13, which is not served",
+        "its tensor has the field 14, which is not served",
     )
 
 
@@ -216,7 +216,7 @@ def test_secret_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ).test_client()
 
     assert client.post("/predict", json=HOUSE).status_code == 503
-    assert "which our exports do not write" in client.get("/readyz").get_data(as_text=True)
+    assert "which is not served" in client.get("/readyz").get_data(as_text=True)
 
 
 def make(folder: Path) -> Path:

@@ -55,7 +55,7 @@ ROOMS: dict[str, set[str]] = {
 LATE = {"model.engine.gpu", "model.engine.network", "model.live.prediction_log", "model.store.device"}
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
-HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow"}
+HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},

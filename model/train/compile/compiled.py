@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from model.engine.columns import Columns
+from model.engine.converted import ConvertedEngine
 from model.engine.linear import LinearEngine
 from model.engine.runtime import Predict
 from model.engine.steps import Step
@@ -28,11 +30,13 @@ from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Category, Feature
 from model.schema.features import Matrix
-from model.train.compile import catboost, lightgbm, linear, members, scikit_learn, xgboost
+from model.train.compile import catboost, lightgbm, linear, members, onnx_file, scikit_learn, xgboost
 from model.train.compile.behind import compile_behind
 from model.train.compile.columns import compile_columns
+from model.train.compile.converted import CONVERTER, adopt, convert
 from model.train.compile.fold import NotFoldable, find_limits, fold
 from model.train.compile.limits import of_answers, of_columns, tighten
+from model.train.compile.onnx_file import OnnxModel
 from model.train.compile.targets import steps_back
 from model.train.frames import MAX_WHOLE, Frames
 from model.train.labels import labels_of, positions
@@ -51,42 +55,49 @@ class Compiled:
     `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`, with answers as of `Artifact.predict`.
     `steps` are done to the sums of `trees`, which are on the columns that the program `columns` makes, or on raw
     features if there is none. A classifier has a `decision` on its label, a regression has None. A model without trees
-    is `linear`.
+    is `linear`, or `converted`: the graph of a general converter, which is named in `converter`.
     """
 
     algorithm: str
     summary: str
     features: tuple[Feature, ...]
     predict: Predict
-    trees: Trees | None
-    columns: Columns | None
-    linear: LinearEngine | None
     steps: Sequence[Step]
     decision: str | None
     hyperparameters: dict[str, Any]
     packages: tuple[str, ...]
+    trees: Trees | None = None
+    columns: Columns | None = None
+    linear: LinearEngine | None = None
+    converted: bytes | None = None
+    converter: str = ""
 
 
-def compile_model(fitted: Any, frames: Frames, X: Matrix) -> Compiled:
+def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool = False) -> Compiled:
     """Return a fitted estimator, or a pipeline that ends in one, as trees or as a linear model.
 
-    `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. Raises `ExportError` for what
-    cannot be compiled exactly.
+    `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. `by_converter` lets a general
+    converter do the estimator. Raises `ExportError` for what cannot be compiled exactly, or not converted.
     """
-    try:
-        check_is_fitted(fitted)
-    except (NotFittedError, TypeError) as error:
-        raise ExportError(f"the model cannot be exported: {error}") from None
+    if not isinstance(fitted, OnnxModel):
+        try:
+            check_is_fitted(fitted)
+        except (NotFittedError, TypeError) as error:
+            raise ExportError(f"the model cannot be exported: {error}") from None
     labels = labels_of(fitted)
     steps, estimator, back = _parts(fitted)
+    X = np.vstack([_complete_row(X), X])
+    if by_converter:
+        asked = onnx_file if isinstance(fitted, OnnxModel) else linear  # whose columns are those of numbers
+        return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
     family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
     if family is None:
         raise ExportError(
             f"{type(estimator).__name__} cannot be compiled exactly; choose one of "
-            f"{', '.join(supported(classifiers=bool(labels)))}"
+            f"{', '.join(supported(classifiers=bool(labels)))}, or let a general converter do it: "
+            'export(…, engine="onnx"), or --engine onnx'
         )
     model = _Model(fitted, labels, frames, steps, estimator, back, family)
-    X = np.vstack([_complete_row(X), X])
     return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
 
 
@@ -113,7 +124,7 @@ class _Model:
         return {
             "algorithm": _name(self.fitted),
             "predict": self.predict,
-            "hyperparameters": _hyperparameters(self.estimator),
+            "hyperparameters": {} if isinstance(self.estimator, OnnxModel) else _hyperparameters(self.estimator),
             "packages": (*self.family.PACKAGES, *more),
         }
 
@@ -131,6 +142,69 @@ class _Model:
             return columns
 
 
+def _convert(model: _Model, X: Matrix) -> Compiled:
+    features = _features(model.frames, model.predict, model.ask, X)
+    features = _limited(features, *find_limits(_finite(model.predict), features, X, in_float32=False))
+    features = _limited(features, *_compared(features, X))
+    features = tighten(features, X, of_answers(model.predict), n_rounds=0)
+    if isinstance(model.estimator, OnnxModel):
+        strings = {
+            number: [*map(str, column.categories), str(column.unseen)]
+            for number, column in enumerate(model.frames.columns)
+            if column.categories
+        }
+        return Compiled(
+            **model.facts,
+            summary="a graph of ONNX as it was found",
+            features=features,
+            steps=(),
+            decision=None,
+            converted=adopt(model.estimator.model, len(features), model.labels, strings),
+            converter="a file of ONNX",
+        )
+    columns, estimator = _split(model, features, X)
+    return Compiled(
+        **model.facts,
+        summary=f"a graph of {CONVERTER} behind {columns.n_columns:,} columns",
+        features=features,
+        columns=columns,
+        steps=model.back,
+        decision=None,
+        converted=_converted(model, estimator, columns, X),
+        converter=f"{CONVERTER} {version(CONVERTER)}",
+    )
+
+
+def _split(model: _Model, features: Sequence[Feature], X: Matrix) -> tuple[Columns, Any]:
+    """Return the program of as many of the steps as have one, and the other steps with the estimator behind them."""
+    in_front = model.in_front
+    for n_steps in range(len(in_front), -1, -1):
+        try:
+            columns = compile_columns(in_front[:n_steps], model.frames, features, X)
+        except ExportError as error:
+            reason = error
+        else:
+            rest = in_front[n_steps:]
+            return columns, make_pipeline(*rest, model.estimator) if rest else model.estimator
+    raise reason
+
+
+def _converted(model: _Model, estimator: Any, columns: Columns, X: Matrix) -> bytes:
+    """Return the graph that a converter makes of an estimator: in float64, or if that is further off, in float32."""
+    X = X[:_SAMPLE]
+    expected, found = model.predict(X), {}
+    for in_float32 in (False, True):
+        try:
+            graph = convert(estimator, columns.n_columns, model.labels, in_float32=in_float32)
+            engine = ConvertedEngine(graph, columns, len(model.labels), 0.0, model.back)
+            found[graph] = float(np.abs(engine.predict(X) - expected).max())
+        except (ExportError, ValueError) as error:  # it knows many operators in float32 alone
+            reason = error
+    if not found:
+        raise ExportError(f"{reason}. No other way is known for {type(estimator).__name__}") from None
+    return min(found, key=found.__getitem__)
+
+
 def _compile_linear(model: _Model, X: Matrix) -> Compiled:
     found = linear.fitted_linear(model.estimator)
     steps, decision = (*found.steps, *model.back), found.decision if model.labels else None
@@ -143,7 +217,6 @@ def _compile_linear(model: _Model, X: Matrix) -> Compiled:
         **model.facts,
         summary=_summary(found.coefficients),
         features=tighten(features, X, engine.sizes),
-        trees=None,
         columns=columns,
         linear=engine,
         steps=steps,
@@ -190,7 +263,6 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         features=features,
         trees=compared,
         columns=columns,
-        linear=None,
         steps=(*trees.steps, *model.back),
         decision=trees.decision if model.labels else None,
     )
@@ -210,6 +282,14 @@ def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tu
         feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=float(low), highest=float(high))
         for feature, low, high in zip(features, lowest, highest)
     )
+
+
+def _compared(features: Sequence[Feature], X: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the limits of where a converted model is compared: the training range, and its width beyond it."""
+    low, high = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
+    lowest = np.maximum(2 * low - high, [feature.lowest for feature in features])
+    highest = np.minimum(2 * high - low, [feature.highest for feature in features])
+    return lowest, highest
 
 
 def _finite(predict: Predict) -> Callable[[Matrix], Matrix]:

@@ -9,14 +9,15 @@ import joblib
 import numpy as np
 
 from model.engine import steps
-from model.engine.columns import ColumnsEngine
+from model.engine.columns import Columns, ColumnsEngine
+from model.engine.converted import ConvertedEngine
 from model.engine.linear import BOUND, ORDER
 from model.engine.runtime import Predictor, TreesEngine
 from model.schema.feature import Feature
 from model.schema.features import Matrix, Schema
 from model.store import artifact
-from model.store.manifest import LINEAR_ENGINE, TREES_ENGINE
-from model.train.candidate import Candidate
+from model.store.manifest import CONVERTED_ENGINE, LINEAR_ENGINE, TREES_ENGINE
+from model.train.candidate import Allowance, Candidate
 from model.train.compile.compiled import Compiled, compile_model
 from model.train.compile.trees import rows_at_splits, rows_at_splits_of_columns
 from model.train.frames import Frames
@@ -26,17 +27,37 @@ PIPELINE = "pipeline.joblib"
 # The last bits of another machine's logarithms, magnified where a sum cancels.
 _ELSEWHERE = 2.0**-36
 
-_Form = tuple[Predictor, dict[str, str], Matrix, dict[str, bytes]]
+_LINEAR = (
+    f"The served model adds {ORDER}. The library's own bits depend on how many rows it is given, so there are none to "
+    "match; a server gives each row the same bits in every batch"
+)
+_CONVERTED = (
+    "The served model is not compiled by Tabserve, but a graph of {}. It may compute in another way than the fitted "
+    "model, and its bits may depend on the processor and on how many rows it is given"
+)
+
+_Form = tuple[Predictor, dict[str, Any], Matrix, dict[str, bytes]]
 """The engine, its part of the manifest, rows where it would differ first, and its files."""
 
 
-def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
+def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float | None = None) -> Candidate:
     """Return a model, fitted on the rows `X` `(n_rows, n_features)` of `frames`, as a candidate.
 
-    Raises `ExportError` for a model that cannot be compiled exactly.
+    With `converted_within` a general converter may do it, whose answers may then be apart by that share of their range.
+    Raises `ExportError` for a model that cannot be compiled exactly, or converted.
     """
-    compiled = compile_model(fitted, frames, X)
-    engine, engine_facts, split_rows, files = _linear(compiled) if compiled.linear else _of_trees(compiled, X)
+    compiled = compile_model(fitted, frames, X, by_converter=converted_within is not None)
+    allowance = None
+    if compiled.linear:
+        engine, engine_facts, split_rows, files = _linear(compiled)
+        allowance = Allowance(compiled.linear.allowed, BOUND, _LINEAR)
+    elif converted_within is not None:
+        engine, engine_facts, split_rows, files = _converted(compiled, X, converted_within)
+        allowance = Allowance(
+            engine.allowed, f"{converted_within:g} of the range of the answers", _CONVERTED.format(compiled.converter)
+        )
+    else:
+        engine, engine_facts, split_rows, files = _of_trees(compiled, X)
     return Candidate(
         algorithm=compiled.algorithm,
         summary=compiled.summary,
@@ -53,7 +74,7 @@ def candidate(fitted: Any, frames: Frames, X: Matrix) -> Candidate:
         packages=compiled.packages,
         files={**files, **_pickled(fitted)},
         facts={"hyperparameters": compiled.hyperparameters},
-        allowed=compiled.linear.allowed if compiled.linear else None,
+        allowance=allowance,
     )
 
 
@@ -79,6 +100,28 @@ def _linear(compiled: Compiled) -> _Form:
     facts = {"kind": LINEAR_ENGINE, "file": artifact.LINEAR, "order": ORDER, "allowed_difference": BOUND}
     n_features = len(compiled.features)
     return engine, facts, np.zeros((0, n_features)), {artifact.LINEAR: engine.pack()}
+
+
+def _converted(
+    compiled: Compiled, X: Matrix, within: float
+) -> tuple[ConvertedEngine, dict[str, Any], Matrix, dict[str, bytes]]:
+    graph, n_features = compiled.converted, X.shape[1]
+    assert graph is not None
+    expected = compiled.predict(X)
+    n_classes = expected.shape[1] - 1 if expected.ndim > 1 else 0
+    allowed = within if n_classes else within * float(np.ptp(expected) or np.abs(expected).max())
+    facts = {
+        "kind": CONVERTED_ENGINE,
+        "file": artifact.GRAPH,
+        "converter": compiled.converter,
+        "allowed_difference": allowed,
+    }
+    files = {artifact.GRAPH: graph}
+    if compiled.columns:
+        facts["columns"], files[artifact.COLUMNS] = artifact.COLUMNS, compiled.columns.pack()
+    columns = compiled.columns or Columns(n_features, [])
+    engine = ConvertedEngine(graph, columns, n_classes, allowed, compiled.steps)
+    return engine, facts, np.zeros((0, n_features)), files
 
 
 def _of_columns(compiled: Compiled) -> float:
