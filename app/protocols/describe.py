@@ -206,11 +206,11 @@ def predictions(model: Artifact, key: str) -> JSON:
 
 
 def method(model: Artifact) -> JSON:
-    """Return the schema of a request's parameters, in which a classifier's may ask for probabilities."""
+    """Return the schema of a request's parameters, which for a classifier may be an object that names the method."""
     if not model.manifest.classes:
         return {}
     methods = {"enum": [PREDICT, PREDICT_PROBA], "description": "labels, or the probabilities of the classes"}
-    return {"type": ["object", "null"], "properties": {"predict_method": methods}}
+    return {"properties": {"predict_method": methods}}  # whatever is no object is ignored
 
 
 def get(

@@ -29,7 +29,7 @@ def answers(
 
 def cells_of(labels: Sequence[Category]) -> Cells:
     """Return what converts labels to their positions."""
-    if labels == [False, True]:
+    if isinstance(labels[0], bool):  # 0 and 1 are equal to false and true
         return Feature("truth", type=BOOLEAN).cells
     return Feature("truth", type=CATEGORY, categories=tuple(labels)).cells
 

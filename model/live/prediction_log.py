@@ -63,6 +63,7 @@ _ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of
 # The last truths of a classifier that its live error is of: their log loss is known to about 2 %, and they are read in
 # 60 ms, every 10 s in each worker. No database has the area under a ROC curve.
 MAX_CLASSIFIED = 10_000
+_MAX_PROBABILITIES = 500_000  # of these together: fewer truths of a classifier of more than 50 classes
 
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
 
@@ -85,7 +86,7 @@ class LiveError:
     """The error of a version's predictions by the truths of so many rows.
 
     `figures` has `rmse`, `mae` and `bias`, the mean of prediction minus truth; or those metrics of
-    `ClassificationScores` that are defined, over the last `MAX_CLASSIFIED` truths.
+    `ClassificationScores` that are defined, over the last `MAX_CLASSIFIED` truths at most.
     """
 
     model: str
@@ -305,7 +306,9 @@ class PredictionLog:
         classifiers = select(table.model, table.version).where(is_recent & is_class).distinct()
         with self._transaction() as connection:
             rows_by_version = connection.execute(query.group_by(table.model, table.version)).all()
-            found = [self._classified(connection, *version, since=since) for version in connection.execute(classifiers)]
+            found = [
+                self._classified(connection, *version, since=since) for version in connection.execute(classifiers).all()
+            ]
         errors = [
             LiveError(
                 model, version, rows, {"rmse": (squares / rows) ** 0.5, "mae": absolutes / rows, "bias": errors / rows}
@@ -324,9 +327,12 @@ class PredictionLog:
             select(table.prediction, table.probabilities, table.truth)
             .where(table.model == model, table.version == version, table.truth_time >= since)
             .order_by(table.truth_time.desc())
-            .limit(MAX_CLASSIFIED)
+            .limit(min(MAX_CLASSIFIED, _MAX_PROBABILITIES // labels.n_places))
         )
-        predictions, probabilities, truths = zip(*connection.execute(query).all())
+        found = connection.execute(query).all()
+        if not found:  # removed meanwhile
+            return None
+        predictions, probabilities, truths = zip(*found)
         answers = classes.answers(predictions, probabilities, labels.n_places)
         y = np.array(truths, dtype=np.float64)
         is_known = ~np.isnan(answers[:, 0]) & (y < labels.n_places)

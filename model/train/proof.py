@@ -14,6 +14,7 @@ from model.store.manifest import Proof
 RANDOM_ROWS = 100_000
 _MISSING_SHARE = 0.1
 _MAX_ALONE = 10_000  # rows of a group that are tried in every batch size
+_MAX_NUMBERS = 2**23  # that are compared at once: a classifier may have a thousand for each row
 
 
 def prove(
@@ -42,9 +43,9 @@ def prove(
         "split_rows": split_rows,
     }
     n_different_rows, largest, largest_share = 0, 0.0, 0.0
-    for name, rows in groups.items():
-        if len(rows) == 0:  # scikit-learn raises for an empty matrix
-            continue
+    most = max(_MAX_ALONE, _MAX_NUMBERS // compiled(table_rows[:1]).size)
+    parts = [(name, rows[i : i + most]) for name, rows in groups.items() for i in range(0, len(rows), most)]
+    for name, rows in parts:
         expected = fitted(rows)
         # There are too many random rows to predict them one by one, and there may be too many others.
         actual = compiled(rows)[np.newaxis]

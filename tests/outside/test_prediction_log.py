@@ -353,6 +353,18 @@ def test_truths_of_classifiers_are_labels(log: PredictionLog) -> None:
     )
 
 
+def test_numbers_are_not_booleans(log: PredictionLog) -> None:
+    """The labels 0 and 1 are not false and true, and the other way round they are as JSON has them."""
+    of_two = np.array([[1.0, 0.2, 0.8], [0.0, 0.7, 0.3]])
+    log.write(answered("numbers", of_two), {("boston-housing", 1): (0, 1)})
+    log.write(answered("flags", of_two, version=2), {("boston-housing", 2): (False, True)})
+
+    with pytest.raises(ImplausibleTruthsError) as caught:
+        log.add_truths([("numbers", 0, 1.0), ("numbers", 1, True), ("flags", 0, 2.0)], oldest=LONG_AGO)
+    assert [problem.reason for problem in caught.value.problems.values()] == ["not a number", "not true or false"]
+    assert log.add_truths([("numbers", 0, 1.0), ("flags", 0, True)], oldest=LONG_AGO) == ["accepted"] * 2
+
+
 def test_live_errors_of_classifiers_are_those_of_scikit_learn(log: PredictionLog) -> None:
     """A classifier's metrics equal scikit-learn's for the same rows, and a regression beside it has its own."""
     answers, random = random_answers(700), np.random.default_rng(5)

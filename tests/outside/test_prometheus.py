@@ -28,6 +28,7 @@ from model.train import evaluate
 from model.train.examples import BOSTON_HOUSING
 from model.train.tables import read
 from monitoring import dashboard, rules
+from tests.support import classifiers
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT
 
@@ -106,7 +107,7 @@ def watch(folder: Path, *servers: Server) -> Iterator[Prometheus]:
     process = subprocess.Popen([*command, "--url", *(server.url for server in servers)], cwd=ROOT)
     try:
         prometheus = Prometheus(port)
-        prometheus.wait_for(f"count(tabserve_reference_rows) == {len(servers)}")
+        prometheus.wait_for(f"count(count by (instance) (tabserve_reference_rows)) == {len(servers)}")
         yield prometheus
     finally:
         process.terminate()
@@ -212,17 +213,27 @@ def filled(expr: str, chosen: dict[str, str]) -> str:
     return re.sub(r"\$\w+", lambda name: chosen[name[0]], expr)
 
 
-def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
-    """After predictions, errors and truths every query of the dashboard has data, except those about a GPU."""
+def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path) -> None:
+    """After predictions, errors and truths every query of the dashboard has data, except those about a GPU.
+
+    Those about live errors have it for a regression or for a classifier.
+    """
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "boston-housing").symlink_to(store / "boston-housing")
+    (both / "precious").symlink_to(classifiers_store / "precious")
+    stones = classifiers.table(100, seed=1)
+    labels = classifiers.labels("precious", stones, seed=1).tolist()
     table = read(BOSTON_HOUSING)
     X, truth = table.X.to_numpy(), table.y.tolist()
     board = json.loads(dashboard.to_json())
 
     with (
         serve(
-            store,
+            both,
             tmp_path,
             WEB_CONCURRENCY="2",
+            TABSERVE_MODELS="boston-housing,precious",
             TABSERVE_BATCH_ROWS="64",
             TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db",
         ) as server,
@@ -239,11 +250,20 @@ def test_dashboard_has_data(store: Path, tmp_path: Path) -> None:
             assert post("/models/none/predict", HOUSE) == 404
             assert post("/feedback", {"request_id": request_id, "truth": truth}) == 200
             assert post("/feedback", {"request_id": "none", "truth": 1}) == 404
+            of_stones = {"X-Request-Id": f"{request_id}-stones"}
+            assert post("/models/precious/predict", classifiers.rows(stones), **of_stones) == 200
+            assert post("/feedback", {"request_id": f"{request_id}-stones", "truth": labels}) == 200
             time.sleep(1.5)
         prometheus.wait_for("tabserve:live_error_rmse_threshold")
+        prometheus.wait_for("tabserve:live_error_log_loss_threshold")
         chosen = variables(prometheus, board)
+        classifier = chosen | {"$model": "precious", "$feature": "carat"}
         panels = [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel.get("targets", [])]
-        empty = [(title, expr) for title, expr in panels if not prometheus.query(filled(expr, chosen))]
+        empty = [
+            (title, expr)
+            for title, expr in panels
+            if not any(prometheus.query(filled(expr, which)) for which in (chosen, classifier))
+        ]
 
     assert chosen == {
         "$__rate_interval": "30s",
