@@ -144,7 +144,7 @@ class _Model:
 
 def _convert(model: _Model, X: Matrix) -> Compiled:
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limited(features, *find_limits(_finite(model.predict), features, X, in_float32=False))
+    features = _limited(features, *find_limits(_is_answered(model), features, X, in_float32=False))
     features = _limited(features, *_compared(features, X))
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     if isinstance(model.estimator, OnnxModel):
@@ -209,7 +209,7 @@ def _compile_linear(model: _Model, X: Matrix) -> Compiled:
     found = linear.fitted_linear(model.estimator)
     steps, decision = (*found.steps, *model.back), found.decision if model.labels else None
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limited(features, *find_limits(_finite(model.predict), features, X, in_float32=False))
+    features = _limited(features, *find_limits(_is_answered(model), features, X, in_float32=False))
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     columns = compile_columns(model.in_front, model.frames, features, X)
     engine = LinearEngine(columns, found.coefficients, found.intercepts, steps, decision)
@@ -292,12 +292,15 @@ def _compared(features: Sequence[Feature], X: Matrix) -> tuple[Matrix, Matrix]:
     return lowest, highest
 
 
-def _finite(predict: Predict) -> Callable[[Matrix], Matrix]:
-    """Return a model's answers `(n_rows, n_numbers)`, NaN where they are not finite."""
+def _is_answered(model: _Model) -> Callable[[Matrix], Matrix]:
+    """Return a function of rows that gives 0, or NaN where the columns or the answer are not finite, `(n_rows, 1)`."""
 
     def ask(rows: Matrix) -> Matrix:
-        found = predict(rows).reshape(len(rows), -1)
-        return np.where(np.isfinite(found), found, np.nan)
+        is_finite = np.isfinite(model.ask(rows)).all(axis=1)
+        if is_finite.any():  # scikit-learn refuses all rows for one that is not
+            found = model.predict(rows[is_finite])
+            is_finite[is_finite] = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        return np.where(is_finite, 0.0, np.nan)[:, np.newaxis]
 
     return ask
 

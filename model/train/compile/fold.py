@@ -308,6 +308,7 @@ def largest(holds: Callable[[Matrix], NDArray[np.bool_]], low: Matrix, high: Mat
     Bisects over the ordered bit patterns of float64, which takes at most 64 steps.
     """
     below, above = _ordinal(low), _ordinal(high)
+    below = np.where(holds(high), above, below)
     while (below < above).any():
         # The upper middle, without the sum of two ordinals, which could overflow.
         middle = (below >> 1) + (above >> 1) + ((below | above) & 1)
