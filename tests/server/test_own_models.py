@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from sklearn.compose import make_column_selector, make_column_transformer
+from numpy.typing import NDArray
+from sklearn.compose import TransformedTargetRegressor, make_column_selector, make_column_transformer
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -22,8 +23,9 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler, TargetEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model import export
@@ -37,10 +39,10 @@ TEXTS = make_column_selector(dtype_include=["object", "string", "category"])
 NUMBERS = make_column_selector(dtype_include="number")
 
 
-def behind(encoder: Any, learner: Any) -> Any:
+def behind(encoder: Any, learner: Any, *steps: Any) -> Any:
     """Return a learner behind the usual steps, for a table with gaps."""
     texts = make_pipeline(SimpleImputer(strategy="most_frequent"), encoder)
-    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
+    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler(), *steps)
     return make_pipeline(make_column_transformer((numbers, NUMBERS), (texts, TEXTS)), learner)
 
 
@@ -97,13 +99,28 @@ def variants(X: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.astype(object) for frame in changed], ignore_index=True)
 
 
-def requested(X: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Return variants of the table's rows, as the fitted model takes them and as JSON has them."""
-    rows = variants(X)
+def typed(X: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in the types of the table."""
     is_number = {name: pd.api.types.is_numeric_dtype(X[name]) for name in X}
-    typed = rows.astype({name: float if is_number[name] else X[name].dtype for name in X})
-    records = [{name: _exact(cell) for name, cell in zip(rows.columns, row)} for row in rows.itertuples(index=False)]
-    return typed, records
+    return rows.astype({name: float if is_number[name] else X[name].dtype for name in X})
+
+
+def records_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON has them."""
+    return [{name: _exact(cell) for name, cell in zip(rows.columns, row)} for row in rows.itertuples(index=False)]
+
+
+def served(store: Path, tmp_path: Path, rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the answers over HTTP for rows together; those for three of them alone have the same bits."""
+    records = records_of(rows)
+    with serve(store, tmp_path, WEB_CONCURRENCY="1") as server:
+        url = f"{server.url}/predict"
+        reply = requests.post(url, json=records, timeout=30)
+        alone = [requests.post(url, json=records[number], timeout=30).json() for number in (0, 30, -1)]
+    assert reply.status_code == 200, reply.text
+    together = np.array(reply.json()["prediction"])
+    assert np.array_equal(bits(np.array([one["prediction"][0] for one in alone])), bits(together[[0, 30, -1]]))
+    return together
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,16 +131,34 @@ def test_service_gives_the_fitted_models_bits(tmp_path: Path, table: str, family
     X = with_categories(X) if family in OWN_CATEGORIES else X
     model = FAMILIES[family]().fit(X, y)
     export(model, X, y, name="own", store=tmp_path / "store")
-    typed, records = requested(X)
-    expected = model.predict(typed)
-    with serve(tmp_path / "store", tmp_path, WEB_CONCURRENCY="1") as server:
-        url = f"{server.url}/predict"
-        reply = requests.post(url, json=records, timeout=30)
-        alone = [requests.post(url, json=records[number], timeout=30).json() for number in (0, 30, -1)]
+    rows = variants(X)
 
-    assert reply.status_code == 200, reply.text
-    assert np.array_equal(bits(np.array(reply.json()["prediction"])), bits(expected))
-    assert np.array_equal(bits(np.array([one["prediction"][0] for one in alone])), bits(expected[[0, 30, -1]]))
+    assert np.array_equal(bits(served(tmp_path / "store", tmp_path, rows)), bits(model.predict(typed(X, rows))))
+
+
+def test_service_gives_the_bits_of_computed_columns(tmp_path: Path) -> None:
+    """Trees behind products of columns, whose targets are logarithms, are served with the fitted model's bits."""
+    X, y = TABLES["diamonds"]()
+    trees = TransformedTargetRegressor(GradientBoostingRegressor(random_state=0), func=np.log, inverse_func=np.exp)
+    model = behind(ONE_HOT, trees, PolynomialFeatures(2, include_bias=False)).fit(X, y)
+    export(model, X, y, name="own", store=tmp_path / "store")
+    rows = variants(X)
+
+    assert np.array_equal(bits(served(tmp_path / "store", tmp_path, rows)), bits(model.predict(typed(X, rows))))
+
+
+def test_service_gives_the_bits_of_the_linear_model_that_was_proven(tmp_path: Path) -> None:
+    """A linear model is served with the bits of its version, which are within the bound of the fitted model's."""
+    X, y = TABLES["flights"]()
+    model = behind(ONE_HOT, Ridge()).fit(X, y)
+    found = export(model, X, y, name="own", store=tmp_path / "store")
+    rows = variants(X)
+    answers = served(tmp_path / "store", tmp_path, rows)
+    columns = model[:-1].transform(typed(X, rows))
+    size = np.abs(columns) @ np.abs(model[-1].coef_) + abs(model[-1].intercept_)
+
+    assert (np.abs(answers - model.predict(typed(X, rows))) <= (columns.shape[1] + 2) * 2.0**-52 * size).all()
+    assert np.array_equal(bits(answers), bits(found.predict(found.schema.matrix_from_records(records_of(rows)))))
 
 
 # For each family a table of two classes and one of more.
@@ -139,8 +174,9 @@ def test_service_gives_the_fitted_classifiers_bits(tmp_path: Path, table: str, f
         y = pd.Series(pd.factorize(y, sort=True)[0])
     model = CLASSIFIERS[family]().fit(X, y)
     export(model, X, y, name="own", store=tmp_path / "store")
-    typed, records = requested(X)
-    labels, probabilities = np.ravel(model.predict(typed)).tolist(), model.predict_proba(typed)
+    rows = variants(X)
+    asked, records = typed(X, rows), records_of(rows)
+    labels, probabilities = np.ravel(model.predict(asked)).tolist(), model.predict_proba(asked)
     with serve(tmp_path / "store", tmp_path, WEB_CONCURRENCY="1") as server:
         reply = requests.post(f"{server.url}/predict", json=records, timeout=30).json()
         alone = [
