@@ -103,11 +103,13 @@ def render(results: Results) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def _number(value: float, digits: int = 0) -> str:
+def number(value: float, digits: int = 0) -> str:
+    """Return a figure for a table; nothing for NaN, which is no figure."""
     return "" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.{digits}f}"
 
 
@@ -125,18 +127,18 @@ def _table(results: Results) -> str:
         rows.append(
             [
                 title,
-                *[_number(found.median(per_second, 1, connections)) for connections in CONNECTIONS],
-                _number(found.median(per_second, 100, 32)),
-                _number(found.median(p99, 1, 32), 1),
-                _number(found.median(p99, 1, 128), 1),
-                _number(statistics.median(found.pss_mib)) if found.pss_mib else "",
-                _number(statistics.median(found.start_seconds), 2),
-                _number(found.installed_mib or 0),
+                *[number(found.median(per_second, 1, connections)) for connections in CONNECTIONS],
+                number(found.median(per_second, 100, 32)),
+                number(found.median(p99, 1, 32), 1),
+                number(found.median(p99, 1, 128), 1),
+                number(statistics.median(found.pss_mib)) if found.pss_mib else "",
+                number(statistics.median(found.start_seconds), 2),
+                number(found.installed_mib or 0),
                 _answers(found),
                 _errors(found),
             ]
         )
-    return _markdown(["contender", *rates, *times, *rest], rows)
+    return markdown(["contender", *rates, *times, *rest], rows)
 
 
 def _answers(found: Found) -> str:
@@ -197,11 +199,11 @@ def _comparison(results: Results) -> str:
     for measure in MEASURES:
         best = (max if measure.more_is_better else min)(peers, key=measure.of)
         others = best, measured.get("fastapi-engine"), measured.get("raw")
-        theirs = f"{_number(measure.of(best), measure.digits)} ({best.title})"
+        theirs = f"{number(measure.of(best), measure.digits)} ({best.title})"
         rows.append(
             [
                 measure.label,
-                _number(measure.of(ours), measure.digits),
+                number(measure.of(ours), measure.digits),
                 theirs,
                 *[_ratio(measure, ours, other) for other in others],
             ]
@@ -209,7 +211,7 @@ def _comparison(results: Results) -> str:
         if measure.ahead(best, ours):
             ahead.append(f"{measure.label} ({best.title})")
     head = ["", "Tabserve", "best peer as shipped", "Tabserve / best peer", "/ FastAPI with our engine", "/ raw"]
-    return f"{_markdown(head, rows)}\n\nA peer as shipped is ahead in: {', '.join(ahead) or 'nothing'}."
+    return f"{markdown(head, rows)}\n\nA peer as shipped is ahead in: {', '.join(ahead) or 'nothing'}."
 
 
 def _ratio(measure: _Measure, one: Found, other: Found | None) -> str:
@@ -229,13 +231,13 @@ def _disturbances(results: Results) -> str:
         for connections, beside in columns:
             alone = found.median(p99, 1, connections)
             disturbed = found.median(p99, 1, connections, beside)
-            ratio = _number(disturbed / alone, 2) if math.isfinite(alone) and alone else "–"
+            ratio = number(disturbed / alone, 2) if math.isfinite(alone) and alone else "–"
             starved = found.median(lambda load: load.starved, 1, connections, beside)
             waits = f", {starved:.0f} starved" if starved >= connections / 4 else ""
-            cells.append(f"{ratio} ({_number(disturbed, 1)} / {_number(alone, 1)} ms){waits}")
+            cells.append(f"{ratio} ({number(disturbed, 1)} / {number(alone, 1)} ms){waits}")
         if found.steps:
-            rows.append([found.title, *cells, _number(found.median(per_second, LARGE_ROWS, 1, LARGE_REQUESTS), 1)])
-    return _markdown([*head, f"answers/s for {LARGE_ROWS:,} rows"], rows)
+            rows.append([found.title, *cells, number(found.median(per_second, LARGE_ROWS, 1, LARGE_REQUESTS), 1)])
+    return markdown([*head, f"answers/s for {LARGE_ROWS:,} rows"], rows)
 
 
 def draw(results: Results, path: Path) -> None:
@@ -256,7 +258,7 @@ def draw(results: Results, path: Path) -> None:
         bars = panel.barh(
             [result.title for result in contenders], shown, color=[colors[result.kind] for result in contenders]
         )
-        panel.bar_label(bars, [_number(value, digits) for value in values], padding=3)
+        panel.bar_label(bars, [number(value, digits) for value in values], padding=3)
         panel.set(xscale="log", title=label, xlim=(1, max(shown) * 4))  # from 1, and with room for the last number
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("One row a request, 32 connections")

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -43,31 +44,46 @@ class ContenderError(Exception):
 
 
 def make_venv(contender: Contender, *, install: bool = True) -> Path:
-    """Return a contender's virtual environment, rebuilt if its requirements changed; ours share one.
+    """Return a contender's virtual environment; ours share one. Raises what `make_environment` raises."""
+    name = "tabserve" if contender.requirements.parent == ROOT else contender.name
+    return make_environment(name, contender.title, contender.requirements, install=install)
 
-    Raises `ContenderError` with pip's message, or if it is missing and `install` is False.
+
+def make_environment(name: str, title: str, requirements: Path, *, install: bool = True) -> Path:
+    """Return the virtual environment of this name, rebuilt if its requirements changed.
+
+    Packages that ask for others that they do not need are in `without-dependencies.txt` beside the requirements. Raises
+    `ContenderError` with pip's message, or if the environment is missing and `install` is False.
     """
-    venv = VENVS / ("tabserve" if contender.requirements.parent == ROOT else contender.name)
+    venv = VENVS / name
     stamp = venv / ".made-of"
-    requirements = [contender.requirements, contender.requirements.with_name("constraints.txt")]
-    content = b"".join([sys.version.encode(), *[file.read_bytes() for file in requirements]])
+    bare = requirements.with_name("without-dependencies.txt")
+    files = [*_with_named(requirements), *([bare] if bare.exists() else [])]
+    content = b"".join([sys.version.encode(), *[file.read_bytes() for file in files]])
     fingerprint = hashlib.sha256(content).hexdigest()
     if stamp.exists() and stamp.read_text() == fingerprint:
         return venv
     if not install:
         raise ContenderError("not installed")
-    print(f"installing {contender.title}", file=sys.stderr, flush=True)
+    print(f"installing {title}", file=sys.stderr, flush=True)
     shutil.rmtree(venv, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "--disable-pip-version-check"]
     for command in (
         [sys.executable, "-m", "venv", "--without-pip", str(venv)],
-        [*pip, "install", "--quiet", "-r", str(contender.requirements)],
+        [*pip, "install", "--quiet", "-r", str(requirements)],
+        *([[*pip, "install", "--quiet", "--no-deps", "-r", str(bare)]] if bare.exists() else []),
     ):
         completed = subprocess.run(command, capture_output=True, text=True)
         if completed.returncode:
-            raise ContenderError(f"could not be installed: {_last_line(completed.stderr)}")
+            raise ContenderError(f"could not be installed: {last_line(completed.stderr)}")
     stamp.write_text(fingerprint)
     return venv
+
+
+def _with_named(requirements: Path) -> list[Path]:
+    """Return a requirements file, and the files that it names."""
+    named = re.findall(r"^-[cr] (\S+)", requirements.read_text(), re.MULTILINE)
+    return [requirements, *(file for name in named for file in _with_named(requirements.parent / name))]
 
 
 def installed_mib(venv: Path) -> float:
@@ -99,16 +115,10 @@ class Server:
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
             raise ContenderError(f"no answer to {len(rows)} rows: {error}") from None
 
-    def processes(self) -> list[psutil.Process]:
-        """Return all processes of the server."""
-        with suppress(psutil.NoSuchProcess):
-            return [self.process, *self.process.children(recursive=True)]
-        return []
-
     def pss_mib(self) -> float:
         """Return the proportional set size of all its processes: a page shared by n of them counts 1/n for each."""
         pss = 0
-        for process in self.processes():
+        for process in processes_of(self.process):
             with suppress(psutil.NoSuchProcess):  # some contenders have short-lived children
                 pss += process.memory_full_info().pss
         if not pss:
@@ -123,16 +133,12 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
     Raises `ContenderError` with the last line of its output if it does not predict `row`.
     """
     with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
-        port = _free_port()
+        port = free_port()
         pipeline = str(artifact / "pipeline.joblib")
         placeholders = {"port": port, "here": contender.here, "root": ROOT, "scratch": folder, "pipeline": pipeline}
         binaries = make_venv(contender, install=False) / "bin"
         environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
-            **_NO_TELEMETRY,
-            "HOME": folder,
-            "PATH": f"{binaries}:{os.environ['PATH']}",
-            "PORT": str(port),
+            **environ_of(binaries, home=folder, port=port),
             "PIPELINE": pipeline,
             "TABSERVE_STORE": str(store),
             **{name: value.format(**placeholders) for name, value in contender.environ.items()},
@@ -144,7 +150,7 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
 
             def fail(reason: str) -> ContenderError:
                 log.seek(0)
-                return ContenderError(f"{reason}: {_last_line(log.read().decode(errors='replace'))}")
+                return ContenderError(f"{reason}: {last_line(log.read().decode(errors='replace'))}")
 
             if (contender.here / "prepare.py").exists():
                 prepare = [binaries / "python", contender.here / "prepare.py"]
@@ -165,28 +171,54 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
                         time.sleep(0.005)
                 yield server, time.perf_counter() - started_at
             finally:
-                _stop(server)
+                stop(server.process)
 
 
-def _stop(server: Server) -> None:
-    """Interrupt the server as Ctrl-C does, and kill the processes that are left after a timeout."""
-    processes = server.processes()
+def environ_of(binaries: Path, *, home: str, port: int) -> dict[str, str]:
+    """Return the environment variables of a contender whose programs are in a folder."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
+        **_NO_TELEMETRY,
+        "HOME": home,
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "PORT": str(port),
+    }
+
+
+def processes_of(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all below it; none if it has ended."""
     with suppress(psutil.NoSuchProcess):
-        server.process.send_signal(signal.SIGINT)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def stop(process: psutil.Process, *, of_session: bool = False) -> None:
+    """Interrupt a server as Ctrl-C does, and kill the processes that are left after a timeout.
+
+    `of_session`: it was started in a session of its own, all of which is interrupted, as by a terminal.
+    """
+    processes = processes_of(process)
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        if of_session:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
     _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    for process in left:
+    for each in left:
         with suppress(psutil.NoSuchProcess):
-            process.kill()
+            each.kill()
     psutil.wait_procs(left, timeout=STOP_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the last line of a program's output, short enough for a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200].replace("|", "/") if lines else "no output"
