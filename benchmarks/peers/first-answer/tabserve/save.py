@@ -1,0 +1,3 @@
+from model import export
+
+export(pipeline, X, y, name="flights")
