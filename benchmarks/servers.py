@@ -58,7 +58,7 @@ def make_environment(name: str, title: str, requirements: Path, *, install: bool
     venv = VENVS / name
     stamp = venv / ".made-of"
     bare = requirements.with_name("without-dependencies.txt")
-    files = [*_with_named(requirements), *([bare] if bare.exists() else [])]
+    files = [*with_named(requirements), *([bare] if bare.exists() else [])]
     content = b"".join([sys.version.encode(), *[file.read_bytes() for file in files]])
     fingerprint = hashlib.sha256(content).hexdigest()
     if stamp.exists() and stamp.read_text() == fingerprint:
@@ -80,10 +80,10 @@ def make_environment(name: str, title: str, requirements: Path, *, install: bool
     return venv
 
 
-def _with_named(requirements: Path) -> list[Path]:
+def with_named(requirements: Path) -> list[Path]:
     """Return a requirements file, and the files that it names."""
     named = re.findall(r"^-[cr] (\S+)", requirements.read_text(), re.MULTILINE)
-    return [requirements, *(file for name in named for file in _with_named(requirements.parent / name))]
+    return [requirements, *(file for name in named for file in with_named(requirements.parent / name))]
 
 
 def installed_mib(venv: Path) -> float:

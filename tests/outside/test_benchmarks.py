@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from benchmarks import beside, contenders, servers, side_by_side
+from benchmarks import beside, contenders, families, families_report, first_answer, servers, side_by_side
 from benchmarks.contenders import COLUMNS, CONTENDERS, Contender
 from benchmarks.hostile import bodies
 from benchmarks.load import Load, load, slow_clients
@@ -276,6 +277,55 @@ def test_run_of_ours(store: Path, tmp_path: Path) -> None:
     assert only["problem"] == ""
     assert only["differences"] == {"1": 0.0, "100": 0.0}
     assert {(step["load"]["refused"], step["load"]["broken"]) for step in only["steps"]} == {(0, 0)}
+
+
+def test_families_are_measured_by_every_way(tmp_path: Path) -> None:
+    """The command measures a family and writes its files: ours differs in no bit, and each converter has a result."""
+    command = [sys.executable, "-m", "benchmarks.families", "--only", "decision-tree", "--sizes", "small"]
+    few = ["--rows", "200", "--rounds", "1", "--no-install", "--results", str(tmp_path)]
+    done = subprocess.run([*command, *few], cwd=ROOT, capture_output=True, text=True)
+    if "not installed" in done.stderr:
+        pytest.skip("the converters are not installed: python -m benchmarks.families installs them")
+
+    assert done.returncode == 0, done.stderr
+    found = families_report.Results.read(tmp_path / "families.json")
+    assert (tmp_path / "families.md").read_text() == families_report.render(found)
+    for model in found.models:
+        assert (model.problem, model.rows["random"]) == ("", 200)
+        assert {name: engine.problem for name, engine in model.engines.items() if engine.problem}.keys() <= {"treelite"}
+        assert {difference.rows for difference in model.engines["tabserve"].differences.values()} == {0}
+        assert all(engine.problem or min(engine.microseconds) == 1 for engine in model.engines.values())
+
+
+def test_families_without_the_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without their environment, which is not to be installed, there is one line."""
+    monkeypatch.setattr(servers, "VENVS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["families", "--no-install", "--results", str(tmp_path)])
+
+    with pytest.raises(SystemExit, match=r"^the converters cannot be measured: not installed$"):
+        families.main()
+
+
+def test_first_answer_of_ours(tmp_path: Path) -> None:
+    """The command exports, serves and asks: three lines, and every answer has the pipeline's bits."""
+    command = [sys.executable, "-m", "benchmarks.first_answer", "--only", "tabserve", "--rounds", "1"]
+    done = subprocess.run([*command, "--results", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    found = first_answer.Results.read(tmp_path / "first-answer.json").ways["tabserve"]
+    assert (found.problem, found.lines, found.same_bits, found.refused) == ("", 3, first_answer.ASKED, 0)
+    assert min(found.save_seconds + found.start_seconds + found.answer_seconds) > 0
+
+
+def test_first_answer_of_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way that is not installed, or whose server ends, is reported, and the others are measured."""
+    monkeypatch.setattr(servers, "VENVS", tmp_path)
+    ending = replace(first_answer.WAYS["tabserve"], command=("sh", "-c", "echo no model; exit 1"))
+    monkeypatch.setitem(first_answer.WAYS, "tabserve", ending)
+    found = first_answer.run(["mlflow", "tabserve"], rounds=1, install=False)
+
+    assert found.ways["mlflow"].problem == "not installed"
+    assert found.ways["tabserve"].problem == "ended before its first answer: no model"
 
 
 def test_soak_reports_the_traffic(store: Path) -> None:
