@@ -187,7 +187,9 @@ def _measure(name: str, found: Found, handed: Path, X: pd.DataFrame, expected: l
         requirements = FOLDER / name / "requirements.txt"
         python = make_environment(f"first-{name}", way.title, requirements, install=False) / "bin" / "python"
     table = X[:ASKED].astype(object)
-    rows: list[Record] = [dict(zip(X, row)) for row in table.where(table.notna(), None).to_numpy().tolist()]
+    rows: list[Record] = [
+        dict(zip(map(str, X.columns), row)) for row in table.where(table.notna(), None).to_numpy().tolist()
+    ]
     with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
         scratch, port = Path(folder), free_port()
         environ = environ_of(python.parent, home=folder, port=port)
