@@ -149,19 +149,24 @@ def lines_of(way: str) -> int:
     return 1 + sum(bool(line) for text in code for line in text.splitlines())
 
 
+def _python(name: str, *, install: bool) -> Path:
+    """Return the interpreter with the packages of a way. Raises `ContenderError` if they cannot be installed."""
+    if not WAYS[name].package:
+        return Path(sys.executable)
+    requirements = FOLDER / name / "requirements.txt"
+    return make_environment(f"first-{name}", WAYS[name].title, requirements, install=install) / "bin" / "python"
+
+
 def run(chosen: Sequence[str], *, rounds: int, install: bool) -> Results:
     """Measure ways in turns; one that cannot be measured is reported."""
     pipeline, X, y = fitted()
     results = Results(machine(), rounds, *X.shape, {})
     for name in chosen:
         found = results.ways[name] = Found(WAYS[name].title, VERSION, lines_of(name))
-        if WAYS[name].package:
-            requirements = FOLDER / name / "requirements.txt"
+        if package := WAYS[name].package:
             try:
-                python = (
-                    make_environment(f"first-{name}", found.title, requirements, install=install) / "bin" / "python"
-                )
-                asked = [python, "-c", f"import importlib.metadata as m; print(m.version({WAYS[name].package!r}))"]
+                python = str(_python(name, install=install))
+                asked = [python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]
                 found.version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
             except ContenderError as error:
                 found.problem = str(error)
@@ -181,11 +186,7 @@ def run(chosen: Sequence[str], *, rounds: int, install: bool) -> Results:
 
 def _measure(name: str, found: Found, handed: Path, X: pd.DataFrame, expected: list[float]) -> None:
     """Add a round's figures. Raises `ContenderError` with the last line of the output if there is no right answer."""
-    way = WAYS[name]
-    python = Path(sys.executable)
-    if way.package:
-        requirements = FOLDER / name / "requirements.txt"
-        python = make_environment(f"first-{name}", way.title, requirements, install=False) / "bin" / "python"
+    way, python = WAYS[name], _python(name, install=False)
     table = X[:ASKED].astype(object)
     rows: list[Record] = [
         dict(zip(map(str, X.columns), row)) for row in table.where(table.notna(), None).to_numpy().tolist()
