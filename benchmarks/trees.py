@@ -48,6 +48,7 @@ FAMILIES = {
         "scikit-learn",
         {SMALL: {"max_iter": 100, "max_leaf_nodes": 31}, LARGE: {"max_iter": 1_000, "max_leaf_nodes": 255}},
         {"random_state": 0, "early_stopping": False},
+        TASKS,
     ),
     "gradient-boosting": Family(
         "scikit-learn GradientBoosting",
@@ -57,7 +58,7 @@ FAMILIES = {
         {"random_state": 0},
     ),
     "random-forest": Family(
-        "scikit-learn RandomForest", "sklearn.ensemble.RandomForest", "scikit-learn", _FOREST, _ONE_JOB
+        "scikit-learn RandomForest", "sklearn.ensemble.RandomForest", "scikit-learn", _FOREST, _ONE_JOB, TASKS
     ),
     "extra-trees": Family("scikit-learn ExtraTrees", "sklearn.ensemble.ExtraTrees", "scikit-learn", _FOREST, _ONE_JOB),
     "decision-tree": Family(
@@ -73,6 +74,7 @@ FAMILIES = {
         "xgboost-cpu",
         {SMALL: {"n_estimators": 100, "max_leaves": 31}, LARGE: {"n_estimators": 1_000, "max_leaves": 255}},
         {**_ONE_JOB, "max_depth": 0, "grow_policy": "lossguide", "learning_rate": 0.1},
+        TASKS,
     ),
     "lightgbm": Family(
         "LightGBM",
@@ -80,6 +82,7 @@ FAMILIES = {
         "lightgbm",
         {SMALL: {"n_estimators": 100, "num_leaves": 31}, LARGE: {"n_estimators": 1_000, "num_leaves": 255}},
         {**_ONE_JOB, "verbose": -1},
+        TASKS,
     ),
     "catboost": Family(
         "CatBoost",
@@ -87,6 +90,7 @@ FAMILIES = {
         "catboost",
         {SMALL: {"iterations": 100, "depth": 4}, LARGE: {"iterations": 1_000, "depth": 8}},
         {"random_seed": 0, "thread_count": 1, "logging_level": "Silent", "allow_writing_files": False},
+        TASKS,
     ),
 }
 
