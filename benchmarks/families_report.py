@@ -116,8 +116,10 @@ def render(results: Results) -> str:
         f"Microseconds a row, on one thread: medians of {results.rounds} rounds, in which all take turns. Each call "
         "has other rows, in the type that it takes."
     )
-    parts = ["; ".join(f"{name} {value}" for name, value in facts.items()), how, _differences(measured), timed]
-    return "\n\n".join(filter(None, [*parts, _times(measured), _summary(measured), *failed])) + "\n"
+    parts = ["; ".join(f"{name} {value}" for name, value in facts.items())]
+    if measured:
+        parts += [how, _differences(measured), timed, _times(measured), _summary(measured)]
+    return "\n\n".join([*parts, *failed]) + "\n"
 
 
 def _differences(models: Sequence[Measured]) -> str:
@@ -152,8 +154,6 @@ def _times(models: Sequence[Measured]) -> str:
 
 
 def _summary(models: Sequence[Measured]) -> str:
-    if not models:
-        return ""
     tried = sum(sum(model.rows.values()) for model in models)
     different = sum(found.rows for model in models for found in model.engines[OURS].differences.values())
     slower = [
