@@ -98,8 +98,8 @@ def measure(family: str, task: str, size: str, *, n_random: int, rounds: int) ->
     for _ in range(rounds):
         for n_rows in N_ROWS:
             for name, (predict, given) in ways.items():
-                seconds = seconds_of_a_call(predict, given, n_rows)
-                measured.engines[name].microseconds.setdefault(n_rows, []).append(seconds / n_rows * 1e6)
+                seconds = seconds_of_a_row(predict, given, n_rows)
+                measured.engines[name].microseconds.setdefault(n_rows, []).append(seconds * 1e6)
     return measured
 
 
@@ -147,7 +147,7 @@ def compared(expected: Any, found: Any, n_rows: dict[str, int]) -> dict[str, Dif
     different = (expected.view(np.int64) != found.view(np.int64)).any(axis=1)
     with np.errstate(all="ignore"):
         relative = np.abs(found - expected) / np.abs(expected)
-    relative = np.where(expected == found, 0.0, np.nan_to_num(relative, nan=np.inf)).max(axis=1)
+    relative = np.where(expected == found, 0.0, np.nan_to_num(relative, nan=np.inf, posinf=np.inf)).max(axis=1)
     ends = np.cumsum(list(n_rows.values()))[:-1]
     return {
         kind: Difference(int(some.sum()), int((by > ROUNDING).sum()), float(by.max(initial=0)))
@@ -155,19 +155,20 @@ def compared(expected: Any, found: Any, n_rows: dict[str, int]) -> dict[str, Dif
     }
 
 
-def seconds_of_a_call(predict: Predict, X: Any, n_rows: int) -> float:
-    """Return the seconds of a call for a number of rows, others in each call."""
+def seconds_of_a_row(predict: Predict, X: Any, n_rows: int) -> float:
+    """Return the seconds a row takes in calls for a number of rows, others in each call."""
     calls = cycle(chunks(X, n_rows))
     predict(next(calls))
-    n_calls, taken, started = 0, 0.0, time.perf_counter()
-    while not n_calls or taken < SECONDS:
-        predict(next(calls))
-        n_calls, taken = n_calls + 1, time.perf_counter() - started
-    return taken / n_calls
+    asked, taken, started = 0, 0.0, time.perf_counter()
+    while not asked or taken < SECONDS:
+        rows = next(calls)
+        predict(rows)
+        asked, taken = asked + len(rows), time.perf_counter() - started
+    return taken / asked
 
 
 def chunks(X: Any, n_rows: int) -> list[Any]:
-    """Return the rows in pieces of a number of rows, up to a thousand pieces; fewer rows than that are one piece."""
+    """Return the rows in pieces of a number of rows, up to a thousand pieces; the last may have fewer."""
     return [X[start : start + n_rows] for start in range(0, len(X), n_rows)][:1_000]
 
 
