@@ -26,8 +26,11 @@ ENVIRONMENT = "converters"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def run(chosen: Sequence[tuple[str, str, str]], *, n_random: int, rounds: int, install: bool) -> Results:
-    """Measure models, each given as family, task and size. Raises `ContenderError` without the environment."""
+def run(chosen: Sequence[tuple[str, str, str]], folder: Path, *, n_random: int, rounds: int, install: bool) -> Results:
+    """Measure models, each given as family, task and size; save what is there after each of them.
+
+    Raises `ContenderError` without the environment.
+    """
     requirements = PEERS / ENVIRONMENT / "requirements.txt"
     python = make_environment(ENVIRONMENT, "the converters", requirements, install=install) / "bin" / "python"
     pins = requirements.read_text() + requirements.with_name("without-dependencies.txt").read_text()
@@ -42,7 +45,15 @@ def run(chosen: Sequence[tuple[str, str, str]], *, n_random: int, rounds: int, i
             results.models.append(Measured(family, task, size, problem=last_line(done.stderr)))
         else:
             results.models.append(Measured.parse(json.loads(done.stdout.splitlines()[-1])))
+        save(results, folder)
     return results
+
+
+def save(results: Results, folder: Path) -> None:
+    """Write the results into a folder: as JSON and as tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write(folder / "families.json")
+    (folder / "families.md").write_text(render(results))
 
 
 def main() -> None:
@@ -70,12 +81,11 @@ def main() -> None:
         if task in options.tasks and size in options.sizes
     ]
     try:
-        results = run(chosen, n_random=options.rows, rounds=options.rounds, install=not options.no_install)
+        results = run(
+            chosen, options.results, n_random=options.rows, rounds=options.rounds, install=not options.no_install
+        )
     except ContenderError as error:
         raise SystemExit(f"the converters cannot be measured: {error}") from None
-    options.results.mkdir(parents=True, exist_ok=True)
-    results.write(options.results / "families.json")
-    (options.results / "families.md").write_text(render(results))
     print(render(results))
 
 
