@@ -24,7 +24,8 @@ class Column:
     """A column of the table that a model was fitted on.
 
     `dtype` is that of pandas. `categories` are those of a category, in their order. `missing` is what the table has for
-    a missing value, since encoders tell None from NaN. `unseen` stands for every category that is none of them.
+    a missing value, since encoders tell None from NaN. `unseen` are categories that are none of them, for the codes
+    from the next one on; the last stands for all codes beyond.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Column:
     dtype: Any
     categories: tuple[Category, ...] = ()
     missing: Any = np.nan
-    unseen: Category = ""
+    unseen: tuple[Category, ...] = ("",)
 
     @property
     def other_categories(self) -> tuple[Category, ...]:
@@ -156,7 +157,7 @@ def _category(name: str, dtype: Any, found: list[Any], missing: Any = np.nan) ->
     if any(isinstance(each, str) and not _is_utf8(each) for each in categories):
         raise ExportError(f"a category of the column {name!r} cannot be written in UTF-8; rename it")
     column = Column(name, CATEGORY, dtype, categories, missing)
-    return replace(column, unseen=column.other_categories[0])
+    return replace(column, unseen=column.other_categories[:1])
 
 
 def _is_utf8(text: str) -> bool:
@@ -170,11 +171,12 @@ def _is_utf8(text: str) -> bool:
 def _series(column: Column, values: NDArray[np.float64]) -> Any:
     missing = np.isnan(values)
     if column.type == CATEGORY:
-        known = np.array([*column.categories, column.unseen, column.missing], dtype=object)
-        codes = np.where(missing, len(known) - 1, np.minimum(values, len(column.categories))).astype(np.intp)
+        n_categories = len(column.categories)
+        known = np.array([*column.categories, *column.unseen, column.missing], dtype=object)
+        codes = np.where(missing, len(known) - 1, np.minimum(values, len(known) - 2)).astype(np.intp)
         if isinstance(column.dtype, pd.CategoricalDtype):
-            has_unseen = (codes == len(column.categories)).any()
-            listed = known[:-1] if has_unseen else known[:-2]
+            has_unseen = ((codes >= n_categories) & ~missing).any()
+            listed = known[:-1] if has_unseen else known[:n_categories]
             return pd.Series(pd.Categorical(known[codes], categories=listed, ordered=column.dtype.ordered))
         return pd.Series(known[codes], dtype=column.dtype)
     if column.type == BOOLEAN:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import ThreadpoolController
 
 from model.engine.columns import Columns
 from model.engine.converted import ConvertedEngine
@@ -44,6 +46,7 @@ from model.train.labels import labels_of, positions
 FAMILIES = (scikit_learn, xgboost, lightgbm, catboost, members)
 """The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
 
+_ROWS_AT_ONCE = 4_096  # which stay in the processor's caches while many trees read them
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
 _HYPERPARAMETERS = (bool, int, float, str)
 
@@ -129,6 +132,9 @@ class _Model:
         }
 
     def predict(self, rows: Matrix) -> NDArray[np.float64]:
+        if len(rows) > _ROWS_AT_ONCE:
+            starts = range(0, len(rows), _ROWS_AT_ONCE)
+            return np.concatenate([self.predict(rows[start : start + _ROWS_AT_ONCE]) for start in starts])
         if len(rows) == 1:  # scikit-learn adds the powers of a single row's softmax in another order
             return self.predict(np.repeat(rows, 2, axis=0))[:1]
         with in_one_job(self.fitted):
@@ -149,7 +155,7 @@ def _convert(model: _Model, X: Matrix) -> Compiled:
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     if isinstance(model.estimator, OnnxModel):
         strings = {
-            number: [*map(str, column.categories), str(column.unseen)]
+            number: [*map(str, (*column.categories, *column.unseen))]
             for number, column in enumerate(model.frames.columns)
             if column.categories
         }
@@ -296,7 +302,7 @@ def _is_answered(model: _Model) -> Callable[[Matrix], Matrix]:
     """Return a function of rows that gives 0, or NaN where the columns or the answer are not finite, `(n_rows, 1)`."""
 
     def ask(rows: Matrix) -> Matrix:
-        is_finite = np.isfinite(model.ask(rows)).all(axis=1)
+        is_finite: NDArray[np.bool_] = np.array(np.isfinite(model.ask(rows)).all(axis=1))
         if is_finite.any():  # scikit-learn refuses all rows for one that is not
             found = model.predict(rows[is_finite])
             is_finite[is_finite] = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
@@ -396,22 +402,21 @@ def _unseen(
     code = float(len(feature.categories))
     if not _accepts(predict, X, number, code):
         return ERROR
-    unseen = X[:_SAMPLE].copy()
-    unseen[:, number] = code
-    answers: list[Matrix] = []
-    for other in frames.columns[number].other_categories:
-        column = replace(frames.columns[number], unseen=other)
-        columns = (*frames.columns[:number], column, *frames.columns[number + 1 :])
-        try:
-            answers.append(ask(unseen[:1] if answers else unseen, replace(frames, columns=columns)))
-        except Exception:  # every library has classes of its own
-            return ERROR
-        if not np.array_equal(answers[-1], answers[0][: len(answers[-1])], equal_nan=True):
-            return ERROR
+    column = frames.columns[number]
+    others = column.other_categories
+    columns = (*frames.columns[:number], replace(column, unseen=others), *frames.columns[number + 1 :])
+    each = np.repeat(X[:1], len(others), axis=0)
+    each[:, number] = code + np.arange(len(others))
+    try:
+        answers = ask(each, replace(frames, columns=columns))
+    except Exception:  # every library has classes of its own
+        return ERROR
+    if not np.array_equal(answers, np.repeat(answers[:1], len(others), axis=0), equal_nan=True):
+        return ERROR
     if feature.missing:
-        missing = unseen.copy()
-        missing[:, number] = np.nan
-        if np.array_equal(answers[0], ask(missing), equal_nan=True):
+        unseen, missing = X[:_SAMPLE].copy(), X[:_SAMPLE].copy()
+        unseen[:, number], missing[:, number] = code, np.nan
+        if np.array_equal(ask(unseen), ask(missing), equal_nan=True):
             return AS_MISSING
     return AS_OTHER
 
@@ -453,10 +458,11 @@ def _name(fitted: Any) -> str:
 def in_one_job(fitted: Any) -> Iterator[None]:
     """Let every part of a model work in one job, without warnings.
 
-    With several jobs, forests add their trees in any order. Libraries warn of rows that are far from the training rows.
+    With several jobs, forests add their trees in any order. Threads of OpenMP change no bit, but wait for each other in
+    every small call. Libraries warn of rows that are far from the training rows.
     """
     several = [(each, _jobs(each)) for each in (fitted, *members.inside(fitted))]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"), _thread_pools().limit(limits=1):
         warnings.simplefilter("ignore")
         for each, jobs in several:
             if jobs:
@@ -467,6 +473,12 @@ def in_one_job(fitted: Any) -> Iterator[None]:
             for each, jobs in several:
                 if jobs:
                     each.set_params(**jobs)
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Return the pools of the libraries that are loaded, which takes some milliseconds to find."""
+    return ThreadpoolController()
 
 
 def _jobs(fitted: Any) -> dict[str, Any]:

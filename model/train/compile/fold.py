@@ -237,6 +237,14 @@ class _Fold:
         # Where all numbers go the same way and missing values the other, the threshold is beyond all numbers.
         threshold = np.where(at_low, np.inf, -np.inf)
         if is_real.any():
+            # Most columns are numbers as they are. Then the threshold is the answer, which two questions find out.
+            is_whole = np.array([each.type == INTEGER for each in self._features])[source]
+            guess = fitted.threshold[different].clip(low, high) + 0.0
+            guess = np.where(is_whole, np.floor(guess), guess)
+            with np.errstate(over="ignore"):
+                above = np.where(is_whole, guess + 1, np.nextafter(guess, np.inf))
+            is_found = (goes_left(guess) ^ falling) & ~(goes_left(above) ^ falling) & (low <= guess) & (guess < high)
+            low, high = np.where(is_found, guess, low), np.where(is_found, guess, high)
             found = largest(lambda values: (goes_left(values) ^ falling) | ~is_real, low, high)
             threshold[is_real] = found[is_real]
         may_be_missing = np.array([each.missing for each in self._features])[feature]
