@@ -113,7 +113,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         encoded(StandardScaler(), ONE_HOT),
         VotingRegressor(
             [
-                ("forest", RandomForestRegressor(n_estimators=6, n_jobs=2, random_state=0)),
+                ("forest", RandomForestRegressor(n_estimators=6, random_state=0)),
                 ("gbm", GradientBoostingRegressor(n_estimators=9)),
             ],
             weights=[1, 0.3],
