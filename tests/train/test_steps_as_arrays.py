@@ -134,6 +134,15 @@ STEPS: Mapping[str, Callable[[], Any]] = {
             (make_pipeline(SimpleImputer(strategy="constant", fill_value=-1), polynomials()), NUMBERS),
         )
     ),
+    "a category that is dropped": lambda: make_pipeline(
+        make_column_transformer(
+            (
+                OneHotEncoder(categories=[["gas"]], handle_unknown="ignore", drop="first", sparse_output=False),
+                ["heating"],
+            ),
+            (make_pipeline(SimpleImputer(), polynomials()), NUMBERS),
+        )
+    ),
     "gaps": lambda: make_column_transformer((make_union(MissingIndicator(features="all"), SimpleImputer()), NUMBERS)),
     "columns of columns": lambda: make_pipeline(
         of_numbers(),
@@ -157,6 +166,7 @@ def rows_of(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([each.astype(types) for each in (table, far.head(50), odd.head(50))], ignore_index=True)
 
 
+@pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
 @pytest.mark.parametrize("step", STEPS)
 def test_step_gives_its_bits(homes: pd.DataFrame, tmp_path: Path, step: str) -> None:
     """Trees behind each step have the fitted pipeline's bits, for one row and for many."""

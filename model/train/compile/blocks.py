@@ -32,6 +32,10 @@ class Refused(Exception):
     """Why a step cannot be repeated by array operations."""
 
 
+class NoColumns(Exception):
+    """A step makes no columns, such as an encoder that drops the only category."""
+
+
 class Program:
     """Array operations, and what each block is for the rows on which the steps are asked."""
 
@@ -111,10 +115,13 @@ def same(answers: Any, values: Matrix) -> bool:
 def translate(program: Program, step: Any, block: int) -> int:
     """Add the operations of a fitted step on a block, and return the number of the result.
 
-    Raises `Refused` for a step that is not known here.
+    Raises `Refused` for a step that is not known here, `NoColumns` for one that selects none.
     """
     if isinstance(step, SelectorMixin):
-        return program.add("take", block, np.flatnonzero(step.get_support()))
+        chosen = np.flatnonzero(step.get_support())
+        if not len(chosen):
+            raise NoColumns
+        return program.add("take", block, chosen)
     known = _STEPS.get(type(step))
     if known is None:
         raise Refused("it is not among the steps that can")

@@ -21,7 +21,7 @@ from model.schema.feature import BOOLEAN, CATEGORY, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
 from model.train.compile import blocks
-from model.train.compile.blocks import Program, Refused
+from model.train.compile.blocks import NoColumns, Program, Refused
 from model.train.compile.encoders import ENCODERS, by_asking
 from model.train.frames import Frames
 
@@ -49,8 +49,11 @@ def compile_columns(steps: Sequence[Any], frames: Frames, features: Sequence[Fea
     """
     translation = _Translation(frames, features, X)
     flow: Flow = Raw(tuple(range(len(features))))
-    for step in steps:
-        flow = translation.through(step, flow)
+    try:
+        for step in steps:
+            flow = translation.through(step, flow)
+    except NoColumns:
+        raise ExportError("the steps leave the model no columns; fit them with columns that differ") from None
     return translation.finish(flow)
 
 
@@ -123,7 +126,10 @@ class _Translation:
     def _joined(self, step: Any, parts: Sequence[tuple[Any, Flow, float | None]]) -> Flow:
         found = []
         for each, flow, weight in parts:
-            made = self.through(each, flow)
+            try:
+                made = self.through(each, flow)
+            except NoColumns:
+                continue
             if isinstance(made, Raw):
                 if not made.steps and self._is_numeric(made):
                     block = self._block(made)
@@ -141,7 +147,7 @@ class _Translation:
                 block = self._program.add("multiply", block, self._program.full(block, weight))
             found.append(block)
         if not found:
-            raise _refusal(step, "it makes no columns")
+            raise NoColumns
         return self._program.join(found)
 
     def _is_numeric(self, flow: Raw) -> bool:

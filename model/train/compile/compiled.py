@@ -302,7 +302,7 @@ def _is_answered(model: _Model) -> Callable[[Matrix], Matrix]:
     """Return a function of rows that gives 0, or NaN where the columns or the answer are not finite, `(n_rows, 1)`."""
 
     def ask(rows: Matrix) -> Matrix:
-        is_finite: NDArray[np.bool_] = np.array(np.isfinite(model.ask(rows)).all(axis=1))
+        is_finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(model.ask(rows)), axis=1)
         if is_finite.any():  # scikit-learn refuses all rows for one that is not
             found = model.predict(rows[is_finite])
             is_finite[is_finite] = np.isfinite(found.reshape(len(found), -1)).all(axis=1)

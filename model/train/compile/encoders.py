@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from model.schema.features import Matrix
-from model.train.compile.blocks import Program, Refused, as_numbers
+from model.train.compile.blocks import NoColumns, Program, Refused, as_numbers
 
 ENCODERS = (OneHotEncoder, OrdinalEncoder, TargetEncoder)
 """The steps that take numbers for categories."""
@@ -30,7 +30,7 @@ def by_asking(
 
     `ask` takes rows of the block. `n_places` are the numbers of places of the columns that have categories; other
     columns have numbers that an encoder takes for categories. Raises `Refused` if a column of the result depends on
-    several columns, or on numbers that are not listed.
+    several columns, or on numbers that are not listed; `NoColumns` if there are none.
     """
     places = dict(n_places or {})
     base = program.values[block][:1]
@@ -39,6 +39,8 @@ def by_asking(
     tables: list[NDArray[np.float64]] = []
     for column in range(n_columns):
         tables.append(_answers(ask, base, column, places.get(column), lists.get(column)))
+    if not tables[0].shape[1]:
+        raise NoColumns
     depends = np.array([~_equal(table, table[:1]).all(axis=0) for table in tables])  # (n_columns, width)
     if (depends.sum(axis=0) > 1).any():
         raise Refused("a column that it makes depends on several columns")
