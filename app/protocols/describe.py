@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from csv import writer
 from typing import Any
 
 from app.protocols.classification import PREDICT, PREDICT_PROBA
-from model import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Artifact, Category, Feature, to_text
+from model import BOOLEAN, CATEGORY, ERROR, INTEGER, MAX_LISTED, Artifact, Feature, described
 
 JSON = dict[str, Any]
 
@@ -22,7 +22,6 @@ MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
 
 _TEXT_TYPES = ("text/plain", "application/openmetrics-text")
 MAX_ENUM = 200  # categories; a longer list is described
-_MAX_SHOWN = 5
 _MAX_WHOLE = 2**53 - 1  # up to which every whole number is a float64 of its own
 NAMES: JSON = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array"}}}
 _FAILURES = {
@@ -113,7 +112,7 @@ def cell(feature: Feature) -> JSON:
     elif feature.type == INTEGER:  # that limit says nothing of the model
         limits = {name: limit for name, limit in limits.items() if abs(limit) < _MAX_WHOLE}
     types += ["null"] if feature.missing else []
-    parts = [feature.description, feature.unit and f"({feature.unit})", seen(feature)]
+    parts = [feature.description, feature.unit and f"({feature.unit})", described(feature)]
     schema: JSON = {
         "type": types if len(types) > 1 else types[0],
         "description": " ".join(filter(None, parts)),
@@ -122,35 +121,12 @@ def cell(feature: Feature) -> JSON:
     known: list[Any] = list(feature.categories)
     if known and feature.unseen == ERROR and len(known) <= MAX_ENUM:
         return {**schema, "enum": [*known, None] if feature.missing else known}
-    return {**schema, "examples": known[:_MAX_SHOWN]} if known else schema
+    return {**schema, "examples": known[:MAX_LISTED]} if known else schema
 
 
 def _types(cell: JSON) -> list[str]:
     found: str | list[str] = cell["type"]
     return [found] if isinstance(found, str) else found
-
-
-def seen(feature: Feature) -> str:
-    """Return in a few words what was seen of a feature in training, and what else is accepted."""
-    if feature.type == CATEGORY:
-        known = listed(feature.categories)
-        others = {AS_MISSING: "any other counts as missing", AS_OTHER: "any other is accepted"}.get(feature.unseen)
-        text = f"{known}; {others}" if others else known
-    elif feature.type == BOOLEAN:
-        text = "true or false"
-    elif math.isfinite(feature.minimum) and math.isfinite(feature.maximum):
-        low, high = (int(end) if feature.type == INTEGER else end for end in (feature.minimum, feature.maximum))
-        text = f"{low} to {high} in training"
-    else:
-        text = "any number"
-    return f"{text}; may be missing" if feature.missing else text
-
-
-def listed(categories: Sequence[Category]) -> str:
-    """Return the first categories or classes for people."""
-    known = ", ".join(map(to_text, categories[:_MAX_SHOWN]))
-    more = len(categories) - _MAX_SHOWN
-    return f"{known} and {more:,} more" if more > 0 else known
 
 
 def prediction(model: Artifact) -> JSON:
@@ -159,7 +135,7 @@ def prediction(model: Artifact) -> JSON:
     schema: JSON = {"type": label_type(model)}
     if not classes:
         return schema
-    return {**schema, "enum": classes} if len(classes) <= MAX_ENUM else {**schema, "examples": classes[:_MAX_SHOWN]}
+    return {**schema, "enum": classes} if len(classes) <= MAX_ENUM else {**schema, "examples": classes[:MAX_LISTED]}
 
 
 def label_type(model: Artifact) -> str:

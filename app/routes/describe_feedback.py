@@ -9,6 +9,7 @@ from app.protocols import describe
 from app.protocols.describe import JSON
 from app.serving.loaded import Loaded
 from app.web.middleware import REQUEST_ID
+from model import listed
 
 
 def describe_feedback(
@@ -19,8 +20,8 @@ def describe_feedback(
     types = sorted({describe.label_type(model) for model in models} | {"number"})
     truth: JSON = {"type": types if len(types) > 1 else types[0], "minimum": -max_truth, "maximum": max_truth}
     if labels := {model.name: model.manifest.classes for model in models if model.manifest.classes}:
-        listed = "; ".join(f"{describe.listed(classes)} for {name}" for name, classes in labels.items())
-        truth["description"] = f"a number, or a label of the classifier: {listed}"
+        known = "; ".join(f"{listed(classes)} for {name}" for name, classes in labels.items())
+        truth["description"] = f"a number, or a label of the classifier: {known}"
     request_id = {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}
     replace = {"type": "boolean", "default": False, "description": "whether it replaces an earlier truth"}
     one = {

@@ -19,7 +19,7 @@ from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.web.reply import Reply, compress, to_json
 from app.web.server_facts import ServerFacts
-from model import Artifact, to_text
+from model import Artifact, described, listed, to_text
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
@@ -90,11 +90,11 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         answer = Answer(model.predict(model.golden_rows[:1]), model, None, "", {})
         return {
             "manifest": model.manifest,
-            "features": [(feature, describe.seen(feature)) for feature in model.schema.features],
+            "features": [(feature, described(feature)) for feature in model.schema.features],
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             "answer": to_text(answer.predictions[0]),
             "probabilities": (native.probabilities(answer) or [{}])[0] if model.manifest.classes else {},
-            "classes": describe.listed(model.manifest.classes),
+            "classes": listed(model.manifest.classes),
         }
 
     return routes

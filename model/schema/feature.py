@@ -44,6 +44,9 @@ UNSEEN = {"unseen": True}
 MAX_CATEGORIES = 10_000
 # A comparison of two texts takes time in proportion to the product of their lengths: so many characters of so many
 # categories are compared with an unknown one, which takes milliseconds at most.
+MAX_LISTED = 5  # categories for people
+_MARKS = frozenset(",;'\"")  # between categories, and around them
+_MAX_WRITTEN = 2**53  # whole numbers up to this have all their digits
 _MAX_TEXT = 40
 _MAX_COMPARED = 200
 _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a measurement
@@ -343,6 +346,35 @@ def _each(cells: Cells, values: Iterable[Any]) -> Vector | None:
 def to_text(category: Category) -> str:
     """Return a category as a text, false and true as JSON has them."""
     return str(category).lower() if isinstance(category, bool) else str(category)
+
+
+def listed(categories: Sequence[Category], most: int = MAX_LISTED) -> str:
+    """Return the first categories, or classes, for people; in quotes where they could be misread."""
+    known = ", ".join(repr(each) if _is_ambiguous(each) else to_text(each) for each in categories[:most])
+    more = len(categories) - most
+    return f"{known} and {more:,} more" if more > 0 else known
+
+
+def _is_ambiguous(category: Category) -> bool:
+    return isinstance(category, str) and (category.strip() != category or not category or bool(_MARKS & set(category)))
+
+
+def described(feature: Feature, most: int = MAX_LISTED) -> str:
+    """Return in a few words what was seen of a feature in training, and what else is accepted."""
+    if feature.type == CATEGORY:
+        others = {AS_MISSING: "counts as missing", AS_OTHER: "as the encoder does"}.get(feature.unseen, "is refused")
+        seen = f"{listed(feature.categories, most)}; any other {others}"
+    elif feature.type == BOOLEAN:
+        seen = "true or false"
+    elif math.isfinite(feature.minimum) and math.isfinite(feature.maximum):
+        seen = f"{_shown(feature.minimum)} to {_shown(feature.maximum)} in training"
+    else:
+        seen = "any number"
+    return f"{seen}; may be missing" if feature.missing else seen
+
+
+def _shown(number: float) -> str:
+    return str(int(number)) if number.is_integer() and abs(number) < _MAX_WRITTEN else f"{number:g}"
 
 
 def parse_cell(text: str) -> float | str | None:

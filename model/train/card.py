@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model.metrics import confusion
-from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Feature
+from model.schema.feature import described
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
 from model.task import CLASSIFICATION
@@ -25,7 +25,8 @@ def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metr
     if data.split:
         split = f"- Split: {data.split.validation_share:.0%} for validation, random state {data.split.random_state}\n"
     features = "\n".join(
-        f"| {_cell(f.name)} | {_cell(f.description)} | {_cell(f.unit)} | {_cell(_seen(f))} |" for f in schema.features
+        f"| {_cell(f.name)} | {_cell(f.description)} | {_cell(f.unit)} | {_cell(described(f, _MAX_SHOWN))} |"
+        for f in schema.features
     )
     parts = [training, validation] if validation else [training]
     figures = "\n".join(
@@ -46,7 +47,7 @@ Predicts {target.name}{what}{unit}.
 {split}
 ## Features
 
-| name | what | unit | seen in training |
+| name | what | unit | values |
 |---|---|---|---|
 {features}
 
@@ -92,19 +93,6 @@ def _confusion(subject: Subject, candidate: Candidate) -> str:
 
 def _figure(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4g}"
-
-
-def _seen(feature: Feature) -> str:
-    """Return what of a feature was seen in training, and what else is accepted."""
-    if feature.type == CATEGORY:
-        shown = [str(category) for category in feature.categories[:_MAX_SHOWN]]
-        more = len(feature.categories) - len(shown)
-        seen = ", ".join(shown) + (f" and {more} more" if more else "")
-        others = {AS_MISSING: "; others count as missing", AS_OTHER: "; others are accepted"}.get(feature.unseen, "")
-        seen += others
-    else:
-        seen = "true, false" if feature.type == BOOLEAN else f"{feature.minimum:g} to {feature.maximum:g}"
-    return f"{seen}; may be missing" if feature.missing else seen
 
 
 def _cell(text: str) -> str:

@@ -21,7 +21,7 @@ from model.errors import ExportError
 from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
 from model.plots import training as plots
-from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, Category, Feature
+from model.schema.feature import Category, described
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
 from model.store.manifest import Data, Proof
@@ -199,20 +199,6 @@ def _print_schema(schema: Schema) -> None:
     for number, feature in enumerate(schema.features):
         start = "schema" if number == 0 else ""
         print(f"{start:<8} {feature.name:<{width}}  {feature.type:<8}  {described(feature)}")
-
-
-def described(feature: Feature) -> str:
-    """Return in a few words what was seen of a feature, and what else is accepted."""
-    if feature.type == CATEGORY:
-        shown = ", ".join(map(repr, feature.categories[:_MAX_SHOWN]))
-        more = len(feature.categories) - _MAX_SHOWN
-        others = {AS_MISSING: "counts as missing", AS_OTHER: "as the encoder does"}.get(feature.unseen, "is refused")
-        seen = f"{shown}{f' and {more} more' if more > 0 else ''}; any other {others}"
-    elif feature.type == BOOLEAN:
-        seen = "true or false"
-    else:
-        seen = f"{feature.minimum:g} to {feature.maximum:g}"
-    return f"{seen}; may be missing" if feature.missing else seen
 
 
 def _proof_line(proof: Proof, candidate: Candidate) -> str:

@@ -129,7 +129,7 @@ def test_page(client: FlaskClient, store: Path) -> None:
         assert f"{facts['metrics']['validation'][metric]:.3f}" in page
     for feature in facts["features"]:
         assert f"<td>{feature['name']}</td>" in page
-        assert f"{feature['minimum']} to {feature['maximum']}" in page
+        assert f"{feature['minimum']:g} to {feature['maximum']:g} in training" in page
     assert facts["digest"] in page
     assert "Not ready" not in page
 
@@ -138,7 +138,7 @@ def test_page_of_every_type(gems_everywhere: FlaskClient) -> None:
     """The page has types, categories and what may be missing, and says that there are no validation rows."""
     page = html.unescape(gems_everywhere.get("/", headers=BROWSER).text)
 
-    assert '<td>category</td><td class="number">Fair, Good, Ideal, Very Good</td>' in page
+    assert '<td>category</td><td class="number">Fair, Good, Ideal, Very Good; any other is refused</td>' in page
     assert "Congo, Peru; any other counts as missing; may be missing" in page
     assert '<td>boolean</td><td class="number">true or false</td>' in page
     assert '<td>integer</td><td class="number">1 to 8 in training</td>' in page

@@ -126,7 +126,7 @@ def test_long_list_of_categories_is_described(count: int, is_listed: bool) -> No
     if is_listed:
         assert described["enum"] == [*feature.categories, None]
     else:
-        assert described["description"] == "k0, k1, k2, k3, k4 and 196 more; may be missing"
+        assert described["description"] == "k0, k1, k2, k3, k4 and 196 more; any other is refused; may be missing"
 
 
 def test_every_get_is_answered(service: Service) -> None:
@@ -173,7 +173,9 @@ def test_training_ranges_are_described(client: FlaskClient, store: Path) -> None
     features = Store(store).load(NAME).schema.features
 
     for feature in features:
-        assert f"{feature.minimum} to {feature.maximum}" in row["properties"][feature.name]["description"]
+        assert (
+            f"{feature.minimum:g} to {feature.maximum:g} in training" in row["properties"][feature.name]["description"]
+        )
 
 
 def test_document_without_a_model(tmp_path: Path) -> None:
