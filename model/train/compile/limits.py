@@ -10,13 +10,15 @@ import numpy as np
 from model.engine.runtime import Predict
 from model.errors import ExportError
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
-from model.schema.features import Matrix
+from model.schema.features import Matrix, Schema
+from model.train import proof
 from model.train.compile.fold import Ask
 
 Sizes = Callable[[Matrix], Matrix]
 """Numbers on the way to each row's answer, `(n_rows, n_sizes)`; one is not finite where the row is refused."""
 
 _N_STARTS = 16
+_N_INSIDE = 3_000
 _MAX_PLACES = 40  # of a category that are tried
 _LARGEST = float(np.finfo(np.float64).max)
 _MAX_EXPONENT = 1_100  # beyond that of every float64
@@ -32,9 +34,10 @@ def tighten(features: Sequence[Feature], X: Matrix, sizes: Sizes, *, n_rounds: i
     `n_rounds` times; once is enough where each column depends on one feature. Raises `ExportError` if even the
     range of `X` is too wide.
     """
+    ranged = [_ranged(feature, values) for feature, values in zip(features, X.T)]
 
     def within(halvings: int) -> tuple[Feature, ...] | None:
-        found = _nearer(features, X, _MAX_EXPONENT - halvings)
+        found = _nearer(ranged, X, _MAX_EXPONENT - halvings)
         return found if _is_finite(found, X[0], sizes, n_rounds) else None
 
     found, enough = within(0), _MAX_HALVINGS
@@ -83,6 +86,15 @@ def of_columns(ask: Ask) -> Sizes:
     return sizes
 
 
+def _ranged(feature: Feature, values: Matrix) -> Feature:
+    """Return a number with the range of its values."""
+    known = values[~np.isnan(values)]
+    if feature.type in (CATEGORY, BOOLEAN):
+        return feature
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    return replace(feature, minimum=low, maximum=high)
+
+
 def _nearer(features: Sequence[Feature], X: Matrix, exponent: int) -> tuple[Feature, ...]:
     """Return the features with limits that are at most 2**exponent widths of the range of `X` away from it."""
     found = []
@@ -112,7 +124,7 @@ def _is_finite(features: Sequence[Feature], base: Matrix, sizes: Sizes, n_rounds
     random = np.random.default_rng(0)
     rows = np.column_stack([random.choice(each, _N_STARTS) for each in values])
     rows[0], rows[1] = [each[0] for each in values], [each[min(1, len(each) - 1)] for each in values]
-    found = sizes(rows)
+    found = sizes(np.vstack([rows, _inside(features, random)]))
     if not np.isfinite(found).all():
         return False
     for size in range(found.shape[1] if n_rounds else 0):
@@ -125,3 +137,9 @@ def _is_finite(features: Sequence[Feature], base: Matrix, sizes: Sizes, n_rounds
                 return False
             at[:, number] = values[number][found[:, size].reshape(len(at), -1).argmax(axis=1)]
     return True
+
+
+def _inside(features: Sequence[Feature], random: np.random.Generator) -> Matrix:
+    """Return rows within the limits, in the range of training and beyond it: a square may be largest there."""
+    schema = Schema(tuple(features), Feature("target"))
+    return proof.random_rows(schema, _N_INSIDE, seed=int(random.integers(2**31)))
