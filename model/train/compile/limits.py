@@ -142,4 +142,5 @@ def _is_finite(features: Sequence[Feature], base: Matrix, sizes: Sizes, n_rounds
 def _inside(features: Sequence[Feature], random: np.random.Generator) -> Matrix:
     """Return rows within the limits, in the range of training and beyond it: a square may be largest there."""
     schema = Schema(tuple(features), Feature("target"))
-    return proof.random_rows(schema, _N_INSIDE, seed=int(random.integers(2**31)))
+    of_proof = proof.random_rows(schema, _N_INSIDE, seed=int(random.integers(2**31)))
+    return np.vstack([proof.limit_rows(schema), of_proof])
