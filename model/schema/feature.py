@@ -272,8 +272,8 @@ class _Categories(Cells):
         return _each(self, cells)
 
     def from_array(self, values: Vector) -> Vector | None:
-        if self._of_text:
-            return None
+        if self._of_text:  # no number is one of them
+            return values if self.missing and np.isnan(values).all() else None
         place = self._sorted.searchsorted(values).clip(max=len(self._sorted) - 1)
         known, missing = self._sorted[place] == values, np.isnan(values)
         if (missing.any() and not self.missing) or (self._unseen is None and not (known | missing).all()):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from model import Feature, Problem, Schema, SchemaError, columns_from_csv
@@ -111,6 +111,7 @@ def test_rows_are_refused_for_their_cells_alone(feature: Feature, cells: list[An
         assert column == [matrix_of(feature, [cell])[0][0] for cell in cells]
 
 
+@example(feature=Feature("f", type="category", missing=True, categories=("a", "b")), values=[math.nan])
 @given(feature=any_feature, values=st.lists(st.floats() | st.sampled_from([0.5, 2.0, 0.0, 1.0, -1e300]), min_size=1))
 def test_array_is_as_its_cells(feature: Feature, values: list[float]) -> None:
     """A matrix of numbers becomes what the same numbers become as records, or is refused for the same reasons."""
