@@ -34,9 +34,9 @@ def cells_of(labels: Sequence[Category]) -> Cells:
     return Feature("truth", type=CATEGORY, categories=tuple(labels)).cells
 
 
-def position_of(label: Any, cells: Cells) -> float | Problem:
-    """Return the position of a label that was sent, or what is wrong with it."""
+def position_of(label: Any, cells: Cells, *, with_nearest: bool) -> float | Problem:
+    """Return the position of a label that was sent, or what is wrong with it, with the label that is most like it."""
     position = cells.number(label)
     if position is not None:
         return position
-    return Problem(None, "truth", cells.reason(label) or NOT_A_NUMBER, cells.nearest(label))
+    return Problem(None, "truth", cells.reason(label) or NOT_A_NUMBER, cells.nearest(label) if with_nearest else None)

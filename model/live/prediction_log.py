@@ -65,6 +65,9 @@ _ROWS_PER_STATEMENT = 1_000  # PostgreSQL's statement_timeout applies to each of
 MAX_CLASSIFIED = 10_000
 _MAX_PROBABILITIES = 500_000  # of these together: fewer truths of a classifier of more than 50 classes
 
+# Wrong labels for which the nearest one is looked for: that takes up to 15 ms each, in which no one else can write.
+_MAX_NEAREST = 10
+
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-150, 2e150  # the squares and their sums are within double
 
 
@@ -249,7 +252,7 @@ class PredictionLog:
                     outcomes.append(Outcome.UNKNOWN)
                     continue
                 version, before = known[key]
-                value = _truth(sent, labels.get(version))
+                value = _truth(sent, labels.get(version), with_nearest=len(problems) < _MAX_NEAREST)
                 if isinstance(value, Problem):
                     problems[number] = value
                     continue
@@ -511,10 +514,10 @@ def _labels_of(connection: Connection, versions: Collection[tuple[str, int]]) ->
     return found
 
 
-def _truth(sent: Any, labels: Cells | None) -> float | Problem:
+def _truth(sent: Any, labels: Cells | None, *, with_nearest: bool) -> float | Problem:
     """Return a true value as the log has it, or what is wrong with it."""
     if labels:
-        return classes.position_of(sent, labels)
+        return classes.position_of(sent, labels, with_nearest=with_nearest)
     if type(sent) not in (int, float):
         return Problem(None, "truth", NOT_A_NUMBER)
     return float(sent)

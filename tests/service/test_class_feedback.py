@@ -137,6 +137,16 @@ def test_label_that_the_model_does_not_have(
     assert live(database) == {}
 
 
+def test_nearest_label_of_a_few(client: FlaskClient) -> None:
+    """The nearest label is named for the first 10 wrong ones: looking for it takes long, and the log is locked."""
+    request_id, _ = predicted(client, "mine", RECORDS[:12])
+    body = [{"request_id": request_id, "row": row, "truth": "peru"} for row in range(12)]
+    details = strict_json(client.post("/feedback", json=body))["details"]
+
+    assert [detail["reason"] for detail in details] == ["unknown category"] * 12
+    assert ["nearest" in detail for detail in details] == [True] * 10 + [False] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "first", "same", "other"),
     [("stars", 1, 1.0, 2), ("precious", True, 1, False), ("grade", 2.0, 2, 1.0), ("mine", "Peru", "Peru", "é")],
