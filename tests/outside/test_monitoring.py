@@ -175,6 +175,23 @@ def test_every_query_parses(tmp_path: Path) -> None:
     promtool("check", "rules", str(path))
 
 
+@needs_promtool
+def test_runbook_queries_with_two_pods(tmp_path: Path) -> None:
+    """Every query of a runbook can be evaluated where two pods report: none finds several partners for a series."""
+    names = sorted(set().union(*map(metrics, runbook_queries())))
+    series = [
+        {"series": f'{name}{{job="tabserve", model="m", version="1"{pod}}}', "values": "1x5"}
+        for name in names
+        for pod in ([""] if name in RECORDED else [', instance="a"', ', instance="b"'])
+    ]
+    checked = [{"expr": f"absent({query})", "eval_time": "5m", "exp_samples": []} for query in runbook_queries()]
+    path = tmp_path / "queries.yaml"
+    path.write_text(json.dumps({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checked}]}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True)
+
+    assert "err: " not in done.stdout + done.stderr, done.stdout + done.stderr
+
+
 def test_dashboard_is_valid() -> None:
     """Grafana's own types read the dashboard; panels have a title, a description and do not overlap."""
     text = dashboard.to_json()
