@@ -182,10 +182,10 @@ def predictions(model: Artifact, key: str) -> JSON:
 
 
 def method(model: Artifact) -> JSON:
-    """Return the schema of a request's parameters, which for a classifier may be an object that names the method."""
-    if not model.manifest.classes:
-        return {}
-    methods = {"enum": [PREDICT, PREDICT_PROBA], "description": "labels, or the probabilities of the classes"}
+    """Return the schema of a request's parameters, which may be an object that names the method."""
+    methods: JSON = {"const": PREDICT}
+    if model.manifest.classes:
+        methods = {"enum": [PREDICT, PREDICT_PROBA], "description": "labels, or the probabilities of the classes"}
     return {"properties": {"predict_method": methods}}  # whatever is no object is ignored
 
 

@@ -46,7 +46,8 @@ def _predict(options: argparse.Namespace) -> None:
         return
     labels = [classes[int(position)] for position, *_ in answers]
     if not options.probabilities:
-        print("\n".join(labels))
+        for label in labels:
+            print(label)
         return
     written = csv.writer(sys.stdout, lineterminator="\n")
     written.writerow([schema.target.name, *classes])

@@ -266,7 +266,7 @@ def test_csv_replies(classifiers_store: Path, fitted: Callable[[str], Fitted], n
 
 
 def test_regression_has_no_probabilities(everywhere: FlaskClient) -> None:
-    """A regression refuses the method `predict_proba` in words of its protocol, and V1's signature of that name."""
+    """A regression refuses the method `predict_proba`, as its description says, and V1's signature of that name."""
     house = [0, 6.575, 296.0, 15.3, 396.9, 4.98]
     asked = {"predict_method": "predict_proba"}
     mlflow = everywhere.post("/invocations", json={"instances": [house], "params": asked})
@@ -275,6 +275,10 @@ def test_regression_has_no_probabilities(everywhere: FlaskClient) -> None:
         "/v1/models/boston-housing:predict", json={"instances": [house], "signature_name": "predict_proba"}
     )
 
+    described = strict_json(everywhere.get("/openapi.json"))["paths"]
+    for path, key in (("/invocations", "params"), ("/vertex/predict", "parameters")):
+        body = described[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert body[key] == {"properties": {"predict_method": {"const": "predict"}}}
     assert "regression" in refused(mlflow, 400, "MLflow")
     assert "regression" in refused(vertex, 400, "Vertex AI")
     assert "serving_default" in refused(v1, 400, "V1")
@@ -413,6 +417,17 @@ def test_command_prints_labels(
     assert [row[0] for row in rows] == expected
     found = [list(map(float, row[1:])) for row in rows]
     assert np.array_equal(bits(found), bits(fitted(name).probabilities))
+
+
+def test_command_prints_nothing_for_no_rows(
+    classifiers_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table without rows has no line of output."""
+    table = tmp_path / "table.csv"
+    STONES[:0].to_csv(table, index=False)
+
+    assert main(["--store", str(classifiers_store), "predict", "mine", str(table)]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_command_refuses_probabilities_of_a_regression(
