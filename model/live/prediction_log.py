@@ -237,7 +237,8 @@ class PredictionLog:
         table = _predictions.c
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
         now = datetime.now(UTC)
-        outcomes, changes, problems = [], {}, {}
+        outcomes, changes = [], {}
+        problems: dict[int, Problem] = {}
         with self._transaction(writes=True) as connection:
             known = self._find_truths(connection, keys, oldest)
             labels: Mapping[tuple[str, int], Cells] = {}
@@ -245,14 +246,15 @@ class PredictionLog:
                 if self._is_sqlite:
                     connection.exec_driver_sql(self._lock)
                 known = self._find_truths(connection, sorted(known), oldest, lock=True)
-                labels = _labels_of(connection, {version for version, _ in known.values()})
+                labels = _labels_of(connection, {version for version, is_class, _ in known.values() if is_class})
             for number, (request_id, row, sent) in enumerate(truths):
                 key = request_id, row
                 if key not in known:
                     outcomes.append(Outcome.UNKNOWN)
                     continue
-                version, before = known[key]
-                value = _truth(sent, labels.get(version), with_nearest=len(problems) < _MAX_NEAREST)
+                version, is_class, before = known[key]
+                cells = labels.get(version) if is_class else None
+                value = _truth(sent, cells, with_nearest=len(problems) < _MAX_NEAREST)
                 if isinstance(value, Problem):
                     problems[number] = value
                     continue
@@ -263,11 +265,11 @@ class PredictionLog:
                     outcomes.append(Outcome.CONFLICTING)
                     continue
                 model = version[0]
-                low, high = (value, value) if version in labels else ranges.get(model, (value, value))
+                low, high = (value, value) if is_class else ranges.get(model, (value, value))
                 if not low <= value <= high:
                     reason = f"outside the range of the target of {model}: {low:g} to {high:g}"
                     problems[number] = Problem(None, "truth", reason)
-                known[key] = version, value
+                known[key] = version, is_class, value
                 outcomes.append(Outcome.ACCEPTED if before is None else Outcome.REPLACED)
                 changes[key] = {"its_id": request_id, "its_row": row, "truth": value, "truth_time": now}
             if problems:
@@ -280,10 +282,14 @@ class PredictionLog:
 
     def _find_truths(
         self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
-    ) -> dict[tuple[str, int], tuple[tuple[str, int], float | None]]:
-        """Return the model's name and version, and the truth, of the known rows; `lock` locks them in PostgreSQL."""
+    ) -> dict[tuple[str, int], tuple[tuple[str, int], bool, float | None]]:
+        """Return of the known rows the model's name and version, whether it is a classifier, and the truth.
+
+        `lock` locks the rows in PostgreSQL.
+        """
         table = _predictions.c
-        query = select(table.request_id, table.row, table.model, table.version, table.truth)
+        is_class = table.probabilities.is_not(None).label("is_class")
+        query = select(table.request_id, table.row, table.model, table.version, is_class, table.truth)
         query = query.where(table.time >= oldest)
         if lock:  # in Python's order, so that transactions cannot deadlock
             order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
@@ -291,7 +297,7 @@ class PredictionLog:
         known = {}
         for chunk in _chunks(keys, _KEYS_PER_QUERY):
             for row in connection.execute(query.where(tuple_(table.request_id, table.row).in_(chunk))):
-                known[row.request_id, row.row] = (row.model, row.version), row.truth
+                known[row.request_id, row.row] = (row.model, row.version), bool(row.is_class), row.truth
         return known
 
     def live_errors(self, *, since: datetime) -> list[LiveError]:

@@ -236,7 +236,7 @@ def test_step_that_fails_changes_nothing(old: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
-    """A user of PostgreSQL that does not own the table reads an older log, and is told how it is upgraded."""
+    """A user of PostgreSQL that does not own the table reads an older log, is told how to upgrade it, then uses it."""
     execute(
         postgres.url(),
         "DROP TABLE IF EXISTS predictions, prediction_classes",
@@ -251,5 +251,7 @@ def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
             found_in(url)
         assert found_in(postgres.url()) == OLD
         assert found_in(url) == OLD
+        with closing(PredictionLog(url)) as log:
+            assert log.add_truths([("old", 1, 4.0)], oldest=NOON - timedelta(days=1)) == [Outcome.ACCEPTED]
     finally:
         execute(postgres.url(), "DROP OWNED BY writer", "DROP ROLE writer")

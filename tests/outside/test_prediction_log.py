@@ -411,6 +411,17 @@ def test_version_that_gets_other_labels(log: PredictionLog, url: str) -> None:
     assert error.rows == 2
 
 
+def test_version_that_becomes_a_regression(log: PredictionLog) -> None:
+    """If a store is made anew beside an old log, a regression takes numbers though a classifier had its version."""
+    log.write(answered("old", random_answers(1)), {("boston-housing", 1): LABELS})
+    log.write(rows("new", [1.0]))
+
+    assert log.add_truths([("new", 0, 3.0), ("old", 0, "c")], oldest=LONG_AGO) == ["accepted"] * 2
+    with pytest.raises(ImplausibleTruthsError) as caught:
+        log.add_truths([("new", 0, "c"), ("old", 0, 3.0)], oldest=LONG_AGO)
+    assert [problem.reason for problem in caught.value.problems.values()] == ["not a number", "not a string"]
+
+
 def test_live_errors_since(log: PredictionLog) -> None:
     """Only truths stored since the time count, by the time of a row's last truth, not of its prediction."""
     log.write(rows("a", [1.0, 1.0, 1.0]))
