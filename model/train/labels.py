@@ -49,12 +49,14 @@ def labels_of(fitted: Any) -> tuple[Category, ...]:
 
 
 def target_of(labels: Sequence[Category], name: str, unit: str) -> Feature:
-    """Return what a model predicts: a number, or one of the labels `(n_classes,)`."""
+    """Return what a model predicts: a number, or one of the labels. Raises `ExportError` for labels with a unit."""
     if not labels:
         return Feature(name, unit)
+    if unit:
+        raise ExportError(f"a label has no unit, such as {unit!r}; leave it out")
     if isinstance(labels[0], bool):
-        return Feature(name, unit, type=BOOLEAN)
-    return Feature(name, unit, type=CATEGORY, categories=tuple(labels))
+        return Feature(name, type=BOOLEAN)
+    return Feature(name, type=CATEGORY, categories=tuple(labels))
 
 
 def positions(y: Any, labels: Sequence[Category]) -> NDArray[np.float64]:

@@ -82,6 +82,7 @@ def export(
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)
     labels = labels_of(fitted)
+    predicted = target_of(labels, target or str(getattr(y, "name", None) or "target"), unit)
     (matrix, predictions), targets = _read(fitted, labels, table, X, "table"), _targets(y, labels, len(X))
     validation = None
     if holdout:
@@ -94,7 +95,7 @@ def export(
     subject = Subject(
         title=title or name.replace("-", " ").capitalize(),
         task=task,
-        target=target_of(labels, target or str(getattr(y, "name", None) or "target"), unit),
+        target=predicted,
         limits=limits,
         tags={"task": task.name, "owner": owner},
         data=Data(

@@ -293,7 +293,7 @@ def test_page_shows_a_classifier(client: FlaskClient) -> None:
     assert "log loss" in page
     assert "AUC" in page
     assert "RMSE" not in page
-    assert "with the probabilities false" in page
+    assert "with the probabilities false: " in page
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:

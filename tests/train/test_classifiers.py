@@ -481,3 +481,10 @@ def test_files(tmp_path: Path, kind: str) -> None:
     assert found.manifest.classes == ((0, 1, 2) if kind in ("xgboost", "lightgbm") else ("1", "NA", "z"))
     assert np.array_equal(bits(answers[:, 1:]), bits(fitted.predict_proba(table)))
     assert np.array_equal(answers[:, 0], np.searchsorted(fitted.classes_, np.asarray(fitted.predict(table)).ravel()))
+
+
+def test_label_has_no_unit(tmp_path: Path) -> None:
+    """A unit of what is predicted is refused for a classifier, before the work."""
+    fitted = DecisionTreeClassifier().fit([[0.0], [1.0]], ["a", "b"])
+    with pytest.raises(ExportError, match="a label has no unit, such as 'USD'; leave it out"):
+        export(fitted, [[0.0], [1.0]], ["a", "b"], name="labels", unit="USD", store=tmp_path)
