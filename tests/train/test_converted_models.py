@@ -20,6 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVR
 
+from app import create_app
+from app.config import Config
 from model import export
 from model.cli.main import main
 from model.errors import ExportError, ProofError
@@ -143,6 +145,23 @@ def test_numbers_far_from_the_training_rows_are_refused(table: pd.DataFrame, tmp
     rooms = found.schema.features[FEATURES.index("rooms")]
 
     assert (rooms.lowest, rooms.highest) == (-6.0, 15.0)  # of 1 to 8 rooms
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_service_says_that_a_model_is_converted(table: pd.DataFrame, tmp_path: Path) -> None:
+    """The page and the metrics of a converted model say so; its answers are as near over HTTP as they were proven."""
+    fitted = prepared(MODELS["network"]).fit(table[FEATURES], table["price"])
+    found = export(fitted, table[FEATURES], table["price"], name="prices", store=tmp_path, engine="onnx")
+    client = create_app(Config(store=tmp_path), write_log=lambda pieces: None).test_client()
+    whole = table[table["age"].notna()][FEATURES]
+    rows = whole.to_dict("records")
+
+    predicted = client.post("/predict", json=rows).get_json()["prediction"]
+    assert np.abs(predicted - fitted.predict(whole)).max() <= found.manifest.allowed_difference
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert "This model is not compiled by Tabserve, but a graph of skl2onnx" in page
+    assert f"by at most {found.manifest.allowed_difference:.1e}; this was tried on 100," in page
+    assert 'engine="converted"' in client.get("/metrics").text
 
 
 def write(fitted: Any, table: pd.DataFrame, path: Path, *, dictionaries: bool = True) -> None:
