@@ -138,7 +138,11 @@ class ConvertedEngine:
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
         found: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: self.columns.run(X)})[0]
-        return found if self._n_classes else steps.run(self._steps, found)[:, 0]
+        if not self._n_classes:
+            return steps.run(self._steps, found)[:, 0]
+        if not np.isin(found[:, 0], np.arange(self._n_classes)).all():  # -1 would be the last class
+            raise ValueError("the graph gives a label that is none of the model's")
+        return found
 
     def allowed(self, X: Matrix) -> NDArray[np.float64]:
         """Return how far the trained model's answers may be from `predict(X)`, in its shape.

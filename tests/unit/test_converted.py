@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from model.engine import converted
+from model.engine.columns import Columns
 
 N_COLUMNS = 3
 CHILDREN = {"nodes_truenodeids": [1, 0, 3, 0, 0], "nodes_falsenodeids": [2, 0, 4, 0, 0]}
@@ -159,3 +160,19 @@ def test_any_bytes_are_accepted_or_refused(data: st.DataObject) -> None:
         content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
     with contextlib.suppress(ValueError):
         converted.check(bytes(content), N_COLUMNS, 1)
+
+
+@pytest.mark.parametrize("position", [-1.0, 2.0, 0.5, np.nan])
+def test_label_that_is_none_is_an_error(position: float) -> None:
+    """An answer with a position beyond the classes is an error, and never another class."""
+    nodes = [
+        helper.make_node("Gather", ["X", "three"], ["taken"], axis=1),
+        helper.make_node("Identity", ["taken"], ["y"]),
+    ]
+    found = model(nodes=nodes)
+    found.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    engine = converted.ConvertedEngine(found.SerializeToString(), Columns(N_COLUMNS, []), 2, 1e-6)
+
+    assert engine.predict(np.array([[1.0, 0.25, 0.75]])).tolist() == [[1.0, 0.25, 0.75]]
+    with pytest.raises(ValueError, match="none of the model's"):
+        engine.predict(np.array([[1.0, 0.25, 0.75], [position, 0.25, 0.75]]))
