@@ -10,7 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, StackingRegressor
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    StackingRegressor,
+)
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import GaussianNB
@@ -229,6 +234,30 @@ def test_file_of_onnx_with_labels(table: pd.DataFrame, tmp_path: Path, dictionar
     answers = found.predict(found.schema.matrix_from_records(table[FEATURES].to_dict("records")))  # type: ignore[arg-type]
     assert np.array_equal(answers[:, 1:], np.asarray(probabilities, dtype=np.float64))
     assert np.array_equal(np.array(found.manifest.classes)[answers[:, 0].astype(int)], labels)
+
+
+@pytest.mark.parametrize(
+    ("columns", "estimator", "target", "sentence"),
+    [
+        (["area", "rooms"], Ridge(), ["price", "rooms"], "Ridge does not give one number a row"),
+        (
+            ["area", "town"],
+            HistGradientBoostingRegressor(max_iter=2, categorical_features="from_dtype"),
+            ["price"],
+            "a column of text reaches the model",
+        ),
+    ],
+    ids=["several numbers", "text"],
+)
+def test_what_no_converter_can_do_is_refused(
+    table: pd.DataFrame, tmp_path: Path, columns: list[str], estimator: Any, target: list[str], sentence: str
+) -> None:
+    """Several numbers a row, and text that the estimator itself takes, are refused in one sentence."""
+    X = table[columns].astype({"town": "category"} if "town" in columns else {})
+    fitted = estimator.fit(X, table[target].squeeze())
+
+    with pytest.raises(ExportError, match=sentence):
+        export(fitted, X, table["price"], name="prices", store=tmp_path, engine="onnx")
 
 
 def test_file_that_is_no_onnx_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -328,11 +328,15 @@ def _hyperparameters(estimator: Any) -> dict[str, Any]:
 def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.float64]:
     """Return what a fitted model answers for a table, in the form of `Artifact.predict`; `labels` are a classifier's.
 
-    Raises `ExportError` for one that gives no probabilities, or several labels a row.
+    Raises `ExportError` for one that gives no probabilities, or several numbers or labels a row.
     """
     with in_one_job(fitted):
         predictions = np.asarray(fitted.predict(table))
         if not labels:
+            if predictions.size != len(table):
+                raise ExportError(
+                    f"{type(fitted).__name__} does not give one number a row; fit and export one model for each"
+                )
             numbers: NDArray[np.float64] = predictions.astype(np.float64).ravel()
             return numbers
         if not hasattr(fitted, "predict_proba"):

@@ -92,5 +92,11 @@ def fitted_linear(estimator: Any) -> Linear:
 
 
 def columns(estimator: Any, table: Any) -> Matrix:
-    """Return the columns of what the estimator's `predict` takes, `(n_rows, n_columns)`."""
-    return np.asarray(table.toarray() if hasattr(table, "toarray") else table, dtype=np.float64)
+    """Return the columns of what the estimator's `predict` takes, `(n_rows, n_columns)`.
+
+    Raises `ExportError` for columns of text.
+    """
+    try:
+        return np.asarray(table.toarray() if hasattr(table, "toarray") else table, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ExportError("a column of text reaches the model; encode it, for example by OneHotEncoder") from None
