@@ -90,7 +90,7 @@ def read(table: Any, names: Sequence[str] | None = None) -> Frames:
             raise ExportError("the table has no rows; pass the rows that the model was fitted on")
         return Frames(tuple(_column(name, table[name]) for name in _unique(table.columns)), is_array=False)
     array = np.asarray(table)
-    if not len(array):
+    if array.ndim and not len(array):
         raise ExportError("the table has no rows; pass the rows that the model was fitted on")
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise ExportError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,8 @@ def target_of(labels: Sequence[Category], name: str, unit: str) -> Feature:
 def positions(y: Any, labels: Sequence[Category]) -> NDArray[np.float64]:
     """Return the position of each row's label, `(n_rows,)`. Raises `ExportError` for a label that is not known."""
     given = np.asarray(y, dtype=object).reshape(-1)
+    if not all(isinstance(each, Hashable) for each in given):
+        raise ExportError("a target is no label but a list or an object; pass one label for each row")
     found = pd.Index(np.array(labels, dtype=object)).get_indexer(pd.Index(given))
     unknown = list(dict.fromkeys(given[found < 0]))
     if unknown:

@@ -366,6 +366,7 @@ def test_checklist_and_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["c", *["a"] * 599], "'c' is not among the labels that the model was fitted on, 'a', 'b'"),
         ([0, 1] * 300, "0, 1 are not among the labels that the model was fitted on, 'a', 'b'"),
         ([["a", "b"]] * N_ROWS, "there are 1200 targets for 600 rows"),
+        ([{}] * N_ROWS, "a target is no label but a list or an object"),
     ],
 )
 def test_labels_are_checked(tmp_path: Path, y: Any, sentence: str) -> None:

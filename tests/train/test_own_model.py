@@ -280,6 +280,15 @@ def test_rows_that_the_model_does_not_predict_are_refused(tmp_path: Path, X: Any
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("X", [None, 1.0, {"a": [1.0]}])
+def test_what_is_no_table_is_refused(tmp_path: Path, X: Any) -> None:
+    """A single object in place of a table is an `ExportError` that says what to pass."""
+    fitted = DecisionTreeRegressor().fit([[0.0], [1.0]], [0.0, 1.0])
+
+    with pytest.raises(ExportError, match="pass a data frame, or an array of numbers"):
+        export(fitted, X, [1.0], name="m", store=tmp_path)
+
+
 def test_trees_beyond_what_is_served_are_refused(
     homes: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
