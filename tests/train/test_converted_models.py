@@ -239,7 +239,7 @@ def test_file_of_onnx_with_labels(table: pd.DataFrame, tmp_path: Path, dictionar
 @pytest.mark.parametrize(
     ("columns", "estimator", "target", "sentence"),
     [
-        (["area", "rooms"], Ridge(), ["price", "rooms"], "Ridge does not give one number a row"),
+        (["area", "rooms"], Ridge(), ["price", "rooms"], "Ridge does not predict one number a row"),
         (
             ["area", "town"],
             HistGradientBoostingRegressor(max_iter=2, categorical_features="from_dtype"),

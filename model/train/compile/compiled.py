@@ -334,9 +334,7 @@ def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.f
         predictions = np.asarray(fitted.predict(table))
         if not labels:
             if predictions.size != len(table):
-                raise ExportError(
-                    f"{type(fitted).__name__} does not give one number a row; fit and export one model for each"
-                )
+                raise ExportError(f"{type(fitted).__name__} does not predict one number a row; export a model for each")
             numbers: NDArray[np.float64] = predictions.astype(np.float64).ravel()
             return numbers
         if not hasattr(fitted, "predict_proba"):
