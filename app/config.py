@@ -152,6 +152,12 @@ class Config:
         "leave out columns that the model does not know, up to 20, instead of refusing them; the target is always left "
         "out",
     )
+    allow_converted: bool = setting(
+        "TABSERVE_ALLOW_CONVERTED",
+        False,
+        _boolean,
+        "serve models of `--engine onnx`, too: graphs of a general converter, which are not bounded in time and memory",
+    )
     max_in_flight: int = setting(
         "TABSERVE_MAX_IN_FLIGHT",
         512,

@@ -79,6 +79,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         device=config.device,
         max_batch_rows=config.max_batch_rows,
         ignore_unknown=config.ignore_unknown_columns,
+        allow_converted=config.allow_converted,
     )
     serving = app.serving = Serving(loaded, device=config.device, max_batch_rows=config.max_batch_rows)
     live_errors = LiveErrors()

@@ -150,7 +150,9 @@ def on_reload(settings: Config, server: Any) -> None:
     for number in handlers:
         signal.signal(number, stop)
     problems, golden = verification.verify_apart(
-        lambda: loaded.load(settings.store, settings.models, device=settings.device),
+        lambda: loaded.load(
+            settings.store, settings.models, device=settings.device, allow_converted=settings.allow_converted
+        ),
         is_stopping=lambda: bool(stop_signals),
     )
     for number, handler in handlers.items():

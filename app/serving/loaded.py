@@ -88,6 +88,7 @@ def load(
     device: str = "cpu",
     max_batch_rows: int = 1,
     ignore_unknown: bool = False,
+    allow_converted: bool = False,
 ) -> Loaded:
     """Load and verify the models of `references`, or every model of the store; on the CPU, whatever the device.
 
@@ -108,7 +109,7 @@ def load(
         problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")
     for reference in wanted:
         try:
-            model = model_store.load(reference)
+            model = model_store.load(reference, converted=allow_converted)
         except (ModelError, OSError) as error:
             problems.append(_describe(error, store))
             if isinstance(error, GoldenRowsError):

@@ -22,6 +22,8 @@ from model.schema.features import Matrix
 MAX_COLUMNS_BYTES = 2**26  # of the file
 MAX_OPERATIONS = 2**13
 MAX_WIDTH = 2**16  # of all blocks together
+_COLUMN_BY_COLUMN = ("places", "bins", "quantiles", "yeo-johnson")
+_MAX_LOOPED = 2**11  # columns of these operations, each of which takes some microseconds
 _NUMBERS_PER_CHUNK = 2**18  # of all blocks together: 2 MiB of float64
 _PROGRAM = "program"  # the array that has the operations as JSON
 
@@ -249,11 +251,14 @@ class Columns:
             raise ValueError(f"it has {len(operations)} operations, more than {MAX_OPERATIONS}")
         self.n_features, self.operations = n_features, tuple(operations)
         self._runs: list[tuple[Run, tuple[int, ...]]] = []
-        widths = [n_features]
+        widths, n_looped = [n_features], 0
         for operation in operations:
             widths.append(_width(operation, widths))
             if sum(widths) - n_features > MAX_WIDTH:
                 raise ValueError(f"it makes more than {MAX_WIDTH} columns")
+            n_looped += widths[-1] if operation.name in _COLUMN_BY_COLUMN else 0
+            if n_looped > _MAX_LOOPED:
+                raise ValueError(f"it computes more than {_MAX_LOOPED:,} columns one by one")
             run = _KINDS[operation.name].prepare(*operation.parameters)
             self._runs.append((run, operation.blocks))
         self.n_columns = widths[-1]

@@ -9,6 +9,7 @@ that it does, trees read what a Gather takes by number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from model.engine.runtime import session
 from model.engine.steps import Step
 from model.schema.features import Matrix
 
-MAX_ALLOWED = 0.01  # of the range of the answers
 _ROWS_AT_ONCE = 256  # some operators compare each row with every row of the training table
 MAX_NODES = 2**18  # of the trees of one operator, leaves included
 _MAX_OPERATORS = 2**10
@@ -80,6 +80,23 @@ _SHAPE: Message = {1: ("dim", BYTES, 2)}
 _DIMENSION: Message = {1: ("dim_value", INT, 1), 2: ("dim_param", BYTES, 1)}
 _DOUBLE = 11
 
+# ONNX Runtime crashes where the smallest whole number is divided by -1. The first operators give whole numbers, whatever
+# they take; the next give none; the last, as Reduce… does, take positions or shapes beside the first input.
+_WHOLE = ("ArgMax", "ArgMin", "Shape", "LabelEncoder")
+_NOT_WHOLE = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor")
+_BY_FIRST = (
+    "ArrayFeatureExtractor",
+    "Gather",
+    "GatherElements",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "TopK",
+    "Unsqueeze",
+)
+_INTEGER_TYPES = (2, 3, 4, 5, 6, 7, 12, 13)  # of tensors
+
 TREES = ("TreeEnsembleRegressor", "TreeEnsembleClassifier")
 """The operators that have trees."""
 # fmt: off
@@ -89,7 +106,7 @@ _OPERATORS: Mapping[str, frozenset[str]] = {
         "Concat", "Constant", "ConstantOfShape", "Cos", "CumSum", "Div", "Elu", "Equal", "Erf", "Exp", "Expand",
         "Flatten", "Floor", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "HardSigmoid",
         "HardSwish", "Identity", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log",
-        "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu",
+        "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu",
         "Pow", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
         "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape",
         "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub",
@@ -173,10 +190,13 @@ def check(content: bytes, n_columns: int, n_outputs: int) -> None:
     graph = parse(single(model["graph"], "graph"), _GRAPH, "graph")
     _check_matrix(single(graph["input"], "input"), INPUT_NAME, n_columns, "input")
     _check_matrix(single(graph["output"], "output"), OUTPUT_NAME, n_outputs, "output")
-    shapes = dict(map(_shape, graph["initializer"]))
-    width: dict[str, int] = {}
+    constants = [parse(content, _TENSOR, "tensor") for content in graph["initializer"]]
+    known = _Known(
+        shapes={text(each["name"]): each["dims"] for each in constants},
+        whole={text(each["name"]) for each in constants if single(each["data_type"], "type") in _INTEGER_TYPES},
+    )
     for node in graph["node"]:
-        _check_operator(parse(node, _NODE, "operator"), width, shapes)
+        _check_operator(parse(node, _NODE, "operator"), known)
 
 
 def _check_matrix(content: memoryview, name: str, width: int, side: str) -> None:
@@ -194,14 +214,17 @@ def _check_matrix(content: memoryview, name: str, width: int, side: str) -> None
         raise ValueError(f"its {side} is not {width} wide")
 
 
-def _shape(content: memoryview) -> tuple[str, list[int]]:
-    """Return the name and the shape of a constant."""
-    fields = parse(content, _TENSOR, "tensor")
-    return text(fields["name"]), fields["dims"]
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of values by name: the shapes of constants, widths, and which may be whole numbers."""
+
+    shapes: Mapping[str, list[int]]
+    whole: set[str]
+    width: dict[str, int] = field(default_factory=dict)
 
 
-def _check_operator(node: dict[str, list[Any]], width: dict[str, int], shapes: Mapping[str, list[int]]) -> None:
-    """Check an operator and its trees, and note the width of a result that takes columns by their numbers."""
+def _check_operator(node: dict[str, list[Any]], known: _Known) -> None:
+    """Check an operator and its trees, and note what is known of its results."""
     domain, operator = text(node["domain"]), text(node["op_type"])
     if operator not in _OPERATORS.get("" if domain == "ai.onnx" else domain, ()):
         raise ValueError(f"it has the operator {operator!r} of {domain or 'ai.onnx'!r}, which is not served")
@@ -213,13 +236,28 @@ def _check_operator(node: dict[str, list[Any]], width: dict[str, int], shapes: M
             parse(tensor, _TENSOR, "tensor")
     inputs, outputs = ([text([name]) for name in node[side]] for side in ("input", "output"))
     if operator in TREES:
-        if inputs[0] not in width:
+        if inputs[0] not in known.width:
             raise ValueError("its trees read a value whose width is not known")
-        _check_trees(attributes, width[inputs[0]])
+        _check_trees(attributes, known.width[inputs[0]])
     if operator == "Gather" and "axis" in attributes and attributes["axis"]["i"] == [1]:
-        shape = shapes.get(inputs[1], [])
+        shape = known.shapes.get(inputs[1], [])
         if len(shape) == 1:  # ONNX Runtime refuses numbers that no column has
-            width[outputs[0]] = shape[0]
+            known.width[outputs[0]] = shape[0]
+    if operator == "Cast":
+        is_whole = attributes["to"]["i"][0] in _INTEGER_TYPES if "to" in attributes else True
+    elif operator == "Constant":
+        tensors = [parse(each, _TENSOR, "tensor") for fields in attributes.values() for each in fields["t"]]
+        is_whole = any(each["data_type"] and each["data_type"][0] in _INTEGER_TYPES for each in tensors)
+        is_whole |= any(name.startswith("value_int") for name in attributes)
+    else:
+        read = inputs[:1] if operator in _BY_FIRST or operator.startswith("Reduce") else inputs
+        is_whole = operator not in _NOT_WHOLE and (operator in _WHOLE or any(name in known.whole for name in read))
+    if operator == "Div" and is_whole:
+        raise ValueError("it divides whole numbers, which is not served")
+    if is_whole:
+        known.whole.update(outputs)
+    elif operator == "TopK":  # the second are positions
+        known.whole.update(outputs[1:])
 
 
 def _check_trees(attributes: Mapping[str, dict[str, list[Any]]], n_columns: int) -> None:

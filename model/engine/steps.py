@@ -214,12 +214,15 @@ _STEPS: Mapping[str, tuple[int | None, Callable[..., Matrix]]] = {
 
 # Steps of models that are made of several: the sums from one number up to another, instead of the values so far; and
 # the values so far added to those of the members before.
+_MAX_STEPS = 5_000  # of a thousand members; each takes some microseconds
 _TAKE, _TOTAL = "take", "total"
 _N_NUMBERS: Mapping[str, int | None] = {_TAKE: 2, _TOTAL: 0, **{name: number for name, (number, _) in _STEPS.items()}}
 
 
 def parse(facts: Any) -> tuple[Step, ...]:
     """Return the steps in a manifest. Raises `ValueError` for anything else."""
+    if isinstance(facts, list) and len(facts) > _MAX_STEPS:
+        raise ValueError(f"it has {len(facts)} steps, more than {_MAX_STEPS}")
     steps = []
     for fact in facts if isinstance(facts, list) else [None]:
         name, *numbers = fact if isinstance(fact, list) and fact else [None]
@@ -260,5 +263,8 @@ DECISIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[np.intp]]] = {
 
 
 def decide(decision: str, sums: Matrix, probabilities: Matrix) -> NDArray[np.intp]:
-    """Return the position of each row's class, `(n_rows,)`."""
+    """Return the position of each row's class, `(n_rows,)`. Raises `ValueError` for sums that are none of classes."""
+    n_classes = probabilities.shape[1]
+    if n_classes != (sums.shape[1] if decision == "largest sum" else n_classes if not decision else 2):
+        raise ValueError(f"it decides on {n_classes} classes by {decision!r} of {sums.shape[1]} sums")
     return DECISIONS[decision](sums, probabilities)

@@ -169,10 +169,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(folder: Path) -> Artifact:
+def load(folder: Path, *, converted: bool = True) -> Artifact:
     """Return the artifact after checking every file's hash and replaying the golden rows.
 
-    Raises `ArtifactError`, which names the file and what to do.
+    Raises `ArtifactError`, which names the file and what to do; without `converted` for a converted graph, too.
     """
     document, files = read(folder, _MAX_BYTES)
     try:
@@ -180,6 +180,12 @@ def load(folder: Path) -> Artifact:
         manifest = manifests.parse(document)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(folder / MANIFEST, f"does not describe a model ({error})", _RESTORE) from None
+    if manifest.engine == CONVERTED_ENGINE and not converted:
+        raise ArtifactError(
+            folder / MANIFEST,
+            "describes the graph of a general converter, whose operators may take any time and memory",
+            "set TABSERVE_ALLOW_CONVERTED=true if you trust its source",
+        )
     model_file = _model_file(manifest)
     missing = [name for name in (model_file, GOLDEN, REFERENCE) if name not in files]
     if missing:

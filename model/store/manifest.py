@@ -30,6 +30,7 @@ GRAPH_ENGINE, TREES_ENGINE, LINEAR_ENGINE, CONVERTED_ENGINE = ENGINES = "onnx", 
 MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
+MAX_ALLOWED = 0.01  # of the range of a converted model's answers, and of a probability
 MAX_CLASSES = 1_000  # each is a number in every answer
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
@@ -336,6 +337,8 @@ def _allowed_difference(document: Mapping[str, Any]) -> float:
     allowed = document["engine"].get("allowed_difference")
     if not is_number(allowed) or allowed < 0:
         raise ValueError(f"the allowed difference {allowed!r} is not a number of at least 0")
+    if document.get("task") == CLASSIFICATION.name and allowed > MAX_ALLOWED:
+        raise ValueError(f"the allowed difference {allowed!r} of probabilities is above {MAX_ALLOWED}")
     return float(allowed)
 
 

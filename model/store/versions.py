@@ -113,10 +113,13 @@ class Store:
             )
         return self.root if self._root_artifact() else self._folder(name) / str(version)
 
-    def load(self, reference: str) -> Artifact:
-        """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`."""
+    def load(self, reference: str, *, converted: bool = True) -> Artifact:
+        """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`.
+
+        Without `converted` a converted graph is refused.
+        """
         path = self.find(reference)
-        found = artifact.load(path)
+        found = artifact.load(path, converted=converted)
         if path != self.root and (found.name, str(found.version)) != (path.parent.name, path.name):
             raise ArtifactError(
                 path / artifact.MANIFEST,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from model.engine.compare import shares_of
-from model.engine.converted import MAX_ALLOWED
 from model.errors import ExportError
 from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
@@ -24,7 +23,7 @@ from model.plots import training as plots
 from model.schema.feature import Category, described
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
-from model.store.manifest import Data, Proof
+from model.store.manifest import MAX_ALLOWED, Data, Proof
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import export as drafts
@@ -123,7 +122,8 @@ def export(
     for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
         print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
     print(f"written  {model.path}")
-    print(f"serve    make run MODEL={name} STORE={shlex.quote(str(models.root.resolve()))}, in a clone of Tabserve")
+    serve = f"make run MODEL={name} STORE={shlex.quote(str(models.root.resolve()))}"
+    print(f"serve    {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}, in a clone of Tabserve")
     print(f"ask      {_curl_line(model)}")
     return model
 

@@ -157,7 +157,8 @@ def test_service_says_that_a_model_is_converted(table: pd.DataFrame, tmp_path: P
     """The page and the metrics of a converted model say so; its answers are as near over HTTP as they were proven."""
     fitted = prepared(MODELS["network"]).fit(table[FEATURES], table["price"])
     found = export(fitted, table[FEATURES], table["price"], name="prices", store=tmp_path, engine="onnx")
-    client = create_app(Config(store=tmp_path), write_log=lambda pieces: None).test_client()
+    config = Config(store=tmp_path, allow_converted=True)
+    client = create_app(config, write_log=lambda pieces: None).test_client()
     whole = table[table["age"].notna()][FEATURES]
     rows = whole.to_dict("records")
 
@@ -167,6 +168,20 @@ def test_service_says_that_a_model_is_converted(table: pd.DataFrame, tmp_path: P
     assert "This model is not compiled by Tabserve, but a graph of skl2onnx" in page
     assert f"by at most {found.manifest.allowed_difference:.1e}; this was tried on 100," in page
     assert 'engine="converted"' in client.get("/metrics").text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_service_serves_a_converted_model_only_if_it_is_allowed(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default a server that finds a converted model is not ready and says what to set; so does the checklist."""
+    fitted = prepared(GaussianNB()).fit(table[FEATURES], table["level"])
+    export(fitted, table[FEATURES], table["level"], name="levels", store=tmp_path, engine="onnx")
+    client = create_app(Config(store=tmp_path), write_log=lambda pieces: None).test_client()
+
+    assert "serve    TABSERVE_ALLOW_CONVERTED=true make run MODEL=levels" in capsys.readouterr().out
+    assert client.post("/predict", json={}).status_code == 503
+    assert "set TABSERVE_ALLOW_CONVERTED=true if you trust its source" in client.get("/readyz").text
 
 
 def write(fitted: Any, table: pd.DataFrame, path: Path, *, dictionaries: bool = True) -> None:

@@ -61,7 +61,7 @@ def model(*, nodes: list[onnx.NodeProto] | None = None, opset: int = 21, **chang
 
 def refusal(found: onnx.ModelProto) -> str:
     """Return why a graph is refused."""
-    with pytest.raises(ValueError, match=r"its|it has|it needs") as error:
+    with pytest.raises(ValueError, match=r"its|it has|it needs|it divides") as error:
         converted.check(found.SerializeToString(), N_COLUMNS, 1)
     return str(error.value)
 
@@ -134,8 +134,17 @@ def from_file() -> onnx.NodeProto:
             ],
             "name a column that does not exist",
         ),
+        (
+            [
+                helper.make_node("Cast", ["X"], ["whole"], to=TensorProto.INT64),
+                helper.make_node("Reshape", ["whole", "two"], ["other"]),
+                helper.make_node("Div", ["two", "other"], ["y"]),
+            ],
+            "it divides whole numbers",
+        ),
+        ([helper.make_node("Mod", ["X", "X"], ["y"])], "the operator 'Mod'"),
     ],
-    ids=["subgraph", "file", "domain", "width", "narrower"],
+    ids=["subgraph", "file", "domain", "width", "narrower", "whole numbers", "remainders"],
 )
 def test_operators_that_could_do_harm_are_refused(nodes: list[onnx.NodeProto], reason: str) -> None:
     """No operator runs a graph of its own, reads a file or another process's code, or reads beyond a row."""

@@ -151,6 +151,8 @@ class _Model:
 def _convert(model: _Model, X: Matrix) -> Compiled:
     features = _features(model.frames, model.predict, model.ask, X)
     features = _limited(features, *find_limits(_is_answered(model), features, X, in_float32=False))
+    has_gaps = np.isnan(X.sum(axis=0)).tolist()  # what the table has no example of is not compared
+    features = tuple(replace(each, missing=each.missing and gaps) for each, gaps in zip(features, has_gaps))
     features = _limited(features, *_compared(features, X))
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     if isinstance(model.estimator, OnnxModel):

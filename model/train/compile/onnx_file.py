@@ -56,16 +56,21 @@ class OnnxModel:
             self.classes_ = self._classes()
 
     def _classes(self) -> Sequence[Any]:
-        """Return the labels of a classifier: those that an operator has in its attributes."""
-        for node in self.model.graph.node:
+        """Return the labels of a classifier, of the operator that gives its dictionaries or, last, its labels."""
+        graph = self.model.graph
+        makers = {name: node for node in graph.node for name in node.output}
+        label, probabilities = makers.get(graph.output[0].name), makers.get(graph.output[1].name)
+        while label and label.op_type in ("Identity", "Cast", "Reshape"):
+            label = makers.get(label.input[0])
+        zipped = probabilities if probabilities and probabilities.op_type == "ZipMap" else None
+        for node in filter(None, (zipped, label)):
             for attribute in node.attribute:
-                if attribute.name.startswith("classlabels"):
-                    labels = [each.decode() for each in attribute.strings] or list(attribute.ints)
-                    if labels:
-                        return labels
+                labels = [each.decode() for each in attribute.strings] or list(attribute.ints)
+                if attribute.name.startswith("classlabels") and labels:
+                    return labels
         raise ExportError(
-            "it has several outputs, and no operator that names the labels of a classifier; give it one output, or "
-            "convert it with the option zipmap"
+            "it has several outputs, and neither dictionaries of probabilities nor an operator with the labels behind "
+            "the first; give it one output, or convert it with the option zipmap"
         )
 
     def predict(self, table: Any) -> Any:
