@@ -80,8 +80,8 @@ _SHAPE: Message = {1: ("dim", BYTES, 2)}
 _DIMENSION: Message = {1: ("dim_value", INT, 1), 2: ("dim_param", BYTES, 1)}
 _DOUBLE = 11
 
-# ONNX Runtime crashes where the smallest whole number is divided by -1. The first operators give whole numbers, whatever
-# they take; the next give none; the last, as Reduce… does, take positions or shapes beside the first input.
+# ONNX Runtime crashes where the smallest whole number is divided by -1. The first operators give whole numbers,
+# whatever they take; the next give none; the last, as Reduce… does, take positions or shapes beside the first input.
 _WHOLE = ("ArgMax", "ArgMin", "Shape", "LabelEncoder")
 _NOT_WHOLE = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor")
 _BY_FIRST = (

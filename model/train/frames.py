@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.errors import ExportError
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, MAX_CATEGORIES, NUMBER, Category
 from model.schema.features import Matrix
+from model.train.labels import is_utf8
 
 MAX_WHOLE = 2.0**53 - 1  # up to which each whole number is a float64 of its own
 _NEAR = 20  # known categories that others are made of
@@ -107,7 +108,7 @@ def _unique(found: Any) -> list[str]:
     names: list[str] = list(found)
     if not all(isinstance(name, str) for name in names):
         raise ExportError("the columns' names are not all strings; rename them, for example by columns.astype(str)")
-    if not all(map(_is_utf8, names)):
+    if not all(map(is_utf8, names)):
         raise ExportError("a column's name cannot be written in UTF-8; rename it")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -154,18 +155,10 @@ def _category(name: str, dtype: Any, found: list[Any], missing: Any = np.nan) ->
             f"the column {name!r} has {len(categories)} categories, more than {MAX_CATEGORIES}; is it an identifier or "
             "free text? leave it out, or group rare values"
         )
-    if any(isinstance(each, str) and not _is_utf8(each) for each in categories):
+    if any(isinstance(each, str) and not is_utf8(each) for each in categories):
         raise ExportError(f"a category of the column {name!r} cannot be written in UTF-8; rename it")
     column = Column(name, CATEGORY, dtype, categories, missing)
     return replace(column, unseen=column.other_categories[:1])
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _series(column: Column, values: NDArray[np.float64]) -> Any:

@@ -36,7 +36,7 @@ def labels_of(fitted: Any) -> tuple[Category, ...]:
         )
     kinds = set(map(type, labels))
     if kinds == {str}:
-        if not all(map(_is_utf8, labels)):
+        if not all(map(is_utf8, labels)):
             raise ExportError("a label cannot be written in UTF-8; rename it, and fit again")
     elif labels != (False, True) and not (
         kinds <= {int, float} and all(map(is_number, labels)) and len(set(map(float, labels))) == len(labels)
@@ -80,7 +80,8 @@ def shown(labels: Sequence[Any]) -> str:
     return f"{', '.join(map(repr, labels[:_MAX_SHOWN]))}{f' and {more} more' if more > 0 else ''}"
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

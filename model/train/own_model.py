@@ -84,7 +84,9 @@ def export(
     predicted = target_of(labels, target or str(getattr(y, "name", None) or "target"), unit)
     (matrix, predictions), targets = _read(fitted, labels, table, X, "table"), _targets(y, labels, len(X))
     validation = None
-    if holdout:
+    if holdout is not None:
+        if not isinstance(holdout, (tuple, list)) or len(holdout) != 2:
+            raise ExportError("the holdout is not a pair of features and targets; pass holdout=(X, y)")
         X_new, y_new = holdout
         validation = _read(fitted, labels, table, X_new, "holdout")[0], _targets(y_new, labels, len(X_new))
     is_converted = engine == ONNX or isinstance(fitted, OnnxModel)
@@ -168,6 +170,8 @@ def _targets(y: Any, labels: Sequence[Category], n_rows: int) -> NDArray[np.floa
         missing = np.asarray(pd.isna(given))
     else:
         try:
+            if np.asarray(y).dtype.kind in "mM":
+                raise TypeError("dates")
             given = np.asarray(y, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError):
             raise ExportError("the targets are not numbers; a regression has one number for each row") from None

@@ -419,6 +419,7 @@ def test_table_that_cannot_be_served_is_refused(
         ([1.0], "there are 1 targets for 400 rows"),
         ([math.nan] * 400, "400 targets are missing"),
         (["x"] * 400, "the targets are not numbers"),
+        (pd.date_range("2026-01-01", periods=400), "the targets are not numbers"),
     ],
 )
 def test_targets_are_checked(homes: pd.DataFrame, tmp_path: Path, y: Any, sentence: str) -> None:
@@ -428,6 +429,26 @@ def test_targets_are_checked(homes: pd.DataFrame, tmp_path: Path, y: Any, senten
 
     with pytest.raises(ExportError, match=sentence):
         export(fitted, X, y, name="homes", store=tmp_path / "store")
+
+
+def test_holdout_is_a_pair(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """A holdout without its targets is refused."""
+    X = homes[["rooms"]]
+    fitted = DecisionTreeRegressor().fit(X, homes["price"])
+
+    with pytest.raises(ExportError, match=r"the holdout is not a pair of features and targets; pass holdout=\(X, y\)"):
+        export(fitted, X, homes["price"], holdout=X, name="homes", store=tmp_path / "store")  # type: ignore[arg-type]
+
+
+def test_search_at_the_end_of_a_pipeline(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """A search behind steps stands for its best model, too."""
+    X, y = homes[["rooms"]], homes["price"]
+    search = GridSearchCV(DecisionTreeRegressor(random_state=0), {"max_depth": [2, 3]}, cv=2)
+    fitted = make_pipeline(StandardScaler(), search).fit(X, y)
+    found = export(fitted, X, y, name="homes", store=tmp_path)
+
+    rows = [{"rooms": value} for value in X["rooms"]]
+    assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(fitted.predict(X)))
 
 
 def test_table_is_read_as_the_model_reads_it(homes: pd.DataFrame, tmp_path: Path) -> None:

@@ -375,10 +375,10 @@ def _parts(fitted: Any) -> tuple[Pipeline | None, Any, tuple[Step, ...]]:
     while isinstance(fitted, (Pipeline, TransformedTargetRegressor)):
         if isinstance(fitted, Pipeline):
             steps += fitted.steps[:-1]
-            fitted = fitted.steps[-1][1]
+            fitted = getattr(fitted.steps[-1][1], "best_estimator_", fitted.steps[-1][1])  # of a search
         else:
             back = (*steps_back(fitted.transformer_), *back)
-            fitted = fitted.regressor_
+            fitted = getattr(fitted.regressor_, "best_estimator_", fitted.regressor_)
     if fitted is None or isinstance(fitted, str):
         raise ExportError("the pipeline ends without an estimator; export one that predicts")
     steps = [(f"{number}", step) for number, (_, step) in enumerate(steps)]
