@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import math
+import sys
 from collections.abc import Mapping
 from csv import writer
 from typing import Any
@@ -116,7 +116,7 @@ def cell(feature: Feature) -> JSON:
     schema: JSON = {
         "type": types if len(types) > 1 else types[0],
         "description": " ".join(filter(None, parts)),
-        **{name: limit for name, limit in limits.items() if math.isfinite(limit)},
+        **{name: limit for name, limit in limits.items() if abs(limit) < sys.float_info.max},
     }
     known: list[Any] = list(feature.categories)
     if known and feature.unseen == ERROR and len(known) <= MAX_ENUM:

@@ -36,8 +36,9 @@ def result_of(trees: Trees) -> Result:
 
     ONNX Runtime adds one number a leaf, in the precision in which it compares. So leaves of several numbers are added
     outside the graph, and so are those of float32, unless rounding a value to float32 changes none of its branches.
+    With categories and several outputs it adds a constant tree twice if another output's is equal (seen in 1.31.1).
     """
-    if trees.leaves.shape[1] > 1:
+    if trees.leaves.shape[1] > 1 or (trees.n_outputs > 1 and len(trees.codes)):
         return Result.LEAVES
     if trees.leaves.dtype == np.float64:
         return Result.FLOAT64

@@ -489,3 +489,20 @@ def test_label_has_no_unit(tmp_path: Path) -> None:
     fitted = DecisionTreeClassifier().fit([[0.0], [1.0]], ["a", "b"])
     with pytest.raises(ExportError, match="a label has no unit, such as 'USD'; leave it out"):
         export(fitted, [[0.0], [1.0]], ["a", "b"], name="labels", unit="USD", store=tmp_path)
+
+
+def test_categories_beside_classes_that_start_equally(tmp_path: Path) -> None:
+    """Classes that are equally frequent start from equal sums, which ONNX Runtime must not mix up beside categories."""
+    known = "ae-fccdfd-faccba-bcfaccfebea-fe-eabe-ba-eeabddfe-cfb-e--cdafa-fadfdcfc-aaba-beeb"
+    letters = pd.DataFrame({"letter": [None if letter == "-" else letter for letter in known]})
+    y = [int(digit) for digit in "0120120" * 11 + "012"]
+    fitted = make_pipeline(
+        make_column_transformer((OneHotEncoder(drop="first", sparse_output=False), ["letter"])),
+        HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=3),
+    ).fit(letters, y)
+    found = export(fitted, letters, y, name="letters", store=tmp_path)
+    rows = [{"letter": letter} for letter in letters["letter"]]
+
+    assert np.array_equal(
+        bits(found.predict(found.schema.matrix_from_records(rows))[:, 1:]), bits(fitted.predict_proba(letters))
+    )

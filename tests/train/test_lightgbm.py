@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from model import export
 from model.errors import ExportError
 from model.train.compile import lightgbm as family
 from tests.support.families import classes, differences, same_trees, table, target
+from tests.support.service import bits
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -206,3 +209,17 @@ def test_numbers_taken_for_categories_are_refused() -> None:
 
     with pytest.raises(ExportError, match="take the numbers 'x0' for categories"):
         differences(family, fitted, numbers)
+
+
+def test_whole_numbers_beyond_float32(tmp_path: Path) -> None:
+    """LightGBM rounds a column of whole numbers to float32, but not one with gaps: each row is answered as alone."""
+    X = pd.DataFrame({"id": np.random.default_rng(0).integers(0, 2**31, 80)})
+    y = np.arange(80) % 7 + 0.25
+    fitted = make_pipeline(
+        make_column_transformer(("passthrough", ["id"])),
+        lightgbm.LGBMRegressor(min_child_samples=3, n_estimators=8, n_jobs=1, verbosity=-1),
+    ).fit(X, y)
+    found = export(fitted, X, y, name="ids", store=tmp_path)
+
+    served = found.predict(found.schema.matrix_from_records([{"id": int(value)} for value in X["id"]]))
+    assert np.array_equal(bits(served), bits(fitted.predict(X)))

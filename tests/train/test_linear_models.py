@@ -175,7 +175,7 @@ def test_every_real_table(tmp_path: Path, table: str, capsys: pytest.CaptureFixt
     check(found, X, fitted.predict)
     shown = capsys.readouterr().out
     assert found.manifest.proof
-    assert f"sums     {ORDER}" in shown
+    assert f"mind     The served model adds {ORDER}." in shown
     assert f"differ in a bit, by {found.manifest.proof.largest_relative_difference:.1e} at most" in shown
     assert BOUND in shown
 
@@ -251,8 +251,8 @@ def test_proof_finds_a_wrong_coefficient(tmp_path: Path, monkeypatch: pytest.Mon
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 3)), columns=list("abc"))
     fitted = models.LinearRegression().fit(X, X["a"] * 3 + X["b"])
 
-    def broken(*arguments: Any) -> Any:
-        compiled = compile_model(*arguments)
+    def broken(*arguments: Any, **options: Any) -> Any:
+        compiled = compile_model(*arguments, **options)
         assert compiled.linear
         coefficients = fitted.coef_.reshape(1, -1) * [1, 1 + 1e-12, 1]
         engine = LinearEngine(compiled.linear.columns, coefficients, np.array([fitted.intercept_]))

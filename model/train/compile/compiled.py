@@ -47,6 +47,7 @@ FAMILIES = (scikit_learn, xgboost, lightgbm, catboost, members)
 """The libraries whose trees are known: modules with `owns`, `fitted_trees`, `columns`, `NAMES` and `PACKAGES`."""
 
 _ROWS_AT_ONCE = 4_096  # which stay in the processor's caches while many trees read them
+_EXACT_IN_FLOAT32 = 2.0**24  # whole numbers up to this
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
 _HYPERPARAMETERS = (bool, int, float, str)
 
@@ -135,6 +136,9 @@ class _Model:
         if len(rows) > _ROWS_AT_ONCE:
             starts = range(0, len(rows), _ROWS_AT_ONCE)
             return np.concatenate([self.predict(rows[start : start + _ROWS_AT_ONCE]) for start in starts])
+        if (patterns := _patterns(self.frames, rows)) is not None:
+            found = [self.predict(rows[patterns == number]) for number in range(patterns.max() + 1)]
+            return np.concatenate(found)[np.argsort(np.argsort(patterns, kind="stable"), kind="stable")]
         if len(rows) == 1:  # scikit-learn adds the powers of a single row's softmax in another order
             return self.predict(np.repeat(rows, 2, axis=0))[:1]
         with in_one_job(self.fitted):
@@ -282,6 +286,20 @@ def _columns_instead(reason: NotFoldable, model: _Model, features: Sequence[Feat
         return compile_columns(model.in_front, model.frames, features, X)
     except ExportError as error:
         raise ExportError(f"{reason}, and {error}") from None
+
+
+def _patterns(frames: Frames, rows: Matrix) -> NDArray[np.intp] | None:
+    """Return for each row which set of whole numbers it lacks; None if all rows lack the same, or it does not matter.
+
+    pandas turns a column of whole numbers with a gap into float64, for the other rows, too. A library may round whole
+    numbers to float32, and the answer for a row then depends on the rows beside it, beyond 2**24.
+    """
+    whole = [number for number, column in enumerate(frames.columns) if column.type == INTEGER]
+    if not whole or not (np.abs(rows[:, whole]) > _EXACT_IN_FLOAT32).any():
+        return None
+    _, patterns = np.unique(np.isnan(rows[:, whole]), axis=0, return_inverse=True)
+    found: NDArray[np.intp] = patterns.reshape(-1)
+    return found if found.max() else None
 
 
 def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tuple[Feature, ...]:
