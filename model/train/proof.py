@@ -85,7 +85,8 @@ def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
     is_number = n_places == 0
     low = np.array([feature.minimum if number else 0.0 for feature, number in zip(features, is_number)])
     high = np.array([feature.maximum if number else 0.0 for feature, number in zip(features, is_number)])
-    margin = (np.arange(n_rows) % 2)[:, np.newaxis] * (high - low)  # (n_rows, n_features), 0 in every other row
+    width = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0) * is_number)  # a constant changes, too
+    margin = (np.arange(n_rows) % 2)[:, np.newaxis] * width  # (n_rows, n_features), 0 in every other row
     rows: Matrix = random.uniform(low - margin, high + margin)
     rows[:, ~is_number] = random.integers(0, n_places[~is_number], (n_rows, np.count_nonzero(~is_number)))
     whole = np.array([feature.type == INTEGER for feature in features])

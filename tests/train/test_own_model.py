@@ -30,6 +30,7 @@ from sklearn.preprocessing import (
     MinMaxScaler,
     OneHotEncoder,
     OrdinalEncoder,
+    PolynomialFeatures,
     PowerTransformer,
     QuantileTransformer,
     RobustScaler,
@@ -588,3 +589,20 @@ def test_import_of_a_librarys_own_file(
     expected = np.asarray(fitted.predict(X), dtype=np.float64)
     assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(expected))
     assert {feature.name: feature.type for feature in found.schema.features} == {"rooms": "integer", "kind": "category"}
+
+
+def test_product_of_a_constant_column_is_no_category(tmp_path: Path) -> None:
+    """A product depends on both its columns, also if one is the same in all rows and the other is often 0."""
+    random = np.random.default_rng(19)
+    X = pd.DataFrame({"x": np.full(80, -509.4), "town": random.choice(["a", "b", "c", "d"], 80)})
+    y = np.arange(80) % 7 + 0.25
+    products = make_column_transformer(
+        ("passthrough", ["x"]), (OneHotEncoder(sparse_output=False), ["town"]), verbose_feature_names_out=False
+    )
+    fitted = make_pipeline(products, PolynomialFeatures(), HistGradientBoostingRegressor(min_samples_leaf=3)).fit(X, y)
+    found = export(fitted, X, y, name="homes", store=tmp_path)
+
+    others = pd.DataFrame({"x": [-1e6, -1.0, 0.0, 1e6] * 4, "town": ["a"] * 4 + ["b"] * 4 + ["c"] * 4 + ["d"] * 4})
+    rows = [{"x": x, "town": town} for x, town in zip(others["x"], others["town"])]
+    served = found.predict(found.schema.matrix_from_records(rows))
+    assert np.array_equal(bits(served), bits(fitted.predict(others)))

@@ -158,6 +158,12 @@ class _Fold:
             changed[:, number] = np.random.default_rng(number + 1).permutation(rows[:, number])
             probes = np.append(self._probes[number], np.nan) if feature.missing else self._probes[number]
             depends = _differ(self._encoded(changed), before) | _differ(self._at(number, probes), base)
+            # A product may be 0 in the base row, and the other factor the same in all rows.
+            usual = self._probes[number][
+                np.abs(self._probes[number]) <= 10 * np.nanmax(np.abs(X[:, number]), initial=10)
+            ]
+            changed[:, number] = np.random.default_rng(number + 1).choice(usual, len(rows))
+            depends |= _differ(self._encoded(changed), before)
             taken = np.flatnonzero(depends & (source >= 0))
             if len(taken):
                 raise NotFoldable(
