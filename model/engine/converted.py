@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from model.engine import steps
 from model.engine.columns import Columns
-from model.engine.graph import INPUT_NAME, MAX_DEPTH, MAX_GRAPH_BYTES, MAX_LAYER_WIDTH, MAX_TREES, OUTPUT_NAME
+from model.engine.graph import (
+    GRAPH,
+    INPUT_NAME,
+    MAX_GRAPH_BYTES,
+    MAX_LAYER_WIDTH,
+    MAX_TREES,
+    OPSET,
+    OUTPUT_NAME,
+    check_levels,
+    matrix_width,
+)
 from model.engine.protobuf import BYTES, FLOAT, INT, Message, parse, single, text
 from model.engine.runtime import session
 from model.engine.steps import Step
@@ -25,7 +35,6 @@ from model.schema.features import Matrix
 
 _ROWS_AT_ONCE = 256  # some operators compare each row with every row of the training table
 MAX_NODES = 2**18  # of the trees of one operator, leaves included
-_MAX_OPERATORS = 2**10
 _MAX_OPSET = {"": 21, "ai.onnx.ml": 3, "com.microsoft": 1}
 
 _MODEL: Message = {
@@ -34,14 +43,6 @@ _MODEL: Message = {
     3: ("producer_version", BYTES, 1),
     7: ("graph", BYTES, 1),
     8: ("opset_import", BYTES, len(_MAX_OPSET)),
-}
-_OPSET: Message = {1: ("domain", BYTES, 1), 2: ("version", INT, 1)}
-_GRAPH: Message = {
-    1: ("node", BYTES, _MAX_OPERATORS),
-    2: ("name", BYTES, 1),
-    5: ("initializer", BYTES, 2 * _MAX_OPERATORS),
-    11: ("input", BYTES, 1),
-    12: ("output", BYTES, 1),
 }
 _NODE: Message = {
     1: ("input", BYTES, 64),
@@ -73,12 +74,6 @@ _TENSOR: Message = {
     9: ("raw_data", BYTES, 1),
     10: ("double_data", BYTES, 1),
 }
-_VALUE: Message = {1: ("name", BYTES, 1), 2: ("type", BYTES, 1)}
-_TYPE: Message = {1: ("tensor_type", BYTES, 1)}
-_TENSOR_TYPE: Message = {1: ("elem_type", INT, 1), 2: ("shape", BYTES, 1)}
-_SHAPE: Message = {1: ("dim", BYTES, 2)}
-_DIMENSION: Message = {1: ("dim_value", INT, 1), 2: ("dim_param", BYTES, 1)}
-_DOUBLE = 11
 
 # ONNX Runtime crashes where the smallest whole number is divided by -1. The first operators give whole numbers,
 # whatever they take; the next give none; the last, as Reduce… does, take positions or shapes beside the first input.
@@ -183,13 +178,14 @@ def check(content: bytes, n_columns: int, n_outputs: int) -> None:
         raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
     model = parse(memoryview(content), _MODEL, "model")
     for opset in model["opset_import"]:
-        fields = parse(opset, _OPSET, "opset")
+        fields = parse(opset, OPSET, "opset")
         domain, version = text(fields["domain"]), single(fields["version"], "opset's version")
         if not 1 <= version <= _MAX_OPSET.get(domain, 0):
             raise ValueError(f"it needs the operators {domain or 'ai.onnx'!r} in version {version}")
-    graph = parse(single(model["graph"], "graph"), _GRAPH, "graph")
-    _check_matrix(single(graph["input"], "input"), INPUT_NAME, n_columns, "input")
-    _check_matrix(single(graph["output"], "output"), OUTPUT_NAME, n_outputs, "output")
+    graph = parse(single(model["graph"], "graph"), GRAPH, "graph")
+    for side, name, width in (("input", INPUT_NAME, n_columns), ("output", OUTPUT_NAME, n_outputs)):
+        if matrix_width(single(graph[side], side), name, side) != width:
+            raise ValueError(f"its {side} is not {width} wide")
     constants = [parse(content, _TENSOR, "tensor") for content in graph["initializer"]]
     known = _Known(
         shapes={text(each["name"]): each["dims"] for each in constants},
@@ -197,21 +193,6 @@ def check(content: bytes, n_columns: int, n_outputs: int) -> None:
     )
     for node in graph["node"]:
         _check_operator(parse(node, _NODE, "operator"), known)
-
-
-def _check_matrix(content: memoryview, name: str, width: int, side: str) -> None:
-    """Check that the graph's input or output is a double matrix of this name and width."""
-    value = parse(content, _VALUE, "value")
-    tensor = parse(
-        single(parse(single(value["type"], "type"), _TYPE, "type")["tensor_type"], "type"), _TENSOR_TYPE, "type"
-    )
-    dimensions = parse(single(tensor["shape"], "shape"), _SHAPE, "shape")["dim"]
-    is_double = single(tensor["elem_type"], "element's type") == _DOUBLE
-    if not is_double or text(value["name"]) != name or len(dimensions) != 2:
-        raise ValueError(f"its {side} is not a matrix {name} of doubles")
-    parse(dimensions[0], _DIMENSION, "dimension")
-    if parse(dimensions[1], _DIMENSION, "dimension")["dim_value"] != [width]:
-        raise ValueError(f"its {side} is not {width} wide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,15 +280,7 @@ def _check_trees(attributes: Mapping[str, dict[str, list[Any]]], n_columns: int)
         raise ValueError("its splits are not trees: one has no split above it, or several")
     child = np.full((2, len(key)), -1)
     child[:, is_split] = children
-    level, depth, n_reached = first, 0, 0
-    while level.size:
-        depth, n_reached = depth + 1, n_reached + level.size
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it has a tree of more than {MAX_DEPTH} levels")
-        below = child[:, level].ravel()
-        level = below[below >= 0]
-    if n_reached != len(key):
-        raise ValueError("its splits are not trees: some form a cycle")
+    check_levels(first, child)
     for kind in ("target", "class"):
         leaf_trees, leaf_nodes, outputs = (ints(f"{kind}_{name}") for name in ("treeids", "nodeids", "ids"))
         n_weights = len(attributes.get(f"{kind}_weights", {"floats": []})["floats"])

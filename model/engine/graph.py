@@ -38,8 +38,8 @@ _MODEL: Message = {
     7: ("graph", BYTES, 1),
     8: ("opset_import", BYTES, 2),
 }
-_OPSET: Message = {1: ("domain", BYTES, 1), 2: ("version", INT, 1)}
-_GRAPH: Message = {
+OPSET: Message = {1: ("domain", BYTES, 1), 2: ("version", INT, 1)}
+GRAPH: Message = {
     1: ("node", BYTES, _MAX_NODES),
     2: ("name", BYTES, 1),
     5: ("initializer", BYTES, 2 * _MAX_NODES),
@@ -125,13 +125,13 @@ def check(content: bytes) -> None:
         raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
     model = parse(memoryview(content), _MODEL, "model")
     for opset in model["opset_import"]:
-        fields = parse(opset, _OPSET, "opset")
+        fields = parse(opset, OPSET, "opset")
         opset_id = text(fields["domain"]), single(fields["version"], "opset's version")
         if opset_id not in _OPSETS:
             raise ValueError(f"it needs the operators {opset_id[0] or 'ai.onnx'!r} in version {opset_id[1]}")
-    graph = parse(single(model["graph"], "graph"), _GRAPH, "graph")
-    n_features = _width(single(graph["input"], "input"), INPUT_NAME, "input")
-    if _width(single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
+    graph = parse(single(model["graph"], "graph"), GRAPH, "graph")
+    n_features = matrix_width(single(graph["input"], "input"), INPUT_NAME, "input")
+    if matrix_width(single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
         raise ValueError("it returns more than one number per row")
     nodes = [_node(node) for node in graph["node"]]
     constants: dict[str, NDArray[Any]] = {}
@@ -207,14 +207,22 @@ def _check_trees(node: _Node, n_features: int) -> None:
         children.append(np.where(is_leaf == 1, -1, number))
     if (np.bincount(np.concatenate([roots, *(side[side >= 0] for side in children)]), minlength=n_splits) != 1).any():
         raise ValueError("its splits are not trees: one has no split above it, or several")
+    check_levels(roots, np.array(children))
+
+
+def check_levels(roots: NDArray[np.int64], children: NDArray[np.int64]) -> None:
+    """Check that every node is reached from the roots, in levels that are not too many.
+
+    `children` `(2, n_nodes)` are those of each node, negative where there is none. No node has several parents.
+    """
     level, depth, n_reached = roots, 0, 0
     while level.size:
         depth, n_reached = depth + 1, n_reached + level.size
         if depth > MAX_DEPTH:
             raise ValueError(f"it has a tree of more than {MAX_DEPTH} levels")
-        below = np.concatenate([side[level] for side in children])
+        below = children[:, level].ravel()
         level = below[below >= 0]
-    if n_reached != n_splits:
+    if n_reached != children.shape[1]:
         raise ValueError("its splits are not trees: some form a cycle")
 
 
@@ -252,7 +260,7 @@ def _node(content: memoryview) -> _Node:
     return _Node(kind, inputs, outputs, attributes)
 
 
-def _width(content: memoryview, name: str, side: str) -> int:
+def matrix_width(content: memoryview, name: str, side: str) -> int:
     """Return the number of columns of a graph's input or output, which must be a double matrix called `name`."""
     value = parse(content, _VALUE, "value")
     tensor = parse(
