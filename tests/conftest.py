@@ -92,46 +92,43 @@ def check_quick(item: pytest.Item) -> None:
         pytest.fail(f"{item.path.parent.name} is for quick tests, and this one {' and '.join(sorted(found))}")
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with version 1 of boston-housing, trained by the command line. Tests must not change it.
+def shared(factory: pytest.TempPathFactory, name: str, last_file: str, make: Callable[[Path], Any]) -> Path:
+    """Return a folder that `make` fills, `last_file` last.
 
-    Processes that run tests side by side share it: the first that needs it trains, the others wait.
+    Processes that run tests side by side share it: the first that needs it makes it, the others wait.
     """
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "store"
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (root / "boston-housing" / "aliases.json").exists():  # the last file that training writes
-            assert main(["--store", str(root), "train", "boston-housing"]) == 0
-            events.clear()  # training costs every run once, whichever test comes first
+        if not (root / last_file).exists():
+            make(root)
+            events.clear()  # making it costs every run once, whichever test comes first
     return root
+
+
+def train(root: Path) -> None:
+    """Train boston-housing by the command line."""
+    assert main(["--store", str(root), "train", "boston-housing"]) == 0
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of boston-housing. Tests must not change it."""
+    return shared(tmp_path_factory, "store", "boston-housing/aliases.json", train)
 
 
 @pytest.fixture(scope="session")
 def gems_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of gems, whose features are of every type. Tests must not change it."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "gems"
-    with root.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (root / gems.NAME / "aliases.json").exists():
-            gems.make_store(root)
-            events.clear()
-    return root
+    return shared(tmp_path_factory, "gems", f"{gems.NAME}/aliases.json", gems.make_store)
 
 
 @pytest.fixture(scope="session")
 def classifiers_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of each of `classifiers.LABELS`. Tests must not change it."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "classifiers"
-    with root.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (root / list(classifiers.LABELS)[-1] / "aliases.json").exists():  # the last file that is written
-            classifiers.make_store(root)
-            events.clear()
-    return root
+    last = f"{list(classifiers.LABELS)[-1]}/aliases.json"
+    return shared(tmp_path_factory, "classifiers", last, classifiers.make_store)
 
 
 @pytest.fixture(scope="session")
