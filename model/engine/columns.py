@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.chunks import in_chunks
 from model.engine.runtime import Predictor
 from model.engine.trees import unpack_arrays
 from model.schema.features import Matrix
@@ -272,10 +273,7 @@ class Columns:
     def run(self, X: Matrix) -> Block:
         """Return the columns `(n_rows, n_columns)` of `X` `(n_rows, n_features)`, both float64."""
         with np.errstate(all="ignore"):
-            if len(X) <= self._chunk_rows:
-                return self._run(X)
-            starts = range(0, len(X), self._chunk_rows)
-            return np.concatenate([self._run(X[start : start + self._chunk_rows]) for start in starts])
+            return in_chunks(self._run, X, self._chunk_rows)
 
     def _run(self, X: Matrix) -> Block:
         blocks = [X]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import steps
+from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.graph import (
     GRAPH,
@@ -143,10 +144,7 @@ class ConvertedEngine:
 
         A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
         """
-        if len(X) <= _ROWS_AT_ONCE:
-            return self._predict(X)
-        starts = range(0, len(X), _ROWS_AT_ONCE)
-        return np.concatenate([self._predict(X[start : start + _ROWS_AT_ONCE]) for start in starts])
+        return in_chunks(self._predict, X, _ROWS_AT_ONCE)
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
         found: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: self.columns.run(X)})[0]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import steps
+from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.steps import Step
 from model.engine.trees import MAX_OUTPUTS, unpack_arrays
@@ -73,10 +74,7 @@ class LinearEngine:
 
     def sums(self, block: Matrix) -> NDArray[np.float64]:
         """Return the sums `(n_rows, n_outputs)` of columns `(n_rows, n_columns)`."""
-        if len(block) <= self._chunk_rows:
-            return self._sums(block)
-        starts = range(0, len(block), self._chunk_rows)
-        return np.concatenate([self._sums(block[start : start + self._chunk_rows]) for start in starts])
+        return in_chunks(self._sums, block, self._chunk_rows)
 
     def _sums(self, block: Matrix) -> NDArray[np.float64]:
         # A sum along an axis may add pairwise; an accumulated one adds column after column.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import graph, steps
+from model.engine.chunks import in_chunks
 from model.engine.forest import BitVectors, forest_of
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
 from model.engine.steps import Step
@@ -116,13 +117,11 @@ class TreesEngine:
         """Return the sums of leaves, `(n_rows, n_outputs)`."""
         if self._vectors and len(X) >= self._min_rows:
             return self._vectors.predict(X).astype(np.float64, copy=False)
-        if self._leaves is None:
+        leaves = self._leaves
+        if leaves is None:
             found: NDArray[Any] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
             return found.astype(np.float64, copy=False)
-        if len(X) <= self._chunk_rows:
-            return self._sum_leaves(self._leaves, X)
-        chunks = [X[start : start + self._chunk_rows] for start in range(0, len(X), self._chunk_rows)]
-        return np.concatenate([self._sum_leaves(self._leaves, chunk) for chunk in chunks])
+        return in_chunks(lambda chunk: self._sum_leaves(leaves, chunk), X, self._chunk_rows)
 
     def _sum_leaves(self, leaves: NDArray[Any], X: Matrix) -> NDArray[np.float64]:
         """Add the leaves that rows reach in the order of the trees."""

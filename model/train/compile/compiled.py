@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import ThreadpoolController
 
+from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.converted import ConvertedEngine
 from model.engine.linear import LinearEngine
@@ -133,14 +134,15 @@ class _Model:
         }
 
     def predict(self, rows: Matrix) -> NDArray[np.float64]:
-        if len(rows) > _ROWS_AT_ONCE:
-            starts = range(0, len(rows), _ROWS_AT_ONCE)
-            return np.concatenate([self.predict(rows[start : start + _ROWS_AT_ONCE]) for start in starts])
+        """Return the fitted model's answers, in the form of `Artifact.predict`."""
+        return in_chunks(self._predict, rows, _ROWS_AT_ONCE)
+
+    def _predict(self, rows: Matrix) -> NDArray[np.float64]:
         if (patterns := _patterns(self.frames, rows)) is not None:
-            found = [self.predict(rows[patterns == number]) for number in range(patterns.max() + 1)]
+            found = [self._predict(rows[patterns == number]) for number in range(patterns.max() + 1)]
             return np.concatenate(found)[np.argsort(np.argsort(patterns, kind="stable"), kind="stable")]
         if len(rows) == 1:  # scikit-learn adds the powers of a single row's softmax in another order
-            return self.predict(np.repeat(rows, 2, axis=0))[:1]
+            return self._predict(np.repeat(rows, 2, axis=0))[:1]
         with in_one_job(self.fitted):
             return answers(self.fitted, self.labels, self.frames.frame(rows))
 

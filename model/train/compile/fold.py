@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from model.engine.chunks import in_chunks
 from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
@@ -174,9 +175,7 @@ class _Fold:
 
     def _encoded(self, rows: Matrix) -> Matrix:
         """Return the columns that splits use, `(n_rows, n_used_columns)`."""
-        return np.concatenate(
-            [self._ask(rows[i : i + _ROWS_AT_ONCE])[:, self._columns] for i in range(0, len(rows), _ROWS_AT_ONCE)]
-        )
+        return in_chunks(lambda chunk: self._ask(chunk)[:, self._columns], rows, _ROWS_AT_ONCE)
 
     def _at(self, number: int, values: ArrayLike) -> Matrix:
         """Return the used columns for values of one feature, the others as in the base row."""
