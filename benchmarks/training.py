@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import statistics
 import time
@@ -18,7 +19,6 @@ from model.engine import network
 from model.train.learners import mlp
 
 FEATURES = 20
-HIDDEN = (64, 64)
 BATCH_SIZE = 4_096  # the default of `mlp.Settings` for a million rows
 
 
@@ -28,21 +28,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="default: 1,000,000")
     parser.add_argument("--epochs", type=int, default=10, help="default: 10; the plain loop has one")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, in which the loops take turns (default: 3)")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[64, 64], metavar="WIDTH", help="default: 64 64")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     random = np.random.default_rng(0)
     X = random.normal(size=(options.rows, FEATURES))
     y = np.sin(X).sum(axis=1) + random.normal(size=options.rows)
-    device = network.find_device(options.device)
+    device, hidden = network.find_device(options.device), tuple(options.hidden)
 
     def fit_ours(**chosen: Any) -> float:
         settings = mlp.Settings(
-            hidden=HIDDEN, max_epochs=options.epochs, patience=options.epochs, batch_size=BATCH_SIZE, **chosen
+            hidden=hidden, max_epochs=options.epochs, patience=options.epochs, batch_size=BATCH_SIZE, **chosen
         )
         return mlp.fit(X, y, settings, device=str(device)).rows_per_second
 
     variants: dict[str, Callable[[], float]] = {
-        "a plain DataLoader loop": lambda: plain_loop(X, y, device),
+        "a plain DataLoader loop": lambda: plain_loop(X, y, hidden, device),
         "`model.train.learners.mlp`": fit_ours,
         "with `--precision bfloat16`": lambda: fit_ours(precision="bfloat16"),
     }
@@ -55,7 +56,7 @@ def main() -> None:
     figures = {variant: statistics.median(found) for variant, found in rates.items()}
     base = figures["a plain DataLoader loop"]
     print(
-        f"{options.rows:,} rows of {FEATURES} features, hidden layers of {' and '.join(map(str, HIDDEN))}, "
+        f"{options.rows:,} rows of {FEATURES} features, hidden layers of {' and '.join(map(str, hidden))}, "
         f"{BATCH_SIZE:,} rows a step, on {device} with {torch.get_num_threads()} threads\n\n"
         "| training | rows a second | times the plain loop |\n|---|---|---|"
     )
@@ -63,12 +64,12 @@ def main() -> None:
         print(f"| {variant} | {rate:,.0f} | {rate / base:.1f} |")
 
 
-def plain_loop(X: np.ndarray, y: np.ndarray, device: torch.device) -> float:
+def plain_loop(X: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], device: torch.device) -> float:
     """Return the rows per second of one epoch in the loop of the tutorials."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip((FEATURES, *HIDDEN), HIDDEN):
+    for n_in, n_out in itertools.pairwise((FEATURES, *hidden)):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.Linear(HIDDEN[-1], 1)).to(device)
+    network = nn.Sequential(*layers, nn.Linear((FEATURES, *hidden)[-1], 1)).to(device)
     rows = TensorDataset(torch.tensor(X, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None])
     optimizer, loss_of = torch.optim.AdamW(network.parameters(), lr=0.003), nn.MSELoss()
     started, total = time.perf_counter(), 0.0

@@ -29,6 +29,9 @@ class TorchEngine:
 
     Inputs of more than `max_rows` go to the device in chunks, which bounds its memory. There is one thread because
     cuBLAS allocates tens of MiB for each thread that used it.
+
+    On a GPU, the network's kernels are recorded once for 1, 2, 4… rows (CUDA graphs), and a call replays those for at
+    least its rows: to start them one by one takes longer than small networks compute. All memory is allocated before.
     """
 
     def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
@@ -42,9 +45,11 @@ class TorchEngine:
         self._thread = ThreadPoolExecutor(1, "engine")
         self._lost = ""
         # Copies to and from pinned memory are asynchronous and several times as fast.
-        pinned = device.type == "cuda"
-        self._rows = torch.empty(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=pinned)
-        self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=pinned)
+        on_gpu = device.type == "cuda"
+        self._rows = torch.zeros(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=on_gpu)
+        self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=on_gpu)
+        # Of 1, 2, 4… rows, up to `max_rows`; none without a GPU.
+        self._graphs: tuple[torch.cuda.CUDAGraph, ...] = self._thread.submit(self._record).result() if on_gpu else ()
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
@@ -72,10 +77,36 @@ class TorchEngine:
 
     def _predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return the predictions for at most `max_rows`, in memory that the next call overwrites."""
-        rows, predictions = self._rows[: len(X)], self._predictions[: len(X)]
-        rows.numpy()[:] = X
-        predictions.copy_(self._network(rows.to(self._device, non_blocking=True)))  # waits for the device
-        return predictions.numpy()
+        self._rows.numpy()[: len(X)] = X
+        if self._graphs:
+            self._graphs[(len(X) - 1).bit_length()].replay()
+            torch.cuda.current_stream().synchronize()
+        else:
+            self._compute(len(X))
+        return self._predictions.numpy()[: len(X)]
+
+    def _compute(self, n_rows: int) -> None:
+        """Compute the first predictions from the first rows; on a GPU, start that."""
+        rows = self._rows[:n_rows].to(self._device, non_blocking=True)
+        self._predictions[:n_rows].copy_(self._network(rows), non_blocking=True)
+
+    def _record(self) -> tuple[torch.cuda.CUDAGraph, ...]:
+        torch.cuda.set_device(self._device)  # of this thread
+        # Shared by the graphs, which run one at a time.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        memory = torch.cuda.graph_pool_handle()
+        graphs = []
+        with torch.inference_mode():
+            with torch.cuda.stream(stream):
+                self._compute(self.max_rows)  # libraries allocate in their first run, which cannot be recorded
+            stream.synchronize()
+            for exponent in range((self.max_rows - 1).bit_length() + 1):
+                graph = torch.cuda.CUDAGraph()
+                # Other threads may use the GPU meanwhile.
+                with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
+                    self._compute(min(2**exponent, self.max_rows))
+                graphs.append(graph)
+        return tuple(graphs)
 
 
 def _is_device_lost(error: RuntimeError) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 
 from model.engine import network
@@ -16,7 +15,7 @@ from model.store.artifact import Artifact
 
 
 def load(model: Artifact, device: torch.device) -> Artifact:
-    """Return the model with its network on the device in place of its graph, warmed up and verified again.
+    """Return the model with its network on the device in place of its graph, verified again.
 
     Reads its files again and checks every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts
     differently than the trained model.
@@ -33,9 +32,6 @@ def load(model: Artifact, device: torch.device) -> Artifact:
             f"does not describe a network ({error!r})",
             "train it again, or serve it on cpu",
         ) from None
-    # The largest chunk makes PyTorch allocate all the memory that it will need; one row uses different kernels.
-    for n_rows in (engine.max_rows, 1):
-        engine.predict(np.resize(model.golden_rows, (n_rows, model.golden_rows.shape[1])))
     served = replace(model, engine=engine)
     artifact.check_golden_rows(served, predict_by_batch_size(engine.predict, model.golden_rows))
     return served

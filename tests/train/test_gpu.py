@@ -94,7 +94,7 @@ def test_predictions(device: Any, hidden: tuple[int, ...]) -> None:
     """The engine predicts like the network in float64, for any number of rows and any memory order."""
     truth = random_network(*hidden)
     engine = TorchEngine(random_network(*hidden), device)
-    for n_rows in (0, 1, 2, 1_000):
+    for n_rows in (0, 1, 2, 1_000, engine.max_rows + 1):
         for X in (random_rows(n_rows), np.asfortranarray(random_rows(n_rows)), random_rows(2 * n_rows)[::2]):
             y = engine.predict(X)
 
@@ -103,11 +103,20 @@ def test_predictions(device: Any, hidden: tuple[int, ...]) -> None:
             np.testing.assert_allclose(y, truth(torch.from_numpy(X.copy())).numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_chunks(device: Any) -> None:
+def test_rows_of_other_calls(device: Any) -> None:
+    """What an earlier call left behind has no effect on a prediction."""
+    engine = TorchEngine(random_network(8), device)
+    alone = engine.predict(random_rows(3))
+    engine.predict(np.full((20, 2), np.nan))
+
+    assert engine.predict(random_rows(3)).tolist() == alone.tolist()
+
+
+def test_chunks() -> None:
     """A long input goes to the device in as few chunks as its memory limit allows."""
     one, pieces = random_network(65_536), list[int]()
     one.register_forward_pre_hook(lambda module, inputs: pieces.append(len(inputs[0])))
-    engine = TorchEngine(one, device)
+    engine = TorchEngine(one, torch.device("cpu"))
     X = random_rows(2 * engine.max_rows + 1)
     y = engine.predict(X)
 
