@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import steps
+from model.engine.answers import Answers
 from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.steps import Step
@@ -63,6 +64,7 @@ class LinearEngine:
         self.columns = columns
         self._coefficients, self._intercepts = coefficients, intercepts
         self._steps, self._decision = tuple(of_sums), decision
+        self._answers = Answers(n_outputs, of_sums, decision)
         self._chunk_rows = max(1, _PRODUCTS_PER_CHUNK // n_columns)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
@@ -80,12 +82,6 @@ class LinearEngine:
         # A sum along an axis may add pairwise; an accumulated one adds column after column.
         totals = [np.add.accumulate(block * each, axis=1)[:, -1:] for each in self._coefficients]
         return (totals[0] if len(totals) == 1 else np.concatenate(totals, axis=1)) + self._intercepts
-
-    def _answers(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        outputs = steps.run(self._steps, sums)
-        if self._decision is None:
-            return outputs[:, 0]
-        return np.column_stack([steps.decide(self._decision, sums, outputs), outputs])
 
     def allowed(self, X: Matrix) -> NDArray[np.float64]:
         """Return how far another order of addition may be from `predict(X)`, in its shape.

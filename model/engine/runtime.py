@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import graph, steps
+from model.engine import graph
+from model.engine.answers import Answers
 from model.engine.chunks import in_chunks
 from model.engine.forest import BitVectors, forest_of
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
@@ -86,10 +87,10 @@ class TreesEngine:
         """Make the graph and the vectors of trees that were checked for `n_features`.
 
         A regression has one output and no `decision`; a classifier decides on a label by one of `steps.DECISIONS`.
-        Raises `ValueError` if the runtime cannot load the graph.
+        Raises `ValueError` if the runtime cannot load the graph, or steps and decision do not fit.
         """
         result = result_of(trees)
-        self._steps, self._decision = of_sums, decision
+        self._answers = Answers(trees.n_outputs, of_sums, decision)
         self._session = session(to_graph(trees, n_features, result))
         forest = forest_of(trees)
         self._vectors = BitVectors(forest, n_features) if forest else None
@@ -104,14 +105,7 @@ class TreesEngine:
 
         A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
         """
-        sums = self.sums(X)
-        outputs = steps.run(self._steps, sums)
-        if self._decision is None:
-            return outputs[:, 0]
-        answers = np.empty((len(outputs), 1 + outputs.shape[1]))
-        answers[:, 0] = steps.decide(self._decision, sums, outputs)
-        answers[:, 1:] = outputs
-        return answers
+        return self._answers(self.sums(X))
 
     def sums(self, X: Matrix) -> NDArray[np.float64]:
         """Return the sums of leaves, `(n_rows, n_outputs)`."""

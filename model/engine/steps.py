@@ -31,13 +31,14 @@ _ELSEWHERE = {
 
 # Of expf in glibc since 2.27, which is ARM's optimized routine: 2^(i/32), and a polynomial for the rest.
 _POWERS = np.array([2.0 ** (i / 32) for i in range(32)])
-_EXP32 = [float.fromhex(c) for c in ("0x1.c6af84b912394p-20", "0x1.ebfce50fac4f3p-13", "0x1.62e42ff0c52d6p-6")]
-_LOG2E_32 = float.fromhex("0x1.71547652b82fep+5")
+EXP_32 = [float.fromhex(c) for c in ("0x1.c6af84b912394p-20", "0x1.ebfce50fac4f3p-13", "0x1.62e42ff0c52d6p-6")]
+LOG2E_32 = float.fromhex("0x1.71547652b82fep+5")
 
 # Of fmath, by which CatBoost computes exponentials: the fractions of 2^(i/2048), and a number whose sum is rounded to
 # an integer in the lowest bits.
 _FRACTIONS = np.array([2.0 ** (i / 2048) for i in range(2048)]).view(np.uint64) & np.uint64(2**52 - 1)
-_PER_EXPONENT, _SHIFT = 2048 / math.log(2), 3.0 * 2**51
+PER_EXPONENT, SHIFT = 2048 / math.log(2), 3.0 * 2**51
+FAST_EXP_ENDS = -708.39641853226408, 709.78271289338397
 _LARGEST_EXPONENT = 709.782712893384  # beyond which math.exp raises
 
 
@@ -49,11 +50,11 @@ def _float32(values: Matrix) -> Matrix:
 
 def _exp32(values: Matrix) -> Matrix:
     """Return the float32 exponential, as XGBoost gets it from the C library."""
-    scaled = _LOG2E_32 * values.clip(-200, 200)  # beyond these the result is 0 or infinite
+    scaled = LOG2E_32 * values.clip(-200, 200)  # beyond these the result is 0 or infinite
     nearest = np.rint(scaled)
     rest, whole = scaled - nearest, nearest.astype(np.int64)
     powers = np.ldexp(_POWERS[whole % 32], whole // 32)
-    return _float32(((_EXP32[0] * rest + _EXP32[1]) * (rest * rest) + (_EXP32[2] * rest + 1)) * powers)
+    return _float32(((EXP_32[0] * rest + EXP_32[1]) * (rest * rest) + (EXP_32[2] * rest + 1)) * powers)
 
 
 def _logistic32(values: Matrix) -> Matrix:
@@ -74,11 +75,14 @@ def _two_classes32(values: Matrix) -> Matrix:
     return np.hstack([_float32(1 - values), values])
 
 
+def libm_exp(value: float) -> float:
+    """Return the C library's exponential."""
+    return math.exp(value) if value <= _LARGEST_EXPONENT else math.inf
+
+
 def _libm_exp(values: Matrix) -> Matrix:
-    """Return the C library's exponential, as LightGBM does, which numpy's differs from in the last bit."""
-    return np.array([math.exp(each) if each <= _LARGEST_EXPONENT else math.inf for each in values.flat]).reshape(
-        values.shape
-    )
+    """Return the C library's exponentials, as LightGBM does, which numpy's differ from in the last bit."""
+    return np.array([libm_exp(each) for each in values.flat]).reshape(values.shape)
 
 
 def _logistic(values: Matrix, slope: float) -> Matrix:
@@ -115,10 +119,10 @@ def _numpy_softmax_by_column(values: Matrix) -> Matrix:
 
 def _fast_exp(values: Matrix) -> Matrix:
     """Return CatBoost's exponential: a table of 2^(i/2048), and a polynomial of the third degree for the rest."""
-    values = values.clip(-708.39641853226408, 709.78271289338397)
-    shifted = values * _PER_EXPONENT + _SHIFT
+    values = values.clip(*FAST_EXP_ENDS)
+    shifted = values * PER_EXPONENT + SHIFT
     bits = shifted.view(np.uint64)
-    rest = (shifted - _SHIFT) * (1 / _PER_EXPONENT) - values
+    rest = (shifted - SHIFT) * (1 / PER_EXPONENT) - values
     exponent = ((bits + np.uint64((2**10 - 1) << 11)) >> np.uint64(11)) << np.uint64(52)
     powers = (exponent | _FRACTIONS[(bits % np.uint64(2048)).astype(np.intp)]).view(np.float64)
     found: Matrix = ((3.0000000027955394 - rest) * (rest * rest) * 0.16666666685227835064 - rest + 1.0) * powers
