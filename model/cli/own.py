@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from model.cli.arguments import Commands
@@ -25,6 +26,16 @@ def add_import(commands: Commands) -> None:
     own.add_argument("--name", required=True, help="the model's name in the store: lower-case letters, digits, dashes")
     own.add_argument("--data", type=Path, required=True, help="the table that it was fitted on (CSV with a header)")
     own.add_argument("--target", required=True, help="the column that it predicts")
+    own.add_argument(
+        "--as",
+        dest="types",
+        metavar="COLUMN=TYPE",
+        action="append",
+        default=[],
+        type=_type,
+        help="what a column of the table is to the model, where that is not as it looks: text or category; may be "
+        "given several times",
+    )
     own.add_argument("--holdout", type=Path, help="rows that it was not fitted on (CSV): the card says how good it is")
     own.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
     own.add_argument("--unit", default="", help="the unit of what it predicts")
@@ -45,14 +56,23 @@ def add_import(commands: Commands) -> None:
     own.set_defaults(run=_import)
 
 
+def _type(text: str) -> tuple[str, str]:
+    """Return the column and the type in COLUMN=TYPE."""
+    column, equals, kind = text.rpartition("=")
+    if not equals or kind not in ("text", "category"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a column with a type, such as zip=text or zone=category")
+    return column, kind
+
+
 def _import(options: argparse.Namespace) -> None:
-    from model.train import model_files, own_model
+    from model.train import model_files, model_table, own_model
 
     if model_files.runs_code(options.file):
         print(f"opening  {options.file}, which runs the code in it; no server opens it", file=sys.stderr)
     fitted = model_files.load(options.file)
-    X, y = model_files.read_table(options.data, fitted, target=options.target)
-    holdout = model_files.read_table(options.holdout, fitted, target=options.target) if options.holdout else None
+    read = partial(model_table.read, fitted=fitted, target=options.target, types=dict(options.types))
+    X, y = read(options.data)
+    holdout = read(options.holdout) if options.holdout else None
     own_model.export(
         fitted,
         X,

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -74,7 +75,10 @@ def draft(
 def draft_of(
     subject: Subject, candidate: Candidate, *, figures: Mapping[str, Figure], notebook: str | None = None
 ) -> Draft:
-    """Do what `draft` does, for features that are named and described in the candidate."""
+    """Do what `draft` does, for features that are named and described in the candidate.
+
+    Raises `ArtifactError` for a draft that a server would not load.
+    """
     schema = schema_of(subject, candidate)
     comparison = proof.prove(
         candidate.predict,
@@ -125,7 +129,10 @@ def draft_of(
         "card.md": card.render(subject, candidate, schema, scores, comparison).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in figures.items()},
     }
-    return Draft(manifest=facts, files=files)
+    draft = Draft(manifest=facts, files=files)
+    with TemporaryDirectory() as folder:  # what a server would refuse is no version
+        artifact.load(artifact.save(draft, Path(folder) / "1", name="draft", version=1))
+    return draft
 
 
 def schema_of(subject: Subject, candidate: Candidate) -> Schema:

@@ -1,4 +1,4 @@
-"""Read a fitted model from a file, and the table that it was fitted on.
+"""Read a fitted model from a file.
 
 A pickle runs the code that is in it. So it is opened here, by a person who names the file, and never by a server.
 """
@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import pandas as pd
 from sklearn.exceptions import InconsistentVersionWarning
 
 from model.errors import ExportError
 from model.train.compile import catboost, lightgbm, onnx_file, xgboost
-from model.train.compile.compiled import fitted_names
-from model.train.labels import labels_of
 
 MLFLOW = "mlflow:"
 
@@ -66,57 +63,6 @@ def load(source: str) -> Any:
     if not hasattr(fitted, "predict"):
         raise ExportError(f"{name} has a {type(fitted).__name__}, which does not predict; save the fitted model")
     return fitted
-
-
-def read_table(path: Path, fitted: Any, *, target: str) -> tuple[Any, pd.Series]:
-    """Return the features, as the model takes them, and the target of a CSV table.
-
-    A model that was fitted on named columns gets these; one that was fitted on an array gets all but the target, as an
-    array. Text becomes a category of pandas where the model takes no other. Rows without a target are left out. Raises
-    `ExportError` for a table that is not the model's.
-    """
-    labels = labels_of(fitted)
-    has_texts = bool(labels) and isinstance(labels[0], str)
-    try:
-        # The labels' own texts: pandas takes "1" for a number, and "NA" for a missing value.
-        table = pd.read_csv(path, converters={target: str} if has_texts else None)
-    except (ValueError, OSError) as error:
-        raise ExportError(f"{path.name} cannot be read as CSV: {error}") from None
-    if target not in table:
-        raise ExportError(f"{path.name} has no column {target!r}; its columns are {', '.join(map(str, table.columns))}")
-    table = table[table[target].notna() & (("" in labels) | (table[target] != ""))]
-    y, X = table[target], table.drop(columns=target)
-    names = fitted_names(fitted)
-    if not any(name in X for name in names):  # libraries make up names for the columns of an array
-        n_features = len(names) or X.shape[1]
-        if n_features != X.shape[1]:
-            raise ExportError(
-                f"the model was fitted on an array of {n_features} columns, and {path.name} has {X.shape[1]} beside "
-                f"{target!r}; leave only those in it, in their order"
-            )
-        return X.to_numpy(), y
-    absent = [name for name in names if name not in X]
-    if absent:
-        raise ExportError(
-            f"{path.name} lacks the columns {', '.join(map(repr, absent))}, which the model was fitted on"
-        )
-    X = X[names]
-    texts = X.select_dtypes(["object", "string"]).columns
-    if len(texts) and not _predicts(fitted, X):
-        as_categories = X.astype(dict.fromkeys(texts, "category"))
-        if _predicts(fitted, as_categories):
-            return as_categories, y
-    return X, y
-
-
-def _predicts(fitted: Any, X: pd.DataFrame) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fitted.predict(X[:1])
-    except Exception:  # every library has classes of its own
-        return False
-    return True
 
 
 def _read_mlflow(uri: str) -> Any:

@@ -32,12 +32,13 @@ from model.train.candidate import Candidate
 from model.train.compile.compiled import answers, fitted_names, is_named
 from model.train.compile.onnx_file import OnnxModel
 from model.train.frames import Frames
-from model.train.labels import labels_of, positions, target_of
+from model.train.labels import is_utf8, labels_of, positions, target_of
 from model.train.learners import fitted as learner
 from model.train.subject import Subject
 
 ENGINES = EXACT, ONNX = "exact", "onnx"
 _MAX_SHOWN = 6  # categories in a line of the checklist
+_MAX_TARGET = 1e145  # whose squares can be added for any number of rows
 
 
 def export(
@@ -70,6 +71,18 @@ def export(
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
     or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
     """
+    texts = {
+        "name": name,
+        "title": title,
+        "target": target,
+        "unit": unit,
+        "source": source,
+        "owner": owner,
+        "limits": limits,
+    }
+    for argument, text in texts.items():
+        if not isinstance(text, str) or not is_utf8(text):
+            raise ExportError(f"{argument} is {text!r}; pass a string that can be written in UTF-8")
     models = Store(Path(store))
     models.versions(name)  # refuses a name that cannot be one, before the work
     if engine not in ENGINES:
@@ -180,6 +193,11 @@ def _targets(y: Any, labels: Sequence[Category], n_rows: int) -> NDArray[np.floa
         raise ExportError(f"there are {len(given)} targets for {n_rows} rows; pass one for each row")
     if missing.any():
         raise ExportError(f"{np.count_nonzero(missing)} targets are missing; leave those rows out")
+    if not labels and np.abs(given).max(initial=0) > _MAX_TARGET:
+        raise ExportError(
+            f"the targets reach {np.abs(given).max():g}, and the sum of their squares overflows; fit the model on a "
+            f"larger unit, in which they are below {_MAX_TARGET:g}"
+        )
     return positions(given, labels) if labels else given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,6 +431,44 @@ def test_targets_are_checked(homes: pd.DataFrame, tmp_path: Path, y: Any, senten
 
     with pytest.raises(ExportError, match=sentence):
         export(fitted, X, y, name="homes", store=tmp_path / "store")
+
+
+@pytest.mark.parametrize("scale", [1e140, 1e150, 1e300])
+def test_targets_whose_squares_overflow_are_refused(homes: pd.DataFrame, tmp_path: Path, scale: float) -> None:
+    """Targets are refused in a sentence if no metric of them is finite; below that they are exported."""
+    X, y = homes[["rooms"]], homes.price * scale
+    model = DecisionTreeRegressor(max_depth=3).fit(X, y)
+    if y.max() < 1e145:
+        found = export(model, X, y, name="homes", store=tmp_path)
+        assert np.array_equal(bits(found.predict(X.to_numpy(float))), bits(model.predict(X)))
+        return
+    with pytest.raises(ExportError, match="and the sum of their squares overflows; fit the model on a larger unit"):
+        export(model, X, y, name="homes", store=tmp_path)
+
+
+@pytest.mark.parametrize("argument", ["name", "title", "target", "unit", "source", "owner", "limits"])
+@pytest.mark.parametrize("value", [None, 5, "\ud800"])
+def test_texts_are_checked(homes: pd.DataFrame, tmp_path: Path, argument: str, value: Any) -> None:
+    """A text that is none is refused by its name, and nothing is written."""
+    X = homes[["rooms"]]
+    model = DecisionTreeRegressor(max_depth=3).fit(X, homes.price)
+    arguments: dict[str, Any] = {"name": "homes", argument: value}
+    with pytest.raises(ExportError, match=re.escape(f"{argument} is {value!r}; pass a string")):
+        export(model, X, homes.price, store=tmp_path, **arguments)
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("learner", [DecisionTreeRegressor, RandomForestRegressor, ExtraTreesRegressor])
+def test_missing_values_of_pandas(homes: pd.DataFrame, tmp_path: Path, learner: Any) -> None:
+    """A table of pandas' own types, with pandas' own missing values, is served with the model's bits."""
+    X = homes[["area", "rooms", "age", "garden"]].convert_dtypes()
+    model = learner(max_depth=5, random_state=0).fit(X.to_numpy(float, na_value=np.nan), homes.price)
+    table = X if learner is DecisionTreeRegressor else X.dropna()
+    found = export(model, table, homes.price[table.index], name="homes", store=tmp_path)
+    numbers = table.to_numpy(float, na_value=np.nan)
+
+    assert np.array_equal(bits(found.predict(numbers)), bits(model.predict(numbers)))
 
 
 def test_holdout_is_a_pair(homes: pd.DataFrame, tmp_path: Path) -> None:

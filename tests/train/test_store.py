@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from model import Store
+import pytest
+
+from model import ArtifactError, Store
 from model.plots import training as plots
 from model.store import artifact
 from model.train import evaluate, export, table_plots
@@ -52,6 +55,15 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
 
     assert one[1] == two[1]
     assert {**one[0], "created_at": ""} == {**two[0], "created_at": ""}
+
+
+def test_draft_that_no_server_would_load_is_refused() -> None:
+    """A version is loaded as a server loads it before it is written, so that none blocks the server's next start."""
+    table = read(BOSTON_HOUSING)
+    rows = evaluate.split(table.X, table.y)
+    found = gbm.candidate(gbm.fit(rows.X_train, rows.y_train, n_estimators=5), rows.X_train, search={})
+    with pytest.raises(ArtifactError, match="does not list"):
+        export.draft(table, rows, replace(found, engine_facts={"kind": "another"}), figures={})
 
 
 def test_predict_ignores_the_target(store: Path) -> None:

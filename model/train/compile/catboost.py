@@ -78,6 +78,11 @@ def load(path: Path) -> Any:
         ) from None
 
 
+def categories(estimator: Any) -> dict[str, None]:
+    """Return the columns that are categories to a fitted estimator, which keeps hashes of them alone."""
+    return {estimator.feature_names_[number]: None for number in estimator.get_cat_feature_indices()}
+
+
 def fitted_trees(estimator: Any) -> FittedTrees:
     """Return the trees of a fitted estimator. Raises `ExportError` for what has no trees to add."""
     name, document = type(estimator).__name__, _document(estimator)

@@ -105,6 +105,15 @@ def load(path: Path) -> LoadedModel:
     return (LoadedClassifier if facts.get("objective", "").split(" ")[0] in _CLASSES else LoadedModel)(booster)
 
 
+def categories(estimator: Any) -> dict[str, Sequence[Any] | None]:
+    """Return the columns that are categories to a fitted estimator, with those of pandas' categories."""
+    booster = estimator.booster_
+    infos = booster.dump_model(num_iteration=1)["feature_infos"]
+    names = [name for name in booster.feature_name() if infos.get(name, {}).get("values")]
+    known = booster.pandas_categorical or []
+    return dict(zip(names, known if len(known) == len(names) else [None] * len(names)))
+
+
 def fitted_trees(estimator: Any) -> FittedTrees:
     """Return the trees of a fitted estimator. Raises `ExportError` for what has no trees to add."""
     name = type(estimator).__name__

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
@@ -75,6 +76,8 @@ def columns(estimator: Any, table: Any) -> Matrix:
     """Return the columns that the trees compare, `(n_rows, n_columns)`, of what the estimator's `predict` takes."""
     if isinstance(estimator, _HISTOGRAM):
         return np.asarray(estimator._preprocess_X(table, reset=False), dtype=np.float64)
+    if isinstance(table, pd.DataFrame):  # whose missing values may be pandas' own
+        table = table.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(table.toarray() if hasattr(table, "toarray") else table, dtype=np.float64)
 
 

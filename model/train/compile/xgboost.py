@@ -65,6 +65,13 @@ def load(path: Path) -> Any:
     return estimator
 
 
+def categories(estimator: Any) -> dict[str, None]:
+    """Return the columns that are categories to a fitted estimator."""
+    booster = estimator.get_booster()
+    types = booster.feature_types or []
+    return {name: None for name, kind in zip(booster.feature_names or [], types) if kind == "c"}
+
+
 def fitted_trees(estimator: Any) -> FittedTrees:
     """Return the trees of a fitted estimator. Raises `ExportError` for what has no trees to add."""
     name, booster = type(estimator).__name__, estimator.get_booster()
