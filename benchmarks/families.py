@@ -22,12 +22,21 @@ from benchmarks.servers import ContenderError, last_line, make_environment
 from benchmarks.trees import FAMILIES, SIZES, TASKS
 
 ENVIRONMENT = "converters"
+RESULTS = "families.json"
 # Every library with one thread, as Tabserve's engine has.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def run(chosen: Sequence[tuple[str, str, str]], folder: Path, *, n_random: int, rounds: int, install: bool) -> Results:
-    """Measure models, each given as family, task and size; save what is there after each of them.
+def run(
+    chosen: Sequence[tuple[str, str, str]],
+    folder: Path,
+    *,
+    kept: Sequence[Measured] = (),
+    n_random: int,
+    rounds: int,
+    install: bool,
+) -> Results:
+    """Measure models, each given as family, task and size, and add them to `kept`; save what is there after each.
 
     Raises `ContenderError` without the environment.
     """
@@ -35,7 +44,7 @@ def run(chosen: Sequence[tuple[str, str, str]], folder: Path, *, n_random: int, 
     python = make_environment(ENVIRONMENT, "the converters", requirements, install=install) / "bin" / "python"
     pins = requirements.read_text() + requirements.with_name("without-dependencies.txt").read_text()
     versions = dict(re.findall(r"^(skl2onnx|onnxmltools|treelite|hummingbird-ml|torch)==(\S+)", pins, re.MULTILINE))
-    results = Results(machine(), rounds, versions, [])
+    results = Results(machine(), rounds, versions, list(kept))
     for turn, (family, task, size) in enumerate(chosen):
         print(f"{turn + 1} of {len(chosen)}: {family}, {task}, {size}", file=sys.stderr, flush=True)
         command = [str(python), str(PEERS / ENVIRONMENT / "measure.py"), family, task, size, str(n_random), str(rounds)]
@@ -52,7 +61,7 @@ def run(chosen: Sequence[tuple[str, str, str]], folder: Path, *, n_random: int, 
 def save(results: Results, folder: Path) -> None:
     """Write the results into a folder: as JSON and as tables."""
     folder.mkdir(parents=True, exist_ok=True)
-    results.write(folder / "families.json")
+    results.write(folder / RESULTS)
     (folder / "families.md").write_text(render(results))
 
 
@@ -68,6 +77,7 @@ def main() -> None:
         "--rows", type=int, default=50_000, help="random rows, and most rows at splits (default: 50,000)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds, in which all ways take turns (default: 5)")
+    parser.add_argument("--keep", action="store_true", help="keep the models that are in the results already")
     parser.add_argument("--no-install", action="store_true", help="fail where the converters are not installed")
     parser.add_argument(
         "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
@@ -80,9 +90,15 @@ def main() -> None:
         for size in SIZES
         if task in options.tasks and size in options.sizes
     ]
+    kept = Results.read(options.results / RESULTS).models if options.keep else []
     try:
         results = run(
-            chosen, options.results, n_random=options.rows, rounds=options.rounds, install=not options.no_install
+            chosen,
+            options.results,
+            kept=[each for each in kept if (each.family, each.task, each.size) not in chosen],
+            n_random=options.rows,
+            rounds=options.rounds,
+            install=not options.no_install,
         )
     except ContenderError as error:
         raise SystemExit(f"the converters cannot be measured: {error}") from None
