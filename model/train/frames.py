@@ -110,6 +110,8 @@ def _unique(found: Any) -> list[str]:
         raise ExportError("the columns' names are not all strings; rename them, for example by columns.astype(str)")
     if not all(map(is_utf8, names)):
         raise ExportError("a column's name cannot be written in UTF-8; rename it")
+    if "" in names:  # as a CSV file names an index
+        raise ExportError("a column's name is empty; rename it, or leave it out")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ExportError(f"the column {repeated[0]!r} is there more than once; rename it or leave it out")

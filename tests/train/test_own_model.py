@@ -396,6 +396,7 @@ def test_model_that_cannot_be_exact_is_refused(
         (lambda t: t.assign(rooms=[1, "1"] * 200), "the column 'rooms' has values of the types int, str"),
         (lambda t: t.assign(rooms=None), "the column 'rooms' has values of the types nothing"),
         (lambda t: t.set_axis(["rooms", "rooms"], axis=1), "the column 'rooms' is there more than once"),
+        (lambda t: t.set_axis(["rooms", ""], axis=1), "a column's name is empty"),
         (lambda t: t.set_axis([0, 1], axis=1), "the columns' names are not all strings"),
         (lambda t: np.array([["a", "b"]] * 400), "the table is an array of <U1 with the shape (400, 2)"),
         (lambda t: np.zeros(400), "the table is an array of float64 with the shape (400,)"),
