@@ -45,7 +45,7 @@ def add_import(commands: Commands) -> None:
         "--engine",
         choices=("exact", "onnx"),
         default="exact",
-        help="onnx: let a general converter do what cannot be compiled exactly, and mark the model so",
+        help="onnx: let a general converter do what cannot be compiled, and mark the model so",
     )
     own.add_argument(
         "--tolerance",

@@ -23,7 +23,7 @@ from model.plots import training as plots
 from model.schema.feature import Category, described
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
-from model.store.manifest import MAX_ALLOWED, Data, Proof
+from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data, Proof
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import export as drafts
@@ -65,7 +65,8 @@ def export(
     good it is on them is what the live error is compared with.
     `target` and `unit` name what is predicted; the default is the name of `y`.
 
-    With `engine="onnx"` a general converter does what cannot be compiled exactly. It is accepted if its answers are
+    With `engine="onnx"` a general converter does what cannot be compiled; a model that can be compiled is served as
+    without it, and the checklist says so. What was converted is accepted if its answers are
     within `tolerance` of the fitted model's, as a share of the range of its answers for `X`, or in each probability.
 
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
@@ -102,8 +103,9 @@ def export(
             raise ExportError("the holdout is not a pair of features and targets; pass holdout=(X, y)")
         X_new, y_new = holdout
         validation = _read(fitted, labels, table, X_new, "holdout")[0], _targets(y_new, labels, len(X_new))
-    is_converted = engine == ONNX or isinstance(fitted, OnnxModel)
-    candidate = learner.candidate(fitted, table, matrix, converted_within=tolerance if is_converted else None)
+    may_convert = engine == ONNX or isinstance(fitted, OnnxModel)
+    candidate = learner.candidate(fitted, table, matrix, converted_within=tolerance if may_convert else None)
+    is_converted = candidate.engine_facts["kind"] == CONVERTED_ENGINE
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
@@ -127,6 +129,8 @@ def export(
     if labels:
         print(f"target   {subject.target.name}: {_shares(labels, targets)}")
     print(f"steps    {candidate.algorithm}: {candidate.summary} on the columns above")
+    if may_convert and not is_converted:
+        print("mind     it is compiled as without engine='onnx': the converter and its tolerance are not needed")
     if candidate.allowance:
         print(f"mind     {candidate.allowance.reason}")
     draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -22,7 +23,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, SplineTransformer, StandardScaler
 from sklearn.svm import SVR
 
 from app import create_app
@@ -143,6 +144,70 @@ def test_converter_is_asked_for_by_name(table: pd.DataFrame, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "engine"),
+    [(Ridge(), "linear"), (HistGradientBoostingRegressor(max_iter=3, loss="poisson"), "trees")],
+    ids=["linear", "trees"],
+)
+def test_what_can_be_compiled_is_not_converted(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], estimator: Any, engine: str
+) -> None:
+    """A model that can be compiled is compiled, also if a converter is allowed to do it, and the checklist says so."""
+    y = table["price"].clip(lower=1)
+    fitted = prepared(estimator).fit(table[FEATURES], y)
+    found = export(fitted, table[FEATURES], y, name="prices", store=tmp_path, engine="onnx")
+    printed = capsys.readouterr().out
+
+    assert found.manifest.engine == engine
+    assert "mind     it is compiled as without engine='onnx'" in printed
+    assert "TABSERVE_ALLOW_CONVERTED" not in printed
+
+
+class Own(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """An estimator that no converter knows."""
+
+    def fit(self, X: Any, y: Any) -> Own:
+        self.mean_ = np.mean(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.full(len(X), self.mean_)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "sentence"),
+    [
+        (
+            make_pipeline(SplineTransformer(), SVR()),
+            r"skl2onnx cannot convert Pipeline \(it does not know SplineTransf",
+        ),
+        (
+            StackingRegressor([("own", Own())], cv=2),
+            r"convert StackingRegressor \(it does not know Own\)\. No other way",
+        ),
+        (
+            make_pipeline(FunctionTransformer(lambda X: X * X), SVR()),
+            r"\(FunctionTransformer is not supported unless .* \(= identity\)\)\. No other",
+        ),
+        (
+            StackingRegressor([("poisson", HistGradientBoostingRegressor(max_iter=2, loss="poisson"))], cv=2),
+            r"convert StackingRegressor \(Unable to create node 'TreeEnsembleRegressor'\)\. No other way is known for Sta",
+        ),
+    ],
+    ids=["step", "member", "function", "graph"],
+)
+def test_what_the_converter_does_not_know_is_named(
+    table: pd.DataFrame, tmp_path: Path, estimator: Any, sentence: str
+) -> None:
+    """An error of the converter is told in one sentence, with the class and without the graph that it prints."""
+    y = table["price"].clip(lower=1)
+    fitted = prepared(estimator).fit(table[FEATURES], y)
+    with pytest.raises(ExportError, match=sentence):
+        export(fitted, table[FEATURES], y, name="prices", store=tmp_path, engine="onnx")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_numbers_far_from_the_training_rows_are_refused(table: pd.DataFrame, tmp_path: Path) -> None:
     """A converted model answers where it was compared: up to the training range's width beyond it."""
     fitted = prepared(GaussianNB()).fit(table[FEATURES], table["level"])
@@ -257,7 +322,7 @@ def test_file_of_onnx_with_labels(table: pd.DataFrame, tmp_path: Path, dictionar
         (["area", "rooms"], Ridge(), ["price", "rooms"], "Ridge does not predict one number a row"),
         (
             ["area", "town"],
-            HistGradientBoostingRegressor(max_iter=2, categorical_features="from_dtype"),
+            StackingRegressor([("own", HistGradientBoostingRegressor(max_iter=2, categorical_features="from_dtype"))]),
             ["price"],
             "a column of text reaches the model",
         ),

@@ -82,7 +82,8 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
     """Return a fitted estimator, or a pipeline that ends in one, as trees or as a linear model.
 
     `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. `by_converter` lets a general
-    converter do the estimator. Raises `ExportError` for what cannot be compiled exactly, or not converted.
+    converter do what is not trees or a linear model, or cannot be compiled as such. Raises `ExportError` for what can be
+    done in no way.
     """
     if not isinstance(fitted, OnnxModel):
         try:
@@ -92,18 +93,22 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
     labels = labels_of(fitted)
     steps, estimator, back = _parts(fitted)
     X = np.vstack([_complete_row(X), X])
-    if by_converter:
-        asked = onnx_file if isinstance(fitted, OnnxModel) else linear  # whose columns are those of numbers
-        return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
     family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
-    if family is None:
+    if family:
+        model = _Model(fitted, labels, frames, steps, estimator, back, family)
+        try:
+            return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
+        except ExportError:
+            if not by_converter:
+                raise
+    if not by_converter:
         raise ExportError(
             f"{type(estimator).__name__} cannot be compiled exactly; choose one of "
             f"{', '.join(supported(classifiers=bool(labels)))}, or let a general converter do it: "
             'export(…, engine="onnx"), or --engine onnx'
         )
-    model = _Model(fitted, labels, frames, steps, estimator, back, family)
-    return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
+    asked = onnx_file if isinstance(fitted, OnnxModel) else linear  # whose columns are those of numbers
+    return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
 
 
 @dataclass(frozen=True, slots=True)

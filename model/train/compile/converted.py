@@ -7,6 +7,7 @@ that make dictionaries; operators around it make up for that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +26,7 @@ from model.schema.feature import Category
 CONVERTER = "skl2onnx"
 _OPSETS = {"": 21, "ai.onnx.ml": 3}  # of the operators that the converter may use
 _PREFIX = "served_"  # of the names that are added here
+_CLASS = re.compile(r"<class '(?:[^']*\.)?(\w+)'>")  # which an error of the converter names
 _DISTANCES = (KNeighborsRegressor, KNeighborsClassifier, GaussianProcessRegressor)
 
 
@@ -53,8 +55,7 @@ def convert(estimator: Any, n_columns: int, classes: Sequence[Category], *, in_f
             target_opset=_OPSETS,
         )
     except Exception as error:  # it raises many classes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"skl2onnx cannot convert {type(estimator).__name__}: {reason[0]}") from None
+        raise ExportError(f"skl2onnx cannot convert {type(estimator).__name__} ({_reason(error)})") from None
     return adopt(model, n_columns, classes)
 
 
@@ -121,6 +122,14 @@ def adopt(
     except ValueError as error:
         raise ExportError(f"the graph cannot be served: {error}") from None
     return content
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error of the converter says, without the graph that it may print."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if unknown := _CLASS.search(first):
+        return f"it does not know {unknown[1]}"
+    return re.split(r" with name=|\. ", first)[0].rstrip(" .,:")
 
 
 def _name(name: str) -> str:

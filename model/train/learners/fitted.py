@@ -43,7 +43,8 @@ _Form = tuple[Predictor, dict[str, Any], Matrix, dict[str, bytes]]
 def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float | None = None) -> Candidate:
     """Return a model, fitted on the rows `X` `(n_rows, n_features)` of `frames`, as a candidate.
 
-    With `converted_within` a general converter may do it, whose answers may then be apart by that share of their range.
+    With `converted_within` a general converter may do what cannot be compiled, and its answers may then be apart by that
+    share of their range.
     Raises `ExportError` for a model that cannot be compiled exactly, or converted.
     """
     compiled = compile_model(fitted, frames, X, by_converter=converted_within is not None)
@@ -51,7 +52,8 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
     if compiled.linear:
         engine, engine_facts, split_rows, files = _linear(compiled)
         allowance = Allowance(compiled.linear.allowed, BOUND, _LINEAR)
-    elif converted_within is not None:
+    elif compiled.converted is not None:
+        assert converted_within is not None
         engine, engine_facts, split_rows, files = _converted(compiled, X, converted_within)
         allowance = Allowance(
             engine.allowed, f"{converted_within:g} of the range of the answers", _CONVERTED.format(compiled.converter)
