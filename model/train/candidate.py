@@ -15,12 +15,14 @@ from model.schema.features import Matrix
 class Allowance:
     """How far the answers of a compiled model may be from the fitted one's, where there are no bits to match.
 
-    `of_rows` returns it for rows, in the shape of their answers. `bound` says it in words, `reason` says why.
+    `of_rows` returns it for rows, in the shape of their answers. `bound` says it in words, `reason` says why. For a
+    converted model it is `converted_within` of the range of the answers, or of a probability.
     """
 
     of_rows: Predict
     bound: str
     reason: str
+    converted_within: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

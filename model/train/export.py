@@ -87,7 +87,7 @@ def draft_of(
         table_rows=subject.X,
         split_rows=candidate.split_rows,
         tolerance=candidate.tolerance,
-        allowed=candidate.allowance.of_rows if candidate.allowance else None,
+        allowance=candidate.allowance,
     )
     golden = golden_rows(subject.X, candidate.split_rows, proof.limit_rows(schema))
     X_train, y_train = subject.training

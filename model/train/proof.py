@@ -9,7 +9,8 @@ from model.engine.runtime import Predict
 from model.errors import ProofError
 from model.schema.feature import INTEGER, Feature
 from model.schema.features import Matrix, Schema
-from model.store.manifest import Proof
+from model.store.manifest import MAX_ALLOWED, Proof
+from model.train.candidate import Allowance
 
 RANDOM_ROWS = 100_000
 _MISSING_SHARE = 0.1
@@ -25,13 +26,13 @@ def prove(
     table_rows: Matrix,
     split_rows: Matrix,
     tolerance: float = 0.0,
-    allowed: Predict | None = None,
+    allowance: Allowance | None = None,
     seed: int = 0,
 ) -> Proof:
     """Compare both models and return the figures; raise `ProofError` if one prediction differs.
 
     Predictions, or labels and probabilities, differ if any bit does, or if they are further apart than the
-    `tolerance` of `engine.compare`, or than what is `allowed` for their row. The rows are those of the table,
+    `tolerance` of `engine.compare`, or than the `allowance` for their row. The rows are those of the table,
     `RANDOM_ROWS` rows inside and outside the training range, rows at the limits that the fitted model accepts, with
     every category among them, and `split_rows`, which are on both sides of every split. All but the random rows are
     tried in every batch size, up to a number.
@@ -42,7 +43,8 @@ def prove(
         "limit_rows": limit_rows(schema),
         "split_rows": split_rows,
     }
-    n_different_rows, largest, largest_share = 0, 0.0, 0.0
+    n_different_rows, largest, largest_share, by = 0, 0.0, 0.0, 0.0
+    wrong = dict.fromkeys(groups, 0)  # rows of each group that are further apart than is allowed
     most = max(_MAX_ALONE, _MAX_NUMBERS // compiled(table_rows[:1]).size)
     parts = [(name, rows[i : i + most]) for name, rows in groups.items() for i in range(0, len(rows), most)]
     for name, rows in parts:
@@ -53,19 +55,28 @@ def prove(
             by_batch_size = predict_by_batch_size(compiled, rows[:_MAX_ALONE])
             actual = np.repeat(actual, len(by_batch_size), axis=0)
             actual[:, :_MAX_ALONE] = by_batch_size
-        if allowed:
-            shares = shares_of(allowed(rows), expected, actual)
-            largest_share = max(largest_share, float(shares.max()))
+        if allowance:
+            shares = shares_of(allowance.of_rows(rows), expected, actual)
+            largest_share = max(largest_share, float(np.nan_to_num(shares, nan=np.inf).max()))
             different = np.count_nonzero(~(shares <= 1))  # negated, so that NaN differs from everything
         else:
             different = differing(expected, actual, tolerance).any(axis=0).sum()
         if different:
-            raise ProofError(
-                f"the compiled model differs from the trained one on {different} of {len(rows)} "
-                f"{name.replace('_', ' ')}, by up to {np.abs(expected - actual).max():.3g}; nothing was written"
-            )
+            wrong[name] += int(different)
+            by = max(by, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max()))
+            if not allowance:
+                break
         n_different_rows += int(differing(expected, actual, 0).any(axis=0).sum())
         largest = max(largest, largest_difference(expected, actual))
+    if any(wrong.values()):
+        where = " and ".join(
+            f"{wrong[name]} of {len(rows)} {name.replace('_', ' ')}" for name, rows in groups.items() if wrong[name]
+        )
+        kind = "converted" if allowance and allowance.converted_within else "compiled"
+        raise ProofError(
+            f"the {kind} model differs from the trained one on {where}, by up to {by:.3g}"
+            f"{_excess(allowance, largest_share) if allowance else ''}; nothing was written"
+        )
     return Proof(
         **{name: len(rows) for name, rows in groups.items()},
         different_rows=n_different_rows,
@@ -73,6 +84,22 @@ def prove(
         largest_share_of_allowed=largest_share,
         seed=seed,
     )
+
+
+def _excess(allowance: Allowance, share: float) -> str:
+    """Return what is allowed, of which the largest difference is a share, and what to do."""
+    within = allowance.converted_within
+    if within is None:
+        return f", which is {share:.3g} times what is allowed: {allowance.bound}"
+    if np.isinf(share):
+        return ", and a label or a missing answer differs, which no tolerance accepts; choose another estimator"
+    needed = 1.1 * share * within  # its two digits are enough
+    todo = (
+        f"pass tolerance={needed:.1e} (--tolerance) to accept it, or choose another estimator"
+        if needed <= MAX_ALLOWED
+        else f"choose another estimator, since at most {MAX_ALLOWED:g} can be allowed"
+    )
+    return f", a share of {share * within:.2g}, and {allowance.bound} is allowed; {todo}"
 
 
 def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:

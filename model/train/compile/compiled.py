@@ -82,8 +82,8 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
     """Return a fitted estimator, or a pipeline that ends in one, as trees or as a linear model.
 
     `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. `by_converter` lets a general
-    converter do what is not trees or a linear model, or cannot be compiled as such. Raises `ExportError` for what can be
-    done in no way.
+    converter do what is not trees or a linear model, or cannot be compiled as such. Raises `ExportError` for what
+    cannot be done in any way.
     """
     if not isinstance(fitted, OnnxModel):
         try:

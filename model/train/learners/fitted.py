@@ -43,9 +43,9 @@ _Form = tuple[Predictor, dict[str, Any], Matrix, dict[str, bytes]]
 def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float | None = None) -> Candidate:
     """Return a model, fitted on the rows `X` `(n_rows, n_features)` of `frames`, as a candidate.
 
-    With `converted_within` a general converter may do what cannot be compiled, and its answers may then be apart by that
-    share of their range.
-    Raises `ExportError` for a model that cannot be compiled exactly, or converted.
+    With `converted_within` a general converter may do what cannot be compiled, whose answers may then be apart by that
+    share of their range, or of a probability. Raises `ExportError` for a model that can neither be compiled exactly nor
+    be converted.
     """
     compiled = compile_model(fitted, frames, X, by_converter=converted_within is not None)
     allowance = None
@@ -55,8 +55,12 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
     elif compiled.converted is not None:
         assert converted_within is not None
         engine, engine_facts, split_rows, files = _converted(compiled, X, converted_within)
+        scale = "a probability" if compiled.predict(X[:1]).ndim > 1 else "the range of the answers"
         allowance = Allowance(
-            engine.allowed, f"{converted_within:g} of the range of the answers", _CONVERTED.format(compiled.converter)
+            engine.allowed,
+            f"{converted_within:g} of {scale}",
+            _CONVERTED.format(compiled.converter),
+            converted_within,
         )
     else:
         engine, engine_facts, split_rows, files = _of_trees(compiled, X)
