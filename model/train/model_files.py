@@ -18,6 +18,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from model.errors import ExportError
 from model.train.compile import catboost, lightgbm, onnx_file, xgboost
+from model.train.compile.compiled import estimator_of
 
 MLFLOW = "mlflow:"
 
@@ -46,7 +47,7 @@ def load(source: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            fitted = read()
+            fitted = estimator_of(read())
     except (ExportError, FileNotFoundError):
         raise
     except InconsistentVersionWarning as warning:

@@ -29,7 +29,7 @@ from model.task import CLASSIFICATION, REGRESSION
 from model.train import export as drafts
 from model.train import frames
 from model.train.candidate import Candidate
-from model.train.compile.compiled import answers, fitted_names, is_named
+from model.train.compile.compiled import answers, estimator_of, fitted_names, is_named
 from model.train.compile.onnx_file import OnnxModel
 from model.train.frames import Frames
 from model.train.labels import is_utf8, labels_of, positions, target_of
@@ -90,7 +90,7 @@ def export(
         raise ExportError(f"the engine {engine!r} does not exist; choose one of {', '.join(ENGINES)}")
     if not 0 < tolerance <= MAX_ALLOWED:
         raise ExportError(f"the tolerance {tolerance:g} is not above 0 and at most {MAX_ALLOWED:g}")
-    fitted = getattr(fitted, "best_estimator_", fitted)  # of a search
+    fitted = estimator_of(fitted)
     names = fitted_names(fitted)
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)

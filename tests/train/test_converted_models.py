@@ -302,6 +302,7 @@ def test_file_of_onnx_with_trees(table: pd.DataFrame, tmp_path: Path) -> None:
     expected = answers_of(tmp_path / "m.onnx", table)[0].reshape(-1).astype(np.float64)
     assert np.array_equal(bits(found.predict(found.schema.matrix_from_records(rows))), bits(expected))  # type: ignore[arg-type]
     assert found.schema.names == tuple(FEATURES)
+    assert found.manifest.document["algorithm"] == "ONNX file"
     assert found.manifest.document["engine"]["converter"] == "a file of ONNX"
 
 

@@ -77,6 +77,15 @@ def log_xgboost(X: pd.DataFrame, y: pd.Series) -> Any:
     return fitted
 
 
+def log_booster(X: pd.DataFrame, y: pd.Series) -> Any:
+    """Log what XGBoost's `train` returns, and return an estimator with the same trees."""
+    xgboost = pytest.importorskip("xgboost", reason='needs XGBoost: make install EXTRAS="xgboost"')
+    X = X.astype({"town": "category"})
+    booster = xgboost.train({}, xgboost.DMatrix(X, y, enable_categorical=True), 10)
+    mlflow.xgboost.log_model(booster, name="model", registered_model_name="prices")
+    return xgboost.XGBRegressor(n_estimators=10, enable_categorical=True).fit(X, y)
+
+
 def log_lightgbm(X: pd.DataFrame, y: pd.Series) -> Any:
     """Log a model of LightGBM."""
     lightgbm = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
@@ -100,7 +109,7 @@ def run_import(uri: str, folder: Path) -> int:
     return main(["--store", str(folder / "store"), "import", uri, "--name", "prices", *data])
 
 
-@pytest.mark.parametrize("log", [log_pickle, log_skops, log_xgboost, log_lightgbm, log_catboost])
+@pytest.mark.parametrize("log", [log_pickle, log_skops, log_xgboost, log_booster, log_lightgbm, log_catboost])
 def test_registered_model_is_served_with_its_bits(
     tracking: Any, table: pd.DataFrame, tmp_path: Path, log: Callable[[pd.DataFrame, pd.Series], Any]
 ) -> None:
@@ -114,7 +123,7 @@ def test_registered_model_is_served_with_its_bits(
 
     assert run_import("mlflow:models:/prices@champion", tmp_path) == 0
     found = artifact.load(tmp_path / "store" / "prices" / "1")
-    asked = X.astype({"town": "category"}) if log in (log_xgboost, log_lightgbm) else X
+    asked = X.astype({"town": "category"}) if log in (log_xgboost, log_booster, log_lightgbm) else X
     expected = np.asarray(fitted.predict(asked), dtype=np.float64)
     actual = found.predict(
         found.schema.matrix_from_records([dict(zip(map(str, X), row)) for row in X.itertuples(index=False)])

@@ -631,6 +631,46 @@ def test_import_of_a_librarys_own_file(
     assert {feature.name: feature.type for feature in found.schema.features} == {"rooms": "integer", "kind": "category"}
 
 
+def train_xgboost(X: pd.DataFrame, y: pd.Series) -> tuple[Any, Any]:
+    xgboost = pytest.importorskip("xgboost", reason='needs XGBoost: make install EXTRAS="xgboost"')
+    booster = xgboost.train({"max_depth": 4}, xgboost.DMatrix(X, y, enable_categorical=True), 9)
+    return booster, booster.predict(xgboost.DMatrix(X, enable_categorical=True))
+
+
+def train_lightgbm(X: pd.DataFrame, y: pd.Series) -> tuple[Any, Any]:
+    lightgbm = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
+    booster = lightgbm.train({"verbosity": -1}, lightgbm.Dataset(X, y), 9)
+    return booster, booster.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("train", "name"), [(train_xgboost, "XGBRegressor"), (train_lightgbm, "LightGBMModel")], ids=["xgboost", "lightgbm"]
+)
+def test_booster(
+    homes: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    train: Callable[[pd.DataFrame, pd.Series], tuple[Any, Any]],
+    name: str,
+) -> None:
+    """What `train` of XGBoost or LightGBM returns is served with its bits, from memory and from a pickle."""
+    table = homes[["rooms", "kind", "price"]].astype({"kind": str})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    X, y = table[["rooms", "kind"]].astype({"kind": "category"}), table["price"]
+    booster, expected = train(X, y)
+    joblib.dump(booster, tmp_path / "model.joblib")
+    arguments = ["import", str(tmp_path / "model.joblib"), "--name", "homes", "--target", "price"]
+
+    export(booster, X, y, name="homes", store=tmp_path)
+    assert f"steps    {name}: 9 trees" in capsys.readouterr().out
+    assert main(["--store", str(tmp_path), *arguments, "--data", str(tmp_path / "table.csv")]) == 0
+    rows = [{"rooms": row.rooms, "kind": row.kind} for row in table.itertuples()]
+    for version in ("1", "2"):
+        found = artifact.load(tmp_path / "homes" / version)
+        served = found.predict(found.schema.matrix_from_records(rows))
+        assert np.array_equal(bits(served), bits(np.asarray(expected, dtype=np.float64)))
+
+
 def test_product_of_a_constant_column_is_no_category(tmp_path: Path) -> None:
     """A product depends on both its columns, also if one is the same in all rows and the other is often 0."""
     random = np.random.default_rng(19)

@@ -373,6 +373,18 @@ def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.f
     return np.column_stack([positions(predictions, labels), probabilities])
 
 
+def estimator_of(fitted: Any) -> Any:
+    """Return the best estimator of a search, an estimator around a booster of XGBoost or LightGBM, or the model itself.
+
+    As XGBoost's and LightGBM's own estimators do, one around a booster predicts up to the best iteration of early
+    stopping.
+    """
+    for library in (xgboost, lightgbm):
+        if library.is_booster(fitted):
+            return library.of_booster(fitted)
+    return getattr(fitted, "best_estimator_", fitted)
+
+
 def fitted_names(fitted: Any) -> list[str]:
     """Return the names of the columns that a model was fitted on, as its library calls them, or made them up."""
     for attribute in ("feature_names_in_", "feature_names_", "feature_name_"):
@@ -476,6 +488,8 @@ def _name(fitted: Any) -> str:
     if isinstance(fitted, Pipeline):
         parts = [_name(step) for _, step in fitted.steps if step is not None and step != "passthrough"]
         return " + ".join(parts)
+    if isinstance(fitted, OnnxModel):
+        return "ONNX file"
     if hasattr(fitted, "transformers_"):
         parts = [_name(step) for _, step, _ in fitted.transformers_ if not isinstance(step, str)]
         return f"{type(fitted).__name__}({', '.join(parts)})"

@@ -41,8 +41,8 @@ _OF_FLOATS = (
 _Lines = dict[str, str]
 
 
-class LoadedModel(BaseEstimator):  # type: ignore[misc]
-    """A regressor or a ranker in a file of LightGBM."""
+class LightGBMModel(BaseEstimator):  # type: ignore[misc]
+    """A regressor or a ranker in a file of LightGBM, or one that its `train` made."""
 
     def __init__(self, booster: Any) -> None:
         self.booster = booster
@@ -57,9 +57,9 @@ class LoadedModel(BaseEstimator):  # type: ignore[misc]
         """Return the columns' names."""
         return list(self.booster.feature_name())
 
-    def fit(self, X: Any, y: Any) -> LoadedModel:
-        """Raise `ExportError`: a model in a file is fitted."""
-        raise ExportError("a model that was loaded from a file cannot be fitted again; fit an estimator of LightGBM")
+    def fit(self, X: Any, y: Any) -> LightGBMModel:
+        """Raise `ExportError`: a booster is fitted."""
+        raise ExportError("a booster of LightGBM cannot be fitted again; fit an estimator of LightGBM")
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -69,8 +69,8 @@ class LoadedModel(BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.booster.predict(table))
 
 
-class LoadedClassifier(LoadedModel):
-    """A classifier in a file of LightGBM, which does not have the labels: the classes are 0, 1 and so on."""
+class LightGBMClassifier(LightGBMModel):
+    """A classifier of LightGBM without its labels, as a file or its `train` gives it: the classes are 0, 1 and on."""
 
     @property
     def classes_(self) -> NDArray[np.intp]:
@@ -88,21 +88,32 @@ class LoadedClassifier(LoadedModel):
 
 
 def owns(estimator: Any) -> bool:
-    """Return whether this is an estimator of LightGBM, or a model from one of its files."""
+    """Return whether this is an estimator of LightGBM, or is around a booster of it."""
     of_library = type(estimator).__module__.startswith("lightgbm.") and hasattr(estimator, "booster_")
-    return of_library or isinstance(estimator, LoadedModel)
+    return of_library or isinstance(estimator, LightGBMModel)
 
 
-def load(path: Path) -> LoadedModel:
+def load(path: Path) -> LightGBMModel:
     """Return the model in a text file that LightGBM wrote. Raises `ExportError` for any other file."""
     import lightgbm
 
     try:
-        facts = _checked(path.read_text(encoding="utf-8"))  # LightGBM itself ends the process at some broken files
+        _checked(path.read_text(encoding="utf-8"))  # LightGBM itself ends the process at some broken files
         booster = lightgbm.Booster(model_file=str(path))
     except (OSError, ValueError, KeyError, lightgbm.basic.LightGBMError) as error:
         raise ExportError(f"{path} is not a model that LightGBM can read ({error}); write it by save_model") from None
-    return (LoadedClassifier if facts.get("objective", "").split(" ")[0] in _CLASSES else LoadedModel)(booster)
+    return of_booster(booster)
+
+
+def is_booster(fitted: Any) -> bool:
+    """Return whether this is what LightGBM's `train` returns."""
+    return type(fitted).__module__ == "lightgbm.basic" and type(fitted).__name__ == "Booster"
+
+
+def of_booster(booster: Any) -> LightGBMModel:
+    """Return an estimator around what LightGBM's `train` returns."""
+    facts, _ = _read(booster.model_to_string(num_iteration=None))
+    return (LightGBMClassifier if facts.get("objective", "").split(" ")[0] in _CLASSES else LightGBMModel)(booster)
 
 
 def categories(estimator: Any) -> dict[str, Sequence[Any] | None]:

@@ -48,19 +48,12 @@ def load(path: Path) -> Any:
     import xgboost
 
     try:
-        booster = xgboost.Booster(model_file=path)
-        about = json.loads(booster.attr("scikit_learn") or "{}")
-        objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+        estimator = _unfitted(xgboost.Booster(model_file=path))
     except (ValueError, TypeError, KeyError) as error:  # XGBoostError is a ValueError
         raise ExportError(
             f"XGBoost {xgboost.__version__} cannot read {path} ({_reason(error)}); write it by save_model with a name "
             "that ends in .json or .ubj"
         ) from None
-    kind = about.get("_estimator_type", "")
-    if kind == "classifier" or (not kind and objective.startswith(("binary:", "multi:"))):
-        estimator = xgboost.XGBClassifier()
-    else:
-        estimator = xgboost.XGBRanker() if kind == "ranker" else xgboost.XGBRegressor()
     estimator.load_model(path)
     return estimator
 
@@ -70,6 +63,29 @@ def categories(estimator: Any) -> dict[str, None]:
     booster = estimator.get_booster()
     types = booster.feature_types or []
     return {name: None for name, kind in zip(booster.feature_names or [], types) if kind == "c"}
+
+
+def is_booster(fitted: Any) -> bool:
+    """Return whether this is what XGBoost's `train` returns."""
+    return type(fitted).__module__ == "xgboost.core" and type(fitted).__name__ == "Booster"
+
+
+def of_booster(booster: Any) -> Any:
+    """Return an estimator with what XGBoost's `train` returns."""
+    estimator = _unfitted(booster)
+    estimator.load_model(booster.save_raw("ubj"))
+    return estimator
+
+
+def _unfitted(booster: Any) -> Any:
+    """Return an estimator of the kind that a booster is of."""
+    import xgboost
+
+    kind = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type", "")
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    if kind == "classifier" or (not kind and objective.startswith(("binary:", "multi:"))):
+        return xgboost.XGBClassifier()
+    return xgboost.XGBRanker() if kind == "ranker" else xgboost.XGBRegressor()
 
 
 def fitted_trees(estimator: Any) -> FittedTrees:
