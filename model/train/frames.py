@@ -66,6 +66,19 @@ class Frames:
             return X.astype(dtype) if dtype.kind == "f" else X
         return pd.DataFrame({column.name: _series(column, values) for column, values in zip(self.columns, X.T)})
 
+    def select(self, table: Any, what: str) -> Any:
+        """Return the model's columns of a table in their order. Raises `ExportError` if it lacks one."""
+        if self.is_array:
+            return table
+        if not isinstance(table, pd.DataFrame):
+            raise ExportError(f"the {what} is no data frame, and the table is one; pass the same columns in each")
+        absent = [column.name for column in self.columns if column.name not in table]
+        if absent:
+            raise ExportError(
+                f"the {what} lacks the columns {', '.join(map(repr, absent))}; pass those of the table in each"
+            )
+        return table[[column.name for column in self.columns]]
+
     def matrix(self, table: Any) -> Matrix:
         """Return a table with the model's columns as `(n_rows, n_features)` float64."""
         if self.is_array:
@@ -73,11 +86,6 @@ class Frames:
             if matrix.shape[1:] != (len(self.columns),):
                 raise ExportError(f"a table has the shape {matrix.shape}; pass {len(self.columns)} columns in each")
             return matrix
-        absent = [column.name for column in self.columns if column.name not in table]
-        if absent:
-            raise ExportError(
-                f"a table lacks the columns {', '.join(map(repr, absent))}; pass the same columns in each"
-            )
         return np.column_stack([_values(column, table[column.name]) for column in self.columns])
 
 

@@ -5,6 +5,7 @@ A pickle runs the code that is in it. So it is opened here, by a person who name
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,8 +25,9 @@ MLFLOW = "mlflow:"
 
 
 def runs_code(source: str) -> bool:
-    """Return whether reading a model from here may run code that is in it."""
-    return source.startswith(MLFLOW) or Path(source).suffix.lower() in _PICKLES
+    """Return whether reading a model from here may run code that is in it; False if there is nothing to read."""
+    path = Path(source)
+    return source.startswith(MLFLOW) or (path.is_file() and path.suffix.lower() in _PICKLES)
 
 
 def load(source: str) -> Any:
@@ -43,12 +45,14 @@ def load(source: str) -> Any:
                 f"{name} is of no known kind; name a file that ends in {', '.join(_READERS)}, or a URI such as "
                 f"{MLFLOW}models:/prices@champion"
             )
+        if not path.is_file():
+            raise ExportError(f"there is no file {source}; name the file of a fitted model")
         read = partial(reader, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             fitted = estimator_of(read())
-    except (ExportError, FileNotFoundError):
+    except ExportError:
         raise
     except InconsistentVersionWarning as warning:
         raise ExportError(
@@ -57,6 +61,11 @@ def load(source: str) -> Any:
             f"pip install scikit-learn=={warning.original_sklearn_version} first"
         ) from None
     except Exception as error:  # a pickle may raise anything
+        if lost := _OF_SCRIPT.search(str(error)):
+            raise ExportError(
+                f"{name} needs {lost[1]!r} of the script or notebook that wrote it; define {lost[1]} in a module that "
+                "is on PYTHONPATH here, too, and save the model again"
+            ) from None
         raise ExportError(
             f"{name} cannot be read ({type(error).__name__}: {error}); is it a whole model, and is every package "
             "installed that it needs?"
@@ -69,9 +78,16 @@ def load(source: str) -> Any:
 def _read_mlflow(uri: str) -> Any:
     """Return the model behind a URI of MLflow, whose server is the one that MLFLOW_TRACKING_URI names."""
     _check_installed(uri, "mlflow", extra="mlflow-skinny")
-    from mlflow import artifacts, models
+    from mlflow import artifacts, get_tracking_uri, is_tracking_uri_set, models
 
-    folder = artifacts.download_artifacts(artifact_uri=uri)
+    try:
+        folder = artifacts.download_artifacts(artifact_uri=uri)
+    except Exception as error:  # its stores raise many classes
+        where = get_tracking_uri() if is_tracking_uri_set() else f"{get_tracking_uri()}, since that is not set"
+        raise ExportError(
+            f"{MLFLOW}{uri} cannot be read ({type(error).__name__}: {error}); is it at the server or database that "
+            f"MLFLOW_TRACKING_URI names: {where}?"
+        ) from None
     flavors = models.Model.load(folder).flavors
     if "sklearn" in flavors:  # read as any other file, with the same checks
         return load(str(Path(folder) / flavors["sklearn"]["pickled_model"]))
@@ -129,6 +145,7 @@ def _check_installed(name: str, package: str, *, extra: str = "") -> None:
 _TRUSTED = frozenset(
     ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
 )
+_OF_SCRIPT = re.compile(r"Can't get attribute '(\w+)' on <module '(?:\w+\.)*__main__'")
 _PICKLES = (".joblib", ".pkl", ".pickle")
 _READERS: Mapping[str, Callable[[Path], Any]] = {
     **dict.fromkeys(_PICKLES, joblib.load),

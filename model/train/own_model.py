@@ -20,7 +20,7 @@ from model.errors import ExportError
 from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
 from model.plots import training as plots
-from model.schema.feature import Category, described
+from model.schema.feature import INTEGER, Category, described
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
 from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data, Proof
@@ -91,6 +91,7 @@ def export(
     if not 0 < tolerance <= MAX_ALLOWED:
         raise ExportError(f"the tolerance {tolerance:g} is not above 0 and at most {MAX_ALLOWED:g}")
     fitted = estimator_of(fitted)
+    _check_predicts(fitted)
     names = fitted_names(fitted)
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)
@@ -147,6 +148,21 @@ def export(
     return model
 
 
+def _check_predicts(fitted: Any) -> None:
+    """Raise `ExportError` for what is no model, and say what to pass."""
+    if isinstance(fitted, type):
+        raise ExportError(f"{fitted.__name__} is a class; pass a fitted model of it")
+    if isinstance(fitted, (str, Path)):
+        raise ExportError(
+            f"{str(fitted)!r} is the name of a file; pass the model in it, for example by joblib.load, or run "
+            "python -m model import"
+        )
+    if not hasattr(fitted, "predict"):
+        raise ExportError(
+            f"{type(fitted).__name__} does not predict; pass a fitted estimator, or a pipeline that ends in one"
+        )
+
+
 def _check_names(names: Sequence[str], table: Frames) -> None:
     """Raise `ExportError` if a model was fitted on other columns, or in another order; LightGBM itself does not see."""
     columns = [column.name for column in table.columns]
@@ -164,6 +180,7 @@ def _read(
     fitted: Any, labels: Sequence[Category], table: Frames, X: Any, what: str
 ) -> tuple[Matrix, NDArray[np.float64]]:
     """Return a table as a matrix, and what the model itself answers for it."""
+    X = table.select(X, what)
     try:
         predictions = answers(fitted, labels, X)
     except ExportError:
@@ -177,6 +194,16 @@ def _read(
     infinite = [column.name for column, values in zip(table.columns, matrix.T) if np.isinf(values).any()]
     if infinite:
         raise ExportError(f"the {what} has infinite numbers in {', '.join(map(repr, infinite))}; leave those rows out")
+    beyond = [
+        column.name
+        for column, values in zip(table.columns, matrix.T)
+        if column.type == INTEGER and (np.abs(values) > frames.MAX_WHOLE).any()
+    ]
+    if beyond:
+        raise ExportError(
+            f"the {what} has whole numbers beyond 2**53 in {', '.join(map(repr, beyond))}, which float64 does not have "
+            "exactly; make them categories of strings, or leave that column out, and fit again"
+        )
     return matrix, predictions
 
 

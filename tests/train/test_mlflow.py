@@ -150,7 +150,9 @@ def test_what_cannot_be_imported_is_named(
 ) -> None:
     """A model that is not there, and one of no library that is known here, are refused in one line each."""
     assert run_import("mlflow:models:/absent@champion", tmp_path) == 1
-    assert "mlflow:models:/absent@champion cannot be read" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "mlflow:models:/absent@champion cannot be read" in error
+    assert f"is it at the server or database that MLFLOW_TRACKING_URI names: sqlite:///{tmp_path}/mlflow.db?" in error
     mlflow.pyfunc.log_model(
         name="model", python_model=answer, pip_requirements=["numpy"], registered_model_name="answer"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
     RandomForestRegressor,
+    VotingClassifier,
     VotingRegressor,
 )
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -38,7 +42,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import check_array
 
 from model import export
@@ -264,10 +268,16 @@ def test_array_of_a_model_with_names_has_these(tmp_path: Path) -> None:
     [
         (pd.DataFrame({"a": ["x"] * 30}), None, "the model does not predict the table: "),
         (pd.DataFrame({"b": np.arange(30.0)}), None, "the model does not predict the table: "),
+        (pd.DataFrame({"a": 2**60 + np.arange(30)}), None, r"the table has whole numbers beyond 2\*\*53 in 'a'"),
         (pd.DataFrame({"a": []}), None, "the table has no rows"),
         (np.zeros((0, 1)), None, "the table has no rows"),
         (pd.DataFrame({"a": [np.inf, *range(29)]}), None, "infinite numbers in 'a'"),
-        (None, (pd.DataFrame({"z": [1.0]}), [1.0]), "the model does not predict the holdout: "),
+        (
+            None,
+            (pd.DataFrame({"z": [1.0]}), [1.0]),
+            "the holdout lacks the columns 'a'; pass those of the table in each",
+        ),
+        (None, (np.zeros((1, 1)), [1.0]), "the holdout is no data frame"),
         (None, (pd.DataFrame({"a": [1.0, 2.0]}), [1.0]), "there are 1 targets for 2 rows"),
     ],
 )
@@ -280,6 +290,49 @@ def test_rows_that_the_model_does_not_predict_are_refused(tmp_path: Path, X: Any
     with pytest.raises(ExportError, match=sentence):
         export(fitted, X, np.arange(float(len(X))), name="m", holdout=holdout, store=tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("fitted", "sentence"),
+    [
+        ("rents.joblib", "'rents.joblib' is the name of a file; pass the model in it"),
+        (StandardScaler(), "StandardScaler does not predict; pass a fitted estimator"),
+        (
+            make_pipeline(StandardScaler()),
+            "Pipeline does not predict; pass a fitted estimator, or a pipeline that ends",
+        ),
+        (DecisionTreeRegressor, "DecisionTreeRegressor is a class; pass a fitted model of it"),
+    ],
+    ids=["file", "scaler", "pipeline", "class"],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, fitted: Any, sentence: str) -> None:
+    """What does not predict is named, with what to pass."""
+    with pytest.raises(ExportError, match=sentence):
+        export(fitted, np.zeros((3, 1)), np.zeros(3), name="m", store=tmp_path)
+
+
+def test_hard_vote_is_told_to_be_soft(tmp_path: Path) -> None:
+    """A vote without probabilities is told how to have them."""
+    X = pd.DataFrame({"a": np.arange(30.0)})
+    vote = VotingClassifier([("tree", DecisionTreeClassifier())]).fit(X, X["a"] > 9)
+
+    for fitted in (vote, make_pipeline(vote)):
+        with pytest.raises(
+            ExportError, match=r"VotingClassifier with voting='hard' gives no .*; fit it with voting='soft'"
+        ):
+            export(fitted, X, X["a"] > 9, name="m", store=tmp_path)
+
+
+def test_holdout_is_taken_by_its_names(tmp_path: Path) -> None:
+    """A holdout may have its columns in another order, and others beside them."""
+    X = pd.DataFrame({"a": np.arange(90.0), "b": np.arange(90.0) % 7})
+    fitted = HistGradientBoostingRegressor(max_iter=9).fit(X, X["b"])
+    found = [
+        export(fitted, X, X["b"], name="m", holdout=(holdout, X["b"]), store=tmp_path).manifest.metrics.validation
+        for holdout in (X, X.assign(c=1)[["c", "b", "a"]])
+    ]
+
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("X", [None, 1.0, {"a": [1.0]}])
@@ -310,6 +363,22 @@ def test_whole_numbers_that_the_steps_take_for_categories(tmp_path: Path) -> Non
 
     with pytest.raises(ExportError, match="a category"):
         export(fitted, X, X["k"], name="m", store=tmp_path / "store")
+    X = pd.DataFrame({"k": [1, 2, 3, 4] * 20})  # there are no numbers between these
+    one_hot = make_column_transformer((OneHotEncoder(drop="first"), ["k"]))
+    with pytest.raises(ExportError, match="make 'k' a category before the fit, or set handle_unknown"):
+        export(make_pipeline(one_hot, LinearRegression()).fit(X, X["k"]), X, X["k"], name="m", store=tmp_path / "store")
+
+
+def test_categories_beyond_what_is_served_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the splits list too many categories, the column is named."""
+    X = pd.DataFrame({"n": np.arange(200.0), "time": [f"{number:03d}" for number in range(200)]})
+    y = np.random.default_rng(0).normal(size=200)
+    steps = make_column_transformer((OrdinalEncoder(), ["time"]), remainder="passthrough")
+    fitted = make_pipeline(steps, RandomForestRegressor(n_estimators=3)).fit(X, y)
+    monkeypatch.setattr("model.engine.trees.MAX_NODES", 2_000)
+
+    with pytest.raises(ExportError, match=r"Each split of 'time' lists which of its 200 categories .* group rare ones"):
+        export(fitted, X, y, name="m", store=tmp_path / "store")
 
 
 def test_skops_file_with_a_function_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -537,7 +606,7 @@ def test_import_of_a_file(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.Ca
         ("model.joblib", b"", "model.joblib cannot be read"),
         ("model.pkl", b"garbage", "model.pkl cannot be read"),
         ("model.h5", b"", "model.h5 is of no known kind; name a file that ends in .joblib, .pkl"),
-        ("no.joblib", None, "No such file"),
+        ("no.joblib", None, "error: there is no file "),
     ],
 )
 def test_file_that_is_no_model_is_refused(
@@ -550,6 +619,25 @@ def test_file_that_is_no_model_is_refused(
 
     assert main(["--store", str(tmp_path / "store"), *arguments]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_pickle_with_a_function_of_a_script_is_explained(
+    homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle that needs what a script defined says where that must be defined."""
+    clip = types.FunctionType(lowered.__code__, globals(), "clip")
+    clip.__module__, clip.__qualname__ = "__main__", "clip"
+    monkeypatch.setattr(sys.modules["__main__"], "clip", clip, raising=False)
+    fitted = make_pipeline(FunctionTransformer(clip), DecisionTreeRegressor())
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    monkeypatch.undo()
+    arguments = ["import", str(tmp_path / "model.joblib"), "--name", "m", "--target", "price", "--data", "x.csv"]
+
+    assert main(["--store", str(tmp_path), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert (
+        "needs 'clip' of the script or notebook that wrote it; define clip in a module that is on PYTHONPATH" in error
+    )
 
 
 def test_model_of_another_scikit_learn_is_refused(

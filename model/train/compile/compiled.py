@@ -268,13 +268,19 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
                 trees, lambda block: model.family.columns(model.estimator, block), model.ask, columns, X
             )
             summary += f" behind {columns.n_columns:,} computed columns"
-        compared.check([0] * columns.n_columns if columns else [feature.cells.n_places for feature in features])
     except ExportError:
         raise
     except ValueError as error:
         raise ExportError(
-            f"the trees cannot be compiled: {error}. If the steps refuse numbers between others, make that column a "
-            "category; if the trees are too large, fit fewer of them, or smaller ones by max_leaf_nodes"
+            f"the steps cannot be folded into the trees: {error}. If they refuse numbers between others, make that "
+            "column a category"
+        ) from None
+    try:
+        compared.check([0] * columns.n_columns if columns else [feature.cells.n_places for feature in features])
+    except ValueError as error:
+        raise ExportError(
+            f"the trees cannot be served: {error}. {_largest_lists(compared, features)}Fit fewer of them, or smaller "
+            "ones by max_leaf_nodes"
         ) from None
     return Compiled(
         **model.facts,
@@ -284,6 +290,18 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         columns=columns,
         steps=(*trees.steps, *model.back),
         decision=trees.decision if model.labels else None,
+    )
+
+
+def _largest_lists(trees: Trees, features: Sequence[Feature]) -> str:
+    """Return what to do about the feature whose categories the splits list most often, if they list many."""
+    if trees.n_codes.sum() <= len(trees.n_codes):
+        return ""
+    number = int(np.bincount(trees.feature[trees.n_codes > 0], trees.n_codes[trees.n_codes > 0]).argmax())
+    feature = features[number]
+    return (
+        f"Each split of {feature.name!r} lists which of its {len(feature.categories):,} categories go one way: group "
+        "rare ones, or turn them into numbers before the model. "
     )
 
 
@@ -365,12 +383,19 @@ def answers(fitted: Any, labels: Sequence[Category], table: Any) -> NDArray[np.f
             numbers: NDArray[np.float64] = predictions.astype(np.float64).ravel()
             return numbers
         if not hasattr(fitted, "predict_proba"):
-            known = ", ".join(supported(classifiers=True))
-            raise ExportError(f"{type(fitted).__name__} gives no probabilities; choose one of {known}")
+            raise ExportError(_without_probabilities(fitted))
         if predictions.size != len(predictions):
             raise ExportError(f"{type(fitted).__name__} gives several labels a row; fit and export one model for each")
         probabilities = np.asarray(fitted.predict_proba(table), dtype=np.float64)
     return np.column_stack([positions(predictions, labels), probabilities])
+
+
+def _without_probabilities(fitted: Any) -> str:
+    last = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
+    name = type(last).__name__
+    if getattr(last, "voting", None) == "hard":
+        return f"{name} with voting='hard' gives no probabilities; fit it with voting='soft'"
+    return f"{name} gives no probabilities; choose one of {', '.join(supported(classifiers=True))}"
 
 
 def estimator_of(fitted: Any) -> Any:

@@ -38,7 +38,9 @@ def by_asking(
     lists = _lists(steps, [column for column in range(n_columns) if column not in places], n_columns)
     tables: list[NDArray[np.float64]] = []
     for column in range(n_columns):
-        tables.append(_answers(ask, base, column, places.get(column), lists.get(column)))
+        names = getattr(steps[-1], "feature_names_in_", ()) if steps else ()
+        name = repr(str(names[column])) if len(names) == n_columns else "that column"
+        tables.append(_answers(ask, base, column, places.get(column), lists.get(column), name))
     if not tables[0].shape[1]:
         raise NoColumns
     depends = np.array([~_equal(table, table[:1]).all(axis=0) for table in tables])  # (n_columns, width)
@@ -79,6 +81,7 @@ def _answers(
     column: int,
     n_places: int | None,
     numbers: NDArray[np.float64] | None,
+    name: str,
 ) -> Matrix:
     """Return what a step makes of each place of a column, an unseen number and, last, a missing value.
 
@@ -98,7 +101,8 @@ def _answers(
     except Exception:  # each library has classes of its own
         if n_places is None:
             raise Refused(
-                "it refuses numbers that it was not fitted on; make that column a category, or set handle_unknown"
+                f"it refuses numbers that it was not fitted on; make {name} a category before the fit, or set "
+                "handle_unknown"
             ) from None
         raise
     missing = base.copy()
