@@ -16,7 +16,8 @@ class Problem:
     """One problem of a table: its place and the reason.
 
     `row` counts data rows from 0 and is None for a whole column; `feature` is None for a whole row. `nearest` is the
-    known category that is most like an unknown one, if it was looked for and there is one.
+    known category that is most like an unknown one, if it was looked for and there is one, or the limit that a number
+    is beyond.
     """
 
     row: int | None

@@ -40,7 +40,8 @@ _COMPONENTS: JSON = {
                         "reason": {"type": "string"},
                         "nearest": {
                             "type": ["string", "number"],
-                            "description": "the known category that is most like an unknown one, if there is one",
+                            "description": "the known category that is most like an unknown one, if there is one, or "
+                            "the limit that a number is beyond",
                         },
                     },
                 },

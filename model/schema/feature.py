@@ -150,7 +150,7 @@ class Cells(ABC):
             )
 
     def nearest(self, cell: Any) -> Category | None:
-        """Return the known category that is most like a refused cell, if there is one."""
+        """Return the known category, or the accepted number, that is most like a refused cell, if there is one."""
         return None
 
 
@@ -205,6 +205,10 @@ class _Numbers(Cells):
         if self._whole and not value.is_integer():
             return NOT_WHOLE
         return None if self._lowest <= value <= self._highest else OUT_OF_RANGE
+
+    def nearest(self, cell: Any) -> Category | None:
+        limit = self._lowest if cell < self._lowest else self._highest
+        return int(limit) if self._whole else limit
 
     def parse(self, text: str) -> Any:
         return parse_cell(text)

@@ -267,12 +267,15 @@ class Schema:
     ) -> Iterator[Problem]:
         """Yield the problems of a row's cells, each of which comes with its feature's number.
 
-        The nearest known category is named while there is anything in `nearest_left`.
+        For a number out of range the limit is named, for a category the nearest known one while there is anything in
+        `nearest_left`.
         """
         for number, cell in cells:
             reason = self.cells[number].reason(cell)
             if reason:
-                is_near = reason == UNKNOWN_CATEGORY and next(nearest_left, None) is not None
+                is_near = reason == OUT_OF_RANGE or (
+                    reason == UNKNOWN_CATEGORY and next(nearest_left, None) is not None
+                )
                 nearest = self.cells[number].nearest(cell) if is_near else None
                 yield Problem(row, self.names[number], reason, nearest)
 

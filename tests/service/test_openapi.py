@@ -164,7 +164,8 @@ def test_ranges_are_the_schemas(client: FlaskClient) -> None:
             limit = described[end]
             assert client.post("/predict", json={**HOUSE, name: limit}).status_code == 200, (name, end)
             beyond = client.post("/predict", json={**HOUSE, name: limit * (1 + 1e-15)})
-            assert beyond.get_json()["details"] == [{"row": 0, "feature": name, "reason": "out of range"}]
+            detail = {"row": 0, "feature": name, "reason": "out of range", "nearest": limit}
+            assert beyond.get_json()["details"] == [detail]
 
 
 def test_training_ranges_are_described(client: FlaskClient, store: Path) -> None:

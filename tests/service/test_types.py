@@ -179,7 +179,8 @@ WRONG: list[tuple[str, Any, str, Any]] = [
     (DEPTH, float("inf"), "not finite", None),
     ("pieces", None, "missing", None),
     ("pieces", 5.5, "not a whole number", None),
-    ("pieces", 2**53 + 2, "out of range", None),
+    ("pieces", 2**53 + 2, "out of range", 2**53 - 1),
+    ("pieces", -(2**53) - 2, "out of range", -(2**53) + 1),
     ("pieces", "5", "not a number", None),
     ("certified", None, "missing", None),
     ("certified", 2, "not true or false", None),
@@ -203,7 +204,7 @@ WRONG: list[tuple[str, Any, str, Any]] = [
 def test_wrong_cell_has_its_reason(
     gems_everywhere: FlaskClient, name: str, cell: Any, reason: str, nearest: Any, row: int
 ) -> None:
-    """A cell that does not fit is refused with its row, feature and reason, and the known category that is nearest."""
+    """A cell that does not fit has its row, feature and reason, and the known category or the limit that is nearest."""
     body = json.dumps([GEM] * row + [{**GEM, name: cell}])
     reply = gems_everywhere.post("/predict", data=body, content_type="application/json")
     detail = {"row": row, "feature": name, "reason": reason} | ({"nearest": nearest} if nearest is not None else {})

@@ -46,6 +46,7 @@ def refusal(reply: Any, status: int) -> list[dict[str, Any]]:
     assert list(body) == ["error", "status", "details"]
     assert body["status"] == status
     assert body["error"]
-    assert all(list(detail) == ["row", "feature", "reason"] for detail in body["details"])
+    keys = ["row", "feature", "reason"]
+    assert all(list(each) == keys + ["nearest"] * (each["reason"] == "out of range") for each in body["details"])
     details: list[dict[str, Any]] = body["details"]
     return details

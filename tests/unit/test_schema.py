@@ -84,8 +84,9 @@ def test_names_in_any_order_give_one_matrix(table: list[tuple[Any, ...]], seed: 
     ],
 )
 def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
-    """A bad cell has the one right reason, in records and in columns; the limits themselves are accepted."""
-    expected = [] if reason is None else [Problem(0, "a", reason)]
+    """A bad cell has the one right reason, in records and in columns; the limits themselves are accepted, and named."""
+    limit = math.copysign(1e30, cell) if reason == "out of range" else None
+    expected = [] if reason is None else [Problem(0, "a", reason, limit)]
     assert problems_of([{"a": cell, "b": 1, "c": 1.5}]) == expected
 
     columns = {"a": [cell], "b": [1], "c": [1.5]}
@@ -103,7 +104,7 @@ def test_each_bad_cell_has_its_reason(cell: Any, reason: str | None) -> None:
 def test_quick_path_refuses_exactly_the_bad_cells(rows: list[tuple[Any, ...]]) -> None:
     """Rows are refused exactly if a cell has a reason, with all its problems."""
     expected = [
-        Problem(number, feature.name, reason)
+        Problem(number, feature.name, reason, feature.cells.nearest(cell) if reason == "out of range" else None)
         for number, row in enumerate(rows)
         for feature, cell in zip(SCHEMA.features, row)
         if (reason := feature.cells.reason(cell))
