@@ -147,6 +147,23 @@ def test_a_file_is_loaded_as_its_estimator(tmp_path: Path, suffix: str, n_classe
     assert same_trees(family.fitted_trees(loaded), family.fitted_trees(fitted))
 
 
+def test_a_booster_keeps_all_trees_after_early_stopping(tmp_path: Path) -> None:
+    """What XGBoost's `train` returns predicts with all of its trees, from memory and from its file."""
+    noise = np.random.default_rng(1).normal(size=len(Y))
+    rows, later, all_rows = (
+        xgboost.DMatrix(X[some], noise[some], enable_categorical=True)
+        for some in (slice(200), slice(200, None), slice(None))
+    )
+    booster = xgboost.train({"nthread": 1}, rows, 50, evals=[(later, "v")], early_stopping_rounds=5, verbose_eval=False)
+    booster.save_model(tmp_path / "model.json")
+    expected = booster.predict(all_rows)
+
+    assert booster.best_iteration + 1 < booster.num_boosted_rounds()
+    for estimator in (family.of_booster(booster), family.load(tmp_path / "model.json")):
+        assert np.array_equal(estimator.predict(X), expected)
+        assert differences(family, estimator, X) == []
+
+
 def test_a_file_of_xgboost_2_compiles(tmp_path: Path) -> None:
     """A file without categories and with a single base score, as XGBoost 2 writes it, is read."""
     numbers = X[["number", "whole", "single"]].to_numpy(dtype=np.float64)

@@ -43,17 +43,23 @@ def owns(estimator: Any) -> bool:
     return type(estimator).__module__.startswith("xgboost.") and hasattr(estimator, "get_booster")
 
 
+_WRAPPER = "scikit_learn"  # what a booster of an XGBRegressor, XGBClassifier or XGBRanker has, and no other
+
+
 def load(path: Path) -> Any:
     """Return the estimator in a file that XGBoost wrote as JSON or UBJ. Raises `ExportError` for any other file."""
     import xgboost
 
     try:
-        estimator = _unfitted(xgboost.Booster(model_file=path))
+        booster = xgboost.Booster(model_file=path)
+        estimator = _unfitted(booster)
     except (ValueError, TypeError, KeyError) as error:  # XGBoostError is a ValueError
         raise ExportError(
             f"XGBoost {xgboost.__version__} cannot read {path} ({_reason(error)}); write it by save_model with a name "
             "that ends in .json or .ubj"
         ) from None
+    if not booster.attr(_WRAPPER):
+        return of_booster(booster)
     estimator.load_model(path)
     return estimator
 
@@ -71,9 +77,10 @@ def is_booster(fitted: Any) -> bool:
 
 
 def of_booster(booster: Any) -> Any:
-    """Return an estimator with what XGBoost's `train` returns."""
+    """Return an estimator with what XGBoost's `train` returns, which predicts with all trees after early stopping."""
     estimator = _unfitted(booster)
     estimator.load_model(booster.save_raw("ubj"))
+    estimator.get_booster().set_attr(best_iteration=None)
     return estimator
 
 
@@ -81,7 +88,7 @@ def _unfitted(booster: Any) -> Any:
     """Return an estimator of the kind that a booster is of."""
     import xgboost
 
-    kind = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type", "")
+    kind = json.loads(booster.attr(_WRAPPER) or "{}").get("_estimator_type", "")
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
     if kind == "classifier" or (not kind and objective.startswith(("binary:", "multi:"))):
         return xgboost.XGBClassifier()
