@@ -1,9 +1,8 @@
 """Linear and generalised linear models: columns of features, sums in a stated order, and the steps behind them.
 
-A sum is `((x1*c1 + x2*c2) + x3*c3 + …) + intercept`: column after column in the model's order, then the intercept, each
-operation rounded to float64. A library hands its sums to a BLAS, which adds in an order that depends on the processor
-and on how many rows it is given. So it differs from itself, and there are no bits to match: `allowed` says how far the
-answers for a row may be apart.
+`sums` adds column after column in the model's order, then the intercept. A library hands its sums to a BLAS, which adds
+in an order that depends on the processor and on how many rows it is given. So it differs from itself, and there are no
+bits to match: `allowed` says how far the answers for a row may be apart.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from model.engine.answers import Answers
 from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.steps import Step
+from model.engine.sums import Sums
 from model.engine.trees import MAX_OUTPUTS, unpack_arrays
 from model.schema.features import Matrix
 
@@ -28,7 +28,6 @@ BOUND = "(columns + 2) * 2**-52 * (sum of |x*c| + |intercept|), carried through 
 _EPSILON = 2.0**-52
 _SMALLEST = 2.0**-1074  # what a product that is almost 0 is rounded by, unless it is added in one operation
 _LIBRARY_UNITS = 4  # in the last place, by which two libraries' exponentials may differ
-_PRODUCTS_PER_CHUNK = 2**18  # 2 MiB of float64
 _ARRAYS = ["coefficients", "intercepts"]
 
 
@@ -65,23 +64,18 @@ class LinearEngine:
         self._coefficients, self._intercepts = coefficients, intercepts
         self._steps, self._decision = tuple(of_sums), decision
         self._answers = Answers(n_outputs, of_sums, decision)
-        self._chunk_rows = max(1, _PRODUCTS_PER_CHUNK // n_columns)
+        self._sums = Sums(coefficients, intercepts)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
         A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
         """
-        return self._answers(self.sums(self.columns.run(X)))
+        return self._answers(in_chunks(lambda rows: self._sums(self.columns.run(rows)), X, self._sums.chunk_rows))
 
     def sums(self, block: Matrix) -> NDArray[np.float64]:
         """Return the sums `(n_rows, n_outputs)` of columns `(n_rows, n_columns)`."""
-        return in_chunks(self._sums, block, self._chunk_rows)
-
-    def _sums(self, block: Matrix) -> NDArray[np.float64]:
-        # A sum along an axis may add pairwise; an accumulated one adds column after column.
-        totals = [np.add.accumulate(block * each, axis=1)[:, -1:] for each in self._coefficients]
-        return (totals[0] if len(totals) == 1 else np.concatenate(totals, axis=1)) + self._intercepts
+        return self._sums(block)
 
     def allowed(self, X: Matrix) -> NDArray[np.float64]:
         """Return how far another order of addition may be from `predict(X)`, in its shape.
@@ -90,6 +84,9 @@ class LinearEngine:
         Accuracy and Stability of Numerical Algorithms, section 3.1, for each of the two). A label may be another one
         where the sums do not decide on it within that: there any position is allowed.
         """
+        return in_chunks(self._allowed, X, self._sums.chunk_rows)
+
+    def _allowed(self, X: Matrix) -> NDArray[np.float64]:
         block = self.columns.run(X)
         sums = self.sums(block)
         sizes = np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts)
@@ -106,17 +103,24 @@ class LinearEngine:
         return answers
 
     def sizes(self, X: Matrix) -> NDArray[np.float64]:
-        """Return what bounds a row's numbers: sums of |x*c| + |intercept|, sums of both signs, answers; `(n_rows, n)`.
+        """Return what bounds a row's numbers, `(n_rows, n_sizes)`: sums of |x*c| + |intercept|.
 
-        While all of them are finite, no answer overflows on the way.
+        Of a regression, sums of both signs and answers, too. While all are finite, no answer overflows on the way.
         """
         with np.errstate(all="ignore"):
-            block = self.columns.run(X)
-            sizes = np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts)
-            sums = self.sums(block)
-            # Differences of sums are of up to twice their size.
-            found: Matrix = np.hstack([4 * sizes, sums, -sums, steps.run(self._steps, sums)])
-        return found
+            return in_chunks(self._sizes, X, self._sums.chunk_rows)
+
+    def _sizes(self, X: Matrix) -> Matrix:
+        block = self.columns.run(X)
+        # Differences of sums are of up to twice their size.
+        sizes: Matrix = 4 * (np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts))
+        sums = self._sums(block)
+        answers = steps.run(self._steps, sums)
+        if self._decision is None:
+            return np.hstack([sizes, sums, -sums, answers])
+        # Where differences of sums are finite, so are probabilities.
+        sizes[~np.isfinite(answers).all(axis=1)] = np.inf
+        return sizes
 
     def pack(self) -> bytes:
         """Return program and coefficients in numpy's .npz format; equal models give equal bytes."""

@@ -79,6 +79,42 @@ def test_sum_is_added_column_by_column(seed: int, n_columns: int, n_outputs: int
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    n_rows=st.sampled_from([1, 2, 30, 400]),
+    n_columns=st.sampled_from([1, 30, 64, 150, 600]),
+    n_outputs=st.sampled_from([1, 3, 15]),
+    n_set=st.sampled_from([0, 1, 3, 60]),
+    special=st.sampled_from([None, 5e-324, -1e300, np.inf, np.nan]),
+    intercept=st.sampled_from([None, 0.0, -0.0]),
+)
+def test_sum_of_columns_that_are_mostly_zero_is_the_same(
+    seed: int, n_rows: int, n_columns: int, n_outputs: int, n_set: int, special: float | None, intercept: float | None
+) -> None:
+    """Zeros of both signs, and numbers at the ends of float64, give the bits of the sum of all columns."""
+    random = np.random.default_rng(seed)
+    X = random.choice([0.0, -0.0], (n_rows, n_columns))
+    for row in X:
+        chosen = random.permutation(n_columns)[:n_set]
+        row[chosen] = 1.0 if seed % 2 else numbers(random, len(chosen))
+    if special is not None:
+        X[random.integers(n_rows), random.integers(n_columns)] = special
+    coefficients, intercepts = numbers(random, n_outputs, n_columns), numbers(random, n_outputs)
+    coefficients[:, random.integers(n_columns)] *= -0.0
+    if intercept is not None:
+        intercepts[0] = intercept
+    with np.errstate(all="ignore"):
+        expected = np.column_stack(
+            [np.add.accumulate(X * c, axis=1)[:, -1] + b for c, b in zip(coefficients, intercepts)]
+        )
+        found = linear(coefficients, intercepts, decision="largest sum").sums(X)
+
+    is_missing = np.isnan(expected)
+    assert np.array_equal(is_missing, np.isnan(found))
+    assert np.array_equal(bits(found)[~is_missing], bits(expected)[~is_missing])
+
+
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), n_columns=st.integers(1, 40), steps_of=st.sampled_from(sorted(REGRESSIONS)))
 def test_any_order_of_addition_is_within_what_is_allowed(seed: int, n_columns: int, steps_of: str) -> None:
     """Sums in other orders, or rounded only once, give numbers within the bound of their row."""
