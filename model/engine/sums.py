@@ -78,7 +78,7 @@ class Sums:
         value = np.zeros(number.shape)  # 0 behind a row's last column
         number[place, rows], value[place, rows] = columns, block[rows, columns]
         totals = np.zeros((len(block), len(self._intercepts)))
-        for of_rows, values in zip(number, value):
-            totals += self._of_columns.take(of_rows, axis=0) * values[:, np.newaxis]
+        for nth in range(len(number)):
+            totals += self._of_columns.take(number[nth], axis=0) * value[nth, :, np.newaxis]
         sums: Matrix = totals + self._intercepts
         return sums

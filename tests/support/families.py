@@ -91,7 +91,7 @@ def differences(family: ModuleType, fitted: Any, rows: Any) -> list[Difference]:
 
     complete = X[~np.isnan(X).any(axis=1)]
     features = _features(read, predict, ask, X, complete)
-    lowest, highest = find_limits(ask, features, complete, in_float32=trees.finite_in_float32)
+    lowest, highest = find_limits(ask, features, complete, unchecked=ask, in_float32=trees.finite_in_float32)
     features = [
         feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=low, highest=high)
         for feature, low, high in zip(features, lowest, highest)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -43,8 +44,10 @@ from sklearn.tree import DecisionTreeRegressor
 from model import ArtifactError, Matrix, export
 from model.engine.columns import ColumnsEngine
 from model.errors import ExportError
+from model.schema.feature import Feature
 from model.store import artifact
 from model.train import proof
+from model.train.compile.fold import find_limits
 from tests.support.service import bits, rewrite
 
 N_ROWS = 300
@@ -301,6 +304,37 @@ def test_step_that_numpy_does_not_repeat_is_refused(
     assert sentence in str(caught.value)
     assert "Leave that step out, or do its work on the table before the pipeline" in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("steps", [[StandardScaler(), PCA(3)], [FunctionTransformer(np.exp), PCA(3)]])
+def test_limits_of_many_columns_take_few_questions(steps: list[Any]) -> None:
+    """Each limit is accepted and the next number is refused, though one refused row refuses all that are asked."""
+    X = np.random.default_rng(0).normal(size=(50, 20))
+    fitted, n_questions = make_pipeline(*steps).fit(X), 0
+
+    def ask(rows: Matrix) -> Matrix:
+        nonlocal n_questions
+        n_questions += 1
+        with np.errstate(all="ignore"):
+            found: Matrix = fitted.transform(rows)
+        return found
+
+    def unchecked(rows: Matrix) -> Matrix:
+        with config_context(assume_finite=True):
+            return ask(rows)
+
+    features = [Feature(f"x{n}") for n in range(20)]
+    lowest, highest = find_limits(ask, features, X, unchecked=unchecked, in_float32=False)
+    assert n_questions < 400
+    for number in range(20):
+        for limit, side in ((lowest[number], -np.inf), (highest[number], np.inf)):
+            row = X[:1].copy()
+            row[0, number] = limit
+            assert not np.isnan(ask(row)).any()
+            if abs(limit) < np.finfo(float).max:
+                row[0, number] = np.nextafter(limit, side)
+                with pytest.raises(ValueError, match="contains infinity"):
+                    ask(row)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -37,7 +38,7 @@ from model.train.compile import catboost, lightgbm, linear, members, onnx_file, 
 from model.train.compile.behind import compile_behind
 from model.train.compile.columns import compile_columns
 from model.train.compile.converted import CONVERTER, adopt, convert
-from model.train.compile.fold import NotFoldable, find_limits, fold
+from model.train.compile.fold import Ask, NotFoldable, find_limits, fold
 from model.train.compile.limits import of_answers, of_columns, tighten
 from model.train.compile.onnx_file import OnnxModel
 from model.train.compile.targets import steps_back
@@ -161,7 +162,7 @@ class _Model:
 
 def _convert(model: _Model, X: Matrix) -> Compiled:
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limited(features, *find_limits(_is_answered(model), features, X, in_float32=False))
+    features = _limits(_is_answered(model), features, X, in_float32=False)
     has_gaps = np.isnan(X.sum(axis=0)).tolist()  # what the table has no example of is not compared
     features = tuple(replace(each, missing=each.missing and gaps) for each, gaps in zip(features, has_gaps))
     features = _limited(features, *_compared(features, X))
@@ -228,7 +229,7 @@ def _compile_linear(model: _Model, X: Matrix) -> Compiled:
     found = linear.fitted_linear(model.estimator)
     steps, decision = (*found.steps, *model.back), found.decision if model.labels else None
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limited(features, *find_limits(_is_answered(model), features, X, in_float32=False))
+    features = _limits(_is_answered(model), features, X, in_float32=False)
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     columns = compile_columns(model.in_front, model.frames, features, X)
     engine = LinearEngine(columns, found.coefficients, found.intercepts, steps, decision)
@@ -255,7 +256,7 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
     n_trees = len(trees.roots) - trees.n_constants
     summary = f"{n_trees:,} tree{'' if n_trees == 1 else 's'}"
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limited(features, *find_limits(model.ask, features, X, in_float32=trees.finite_in_float32))
+    features = _limits(model.ask, features, X, in_float32=trees.finite_in_float32)
     columns = None
     try:
         try:
@@ -325,6 +326,16 @@ def _patterns(frames: Frames, rows: Matrix) -> NDArray[np.intp] | None:
     _, patterns = np.unique(np.isnan(rows[:, whole]), axis=0, return_inverse=True)
     found: NDArray[np.intp] = patterns.reshape(-1)
     return found if found.max() else None
+
+
+def _limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Feature, ...]:
+    """Return the features with the limits that are found by asking, without scikit-learn's checks where it helps."""
+
+    def unchecked(rows: Matrix) -> Matrix:
+        with config_context(assume_finite=True):
+            return ask(rows)
+
+    return _limited(features, *find_limits(ask, features, X, unchecked=unchecked, in_float32=in_float32))
 
 
 def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tuple[Feature, ...]:

@@ -21,6 +21,9 @@ from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
 from model.schema.features import Matrix
 from model.train.compile.fitted import FittedTrees
 
+Accepted = Callable[[Matrix], NDArray[np.bool_]]
+"""Whether a number of each feature is accepted, the other features as in a row that is: `(n,)` to `(n,)`."""
+
 Ask = Callable[[Matrix], Matrix]
 """What the steps in front of the trees make of rows: `(n_rows, n_features)` to `(n_rows, n_columns)`, both float64."""
 
@@ -36,38 +39,54 @@ class NotFoldable(ExportError):
     """A column cannot be folded into splits, but may be computed; the message says which."""
 
 
-def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Matrix, Matrix]:
+def find_limits(
+    ask: Ask, features: Sequence[Feature], X: Matrix, *, unchecked: Ask, in_float32: bool
+) -> tuple[Matrix, Matrix]:
     """Return the lowest and highest value of each feature that is accepted, `(n_features,)`.
 
     The steps refuse a value by raising; trees that round their input to float32 refuse one whose encoded columns are
-    not finite there. `X` are rows that are accepted. Raises `ExportError` if a row of `X` is beyond what was found.
+    not finite there. `unchecked` asks without the library's checks, where it has them: its answers are but guesses.
+    `X` are rows that are accepted. Raises `ExportError` if a row of `X` is beyond what was found.
     """
     lowest = np.array([feature.lowest for feature in features]).clip(-_LARGEST, _LARGEST)
     highest = np.array([feature.highest for feature in features]).clip(-_LARGEST, _LARGEST)
     numbers = [n for n, feature in enumerate(features) if feature.type not in (CATEGORY, BOOLEAN)]
 
-    def accepted(values: Matrix, of_features: Sequence[int] = numbers) -> NDArray[np.bool_]:
+    def accepted(values: Matrix, of_features: Sequence[int] = numbers, *, asked: Ask = ask) -> NDArray[np.bool_]:
         rows = np.repeat(X[:1], len(of_features), axis=0)
         rows[np.arange(len(of_features)), of_features] = values
         try:
-            encoded = ask(rows)
+            encoded = asked(rows)
         except Exception:  # every library has classes of its own
             if len(of_features) == 1:
                 return np.array([False])
-            alone = [accepted(value, [number]) for value, number in zip(values, of_features)]
+            alone = [accepted(value, [number], asked=asked) for value, number in zip(values, of_features)]
             return np.concatenate(alone)
         with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(encoded.astype(np.float32)).all(axis=1)
+            is_finite = np.isfinite(encoded.astype(np.float32)).all(axis=1)
         # Where numbers become missing, such as the logarithms of negative ones, the map is at its end, too.
         same = (np.isnan(encoded) == missing).all(axis=1)
-        found: NDArray[np.bool_] = same & (finite | (not in_float32))
+        found: NDArray[np.bool_] = same & (is_finite | (not in_float32))
         return found
 
+    def finite(rows: Matrix) -> Matrix:
+        """Ask without checks, and make infinite columns missing, unless they usually are infinite."""
+        encoded = unchecked(rows)
+        return np.where(np.isinf(encoded) & usual, np.nan, encoded)
+
+    def last(side: float, end: Matrix) -> Matrix:
+        """Return the last number that is accepted on one side, 1 or -1, up to the end."""
+
+        def turned(asked: Ask) -> Accepted:
+            return lambda values: accepted(side * values, asked=asked)
+
+        guesses = [turned(finite), turned(unchecked)]
+        return side * _last(turned(ask), guesses, side * X[0, numbers], side * end)
+
     if numbers:
-        missing = np.isnan(ask(X[:1]))
-        middle = X[0, numbers]
-        highest[numbers] = largest(accepted, middle, highest[numbers])
-        lowest[numbers] = -largest(lambda values: accepted(-values), -middle, -lowest[numbers])
+        base = ask(X[:1])
+        missing, usual = np.isnan(base), np.isfinite(base)
+        highest[numbers], lowest[numbers] = last(1.0, highest[numbers]), last(-1.0, lowest[numbers])
         whole = np.array([feature.type == INTEGER for feature in features])
         lowest[whole], highest[whole] = np.ceil(lowest[whole]), np.floor(highest[whole])
         beyond = (X[:, numbers] < lowest[numbers]) | (X[:, numbers] > highest[numbers])
@@ -78,6 +97,24 @@ def find_limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32:
                 "XGBoost takes for missing, set sparse_output=False and sparse_threshold=0, and fit again"
             )
     return lowest, highest
+
+
+def _last(accepted: Accepted, guesses: Sequence[Accepted], low: Matrix, high: Matrix) -> Matrix:
+    """Return what `largest` does of `accepted`, with few questions where a guess ends at the same number.
+
+    A library that refuses all rows for one must be asked about each alone. The guesses do without its checks, and ask
+    about all at once. Whether a guess is right, `accepted` tells of the last number, and of the next one.
+    """
+    low = np.where(accepted(high), high, low)
+    for guessed in guesses:
+        if (low == high).all():
+            break
+        guess = largest(guessed, low, high)
+        is_end = accepted(guess)
+        above = np.where(is_end, np.nextafter(guess, high), guess)
+        is_end &= (guess == high) | ~accepted(above)
+        low, high = np.where(is_end, guess, low), np.where(is_end, guess, high)
+    return largest(accepted, low, high)
 
 
 def fold(fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> Trees:
