@@ -134,6 +134,7 @@ def export(
         print("mind     it is compiled as without engine='onnx': the converter and its tolerance are not needed")
     if candidate.allowance:
         print(f"mind     {candidate.allowance.reason}")
+    print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
     draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
     model = models.load(f"{name}@{models.add(name, draft).name}")
     if model.manifest.proof:

@@ -167,10 +167,10 @@ def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFi
         "may be missing"
     )
     assert [line.split()[0] for line in lines[6:]] == [
-        *("steps", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
+        *("steps", "compare", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
     ]
-    assert lines[7].endswith(": 0 differ in any bit")
-    assert lines[12] == f"serve    make run MODEL=homes STORE={tmp_path}, in a clone of Tabserve"
+    assert lines[8].endswith(": 0 differ in any bit")
+    assert lines[13] == f"serve    make run MODEL=homes STORE={tmp_path}, in a clone of Tabserve"
     assert lines[-1].startswith("ask      curl -s localhost:8000/models/homes/predict -H")
 
 
