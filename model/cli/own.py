@@ -72,7 +72,7 @@ def _import(options: argparse.Namespace) -> None:
     fitted = model_files.load(options.file)
     read = partial(model_table.read, fitted=fitted, target=options.target, types=dict(options.types))
     X, y = read(options.data)
-    holdout = read(options.holdout) if options.holdout else None
+    holdout = read(options.holdout, like=X) if options.holdout else None
     own_model.export(
         fitted,
         X,

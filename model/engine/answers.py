@@ -45,7 +45,11 @@ class Answers:
 
     def __call__(self, sums: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` for sums `(n_rows, n_sums)`; of a classifier `(n_rows, 1 + n_classes)`."""
-        return self._one(sums[0].tolist()) if self._of_row and len(sums) == 1 else self._many(sums)
+        if self._of_row and len(sums) == 1:
+            row = sums[0].tolist()
+            if all(map(math.isfinite, row)):
+                return self._one(row)
+        return self._many(sums)
 
     def _many(self, sums: Matrix) -> NDArray[np.float64]:
         outputs = steps.run(self._steps, sums)

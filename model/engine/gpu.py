@@ -5,8 +5,10 @@ CUDA does not work in a child of a process that used it, so a server loads this 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ _MAX_RUN_SECONDS = 10.0
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
+_Result = TypeVar("_Result")
+
+
 class TorchEngine:
     """Runs one network on one device in float64, in its own thread; concurrent calls wait.
 
@@ -35,7 +40,7 @@ class TorchEngine:
     """
 
     def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
-        """Move the network to the device."""
+        """Move the network to the device. Raises `DeviceError` if the device is lost or hangs."""
         self._max_run_seconds = max_run_seconds
         architecture = network.architecture
         widest = max(architecture["n_features"], *architecture["hidden"], 1)
@@ -48,17 +53,22 @@ class TorchEngine:
         on_gpu = device.type == "cuda"
         self._rows = torch.zeros(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=on_gpu)
         self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=on_gpu)
-        # Of 1, 2, 4… rows, up to `max_rows`; none without a GPU.
-        self._graphs: tuple[torch.cuda.CUDAGraph, ...] = self._thread.submit(self._record).result() if on_gpu else ()
+        self._graphs: list[torch.cuda.CUDAGraph] = []  # of 1, 2, 4… rows, up to `max_rows`; none without a GPU
+        if on_gpu:
+            self._do(self._record)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
         Raises `DeviceError` if the device is lost or hangs, and in every later call.
         """
+        return self._do(lambda: self._run(X))
+
+    def _do(self, task: Callable[[], _Result]) -> _Result:
+        """Return what a task in the engine's thread returns, within the time that a run has."""
         if not self._lost:
             try:
-                return self._thread.submit(self._run, X).result(self._max_run_seconds)
+                return self._thread.submit(task).result(self._max_run_seconds)
             except TimeoutError:
                 self._lost = f"{self._device} did not answer within {self._max_run_seconds:g} s"
             except RuntimeError as error:
@@ -90,12 +100,11 @@ class TorchEngine:
         rows = self._rows[:n_rows].to(self._device, non_blocking=True)
         self._predictions[:n_rows].copy_(self._network(rows), non_blocking=True)
 
-    def _record(self) -> tuple[torch.cuda.CUDAGraph, ...]:
+    def _record(self) -> None:
         torch.cuda.set_device(self._device)  # of this thread
         # Shared by the graphs, which run one at a time.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         memory = torch.cuda.graph_pool_handle()
-        graphs = []
         with torch.inference_mode():
             with torch.cuda.stream(stream):
                 self._compute(self.max_rows)  # libraries allocate in their first run, which cannot be recorded
@@ -105,8 +114,7 @@ class TorchEngine:
                 # Other threads may use the GPU meanwhile.
                 with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
                     self._compute(min(2**exponent, self.max_rows))
-                graphs.append(graph)
-        return tuple(graphs)
+                self._graphs.append(graph)
 
 
 def _is_device_lost(error: RuntimeError) -> bool:

@@ -19,61 +19,62 @@ from model.train.compile.compiled import fitted_names
 from model.train.labels import labels_of
 
 TYPES = TEXT, CATEGORY = "text", "category"
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,14})")  # written as Python writes it, and exact in float64
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}")  # written as Python writes it, and exact in float64
+_MADE_UP = ("x", "Column_", "f", "")  # what libraries name the columns of an array, with a number behind
 
 
 def read(
-    path: Path, fitted: Any, *, target: str, types: Mapping[str, str] | None = None
-) -> tuple[pd.DataFrame | np.ndarray[Any, Any], pd.Series]:
+    path: Path, fitted: Any, *, target: str, types: Mapping[str, str] | None = None, like: Any = None
+) -> tuple[Any, pd.Series]:
     """Return the features, as the model takes them, and the target of a CSV table.
 
     A model that was fitted on named columns gets these; one that was fitted on an array gets all but the target. The
     columns that a booster itself takes for categories are categories, and those of `types` are what it says: text, or
-    categories, which are numbers if all are whole. Other text becomes a category where the model takes no text. Rows
-    without a target are left out. Raises `ExportError` for a table that is not the model's.
+    categories, which are numbers if all are whole. `like` are the features of an earlier table, with whose categories
+    this one's begin. Other text becomes a category where the model takes no text. Rows without a target are left out.
+    Raises `ExportError` for a table that is not the model's.
     """
-    types, own = types or {}, _categories(fitted)
-    labels = labels_of(fitted)
+    types, own, names, labels = types or {}, _categories(fitted), fitted_names(fitted), labels_of(fitted)
     # As they stand: pandas takes "1" for a number, "01" for the same one, and "NA" for a missing value.
     as_texts = {*types, *own, *([target] if labels and isinstance(labels[0], str) else [])}
-    try:
-        table = pd.read_csv(path)
-        if as_texts := as_texts & {*table.columns}:
-            read = pd.read_csv(path, usecols=list(as_texts), dtype=object, keep_default_na=False)
-            table = table.assign(**{name: read[name] for name in as_texts})
-    except (ValueError, OSError) as error:
-        raise ExportError(f"{path.name} cannot be read as CSV: {error}") from None
-    for name in (target, *types):
-        if name not in table:
-            columns = ", ".join(map(str, table.columns))
-            raise ExportError(f"{path.name} has no column {name!r}; its columns are {columns}")
+    table = _as_it_stands(path, as_texts)
+    if target not in table:
+        raise ExportError(f"{path.name} has no column {target!r}; its columns are {', '.join(map(str, table))}")
     table = table[table[target].notna() & (("" in labels) | (table[target] != ""))]
+    if not len(table):
+        raise ExportError(f"{path.name} has no row with a value of {target!r}; name the column that is predicted")
     y, X = table[target], table.drop(columns=target)
-    names = fitted_names(fitted)
-    if not any(name in X for name in names):  # libraries make up names for the columns of an array
-        n_features = len(names) or X.shape[1]
-        if n_features != X.shape[1]:
+    is_array = any(names == [f"{prefix}{number}" for number in range(len(names))] for prefix in _MADE_UP)
+    of_array = is_array and not any(name in X for name in names)
+    for name in types:
+        if name not in X or of_array or name not in names:
+            reason = "an array of numbers" if of_array else f"the columns {', '.join(map(repr, names))}"
+            raise ExportError(f"--as names the column {name!r}, and the model takes {reason}; leave it out")
+    if of_array:
+        if len(names) not in (0, X.shape[1]):
             raise ExportError(
-                f"the model was fitted on an array of {n_features} columns, and {path.name} has {X.shape[1]} beside "
+                f"the model was fitted on an array of {len(names)} columns, and {path.name} has {X.shape[1]} beside "
                 f"{target!r}; leave only those in it, in their order"
             )
         return _named(fitted, X), y
     absent = [name for name in names if name not in X]
     if absent:
         raise ExportError(
-            f"{path.name} lacks the columns {', '.join(map(repr, absent))}, which the model was fitted on"
+            f"{path.name} lacks the columns {', '.join(map(repr, absent))}, which the model was fitted on; its columns "
+            f"are {', '.join(map(repr, X))}"
         )
     has_missing = not catboost.owns(fitted)  # which takes no missing category
-    X = X[names].assign(
-        **{
-            name: _typed(X[name], types.get(name, CATEGORY), own.get(name), has_missing=has_missing)
-            for name in as_texts & {*names}
-        }
-    )
+    typed = {}
+    for name in as_texts & {*names}:
+        texts = X[name].mask(X[name] == "", np.nan) if has_missing and "" not in (own.get(name) or ()) else X[name]
+        before = like[name].dtype if like is not None else None
+        known = before.categories if isinstance(before, pd.CategoricalDtype) else own.get(name) or ()
+        typed[name] = texts if types.get(name) == TEXT else _category(name, texts, list(known))
+    X = X[names].assign(**typed)
     failure = _failure(fitted, X)
-    texts = X.select_dtypes(["object", "string"]).columns
-    if failure and len(texts):
-        as_categories = X.astype(dict.fromkeys(texts, "category"))
+    texts_left = X.select_dtypes(["object", "string"]).columns
+    if failure and len(texts_left):
+        as_categories = X.astype(dict.fromkeys(texts_left, "category"))
         if not _failure(fitted, as_categories):
             return as_categories, y
     if failure and not isinstance(failure, NotFittedError) and len(X.select_dtypes("number").columns):
@@ -82,6 +83,20 @@ def read(
             "like numbers is text or a category to it, say so by --as COLUMN=text or --as COLUMN=category"
         )
     return X, y
+
+
+def _as_it_stands(path: Path, as_texts: set[str]) -> pd.DataFrame:
+    """Return a CSV table as pandas reads it, with some columns as the texts that are in it."""
+    try:
+        table = pd.read_csv(path)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("its rows have more cells than its header; give the header a name for each column")
+        if as_texts := as_texts & {*table.columns}:
+            texts = pd.read_csv(path, usecols=list(as_texts), dtype=object, keep_default_na=False)
+            table = table.assign(**{name: texts[name] for name in as_texts})
+    except (ValueError, OSError) as error:
+        raise ExportError(f"{path.name} cannot be read as CSV: {error}") from None
+    return table
 
 
 def _categories(fitted: Any) -> dict[str, Sequence[Any] | None]:
@@ -98,17 +113,23 @@ def _categories(fitted: Any) -> dict[str, Sequence[Any] | None]:
     return of_booster
 
 
-def _typed(texts: pd.Series, type: str, known: Sequence[Any] | None, *, has_missing: bool) -> pd.Series:
-    """Return a column of text as what it is, with missing values for empty cells unless these are a category."""
-    present = texts.mask(texts == "", np.nan) if has_missing and "" not in (known or ()) else texts
-    if type == TEXT:
-        return present
-    if not known:
-        found = sorted(set(present.dropna()))
-        known = sorted(map(int, found)) if all(map(_WHOLE.fullmatch, found)) else found
-    if known and not any(isinstance(each, str) for each in known):
-        present = pd.to_numeric(present, errors="coerce")
-    return present.astype(pd.CategoricalDtype(list(known)))
+def _category(name: str, texts: pd.Series, known: list[Any]) -> pd.Series:
+    """Return a column of texts as a category: first the known ones, then others, of the same type.
+
+    Without known ones, they are numbers if all are whole. Raises `ExportError` for a text among known numbers.
+    """
+    found = set(texts.dropna())
+    is_text = any(isinstance(each, str) for each in known) if known else not all(map(_WHOLE.fullmatch, found))
+    if is_text:
+        return texts.astype(pd.CategoricalDtype([*known, *sorted(found - {*known})]))
+    numbers = pd.to_numeric(texts, errors="coerce")
+    others = texts[numbers.isna() & texts.notna()]
+    if len(others):
+        raise ExportError(
+            f"the column {name!r} has {others.iloc[0]!r}, and the model knows numbers as its categories, such as "
+            f"{known[0]:g}; write numbers, or export the model from where its table is"
+        )
+    return numbers.astype(pd.CategoricalDtype([*known, *sorted({*numbers.dropna()} - {*known})]))
 
 
 def _named(fitted: Any, X: pd.DataFrame) -> Any:

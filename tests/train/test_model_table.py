@@ -153,7 +153,7 @@ def test_error_says_how_types_are_given(
     assert main(["--store", str(tmp_path), *arguments, "--name", "homes"]) == 1
     assert "is text or a category to it, say so by --as COLUMN=text or --as COLUMN=category" in capsys.readouterr().err
     assert main(["--store", str(tmp_path), *arguments, "--name", "homes", "--as", "town=text"]) == 1
-    assert "homes.csv has no column 'town'; its columns are area, zip" in capsys.readouterr().err
+    assert "--as names the column 'town', and the model takes the columns 'zip', 'area'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--store", str(tmp_path), *arguments, "--name", "homes", "--as", "zip:text"])
     assert "'zip:text' is not a column with a type, such as zip=text" in capsys.readouterr().err
@@ -169,3 +169,84 @@ def test_columns_keep_their_names(tmp_path: Path) -> None:
 
     assert found.schema.names == ("carat", "depth", "table")
     assert np.array_equal(bits(found.predict(X)), bits(model.predict(X)))
+
+
+def fails(folder: Path, fitted: Any, table: str, *options: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the error of an import of a model with a CSV table, whose target is `rent`."""
+    joblib.dump(fitted, folder / "homes.joblib")
+    (folder / "homes.csv").write_text(table)
+    files = [str(folder / "homes.joblib"), "--data", str(folder / "homes.csv")]
+    assert main(["--store", str(folder), "import", *files, "--target", "rent", "--name", "homes", *options]) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "sentence"),
+    [
+        ("Zone,Area,rent\n1,2,3\n", [], "homes.csv lacks the columns 'area', 'zone', which the model was fitted on"),
+        ("area,zone,rent\nr1,1,2,3\nr2,1,2,3\n", [], "its rows have more cells than its header"),
+        ("area,zone,rent\n1,2,\n", [], "homes.csv has no row with a value of 'rent'"),
+        ("area,zone,town,rent\n1,2,3,4\n", ["--as", "town=text"], "--as names the column 'town', and the model takes"),
+        ("area,zone,rent\n1,2,3\n", ["--as", "rent=text"], "--as names the column 'rent', and the model takes"),
+    ],
+    ids=["names", "index", "targets", "unused", "target"],
+)
+def test_table_that_is_not_the_models_is_refused(
+    homes: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    options: list[str],
+    sentence: str,
+) -> None:
+    """A table whose columns are not the model's is never read by their positions."""
+    model = RandomForestRegressor(n_estimators=5, random_state=0).fit(homes[["area", "zone"]], homes.rent)
+
+    assert sentence in fails(tmp_path, model, table, *options, capsys=capsys)
+
+
+def test_type_for_a_model_of_an_array_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that was fitted on an array takes numbers alone."""
+    model = Ridge().fit([[1.0], [2.0]], [1.0, 2.0])
+
+    sentence = "--as names the column 'zip', and the model takes an array of numbers; leave it out"
+    assert sentence in fails(tmp_path, model, "zip,rent\n01,1\n", "--as", "zip=text", capsys=capsys)
+
+
+def test_text_among_known_numbers_is_refused(
+    homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that is no number does not become a missing value where the model knows numbers as categories."""
+    model = HistGradientBoostingRegressor(max_iter=5).fit(homes[["zone"]].astype("category"), homes.rent)
+
+    assert "the column 'zone' has '3A', and the model knows numbers as its categories, such as 2" in fails(
+        tmp_path, model, "zone,rent\n2,1\n3A,2\n", capsys=capsys
+    )
+
+
+def test_holdout_has_the_categories_of_the_table(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """Categories that are whole numbers in the holdout alone are texts there, too."""
+    X = homes[["area"]].assign(zone=homes.zone.map({2: "1", 3: "2", 5: "3A", 9: "3A"}).astype("category"))
+    steps = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["zone"]), remainder="passthrough")
+    model = make_pipeline(steps, RandomForestRegressor(n_estimators=5, random_state=0)).fit(X, homes.rent)
+    joblib.dump(model, tmp_path / "homes.joblib")
+    some = X.assign(rent=homes.rent)[X.zone != "3A"]
+    some.to_csv(tmp_path / "holdout.csv", index=False)
+    options = ["--as", "zone=category", "--holdout", str(tmp_path / "holdout.csv")]
+    found = imported(tmp_path, "homes.joblib", X.assign(rent=homes.rent), *options)
+
+    assert found.manifest.metrics.validation
+    assert found.manifest.metrics.validation.rows == len(some)
+    check(found, X, model.predict(X))
+
+
+def test_categories_of_lightgbm_beside_a_constant_one(homes: pd.DataFrame, tmp_path: Path) -> None:
+    """A category that is the same in all rows does not change what the others are."""
+    lightgbm = pytest.importorskip("lightgbm", reason='needs LightGBM: make install EXTRAS="lightgbm"')
+    X = pd.DataFrame({"zone": homes.zone.astype(str), "k": "x"}).astype("category")
+    model = lightgbm.LGBMRegressor(n_estimators=5, n_jobs=1, verbosity=-1).fit(X, homes.rent)
+    model.booster_.save_model(tmp_path / "homes.txt")
+    found = imported(tmp_path, "homes.txt", X.assign(rent=homes.rent))
+
+    assert found.schema.features[0].categories == ("2", "3", "5", "9")
+    check(found, X, model.predict(X))

@@ -95,13 +95,15 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
     steps, estimator, back = _parts(fitted)
     X = np.vstack([_complete_row(X), X])
     family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
+    reason = ""
     if family:
         model = _Model(fitted, labels, frames, steps, estimator, back, family)
         try:
             return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
-        except ExportError:
+        except ExportError as error:
             if not by_converter:
                 raise
+            reason = f"; it is not compiled because {error}"
     if not by_converter:
         raise ExportError(
             f"{type(estimator).__name__} cannot be compiled exactly; choose one of "
@@ -109,7 +111,10 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
             'export(…, engine="onnx"), or --engine onnx'
         )
     asked = onnx_file if isinstance(fitted, OnnxModel) else linear  # whose columns are those of numbers
-    return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
+    try:
+        return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
+    except ExportError as error:
+        raise ExportError(f"{error}{reason}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,12 +117,24 @@ def of_booster(booster: Any) -> LightGBMModel:
 
 
 def categories(estimator: Any) -> dict[str, Sequence[Any] | None]:
-    """Return the columns that are categories to a fitted estimator, with those of pandas' categories."""
+    """Return the columns that are categories to a fitted estimator, with those of pandas' categories.
+
+    Raises `ExportError` if it cannot be said which categories are those of which column.
+    """
     booster = estimator.booster_
     infos = booster.dump_model(num_iteration=1)["feature_infos"]
     names = [name for name in booster.feature_name() if infos.get(name, {}).get("values")]
-    known = booster.pandas_categorical or []
-    return dict(zip(names, known if len(known) == len(names) else [None] * len(names)))
+    known = booster.pandas_categorical
+    if not known:
+        return dict.fromkeys(names)
+    # A constant column has no values.
+    names = [name for name in booster.feature_name() if name in names or name not in infos]
+    if len(names) != len(known):
+        raise ExportError(
+            f"the model has categories for {len(known)} columns, and any of {', '.join(map(repr, names))} may be one: "
+            "leave the columns with a single value out, and fit it again"
+        )
+    return dict(zip(names, known))
 
 
 def fitted_trees(estimator: Any) -> FittedTrees:
