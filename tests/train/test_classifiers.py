@@ -418,7 +418,7 @@ def with_labels(found: Sequence[Any]) -> Any:
         ),
         (
             lambda X: vote(None, voting="hard").fit(X, ["a", "b"] * 300),
-            "VotingClassifier gives no probabilities; choose one of",
+            "VotingClassifier with voting='hard' gives no probabilities; fit it with voting='soft'",
         ),
         (
             lambda X: VotingClassifier(
