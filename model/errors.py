@@ -121,3 +121,8 @@ class NotInStoreError(ModelError):
 
 class ArchiveError(ModelError):
     """An archive could not be pulled, and the store is unchanged; names its URL without the credentials."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library's error says, or its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -64,18 +64,14 @@ class LinearEngine:
         self._coefficients, self._intercepts = coefficients, intercepts
         self._steps, self._decision = tuple(of_sums), decision
         self._answers = Answers(n_outputs, of_sums, decision)
-        self._sums = Sums(coefficients, intercepts)
+        self.sums = Sums(coefficients, intercepts)
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
         A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
         """
-        return self._answers(in_chunks(lambda rows: self._sums(self.columns.run(rows)), X, self._sums.chunk_rows))
-
-    def sums(self, block: Matrix) -> NDArray[np.float64]:
-        """Return the sums `(n_rows, n_outputs)` of columns `(n_rows, n_columns)`."""
-        return self._sums(block)
+        return self._answers(in_chunks(lambda rows: self.sums(self.columns.run(rows)), X, self.sums.chunk_rows))
 
     def allowed(self, X: Matrix) -> NDArray[np.float64]:
         """Return how far another order of addition may be from `predict(X)`, in its shape.
@@ -84,7 +80,7 @@ class LinearEngine:
         Accuracy and Stability of Numerical Algorithms, section 3.1, for each of the two). A label may be another one
         where the sums do not decide on it within that: there any position is allowed.
         """
-        return in_chunks(self._allowed, X, self._sums.chunk_rows)
+        return in_chunks(self._allowed, X, self.sums.chunk_rows)
 
     def _allowed(self, X: Matrix) -> NDArray[np.float64]:
         block = self.columns.run(X)
@@ -108,13 +104,13 @@ class LinearEngine:
         Of a regression, sums of both signs and answers, too. While all are finite, no answer overflows on the way.
         """
         with np.errstate(all="ignore"):
-            return in_chunks(self._sizes, X, self._sums.chunk_rows)
+            return in_chunks(self._sizes, X, self.sums.chunk_rows)
 
     def _sizes(self, X: Matrix) -> Matrix:
         block = self.columns.run(X)
         # Differences of sums are of up to twice their size.
         sizes: Matrix = 4 * (np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts))
-        sums = self._sums(block)
+        sums = self.sums(block)
         answers = steps.run(self._steps, sums)
         if self._decision is None:
             return np.hstack([sizes, sums, -sums, answers])

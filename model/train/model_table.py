@@ -13,12 +13,12 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
 
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.train.compile import catboost, lightgbm, xgboost
 from model.train.compile.compiled import fitted_names
 from model.train.labels import labels_of
 
-TYPES = TEXT, CATEGORY = "text", "category"
+TEXT = "text"
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}")  # written as Python writes it, and exact in float64
 _MADE_UP = ("x", "Column_", "f", "")  # what libraries name the columns of an array, with a number behind
 
@@ -79,7 +79,7 @@ def read(
             return as_categories, y
     if failure and not isinstance(failure, NotFittedError) and len(X.select_dtypes("number").columns):
         raise ExportError(
-            f"the model does not predict {path.name} as it was read ({_first_line(failure)}); if a column that looks "
+            f"the model does not predict {path.name} as it was read ({first_line(failure)}); if a column that looks "
             "like numbers is text or a category to it, say so by --as COLUMN=text or --as COLUMN=category"
         )
     return X, y
@@ -150,7 +150,3 @@ def _failure(fitted: Any, X: pd.DataFrame) -> Exception | None:
     except Exception as error:  # every library has classes of its own
         return error
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from model.engine.compare import shares_of
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.metrics import AnyScores, ClassificationScores, confusion
 from model.plots import style
 from model.plots import training as plots
@@ -66,8 +66,8 @@ def export(
     `target` and `unit` name what is predicted; the default is the name of `y`.
 
     With `engine="onnx"` a general converter does what cannot be compiled; a model that can be compiled is served as
-    without it, and the checklist says so. What was converted is accepted if its answers are
-    within `tolerance` of the fitted model's, as a share of the range of its answers for `X`, or in each probability.
+    without it, and the checklist says so. What was converted is accepted if its answers are within `tolerance` of the
+    fitted model's, as a share of the range of its answers for `X`, or in each probability.
 
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
     or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
@@ -189,8 +189,9 @@ def _read(
     except NotFittedError as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
     except Exception as error:  # every library has classes of its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"the model does not predict the {what}: {reason[0]}; pass rows that it predicts") from None
+        raise ExportError(
+            f"the model does not predict the {what}: {first_line(error)}; pass rows that it predicts"
+        ) from None
     matrix = table.matrix(X)
     infinite = [column.name for column, values in zip(table.columns, matrix.T) if np.isinf(values).any()]
     if infinite:

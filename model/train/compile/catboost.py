@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.engine.steps import Step
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.schema.features import Matrix
 from model.train.compile.fitted import FittedTrees, below_as_float32
 
@@ -74,7 +74,7 @@ def load(path: Path) -> Any:
         return kind().load_model(str(path), format=_FORMATS[path.suffix])
     except (OSError, ValueError, TypeError, catboost.CatBoostError) as error:
         raise ExportError(
-            f"CatBoost {catboost.__version__} cannot read {path} ({_reason(error)}); write it by save_model"
+            f"CatBoost {catboost.__version__} cannot read {path} ({first_line(error)}); write it by save_model"
         ) from None
 
 
@@ -178,15 +178,10 @@ def _document(estimator: Any) -> _Document:
             document: _Document = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, catboost.CatBoostError) as error:
             raise ExportError(
-                f"CatBoost {catboost.__version__} cannot write {type(estimator).__name__} as JSON ({_reason(error)}), "
-                "in which its trees are read; fit it anew, on numbers and categories alone"
+                f"CatBoost {catboost.__version__} cannot write {type(estimator).__name__} as JSON "
+                f"({first_line(error)}), in which its trees are read; fit it anew, on numbers and categories alone"
             ) from None
         return document
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().split("\n")[0]
 
 
 def _places(document: _Document) -> _Places:

@@ -16,7 +16,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from model.engine.columns import Columns
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.schema.feature import BOOLEAN, CATEGORY, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
@@ -221,8 +221,7 @@ def _run(steps: Sequence[Any], table: Any) -> Any:
             for step in steps:
                 table = step.transform(table)
         except Exception as error:  # each library has classes of its own
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise Refused(f"it does not take its rows ({lines[0]})") from None
+            raise Refused(f"it does not take its rows ({first_line(error)})") from None
     return table
 
 

@@ -417,8 +417,7 @@ def _without_probabilities(fitted: Any) -> str:
 def estimator_of(fitted: Any) -> Any:
     """Return the best estimator of a search, an estimator around a booster of XGBoost or LightGBM, or the model itself.
 
-    As XGBoost's and LightGBM's own estimators do, one around a booster predicts up to the best iteration of early
-    stopping.
+    One around a booster predicts what the booster itself does.
     """
     for library in (xgboost, lightgbm):
         if library.is_booster(fitted):

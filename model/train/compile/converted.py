@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from model.engine import converted
 from model.engine.graph import INPUT_NAME, OUTPUT_NAME
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.schema.feature import Category
 
 CONVERTER = "skl2onnx"
@@ -126,7 +126,7 @@ def adopt(
 
 def _reason(error: Exception) -> str:
     """Return what an error of the converter says, without the graph that it may print."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if unknown := _CLASS.search(first):
         return f"it does not know {unknown[1]}"
     return re.split(r" with name=|\. ", first)[0].rstrip(" .,:")

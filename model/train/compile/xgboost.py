@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.engine.steps import Step
-from model.errors import ExportError
+from model.errors import ExportError, first_line
 from model.schema.features import Matrix
 from model.train.compile.fitted import FittedTrees, under_as_float32
 
@@ -288,4 +288,4 @@ def _joined(
 
 def _reason(error: Exception) -> str:
     """Return the first line of an error's message, without XGBoost's time and place."""
-    return str(error).strip().split("\n")[0].split(": ", 1)[-1]
+    return first_line(error).split(": ", 1)[-1]
