@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,17 @@ from sklearn.exceptions import NotFittedError
 
 from model.engine.compare import shares_of
 from model.errors import ExportError, first_line
-from model.metrics import AnyScores, ClassificationScores, confusion
+from model.metrics import confusion
 from model.plots import style
 from model.plots import training as plots
-from model.schema.feature import INTEGER, Category, described
-from model.schema.features import Matrix, Schema
+from model.schema.feature import INTEGER, Category
+from model.schema.features import Matrix
 from model.store.artifact import Artifact
-from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data, Proof
+from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
+from model.train import checklist, frames
 from model.train import export as drafts
-from model.train import frames
 from model.train.candidate import Candidate
 from model.train.compile.compiled import answers, estimator_of, fitted_names, is_named
 from model.train.compile.onnx_file import OnnxModel
@@ -37,7 +35,6 @@ from model.train.learners import fitted as learner
 from model.train.subject import Subject
 
 ENGINES = EXACT, ONNX = "exact", "onnx"
-_MAX_SHOWN = 6  # categories in a line of the checklist
 _MAX_TARGET = 1e145  # whose squares can be added for any number of rows
 
 
@@ -106,7 +103,6 @@ def export(
         validation = _read(fitted, labels, table, X_new, "holdout")[0], _targets(y_new, labels, len(X_new))
     may_convert = engine == ONNX or isinstance(fitted, OnnxModel)
     candidate = learner.candidate(fitted, table, matrix, converted_within=tolerance if may_convert else None)
-    is_converted = candidate.engine_facts["kind"] == CONVERTED_ENGINE
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
@@ -126,26 +122,16 @@ def export(
         training=(matrix, targets),
         validation=validation,
     )
-    _print_schema(drafts.schema_of(subject, candidate))
-    if labels:
-        print(f"target   {subject.target.name}: {_shares(labels, targets)}")
+    checklist.print_schema(drafts.schema_of(subject, candidate), labels, targets)
     print(f"steps    {candidate.algorithm}: {candidate.summary} on the columns above")
-    if may_convert and not is_converted:
+    if may_convert and candidate.engine_facts["kind"] != CONVERTED_ENGINE:
         print("mind     it is compiled as without engine='onnx': the converter and its tolerance are not needed")
     if candidate.allowance:
         print(f"mind     {candidate.allowance.reason}")
-    print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
+    checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
     model = models.load(f"{name}@{models.add(name, draft).name}")
-    if model.manifest.proof:
-        print(f"proof    {_proof_line(model.manifest.proof, candidate)}")
-    print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
-    for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
-        print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
-    print(f"written  {model.path}")
-    serve = f"make run MODEL={name} STORE={shlex.quote(str(models.root.resolve()))}"
-    print(f"serve    {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}, in a clone of Tabserve")
-    print(f"ask      {_curl_line(model)}")
+    checklist.print_version(model, candidate, models)
     return model
 
 
@@ -247,58 +233,6 @@ def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matri
             f"the model predicts {len(different)} of {len(matrix)} rows differently once the table was read as numbers "
             f"and categories, the first in row {different[0]}; look for cells of mixed types, such as 1 and '1'"
         )
-
-
-def _print_schema(schema: Schema) -> None:
-    """Print a line for each column: its type, what was seen of it, and what else is accepted."""
-    width = max(len(feature.name) for feature in schema.features)
-    for number, feature in enumerate(schema.features):
-        start = "schema" if number == 0 else ""
-        print(f"{start:<8} {feature.name:<{width}}  {feature.type:<8}  {described(feature)}")
-
-
-def _proof_line(proof: Proof, candidate: Candidate) -> str:
-    at_splits = f"{proof.split_rows:,} on both sides of splits, " if proof.split_rows else ""
-    rows = (
-        f"{proof.n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {at_splits}"
-        f"{proof.limit_rows:,} at limits and of each category)"
-    )
-    tolerance = candidate.tolerance
-    if candidate.allowance:
-        return (
-            f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most, "
-            f"and by {proof.largest_share_of_allowed:.0%} of what is allowed: {candidate.allowance.bound}"
-        )
-    if not tolerance:
-        return f"{rows}: {proof.different_rows} differ in any bit"
-    return (
-        f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most; "
-        f"{tolerance:g} is allowed"
-    )
-
-
-def _shares(labels: Sequence[Category], targets: NDArray[np.float64]) -> str:
-    """Return the labels of a classifier, each with its share of the rows."""
-    shares = np.bincount(targets.astype(np.intp), minlength=len(labels)) / len(targets)
-    some = [f"{label!r} {share:.1%}" for label, share in zip(labels[:_MAX_SHOWN], shares)]
-    more = len(labels) - len(some)
-    return f"{', '.join(some)}{f' and {more} more' if more else ''}"
-
-
-def _scores_line(scores: AnyScores) -> str:
-    if isinstance(scores, ClassificationScores):
-        auc = "not defined" if scores.auc is None else f"{scores.auc:.4f}"
-        return f"{scores.rows:,} rows: log loss {scores.log_loss:.4g}, accuracy {scores.accuracy:.2%}, AUC {auc}"
-    return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
-
-
-def _curl_line(model: Artifact) -> str:
-    """Return the request for the first golden row, which is the table's first."""
-    cells = zip(model.schema.names, model.schema.cells, model.golden_rows[0].tolist())
-    row = json.dumps({name: kind.cell(number) for name, kind, number in cells}, ensure_ascii=False)
-    return (
-        f"curl -s localhost:8000/models/{model.name}/predict -H 'Content-Type: application/json' -d {shlex.quote(row)}"
-    )
 
 
 def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:

@@ -1,0 +1,96 @@
+"""The checklist that a training or an export prints: what is accepted, what was proven, how good it is, how to ask."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.metrics import AnyScores, ClassificationScores
+from model.schema.feature import Category, described
+from model.schema.features import Schema
+from model.store.artifact import Artifact
+from model.store.manifest import CONVERTED_ENGINE, Proof
+from model.store.versions import Store
+from model.train.candidate import Candidate
+
+_MAX_SHOWN = 6  # categories in a line
+
+
+def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np.float64]) -> None:
+    """Print a line for each column: its type, what was seen of it, and what else is accepted; then one for labels.
+
+    `targets` `(n_rows,)` are the positions of the labels, of which a regression has none.
+    """
+    width = max(len(feature.name) for feature in schema.features)
+    for number, feature in enumerate(schema.features):
+        start = "schema" if number == 0 else ""
+        print(f"{start:<8} {feature.name:<{width}}  {feature.type:<8}  {described(feature)}")
+    if labels:
+        print(f"target   {schema.target.name}: {_shares(labels, targets)}")
+
+
+def print_comparing() -> None:
+    """Print that the long comparison starts."""
+    print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
+
+
+def print_version(model: Artifact, candidate: Candidate, store: Store) -> None:
+    """Print what was proven of a version that was written, how good it is, and how to serve and ask it."""
+    is_converted = model.manifest.engine == CONVERTED_ENGINE
+    if model.manifest.proof:
+        print(f"proof    {_proof_line(model.manifest.proof, candidate)}")
+    print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
+    for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
+        print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
+    print(f"written  {model.path}")
+    serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
+    print(f"serve    {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}, in a clone of Tabserve")
+    print(f"ask      {_curl_line(model)}")
+
+
+def _proof_line(proof: Proof, candidate: Candidate) -> str:
+    at_splits = f"{proof.split_rows:,} on both sides of splits, " if proof.split_rows else ""
+    rows = (
+        f"{proof.n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {at_splits}"
+        f"{proof.limit_rows:,} at limits and of each category)"
+    )
+    tolerance = candidate.tolerance
+    if candidate.allowance:
+        return (
+            f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most, "
+            f"and by {proof.largest_share_of_allowed:.0%} of what is allowed: {candidate.allowance.bound}"
+        )
+    if not tolerance:
+        return f"{rows}: {proof.different_rows} differ in any bit"
+    return (
+        f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most; "
+        f"{tolerance:g} is allowed"
+    )
+
+
+def _shares(labels: Sequence[Category], targets: NDArray[np.float64]) -> str:
+    """Return the labels of a classifier, each with its share of the rows."""
+    shares = np.bincount(targets.astype(np.intp), minlength=len(labels)) / len(targets)
+    some = [f"{label!r} {share:.1%}" for label, share in zip(labels[:_MAX_SHOWN], shares)]
+    more = len(labels) - len(some)
+    return f"{', '.join(some)}{f' and {more} more' if more else ''}"
+
+
+def _scores_line(scores: AnyScores) -> str:
+    if isinstance(scores, ClassificationScores):
+        auc = "not defined" if scores.auc is None else f"{scores.auc:.4f}"
+        return f"{scores.rows:,} rows: log loss {scores.log_loss:.4g}, accuracy {scores.accuracy:.2%}, AUC {auc}"
+    return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
+
+
+def _curl_line(model: Artifact) -> str:
+    """Return the request for the first golden row, which is the table's first."""
+    cells = zip(model.schema.names, model.schema.cells, model.golden_rows[0].tolist())
+    row = json.dumps({name: kind.cell(number) for name, kind, number in cells}, ensure_ascii=False)
+    return (
+        f"curl -s localhost:8000/models/{model.name}/predict -H 'Content-Type: application/json' -d {shlex.quote(row)}"
+    )
