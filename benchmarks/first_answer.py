@@ -37,14 +37,13 @@ from benchmarks.contenders import PEERS, ROOT
 from benchmarks.load import HOST, post
 from benchmarks.machine import machine
 from benchmarks.report import markdown, number
-from benchmarks.servers import ContenderError, environ_of, free_port, last_line, make_environment, stop
+from benchmarks.servers import ContenderError, environ_of, free_port, last_line, make_environment, stop, wait_for
 from tests.support.real_tables import flights
 
 FOLDER = PEERS / "first-answer"
 CATEGORIES = ["carrier", "origin", "dest"]
 GAPS = ["dep_delay", "air_time"]
 ASKED = 200  # rows that are compared one by one after the first
-TIMEOUT_SECONDS = 120
 
 Record = Mapping[str, Any]
 
@@ -207,9 +206,9 @@ def _measure(name: str, found: Found, handed: Path, X: pd.DataFrame, expected: l
             started = time.perf_counter()
             process = psutil.Popen(command, cwd=runs_in, env=environ, stdout=log, stderr=log, start_new_session=True)
             try:
-                _wait_for(lambda: socket.create_connection((HOST, port)).close(), process)
+                wait_for(lambda: socket.create_connection((HOST, port)).close(), process)
                 accepted = time.perf_counter()
-                answer = _wait_for(lambda: _ask(way, port, rows[0]), process)
+                answer = wait_for(lambda: _ask(way, port, rows[0]), process)
                 answered = time.perf_counter()
                 if not math.isclose(answer, expected[0], rel_tol=1e-6):
                     raise ContenderError(f"answered {answer} for {expected[0]}")
@@ -225,20 +224,6 @@ def _measure(name: str, found: Found, handed: Path, X: pd.DataFrame, expected: l
     found.asked = len(rows)
     found.same_bits = sum(one == other for one, other in zip(answers, expected))
     found.refused = answers.count(None)
-
-
-def _wait_for(call: Callable[[], Any], process: psutil.Popen) -> Any:
-    """Return what a call gives as soon as a server answers it. Raises `ContenderError` if the server ends before."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while True:
-        try:
-            return call()
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-            if process.poll() is not None:
-                raise ContenderError("ended before its first answer") from None
-            if time.monotonic() > deadline:
-                raise ContenderError(f"no answer within {TIMEOUT_SECONDS} s ({error})") from None
-        time.sleep(0.005)
 
 
 def _ask(way: Way, port: int, row: Record) -> float:

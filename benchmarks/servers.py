@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,6 +29,7 @@ from benchmarks.load import post
 from model import Matrix
 
 VENVS = Path(__file__).with_name(".venvs")
+ANSWER_SECONDS = 120  # to the first answer of a server that loads a model
 START_SECONDS, STOP_SECONDS = 90, 15  # Ray Serve takes ten seconds to start; MLServer may not stop by itself
 # Variables of the user's shell that a contender must not see. Without PYTHONDONTWRITEBYTECODE it starts as usual.
 _FOREIGN = ("TABSERVE_", "GUNICORN_", "PROMETHEUS_", "PYTHON", "PORT", "WEB_CONCURRENCY", "AIP_", "VIRTUAL_ENV")
@@ -183,6 +185,20 @@ def environ_of(binaries: Path, *, home: str, port: int) -> dict[str, str]:
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "PORT": str(port),
     }
+
+
+def wait_for(call: Callable[[], Any], process: psutil.Popen) -> Any:
+    """Return what a call gives as soon as a server answers it. Raises `ContenderError` if the server ends before."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            return call()
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            if process.poll() is not None:
+                raise ContenderError("ended before its first answer") from None
+            if time.monotonic() > deadline:
+                raise ContenderError(f"no answer within {ANSWER_SECONDS} s ({error})") from None
+        time.sleep(0.005)
 
 
 def processes_of(process: psutil.Process) -> list[psutil.Process]:
