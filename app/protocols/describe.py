@@ -9,7 +9,7 @@ from csv import writer
 from typing import Any
 
 from app.protocols.classification import PREDICT, PREDICT_PROBA
-from model import BOOLEAN, CATEGORY, ERROR, INTEGER, MAX_LISTED, Artifact, Feature, described
+from model import BOOLEAN, CATEGORY, DATE, ERROR, INTEGER, MAX_LISTED, Artifact, Feature, described
 
 JSON = dict[str, Any]
 
@@ -102,10 +102,12 @@ def lists(model: Artifact, max_rows: int, *, in_order: bool = True) -> JSON:
 
 
 def cell(feature: Feature) -> JSON:
-    """Return the schema of a feature's cells: its limits are those of the model."""
+    """Return the schema of a feature's cells: its limits are those of the model, which for dates are in words."""
     types = [feature.type]  # as JSON calls all but categories
     limits = {"minimum": feature.lowest, "maximum": feature.highest}
-    if feature.type == CATEGORY:
+    if feature.type == DATE:
+        types, limits = ["string"], {}
+    elif feature.type == CATEGORY:
         types = ["string" if feature.has_text else "number"]
     elif feature.type == BOOLEAN:  # or one of the numbers 0 and 1
         types, limits = [BOOLEAN, INTEGER], {"minimum": 0, "maximum": 1}
@@ -118,6 +120,8 @@ def cell(feature: Feature) -> JSON:
         "description": " ".join(filter(None, parts)),
         **{name: limit for name, limit in limits.items() if abs(limit) < sys.float_info.max},
     }
+    if feature.type == DATE and not feature.format:
+        return {**schema, "anyOf": [{"format": "date"}, {"format": "date-time"}]}
     known: list[Any] = list(feature.categories)
     if known and feature.unseen == ERROR and len(known) <= MAX_ENUM:
         return {**schema, "enum": [*known, None] if feature.missing else known}

@@ -9,7 +9,7 @@ extension_binary_data.md. Where the published YAML (open_inference_rest.yaml) an
   default.
 - FP32 in JSON is rounded to float32, as Triton and KServe do, so that JSON and binary mean the same.
 - A number may have any numeric datatype; Triton accepts only the declared one. BOOL is for booleans, which may also be
-  the numbers 0 and 1, and BYTES for categories that are strings.
+  the numbers 0 and 1, and BYTES for categories that are strings and for dates.
 - No datatype has missing values. In JSON null is one, as in other protocols. NaN is one, and in BYTES the empty string,
   unless it is a category.
 """

@@ -1,7 +1,8 @@
 """One feature: its type, the cells that it accepts, and the float64 that each becomes.
 
-In a matrix a number is itself, a boolean is 0 or 1, and a category is its position among the feature's categories. An
-unseen category that the model knows how to treat has the next position, and a missing value is NaN.
+In a matrix a number is itself, a boolean is 0 or 1, a date its seconds since 1970, and a category is its position among
+the feature's categories. An unseen category that the model knows how to treat has the next position, and a missing
+value is NaN.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.schema import dates
 from model.schema.numbers import is_number
 
 Vector = NDArray[np.float64]
 Category = str | int | float
 
-NUMBER, INTEGER, BOOLEAN, CATEGORY = "number", "integer", "boolean", "category"
-TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY)
+NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE = "number", "integer", "boolean", "category", "date"
+TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE)
+ROUNDED = (INTEGER, DATE)
+"""The types whose limits, and whose made-up values, are whole numbers: a date has whole seconds there."""
 # What happens to a category that is not among the feature's.
 ERROR, AS_MISSING, AS_OTHER = "error", "as missing", "as other"
 
@@ -37,6 +41,7 @@ OUT_OF_RANGE = "out of range"
 NOT_A_BOOLEAN = "not true or false"
 NOT_A_STRING = "not a string"
 UNKNOWN_CATEGORY = "unknown category"
+NOT_A_DATE = "not a date"
 
 # What the prediction log has for an unseen category: not a string or a number, which could be a known one.
 UNSEEN = {"unseen": True}
@@ -54,6 +59,7 @@ _NUMBERS_OR_NONE = _NUMBERS | {type(None)}
 _LARGEST = float(np.finfo(np.float64).max)
 # What pandas, R and spreadsheets write for a missing value.
 _MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+_MISSING_DATES = _MISSING_TEXTS | {"nat"}
 # No digit can be matched in two ways, since a long cell must not take quadratic time.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
@@ -65,7 +71,8 @@ class Feature:
     `minimum` and `maximum` are the training range; values outside it are accepted. `lowest` and `highest` are the
     limits outside which the trained model raises; the server rejects such values. `missing` says whether a missing
     value is accepted. A category has its list of `categories`, all strings or all numbers, and `unseen` says what
-    happens to others.
+    happens to others. The ranges and limits of a date are in seconds, and its texts may have a `format` of `strptime`
+    beside ISO 8601.
     """
 
     name: str
@@ -79,6 +86,7 @@ class Feature:
     missing: bool = False
     categories: tuple[Category, ...] = ()
     unseen: str = ERROR
+    format: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -88,7 +96,7 @@ class Feature:
     @property
     def has_text(self) -> bool:
         """Return whether its cells are strings."""
-        return bool(self.categories) and isinstance(self.categories[0], str)
+        return self.type == DATE or (bool(self.categories) and isinstance(self.categories[0], str))
 
     @property
     def texts(self) -> list[str]:
@@ -100,6 +108,8 @@ class Feature:
         """Return what converts the feature's cells."""
         if self.type == CATEGORY:
             return _Categories(self)
+        if self.type == DATE:
+            return _Dates(self)
         return _Booleans(self) if self.type == BOOLEAN else _Numbers(self)
 
 
@@ -150,7 +160,7 @@ class Cells(ABC):
             )
 
     def nearest(self, cell: Any) -> Category | None:
-        """Return the known category, or the accepted number, that is most like a refused cell, if there is one."""
+        """Return the known category, or the limit of numbers or dates, that is most like a refused cell, if any is."""
         return None
 
 
@@ -341,6 +351,65 @@ class _Categories(Cells):
         return {str(category).strip().casefold(): category for category in self.categories}
 
 
+class _Dates(Cells):
+    """A date is at most a few microseconds from its text: `model.schema.dates` says which."""
+
+    def __init__(self, feature: Feature) -> None:
+        super().__init__(feature)
+        self._format = feature.format
+        self._lowest, self._highest = limits_of_dates(feature)
+
+    def number(self, cell: Any) -> float | None:
+        if cell is None or cell != cell:
+            return math.nan if self.missing else None
+        if type(cell) is not str:
+            return None
+        seconds = dates.parse(cell, self._format)
+        return seconds if seconds is not None and self._lowest <= seconds <= self._highest else None
+
+    def numbers(self, cells: Sequence[Any]) -> Vector | None:
+        try:
+            distinct = set(cells)  # many rows are of the same days
+        except TypeError:  # a list or an object
+            return None
+        numbers = {cell: self.number(cell) for cell in distinct}
+        return None if None in numbers.values() else np.array([numbers[cell] for cell in cells], dtype=np.float64)
+
+    def from_array(self, values: Vector) -> Vector | None:  # no number says since when and in what it counts
+        return values if self.missing and np.isnan(values).all() else None
+
+    def reason(self, cell: Any) -> str | None:
+        if self.number(cell) is not None:
+            return None
+        if cell is None:
+            return MISSING
+        if type(cell) is not str or dates.parse(cell, self._format) is None:
+            return NOT_A_DATE
+        return OUT_OF_RANGE
+
+    def parse(self, text: str) -> Any:
+        text = text.strip()
+        return None if text.lower() in _MISSING_DATES else text
+
+    def cell(self, number: float) -> Any:
+        return None if math.isnan(number) else dates.text_of(number)
+
+    def from_log(self, cells: Sequence[Any]) -> Vector:
+        seconds = (dates.parse(cell) if type(cell) is str else None for cell in cells)
+        return np.array([math.nan if each is None else each for each in seconds], dtype=np.float64)
+
+    def nearest(self, cell: Any) -> Category | None:
+        seconds = dates.parse(cell, self._format) if type(cell) is str else None
+        if seconds is None:
+            return None
+        return dates.text_of(self._lowest if seconds < self._lowest else self._highest)
+
+
+def limits_of_dates(feature: Feature) -> tuple[float, float]:
+    """Return the lowest and highest seconds of a feature of dates, at most those of the years 1 and 9999."""
+    return max(feature.lowest, dates.LOWEST), min(feature.highest, dates.HIGHEST)
+
+
 def _each(cells: Cells, values: Iterable[Any]) -> Vector | None:
     """Return what each value becomes; None if any is refused."""
     numbers = [cells.number(value) for value in values]
@@ -371,9 +440,14 @@ def described(feature: Feature, most: int = MAX_LISTED) -> str:
     elif feature.type == BOOLEAN:
         seen = "true or false"
     elif math.isfinite(feature.minimum) and math.isfinite(feature.maximum):
-        seen = f"{_shown(feature.minimum)} to {_shown(feature.maximum)} in training"
+        shown = dates.text_of if feature.type == DATE else _shown
+        seen = f"{shown(feature.minimum)} to {shown(feature.maximum)} in training"
     else:
-        seen = "any number"
+        seen = "any date" if feature.type == DATE else "any number"
+    if feature.type == DATE and (feature.lowest > dates.LOWEST or feature.highest < dates.HIGHEST):
+        seen += f", accepted from {' to '.join(map(dates.text_of, limits_of_dates(feature)))}"
+    if feature.format:
+        seen += f"; also written as {feature.format}"
     return f"{seen}; may be missing" if feature.missing else seen
 
 
@@ -397,6 +471,8 @@ def to_document(feature: Feature) -> dict[str, Any]:
     facts = asdict(feature)
     if not feature.missing:
         del facts["missing"]
+    if not feature.format:
+        del facts["format"]
     if feature.type == CATEGORY:
         facts["categories"] = list(feature.categories)
     else:
@@ -432,4 +508,12 @@ def from_document(facts: Mapping[str, Any]) -> Feature:
             )
     elif categories:
         raise ValueError(f"the feature {feature.name!r} is of type {feature.type} and has categories")
+    if not isinstance(feature.format, str) or (feature.format and feature.type != DATE):
+        raise ValueError(f"the feature {feature.name!r} is of type {feature.type} and has a format of dates")
+    if feature.format:
+        dates.check_format(feature.format)
+    if feature.type == DATE:
+        finite = [each for each in (feature.minimum, feature.maximum, *limits_of_dates(feature)) if math.isfinite(each)]
+        if not all(dates.LOWEST <= each <= dates.HIGHEST for each in finite):
+            raise ValueError(f"the feature {feature.name!r} has dates beyond the years 1 to 9999")
     return feature

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import Problem, SchemaError
+from model.schema import dates
 from model.schema.feature import (
+    DATE,
     MISSING,
     NOT_A_BOOLEAN,
+    NOT_A_DATE,
     NOT_A_NUMBER,
     NOT_A_STRING,
     NOT_FINITE,
@@ -40,7 +43,7 @@ UNKNOWN = "unknown"
 REPEATED = "repeated"
 REASONS = (
     *(MISSING, UNKNOWN, NOT_A_NUMBER, NOT_FINITE, NOT_WHOLE, OUT_OF_RANGE),
-    *(NOT_A_BOOLEAN, NOT_A_STRING, UNKNOWN_CATEGORY, REPEATED),
+    *(NOT_A_BOOLEAN, NOT_A_STRING, UNKNOWN_CATEGORY, NOT_A_DATE, REPEATED),
 )
 """The reasons to reject a cell or a column: a bounded set for a metric's label. Problems of shape have free text."""
 
@@ -123,7 +126,7 @@ class Schema:
     def max_row_bytes(self) -> int:
         """The largest length of a row in JSON, with all names."""
         return sum(
-            len(feature.name.encode()) + _MAX_CELL_BYTES + max(map(_length_in_json, feature.categories), default=0)
+            len(feature.name.encode()) + _MAX_CELL_BYTES + max(map(_length_in_json, _longest_texts(feature)), default=0)
             for feature in self.features
         )
 
@@ -267,8 +270,8 @@ class Schema:
     ) -> Iterator[Problem]:
         """Yield the problems of a row's cells, each of which comes with its feature's number.
 
-        For a number out of range the limit is named, for a category the nearest known one while there is anything in
-        `nearest_left`.
+        For a number or a date out of range the limit is named, for a category the nearest known one while there is
+        anything in `nearest_left`.
         """
         for number, cell in cells:
             reason = self.cells[number].reason(cell)
@@ -284,6 +287,11 @@ def _stacked(columns: list[Matrix | None]) -> Matrix | None:
     """Return columns `(n_rows,)` as one matrix; None if any column is None."""
     accepted = [column for column in columns if column is not None]
     return np.column_stack(accepted) if len(accepted) == len(columns) else None
+
+
+def _longest_texts(feature: Feature) -> Sequence[Category]:
+    """Return the texts of a feature, or one as long as the longest of them."""
+    return ["x" * dates.MAX_LENGTH] if feature.type == DATE else feature.categories
 
 
 def _length_in_json(category: Category) -> int:

@@ -15,7 +15,7 @@ from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
 from model.metrics import AnyScores
 from model.schema import features
-from model.schema.feature import BOOLEAN, CATEGORY, Category, Feature
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, Category, Feature
 from model.schema.features import Schema
 from model.schema.numbers import is_number
 from model.task import CLASSIFICATION, REGRESSION, TASKS, Task
@@ -317,7 +317,7 @@ def _tolerance(document: Mapping[str, Any]) -> float:
 def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str | None:
     """Return how a classifier decides on a label, None for a regression. Raises `ValueError` if this does not fit."""
     has_classes = target.type in (CATEGORY, BOOLEAN)
-    if has_classes is not (task is CLASSIFICATION):
+    if has_classes is not (task is CLASSIFICATION) or target.type == DATE:
         raise ValueError(f"its task is {task.name}, and its target is of the type {target.type}")
     if not has_classes:
         return None
