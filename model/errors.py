@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MAX_SHOWN = 200  # characters of a formula in a message
+
 
 class ModelError(Exception):
     """Base of every error that `model` raises on purpose."""
@@ -55,6 +57,21 @@ class TooManyRowsError(ModelError):
 
 class DataError(ModelError):
     """A table cannot be trained on; the message is the whole report."""
+
+
+class FormulaError(ModelError):
+    """A formula cannot be read or computed.
+
+    Carries its text, the reason, and the place in it, from 0, if there is one.
+    """
+
+    def __init__(self, text: str, reason: str, place: int | None = None) -> None:
+        where = "" if place is None else f" at character {place + 1}"
+        shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+        super().__init__(f"the formula {shown!r}{where}: {reason}")
+        self.text = text
+        self.reason = reason
+        self.place = place
 
 
 class ExportError(ModelError):

@@ -26,6 +26,7 @@ MAX_WIDTH = 2**16  # of all blocks together
 _COLUMN_BY_COLUMN = ("places", "bins", "quantiles", "yeo-johnson")
 _MAX_LOOPED = 2**11  # columns of these operations, each of which takes some microseconds
 _NUMBERS_PER_CHUNK = 2**18  # of all blocks together: 2 MiB of float64
+_FIRST_SECOND, _END_SECOND = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999, from 1970 on
 _PROGRAM = "program"  # the array that has the operations as JSON
 
 Block = NDArray[np.float64]
@@ -140,6 +141,72 @@ def _fill(numbers: Numbers) -> Run:
     return run
 
 
+def _numbers(numbers: Numbers) -> Run:
+    def run(block: Block) -> Block:
+        return np.repeat(numbers[np.newaxis], len(block), axis=0)
+
+    return run
+
+
+def _finite(block: Block) -> Block:
+    return np.where(np.isfinite(block), block, np.nan)
+
+
+def _compared(compare: np.ufunc) -> Run:
+    def run(first: Block, second: Block) -> Block:
+        return np.where(np.isnan(first) | np.isnan(second), np.nan, compare(first, second))
+
+    return run
+
+
+def _both(first: Block, second: Block) -> Block:
+    unknown = np.where(np.isnan(first) | np.isnan(second), np.nan, 1.0)
+    return np.where((first == 0) | (second == 0), 0.0, unknown)
+
+
+def _either(first: Block, second: Block) -> Block:
+    no_first, no_second = np.isnan(first), np.isnan(second)
+    is_true = (~no_first & (first != 0)) | (~no_second & (second != 0))
+    return np.where(is_true, 1.0, np.where(no_first | no_second, np.nan, 0.0))
+
+
+def _not(block: Block) -> Block:
+    return np.where(np.isnan(block), np.nan, block == 0)
+
+
+def _where(condition: Block, first: Block, second: Block) -> Block:
+    return np.where(np.isnan(condition), np.nan, np.where(condition != 0, first, second))
+
+
+def _of_date(part: Callable[[Numbers], Numbers]) -> Run:
+    """Return what runs `part`, of whole seconds since 1970 as `int64`; what is no date is missing."""
+
+    def run(block: Block) -> Block:
+        is_date = (block >= _FIRST_SECOND) & (block < _END_SECOND)
+        seconds = np.floor(np.where(is_date, block, 0.0)).astype(np.int64)
+        return np.where(is_date, part(seconds), np.nan)
+
+    return run
+
+
+def _days(seconds: Numbers) -> Numbers:
+    return seconds // 86_400
+
+
+def _months(seconds: Numbers) -> Numbers:
+    return _days(seconds).view("M8[D]").astype("M8[M]").view(np.int64)
+
+
+def _day(seconds: Numbers) -> Numbers:
+    days = _days(seconds)
+    return days - days.view("M8[D]").astype("M8[M]").astype("M8[D]").view(np.int64) + 1
+
+
+def _day_of_year(seconds: Numbers) -> Numbers:
+    days = _days(seconds)
+    return days - days.view("M8[D]").astype("M8[Y]").astype("M8[D]").view(np.int64) + 1
+
+
 def _missing(block: Block) -> Block:
     return np.isnan(block).astype(np.float64)
 
@@ -214,7 +281,30 @@ _KINDS: Mapping[str, _Kind] = {
     "subtract": _Kind(1, ("float64",), _same, lambda numbers: lambda block: block - numbers),
     "multiply": _Kind(1, ("float64",), _same, lambda numbers: lambda block: block * numbers),
     "divide": _Kind(1, ("float64",), _same, lambda numbers: lambda block: block / numbers),
+    "numbers": _Kind(1, ("float64",), lambda parameters, _: len(parameters[0]), _numbers),
+    "plus": _Kind(2, (), _same, lambda: np.add),
+    "minus": _Kind(2, (), _same, lambda: np.subtract),
     "product": _Kind(2, (), _same, lambda: np.multiply),
+    "over": _Kind(2, (), _same, lambda: np.divide),
+    "smaller": _Kind(2, (), _same, lambda: np.minimum),
+    "larger": _Kind(2, (), _same, lambda: np.maximum),
+    "is less": _Kind(2, (), _same, lambda: _compared(np.less)),
+    "is at most": _Kind(2, (), _same, lambda: _compared(np.less_equal)),
+    "is equal": _Kind(2, (), _same, lambda: _compared(np.equal)),
+    "is not equal": _Kind(2, (), _same, lambda: _compared(np.not_equal)),
+    "both": _Kind(2, (), _same, lambda: _both),
+    "either": _Kind(2, (), _same, lambda: _either),
+    "not": _Kind(1, (), _same, lambda: _not),
+    "where": _Kind(3, (), _same, lambda: _where),
+    "finite": _Kind(1, (), _same, lambda: _finite),
+    "year": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) // 12 + 1970)),
+    "quarter": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) % 12 // 3 + 1)),
+    "month": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) % 12 + 1)),
+    "day": _Kind(1, (), _same, lambda: _of_date(_day)),
+    "day of year": _Kind(1, (), _same, lambda: _of_date(_day_of_year)),
+    "weekday": _Kind(1, (), _same, lambda: _of_date(lambda seconds: (_days(seconds) + 3) % 7)),
+    "hour": _Kind(1, (), _same, lambda: _of_date(lambda seconds: seconds // 3_600 % 24)),
+    "minute": _Kind(1, (), _same, lambda: _of_date(lambda seconds: seconds // 60 % 60)),
     "clip": _Kind(1, ("float64",) * 2, _same, lambda low, high: lambda block: np.clip(block, low, high)),
     "fill": _Kind(1, ("float64",), _same, _fill),
     "is missing": _Kind(1, (), _same, lambda: _missing),
@@ -231,7 +321,15 @@ _KINDS: Mapping[str, _Kind] = {
 """The operations by name, where k is the number of columns of their blocks.
 
 - `take`: columns by number. `join`: several blocks side by side. `one`: a column of 1.
-- `add`, `subtract`, `multiply`, `divide`, `clip`: with k numbers. `product`: two blocks, number by number.
+- `numbers`: k numbers, the same in each row.
+- `add`, `subtract`, `multiply`, `divide`, `clip`: with k numbers.
+- `plus`, `minus`, `product`, `over`, `smaller`, `larger`: two blocks, number by number; missing where one is.
+- `is less`, `is at most`, `is equal`, `is not equal`: two blocks, 1 or 0, or missing where one is.
+- `both`, `either`, `not`: of what is true (not 0), false (0) or missing, 1, 0 or missing, as SQL has them.
+- `where`: three blocks; the second where the first is true, the third where it is false.
+- `finite`: missing where a number is infinite.
+- `year`, `quarter`, `month`, `day`, `day of year`, `weekday` (0 is Monday), `hour`, `minute`: of seconds since 1970 in
+  UTC; missing outside the years 1 to 9999.
 - `fill`: k numbers for missing values. `is missing`, `equal`, `above`: 1 or 0.
 - `float32`: rounded to float32 and back.
 - `table`: k lists of what stands for the places 0, 1 and so on, and last for a missing value.
@@ -272,6 +370,8 @@ class Columns:
 
     def run(self, X: Matrix) -> Block:
         """Return the columns `(n_rows, n_columns)` of `X` `(n_rows, n_features)`, both float64."""
+        # numpy's functions may have other bits for numbers that are apart in memory.
+        X = np.ascontiguousarray(X)
         with np.errstate(all="ignore"):
             return in_chunks(self._run, X, self._chunk_rows)
 
