@@ -7,10 +7,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from model.errors import FormulaError
+from model.schema import dates
 
 MAX_LENGTH = 1_000  # characters of a formula
 MAX_DEPTH = 30  # of parentheses, functions and signs in each other
@@ -45,7 +45,6 @@ _N_ARGUMENTS = {
 _OF_TEXTS = ("date", "days_since", "hours_since")  # whose last argument is a date as a text
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 _LARGEST_SHORT = 2.0**53  # whole numbers below it are written without an exponent
-_MICROSECOND = timedelta(microseconds=1)
 _MAX_COMPARED = 100  # characters of a name that is compared with others
 # How tightly operators bind.
 _LEVELS = {"or": 1, "and": 2, "not": 3, **dict.fromkeys(COMPARISONS, 4), "+": 5, "-": 5, "*": 6, "/": 6}
@@ -284,16 +283,16 @@ def _check_date(text: str, name: str, arguments: Sequence[Node], place: int) -> 
         if not isinstance(last, Text) or any(isinstance(each, Text) for each in first):
             raise ValueError
         seconds(last.value)
-    except (ValueError, OverflowError):  # such as one before the year 1
+    except ValueError:
         raise FormulaError(text, f"{name} takes a date as a text at its end, such as '2020-01-01'", place) from None
 
 
 def seconds(text: str) -> float:
-    """Return a date, or a date and time, in ISO 8601 as seconds. Raises `ValueError` or `OverflowError`."""
-    moment = datetime.fromisoformat(text)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    microseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
-    return microseconds / 1e6
+    """Return a date, or a date and time, in ISO 8601 as seconds since 1970. Raises `ValueError` for any other text."""
+    found = dates.parse(text)
+    if found is None or not dates.LOWEST <= found <= dates.HIGHEST:
+        raise ValueError(f"{text!r} is not a date in ISO 8601")
+    return found
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -31,10 +31,10 @@ from model.engine.formula_syntax import (
     read,
 )
 from model.errors import FormulaError
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER
 
-DATE, RULE = "date", "rule"
-"""What a formula can give beside numbers: seconds since 1970, and what a comparison gives: 1, 0 or missing."""
+RULE = "rule"
+"""What a comparison gives: 1, 0 or missing."""
 
 _TAKEN = {**dict.fromkeys((NUMBER, INTEGER, BOOLEAN), NUMBER), DATE: DATE, CATEGORY: CATEGORY}
 

@@ -16,9 +16,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from model.engine.columns import Columns
-from model.engine.formulas import DATE, Derived, Formula, parse, program
+from model.engine.formulas import Derived, Formula, parse, program
 from model.errors import FormulaError
-from model.schema.feature import CATEGORY, NUMBER
+from model.schema import dates
+from model.schema.feature import CATEGORY, DATE, NUMBER
 from model.schema.features import Matrix
 
 
@@ -129,6 +130,5 @@ def _numbers(values: pd.Series, categories: Sequence[Any]) -> NDArray[np.float64
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         if values.dt.tz is not None:
             values = values.dt.tz_convert("UTC").dt.tz_localize(None)
-        microseconds = values.to_numpy(dtype="M8[us]")
-        return np.where(np.isnat(microseconds), np.nan, microseconds.view(np.int64) / 1e6)
+        return dates.seconds_of(values.to_numpy(dtype="M8[us]"))
     return np.asarray(values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan))

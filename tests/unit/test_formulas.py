@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from model.engine.columns import Columns
 from model.engine.formula_syntax import MAX_DEPTH, MAX_LENGTH
-from model.engine.formulas import DATE, RULE, Derived, parse, program
+from model.engine.formulas import RULE, Derived, parse, program
 from model.errors import FormulaError
-from model.schema.feature import BOOLEAN, CATEGORY, NUMBER
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, NUMBER
 from tests.support.service import bits
 
 NAN = math.nan
