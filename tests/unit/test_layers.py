@@ -20,10 +20,12 @@ ROOMS: dict[str, set[str]] = {
     "model.store": {"model.errors", "model.metrics", "model.task", "model.schema", "model.engine"},
     "model.plots": {"model.metrics", "model.store"},
     "model.live": {"model.errors", "model.metrics", "model.schema", "model.store", "model.plots"},
+    "model.table": {"model.errors", "model.schema", "model.engine", "model.plots"},
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
+        "model.table",
     },
-    "model.cli": {"model", "model.metrics", "model.store", "model.live", "model.train"},
+    "model.cli": {"model", "model.metrics", "model.store", "model.live", "model.table", "model.train"},
     "model.__main__": {"model.cli"},
     "app.config": set(),
     "app.version": set(),
@@ -55,10 +57,11 @@ ROOMS: dict[str, set[str]] = {
 LATE = {"model.engine.gpu", "model.engine.network", "model.live.prediction_log", "model.store.device"}
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
-HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx"}
+HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
+    "model.table": {"duckdb", "fsspec", "pandas", "tomlkit"},
     "model.train": HEAVY,
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},

@@ -1,0 +1,110 @@
+"""What is known about a table: how its file is written, what each column is and why, its rules, and its recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, Category
+
+DATE, TEXT, IDENTIFIER = "date", "text", "identifier"
+TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE, TEXT, IDENTIFIER)
+# The types that learners see; a column of any other is left out.
+LEARNED = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE)
+
+CSV, PARQUET, JSON = "csv", "parquet", "json"
+FORMATS = (CSV, PARQUET, JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a table's file is written. Of Parquet and JSON only the format counts.
+
+    `decimal` and `thousands` hold for columns that do not say otherwise; an empty `thousands` is none.
+    """
+
+    format: str = CSV
+    encoding: str = "utf-8"
+    separator: str = ","
+    quote: str = '"'
+    header: bool = True
+    decimal: str = "."
+    thousands: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDescription:
+    """One column: what it is, why it was taken for it, and what its cells may be.
+
+    `minimum` and `maximum` are plausible limits, and a value outside them is wrong; so is one that is not in a list
+    of `allowed` values. `missing` are texts that mean a missing value in this column, beside the usual ones. `format`
+    is how its dates are written, for strptime; empty: ISO 8601. `decimal` and `thousands` are those of its numbers;
+    an empty `decimal` means those of the dialect. `parts` are the parts of a date that a model gets instead of it.
+    """
+
+    name: str
+    type: str = NUMBER
+    use: bool = True
+    reason: str = ""
+    unit: str = ""
+    description: str = ""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    allowed: tuple[Category, ...] = ()
+    missing: tuple[str, ...] = ()
+    format: str = ""
+    decimal: str = ""
+    thousands: str = ""
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition on the columns of one row, as a formula that is true where the row is right."""
+
+    formula: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A table as a person describes it: columns in the order of the file, rules, and what to train on it.
+
+    `task` is regression or classification; empty: as the target's type says. `date` is the column of the rows' age,
+    which is at most `max_age_days`. `data` is where the table is, `source` where it comes from in words.
+    """
+
+    columns: tuple[ColumnDescription, ...]
+    dialect: Dialect = Dialect()
+    target: str = ""
+    task: str = ""
+    group: str = ""
+    time: str = ""
+    date: str = ""
+    max_age_days: int | None = None
+    rules: tuple[Rule, ...] = ()
+    features: tuple[Any, ...] = ()
+    name: str = ""
+    title: str = ""
+    source: str = ""
+    limits: str = ""
+    data: str = ""
+    notebook: str = ""
+    learner: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def column(self, name: str) -> ColumnDescription:
+        """Return a column by its name. Raises `KeyError` if there is none."""
+        return next((column for column in self.columns if column.name == name), None) or _none(name)
+
+    @property
+    def learned(self) -> tuple[ColumnDescription, ...]:
+        """Return the columns that a model gets: used, of a type that learners see, and not the target or its group."""
+        others = {self.target, self.group}
+        return tuple(each for each in self.columns if each.use and each.type in LEARNED and each.name not in others)
+
+
+def _none(name: str) -> ColumnDescription:
+    raise KeyError(name)
