@@ -23,7 +23,7 @@ from hypothesis import settings
 from app import create_app
 from app.config import Config
 from model.cli.main import main
-from tests.support import classifiers, gems
+from tests.support import classifiers, gems, sales
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
 from tests.support.service import ROOT, TABLE, everywhere_client, parsing
@@ -141,6 +141,24 @@ def gems_pipeline() -> Any:
 def gems_everywhere(gems_store: Path) -> FlaskClient:
     """A client of a service of gems at the paths of all protocols. Tests share it: they must not change it."""
     return everywhere_client(gems_store, lambda lines: None)
+
+
+@pytest.fixture(scope="session")
+def sales_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of sales, two of whose features are dates. Tests must not change it."""
+    return shared(tmp_path_factory, "sales", f"{sales.NAME}/aliases.json", sales.make_store)
+
+
+@pytest.fixture(scope="session")
+def sales_pipeline() -> Any:
+    """The fitted pipeline that `sales_store` serves."""
+    return sales.fit()
+
+
+@pytest.fixture(scope="session")
+def sales_everywhere(sales_store: Path) -> FlaskClient:
+    """A client of a service of sales at the paths of all protocols. Tests share it: they must not change it."""
+    return everywhere_client(sales_store, lambda lines: None)
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,8 @@ def add_import(commands: Commands) -> None:
         action="append",
         default=[],
         type=_type,
-        help="what a column of the table is to the model, where that is not as it looks: text or category; may be "
-        "given several times",
+        help="what a column of the table is to the model, where that is not as it looks: text, category or date; may "
+        "be given several times",
     )
     own.add_argument("--holdout", type=Path, help="rows that it was not fitted on (CSV): the card says how good it is")
     own.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
@@ -59,8 +59,10 @@ def add_import(commands: Commands) -> None:
 def _type(text: str) -> tuple[str, str]:
     """Return the column and the type in COLUMN=TYPE."""
     column, equals, kind = text.rpartition("=")
-    if not equals or kind not in ("text", "category"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a column with a type, such as zip=text or zone=category")
+    if not equals or kind not in ("text", "category", "date"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a column with a type, such as zip=text, zone=category or sold=date"
+        )
     return column, kind
 
 

@@ -21,6 +21,7 @@ _EPOCH = datetime(1970, 1, 1)
 _NO_OFFSET = timedelta(0)
 _MICROSECONDS = 1_000_000  # in a second
 _DAY = 86_400  # seconds
+_FEW_DAYS = 10
 # `fromisoformat` takes more than this, such as 1512010111200 for noon in 1512, which may be milliseconds since 1970.
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII | re.IGNORECASE
@@ -58,6 +59,14 @@ def text_of(seconds: float) -> str:
     whole = int(seconds // 1)
     moment = _EPOCH + timedelta(seconds=whole, microseconds=round((seconds - whole) * _MICROSECONDS))
     return moment.date().isoformat() if not (seconds - whole or whole % _DAY) else f"{moment.isoformat()}Z"
+
+
+def shown(*seconds: float) -> list[str]:
+    """Return seconds for people: as days, or as minutes in UTC where they are within a few days."""
+    texts = [text_of(each) for each in seconds]
+    if max(seconds) - min(seconds) > _FEW_DAYS * _DAY or not any("T" in text for text in texts):
+        return [text[:10] for text in texts]
+    return [f"{text[:10]} {text[11:16] or '00:00'}" for text in texts]
 
 
 def seconds_of(moments: NDArray[np.datetime64]) -> NDArray[np.float64]:

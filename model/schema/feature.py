@@ -440,8 +440,8 @@ def described(feature: Feature, most: int = MAX_LISTED) -> str:
     elif feature.type == BOOLEAN:
         seen = "true or false"
     elif math.isfinite(feature.minimum) and math.isfinite(feature.maximum):
-        shown = dates.text_of if feature.type == DATE else _shown
-        seen = f"{shown(feature.minimum)} to {shown(feature.maximum)} in training"
+        ends = (feature.minimum, feature.maximum)
+        seen = f"{' to '.join(dates.shown(*ends) if feature.type == DATE else map(_shown, ends))} in training"
     else:
         seen = "any date" if feature.type == DATE else "any number"
     if feature.type == DATE and (feature.lowest > dates.LOWEST or feature.highest < dates.HIGHEST):

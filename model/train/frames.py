@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.errors import ExportError
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, MAX_CATEGORIES, NUMBER, Category
+from model.schema import dates
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, NUMBER, Category
 from model.schema.features import Matrix
 from model.train.labels import is_utf8
 
@@ -24,9 +26,10 @@ _NEAR = 20  # known categories that others are made of
 class Column:
     """A column of the table that a model was fitted on.
 
-    `dtype` is that of pandas. `categories` are those of a category, in their order. `missing` is what the table has for
-    a missing value, since encoders tell None from NaN. `unseen` are categories that are none of them, for the codes
-    from the next one on; the last stands for all codes beyond.
+    `dtype` is that of pandas; for a date it is datetime64, in UTC, and `format` is that of its texts beside ISO 8601.
+    `categories` are those of a category, in their order. `missing` is what the table has for a missing value, since
+    encoders tell None from NaN. `unseen` are categories that are none of them, for the codes from the next one on; the
+    last stands for all codes beyond.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Column:
     categories: tuple[Category, ...] = ()
     missing: Any = np.nan
     unseen: tuple[Category, ...] = ("",)
+    format: str = ""
 
     @property
     def other_categories(self) -> tuple[Category, ...]:
@@ -136,8 +140,10 @@ def _column(name: str, values: pd.Series) -> Column:
         return Column(name, INTEGER, dtype)
     if pd.api.types.is_float_dtype(dtype):
         return Column(name, NUMBER, dtype)
-    if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
-        raise ExportError(f"the column {name!r} has dates; turn it into numbers before the model, such as the month")
+    if pd.api.types.is_timedelta64_dtype(dtype):
+        raise ExportError(f"the column {name!r} has lengths of time; turn it into numbers, such as its hours")
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return _date(name, values)
     present, absent = values.dropna(), values[values.isna()]
     kinds = set(map(type, present))
     missing = absent.iloc[0] if len(absent) else np.nan
@@ -147,8 +153,24 @@ def _column(name: str, values: pd.Series) -> Column:
         return Column(name, NUMBER, dtype, missing=missing)
     if kinds and kinds <= {str, np.str_}:
         return _category(name, dtype, sorted(map(str, set(present))), missing)
+    if kinds and all(issubclass(kind, date) for kind in kinds):  # a datetime is a date, too
+        raise ExportError(f"the column {name!r} has dates as Python has them; convert it by pandas.to_datetime")
     found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
     raise ExportError(f"the column {name!r} has values of the types {found}; make it numbers or strings alone")
+
+
+def _date(name: str, values: pd.Series) -> Column:
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        raise ExportError(
+            f"the column {name!r} has dates with a time zone; convert it by .dt.tz_convert(None), which gives UTC, and "
+            "fit again"
+        )
+    if not isinstance(values.dtype, np.dtype):
+        raise ExportError(f"the column {name!r} has dates as {values.dtype}; convert it by .astype('datetime64[us]')")
+    seconds = dates.seconds_of(values.to_numpy())
+    if ((seconds < dates.LOWEST) | (seconds > dates.HIGHEST)).any():
+        raise ExportError(f"the column {name!r} has dates beyond the years 1 to 9999; leave those rows out")
+    return Column(name, DATE, values.dtype)
 
 
 def _category(name: str, dtype: Any, found: list[Any], missing: Any = np.nan) -> Column:
@@ -188,6 +210,8 @@ def _series(column: Column, values: NDArray[np.float64]) -> Any:
         known = np.array([False, True, column.missing], dtype=object)
         cells = known[np.where(missing, 2, values).astype(np.intp)]
         return pd.Series(cells, dtype=object if column.dtype == bool else column.dtype)
+    if column.type == DATE:
+        return pd.Series(dates.moments_of(values)).astype(column.dtype)
     if column.type == INTEGER:
         if pd.api.types.is_extension_array_dtype(column.dtype):
             return pd.Series(pd.array(values).astype("Float64").astype("Int64"))
@@ -196,6 +220,10 @@ def _series(column: Column, values: NDArray[np.float64]) -> Any:
 
 
 def _values(column: Column, series: pd.Series) -> NDArray[np.float64]:
+    if column.type == DATE:
+        if not isinstance(series.dtype, np.dtype) or series.dtype.kind != "M":
+            raise ExportError(f"the column {column.name!r} has dates in one table, and {series.dtype} in another")
+        return dates.seconds_of(series.to_numpy())
     if column.type != CATEGORY:
         numbers = series.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
         return np.asarray(numbers, dtype=np.float64)

@@ -14,6 +14,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.exceptions import NotFittedError
 
 from model.errors import ExportError, first_line
+from model.schema import dates
+from model.schema.feature import DATE, Feature
 from model.train.compile import catboost, lightgbm, xgboost
 from model.train.compile.compiled import fitted_names
 from model.train.labels import labels_of
@@ -29,10 +31,10 @@ def read(
     """Return the features, as the model takes them, and the target of a CSV table.
 
     A model that was fitted on named columns gets these; one that was fitted on an array gets all but the target. The
-    columns that a booster itself takes for categories are categories, and those of `types` are what it says: text, or
-    categories, which are numbers if all are whole. `like` are the features of an earlier table, with whose categories
-    this one's begin. Other text becomes a category where the model takes no text. Rows without a target are left out.
-    Raises `ExportError` for a table that is not the model's.
+    columns that a booster itself takes for categories are categories, and those of `types` are what it says: text,
+    dates, or categories, which are numbers if all are whole. `like` are the features of an earlier table, with whose
+    categories this one's begin. Other text becomes a category where the model takes no text. Rows without a target are
+    left out. Raises `ExportError` for a table that is not the model's.
     """
     types, own, names, labels = types or {}, _categories(fitted), fitted_names(fitted), labels_of(fitted)
     # As they stand: pandas takes "1" for a number, "01" for the same one, and "NA" for a missing value.
@@ -69,7 +71,10 @@ def read(
         texts = X[name].mask(X[name] == "", np.nan) if has_missing and "" not in (own.get(name) or ()) else X[name]
         before = like[name].dtype if like is not None else None
         known = before.categories if isinstance(before, pd.CategoricalDtype) else own.get(name) or ()
-        typed[name] = texts if types.get(name) == TEXT else _category(name, texts, list(known))
+        if types.get(name) == DATE:
+            typed[name] = _dates(name, X[name], path)
+        else:
+            typed[name] = texts if types.get(name) == TEXT else _category(name, texts, list(known))
     X = X[names].assign(**typed)
     failure = _failure(fitted, X)
     texts_left = X.select_dtypes(["object", "string"]).columns
@@ -80,7 +85,8 @@ def read(
     if failure and not isinstance(failure, NotFittedError) and len(X.select_dtypes("number").columns):
         raise ExportError(
             f"the model does not predict {path.name} as it was read ({first_line(failure)}); if a column that looks "
-            "like numbers is text or a category to it, say so by --as COLUMN=text or --as COLUMN=category"
+            "like numbers is text or a category to it, say so by --as COLUMN=text or --as COLUMN=category, and of "
+            "dates by --as COLUMN=date"
         )
     return X, y
 
@@ -130,6 +136,20 @@ def _category(name: str, texts: pd.Series, known: list[Any]) -> pd.Series:
             f"{known[0]:g}; write numbers, or export the model from where its table is"
         )
     return numbers.astype(pd.CategoricalDtype([*known, *sorted({*numbers.dropna()} - {*known})]))
+
+
+def _dates(name: str, texts: pd.Series, path: Path) -> pd.Series:
+    """Return a column of texts as dates, which a server reads as the same. Raises `ExportError` for any other text."""
+    read = Feature(name, type=DATE, missing=True).cells
+    cells = list(map(read.parse, texts))
+    wrong = next((row for row, cell in enumerate(cells) if read.reason(cell)), None)
+    if wrong is not None:
+        raise ExportError(
+            f"{path.name} has {texts.iloc[wrong]!r} in the column {name!r}, which is no date in ISO 8601; write it as "
+            "2026-03-01 or 2026-03-01T14:30:00Z"
+        )
+    seconds = np.array([read.number(cell) for cell in cells], dtype=np.float64)
+    return pd.Series(dates.moments_of(seconds), index=texts.index)
 
 
 def _named(fitted: Any, X: pd.DataFrame) -> Any:

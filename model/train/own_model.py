@@ -18,7 +18,7 @@ from model.errors import ExportError, first_line
 from model.metrics import confusion
 from model.plots import style
 from model.plots import training as plots
-from model.schema.feature import INTEGER, Category
+from model.schema.feature import DATE, INTEGER, Category
 from model.schema.features import Matrix
 from model.store.artifact import Artifact
 from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data
@@ -175,9 +175,13 @@ def _read(
     except NotFittedError as error:
         raise ExportError(f"the model cannot be exported: {error}") from None
     except Exception as error:  # every library has classes of its own
-        raise ExportError(
-            f"the model does not predict the {what}: {first_line(error)}; pass rows that it predicts"
-        ) from None
+        dated = next((column.name for column in table.columns if column.type == DATE), None)
+        todo = (
+            f"turn the dates in {dated!r} into numbers by Formulas, such as month({dated})"
+            if dated
+            else ("pass rows that it predicts")
+        )
+        raise ExportError(f"the model does not predict the {what}: {first_line(error)}; {todo}") from None
     matrix = table.matrix(X)
     infinite = [column.name for column, values in zip(table.columns, matrix.T) if np.isinf(values).any()]
     if infinite:

@@ -7,7 +7,7 @@ import numpy as np
 from model.engine.compare import differing, largest_difference, predict_by_batch_size, shares_of
 from model.engine.runtime import Predict
 from model.errors import ProofError
-from model.schema.feature import INTEGER, Feature
+from model.schema.feature import ROUNDED, Feature
 from model.schema.features import Matrix, Schema
 from model.store.manifest import MAX_ALLOWED, Proof
 from model.train.candidate import Allowance
@@ -105,7 +105,8 @@ def _excess(allowance: Allowance, share: float) -> str:
 def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
     """Return `(n_rows, n_features)`, half within the training range, half up to its width beyond it.
 
-    Categories are drawn from all that are accepted, and a tenth of the values that may be missing is.
+    Categories are drawn from all that are accepted, and a tenth of the values that may be missing is. Dates have whole
+    seconds.
     """
     features, random = schema.features, np.random.default_rng(seed)
     n_places = np.array(schema.n_places)
@@ -116,7 +117,7 @@ def random_rows(schema: Schema, n_rows: int, *, seed: int) -> Matrix:
     margin = (np.arange(n_rows) % 2)[:, np.newaxis] * width  # (n_rows, n_features), 0 in every other row
     rows: Matrix = random.uniform(low - margin, high + margin)
     rows[:, ~is_number] = random.integers(0, n_places[~is_number], (n_rows, np.count_nonzero(~is_number)))
-    whole = np.array([feature.type == INTEGER for feature in features])
+    whole = np.array([feature.type in ROUNDED for feature in features])
     rows[:, whole] = rows[:, whole].round()
     lowest, highest = np.array([(feature.lowest, feature.highest) for feature in features]).T
     rows[:, is_number] = rows[:, is_number].clip(lowest[is_number], highest[is_number])
@@ -147,4 +148,4 @@ def limit_rows(schema: Schema) -> Matrix:
 
 def _middle(feature: Feature) -> float:
     middle = (feature.minimum + feature.maximum) / 2
-    return float(np.floor(middle)) if feature.type == INTEGER else middle
+    return float(np.floor(middle)) if feature.type in ROUNDED else middle

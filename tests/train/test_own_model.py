@@ -7,6 +7,7 @@ import re
 import sys
 import types
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -461,7 +462,17 @@ def test_model_that_cannot_be_exact_is_refused(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.assign(rooms=pd.Timestamp("2026-01-01")), "the column 'rooms' has dates"),
+        (lambda t: t.assign(rooms=pd.Timestamp("2026-01-01")), "turn the dates in 'rooms' into numbers by Formulas"),
+        (
+            lambda t: t.assign(rooms=pd.Timestamp("2026-01-01", tz="Europe/Berlin")),
+            ".dt.tz_convert(None)",
+        ),
+        (lambda t: t.assign(rooms=pd.Timedelta("1h")), "'rooms' has lengths of time; turn it into numbers"),
+        (
+            lambda t: t.assign(rooms=[date(2026, 1, 1)] * 400),
+            "convert it by pandas.to_datetime",
+        ),
+        (lambda t: t.assign(rooms=np.datetime64("12026-01-01", "s")), "'rooms' has dates beyond the years 1 to 9999"),
         (lambda t: t.assign(rooms=[1, "1"] * 200), "the column 'rooms' has values of the types int, str"),
         (lambda t: t.assign(rooms=None), "the column 'rooms' has values of the types nothing"),
         (lambda t: t.set_axis(["rooms", "rooms"], axis=1), "the column 'rooms' is there more than once"),

@@ -390,7 +390,9 @@ def test_document_of_a_date_is_checked(facts: dict[str, Any], message: str) -> N
     ("facts", "words"),
     [
         ({}, "any date"),
-        ({"minimum": 0.0, "maximum": 86_400.5}, "1970-01-01 to 1970-01-02T00:00:00.500000Z in training"),
+        ({"minimum": 0.0, "maximum": 86_400.0}, "1970-01-01 to 1970-01-02 in training"),
+        ({"minimum": 0.0, "maximum": 5_400.5}, "1970-01-01 00:00 to 1970-01-01 01:30 in training"),
+        ({"minimum": 0.5, "maximum": 1e9}, "1970-01-01 to 2001-09-09 in training"),
         (
             {"lowest": 0.0, "missing": True},
             "any date, accepted from 1970-01-01 to 9999-12-31T23:59:59Z; may be missing",

@@ -17,7 +17,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from model.engine.columns import Columns
 from model.errors import ExportError, first_line
-from model.schema.feature import BOOLEAN, CATEGORY, Feature
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
 from model.train.compile import blocks
@@ -80,6 +80,7 @@ class _Translation:
             parts = [(each, flow, weights.get(name)) for name, each in step.transformer_list if each != "drop"]
             return self._joined(step, parts)
         try:
+            self._check_dates(flow)
             if isinstance(flow, Raw) and (flow.steps or not self._is_numeric(flow)):
                 return self._of_categories(step, flow)
             block = self._block(flow)
@@ -98,6 +99,7 @@ class _Translation:
         """Return the program that ends with a flow."""
         if isinstance(flow, Raw):
             try:
+                self._check_dates(flow)
                 block = (
                     self._block(flow) if self._is_numeric(flow) and not flow.steps else self._of_categories(None, flow)
                 )
@@ -131,6 +133,10 @@ class _Translation:
             except NoColumns:
                 continue
             if isinstance(made, Raw):
+                try:
+                    self._check_dates(made)
+                except Refused as reason:
+                    raise _refusal(step, str(reason)) from None
                 if not made.steps and self._is_numeric(made):
                     block = self._block(made)
                 else:
@@ -154,10 +160,20 @@ class _Translation:
         """Return whether numpy takes the columns for numbers as they are."""
         for number in flow.features:
             column = self._frames.columns[number]
-            plain = column.type not in (CATEGORY, BOOLEAN) or (column.type == BOOLEAN and column.dtype == bool)
+            plain = column.type not in (CATEGORY, BOOLEAN, DATE) or (column.type == BOOLEAN and column.dtype == bool)
             if not plain or getattr(column.dtype, "kind", "f") == "O":
                 return False
         return True
+
+    def _check_dates(self, flow: Flow) -> None:
+        """Raise `Refused` for dates that reach a step, or the model, as they are."""
+        numbers = flow.features if isinstance(flow, Raw) else ()
+        names = [self._features[number].name for number in numbers if self._features[number].type == DATE]
+        if names:
+            raise Refused(
+                f"it gets the dates {', '.join(map(repr, names))}; turn them into numbers by Formulas, such as "
+                f"month({names[0]})"
+            )
 
     def _block(self, flow: Flow) -> int:
         """Return the block of columns that are numbers; a column of float32 is rounded to it."""

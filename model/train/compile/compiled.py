@@ -32,7 +32,18 @@ from model.engine.runtime import Predict
 from model.engine.steps import Step
 from model.engine.trees import Trees
 from model.errors import ExportError
-from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, ERROR, INTEGER, Category, Feature
+from model.schema import dates
+from model.schema.feature import (
+    AS_MISSING,
+    AS_OTHER,
+    BOOLEAN,
+    CATEGORY,
+    DATE,
+    ERROR,
+    INTEGER,
+    Category,
+    Feature,
+)
 from model.schema.features import Matrix
 from model.train.compile import catboost, lightgbm, linear, members, onnx_file, scikit_learn, xgboost
 from model.train.compile.behind import compile_behind
@@ -93,6 +104,7 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
             raise ExportError(f"the model cannot be exported: {error}") from None
     labels = labels_of(fitted)
     steps, estimator, back = _parts(fitted)
+    _check_dates(frames, steps)
     X = np.vstack([_complete_row(X), X])
     family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
     reason = ""
@@ -115,6 +127,16 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
         return _convert(_Model(fitted, labels, frames, steps, estimator, back, asked), X)
     except ExportError as error:
         raise ExportError(f"{error}{reason}") from None
+
+
+def _check_dates(frames: Frames, steps: Pipeline | None) -> None:
+    """Raise `ExportError` for a table with dates and a model without steps, which could turn them into numbers."""
+    names = [column.name for column in frames.columns if column.type == DATE]
+    if names and steps is None:
+        raise ExportError(
+            f"the column {names[0]!r} has dates, and no step turns it into numbers; put Formulas in front of the "
+            f"model, such as month({names[0]}), and fit the pipeline"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +378,8 @@ def _compared(features: Sequence[Feature], X: Matrix) -> tuple[Matrix, Matrix]:
     low, high = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
     lowest = np.maximum(2 * low - high, [feature.lowest for feature in features])
     highest = np.minimum(2 * high - low, [feature.highest for feature in features])
-    return lowest, highest
+    is_date = np.array([feature.type == DATE for feature in features])
+    return np.where(is_date, np.floor(lowest), lowest), np.where(is_date, np.ceil(highest), highest)
 
 
 def _is_answered(model: _Model) -> Callable[[Matrix], Matrix]:
@@ -467,11 +490,15 @@ def _features(frames: Frames, predict: Predict, ask: Callable[[Matrix], Matrix],
     features = []
     for number, column in enumerate(frames.columns):
         missing = _accepts(predict, X, number, np.nan)
-        feature = Feature(column.name, type=column.type, missing=missing, categories=column.categories)
+        feature = Feature(
+            column.name, type=column.type, missing=missing, categories=column.categories, format=column.format
+        )
         if column.type == CATEGORY:
             feature = replace(feature, unseen=_unseen(predict, ask, X, number, feature, frames))
         if column.type == INTEGER:
             feature = replace(feature, lowest=-MAX_WHOLE, highest=MAX_WHOLE)
+        if column.type == DATE:
+            feature = replace(feature, lowest=dates.LOWEST, highest=dates.HIGHEST)
         features.append(feature)
     return tuple(features)
 

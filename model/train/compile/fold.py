@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from model.engine.chunks import in_chunks
 from model.engine.trees import Trees
 from model.errors import ExportError
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
+from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, ROUNDED, Feature
 from model.schema.features import Matrix
 from model.train.compile.fitted import FittedTrees
 
@@ -87,7 +87,7 @@ def find_limits(
         base = ask(X[:1])
         missing, usual = np.isnan(base), np.isfinite(base)
         highest[numbers], lowest[numbers] = last(1.0, highest[numbers]), last(-1.0, lowest[numbers])
-        whole = np.array([feature.type == INTEGER for feature in features])
+        whole = np.array([feature.type in ROUNDED for feature in features])
         lowest[whole], highest[whole] = np.ceil(lowest[whole]), np.floor(highest[whole])
         beyond = (X[:, numbers] < lowest[numbers]) | (X[:, numbers] > highest[numbers])
         for number in np.flatnonzero(beyond.any(axis=0)):
@@ -184,7 +184,7 @@ class _Fold:
         ends = [feature.lowest, feature.highest, *(known[:1] - width), *(known[-1:] + width), 0.0, *_SENTINELS]
         probes = np.unique(np.clip(np.concatenate([known, between, ends]), feature.lowest, feature.highest))
         probes = np.clip(probes, -_LARGEST, _LARGEST)
-        return np.unique(np.round(probes)) if feature.type == INTEGER else probes
+        return np.unique(np.round(probes)) if feature.type in ROUNDED else probes
 
     def _sources(self, X: Matrix) -> NDArray[np.intp]:
         """Return the raw feature that each of the used columns depends on, -1 for one that never changes."""

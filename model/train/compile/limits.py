@@ -9,7 +9,7 @@ import numpy as np
 
 from model.engine.runtime import Predict
 from model.errors import ExportError
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
+from model.schema.feature import BOOLEAN, CATEGORY, ROUNDED, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
 from model.train.compile.fold import Ask
@@ -105,7 +105,7 @@ def _nearer(features: Sequence[Feature], X: Matrix, exponent: int) -> tuple[Feat
             with np.errstate(over="ignore"):
                 distance = float(np.ldexp(high - low if high > low else 1.0, exponent))
             lowest, highest = max(feature.lowest, low - distance), min(feature.highest, high + distance)
-            if feature.type == INTEGER:
+            if feature.type in ROUNDED:
                 lowest, highest = float(np.ceil(lowest)), float(np.floor(highest))
             feature = replace(feature, lowest=lowest, highest=highest)
         found.append(feature)

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from model.engine.columns import Columns
 from model.engine.trees import MAX_CODE, Trees
-from model.schema.feature import INTEGER, Feature
+from model.schema import dates
+from model.schema.feature import DATE, INTEGER, Feature
 from model.schema.features import Matrix, Schema
 from model.train.compile.fold import largest
 
@@ -89,16 +90,22 @@ def rows_at_splits_of_columns(trees: Trees, columns: Columns, X: Matrix, schema:
     asked, row, of_row = after[chosen], row[: len(chosen)], of_row[chosen]
     low, high = ends[:, chosen].min(axis=0), ends[:, chosen].max(axis=0)
     whole = np.array([feature.type == INTEGER for feature in schema.features])[of_row]
+    is_date = np.array([feature.type == DATE for feature in schema.features])[of_row]
+
+    def rounded(values: Matrix) -> Matrix:
+        found = np.where(whole, np.floor(values), values)
+        found[is_date] = dates.on_grid(found[is_date])
+        return found
 
     def at(values: Matrix) -> NDArray[np.bool_]:
-        asked[row, of_row] = np.where(whole, np.floor(values), values)
+        asked[row, of_row] = rounded(values)
         return is_left(asked, crossed[chosen])
 
     left_at_low = at(low)
     last = largest(lambda values: at(values) == left_at_low, low, high)
     pairs = [before, after]
     for side in (last, np.where(whole, np.floor(last) + 1, np.nextafter(last, np.inf))):
-        asked[row, of_row] = np.where(whole, np.floor(side), side)
+        asked[row, of_row] = rounded(side)
         pairs.append(asked.copy())
     return np.vstack(pairs)
 
