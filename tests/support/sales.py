@@ -73,7 +73,7 @@ def predictions(pipeline: Any, records: list[dict[str, Any]]) -> NDArray[np.floa
     """Return what the fitted pipeline itself predicts for rows of JSON, `(n_rows,)`."""
     frame = pd.DataFrame({name: [record.get(name) for record in records] for name in COLUMNS})
     for name in ("sold", "listed"):
-        moments = pd.to_datetime(frame[name], format="ISO8601", utc=True)
+        moments = pd.to_datetime(frame[name].str.upper(), format="ISO8601", utc=True)
         frame[name] = moments.dt.tz_convert(None).astype("datetime64[us]")
     found: NDArray[np.float64] = pipeline.predict(frame)
     return found
