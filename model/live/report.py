@@ -39,6 +39,8 @@ from model.metrics import confusion, log_losses, mean_interval
 from model.plots import live as plots
 from model.plots.training import confusion as confusion_matrix
 from model.plots.training import predicted_against_actual, reliability, residuals
+from model.schema import dates
+from model.schema.feature import DATE
 from model.store import artifact
 from model.store.artifact import Artifact
 
@@ -278,7 +280,11 @@ def _figures(model: Artifact, findings: Findings) -> Iterator[tuple[str, Figure]
         marked = [column.name for column in whole.features if column.exceeded]
         yield (
             "features",
-            plots.bins({column.name: (column.bins, column.counts) for column in whole.features}, marked=marked),
+            plots.bins(
+                {column.name: (column.bins, column.counts) for column in whole.features},
+                marked=marked,
+                written={feature.name: dates.shown for feature in model.schema.features if feature.type == DATE},
+            ),
         )
     bins, counts = model.reference.prediction, whole.prediction.counts
     yield "prediction", plots.prediction_distribution(bins, counts, logged.predictions, label=label)

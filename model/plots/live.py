@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -22,11 +22,18 @@ _RATIOS, _RATIO_COLORS = (0, 0.5, 1, 2, 4), ("#dde6f0", "#a9c1dd", "#e39a86", RE
 _MAX_LABEL = 16  # characters of a category below its bar
 
 
-def bins(columns: Mapping[str, tuple[AnyBins, NDArray[np.intp]]], *, marked: Sequence[str] = ()) -> Figure:
+def bins(
+    columns: Mapping[str, tuple[AnyBins, NDArray[np.intp]]],
+    *,
+    marked: Sequence[str] = (),
+    written: Mapping[str, Callable[..., Sequence[str]]] | None = None,
+) -> Figure:
     """Draw the live share of each bin beside that of training, a panel for each column; those in `marked` in red.
 
-    Counts are by `labels` of the bins, as their `count` returns them. Missing values are not drawn.
+    Counts are by `labels` of the bins, as their `count` returns them. Missing values are not drawn. `written` has for
+    some columns what writes their edges, such as dates; others are numbers.
     """
+    written = written or {}
     n_across = min(3, len(columns))
     n_down = -(-len(columns) // n_across)
     figure, axes = plt.subplots(
@@ -34,7 +41,7 @@ def bins(columns: Mapping[str, tuple[AnyBins, NDArray[np.intp]]], *, marked: Seq
     )
     for axis, (name, (column, counts)) in zip(axes.flat, columns.items()):
         color = RED if name in marked else BLUE
-        _bars(axis, column, counts, color)
+        _bars(axis, column, counts, color, written.get(name, _numbers))
         axis.set_title(name, color=color)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     for axis in axes.flat[len(columns) :]:
@@ -144,7 +151,17 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _bars(axis: Axes, column: AnyBins, counts: NDArray[np.intp], color: str) -> None:
+def _numbers(*values: float) -> list[str]:
+    return [f"{value:.4g}" for value in values]
+
+
+def _bars(
+    axis: Axes,
+    column: AnyBins,
+    counts: NDArray[np.intp],
+    color: str,
+    written: Callable[..., Sequence[str]] = _numbers,
+) -> None:
     """Draw the training and the live share of each bin side by side."""
     known = counts[:-1]
     ticks = np.arange(len(known))
@@ -152,8 +169,8 @@ def _bars(axis: Axes, column: AnyBins, counts: NDArray[np.intp], color: str) -> 
     axis.bar(ticks - 0.2, training, width=0.4, color=GREY, label="training")
     axis.bar(ticks + 0.2, known / max(known.sum(), 1), width=0.4, color=color, label="live")
     if isinstance(column, Bins):
-        edges = [f"≤ {edge:.4g}" for edge in column.edges]
-        labels = [f"< {column.minimum:.4g}", *edges, f"> {column.edges[-1]:.4g}"]
+        lowest, *edges = written(column.minimum, *column.edges.tolist())
+        labels = [f"< {lowest}", *(f"≤ {edge}" for edge in edges), f"> {edges[-1]}"]
     else:
         labels = [*map(_shortened, column.names), "any other", "unseen"]
     axis.set_xticks(ticks, labels, rotation=90, fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, Polynomial
 from model import Artifact, Feature, Schema, Store, export
 from model.cli.main import main
 from model.errors import ExportError
+from model.live import report
+from model.live.prediction_log import PredictionLog
+from model.plots import live as plots
+from model.schema import dates
 from model.schema.feature import DATE
+from model.store.reference import Bins
 from model.train import frames, proof
 from tests.support import sales
 from tests.support.service import bits
@@ -180,3 +186,40 @@ def test_text_that_is_no_date_in_a_file(
     assert main(arguments) != 0
     assert "sales.csv has '3/4/2021' in the column 'sold', which is no date in ISO 8601" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_report_of_dates(sales_store: Path, tmp_path: Path) -> None:
+    """Dates are read from the prediction log: those of training do not drift, and new ones do."""
+    model = Store(sales_store).load(sales.NAME)
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    verdicts = {}
+    for name, shift in (("same", 0), ("later", 900)):
+        X = sales.table()
+        X["sold"] += pd.Timedelta(days=shift)
+        matrix = model.schema.matrix_from_records(sales.rows(X))
+        log = PredictionLog(f"sqlite:///{tmp_path / name}.db")
+        rows = {"row": 0, "time": now - timedelta(hours=1), "model": sales.NAME, "version": 1}
+        features = [dict(zip(sales.COLUMNS, row)) for row in model.schema.to_log(matrix)]
+        predictions = model.predict(matrix).tolist()
+        log.write(
+            [
+                {**rows, "request_id": f"{number}", "features": logged, "prediction": prediction}
+                for number, (logged, prediction) in enumerate(zip(features, predictions))
+            ]
+        )
+        verdicts[name] = report.write(model, log, tmp_path / f"{name}.html", now=now)
+
+    assert not any("sold" in sentence for _, sentence in verdicts["same"])
+    assert any("sold (PSI" in sentence for _, sentence in verdicts["later"])
+
+
+def test_edges_of_dates_are_written_as_days() -> None:
+    """The bins of a date are named by days, where those of a number have its first digits."""
+    seconds = np.array([0.0, 86_400.0 * 400])
+    column = Bins(0.0, seconds, np.array([0.5, 0.5]))
+    counts = column.count(seconds)
+    figure = plots.bins({"sold": (column, counts), "area": (column, counts)}, written={"sold": dates.shown})
+    of_dates, of_numbers = ([label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes[:2])
+
+    assert of_dates == ["< 1970-01-01", "≤ 1970-01-01", "≤ 1971-02-05", "> 1971-02-05"]
+    assert of_numbers == ["< 0", "≤ 0", "≤ 3.456e+07", "> 3.456e+07"]
