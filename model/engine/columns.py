@@ -27,6 +27,7 @@ _COLUMN_BY_COLUMN = ("places", "bins", "quantiles", "yeo-johnson")
 _MAX_LOOPED = 2**11  # columns of these operations, each of which takes some microseconds
 _NUMBERS_PER_CHUNK = 2**18  # of all blocks together: 2 MiB of float64
 _FIRST_SECOND, _END_SECOND = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999, from 1970 on
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _PROGRAM = "program"  # the array that has the operations as JSON
 
 Block = NDArray[np.float64]
@@ -150,6 +151,10 @@ def _numbers(numbers: Numbers) -> Run:
 
 def _finite(block: Block) -> Block:
     return np.where(np.isfinite(block), block, np.nan)
+
+
+def _in_float32(block: Block) -> Block:
+    return np.where(np.abs(block) <= _LARGEST_FLOAT32, block, np.nan)
 
 
 def _compared(compare: np.ufunc) -> Run:
@@ -297,6 +302,7 @@ _KINDS: Mapping[str, _Kind] = {
     "not": _Kind(1, (), _same, lambda: _not),
     "where": _Kind(3, (), _same, lambda: _where),
     "finite": _Kind(1, (), _same, lambda: _finite),
+    "in float32": _Kind(1, (), _same, lambda: _in_float32),
     "year": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) // 12 + 1970)),
     "quarter": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) % 12 // 3 + 1)),
     "month": _Kind(1, (), _same, lambda: _of_date(lambda seconds: _months(seconds) % 12 + 1)),
@@ -327,7 +333,7 @@ _KINDS: Mapping[str, _Kind] = {
 - `is less`, `is at most`, `is equal`, `is not equal`: two blocks, 1 or 0, or missing where one is.
 - `both`, `either`, `not`: of what is true (not 0), false (0) or missing, 1, 0 or missing, as SQL has them.
 - `where`: three blocks; the second where the first is true, the third where it is false.
-- `finite`: missing where a number is infinite.
+- `finite`, `in float32`: missing where a number is infinite, or beyond what float32 has.
 - `year`, `quarter`, `month`, `day`, `day of year`, `weekday` (0 is Monday), `hour`, `minute`: of seconds since 1970 in
   UTC; missing outside the years 1 to 9999.
 - `fill`: k numbers for missing values. `is missing`, `equal`, `above`: 1 or 0.

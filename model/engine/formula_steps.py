@@ -47,6 +47,20 @@ _PASSES_INFINITE: Mapping[str, tuple[int, ...]] = {
     "where": (1, 2),
 }
 _BINARY = {"+": ("plus", "add"), "-": ("minus", "subtract"), "*": ("product", "multiply"), "/": ("over", "divide")}
+_SMALL = {
+    "is missing",
+    "is less",
+    "is at most",
+    "is equal",
+    "is not equal",
+    "both",
+    "either",
+    "not",
+    "sign",
+    "sin",
+    "cos",
+}
+_SMALL |= {part.replace("_", " ") for part in DATE_PARTS}
 _COMPARED = {"<": "is less", "<=": "is at most", "==": "is equal", "!=": "is not equal"}
 _PLAIN = {
     **{name: name.replace("_", " ") for name in (*DATE_PARTS, "is_missing")},
@@ -76,6 +90,10 @@ class Lowered:
         """Add the steps of a formula and its text, and return the number of the last. Raises `FormulaError`."""
         self._text = text
         return self._of(root)
+
+    def is_large(self, step: int) -> bool:
+        """Return whether a step's numbers may be beyond float32."""
+        return self.steps[step].operation not in _SMALL
 
     def _of(self, node: Node) -> int:
         if isinstance(node, Number):

@@ -2,7 +2,8 @@
 
 A formula takes columns by name and gives one number a row. Training and serving run the same operations, so the bits
 are the same. Numbers, and dates as seconds since 1970-01-01T00:00:00 UTC, are float64; a category is its position.
-A missing value is NaN, and so is what is not a finite number, such as 1 / 0 or log(-1), wherever in a formula it is.
+A missing value is NaN. So is what is not a finite number, such as 1 / 0 or log(-1), wherever in a formula it is, and a
+result beyond float32, about 3.4e38, which many models refuse.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def assemble(
     lowered = Lowered(names, categories)
     results = [lowered.of(each.root, each.text) for each in formulas]
     made = Scheduled(lowered.steps, results, add, block, len(names)).gathered(results)
-    return add("finite", [made]) if any(lowered.is_infinite[each] for each in results) else made
+    return add("in float32", [made]) if any(lowered.is_large(each) for each in results) else made
 
 
 class _Types:

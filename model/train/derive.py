@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from model.engine.columns import Columns
@@ -43,7 +45,7 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not isinstance(X, pd.DataFrame):
             raise FormulaError("", f"formulas take columns by name; pass a data frame, not {type(X).__name__}")
-        check_definitions(self.definitions)
+        _check_definitions(self.definitions)
         types = {str(name): _type(X[name]) for name in X.columns}
         for definition in self.definitions:
             check_derived(definition, types)
@@ -76,14 +78,37 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return the names of the definitions."""
         return np.array([each.name for each in self.definitions], dtype=object)
 
+    @property
+    def formulas(self) -> tuple[Formula, ...]:
+        """Return the formulas of the definitions, in their order."""
+        return tuple(each.parsed for each in self.definitions)
+
     def _program(self) -> Columns:
         texts = tuple(each.formula for each in self.definitions)
         categories = tuple((name, tuple(map(str, known))) for name, known in self.categories_.items())
         return _program(texts, tuple(self.feature_names_in_), categories)
 
 
-def check_definitions(definitions: Sequence[Derived]) -> tuple[Formula, ...]:
-    """Return the formulas of definitions. Raises `FormulaError` for one that is none, or names that are not unique."""
+def derived_of(fitted: Any) -> tuple[Derived, ...]:
+    """Return the definitions of all derived features inside a fitted pipeline, in order, each once."""
+    if isinstance(fitted, Formulas):
+        return tuple(fitted.definitions)
+    parts: list[Any] = []
+    if isinstance(fitted, Pipeline):
+        parts = [step for _, step in fitted.steps]
+    elif isinstance(fitted, FeatureUnion):
+        parts = [step for _, step in fitted.transformer_list]
+    elif isinstance(fitted, ColumnTransformer):
+        parts = [step for _, step, _ in fitted.transformers_]
+    elif isinstance(fitted, TransformedTargetRegressor):
+        parts = [fitted.regressor_]
+    elif hasattr(fitted, "best_estimator_"):
+        parts = [fitted.best_estimator_]
+    return tuple(dict.fromkeys(each for part in parts for each in derived_of(part)))
+
+
+def _check_definitions(definitions: Sequence[Derived]) -> None:
+    """Raise `FormulaError` if there are no definitions, or their names are not unique."""
     if not definitions:
         raise FormulaError("", "there are no definitions; pass at least one Derived(name, formula)")
     for definition in definitions:
@@ -93,11 +118,10 @@ def check_definitions(definitions: Sequence[Derived]) -> tuple[Formula, ...]:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise FormulaError("", f"the derived feature {repeated[0]!r} is defined more than once; rename one")
-    return tuple(each.parsed for each in definitions)
 
 
 def check_derived(definition: Derived, types: Mapping[str, str]) -> None:
-    """Raise `FormulaError` for a definition that is no number of columns of these types."""
+    """Raise `FormulaError` for a definition that gives no number for columns of these types, by name."""
     if definition.parsed.check(types) == DATE:
         raise FormulaError(definition.formula, "it is a date; take a part of it, such as month(…), or days_since(…)")
 

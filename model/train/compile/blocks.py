@@ -50,6 +50,12 @@ class Program:
             return self._take(block, _parameter(parameters[0]))
         return self._added(Operation(name, (block,), tuple(map(_parameter, parameters))))
 
+    def add_on(self, name: str, blocks: Sequence[int], *parameters: ArrayLike) -> int:
+        """Add an operation on several blocks, and return the number of its result."""
+        if len(blocks) == 1:
+            return self.add(name, blocks[0], *parameters)
+        return self._added(Operation(name, tuple(blocks), tuple(map(_parameter, parameters))))
+
     def join(self, blocks: Sequence[int]) -> int:
         """Put blocks side by side."""
         if len(blocks) == 1:

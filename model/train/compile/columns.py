@@ -16,13 +16,15 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from model.engine.columns import Columns
-from model.errors import ExportError, first_line
+from model.engine.formulas import assemble
+from model.errors import ExportError, FormulaError, first_line
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
 from model.train.compile import blocks
 from model.train.compile.blocks import NoColumns, Program, Refused
 from model.train.compile.encoders import ENCODERS, by_asking
+from model.train.derive import Formulas
 from model.train.frames import Frames
 
 N_RANDOM = 5_000  # rows that each step is asked about, beside those of the table and at the limits
@@ -80,6 +82,8 @@ class _Translation:
             parts = [(each, flow, weights.get(name)) for name, each in step.transformer_list if each != "drop"]
             return self._joined(step, parts)
         try:
+            if isinstance(step, Formulas):
+                return self._of_formulas(step, flow)
             self._check_dates(flow)
             if isinstance(flow, Raw) and (flow.steps or not self._is_numeric(flow)):
                 return self._of_categories(step, flow)
@@ -88,12 +92,30 @@ class _Translation:
                 found = by_asking(self._program, [step], block, self._asked_of_numbers(step, flow))
             else:
                 found = blocks.translate(self._program, step, block)
-            expected = self._answers([step], flow)
-            if not blocks.same(expected, self._program.values[found]):
-                raise Refused("numpy does not repeat its numbers to the last bit")
+            self._check(step, flow, found)
         except Refused as reason:
             raise _refusal(step, str(reason)) from None
         return found
+
+    def _of_formulas(self, step: Formulas, flow: Flow) -> int:
+        """Add the operations that the step itself runs."""
+        names, categories = list(step.feature_names_in_), {}
+        if isinstance(flow, Raw):
+            if flow.steps:
+                raise Refused("its columns are of another step, and no numbers")
+            columns = [self._frames.columns[number] for number in flow.features]
+            categories = {name: list(map(str, each.categories)) for name, each in zip(names, columns)}
+        try:
+            found = assemble(step.formulas, names, categories, self._program.add_on, self._block(flow))
+        except FormulaError as error:
+            raise Refused(str(error)) from None
+        self._check(step, flow, found)
+        return found
+
+    def _check(self, step: Any, flow: Flow, found: int) -> None:
+        """Raise `Refused` if a block does not have what a step makes of the flow."""
+        if not blocks.same(self._answers([step], flow), self._program.values[found]):
+            raise Refused("numpy does not repeat its numbers to the last bit")
 
     def finish(self, flow: Flow) -> Columns:
         """Return the program that ends with a flow."""

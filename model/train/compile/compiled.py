@@ -27,6 +27,7 @@ from threadpoolctl import ThreadpoolController
 from model.engine.chunks import in_chunks
 from model.engine.columns import Columns
 from model.engine.converted import ConvertedEngine
+from model.engine.formulas import Derived
 from model.engine.linear import LinearEngine
 from model.engine.runtime import Predict
 from model.engine.steps import Step
@@ -44,15 +45,17 @@ from model.schema.feature import (
     Category,
     Feature,
 )
-from model.schema.features import Matrix
+from model.schema.features import Matrix, Schema
+from model.train import proof
 from model.train.compile import catboost, lightgbm, linear, members, onnx_file, scikit_learn, xgboost
 from model.train.compile.behind import compile_behind
 from model.train.compile.columns import compile_columns
 from model.train.compile.converted import CONVERTER, adopt, convert
 from model.train.compile.fold import Ask, NotFoldable, find_limits, fold
-from model.train.compile.limits import of_answers, of_columns, tighten
+from model.train.compile.limits import of_answers, of_columns, tighten, with_seen_range
 from model.train.compile.onnx_file import OnnxModel
 from model.train.compile.targets import steps_back
+from model.train.derive import derived_of
 from model.train.frames import MAX_WHOLE, Frames
 from model.train.labels import labels_of, positions
 
@@ -61,6 +64,7 @@ FAMILIES = (scikit_learn, xgboost, lightgbm, catboost, members)
 
 _ROWS_AT_ONCE = 4_096  # which stay in the processor's caches while many trees read them
 _EXACT_IN_FLOAT32 = 2.0**24  # whole numbers up to this
+_N_ASKED = 5_000  # random rows of which derived features are computed
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
 _HYPERPARAMETERS = (bool, int, float, str)
 
@@ -154,6 +158,20 @@ class _Model:
     @property
     def in_front(self) -> list[Any]:
         return [step for _, step in self.steps.steps] if self.steps else []
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        return derived_of(self.steps)
+
+    def is_answered(self, rows: Matrix) -> NDArray[np.bool_]:
+        """Return for which rows the fitted model has an answer, `(n_rows,)`."""
+        try:
+            found = self.predict(rows)
+        except Exception:  # every library has classes of its own
+            if len(rows) == 1:
+                return np.array([False])
+            return np.concatenate([self.is_answered(row[np.newaxis]) for row in rows])
+        return np.isfinite(found.reshape(len(rows), -1)).all(axis=1)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -260,6 +278,7 @@ def _compile_linear(model: _Model, X: Matrix) -> Compiled:
     features = tighten(features, X, of_answers(model.predict), n_rounds=0)
     columns = compile_columns(model.in_front, model.frames, features, X)
     engine = LinearEngine(columns, found.coefficients, found.intercepts, steps, decision)
+    _check_derived(model, features, X)
     return Compiled(
         **model.facts,
         summary=_summary(found.coefficients),
@@ -283,7 +302,13 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
     n_trees = len(trees.roots) - trees.n_constants
     summary = f"{n_trees:,} tree{'' if n_trees == 1 else 's'}"
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limits(model.ask, features, X, in_float32=trees.finite_in_float32)
+    features = _limits(
+        model.ask,
+        features,
+        X,
+        in_float32=trees.finite_in_float32,
+        is_answered=model.is_answered if model.derived else None,
+    )
     columns = None
     try:
         try:
@@ -303,6 +328,7 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
             f"the steps cannot be folded into the trees: {error}. If they refuse numbers between others, make that "
             "column a category"
         ) from None
+    _check_derived(model, features, X)
     try:
         compared.check([0] * columns.n_columns if columns else [feature.cells.n_places for feature in features])
     except ValueError as error:
@@ -355,14 +381,48 @@ def _patterns(frames: Frames, rows: Matrix) -> NDArray[np.intp] | None:
     return found if found.max() else None
 
 
-def _limits(ask: Ask, features: Sequence[Feature], X: Matrix, *, in_float32: bool) -> tuple[Feature, ...]:
+def _check_derived(model: _Model, features: Sequence[Feature], X: Matrix) -> None:
+    """Raise `ExportError` for a model that refuses rows within these limits because a derived feature is missing."""
+    if not model.derived:
+        return
+    schema = Schema(
+        tuple(with_seen_range(feature, values) for feature, values in zip(features, X.T)), Feature("target")
+    )
+    at_zero = np.repeat(X[:1], len(features), axis=0)
+    np.fill_diagonal(at_zero, [np.clip(0.0, feature.lowest, feature.highest) for feature in features])
+    rows = np.vstack([at_zero, proof.random_rows(schema, _N_ASKED, seed=1), proof.limit_rows(schema)])
+    columns = dict(zip(schema.names, rows.T))
+    categories = {feature.name: feature.texts for feature in features if feature.categories}
+    for definition in model.derived:
+        formula = definition.parsed
+        if not columns.keys() >= set(formula.names):
+            continue  # of columns that a step before it makes
+        is_undefined = np.isnan(formula.evaluate(columns, categories))
+        is_undefined &= ~np.isnan([columns[name] for name in formula.names]).any(axis=0)
+        if is_undefined.any() and not model.is_answered(rows[is_undefined][:1]).all():
+            raise ExportError(
+                f"the model refuses missing values, and {definition.name!r} is missing where {definition.formula} is "
+                "not defined, such as for a division by 0; put a SimpleImputer behind Formulas, or choose an estimator "
+                "that takes missing values"
+            )
+
+
+def _limits(
+    ask: Ask,
+    features: Sequence[Feature],
+    X: Matrix,
+    *,
+    in_float32: bool,
+    is_answered: Callable[[Matrix], NDArray[np.bool_]] | None = None,
+) -> tuple[Feature, ...]:
     """Return the features with the limits that are found by asking, without scikit-learn's checks where it helps."""
 
     def unchecked(rows: Matrix) -> Matrix:
         with config_context(assume_finite=True):
             return ask(rows)
 
-    return _limited(features, *find_limits(ask, features, X, unchecked=unchecked, in_float32=in_float32))
+    found = find_limits(ask, features, X, unchecked=unchecked, in_float32=in_float32, is_answered=is_answered)
+    return _limited(features, *found)
 
 
 def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tuple[Feature, ...]:

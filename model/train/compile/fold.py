@@ -40,13 +40,21 @@ class NotFoldable(ExportError):
 
 
 def find_limits(
-    ask: Ask, features: Sequence[Feature], X: Matrix, *, unchecked: Ask, in_float32: bool
+    ask: Ask,
+    features: Sequence[Feature],
+    X: Matrix,
+    *,
+    unchecked: Ask,
+    in_float32: bool,
+    is_answered: Callable[[Matrix], NDArray[np.bool_]] | None = None,
 ) -> tuple[Matrix, Matrix]:
     """Return the lowest and highest value of each feature that is accepted, `(n_features,)`.
 
     The steps refuse a value by raising; trees that round their input to float32 refuse one whose encoded columns are
     not finite there. `unchecked` asks without the library's checks, where it has them: its answers are but guesses.
-    `X` are rows that are accepted. Raises `ExportError` if a row of `X` is beyond what was found.
+    A value at which a column becomes missing is refused, unless `is_answered` says of `(n_rows, n_features)` that the
+    model has an answer, `(n_rows,)`: the steps may make missing values on purpose. `X` are rows that are accepted.
+    Raises `ExportError` if a row of `X` is beyond what was found.
     """
     lowest = np.array([feature.lowest for feature in features]).clip(-_LARGEST, _LARGEST)
     highest = np.array([feature.highest for feature in features]).clip(-_LARGEST, _LARGEST)
@@ -67,6 +75,8 @@ def find_limits(
         # Where numbers become missing, such as the logarithms of negative ones, the map is at its end, too.
         same = (np.isnan(encoded) == missing).all(axis=1)
         found: NDArray[np.bool_] = same & (is_finite | (not in_float32))
+        if is_answered and not found.all():
+            found[~found] = is_answered(rows[~found])
         return found
 
     def finite(rows: Matrix) -> Matrix:
@@ -80,8 +90,11 @@ def find_limits(
         def turned(asked: Ask) -> Accepted:
             return lambda values: accepted(side * values, asked=asked)
 
-        guesses = [turned(finite), turned(unchecked)]
-        return side * _last(turned(ask), guesses, side * X[0, numbers], side * end)
+        start, end = side * X[0, numbers], side * end
+        if is_answered:  # what is refused may lie in between: a division by 0
+            zero = np.zeros(len(numbers))
+            end = np.where((start < 0) & (end > 0) & ~turned(ask)(zero), zero, end)
+        return side * _last(turned(ask), [turned(finite), turned(unchecked)], start, end)
 
     if numbers:
         base = ask(X[:1])

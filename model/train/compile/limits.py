@@ -34,7 +34,7 @@ def tighten(features: Sequence[Feature], X: Matrix, sizes: Sizes, *, n_rounds: i
     `n_rounds` times; once is enough where each column depends on one feature. Raises `ExportError` if even the
     range of `X` is too wide.
     """
-    ranged = [_ranged(feature, values) for feature, values in zip(features, X.T)]
+    ranged = [with_seen_range(feature, values) for feature, values in zip(features, X.T)]
 
     def within(halvings: int) -> tuple[Feature, ...] | None:
         found = _nearer(ranged, X, _MAX_EXPONENT - halvings)
@@ -86,7 +86,7 @@ def of_columns(ask: Ask) -> Sizes:
     return sizes
 
 
-def _ranged(feature: Feature, values: Matrix) -> Feature:
+def with_seen_range(feature: Feature, values: Matrix) -> Feature:
     """Return a number with the range of its values."""
     known = values[~np.isnan(values)]
     if feature.type in (CATEGORY, BOOLEAN):
