@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, Category
+from model.engine.formula_syntax import Call, Name, Text, printed
+from model.engine.formulas import Derived
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER, Category
 
-DATE, TEXT, IDENTIFIER = "date", "text", "identifier"
+TEXT, IDENTIFIER = "text", "identifier"
 TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE, TEXT, IDENTIFIER)
 # The types that learners see; a column of any other is left out.
 LEARNED = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE)
+
+DAYS, HOURS = "days", "hours"
+PARTS = ("year", "quarter", "month", "day", "weekday", "hour", DAYS, HOURS)
+"""What a date can be turned into; days and hours are those since 1970-01-01 UTC."""
 
 CSV, PARQUET, JSON = "csv", "parquet", "json"
 FORMATS = (CSV, PARQUET, JSON)
@@ -85,7 +91,7 @@ class Description:
     date: str = ""
     max_age_days: int | None = None
     rules: tuple[Rule, ...] = ()
-    features: tuple[Any, ...] = ()
+    features: tuple[Derived, ...] = ()
     name: str = ""
     title: str = ""
     source: str = ""
@@ -97,7 +103,10 @@ class Description:
 
     def column(self, name: str) -> ColumnDescription:
         """Return a column by its name. Raises `KeyError` if there is none."""
-        return next((column for column in self.columns if column.name == name), None) or _none(name)
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
 
     @property
     def learned(self) -> tuple[ColumnDescription, ...]:
@@ -105,6 +114,13 @@ class Description:
         others = {self.target, self.group}
         return tuple(each for each in self.columns if each.use and each.type in LEARNED and each.name not in others)
 
+    @property
+    def parts(self) -> tuple[Derived, ...]:
+        """Return the parts of dates that are declared, as derived features, such as `sold_month`."""
+        return tuple(_part(column.name, part) for column in self.learned for part in column.parts)
 
-def _none(name: str) -> ColumnDescription:
-    raise KeyError(name)
+
+def _part(name: str, part: str) -> Derived:
+    since = (Text("1970-01-01"),) if part in (DAYS, HOURS) else ()
+    formula = printed(Call(f"{part}_since" if since else part, (Name(name), *since)))
+    return Derived(f"{name}_{part}", formula, description=f"the {part} of {name}{' since 1970' if since else ''}")

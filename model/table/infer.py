@@ -1,0 +1,449 @@
+"""Says what each column of a table is, and why. All shares are of all rows; nothing is decided on a sample alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from model.engine.formula_syntax import nearest
+from model.errors import DataError
+from model.schema import dates
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, NUMBER
+from model.table import copies, formats, reader
+from model.table.description import (
+    DAYS,
+    HOURS,
+    IDENTIFIER,
+    LEARNED,
+    TEXT,
+    TYPES,
+    ColumnDescription,
+    Description,
+)
+from model.table.reader import Relation
+from model.table.values import (
+    FALSE_TEXTS,
+    OTHER_MISSING_TEXTS,
+    TRUE_TEXTS,
+    listed,
+    moment_of,
+    number_of,
+    text_of,
+    value_of,
+)
+
+IGNORE = "ignore"
+_BATCH = 25  # columns in one query
+_MOSTLY = 0.9  # of the rows are missing: a column that says little
+_ENOUGH = 0.9  # of the cells are numbers: the others are faults
+_MANY_CATEGORIES = 100
+_FEW_ROWS = 20  # with fewer, that all values are different says little
+_WORDS_OF_TEXT, _LENGTH_OF_TEXT = 4, 40
+_MAX_EXAMPLES, _MAX_EXAMPLE = 3, 20
+_MARKERS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
+_INDEX_NAMES = {"", "id", "index", "key", "no", "nr", "number", "row", "rownames", "rowid", "unnamed: 0", "x0"}
+_MOMENTS = {"year": "year", "month": "month", "day": "day", "weekday": "dayofweek", "hour": "hour"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in one column, beside what it is taken for: missing cells, different values, examples."""
+
+    column: ColumnDescription
+    n_missing: int
+    n_distinct: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A description, what was found in each column, and what a person may want to decide."""
+
+    description: Description
+    found: tuple[Found, ...]
+    n_rows: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the report, a line a column."""
+        dialect, n_columns = self.description.dialect, len(self.found)
+        head = f"{self.description.data}: {self.n_rows:,} rows, {n_columns} columns, {dialect.format}"
+        rows = [("column", "type", "missing", "used", "why", "examples")]
+        roles = {self.description.group: "group", self.description.time: "time", self.description.target: "target"}
+        for each in self.found:
+            column = each.column
+            used = roles.get(column.name) or ("yes" if column in self.description.learned else "no")
+            share = f"{each.n_missing / self.n_rows:.1%}"
+            rows.append((column.name, column.type, share, used, column.reason, ", ".join(each.examples)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
+        shown = [
+            f"{line}; such as {row[5]}" if row[5] and n else line for n, (line, row) in enumerate(zip(lines, rows))
+        ]
+        return "\n".join([head, *(f"  {note}" for note in self.notes), "", *shown])
+
+
+@dataclass(slots=True)
+class _Column:
+    """The counts of one column over all rows, and what is decided so far."""
+
+    name: str
+    described: ColumnDescription
+    missing: tuple[str, ...]
+    n_present: int
+    n_numbers: int
+    n_whole: int
+    n_points: int
+    n_coded: int
+    n_booleans: int
+    n_words: float
+    length: float
+    n_distinct: int
+    low: float | None
+    high: float | None
+    reasons: list[str] = field(default_factory=list)
+    open_thousands: bool = False
+
+    def take(self, type: str, reason: str, *, use: bool = True, **facts: str) -> None:
+        self.described = replace(self.described, type=type, use=use, **facts)
+        self.reasons.insert(0, reason)
+
+
+def describe(
+    relation: Relation,
+    *,
+    target: str = "",
+    task: str = "",
+    group: str = "",
+    time: str = "",
+    types: Mapping[str, str] | None = None,
+) -> Described:
+    """Return what each column is and why.
+
+    `types` are corrections by column: one of the types, `date:FORMAT`, or `ignore`. Raises `DataError` for a column
+    that is not there, or a correction that is none.
+    """
+    types = dict(types or {})
+    for option, name in (("target", target), ("group", group), ("time", time), *(("--as", name) for name in types)):
+        if name and name not in relation.names:
+            raise DataError(f"{relation.source} has no column {name!r} ({option}){nearest(name, relation.names)}")
+    columns = _counted(relation)
+    for column in columns:
+        if column.name in types:
+            _correct(column, types[column.name])
+        else:
+            _decide(relation, column, is_target=column.name == target)
+    notes = [*relation.notes, *_settle_thousands(relation, columns)]
+    if target:
+        _find_copies(relation, columns, target, types)
+    for column in columns:
+        _date_parts(relation, column)
+        if column.missing:
+            column.reasons.append(f"{', '.join(map(repr, column.missing))} counts as missing")
+    described = tuple(replace(column.described, reason="; ".join(column.reasons)) for column in columns)
+    found = tuple(
+        Found(each, relation.n_rows - column.n_present, column.n_distinct, _examples(relation, each))
+        for each, column in zip(described, columns)
+    )
+    description = Description(
+        described, relation.dialect, target=target, task=task, group=group, time=time, data=relation.source
+    )
+    return Described(description, found, relation.n_rows, tuple(notes))
+
+
+def _counted(relation: Relation) -> list[_Column]:
+    """Return the counts of every column, in as few passes over the table as memory allows."""
+    columns = []
+    for first in range(0, len(relation.names), _BATCH):
+        names = relation.names[first : first + _BATCH]
+        bare = [ColumnDescription(name, missing=OTHER_MISSING_TEXTS) for name in names]
+        raw = [text_of(relation, replace(column, missing=())) for column in bare]
+        texts = ", ".join(
+            f"{text} AS r{i}, CASE WHEN r{i} NOT IN {listed(OTHER_MISSING_TEXTS)} THEN r{i} END AS t{i}"
+            for i, text in enumerate(raw)
+        )
+        values = ", ".join(f"{number_of(f't{i}')} AS v{i}" for i in range(len(names)))
+        counts = ", ".join(_counts(i) for i in range(len(names)))
+        row = relation.sql(f"SELECT {counts} FROM (SELECT *, {values} FROM (SELECT {texts} FROM data))")[0]
+        width = len(row) // len(names)
+        for i, name in enumerate(names):
+            others, *facts = row[i * width : (i + 1) * width]
+            missing = tuple(sorted(others.split("\x1f"))) if others else ()
+            columns.append(_Column(name, ColumnDescription(name, missing=missing), missing, *facts))
+    return columns
+
+
+def _counts(i: int) -> str:
+    text, value = f"t{i}", f"v{i}"
+    booleans = listed(each for each in (*TRUE_TEXTS, *FALSE_TEXTS) if each.isalpha())
+    return ", ".join(
+        [
+            f"string_agg(DISTINCT r{i}, '\x1f') FILTER (WHERE r{i} IN {listed(OTHER_MISSING_TEXTS)})",
+            f"count({text})",
+            f"count({value})",
+            f"count(*) FILTER (WHERE {value} = trunc({value}))",
+            f"count(*) FILTER (WHERE {value} IS NOT NULL AND NOT regexp_full_match({text}, '[+-]?[0-9]+'))",
+            f"count(*) FILTER (WHERE {text}[1] = '0' AND {text}[2] BETWEEN '0' AND '9' AND {value} IS NOT NULL)",
+            f"count(*) FILTER (WHERE lower({text}) IN {booleans})",
+            f"coalesce(avg(length({text}) - length(replace({text}, ' ', ''))), 0) + 1",
+            f"coalesce(avg(length({text})), 0)",
+            f"approx_count_distinct({text})",
+            f"min({value})",
+            f"max({value})",
+        ]
+    )
+
+
+def _correct(column: _Column, type: str) -> None:
+    """Take a column for what a person says."""
+    kind, _, format = type.partition(":")
+    if kind == IGNORE and not format:
+        column.take(column.described.type, "left out, as given", use=False)
+        return
+    if kind not in TYPES or (format and kind != DATE):
+        raise DataError(
+            f"{column.name!r} cannot be {type!r}; choose one of {', '.join(TYPES)}, date:FORMAT or {IGNORE}"
+        )
+    if format:
+        try:
+            dates.check_format(format)
+        except ValueError as error:
+            raise DataError(f"the column {column.name!r}: {error}") from None
+    column.take(kind, f"{kind}, as given", use=kind in LEARNED, format=format)
+
+
+def _decide(relation: Relation, column: _Column, *, is_target: bool) -> None:
+    """Say what a column is. A target is left in, whatever is wrong with it."""
+    text = text_of(relation, column.described)
+    stored, n_present = relation.type(column.name), column.n_present
+    if not n_present:
+        return column.take(TEXT, "is empty", use=False)
+    if stored == reader.BOOLEAN:
+        column.take(BOOLEAN, "stored as true and false")
+    elif stored == reader.TIME:
+        column.take(DATE, "stored as dates")
+    elif stored == reader.TEXT and column.n_booleans == n_present and _n_distinct(relation, text, 3) <= 2:
+        low, high = relation.sql(f"SELECT min(lower({text})), max(lower({text})) FROM data")[0]
+        plain = low in ("false", "true") and high in ("false", "true")
+        column.take(BOOLEAN, f"all cells are {low} or {high}{'' if plain else '; the server takes true and false'}")
+    elif stored == reader.TEXT and (
+        column.n_numbers < _ENOUGH * n_present or (relation.given_decimal and column.n_points)
+    ):
+        _decide_text(relation, column, text)
+    else:
+        _decide_number(relation, column, text)
+    n_missing = relation.n_rows - n_present
+    if is_target:
+        return None
+    if column.n_distinct <= 2 and _n_distinct(relation, text, 2) == 1 and not n_missing:
+        column.take(column.described.type, "is constant", use=False)
+    elif n_missing >= _MOSTLY * relation.n_rows:
+        column.take(column.described.type, f"{n_missing / relation.n_rows:.1%} of it is missing", use=False)
+    return None
+
+
+def _decide_number(relation: Relation, column: _Column, text: str) -> None:
+    n_present, n_bad = column.n_present, column.n_present - column.n_numbers
+    if column.n_coded and not column.n_points and not n_bad:
+        example = relation.sql(f"SELECT min({text}) FROM data WHERE {text} LIKE '0_%'")[0][0]
+        return _decide_category(relation, column, text, f"codes: {example!r} begins with 0")
+    is_whole = column.n_whole == column.n_numbers and (not column.n_points or n_present < relation.n_rows)
+    if relation.type(column.name) == reader.WHOLE or (is_whole and column.n_points in (0, column.n_numbers)):
+        if _decide_eight_digits(relation, column, text):
+            return None
+        column.take(INTEGER, "all cells are whole numbers" if not n_bad else "nearly all cells are whole numbers")
+    else:
+        column.take(NUMBER, "all cells are numbers" if not n_bad else "nearly all cells are numbers")
+        if relation.type(column.name) == reader.TEXT and relation.dialect.separator != ",":
+            column.open_thousands = formats.could_be_thousands(relation, text)
+    _report_bad(relation, column, text, number_of("t"), n_bad, "a number")
+    _report_markers(relation, column, text)
+    if column.described.type == INTEGER and not n_bad:
+        _decide_identifier(relation, column, text)
+    return None
+
+
+def _decide_eight_digits(relation: Relation, column: _Column, text: str) -> bool:
+    """Take numbers such as 20260131 for dates, if all are."""
+    if column.n_distinct < _FEW_ROWS or not (column.low and column.high and 19e6 <= column.low <= column.high < 21e6):
+        return False
+    written = formats.dates(relation, text, column.n_present)
+    if not written or written.n_cells < column.n_present:
+        return False
+    column.take(DATE, f"all cells are dates in the format {written.format}", format=written.format)
+    return True
+
+
+def _decide_identifier(relation: Relation, column: _Column, text: str) -> None:
+    """Leave out whole numbers that number the rows."""
+    n_present, low, high = column.n_present, column.low, column.high
+    if n_present < _FEW_ROWS or low is None or high is None or column.n_distinct < _ENOUGH * n_present:
+        return
+    if _n_distinct(relation, text, n_present) < n_present:
+        return
+    name = column.name.lower()
+    is_called = name in _INDEX_NAMES or name.endswith(("_id", "id_", " id", "_no", "_nr")) or column.name.endswith("Id")
+    if high - low + 1 == n_present and (low in (0, 1) or is_called):
+        column.take(IDENTIFIER, f"numbers its rows from {low:.0f} to {high:.0f}", use=False)
+    elif is_called:
+        column.take(IDENTIFIER, "all values are different, and it is called one", use=False)
+
+
+def _decide_text(relation: Relation, column: _Column, text: str) -> None:
+    n_present = column.n_present
+    written = formats.numbers(relation, text, n_present)
+    if written:
+        decimal, thousands = written.decimal, written.thousands
+        n_bad = n_present - written.n_cells
+        marks = (
+            f"decimal {'comma' if decimal == ',' else 'point'}{f' and thousands {thousands!r}' if thousands else ''}"
+        )
+        column.take(NUMBER, f"numbers with {marks}", decimal=decimal, thousands=thousands)
+        _report_bad(relation, column, text, number_of("t", decimal, thousands), n_bad, "a number")
+        column.open_thousands = bool(written.others)
+        return
+    dated = formats.dates(relation, text, n_present) if column.length < dates.MAX_LENGTH else None
+    if dated and dated.others:
+        example = relation.sql(f"SELECT t FROM (SELECT {text} AS t FROM data) WHERE t IS NOT NULL LIMIT 1")[0][0]
+        ways = " or ".join(f"--as '{column.name}=date:{format}'" for format in (dated.format, *dated.others))
+        column.take(
+            TEXT, f"dates such as {example!r} whose days and months cannot be told apart; say {ways}", use=False
+        )
+        return
+    if dated:
+        how = f"in the format {dated.format}" if dated.format else "in ISO 8601"
+        reason = f"dates {how}{f', as {dated.evidence!r} shows' if dated.evidence else ''}"
+        column.take(DATE, reason, format=dated.format)
+        moment = moment_of(dated.format, "t")
+        _report_bad(relation, column, text, moment, n_present - dated.n_cells, "a date")
+        return
+    if column.n_words >= _WORDS_OF_TEXT or column.length >= _LENGTH_OF_TEXT:
+        n_distinct = _n_distinct(relation, text, n_present)
+        if n_distinct > n_present / 2:
+            column.take(TEXT, f"free text: {column.n_words:.0f} words on average", use=False)
+            return
+    _decide_category(relation, column, text, "")
+
+
+def _decide_category(relation: Relation, column: _Column, text: str, reason: str) -> None:
+    n_present = column.n_present
+    n_distinct = _n_distinct(relation, text, n_present)
+    column.n_distinct = n_distinct
+    share = f"{n_distinct:,} different values in {n_present:,} cells"
+    if n_present >= _FEW_ROWS and n_distinct > _ENOUGH * n_present:
+        column.take(IDENTIFIER, "; ".join(filter(None, (reason, share))), use=False)
+    elif n_distinct > MAX_CATEGORIES or (n_present >= _FEW_ROWS and n_distinct > n_present / 2):
+        column.take(TEXT, f"{'; '.join(filter(None, (reason, share)))}: too many for categories", use=False)
+    else:
+        many = ": many; rare ones say little" if n_distinct > _MANY_CATEGORIES else ""
+        column.take(CATEGORY, f"{reason or 'texts'}: {n_distinct:,} different ones{many}")
+
+
+def _n_distinct(relation: Relation, text: str, most: int) -> int:
+    """Return how many different texts there are, or at least `most`."""
+    limit = f"(SELECT DISTINCT {text} AS t FROM data WHERE t IS NOT NULL LIMIT {most})"
+    return int(relation.sql(f"SELECT count(*) FROM {limit}")[0][0])
+
+
+def _report_bad(relation: Relation, column: _Column, text: str, value: str, n_bad: int, what: str) -> None:
+    """Say which cells are not what nearly all others are."""
+    if not n_bad:
+        return
+    where = f"WHERE t IS NOT NULL AND ({value}) IS NULL ORDER BY row LIMIT 1"
+    row, cell = relation.sql(f"SELECT row, t FROM (SELECT rowid AS row, {text} AS t FROM data) {where}")[0]
+    cells = "1 cell is" if n_bad == 1 else f"{n_bad:,} cells are"
+    column.reasons.append(f"{cells} not {what}, such as {cell[:_MAX_EXAMPLE]!r} in row {row}, and counts as missing")
+
+
+def _report_markers(relation: Relation, column: _Column, text: str) -> None:
+    """Say that the lowest or highest number looks like a mark for a missing value; nothing is done about it."""
+    for mark in {column.low, column.high}:
+        if mark not in _MARKERS:
+            continue
+        value = number_of("t")
+        query = f"SELECT {value} AS v FROM (SELECT {text} AS t FROM data)"
+        aggregates = f"count(*) FILTER (WHERE v = {mark}), min(v) FILTER (WHERE v <> {mark}), "
+        aggregates += f"max(v) FILTER (WHERE v <> {mark})"
+        count, low, high = relation.sql(f"SELECT {aggregates} FROM ({query})")[0]
+        if low is None or count < 2:
+            continue
+        gap = low - mark if mark < low else mark - high
+        if gap > high - low:
+            column.reasons.append(f"{mark:g} is there {count:,} times and far from the others: does it mean missing?")
+
+
+def _settle_thousands(relation: Relation, columns: Sequence[_Column]) -> list[str]:
+    """Decide what 1,234 and 1.234 are by the other columns of the table, and say so."""
+    notes = []
+    proven = {c.described.decimal for c in columns if c.described.decimal and not c.open_thousands}
+    points = any(c.n_points and c.described.type == NUMBER and not c.open_thousands for c in columns)
+    proven |= {"."} if points and not any(c.described.decimal for c in columns if not c.open_thousands) else set()
+    for column in columns:
+        if not column.open_thousands:
+            continue
+        if len(proven) == 1:
+            decimal, why = next(iter(proven)), "as in other columns"
+        elif column.described.decimal:
+            decimal = "," if relation.dialect.separator == ";" else "."
+            why = "a guess"
+        else:
+            decimal, why = ".", "a guess"
+        mark = "," if column.described.decimal else "."
+        is_thousands = decimal != mark
+        example = f"1{mark}234"
+        column.described = replace(
+            column.described,
+            decimal=decimal if mark == "," or is_thousands else "",
+            thousands=mark if is_thousands else "",
+        )
+        meaning = "one thousand" if is_thousands else "one point two"
+        column.reasons[0] = f"numbers; {example} is {meaning}, {why}"
+        if why == "a guess":
+            notes.append(f"column {column.name!r}: {example} was taken for {meaning}; say --decimal if it is not")
+    return notes
+
+
+def _find_copies(relation: Relation, columns: Sequence[_Column], target: str, types: Mapping[str, str]) -> None:
+    """Leave out columns that give the target away, unless a person said what they are."""
+    of_target = next(column.described for column in columns if column.name == target)
+    numeric = (NUMBER, INTEGER, BOOLEAN, DATE)
+    text = text_of(relation, of_target)
+    y = value_of(relation, of_target, text) if of_target.type in numeric else text
+    for column in columns:
+        described = column.described
+        if column.name in (target, *types) or not described.use or described.type not in LEARNED:
+            continue
+        own = text_of(relation, described)
+        is_ordered = described.type in numeric and of_target.type in numeric
+        x = value_of(relation, described, own) if is_ordered else own
+        found = copies.copy_of(relation, x, y if is_ordered else f"CAST({y} AS VARCHAR)", is_ordered=is_ordered)
+        if found:
+            column.take(described.type, found, use=False)
+
+
+def _date_parts(relation: Relation, column: _Column) -> None:
+    """Turn a date into the parts that vary."""
+    if column.described.type != DATE or not column.described.use:
+        return
+    moment = moment_of(column.described.format, "t")
+    if relation.type(column.name) == reader.TIME:
+        moment = relation.identifier(column.name)
+    counts = ", ".join(f"approx_count_distinct({part}(m))" for part in _MOMENTS.values())
+    query = f"SELECT {moment} AS m FROM (SELECT {text_of(relation, column.described)} AS t FROM data)"
+    if relation.type(column.name) == reader.TIME:
+        query = f"SELECT {moment} AS m FROM data"
+    found = relation.sql(f"SELECT {counts} FROM ({query})")[0]
+    parts = [part for part, count in zip(_MOMENTS, found) if count > 1]
+    parts += [HOURS if "hour" in parts else DAYS] if parts else []
+    column.described = replace(column.described, parts=tuple(parts))
+    if parts:
+        column.reasons.append(f"gives {', '.join(parts)}")
+
+
+def _examples(relation: Relation, column: ColumnDescription) -> tuple[str, ...]:
+    """Return the first different cells that are there, cut to a readable length."""
+    text = text_of(relation, column)
+    rows = f"SELECT rowid AS row, {text} AS t FROM data WHERE rowid < {reader.CHUNK_ROWS}"
+    query = f"SELECT t FROM ({rows}) WHERE t IS NOT NULL GROUP BY t ORDER BY min(row) LIMIT {_MAX_EXAMPLES}"
+    cells = [cell for (cell,) in relation.sql(query)]
+    return tuple(cell if len(cell) <= _MAX_EXAMPLE else f"{cell[: _MAX_EXAMPLE - 1]}…" for cell in cells)

@@ -1,0 +1,99 @@
+"""What a cell is, as SQL: its text, missing or not, and its value. Training, checks and descriptions read cells by it.
+
+A number is what `float` makes of its text, a boolean is 0 or 1, and a date is what `model.schema.dates` makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from model.schema.feature import BOOLEAN
+from model.table import reader
+from model.table.description import DATE, ColumnDescription
+from model.table.reader import Relation
+from model.table.source import quoted
+
+# What pandas, R and spreadsheets write for a missing value, in lower case, and the server takes for one.
+MISSING_TEXTS = ("", "na", "n/a", "nan", "null", "none")
+# What may stand for a missing value: a description lists what was found of them in a column.
+OTHER_MISSING_TEXTS = ("?", "-", "--", ".", "#N/A", "<NA>", "NaT", "\\N", "nil")
+TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "t", "y", "on", "1", "1.0"), ("false", "no", "f", "n", "off", "0", "0.0")
+# What `str.strip` removes.
+_SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
+# Spaces between groups of three digits, all of which a space of a description stands for.
+SPACES_OF_NUMBERS = " \u00a0\u202f\u2009"
+_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
+ISO = rf"\d{{4}}-\d\d-\d\d([T ]{_TIME}( ?Z|[+-]\d\d(:?\d\d)?)?)?"
+
+
+def trimmed(text: str) -> str:
+    """Return the SQL of a text without spaces around it."""
+    return f"trim({text}, {quoted(_SPACES)})"
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Return texts as a list of SQL in parentheses."""
+    return f"({', '.join(map(quoted, texts))})"
+
+
+def text_of(relation: Relation, column: ColumnDescription) -> str:
+    """Return the SQL of a column's cells as texts without spaces around them, NULL for a missing value."""
+    text = trimmed(relation.text(column.name))
+    if relation.type(column.name) != reader.TEXT:
+        text = f"nullif({relation.text(column.name)}, 'nan')"
+    missing = f"lower({text}) IN {listed(MISSING_TEXTS)}"
+    if column.missing:
+        missing += f" OR {text} IN {listed(column.missing)}"
+    return f"CASE WHEN {missing} THEN NULL ELSE {text} END"
+
+
+def value_of(relation: Relation, column: ColumnDescription, text: str) -> str:
+    """Return the SQL of a column's values as DOUBLE, from the SQL of its `text`: NULL for what is not of its type.
+
+    A boolean is 0 or 1, a date is seconds since 1970-01-01 UTC.
+    """
+    if column.type == BOOLEAN:
+        lower = f"lower({text})"
+        return f"CASE WHEN {lower} IN {listed(TRUE_TEXTS)} THEN 1.0 WHEN {lower} IN {listed(FALSE_TEXTS)} THEN 0.0 END"
+    if column.type == DATE:
+        return f"epoch({moment_of(column.format, text)})"
+    decimal = column.decimal or relation.dialect.decimal
+    return number_of(text, decimal, column.thousands if column.decimal else relation.dialect.thousands)
+
+
+def moment_of(format: str, text: str) -> str:
+    """Return the SQL of a text's moment in UTC as TIMESTAMP, NULL for what is no date."""
+    iso = f"regexp_full_match({text}, {quoted(ISO)})"
+    moment = f"TRY_CAST(TRY_CAST(replace({text}, ' Z', 'Z') AS TIMESTAMPTZ) AS TIMESTAMP)"
+    otherwise = ""
+    if format:
+        # A year of `strptime` has four digits.
+        right = f"WHEN regexp_matches({text}, '[0-9]{{4}}') THEN" if "%Y" in format else "ELSE"
+        otherwise = f" {right} CAST(try_strptime({text}, {quoted(format)}) AS TIMESTAMP)"
+    return f"CASE WHEN {iso} THEN {moment}{otherwise} END"
+
+
+def number_of(text: str, decimal: str = ".", thousands: str = "") -> str:
+    """Return the SQL of a text's number as DOUBLE, NULL for what is none or not finite."""
+    if decimal == "." and not thousands:
+        right, plain = f"NOT contains({text}, '_')", text  # DuckDB reads 1_000
+    else:
+        right, plain = f"regexp_full_match({text}, {quoted(pattern(decimal, thousands))})", text
+        for mark in _alike(thousands) if thousands else "":
+            plain = f"replace({plain}, {quoted(mark)}, '')"
+        plain = f"replace({plain}, {quoted(decimal)}, '.')"
+    number = f"TRY_CAST({plain} AS DOUBLE)"
+    return f"CASE WHEN {right} AND isfinite({number}) THEN {number} END"
+
+
+def pattern(decimal: str, thousands: str) -> str:
+    """Return the regular expression of numbers that are written with these marks, with or without groups."""
+    point = "[.]" if decimal == "." else decimal
+    plain = rf"(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?"
+    grouped = rf"|\d{{1,3}}([{_alike(thousands)}]\d\d\d)+({point}\d*)?" if thousands else ""
+    return f"[+-]?({plain}{grouped})"
+
+
+def _alike(thousands: str) -> str:
+    """Return the characters that a thousands separator of a description stands for."""
+    return next((marks for marks in (SPACES_OF_NUMBERS, "'’") if thousands in marks), thousands)
