@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from sklearn.base import clone
 
 from benchmarks.contenders import ROOT
 from benchmarks.engine import seconds_each
@@ -30,8 +31,8 @@ from benchmarks.servers import START_SECONDS, environ_of, free_port, processes_o
 from model import Artifact, Matrix, Store
 from model.engine import network
 from model.store import device as on_device
-from model.train import evaluate, examples, export, tables
-from model.train.learners import mlp
+from model.train import evaluate, examples, export, frames, tables
+from model.train.learners import fitted, mlp
 from model.train.proof import random_rows
 
 NAME = examples.BOSTON_HOUSING.name
@@ -73,8 +74,9 @@ def add(root: Path, hidden: tuple[int, ...]) -> Path:
     """Return a new store with a network for the houses, trained for a moment: its speed depends on its layers alone."""
     table = tables.read(examples.DATASETS[NAME])
     rows = evaluate.split(table.X, table.y)
-    fitted = mlp.fit(rows.X_train, rows.y_train, mlp.Settings(hidden=hidden, max_epochs=2), device="cpu")
-    Store(root).add(NAME, export.draft(table, rows, mlp.candidate(fitted), figures={}))
+    regressor = mlp.NetworkRegressor(hidden=hidden, max_epochs=2, device="cpu").fit(rows.X_train, rows.y_train)
+    candidate = fitted.candidate(regressor, frames.read(rows.X_train), rows.X_train)
+    Store(root).add(NAME, export.draft(table, rows, candidate, figures={}))
     return root
 
 
@@ -82,28 +84,30 @@ def compare_training() -> None:
     """Train the second example on both devices, twice on each, and compare errors and predictions on the test rows."""
     table = tables.read(examples.DATASETS["height-weight"])
     rows = evaluate.split(table.X, table.y)
-    fitted = {device: mlp.fit(rows.X_train, rows.y_train, device=device) for device in DEVICES}
-    found = {device: each.predict(rows.X_validation) for device, each in fitted.items()}
+    networks = {device: mlp.NetworkRegressor(device=device).fit(rows.X_train, rows.y_train) for device in DEVICES}
+    found = {device: each.predict(rows.X_validation) for device, each in networks.items()}
     print(
         f"Training height-weight, {len(rows.X_train):,} rows:\n\n"
         "| device | epochs | rows a second | RMSE | the same bits again | with `deterministic` |\n"
         "|---|---|---|---|---|---|"
     )
-    for device, one in fitted.items():
+    for device, one in networks.items():
         again = [
-            is_repeated(rows, device, mlp.Settings(max_epochs=5, deterministic=deterministic))
+            is_repeated(rows, mlp.NetworkRegressor(max_epochs=5, deterministic=deterministic, device=device))
             for deterministic in (False, True)
         ]
         error = float(np.sqrt(np.mean((found[device] - rows.y_validation) ** 2)))
-        print(f"| {device} | {len(one.epochs)} | {one.rows_per_second:,.0f} | {error:.4f} | {again[0]} | {again[1]} |")
+        print(
+            f"| {device} | {len(one.epochs_)} | {one.rows_per_second_:,.0f} | {error:.4f} | {again[0]} | {again[1]} |"
+        )
     apart = np.abs(found["cpu"] - found["cuda"])
     print(f"\nPredictions differ by at most {apart.max():.3g} pounds, {np.median(apart):.3g} in the median.\n")
 
 
-def is_repeated(rows: evaluate.Split, device: str, settings: mlp.Settings) -> bool:
-    """Return whether two trainings with the same settings end in the same bits."""
-    one, two = (mlp.fit(rows.X_train, rows.y_train, settings, device=device) for _ in range(2))
-    return bool(np.array_equal(one.predict(rows.X_validation), two.predict(rows.X_validation)))
+def is_repeated(rows: evaluate.Split, regressor: mlp.NetworkRegressor) -> bool:
+    """Return whether two trainings with the same parameters end in the same bits."""
+    one, two = (clone(regressor).fit(rows.X_train, rows.y_train).weights_ for _ in range(2))
+    return bool(one == two)
 
 
 def compare_engines(stores: dict[tuple[int, ...], Path], rounds: int) -> None:

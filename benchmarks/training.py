@@ -19,7 +19,7 @@ from model.engine import network
 from model.train.learners import mlp
 
 FEATURES = 20
-BATCH_SIZE = 4_096  # the default of `mlp.Settings` for a million rows
+BATCH_SIZE = 4_096  # the default of `mlp.NetworkRegressor` for a million rows
 
 
 def main() -> None:
@@ -37,10 +37,15 @@ def main() -> None:
     device, hidden = network.find_device(options.device), tuple(options.hidden)
 
     def fit_ours(**chosen: Any) -> float:
-        settings = mlp.Settings(
-            hidden=hidden, max_epochs=options.epochs, patience=options.epochs, batch_size=BATCH_SIZE, **chosen
+        regressor = mlp.NetworkRegressor(
+            hidden=hidden,
+            max_epochs=options.epochs,
+            patience=options.epochs,
+            batch_size=BATCH_SIZE,
+            device=str(device),
+            **chosen,
         )
-        return mlp.fit(X, y, settings, device=str(device)).rows_per_second
+        return float(regressor.fit(X, y).rows_per_second_)
 
     variants: dict[str, Callable[[], float]] = {
         "a plain DataLoader loop": lambda: plain_loop(X, y, hidden, device),

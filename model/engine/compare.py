@@ -29,8 +29,8 @@ def differing(
     """Return which rows `(…, n_rows)` differ from `expected` in any bit, or by more than the tolerance.
 
     `expected` is `(n_rows,)`, and the tolerance is relative to it; or it is `(n_rows, 1 + n_classes)`, and the
-    tolerance is that of a probability. `allowed_difference` is allowed beside it. Neither is large enough for another
-    label.
+    tolerance is that of a probability. `allowed_difference` is allowed beside it. A label is the expected one, or one
+    that is as probable within twice of what is allowed: that far the two probabilities may have moved past each other.
     """
     different: NDArray[np.bool_]
     if tolerance == allowed_difference == 0:
@@ -39,15 +39,27 @@ def differing(
         # 1 - p has the absolute error of p, which for a small one is a large relative error.
         scale = np.abs(expected) if expected.ndim == 1 else 1.0
         near = np.abs(actual - expected) <= tolerance * scale + allowed_difference
+        if expected.ndim > 1:
+            near[..., 0] |= _is_tied(expected, actual[..., 0], 2 * (tolerance + allowed_difference))
         different = ~near  # negated, so that NaN differs from everything
     return different if expected.ndim == 1 else np.any(different, axis=-1)
 
 
+def _is_tied(expected: NDArray[np.float64], labels: NDArray[np.float64], within: float) -> NDArray[np.bool_]:
+    """Return which labels `(…, n_rows)` are about as probable as the expected ones of `(n_rows, 1 + n_classes)`."""
+    rows, probabilities = np.arange(len(expected)), expected[:, 1:]
+    is_label = np.isin(labels, np.arange(probabilities.shape[1]))
+    places = np.where(is_label, labels, 0).astype(np.intp)
+    apart = np.abs(probabilities[rows, places] - probabilities[rows, expected[:, 0].astype(np.intp)])
+    tied: NDArray[np.bool_] = is_label & (apart <= within)
+    return tied
+
+
 def largest_difference(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    """Return the largest difference as `differing` measures it, leaving out predictions of 0."""
+    """Return the largest difference as `differing` measures it, leaving out predictions of 0, and labels."""
     differences = np.abs(actual - expected)
     if expected.ndim > 1:
-        return float(differences.max())
+        return float(differences[..., 1:].max())
     return float((differences[..., expected != 0] / np.abs(expected[expected != 0])).max(initial=0.0))
 
 

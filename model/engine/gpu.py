@@ -5,7 +5,7 @@ CUDA does not work in a child of a process that used it, so a server loads this 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.engine.answers import Answers
 from model.engine.network import Network
+from model.engine.steps import Step
 from model.errors import DeviceError
 from model.schema.features import Matrix
 
@@ -39,11 +41,23 @@ class TorchEngine:
     least its rows: to start them one by one takes longer than small networks compute. All memory is allocated before.
     """
 
-    def __init__(self, network: Network, device: torch.device, *, max_run_seconds: float = _MAX_RUN_SECONDS) -> None:
-        """Move the network to the device. Raises `DeviceError` if the device is lost or hangs."""
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        of_sums: Sequence[Step] = (),
+        decision: str | None = None,
+        *,
+        max_run_seconds: float = _MAX_RUN_SECONDS,
+    ) -> None:
+        """Move the network to the device; steps and decision are done to its outputs on the CPU, as by `Engine`.
+
+        Raises `DeviceError` if the device is lost or hangs, and `ValueError` if steps and decision do not fit.
+        """
         self._max_run_seconds = max_run_seconds
-        architecture = network.architecture
-        widest = max(architecture["n_features"], *architecture["hidden"], 1)
+        architecture, n_outputs = network.architecture, network.n_outputs
+        self._answers = Answers(n_outputs, of_sums, decision)
+        widest = max(architecture["n_features"], *architecture["hidden"], n_outputs)
         self.max_rows = max(1, _CHUNK_BYTES // (8 * widest))
         self._device = device
         self._network = network.to(device)
@@ -52,7 +66,7 @@ class TorchEngine:
         # Copies to and from pinned memory are asynchronous and several times as fast.
         on_gpu = device.type == "cuda"
         self._rows = torch.zeros(self.max_rows, architecture["n_features"], dtype=torch.float64, pin_memory=on_gpu)
-        self._predictions = torch.empty(self.max_rows, dtype=torch.float64, pin_memory=on_gpu)
+        self._outputs = torch.empty(self.max_rows, n_outputs, dtype=torch.float64, pin_memory=on_gpu)
         self._graphs: list[torch.cuda.CUDAGraph] = []  # of 1, 2, 4… rows, up to `max_rows`; none without a GPU
         if on_gpu:
             self._do(self._record)
@@ -60,9 +74,10 @@ class TorchEngine:
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
 
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
         Raises `DeviceError` if the device is lost or hangs, and in every later call.
         """
-        return self._do(lambda: self._run(X))
+        return self._answers(self._do(lambda: self._run(X)))
 
     def _do(self, task: Callable[[], _Result]) -> _Result:
         """Return what a task in the engine's thread returns, within the time that a run has."""
@@ -78,27 +93,27 @@ class TorchEngine:
         raise DeviceError(self._lost)
 
     def _run(self, X: Matrix) -> NDArray[np.float64]:
-        y = np.empty(len(X))
+        outputs = np.empty((len(X), self._outputs.shape[1]))
         with torch.inference_mode():
             for start in range(0, len(X), self.max_rows):
                 chunk = slice(start, start + self.max_rows)
-                y[chunk] = self._predict(X[chunk])
-        return y
+                outputs[chunk] = self._run_chunk(X[chunk])
+        return outputs
 
-    def _predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return the predictions for at most `max_rows`, in memory that the next call overwrites."""
+    def _run_chunk(self, X: Matrix) -> NDArray[np.float64]:
+        """Return the outputs for at most `max_rows`, in memory that the next call overwrites."""
         self._rows.numpy()[: len(X)] = X
         if self._graphs:
             self._graphs[(len(X) - 1).bit_length()].replay()
             torch.cuda.current_stream().synchronize()
         else:
             self._compute(len(X))
-        return self._predictions.numpy()[: len(X)]
+        return self._outputs.numpy()[: len(X)]
 
     def _compute(self, n_rows: int) -> None:
-        """Compute the first predictions from the first rows; on a GPU, start that."""
+        """Compute the first outputs from the first rows; on a GPU, start that."""
         rows = self._rows[:n_rows].to(self._device, non_blocking=True)
-        self._predictions[:n_rows].copy_(self._network(rows), non_blocking=True)
+        self._outputs[:n_rows].copy_(self._network(rows), non_blocking=True)
 
     def _record(self) -> None:
         torch.cuda.set_device(self._device)  # of this thread

@@ -119,8 +119,11 @@ class _Node(NamedTuple):
     attributes: dict[str, Any]
 
 
-def check(content: bytes) -> None:
-    """Raise `ValueError` for a graph that our exports do not write, or that needs too much time or memory."""
+def check(content: bytes, n_outputs: int = 1) -> None:
+    """Raise `ValueError` for a graph that our exports do not write, or that needs too much time or memory.
+
+    A network has `n_outputs` numbers a row, trees have one.
+    """
     if len(content) > MAX_GRAPH_BYTES:
         raise ValueError(f"it has {len(content)} bytes; at most {MAX_GRAPH_BYTES} are allowed")
     model = parse(memoryview(content), _MODEL, "model")
@@ -131,8 +134,8 @@ def check(content: bytes) -> None:
             raise ValueError(f"it needs the operators {opset_id[0] or 'ai.onnx'!r} in version {opset_id[1]}")
     graph = parse(single(model["graph"], "graph"), GRAPH, "graph")
     n_features = matrix_width(single(graph["input"], "input"), INPUT_NAME, "input")
-    if matrix_width(single(graph["output"], "output"), OUTPUT_NAME, "output") != 1:
-        raise ValueError("it returns more than one number per row")
+    if matrix_width(single(graph["output"], "output"), OUTPUT_NAME, "output") != n_outputs:
+        raise ValueError(_not_outputs(n_outputs))
     nodes = [_node(node) for node in graph["node"]]
     constants: dict[str, NDArray[Any]] = {}
     for tensor in graph["initializer"]:
@@ -140,13 +143,19 @@ def check(content: bytes) -> None:
         if name in constants or not np.isfinite(values).all():
             raise ValueError(f"its constant {name!r} is repeated, or is not finite")
         constants[name] = values
-    if [node.kind for node in nodes] == [_TREES]:
+    if [node.kind for node in nodes] == [_TREES] and n_outputs == 1:
         _check_trees(nodes[0], n_features)
     else:
-        _check_layers(nodes, constants, n_features)
+        _check_layers(nodes, constants, n_features, n_outputs)
 
 
-def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]], n_features: int) -> None:
+def _not_outputs(n_outputs: int) -> str:
+    return f"it returns {'more than one number' if n_outputs == 1 else f'not {n_outputs} numbers'} per row"
+
+
+def _check_layers(
+    nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]], n_features: int, n_outputs: int
+) -> None:
     """Check that the operators form a chain, each with constants that fit the output before it."""
     value, width = INPUT_NAME, n_features
     for node in nodes:
@@ -167,8 +176,8 @@ def _check_layers(nodes: Sequence[_Node], constants: Mapping[str, NDArray[Any]],
             raise ValueError(f"a constant of its operator {operator} does not fit the layer before it")
         elif operator == "Div" and not values[0].all():
             raise ValueError("it divides by 0")
-    if not nodes or width != 1:
-        raise ValueError("it returns more than one number per row")
+    if not nodes or width != n_outputs:
+        raise ValueError(_not_outputs(n_outputs))
 
 
 def _check_trees(node: _Node, n_features: int) -> None:

@@ -14,11 +14,11 @@ from model.errors import DeviceError
 
 
 class Network(nn.Module):
-    """A perceptron from rows to predictions that contains the scalers of features and target.
+    """A perceptron from rows to predictions, or to a sum for each class, that contains the scalers.
 
-    It has any number of hidden layers with ReLU; without any it is a linear regression. The scalers are float64
-    buffers. The layers are float32 during training and float64 afterwards (`double`), so that the compiled model agrees
-    with them to about fifteen digits.
+    It has any number of hidden layers with ReLU; without any it is a linear model. The scalers of features and target
+    are float64 buffers; sums of classes are not scaled. The layers are float32 during training and float64 afterwards
+    (`double`), so that the compiled model agrees with them to about fifteen digits.
     """
 
     x_mean: Tensor  # (n_features,)
@@ -26,8 +26,9 @@ class Network(nn.Module):
     y_mean: Tensor  # ()
     y_scale: Tensor  # ()
 
-    def __init__(self, n_features: int, hidden: Sequence[int]) -> None:
+    def __init__(self, n_features: int, hidden: Sequence[int], n_outputs: int = 1) -> None:
         super().__init__()
+        self.n_outputs = n_outputs
         for name, value in {
             "x_mean": torch.zeros(n_features, dtype=torch.float64),
             "x_scale": torch.ones(n_features, dtype=torch.float64),
@@ -35,24 +36,26 @@ class Network(nn.Module):
             "y_scale": torch.ones((), dtype=torch.float64),
         }.items():
             self.register_buffer(name, value)
-        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise((n_features, *hidden, 1)))
+        self.layers = nn.ModuleList(
+            nn.Linear(n_in, n_out) for n_in, n_out in pairwise((n_features, *hidden, n_outputs))
+        )
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Return the arguments that `load` needs besides the weights."""
+        """Return what `load` needs besides the weights and the number of outputs."""
         widths = [layer.out_features for layer in self.layers]
         return {"n_features": len(self.x_mean), "hidden": widths[:-1], "activation": "relu"}
 
     def forward(self, X: Tensor) -> Tensor:
-        """Return `(n_rows,)` for `X` `(n_rows, n_features)`, both in the units of the table."""
+        """Return `(n_rows, n_outputs)` for `X` `(n_rows, n_features)`, both in the units of the table."""
         return self.scaled((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
 
     def scaled(self, Z: Tensor) -> Tensor:
-        """Return the scaled target `(n_rows,)` for scaled features `(n_rows, n_features)`."""
+        """Return scaled outputs `(n_rows, n_outputs)` for scaled features `(n_rows, n_features)`."""
         for layer in self.layers[:-1]:
             Z = torch.relu(layer(Z))
-        y: Tensor = self.layers[-1](Z).squeeze(1)  # (n_rows, 1) -> (n_rows,)
-        return y
+        outputs: Tensor = self.layers[-1](Z)
+        return outputs
 
 
 def save(network: Network) -> bytes:
@@ -60,7 +63,7 @@ def save(network: Network) -> bytes:
     return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
 
 
-def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
+def load(architecture: Mapping[str, Any], weights: bytes, n_outputs: int = 1) -> Network:
     """Return the network that `save` wrote, float64 and without gradients.
 
     Raises `ValueError` if the weights do not fit the architecture.
@@ -69,7 +72,7 @@ def load(architecture: Mapping[str, Any], weights: bytes) -> Network:
         if architecture["activation"] != "relu":
             raise ValueError(f"there is no activation {architecture['activation']!r}")
         with torch.device("meta"):  # initialises no weights; those of the file are assigned
-            network = Network(architecture["n_features"], architecture["hidden"])
+            network = Network(architecture["n_features"], architecture["hidden"], n_outputs)
         network.load_state_dict(safetensors.torch.load(weights), assign=True)
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"the weights do not fit the architecture: {error}") from None

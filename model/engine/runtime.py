@@ -60,22 +60,34 @@ class Engine:
     survives a fork, so workers share the memory of a model that was loaded before.
     """
 
-    def __init__(self, onnx_model: bytes, vectors: BitVectors | None = None) -> None:
+    def __init__(
+        self,
+        onnx_model: bytes,
+        vectors: BitVectors | None = None,
+        *,
+        n_outputs: int = 1,
+        of_sums: Sequence[Step] = (),
+        decision: str | None = None,
+    ) -> None:
         """Compile the graph; `vectors` of the same model replace it for large batches.
 
-        Raises `ValueError` for bytes that are not a graph that can run here. The runtime only gets graphs of the kind
-        that our exports write.
+        The steps are done to the graph's outputs; a regression has one output and no `decision`. Raises `ValueError`
+        for bytes that are not a graph that can run here, or steps and decision that do not fit. The runtime only gets
+        graphs of the kind that our exports write.
         """
-        graph.check(onnx_model)
+        graph.check(onnx_model, n_outputs)
+        self._answers = Answers(n_outputs, of_sums, decision)
         self._session = session(onnx_model)
         self._vectors = vectors
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64."""
+        """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, float64.
+
+        A classifier returns `(n_rows, 1 + n_classes)`: the position of the label, then the probability of each class.
+        """
         if self._vectors and len(X) >= self._vectors.min_rows:
-            return self._vectors.predict(X)[:, 0]
-        y: NDArray[np.float64] = self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0]
-        return y.reshape(-1)  # (n_rows, 1) -> (n_rows,)
+            return self._answers(self._vectors.predict(X))
+        return self._answers(self._session.run((OUTPUT_NAME,), {INPUT_NAME: X})[0])
 
 
 class TreesEngine:

@@ -1,8 +1,8 @@
 """One version of a model on disk: written atomically, loaded only if every byte and every prediction is verified.
 
 An artifact is a folder: `manifest.json`, which lists every other file with its hash, and those files. Serving reads
-the manifest, `golden.json`, `reference.json`, and the model: `trees.npz`, with `columns.npz` if the trees compare
-computed columns, `linear.npz`, or `model.onnx`. It never opens a pickle.
+the manifest, `golden.json`, `reference.json`, and the model: `trees.npz` or `model.onnx`, with `columns.npz` if these
+take computed columns, or `linear.npz`. It never opens a pickle.
 
 To change the format: raise FORMAT_VERSION, let `load` read the older versions (they stay readable for ever), keep one
 artifact of each older version in the tests, and describe the change in CHANGELOG.md.
@@ -231,7 +231,14 @@ def _engine(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Pre
             columns = columns or Columns(n_features, [])
             return ConvertedEngine(files[GRAPH], columns, n_classes, manifest.allowed_difference, manifest.steps)
         if manifest.engine == GRAPH_ENGINE:
-            return Engine(files[GRAPH], vectors)
+            graph = Engine(
+                files[GRAPH],
+                vectors,
+                n_outputs=max(1, n_classes),
+                of_sums=manifest.steps,
+                decision=manifest.decision,
+            )
+            return ColumnsEngine(columns, graph) if columns else graph
         n_places = [0] * columns.n_columns if columns else manifest.schema.n_places
         trees = Trees.unpack(files[TREES], n_places)
         engine = TreesEngine(trees, len(n_places), manifest.steps, manifest.decision)

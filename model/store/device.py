@@ -7,8 +7,10 @@ from dataclasses import asdict, replace
 import torch
 
 from model.engine import network
+from model.engine.columns import Columns, ColumnsEngine
 from model.engine.compare import predict_by_batch_size
 from model.engine.gpu import TorchEngine
+from model.engine.runtime import Predictor
 from model.errors import ArtifactError
 from model.store import artifact, manifest
 from model.store.artifact import Artifact
@@ -17,15 +19,20 @@ from model.store.artifact import Artifact
 def load(model: Artifact, device: torch.device) -> Artifact:
     """Return the model with its network on the device in place of its graph, verified again.
 
-    Reads its files again and checks every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts
-    differently than the trained model.
+    Computed columns in front of the network, and the steps behind it, stay on the CPU. Reads its files again and checks
+    every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts differently than the trained model.
     """
     document, files = artifact.read(model.path)
     try:
-        architecture = manifest.parse(document).network
-        if architecture is None:
+        facts = manifest.parse(document)
+        if facts.network is None:
             raise KeyError("network")
-        engine = TorchEngine(network.load(asdict(architecture), files[architecture.file]), device)
+        weights, n_outputs = files[facts.network.file], max(1, len(facts.classes))
+        engine: Predictor = TorchEngine(
+            network.load(asdict(facts.network), weights, n_outputs), device, facts.steps, facts.decision
+        )
+        if artifact.COLUMNS in files:
+            engine = ColumnsEngine(Columns.unpack(files[artifact.COLUMNS], len(facts.schema.names)), engine)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             model.path / artifact.MANIFEST,

@@ -109,10 +109,10 @@ class Manifest:
 
     `engine` is one of `ENGINES`. Trees are served from arrays, a linear model from its coefficients, anything else as a
     graph; `steps` are done to what these give. A classifier's `decision` is how its label follows from these, one of
-    `engine.steps.DECISIONS`; it is None for a regression, and for a graph, which has the label. `tolerance` and
-    `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is that
-    of a converted graph. `data` and `proof` are None in a manifest that does not have them completely. `document` is
-    the whole manifest as it was read.
+    `engine.steps.DECISIONS`; it is None for a regression, and for a converted graph, which has the label. `tolerance`
+    and `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is
+    that of a converted graph. `data` and `proof` are None in a manifest that does not have them completely. `document`
+    is the whole manifest as it was read.
     """
 
     name: str
@@ -264,7 +264,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
             validation=_value(task.score_class, document["metrics"]["validation"]) if has_validation else None,
         ),
         engine=kind,
-        steps=() if kind == GRAPH_ENGINE else steps.parse(document["engine"].get("steps")),
+        steps=_steps(engine, kind),
         decision=_decision(document, task, schema.target),
         tolerance=_tolerance(document),
         allowed_difference=_allowed_difference(document) if kind == CONVERTED_ENGINE else 0.0,
@@ -314,6 +314,12 @@ def _tolerance(document: Mapping[str, Any]) -> float:
     return float(tolerance)
 
 
+def _steps(engine: Any, kind: str) -> tuple[Step, ...]:
+    """Return the steps behind an engine, which a graph need not have. Raises `ValueError` if they are invalid."""
+    found = engine.get("steps") if isinstance(engine, dict) else None
+    return () if kind == GRAPH_ENGINE and found is None else steps.parse(found)
+
+
 def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str | None:
     """Return how a classifier decides on a label, None for a regression. Raises `ValueError` if this does not fit."""
     has_classes = target.type in (CATEGORY, BOOLEAN)
@@ -326,7 +332,7 @@ def _decision(document: Mapping[str, Any], task: Task, target: Feature) -> str |
     engine = document["engine"]
     if engine.get("kind") == CONVERTED_ENGINE:
         return None
-    decision = engine.get("decision") if engine.get("kind") in (TREES_ENGINE, LINEAR_ENGINE) else None
+    decision = engine.get("decision")
     if not isinstance(decision, str) or decision not in steps.DECISIONS:
         raise ValueError(f"it decides by {decision!r}, which does not exist")
     return decision

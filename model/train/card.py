@@ -6,7 +6,7 @@ from model.metrics import confusion
 from model.schema.feature import described
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
-from model.task import CLASSIFICATION
+from model.task import CLASSIFICATION, Task
 from model.train.candidate import Candidate
 from model.train.subject import Subject
 
@@ -63,7 +63,7 @@ does not show how well.
 
 ## What is served is what was trained
 
-{_equality(proof, candidate)}
+{_equality(proof, candidate, subject.task)}
 
 ## Limits
 
@@ -100,7 +100,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _equality(proof: Proof, candidate: Candidate) -> str:
+def _equality(proof: Proof, candidate: Candidate, task: Task) -> str:
     """Return the sentences on the difference between the compiled and the trained model, and on the rows compared."""
     nearness, difference = "to the last bit", ""
     tolerance, elsewhere = candidate.tolerance, candidate.engine_facts.get("tolerance")
@@ -117,10 +117,13 @@ def _equality(proof: Proof, candidate: Candidate) -> str:
             f"{allowance.reason}."
         )
     elif tolerance:
-        nearness = f"within a relative difference of {tolerance:g}"
-        difference = (
+        nearness, of_what = f"within a relative difference of {tolerance:g}", " of the prediction"
+        if task is CLASSIFICATION:
+            nearness, of_what = f"within {tolerance:g} in each probability", ""
+            difference = f" The label is the same unless two probabilities are equal within {2 * tolerance:g}."
+        difference += (
             f" At least one bit differs on {proof.different_rows:,} of them, by at most "
-            f"{proof.largest_relative_difference:.1e} of the prediction."
+            f"{proof.largest_relative_difference:.1e}{of_what}."
         )
     splits = f"{proof.split_rows:,} rows on both sides of every split, " if proof.split_rows else ""
     return (

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
-from model.engine.compare import shares_of
+from model.engine.compare import differing, shares_of
 from model.errors import ExportError, first_line
 from model.metrics import confusion
 from model.plots import style
@@ -230,8 +230,8 @@ def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matri
     if candidate.allowance:
         is_different = shares_of(candidate.allowance.of_rows(matrix), predictions, as_read[np.newaxis]) > 1
     else:
-        is_different = predictions != as_read
-    different = np.flatnonzero(is_different if is_different.ndim == 1 else is_different.any(axis=1))
+        is_different = differing(predictions, as_read, candidate.tolerance)
+    different = np.flatnonzero(is_different)
     if len(different):
         raise ExportError(
             f"the model predicts {len(different)} of {len(matrix)} rows differently once the table was read as numbers "

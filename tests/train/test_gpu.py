@@ -33,8 +33,8 @@ from model.engine import network  # noqa: E402
 from model.engine.gpu import TorchEngine  # noqa: E402
 from model.engine.network import Network  # noqa: E402
 from model.store import device as on_device  # noqa: E402
-from model.train import evaluate, examples, export, tables  # noqa: E402
-from model.train.learners import mlp  # noqa: E402
+from model.train import evaluate, examples, export, frames, tables  # noqa: E402
+from model.train.learners import fitted, mlp  # noqa: E402
 
 NAME = "boston-housing"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -47,8 +47,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root: Path = tmp_path_factory.mktemp("networks")
     table = tables.read(examples.DATASETS[NAME])
     rows = evaluate.split(table.X, table.y)
-    fitted = mlp.fit(rows.X_train, rows.y_train, mlp.Settings(hidden=(32, 16), max_epochs=2), device="cpu")
-    Store(root).add(NAME, export.draft(table, rows, mlp.candidate(fitted), figures={}))
+    regressor = mlp.NetworkRegressor(hidden=(32, 16), max_epochs=2, device="cpu").fit(rows.X_train, rows.y_train)
+    candidate = fitted.candidate(regressor, frames.read(rows.X_train), rows.X_train)
+    Store(root).add(NAME, export.draft(table, rows, candidate, figures={}))
     return root
 
 
@@ -100,7 +101,7 @@ def test_predictions(device: Any, hidden: tuple[int, ...]) -> None:
 
             assert y.dtype == np.float64
             assert y.shape == (n_rows,)
-            np.testing.assert_allclose(y, truth(torch.from_numpy(X.copy())).numpy(), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(y, truth(torch.from_numpy(X.copy())).numpy()[:, 0], rtol=1e-12, atol=1e-12)
 
 
 def test_rows_of_other_calls(device: Any) -> None:
@@ -211,13 +212,13 @@ def test_load(model: Artifact, device: Any, houses: pd.DataFrame) -> None:
 
 
 def damage(folder: Path) -> None:
-    (folder / mlp.WEIGHTS).write_bytes(b"damaged")
+    (folder / fitted.WEIGHTS).write_bytes(b"damaged")
 
 
 def exchange(folder: Path) -> None:
     """Replace the weights by others of the same shapes, with right hashes."""
     tensors = Network(6, (32, 16))
-    rewrite(folder, lambda manifest: None, {mlp.WEIGHTS: network.save(tensors)})
+    rewrite(folder, lambda manifest: None, {fitted.WEIGHTS: network.save(tensors)})
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from tests.support.service import ROOT, bits, rewrite
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-torch.txt")
 
+from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LinearRegression  # noqa: E402
 from sklearn.neural_network import MLPRegressor  # noqa: E402
@@ -47,11 +48,16 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 from model.engine import network  # noqa: E402
+from model.train.compile.network import to_graph  # noqa: E402
 from model.train.learners import mlp  # noqa: E402
+from model.train.learners.mlp import NetworkRegressor  # noqa: E402
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")]
 
-SMALL = mlp.Settings(hidden=(8,), max_epochs=6, batch_size=32)
+
+def small(**chosen: Any) -> NetworkRegressor:
+    """Return a regressor that is fitted in a moment."""
+    return NetworkRegressor(**{"hidden": (8,), "max_epochs": 6, "batch_size": 32, **chosen})
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +89,10 @@ def rmse(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 def test_without_hidden_layers_it_is_least_squares(people: Split, device: str) -> None:
     """Depth 0 reaches the validation RMSE of least squares to four digits, in fewer than 20 epochs."""
     line = LinearRegression().fit(people.X_train, people.y_train)
-    fitted = mlp.fit(people.X_train, people.y_train, mlp.Settings(hidden=(), max_epochs=19), device=device)
+    fitted = NetworkRegressor(hidden=(), max_epochs=19, device=device).fit(people.X_train, people.y_train)
 
     expected = rmse(people.y_validation, line.predict(people.X_validation))
-    assert len(fitted.epochs) < 20
+    assert len(fitted.epochs_) < 20
     assert rmse(people.y_validation, fitted.predict(people.X_validation)) == pytest.approx(expected, rel=5e-4)
 
 
@@ -100,7 +106,7 @@ def test_it_is_no_worse_than_scikit_learn(random_state: int) -> None:
     rows = evaluate.split(table.X, table.y, random_state=random_state)
     ours, theirs = [], []
     for seed in range(5):
-        chosen = mlp.Settings(hidden=(64, 64), max_epochs=200, batch_size=32, patience=20, random_state=seed)
+        our = NetworkRegressor(hidden=(64, 64), max_epochs=200, batch_size=32, patience=20, random_state=seed)
         regressor = MLPRegressor(
             hidden_layer_sizes=(64, 64),
             max_iter=200,
@@ -112,7 +118,7 @@ def test_it_is_no_worse_than_scikit_learn(random_state: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the budget is the same for both
             their = make_pipeline(StandardScaler(), regressor).fit(rows.X_train, rows.y_train)
-        ours.append(rmse(rows.y_validation, mlp.fit(rows.X_train, rows.y_train, chosen).predict(rows.X_validation)))
+        ours.append(rmse(rows.y_validation, our.fit(rows.X_train, rows.y_train).predict(rows.X_validation)))
         theirs.append(rmse(rows.y_validation, their.predict(rows.X_validation)))
 
     assert np.mean(ours) <= 1.005 * np.mean(theirs), (ours, theirs)
@@ -121,11 +127,10 @@ def test_it_is_no_worse_than_scikit_learn(random_state: int) -> None:
 def test_same_seed_gives_the_same_bytes(X: Matrix, y: NDArray[np.float64]) -> None:
     """The same rows and seed give the same weights, another seed others. The caller's random numbers do not change."""
     torch.manual_seed(5)
-    one, two = mlp.fit(X, y, SMALL), mlp.fit(X, y, SMALL)
-    other = mlp.fit(X, y, mlp.Settings(hidden=(8,), max_epochs=6, batch_size=32, random_state=8))
+    one, two, other = small().fit(X, y), small().fit(X, y), small(random_state=8).fit(X, y)
     drawn = torch.rand(1)
 
-    assert network.save(one.network) == network.save(two.network) != network.save(other.network)
+    assert one.weights_ == two.weights_ != other.weights_
     assert torch.equal(drawn, torch.rand(1, generator=torch.Generator().manual_seed(5)))
 
 
@@ -133,49 +138,61 @@ def test_it_stops_when_it_gets_worse() -> None:
     """Training stops `patience` epochs after the last one within a standard error of the best, which it keeps."""
     random = np.random.default_rng(0)
     X, y = random.normal(size=(300, 20)), random.normal(size=300)  # nothing but noise to learn by heart
-    fitted = mlp.fit(X, y, mlp.Settings(hidden=(64,), max_epochs=500, learning_rate=0.01, patience=5))
-    held_out = [epoch.validation_loss for epoch in fitted.epochs]
+    fitted = NetworkRegressor(hidden=(64,), max_epochs=500, learning_rate=0.01, patience=5).fit(X, y)
+    held_out = [epoch.validation_loss for epoch in fitted.epochs_]
 
-    assert len(held_out) - 1 - 5 == fitted.best_epoch < 50
-    assert max(held_out[-5:]) > held_out[fitted.best_epoch] >= min(held_out)
+    assert len(held_out) - 1 - 5 == fitted.best_epoch_ < 50
+    assert max(held_out[-5:]) > held_out[fitted.best_epoch_] >= min(held_out)
     assert metrics.regression(y, fitted.predict(X)).r2 < 0.9
 
 
 @settings(max_examples=60, deadline=None)
-@given(n_features=st.integers(1, 7), hidden=st.lists(st.integers(1, 40), max_size=4), seed=st.integers(0, 2**32 - 1))
-def test_graph_equals_network(n_features: int, hidden: list[int], seed: int) -> None:
-    """The compiled graph predicts like the network for any widths and depth; a row alone as among others."""
+@given(
+    n_features=st.integers(1, 7),
+    hidden=st.lists(st.integers(1, 40), max_size=4),
+    n_outputs=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_graph_equals_network(n_features: int, hidden: list[int], n_outputs: int, seed: int) -> None:
+    """The compiled graph gives the network's outputs for any widths and depth; a row alone as among others."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = network.Network(n_features, hidden)
+        made = network.Network(n_features, hidden, n_outputs)
     made.x_mean.copy_(torch.from_numpy(random.normal(0, 1e3, n_features)))
     made.x_scale.copy_(torch.from_numpy(random.uniform(1e-3, 1e3, n_features)))
     made.y_mean.copy_(torch.tensor(random.normal(0, 1e3)))
-    made = network.load(made.architecture, network.save(made))
+    made = network.load(made.architecture, network.save(made), n_outputs)
     rows = random.normal(0, 2e3, (50, n_features))
-    engine = Engine(mlp.compile(made))
+    decision = "largest sum" if n_outputs > 1 else None
+    engine = Engine(to_graph(network.save(made), n_outputs).content, n_outputs=n_outputs, decision=decision)
 
-    answers = engine.predict(rows)
-    assert np.allclose(answers, made(torch.from_numpy(rows)).numpy(), rtol=1e-11, atol=1e-9)
+    answers, expected = engine.predict(rows), made(torch.from_numpy(rows)).numpy()
+    found = answers[:, 1:] if n_outputs > 1 else answers[:, np.newaxis]
+    assert np.allclose(found, expected, rtol=1e-11, atol=1e-9)
+    if n_outputs > 1:
+        assert (answers[:, 0] == found.argmax(axis=1)).all()
     assert (bits(predict_by_batch_size(engine.predict, rows)) == bits(answers)).all()
 
 
 def test_weights_of_another_architecture_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
     """Weights that do not fit or are invalid raise a `ValueError` with the reason."""
-    made = mlp.fit(X, y, SMALL).network
-    weights = network.save(made)
+    fitted = small().fit(X, y)
+    known, weights = fitted.architecture_, fitted.weights_
 
-    for architecture in ({**made.architecture, "hidden": [9]}, {**made.architecture, "activation": "tanh"}, {}):
+    for architecture in ({**known, "hidden": [9]}, {**known, "activation": "tanh"}, {}):
         with pytest.raises(ValueError, match=r"activation|do not fit"):
             network.load(architecture, weights)
     with pytest.raises(ValueError, match="do not fit"):
-        network.load(made.architecture, weights[:-9])
+        network.load(known, weights[:-9])
+    with pytest.raises(ValueError, match="do not fit"):
+        network.load(known, weights, 2)
 
 
 def test_weights_are_read_exactly(X: Matrix, y: NDArray[np.float64]) -> None:
     """A saved network is read to the last bit of float64. The caller's random numbers do not change."""
-    made = mlp.fit(X, y, SMALL).network
+    fitted = small().fit(X, y)
+    made = network.load(fitted.architecture_, fitted.weights_)
     for tensor in made.state_dict().values():
         tensor *= 1 + 1e-12
     torch.manual_seed(5)
@@ -190,10 +207,10 @@ KILLED = """
 import sys
 from pathlib import Path
 import numpy as np
-from model.train.learners import mlp
+from model.train.learners.mlp import NetworkRegressor
 rows = np.load(sys.argv[1])
-mlp.fit(rows["X"], rows["y"], mlp.Settings(hidden=(8,), max_epochs=400, patience=400, batch_size=32), device="cpu",
-        checkpoint=Path(sys.argv[2]), checkpoint_seconds=0)
+NetworkRegressor(hidden=(8,), max_epochs=400, patience=400, batch_size=32, device="cpu",
+                 checkpoint=Path(sys.argv[2]), checkpoint_seconds=0).fit(rows["X"], rows["y"])
 """
 
 
@@ -213,31 +230,30 @@ def test_killed_run_resumes_to_the_same_weights(X: Matrix, y: NDArray[np.float64
 
     n_done = len(torch.load(checkpoint, weights_only=True)["epochs"])
     assert 0 < n_done < 400
-    chosen = mlp.Settings(hidden=(8,), max_epochs=400, patience=400, batch_size=32)
-    resumed = mlp.fit(X, y, chosen, device="cpu", checkpoint=checkpoint, checkpoint_seconds=60)
-    whole = mlp.fit(X, y, chosen, device="cpu")
+    whole = small(max_epochs=400, patience=400, device="cpu").fit(X, y)
+    resumed = clone(whole).set_params(checkpoint=checkpoint, checkpoint_seconds=60).fit(X, y)
 
-    assert network.save(resumed.network) == network.save(whole.network)
-    assert resumed.epochs == whole.epochs
+    assert resumed.weights_ == whole.weights_
+    assert resumed.epochs_ == whole.epochs_
 
 
 def test_checkpoint_of_another_training_is_refused(X: Matrix, y: NDArray[np.float64], tmp_path: Path) -> None:
     """A checkpoint of other rows or settings, or an invalid one, is refused by name and left unchanged."""
     path = tmp_path / "run.pt"
-    mlp.fit(X, y, SMALL, checkpoint=path, checkpoint_seconds=0)
+    small(checkpoint=path, checkpoint_seconds=0).fit(X, y)
     kept = path.read_bytes()
 
     with pytest.raises(CheckpointError, match=r"run\.pt is of a training with other data; remove it"):
-        mlp.fit(X + 1, y, SMALL, checkpoint=path)
+        small(checkpoint=path).fit(X + 1, y)
     with pytest.raises(CheckpointError, match="with other hidden, batch_size; remove"):
-        mlp.fit(X, y, mlp.Settings(hidden=(9,), max_epochs=6, batch_size=64), checkpoint=path)
+        small(hidden=(9,), batch_size=64, checkpoint=path).fit(X, y)
     assert path.read_bytes() == kept
     with pytest.raises(CheckpointError, match="there is no folder"):
-        mlp.fit(X, y, SMALL, checkpoint=tmp_path / "none" / "run.pt")
+        small(checkpoint=tmp_path / "none" / "run.pt").fit(X, y)
     for content in (b"", kept[: len(kept) // 2], b"garbage" * 100):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"(?s)run\.pt is not a checkpoint .*; remove it"):
-            mlp.fit(X, y, SMALL, checkpoint=path)
+            small(checkpoint=path).fit(X, y)
 
 
 @pytest.mark.parametrize("most", [1, 5, 31])
@@ -245,7 +261,7 @@ def test_out_of_memory_uses_micro_batches(
     X: Matrix, y: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most: int
 ) -> None:
     """A batch too large for memory is split with a warning; the result is equal except for rounding."""
-    whole = mlp.fit(X, y, SMALL)
+    whole = small().fit(X, y)
     roomy = network.Network.scaled
 
     def cramped(self: network.Network, Z: Any) -> Any:
@@ -255,7 +271,7 @@ def test_out_of_memory_uses_micro_batches(
 
     monkeypatch.setattr(network.Network, "scaled", cramped)
     with caplog.at_level(logging.WARNING):
-        in_parts = mlp.fit(X, y, SMALL)
+        in_parts = small().fit(X, y)
 
     assert caplog.messages[0] == "out of memory: continuing with micro-batches of 16 rows"
     assert np.allclose(in_parts.predict(X), whole.predict(X), rtol=1e-3)
@@ -271,7 +287,7 @@ def test_out_of_memory_for_one_row_is_an_error(
 
     monkeypatch.setattr(network.Network, "scaled", full)
     with pytest.raises(DeviceError, match="out of memory even for a single row"):
-        mlp.fit(X, y, SMALL)
+        small().fit(X, y)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -293,22 +309,22 @@ def test_unknown_device_is_refused(name: str) -> None:
         network.find_device(name)
 
 
-def test_all_invalid_settings_are_reported_at_once() -> None:
-    """Every invalid setting is named with its allowed values."""
+def test_all_invalid_parameters_are_reported_at_once(X: Matrix, y: NDArray[np.float64]) -> None:
+    """Every invalid parameter is named with its allowed values."""
     with pytest.raises(ValueError, match=r"hidden is \(0,\); .*; max_epochs is 0; .*; learning_rate is 0; .*precision"):
-        mlp.Settings(hidden=(0,), max_epochs=0, learning_rate=0, precision="float8")
+        NetworkRegressor(hidden=(0,), max_epochs=0, learning_rate=0, precision="float8").fit(X, y)
 
 
 def test_infinite_loss_is_reported(X: Matrix, y: NDArray[np.float64]) -> None:
     """A learning rate at which the weights diverge is an error that names it, not a model of NaN."""
     with pytest.raises(ValueError, match="no longer finite after 1 epochs; set a learning rate below 1e"):
-        mlp.fit(X, y, mlp.Settings(max_epochs=3, learning_rate=1e30))
+        NetworkRegressor(max_epochs=3, learning_rate=1e30).fit(X, y)
 
 
 def test_too_few_rows_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
     """A table from which no row can be held out is refused."""
     with pytest.raises(ValueError, match=r"2 rows are too few to hold out 0\.1 of them and fit"):
-        mlp.fit(X[:2], y[:2])
+        NetworkRegressor().fit(X[:2], y[:2])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # PyTorch's compiler uses what PyTorch gives up
@@ -318,21 +334,19 @@ def test_other_modes_fit_too(X: Matrix, y: NDArray[np.float64], chosen: dict[str
     """Mixed precision, deterministic algorithms and compiled layers fit a model that explains the target, too."""
     if chosen.get("compile") and not shutil.which("c++"):
         pytest.skip("torch.compile needs a C++ compiler")
-    settings = mlp.Settings(hidden=(32,), max_epochs=60, batch_size=32, **chosen)
-    fitted = mlp.fit(X, y, settings, device=device)
+    fitted = small(hidden=(32,), max_epochs=60, device=device, **chosen).fit(X, y)
 
     assert metrics.regression(y, fitted.predict(X)).r2 > 0.9
     assert not torch.are_deterministic_algorithms_enabled()
     if not chosen.get("compile"):
-        again = mlp.fit(X, y, settings, device=device)
-        assert network.save(again.network) == network.save(fitted.network)
+        assert clone(fitted).fit(X, y).weights_ == fitted.weights_
 
 
 def test_rows_that_do_not_fit_are_copied_by_batches(
     X: Matrix, y: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If the rows do not fit into the device's memory, batches are copied to it, with the same model as result."""
-    whole = mlp.fit(X, y, SMALL, device="cpu")
+    whole = small(device="cpu").fit(X, y)
     honest = torch.Tensor.to
 
     def cramped(self: Any, *arguments: Any, **settings: Any) -> Any:
@@ -341,10 +355,10 @@ def test_rows_that_do_not_fit_are_copied_by_batches(
         return honest(self, *arguments, **settings)
 
     monkeypatch.setattr(torch.Tensor, "to", cramped)
-    copied = mlp.fit(X, y, SMALL, device="cpu")
+    copied = small(device="cpu").fit(X, y)
 
     assert caplog.messages == ["the 400 rows do not fit into the memory of cpu: batches are copied to it"]
-    assert network.save(copied.network) == network.save(whole.network)
+    assert copied.weights_ == whole.weights_
 
 
 def test_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -390,7 +404,7 @@ def test_artifact_keeps_weights_and_history(people_store: Path) -> None:
     assert len(facts["training"]["epochs"]) == 10
     assert facts["environment"]["device"]["kind"] == network.find_device("auto").type
     assert facts["environment"]["packages"]["torch"] == version("torch")
-    assert np.array_equal(bits(made(torch.tensor(found.golden_rows)).numpy()), bits(found.golden_predictions))
+    assert np.array_equal(bits(made(torch.tensor(found.golden_rows)).numpy()[:, 0]), bits(found.golden_predictions))
     assert "within a relative difference of 1e-06" in (found.path / "card.md").read_text()
 
 
@@ -399,7 +413,7 @@ def test_both_engines_agree_on_all_rows(people_store: Path) -> None:
     found = artifact.load(Store(people_store).find("height-weight"))
     rows = read(HEIGHT_WEIGHT).X.to_numpy()
     made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
-    expected = made(torch.tensor(rows)).numpy()
+    expected = made(torch.tensor(rows)).numpy()[:, 0]
     together = found.predict(rows)
 
     assert len(rows) == 25_000
@@ -416,7 +430,7 @@ def test_served_under_load_it_agrees_with_torch(people_store: Path, store: Path,
     found = artifact.load(Store(people_store).find("height-weight"))
     made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
     rows = read(HEIGHT_WEIGHT).X.to_numpy()
-    expected = made(torch.tensor(rows)).numpy()
+    expected = made(torch.tensor(rows)).numpy()[:, 0]
     sizes = np.random.default_rng(0).choice([1, 2, 7, 64, 500, 2000], 400)
     ends = np.minimum(np.cumsum(sizes), len(rows))
 
@@ -509,7 +523,7 @@ def test_original_table_can_be_trained_on(tmp_path: Path, people: Split) -> None
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_gpu_is_described(X: Matrix, y: NDArray[np.float64]) -> None:
     """The manifest of a model trained on a GPU has its name, memory, driver and clocks."""
-    found = mlp.fit(X, y, SMALL, device="cuda").device
+    found = small(device="cuda").fit(X, y).device_
 
     assert found["kind"] == "cuda"
     assert {"name", "memory_mib", "cuda", "driver_version", "clocks.max.sm"} <= found.keys()

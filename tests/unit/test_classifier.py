@@ -91,7 +91,7 @@ def test_a_regression_has_no_classes(store: Path) -> None:
         (lambda m: m["engine"].pop("decision"), "it decides by None, which does not exist"),
         (lambda m: m["engine"].update(decision="lot"), "it decides by 'lot', which does not exist"),
         (lambda m: m["engine"].update(decision=["sum > 0"]), "it decides by ['sum > 0'], which does not exist"),
-        (lambda m: m["engine"].update(kind="onnx"), "it decides by None, which does not exist"),
+        (lambda m: m["engine"].update(kind="onnx"), "does not list model.onnx"),
         (lambda m: m["target"].update(categories=list(range(1_001))), "it has 1001 classes, more than 1000"),
         (lambda m: m["target"].update(categories=["ash", "ash", "oak"]), "has no list of 1 to 10000 different"),
         (lambda m: m["metrics"]["training"].pop("log_loss"), "metrics.training.log_loss is missing"),

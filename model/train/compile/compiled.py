@@ -1,13 +1,13 @@
 """Compile a fitted model: ask it what it accepts, and fold the steps in front of its trees into their splits.
 
-Steps that cannot be folded, and those in front of a linear model, become a program of array operations.
+Steps that cannot be folded, and those in front of a linear model or a network, become a program of array operations.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,25 +34,15 @@ from model.engine.steps import Step
 from model.engine.trees import Trees
 from model.errors import ExportError
 from model.schema import dates
-from model.schema.feature import (
-    AS_MISSING,
-    AS_OTHER,
-    BOOLEAN,
-    CATEGORY,
-    DATE,
-    ERROR,
-    INTEGER,
-    Category,
-    Feature,
-)
+from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, DATE, ERROR, INTEGER, Category, Feature
 from model.schema.features import Matrix, Schema
 from model.train import proof
-from model.train.compile import catboost, lightgbm, linear, members, onnx_file, scikit_learn, xgboost
+from model.train.compile import catboost, lightgbm, linear, members, network, onnx_file, scikit_learn, xgboost
 from model.train.compile.behind import compile_behind
 from model.train.compile.columns import compile_columns
 from model.train.compile.converted import CONVERTER, adopt, convert
 from model.train.compile.fold import Ask, NotFoldable, find_limits, fold
-from model.train.compile.limits import of_answers, of_columns, tighten, with_seen_range
+from model.train.compile.limits import of_answers, of_columns, of_refusing, tighten, with_seen_range
 from model.train.compile.onnx_file import OnnxModel
 from model.train.compile.targets import steps_back
 from model.train.derive import derived_of
@@ -76,7 +66,7 @@ class Compiled:
     `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`, with answers as of `Artifact.predict`.
     `steps` are done to the sums of `trees`, which are on the columns that the program `columns` makes, or on raw
     features if there is none. A classifier has a `decision` on its label, a regression has None. A model without trees
-    is `linear`, or `converted`: the graph of a general converter, which is named in `converter`.
+    is `linear`, a `network`, or `converted`: the graph of a general converter, which is named in `converter`.
     """
 
     algorithm: str
@@ -90,12 +80,13 @@ class Compiled:
     trees: Trees | None = None
     columns: Columns | None = None
     linear: LinearEngine | None = None
+    network: bytes | None = None
     converted: bytes | None = None
     converter: str = ""
 
 
 def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool = False) -> Compiled:
-    """Return a fitted estimator, or a pipeline that ends in one, as trees or as a linear model.
+    """Return a fitted estimator, or a pipeline that ends in one, as trees, as a linear model or as a network.
 
     `X` `(n_rows, n_features)` are the rows that it was fitted on, as `frames` reads them. `by_converter` lets a general
     converter do what is not trees or a linear model, or cannot be compiled as such. Raises `ExportError` for what
@@ -110,12 +101,12 @@ def compile_model(fitted: Any, frames: Frames, X: Matrix, *, by_converter: bool 
     steps, estimator, back = _parts(fitted)
     _check_dates(frames, steps)
     X = np.vstack([_complete_row(X), X])
-    family = next((family for family in (*FAMILIES, linear) if family.owns(estimator)), None)
+    family = next((family for family in (*FAMILIES, linear, network) if family.owns(estimator)), None)
     reason = ""
     if family:
         model = _Model(fitted, labels, frames, steps, estimator, back, family)
         try:
-            return _compile_linear(model, X) if family is linear else _compile_trees(model, X)
+            return _BY_FAMILY.get(family, _compile_trees)(model, X)
         except ExportError as error:
             if not by_converter:
                 raise
@@ -290,6 +281,38 @@ def _compile_linear(model: _Model, X: Matrix) -> Compiled:
     )
 
 
+def _compile_network(model: _Model, X: Matrix) -> Compiled:
+    graph, answered = network.to_graph(model.estimator.weights_, max(1, len(model.labels))), _is_answered(model)
+
+    def ask(rows: Matrix) -> Matrix:
+        """Return the columns as the first layer takes them; NaN for rows that have no answer."""
+        return answered(rows) + graph.scaled(model.ask(rows))
+
+    def sizes(rows: Matrix) -> Matrix:
+        answers = np.abs(model.predict(rows)).reshape(len(rows), -1) if model.back else np.empty((len(rows), 0))
+        with np.errstate(over="ignore"):
+            # Within float32, in which it was fitted, no sum of a layer overflows in float64.
+            largest = np.abs(ask(rows)).max(axis=1, keepdims=True).astype(np.float32)
+        return np.hstack([largest, answers])
+
+    features = _features(model.frames, model.predict, model.ask, X)
+    features = _limits(ask, features, X, in_float32=True)
+    features = tighten(features, X, of_refusing(sizes))
+    columns = compile_columns(model.in_front, model.frames, features, X)
+    hidden = model.estimator.architecture_["hidden"]
+    summary = f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "no hidden layer"
+    is_alone = model.fitted is model.estimator
+    return Compiled(
+        **{**model.facts, "algorithm": network.ALGORITHM} if is_alone else model.facts,
+        summary=summary if not columns.operations else f"{summary} behind {columns.n_columns:,} computed columns",
+        features=features,
+        network=graph.content,
+        columns=columns if columns.operations else None,
+        steps=(network.SOFTMAX,) if model.labels else model.back,
+        decision=network.DECISION if model.labels else None,
+    )
+
+
 def _compile_trees(model: _Model, X: Matrix) -> Compiled:
     trees, name = model.family.fitted_trees(model.estimator), type(model.estimator).__name__
     if model.back and trees.leaves.dtype == np.float32:
@@ -345,6 +368,13 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         steps=(*trees.steps, *model.back),
         decision=trees.decision if model.labels else None,
     )
+
+
+_BY_FAMILY: Mapping[ModuleType, Callable[[_Model, Matrix], Compiled]] = {
+    linear: _compile_linear,
+    network: _compile_network,
+}
+"""How models of a family are compiled that has no trees."""
 
 
 def _largest_lists(trees: Trees, features: Sequence[Feature]) -> str:
@@ -543,6 +573,11 @@ def _parts(fitted: Any) -> tuple[Pipeline | None, Any, tuple[Step, ...]]:
         raise ExportError("the pipeline ends without an estimator; export one that predicts")
     steps = [(f"{number}", step) for number, (_, step) in enumerate(steps)]
     return (Pipeline(steps) if steps else None), fitted, back
+
+
+def last_estimator(fitted: Any) -> Any:
+    """Return the estimator that a model ends in, with nothing in front of it or behind it."""
+    return _parts(fitted)[1]
 
 
 def _features(frames: Frames, predict: Predict, ask: Callable[[Matrix], Matrix], X: Matrix) -> tuple[Feature, ...]:

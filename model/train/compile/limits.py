@@ -57,33 +57,35 @@ def tighten(features: Sequence[Feature], X: Matrix, sizes: Sizes, *, n_rounds: i
     return found
 
 
-def of_answers(predict: Predict) -> Sizes:
-    """Return the size of a model's answers; not finite for all rows if it refuses one."""
+def of_refusing(sizes: Sizes) -> Sizes:
+    """Return sizes that are not finite for all rows if one is refused."""
 
-    def sizes(rows: Matrix) -> Matrix:
+    def of_rows(rows: Matrix) -> Matrix:
         try:
-            return np.abs(predict(rows)).reshape(len(rows), -1)
+            return sizes(rows)
         except Exception:  # every library has classes of its own
             return np.full((len(rows), 1), np.inf)
 
-    return sizes
+    return of_rows
+
+
+def of_answers(predict: Predict) -> Sizes:
+    """Return the size of a model's answers; not finite for all rows if it refuses one."""
+    return of_refusing(lambda rows: np.abs(predict(rows)).reshape(len(rows), -1))
 
 
 def of_columns(ask: Ask) -> Sizes:
     """Return the size of the columns that steps make, as float32, in which most trees compare them."""
 
     def sizes(rows: Matrix) -> Matrix:
-        try:
-            found = ask(rows)
-        except Exception:  # every library has classes of its own
-            return np.full((len(rows), 1), np.inf)
+        found = ask(rows)
         with np.errstate(over="ignore"):
             rounded = np.abs(found).astype(np.float32)
         # A missing value has the size 0.
         largest: Matrix = np.nan_to_num(rounded, posinf=np.inf).max(axis=1, keepdims=True).astype(np.float64)
         return largest
 
-    return sizes
+    return of_refusing(sizes)
 
 
 def with_seen_range(feature: Feature, values: Matrix) -> Feature:

@@ -18,15 +18,16 @@ def to_onnx(
     nodes: Sequence[onnx.NodeProto],
     *,
     n_features: int,
+    n_outputs: int = 1,
     constants: Sequence[onnx.TensorProto] = (),
 ) -> bytes:
-    """Return nodes as one checked ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`."""
+    """Return nodes as one checked ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, n_outputs)`."""
     double = onnx.TensorProto.DOUBLE
     graph = onnx.helper.make_graph(
         nodes,
         name,
         [onnx.helper.make_tensor_value_info(INPUT_NAME, double, ["n_rows", n_features])],
-        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", 1])],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, double, ["n_rows", n_outputs])],
         constants,
     )
     model = onnx.helper.make_model(

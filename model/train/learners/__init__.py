@@ -61,26 +61,19 @@ def _fit_mlp(
     table: Table, rows: Split, options: Mapping[str, Any], random_state: int
 ) -> tuple[Candidate, dict[str, Figure]]:
     from model.plots import training as plots
-    from model.train import table_plots
-    from model.train.learners import mlp
+    from model.train import frames, table_plots
+    from model.train.learners import fitted, mlp
 
-    settings = dict(options)
-    # Where and how it runs is no hyperparameter.
-    run_options = {name: settings.pop(name) for name in ("device", "checkpoint") if name in options}
-    fitted = mlp.fit(
-        rows.X_train,
-        rows.y_train,
-        mlp.Settings(random_state=random_state, **settings),
-        progress=True,
-        **run_options,
-    )
+    network = mlp.NetworkRegressor(random_state=random_state, progress=True, **options)
+    network.fit(rows.X_train, rows.y_train)
     losses = plots.losses(
-        [epoch.loss for epoch in fitted.epochs],
-        [epoch.validation_loss for epoch in fitted.epochs],
-        best_epoch=fitted.best_epoch,
+        [epoch.loss for epoch in network.epochs_],
+        [epoch.validation_loss for epoch in network.epochs_],
+        best_epoch=network.best_epoch_,
         unit=table.dataset.target.unit,
     )
-    return mlp.candidate(fitted), {"losses": losses, "target_over_features": table_plots.target_over_features(table)}
+    candidate = fitted.candidate(network, frames.read(rows.X_train), rows.X_train)
+    return candidate, {"losses": losses, "target_over_features": table_plots.target_over_features(table)}
 
 
 LEARNERS: Mapping[str, Learner] = {

@@ -12,17 +12,18 @@ from model.engine import steps
 from model.engine.columns import Columns, ColumnsEngine
 from model.engine.converted import ConvertedEngine
 from model.engine.linear import BOUND, ORDER
-from model.engine.runtime import Predictor, TreesEngine
+from model.engine.runtime import Engine, Predictor, TreesEngine
 from model.schema.feature import Feature
 from model.schema.features import Matrix, Schema
 from model.store import artifact
-from model.store.manifest import CONVERTED_ENGINE, LINEAR_ENGINE, TREES_ENGINE
+from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, MAX_TOLERANCE, TREES_ENGINE
 from model.train.candidate import Allowance, Candidate
-from model.train.compile.compiled import Compiled, compile_model
+from model.train.compile.compiled import Compiled, compile_model, last_estimator
 from model.train.compile.trees import rows_at_splits, rows_at_splits_of_columns
 from model.train.frames import Frames
 
 PIPELINE = "pipeline.joblib"
+WEIGHTS = "weights.safetensors"
 
 # The last bits of another machine's logarithms, magnified where a sum cancels.
 _ELSEWHERE = 2.0**-36
@@ -48,6 +49,8 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
     be converted.
     """
     compiled = compile_model(fitted, frames, X, by_converter=converted_within is not None)
+    if compiled.network is not None:
+        return _of_network(fitted, compiled)
     allowance = None
     if compiled.linear:
         engine, engine_facts, split_rows, files = _linear(compiled)
@@ -81,6 +84,38 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
         files={**files, **_pickled(fitted)},
         facts={"hyperparameters": compiled.hyperparameters},
         allowance=allowance,
+    )
+
+
+def _of_network(fitted: Any, compiled: Compiled) -> Candidate:
+    """Return a network behind computed columns, if there are any; alone it needs no pickle beside its weights."""
+    graph, columns = compiled.network, compiled.columns
+    assert graph is not None
+    estimator = last_estimator(fitted)
+    n_outputs = 1 if compiled.decision is None else len(fitted.classes_)
+    engine: Predictor = Engine(graph, n_outputs=n_outputs, of_sums=compiled.steps, decision=compiled.decision)
+    facts: dict[str, Any] = {"kind": GRAPH_ENGINE, "file": artifact.GRAPH}
+    files = {artifact.GRAPH: graph, WEIGHTS: estimator.weights_}
+    if columns:
+        engine = ColumnsEngine(columns, engine)
+        facts["columns"], files[artifact.COLUMNS] = artifact.COLUMNS, columns.pack()
+    if compiled.steps:
+        facts["steps"] = [[name, *numbers] for name, numbers in compiled.steps]
+    if compiled.decision is not None:
+        facts["decision"] = compiled.decision
+    return Candidate(
+        algorithm=compiled.algorithm,
+        summary=compiled.summary,
+        predict=compiled.predict,
+        engine=engine,
+        engine_facts=facts,
+        features=compiled.features,
+        split_rows=np.empty((0, len(compiled.features))),
+        packages=compiled.packages,
+        files=files if estimator is fitted else {**files, **_pickled(fitted)},
+        facts={**estimator.facts(), "network": {"file": WEIGHTS, **estimator.architecture_}},
+        tolerance=MAX_TOLERANCE,
+        environment={"device": dict(estimator.device_)},
     )
 
 

@@ -1,4 +1,4 @@
-"""Fit a multilayer perceptron with PyTorch, on a CPU or a GPU, and compile it to one ONNX graph.
+"""Fit a multilayer perceptron with PyTorch, on a CPU or a GPU: estimators for scikit-learn's pipelines.
 
 The layers are trained in float32 on scaled rows. The result is float64 throughout and contains the scalers. Two
 libraries that add in different orders then agree to about fifteen digits, compared with six in float32.
@@ -12,34 +12,27 @@ import logging
 import math
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from model.engine import network
-from model.engine.graph import INPUT_NAME, OUTPUT_NAME
 from model.engine.network import Network, find_device
-from model.engine.runtime import Engine
 from model.errors import CheckpointError, DeviceError
-from model.schema.feature import Feature
 from model.schema.features import Matrix
-from model.store import artifact
-from model.store.manifest import GRAPH_ENGINE, MAX_TOLERANCE
-from model.train.candidate import Candidate
-from model.train.compile.onnx import to_onnx
-
-ALGORITHM = "standardised multilayer perceptron (PyTorch)"
-WEIGHTS = "weights.safetensors"
 
 _log = logging.getLogger("tabserve.training")
 
@@ -50,85 +43,22 @@ _PARALLEL_WORK = 4_000_000
 _ROWS_AT_ONCE = 65_536
 # The share of the steps in which the learning rate rises to its maximum, before it falls along a cosine.
 _WARM_UP = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The hyperparameters of an MLP. `hidden` are the widths of the hidden layers; none make a linear regression.
-
-    The default `batch_size` is a power of two from 32 to 4,096 that gives an epoch at least 128 steps.
-
-    The learning rate rises, then falls to 0 at the last of `max_epochs`. The share `validation_share` of the rows is
-    held out to evaluate each epoch. Of the epochs within one standard error of the lowest error the last is kept, since
-    they differ by chance and later ones have a lower learning rate (the one-standard-error rule, Breiman et al. 1984).
-    Training stops early if there was no such epoch for `patience` epochs. If no rows are held out, the training rows
-    are used instead. `precision` is that of the layers during training.
-    """
-
-    hidden: tuple[int, ...] = (64, 64)
-    max_epochs: int = 100
-    batch_size: int | None = None
-    learning_rate: float = 0.003
-    weight_decay: float = 0.1
-    validation_share: float = 0.1
-    patience: int = 20
-    random_state: int = 7
-    precision: str = "float32"
-    compile: bool = False
-    deterministic: bool = False
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value!r}; set it to {expected}"
-            for name, value, is_valid, expected in (
-                ("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths of at least 1"),
-                ("max_epochs", self.max_epochs, self.max_epochs >= 1, "at least 1"),
-                ("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
-                ("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "more than 0"),
-                ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more"),
-                (
-                    "validation_share",
-                    self.validation_share,
-                    0 <= self.validation_share < 1,
-                    "a share from 0 to below 1",
-                ),
-                ("patience", self.patience, self.patience >= 1, "at least 1"),
-                ("precision", self.precision, self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
-            )
-            if not is_valid
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+# The parameters that determine the weights; the others say where and how the training runs.
+_HYPERPARAMETERS = (
+    *("hidden", "max_epochs", "batch_size", "learning_rate", "weight_decay", "validation_share", "patience"),
+    *("random_state", "precision", "compile", "deterministic"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The mean squared errors of one pass over the rows, in squared units of the target.
+    """The mean losses of one pass over the rows: squared errors in squared units of the target, or cross entropies.
 
     `loss` is the training loss during the pass; `validation_loss` is that of the rows held out, after it.
     """
 
     loss: float
     validation_loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A fitted network, float64 on the CPU, with the history of its training. `best_epoch` counts from 0."""
-
-    network: Network
-    settings: Settings
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    device: Mapping[str, Any]
-    rows_per_second: float
-
-    def predict(self, X: Matrix) -> NDArray[np.float64]:
-        """Return `(n_rows,)` for `X` `(n_rows, n_features)`."""
-        with torch.inference_mode():
-            parts = [self.network(part) for part in torch.split(torch.tensor(X), _ROWS_AT_ONCE)]
-            y: NDArray[np.float64] = torch.cat(parts).numpy()
-        return y
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
@@ -155,54 +85,214 @@ def describe_device(device: torch.device) -> dict[str, Any]:
     }
 
 
-def fit(
-    X: Matrix,
-    y: NDArray[np.float64],
-    settings: Settings | None = None,
-    *,
-    device: str = "auto",
-    progress: bool = False,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 10,
-) -> Fitted:
-    """Fit a network on `X` `(n_rows, n_features)` and `y` `(n_rows,)`.
+class _Estimator(BaseEstimator):  # type: ignore[misc]
+    """What the estimators of networks share: their parameters, the training, and the sums of the fitted network.
 
-    With a `checkpoint`, the state is written to this file after an epoch, at most every `checkpoint_seconds`. A run
-    that finds the file resumes from it and ends with the same weights as without the stop. `progress` shows a progress
-    bar on a terminal.
-
-    Raises `DeviceError` for a device that does not exist, `CheckpointError` for a checkpoint of another training and
-    `ValueError` for too few rows.
+    What they keep of the network is `weights_`, its safetensors in float64, and `architecture_`, so that a pickle has
+    nothing of PyTorch. `epochs_` are the losses of each epoch, `best_epoch_` counts from 0, `device_` says what it was
+    fitted on, and `rows_per_second_` how fast.
     """
-    settings = settings or Settings()
-    if checkpoint and not checkpoint.parent.is_dir():
-        raise CheckpointError(f"{checkpoint} cannot be written: there is no folder {checkpoint.parent}; create it")
-    with _reproducible(settings):
-        run = _Run(X, y, settings, find_device(device))
-        torch.set_num_threads(run.threads)
-        identity = _identity(X, y, run.settings) if checkpoint else {}
-        if checkpoint and checkpoint.exists():
-            run.restore(checkpoint, identity)
-        saved_at = monotonic()
-        with tqdm(
-            total=settings.max_epochs * run.n_rows,
-            initial=len(run.epochs) * run.n_rows,
-            unit="rows",
-            unit_scale=True,
-            disable=None if progress else True,  # None: if standard error is not a terminal
-        ) as bar:
-            while not run.is_done:
-                run.train_epoch(bar.update)
-                last = run.epochs[-1]
-                bar.set_postfix(epoch=len(run.epochs), loss=last.loss, validation=last.validation_loss)
-                if checkpoint and monotonic() - saved_at >= checkpoint_seconds:
-                    run.save(checkpoint, identity)
-                    saved_at = monotonic()
-        return run.finish()
+
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        max_epochs: int = 100,
+        batch_size: int | None = None,
+        learning_rate: float = 0.003,
+        weight_decay: float = 0.1,
+        validation_share: float = 0.1,
+        patience: int = 20,
+        random_state: int = 7,
+        precision: str = "float32",
+        compile: bool = False,
+        deterministic: bool = False,
+        device: str = "auto",
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 10,
+        progress: bool = False,
+    ) -> None:
+        """Keep the parameters, which `fit` checks.
+
+        `hidden` are the widths of the hidden layers; none make a linear model. The default `batch_size` is a power of
+        two from 32 to 4,096 that gives an epoch at least 128 steps.
+
+        The learning rate rises, then falls to 0 at the last of `max_epochs`. The share `validation_share` of the rows
+        is held out to evaluate each epoch. Of the epochs within one standard error of the lowest error the last is
+        kept, since they differ by chance and later ones have a lower learning rate (the one-standard-error rule,
+        Breiman et al. 1984). Training stops early if there was no such epoch for `patience` epochs. If no rows are held
+        out, the training rows are used instead. `precision` is that of the layers during training.
+
+        With a `checkpoint`, the state is written to this file after an epoch, at most every `checkpoint_seconds`. A run
+        that finds the file resumes from it and ends with the same weights as without the stop. `progress` shows a
+        progress bar on a terminal.
+        """
+        self.hidden = hidden
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.validation_share = validation_share
+        self.patience = patience
+        self.random_state = random_state
+        self.precision = precision
+        self.compile = compile
+        self.deterministic = deterministic
+        self.device = device
+        self.checkpoint = checkpoint
+        self.checkpoint_seconds = checkpoint_seconds
+        self.progress = progress
+
+    def facts(self) -> dict[str, Any]:
+        """Return the hyperparameters and the history of the training, for the manifest."""
+        return {
+            "hyperparameters": _hyperparameters(self, self.batch_size_),
+            "training": {"best_epoch": self.best_epoch_, "epochs": [asdict(epoch) for epoch in self.epochs_]},
+        }
+
+    def _fit(self, X: Matrix, y: NDArray[Any], n_classes: int) -> None:
+        """Fit a network on `X` `(n_rows, n_features)` and on numbers, or on positions of classes, `y` `(n_rows,)`."""
+        _check(self)
+        checkpoint = Path(self.checkpoint) if self.checkpoint else None
+        if checkpoint and not checkpoint.parent.is_dir():
+            raise CheckpointError(f"{checkpoint} cannot be written: there is no folder {checkpoint.parent}; create it")
+        with _reproducible(self):
+            run = _Run(X, y, n_classes, self, find_device(self.device))
+            torch.set_num_threads(run.threads)
+            identity = _identity(X, y, n_classes, _hyperparameters(self, run.batch_size)) if checkpoint else {}
+            if checkpoint and checkpoint.exists():
+                run.restore(checkpoint, identity)
+            saved_at = monotonic()
+            with tqdm(
+                total=self.max_epochs * run.n_rows,
+                initial=len(run.epochs) * run.n_rows,
+                unit="rows",
+                unit_scale=True,
+                disable=None if self.progress else True,  # None: if standard error is not a terminal
+            ) as bar:
+                while not run.is_done:
+                    run.train_epoch(bar.update)
+                    last = run.epochs[-1]
+                    bar.set_postfix(epoch=len(run.epochs), loss=last.loss, validation=last.validation_loss)
+                    if checkpoint and monotonic() - saved_at >= self.checkpoint_seconds:
+                        run.save(checkpoint, identity)
+                        saved_at = monotonic()
+            self._network = run.finish()
+        self.weights_, self.architecture_ = network.save(self._network), self._network.architecture
+        self.batch_size_, self.epochs_, self.best_epoch_ = run.batch_size, tuple(run.epochs), run.best_epoch
+        self.device_ = {**describe_device(run.device), "threads": run.threads}
+        self.rows_per_second_ = run.rows_per_second
+
+    def _sums(self, X: Any) -> Tensor:
+        """Return the network's outputs `(n_rows, n_outputs)` for `X` `(n_rows, n_features)`, in float64 on the CPU."""
+        check_is_fitted(self)
+        X = _dense(validate_data(self, X, reset=False, accept_sparse=True, dtype=np.float64))
+        if not hasattr(self, "_network"):
+            n_outputs = len(self.classes_) if hasattr(self, "classes_") else 1
+            self._network = network.load(self.architecture_, self.weights_, n_outputs)
+        with torch.inference_mode():
+            return torch.cat([self._network(part) for part in torch.split(torch.tensor(X), _ROWS_AT_ONCE)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle keeps, in which the weights stand for the network."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_network"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class NetworkRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
+    """A multilayer perceptron for a number, fitted by the squared error; an estimator of scikit-learn.
+
+    It standardises its columns and the target, and takes no missing values: in a pipeline, impute them in front of it.
+    The parameters are those of `_Estimator`.
+    """
+
+    def fit(self, X: Any, y: Any) -> NetworkRegressor:
+        """Fit a network on `X` `(n_rows, n_features)` and `y` `(n_rows,)`.
+
+        Raises `DeviceError` for a device that does not exist, `CheckpointError` for a checkpoint of another training
+        and `ValueError` for a parameter that is not allowed or too few rows.
+        """
+        X, y = validate_data(self, X, y, accept_sparse=True, dtype=np.float64, y_numeric=True)
+        self._fit(_dense(X), np.asarray(y, dtype=np.float64), 0)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return `(n_rows,)` for `X` `(n_rows, n_features)`."""
+        y: NDArray[np.float64] = self._sums(X)[:, 0].numpy()
+        return y
+
+
+class NetworkClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
+    """A multilayer perceptron for classes, fitted by the cross entropy; an estimator of scikit-learn.
+
+    It standardises its columns, and takes no missing values: in a pipeline, impute them in front of it. The parameters
+    are those of `_Estimator`. `classes_` are the sorted labels, `(n_classes,)`.
+    """
+
+    def fit(self, X: Any, y: Any) -> NetworkClassifier:
+        """Fit a network on `X` `(n_rows, n_features)` and labels `y` `(n_rows,)`.
+
+        Raises what `NetworkRegressor.fit` does, and `ValueError` for labels of fewer than two classes.
+        """
+        X, y = validate_data(self, X, y, accept_sparse=True, dtype=np.float64)
+        check_classification_targets(y)
+        classes, positions = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"all labels are of one class, {classes[0]!r}; a classifier needs at least 2 classes")
+        self._fit(_dense(X), positions.astype(np.int64), len(classes))
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of each class, `(n_rows, n_classes)`, for `X` `(n_rows, n_features)`."""
+        probabilities: NDArray[np.float64] = torch.softmax(self._sums(X), dim=1).numpy()
+        return probabilities
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable label of each row, `(n_rows,)`, for `X` `(n_rows, n_features)`."""
+        labels: NDArray[Any] = self.classes_[self._sums(X).argmax(dim=1).numpy()]
+        return labels
+
+
+def _dense(X: Any) -> Matrix:
+    """Return columns as an array; encoders give a sparse matrix if most of its numbers are 0."""
+    found: Matrix = X.toarray() if hasattr(X, "toarray") else X
+    return found
+
+
+def _check(estimator: _Estimator) -> None:
+    """Raise `ValueError` that lists every parameter that is not allowed."""
+    problems = [
+        f"{name} is {getattr(estimator, name)!r}; set it to {expected}"
+        for name, is_valid, expected in (
+            ("hidden", all(width >= 1 for width in estimator.hidden), "widths of at least 1"),
+            ("max_epochs", estimator.max_epochs >= 1, "at least 1"),
+            ("batch_size", estimator.batch_size is None or estimator.batch_size >= 1, "at least 1"),
+            ("learning_rate", 0 < estimator.learning_rate < math.inf, "more than 0"),
+            ("weight_decay", 0 <= estimator.weight_decay < math.inf, "0 or more"),
+            ("validation_share", 0 <= estimator.validation_share < 1, "a share from 0 to below 1"),
+            ("patience", estimator.patience >= 1, "at least 1"),
+            ("precision", estimator.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+        )
+        if not is_valid
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _hyperparameters(estimator: _Estimator, batch_size: int) -> dict[str, Any]:
+    """Return the parameters that determine the weights, with the batch size that is used."""
+    chosen = {name: getattr(estimator, name) for name in _HYPERPARAMETERS}
+    return {**chosen, "hidden": list(estimator.hidden), "batch_size": batch_size}
 
 
 @contextmanager
-def _reproducible(settings: Settings) -> Iterator[None]:
+def _reproducible(settings: _Estimator) -> Iterator[None]:
     """Seed PyTorch, use deterministic algorithms if set, and restore the previous state afterwards."""
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     if settings.deterministic:
@@ -217,31 +307,35 @@ def _reproducible(settings: Settings) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _identity(X: Matrix, y: NDArray[np.float64], settings: Settings) -> dict[str, Any]:
+def _identity(X: Matrix, y: NDArray[Any], n_classes: int, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts that a checkpoint must match to be resumed."""
     data = hashlib.sha256(np.ascontiguousarray(X).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
-    return {"data": data, **asdict(settings), "hidden": list(settings.hidden)}
+    return {"data": data, "classes": n_classes, **hyperparameters}
 
 
 class _Run:
     """The state of one training, from one epoch to the next."""
 
-    def __init__(self, X: Matrix, y: NDArray[np.float64], settings: Settings, device: torch.device) -> None:
+    def __init__(self, X: Matrix, y: NDArray[Any], n_classes: int, settings: _Estimator, device: torch.device) -> None:
+        """Take rows `(n_rows, n_features)`, and numbers, or positions of `n_classes` classes, `(n_rows,)`."""
         n_held_out = round(len(X) * settings.validation_share)
         if (settings.validation_share and n_held_out < 1) or len(X) - n_held_out < 2:
             raise ValueError(f"{len(X)} rows are too few to hold out {settings.validation_share:g} of them and fit")
         self.n_rows = len(X) - n_held_out
         self.batch_size = settings.batch_size or _batch_size(self.n_rows)
-        self.settings, self.device = replace(settings, batch_size=self.batch_size), device
+        self.settings, self.device = settings, device
+        self._loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropies if n_classes else _squared_errors
         order = torch.randperm(len(X))
         rows, target = torch.tensor(X)[order], torch.tensor(y)[order]
-        self._network = Network(X.shape[1], settings.hidden)
+        self._network = Network(X.shape[1], settings.hidden, max(1, n_classes))
         self._network.x_mean.copy_(rows[: self.n_rows].mean(0))
         self._network.x_scale.copy_(_scale(rows[: self.n_rows]))
-        self._network.y_mean.copy_(target[: self.n_rows].mean())
-        self._network.y_scale.copy_(_scale(target[: self.n_rows]))
         scaled = ((rows - self._network.x_mean) / self._network.x_scale).float()
-        scaled_target = ((target - self._network.y_mean) / self._network.y_scale).float()
+        scaled_target = target
+        if not n_classes:
+            self._network.y_mean.copy_(target[: self.n_rows].mean())
+            self._network.y_scale.copy_(_scale(target[: self.n_rows]))
+            scaled_target = ((target - self._network.y_mean) / self._network.y_scale).float()
         try:
             self._X, self._y = scaled.to(device), scaled_target.to(device)
         except torch.OutOfMemoryError:
@@ -262,8 +356,8 @@ class _Run:
         self._shuffle = torch.Generator().manual_seed(settings.random_state)
         self._micro_batch_rows = self.batch_size
         self._best = self._copy_layers()
-        self._best_epoch = -1
-        self._lowest: Tensor | None = None  # the squared errors of the rows held out, of the epoch with the lowest mean
+        self.best_epoch = -1
+        self._lowest: Tensor | None = None  # the losses of the rows held out, of the epoch with the lowest mean
         self._seconds = 0.0
         self._rows_seen = 0
         self.epochs: list[Epoch] = []
@@ -272,7 +366,7 @@ class _Run:
     def is_done(self) -> bool:
         """Return whether all epochs are over, or early stopping applies."""
         n_epochs = len(self.epochs)
-        return n_epochs == self.settings.max_epochs or n_epochs - 1 - self._best_epoch >= self.settings.patience
+        return n_epochs == self.settings.max_epochs or n_epochs - 1 - self.best_epoch >= self.settings.patience
 
     def train_epoch(self, report: Callable[[int], object]) -> None:
         """Pass once over the rows in a new order; `report` gets the number of rows of each batch."""
@@ -286,8 +380,8 @@ class _Run:
                 group["lr"] = self.settings.learning_rate * _learning_rate_factor(progress)
             total += self._step(indices)
             report(len(indices))
-        units = float(self._network.y_scale) ** 2
-        errors = self._held_out_errors()
+        units = float(self._network.y_scale) ** 2  # 1 for classes
+        errors = self._held_out_losses()
         epoch = Epoch(float(total) / self.n_rows * units, float(errors.mean()) * units)
         if not math.isfinite(epoch.validation_loss):
             raise ValueError(
@@ -298,13 +392,13 @@ class _Run:
             self._lowest = errors
         excess = errors - self._lowest  # paired by row: a difficult row is so in both epochs
         if excess.mean() <= excess.std(correction=0) / math.sqrt(len(excess)):
-            self._best, self._best_epoch = self._copy_layers(), len(self.epochs)
+            self._best, self.best_epoch = self._copy_layers(), len(self.epochs)
         self.epochs.append(epoch)
         self._seconds += monotonic() - started_at
         self._rows_seen += self.n_rows
 
     def _step(self, indices: Tensor) -> Tensor:
-        """Take one optimizer step for a batch and return its sum of squared errors, on the device.
+        """Take one optimizer step for a batch and return its sum of losses, on the device.
 
         A batch that does not fit into memory is split into micro-batches; the gradient is equal except for rounding.
         """
@@ -324,23 +418,23 @@ class _Run:
             _log.warning("out of memory: continuing with micro-batches of %d rows", self._micro_batch_rows)
 
     def _add_gradient(self, micro_batch: Tensor, n_rows: int) -> Tensor:
-        """Accumulate the gradient of a micro-batch of a batch of `n_rows`; return its sum of squared errors."""
+        """Accumulate the gradient of a micro-batch of a batch of `n_rows`; return its sum of losses."""
         X, y = self._X[micro_batch].to(self.device), self._y[micro_batch].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            predictions = self._forward(X)
-        squares = (predictions.float() - y).square().sum()
-        torch.autograd.backward(squares / n_rows)
-        return squares.detach()
+            outputs = self._forward(X)
+        total = self._loss(outputs.float(), y).sum()
+        torch.autograd.backward(total / n_rows)
+        return total.detach()
 
-    def _held_out_errors(self) -> Tensor:
-        """Return the scaled squared errors of the rows held out, `(n_held_out,)` float64 on the CPU."""
+    def _held_out_losses(self) -> Tensor:
+        """Return the scaled losses of the rows held out, `(n_held_out,)` float64 on the CPU."""
         parts = []
         with torch.inference_mode():
             # In micro-batches, which fit even with gradients.
             for start in range(self.n_rows % len(self._X), len(self._X), self._micro_batch_rows):
                 part = slice(start, start + self._micro_batch_rows)
-                error = self._network.scaled(self._X[part].to(self.device)) - self._y[part].to(self.device)
-                parts.append(error.square())
+                outputs = self._network.scaled(self._X[part].to(self.device))
+                parts.append(self._loss(outputs, self._y[part].to(self.device)))
         return torch.cat(parts).cpu().double()  # to the CPU first, since MPS has no float64
 
     def _copy_layers(self) -> dict[str, Tensor]:
@@ -354,7 +448,7 @@ class _Run:
             "optimizer": self._optimizer.state_dict(),
             "shuffle": self._shuffle.get_state(),
             "best": self._best,
-            "best_epoch": self._best_epoch,
+            "best_epoch": self.best_epoch,
             "lowest": self._lowest,
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
@@ -382,20 +476,28 @@ class _Run:
         self._layers.load_state_dict(state["layers"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._shuffle.set_state(state["shuffle"])
-        self._best, self._best_epoch, self._lowest = state["best"], state["best_epoch"], state["lowest"]
+        self._best, self.best_epoch, self._lowest = state["best"], state["best_epoch"], state["lowest"]
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
 
-    def finish(self) -> Fitted:
-        """Return the network with the best weights and the history."""
+    @property
+    def rows_per_second(self) -> float:
+        """Return how many rows were trained on in a second, since the start or the checkpoint."""
+        return self._rows_seen / self._seconds if self._seconds else 0.0
+
+    def finish(self) -> Network:
+        """Return the network with the best weights, in float64 on the CPU."""
         self._layers.load_state_dict(self._best)
-        return Fitted(
-            network=self._network.cpu().double().requires_grad_(False).eval(),
-            settings=self.settings,
-            epochs=tuple(self.epochs),
-            best_epoch=self._best_epoch,
-            device={**describe_device(self.device), "threads": self.threads},
-            rows_per_second=self._rows_seen / self._seconds if self._seconds else 0.0,
-        )
+        return self._network.cpu().double().requires_grad_(False).eval()
+
+
+def _squared_errors(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return `(n_rows,)` for outputs `(n_rows, 1)` and scaled targets `(n_rows,)`."""
+    return (outputs.squeeze(1) - y).square()
+
+
+def _cross_entropies(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return `(n_rows,)` for outputs `(n_rows, n_classes)` and positions of classes `(n_rows,)`."""
+    return functional.cross_entropy(outputs, y, reduction="none")
 
 
 def _scale(values: Tensor) -> Tensor:
@@ -414,66 +516,3 @@ def _learning_rate_factor(progress: float) -> float:
     if progress < _WARM_UP:
         return (progress + 0.01) / (_WARM_UP + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
-
-
-def candidate(fitted: Fitted) -> Candidate:
-    """Return the network as a candidate."""
-    # Beyond these limits a scaled value overflows float32, as with the GBM.
-    reach = fitted.network.x_scale.numpy() * float(np.finfo(np.float32).max)
-    mean = fitted.network.x_mean.numpy()
-    settings = asdict(fitted.settings)
-    hidden = fitted.settings.hidden
-    graph = compile(fitted.network)
-    return Candidate(
-        algorithm=ALGORITHM,
-        summary=f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "no hidden layer",
-        predict=fitted.predict,
-        engine=Engine(graph),
-        engine_facts={"kind": GRAPH_ENGINE, "file": artifact.GRAPH},
-        features=tuple(
-            Feature(f"x{number}", lowest=float(low), highest=float(high))
-            for number, (low, high) in enumerate(zip(mean - reach, mean + reach))
-        ),
-        split_rows=np.empty((0, len(mean))),
-        packages=("safetensors", "torch"),
-        files={artifact.GRAPH: graph, WEIGHTS: network.save(fitted.network)},
-        facts={
-            "hyperparameters": {**settings, "hidden": list(hidden)},
-            "network": {"file": WEIGHTS, **fitted.network.architecture},
-            "training": {
-                "best_epoch": fitted.best_epoch,
-                "epochs": [asdict(epoch) for epoch in fitted.epochs],
-            },
-        },
-        tolerance=MAX_TOLERANCE,
-        environment={"device": dict(fitted.device)},
-    )
-
-
-def compile(fitted: Network) -> bytes:
-    """Return the network as one ONNX graph, `X` `(n_rows, n_features)` float64 to `y` `(n_rows, 1)`.
-
-    It has the network's operations in the same order, in float64.
-    """
-    nodes, constants = [], []
-
-    def constant(name: str, value: Tensor) -> str:
-        constants.append(onnx.numpy_helper.from_array(value.numpy(), name))
-        return name
-
-    def add(operator: str, *inputs: str, output: str, **attributes: int) -> str:
-        nodes.append(onnx.helper.make_node(operator, list(inputs), [output], **attributes))
-        return output
-
-    Z = add("Sub", INPUT_NAME, constant("x_mean", fitted.x_mean), output="centred")
-    Z = add("Div", Z, constant("x_scale", fitted.x_scale), output="Z")
-    weights = fitted.state_dict()
-    for number in range(len(fitted.layers)):
-        if number:
-            Z = add("Relu", Z, output=f"relu_{number}")
-        weight = constant(f"weight_{number}", weights[f"layers.{number}.weight"])
-        bias = constant(f"bias_{number}", weights[f"layers.{number}.bias"])
-        Z = add("Gemm", Z, weight, bias, output=f"layer_{number}", transB=1)
-    Z = add("Mul", Z, constant("y_scale", fitted.y_scale), output="unscaled")
-    add("Add", Z, constant("y_mean", fitted.y_mean), output=OUTPUT_NAME)
-    return to_onnx("mlp", nodes, n_features=len(fitted.x_mean), constants=constants)
