@@ -17,7 +17,8 @@ ST = ROOT / ".venv-clients" / "bin" / "st"
 
 @pytest.mark.skipif(not ST.exists(), reason="there is no .venv-clients; `make test-all` makes it")
 @pytest.mark.parametrize(
-    ("name", "models"), [("store", ""), ("gems_store", ""), ("classifiers_store", "mine,many,precious")]
+    ("name", "models"),
+    [("store", ""), ("gems_store", ""), ("sales_store", ""), ("classifiers_store", "mine,many,precious")],
 )
 def test_generated_requests_fit_the_document(
     request: pytest.FixtureRequest, tmp_path: Path, name: str, models: str

@@ -21,7 +21,8 @@ DISTRICTS = ["Hafen", "Nord"]
 
 def days(dates: pd.DataFrame) -> pd.DataFrame:
     """Return dates as days since 2015, NaN for missing ones."""
-    return (dates - pd.Timestamp("2015-01-01")) / pd.Timedelta("1D")
+    found: pd.DataFrame = dates.apply(lambda column: (column - pd.Timestamp("2015-01-01")) / pd.Timedelta("1D"))
+    return found
 
 
 def table(n_rows: int = 300, *, seed: int = 0) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def fit() -> Any:
 def rows(sales: pd.DataFrame) -> list[dict[str, Any]]:
     """Return sales as JSON has them, with null for a missing value."""
     return [
-        {name: cell.isoformat() if isinstance(cell, pd.Timestamp) else cell for name, cell in row.items()}
+        {f"{name}": cell.isoformat() if isinstance(cell, pd.Timestamp) else cell for name, cell in row.items()}
         for row in sales.astype(object).where(sales.notna(), None).to_dict("records")
     ]
 

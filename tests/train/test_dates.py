@@ -45,7 +45,8 @@ def check(found: Artifact, fitted: Any, rows: pd.DataFrame) -> None:
 
 def months(found: pd.DataFrame) -> pd.DataFrame:
     """Return the months of dates."""
-    return found.apply(lambda column: column.dt.month)
+    made: pd.DataFrame = found.apply(lambda column: column.dt.month)
+    return made
 
 
 @pytest.mark.parametrize("unit", ["ns", "us", "ms", "s"])
@@ -137,8 +138,15 @@ def test_frames_give_dates_back(table: pd.DataFrame) -> None:
 
 def test_rows_of_the_proof_are_dates() -> None:
     """Random rows have whole seconds in and beyond the training range, and the limits are the years 1 and 9999."""
-    limits = {"lowest": -62_135_596_800.0, "highest": 253_402_300_799.0}
-    feature = Feature("f", type=DATE, minimum=1e9 + 0.5, maximum=1.5e9, missing=True, **limits)
+    feature = Feature(
+        "f",
+        type=DATE,
+        minimum=1e9 + 0.5,
+        maximum=1.5e9,
+        lowest=dates.LOWEST,
+        highest=dates.HIGHEST,
+        missing=True,
+    )
     schema = Schema((feature,), Feature("y"))
     found = proof.random_rows(schema, 1_000, seed=0)
     known = found[~np.isnan(found)]
