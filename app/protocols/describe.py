@@ -42,12 +42,18 @@ def row(model: Artifact) -> JSON:
     """Return the schema of one row as an object."""
     return {
         "type": "object",
-        "description": f"{model.manifest.title}: one row",
+        "description": f"{model.manifest.title}: one row{_derived(model)}",
         "required": [feature.name for feature in model.schema.features if not feature.missing],
         "properties": {feature.name: cell(feature) for feature in model.schema.features},
         "additionalProperties": False,
         "examples": [example(model)],
     }
+
+
+def _derived(model: Artifact) -> str:
+    """Return which features the model computes itself, as the end of a sentence; nothing if there are none."""
+    found = "; ".join(f"{each.name} = {each.formula}" for each in model.manifest.derived)
+    return f". The model computes {found}" if found else ""
 
 
 def instances(model: Artifact, max_rows: int) -> JSON:

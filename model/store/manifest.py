@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from model.engine import steps
+from model.engine import formulas, steps
+from model.engine.formulas import Derived
 from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
+from model.errors import FormulaError
 from model.metrics import AnyScores
 from model.schema import features
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, Category, Feature
@@ -31,6 +33,7 @@ MAX_VERSION = 2**31 - 1
 # The largest relative difference from the trained model that a manifest may allow.
 MAX_TOLERANCE = 1e-6
 MAX_ALLOWED = 0.01  # of the range of a converted model's answers, and of a probability
+MAX_DERIVED = 1_000
 MAX_CLASSES = 1_000  # each is a number in every answer
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
@@ -133,6 +136,7 @@ class Manifest:
     files: Mapping[str, File]
     limits: str
     tags: Mapping[str, str]
+    derived: Sequence[Derived]
     network: Network | None
     data: Data | None
     proof: Proof | None
@@ -271,11 +275,30 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         files=files(document),
         limits=document.get("limits", ""),
         tags=document.get("tags", {}),
+        derived=derived(document),
         network=_value(Network, document["network"]) if "network" in document else None,
         data=_data(document),
         proof=_proof(document),
         document=document,
     )
+
+
+def derived(document: Mapping[str, Any]) -> tuple[Derived, ...]:
+    """Return the derived features, in order. Raises `ValueError` for ones that are no formulas."""
+    listed = document.get("derived", [])
+    if not isinstance(listed, list) or len(listed) > MAX_DERIVED:
+        raise ValueError(f"derived is not a list of at most {MAX_DERIVED} features")
+    found = []
+    for number, facts in enumerate(listed):
+        known = {each.name: facts.get(each.name, "") for each in fields(Derived)} if isinstance(facts, dict) else {}
+        if not known or not all(map(_is_text, known.values())) or not known["name"]:
+            raise ValueError(f"derived[{number}] has no name and formula, or another type than a string")
+        found.append(Derived(**known))
+        try:
+            formulas.parse(known["formula"])
+        except FormulaError as error:
+            raise ValueError(f"derived[{number}] has no formula: {error}") from None
+    return tuple(found)
 
 
 def files(document: Mapping[str, Any]) -> dict[str, File]:

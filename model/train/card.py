@@ -50,7 +50,7 @@ Predicts {target.name}{what}{unit}.
 | name | what | unit | values |
 |---|---|---|---|
 {features}
-
+{_derived(candidate)}
 ## How good it is
 
 | | {" | ".join(["training", "validation"][: len(parts)])} |
@@ -68,6 +68,25 @@ does not show how well.
 ## Limits
 
 {subject.limits or "Nothing was said about them when the model was exported."}
+"""
+
+
+def _derived(candidate: Candidate) -> str:
+    """Return a table of the features that the model itself computes, with a heading; nothing if there are none."""
+    derived = candidate.facts.get("derived", [])
+    if not derived:
+        return ""
+    rows = "\n".join(
+        f"| {' | '.join(_cell(each[key]) for key in ('name', 'formula', 'description', 'owner'))} |" for each in derived
+    )
+    return f"""
+## Derived features
+
+The model computes these of the features above, so a request does not have them.
+
+| name | formula | what | owner |
+|---|---|---|---|
+{rows}
 """
 
 

@@ -561,6 +561,13 @@ def test_size_is_bounded_before_a_file_is_read(folder: Path) -> None:
             lambda m: m.update(network={"file": "w", "n_features": 1, "activation": "relu", "hidden": [10**9]}),
             "network.hidden is not a list of at most 1000 widths up to 8192",
         ),
+        (lambda m: m.update(derived={}), "derived is not a list of at most 1000 features"),
+        (lambda m: m.update(derived=[{"name": "a"}]), "derived[0] has no formula"),
+        (lambda m: m.update(derived=[{"name": "a", "formula": 3}]), "derived[0] has no name and formula"),
+        (
+            lambda m: m.update(derived=[{"name": "a", "formula": "RM / TAX"}, {"name": "b", "formula": "("}]),
+            "derived[1]",
+        ),
         (lambda m: m["features"][0].update(name=1), "is not of a type in number"),
         (lambda m: m["features"][0].update(unit=None), "is not of a type in number"),
         (lambda m: m["features"][0].update(lowest=10**400), "limits that are not two numbers in order"),

@@ -55,6 +55,7 @@ FAMILIES = (scikit_learn, xgboost, lightgbm, catboost, members)
 _ROWS_AT_ONCE = 4_096  # which stay in the processor's caches while many trees read them
 _EXACT_IN_FLOAT32 = 2.0**24  # whole numbers up to this
 _N_ASKED = 5_000  # random rows of which derived features are computed
+_FAR = 1e30  # beyond every measurement
 _SAMPLE = 200  # rows that tell an unseen category from a missing one
 _HYPERPARAMETERS = (bool, int, float, str)
 
@@ -325,17 +326,16 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
     n_trees = len(trees.roots) - trees.n_constants
     summary = f"{n_trees:,} tree{'' if n_trees == 1 else 's'}"
     features = _features(model.frames, model.predict, model.ask, X)
-    features = _limits(
-        model.ask,
-        features,
-        X,
-        in_float32=trees.finite_in_float32,
-        is_answered=model.is_answered if model.derived else None,
-    )
-    columns = None
+    in_float32 = trees.finite_in_float32
+    columns, foldable = None, features
+    if model.derived:
+        features = _limits(model.ask, features, X, in_float32=in_float32, is_answered=model.is_answered)
+        foldable = _limited_far_away(model.ask, foldable, X, features, in_float32=in_float32)
+    else:
+        features = foldable = _limits(model.ask, features, X, in_float32=in_float32)
     try:
         try:
-            compared = fold(trees, model.ask, features, X)
+            compared, features = fold(trees, model.ask, foldable, X), foldable
         except NotFoldable as reason:
             features = tighten(features, X, of_columns(model.ask), n_rounds=0)
             columns = _columns_instead(reason, model, features, X)
@@ -453,6 +453,29 @@ def _limits(
 
     found = find_limits(ask, features, X, unchecked=unchecked, in_float32=in_float32, is_answered=is_answered)
     return _limited(features, *found)
+
+
+def _limited_far_away(
+    ask: Ask, features: Sequence[Feature], X: Matrix, limited: Sequence[Feature], *, in_float32: bool
+) -> Sequence[Feature]:
+    """Return the features with limits beyond which a derived feature is missing, if no measurement is beyond them.
+
+    Steps within them can be folded more often. Else `limited`, where the derived feature may be missing.
+    """
+    try:
+        found = _limits(ask, features, X, in_float32=in_float32)
+    except ExportError:
+        return limited
+    both = [
+        replace(each, lowest=max(each.lowest, other.lowest), highest=min(each.highest, other.highest))
+        for each, other in zip(found, limited)
+    ]
+    is_far = all(
+        far == near or abs(far) >= _FAR
+        for each, other in zip(both, limited)
+        for far, near in ((each.lowest, other.lowest), (each.highest, other.highest))
+    )
+    return both if is_far else limited
 
 
 def _limited(features: Sequence[Feature], lowest: Matrix, highest: Matrix) -> tuple[Feature, ...]:

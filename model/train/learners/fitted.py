@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 import joblib
@@ -20,6 +21,7 @@ from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, 
 from model.train.candidate import Allowance, Candidate
 from model.train.compile.compiled import Compiled, compile_model, last_estimator
 from model.train.compile.trees import rows_at_splits, rows_at_splits_of_columns
+from model.train.derive import derived_of
 from model.train.frames import Frames
 
 PIPELINE = "pipeline.joblib"
@@ -82,7 +84,7 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
         split_rows=split_rows,
         packages=compiled.packages,
         files={**files, **_pickled(fitted)},
-        facts={"hyperparameters": compiled.hyperparameters},
+        facts={"hyperparameters": compiled.hyperparameters, **_derived(fitted)},
         allowance=allowance,
     )
 
@@ -170,6 +172,12 @@ def _of_columns(compiled: Compiled) -> float:
     if compiled.linear is None or compiled.linear.columns.is_portable:
         return 0.0
     return _ELSEWHERE
+
+
+def _derived(fitted: Any) -> dict[str, Any]:
+    """Return the derived features of a model as facts of its manifest; none if it has none."""
+    found = [asdict(each) for each in derived_of(fitted)]
+    return {"derived": found} if found else {}
 
 
 def _pickled(fitted: Any) -> dict[str, bytes]:
