@@ -74,6 +74,15 @@ class FormulaError(ModelError):
         self.place = place
 
 
+class FeatureFileError(ModelError):
+    """A file of shared definitions cannot be used; carries the file and the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f'{path}: {reason}; write a table such as [features.per_room] with formula = "price / rooms"')
+        self.path = path
+        self.reason = reason
+
+
 class ExportError(ModelError):
     """A fitted model cannot be compiled or exported; the message names the step or column and what to do."""
 

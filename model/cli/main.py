@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, own, predict, report, store, train
+from model.cli import archive, features, own, predict, report, store, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_list(commands)
     store.add_show(commands)
     store.add_verify(commands)
+    features.add_features(commands)
     predict.add_predict(commands)
     report.add_report(commands)
     archive.add_pack(commands)

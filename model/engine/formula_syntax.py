@@ -36,7 +36,7 @@ OF_NUMBERS = {
     "round": "rint",
 }
 DATE_PARTS = ("year", "quarter", "month", "day", "day_of_year", "weekday", "hour", "minute")
-_N_ARGUMENTS = {
+FUNCTIONS = {
     **dict.fromkeys((*OF_NUMBERS, *DATE_PARTS, "is_missing", "date"), 1),
     **dict.fromkeys(("min", "max", "days_since", "hours_since", "days_between"), 2),
     "where": 3,
@@ -250,16 +250,16 @@ class _Parser:
             )
 
     def _function(self, name: str, place: int) -> Node:
-        if name not in _N_ARGUMENTS:
-            known = ", ".join(sorted(_N_ARGUMENTS))
-            reason = f"there is no function {name!r}{nearest(name, _N_ARGUMENTS)}; there are {known}"
+        if name not in FUNCTIONS:
+            known = ", ".join(sorted(FUNCTIONS))
+            reason = f"there is no function {name!r}{nearest(name, FUNCTIONS)}; there are {known}"
             raise FormulaError(self._text, reason, place)
         self._takes("(")
         arguments = [self._deeper(self._either)]
         while self._takes(","):
             arguments.append(self._deeper(self._either))
         self._close()
-        expected = _N_ARGUMENTS[name]
+        expected = FUNCTIONS[name]
         if len(arguments) != expected:
             of = "1 argument" if expected == 1 else f"{expected} arguments"
             raise FormulaError(self._text, f"{name} takes {of}, not {len(arguments)}", place)
