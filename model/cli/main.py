@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, features, own, predict, report, store, train
+from model.cli import archive, describe, features, own, predict, report, store, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model", description="Train, inspect and try models.")
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    describe.add_describe(commands)
     train.add_train(commands)
     own.add_import(commands)
     store.add_list(commands)

@@ -39,6 +39,11 @@ class Dialect:
     decimal: str = "."
     thousands: str = ""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `open_table` that read a table so."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnDescription:
@@ -78,12 +83,13 @@ class Rule:
 class Description:
     """A table as a person describes it: columns in the order of the file, rules, and what to train on it.
 
+    Without a `dialect` it is detected when the table is read.
     `task` is regression or classification; empty: as the target's type says. `date` is the column of the rows' age,
     which is at most `max_age_days`. `data` is where the table is, `source` where it comes from in words.
     """
 
     columns: tuple[ColumnDescription, ...]
-    dialect: Dialect = Dialect()
+    dialect: Dialect | None = None
     target: str = ""
     task: str = ""
     group: str = ""

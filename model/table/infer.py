@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from model.engine.formula_syntax import nearest
@@ -66,8 +66,7 @@ class Described:
 
     def __str__(self) -> str:
         """Return the report, a line a column."""
-        dialect, n_columns = self.description.dialect, len(self.found)
-        head = f"{self.description.data}: {self.n_rows:,} rows, {n_columns} columns, {dialect.format}"
+        head = f"{self.description.data}: {self.n_rows:,} rows, {len(self.found):,} columns"
         rows = [("column", "type", "missing", "used", "why", "examples")]
         roles = {self.description.group: "group", self.description.time: "time", self.description.target: "target"}
         for each in self.found:
@@ -117,27 +116,37 @@ def describe(
     group: str = "",
     time: str = "",
     types: Mapping[str, str] | None = None,
+    known: Description | None = None,
 ) -> Described:
     """Return what each column is and why.
 
-    `types` are corrections by column: one of the types, `date:FORMAT`, or `ignore`. Raises `DataError` for a column
-    that is not there, or a correction that is none.
+    `known` is what a person said of the table before: its columns stay as they are, and others are added. `types` are
+    corrections by column: one of the types, `date:FORMAT`, or `ignore`. Raises `DataError` for a column that is not
+    there, or a correction that is none.
     """
     types = dict(types or {})
+    if known:
+        target, group, time = target or known.target, group or known.group, time or known.time
     for option, name in (("target", target), ("group", group), ("time", time), *(("--as", name) for name in types)):
         if name and name not in relation.names:
             raise DataError(f"{relation.source} has no column {name!r} ({option}){nearest(name, relation.names)}")
     columns = _counted(relation)
+    said = {column.name: column for column in known.columns} if known else {}
     for column in columns:
+        if column.name in said:
+            column.described = said[column.name]
+            column.missing = ()
+            column.reasons = ["as the schema file says"]
         if column.name in types:
-            _correct(column, types[column.name])
-        else:
+            _correct(relation, column, types[column.name])
+        elif column.name not in said:
             _decide(relation, column, is_target=column.name == target)
     notes = [*relation.notes, *_settle_thousands(relation, columns)]
     if target:
-        _find_copies(relation, columns, target, types)
+        _find_copies(relation, columns, target, {*types, *said})
     for column in columns:
-        _date_parts(relation, column)
+        if column.name not in said or column.name in types:
+            _date_parts(relation, column)
         if column.missing:
             column.reasons.append(f"{', '.join(map(repr, column.missing))} counts as missing")
     described = tuple(replace(column.described, reason="; ".join(column.reasons)) for column in columns)
@@ -145,8 +154,15 @@ def describe(
         Found(each, relation.n_rows - column.n_present, column.n_distinct, _examples(relation, each))
         for each, column in zip(described, columns)
     )
-    description = Description(
-        described, relation.dialect, target=target, task=task, group=group, time=time, data=relation.source
+    absent = tuple(column for name, column in said.items() if name not in relation.names)
+    notes += [f"column {column.name!r} of the schema file is not in the table" for column in absent]
+    roles = {"target": target, "task": task, "group": group, "time": time}
+    description = replace(
+        known or Description(()),
+        columns=(*described, *absent),
+        dialect=relation.dialect,
+        data=relation.source,
+        **{name: value for name, value in roles.items() if value},
     )
     return Described(description, found, relation.n_rows, tuple(notes))
 
@@ -194,22 +210,41 @@ def _counts(i: int) -> str:
     )
 
 
-def _correct(column: _Column, type: str) -> None:
-    """Take a column for what a person says."""
+def _correct(relation: Relation, column: _Column, type: str) -> None:
+    """Take a column for what a person says, and find out how its numbers or dates are written."""
     kind, _, format = type.partition(":")
     if kind == IGNORE and not format:
-        column.take(column.described.type, "left out, as given", use=False)
-        return
+        _decide(relation, column, is_target=False)
+        return column.take(column.described.type, "left out, as given", use=False)
     if kind not in TYPES or (format and kind != DATE):
         raise DataError(
             f"{column.name!r} cannot be {type!r}; choose one of {', '.join(TYPES)}, date:FORMAT or {IGNORE}"
         )
+    facts = {}
     if format:
         try:
             dates.check_format(format)
         except ValueError as error:
             raise DataError(f"the column {column.name!r}: {error}") from None
-    column.take(kind, f"{kind}, as given", use=kind in LEARNED, format=format)
+        facts = {"format": format}
+    elif relation.type(column.name) == reader.TEXT and kind in (NUMBER, INTEGER, DATE):
+        text = text_of(relation, column.described)
+        if kind == DATE and (dated := formats.dates(relation, text, column.n_present)):
+            if dated.others:
+                raise DataError(_cannot_tell(relation, column, text, dated))
+            facts = {"format": dated.format}
+        if kind != DATE and column.n_numbers < column.n_present:
+            written = formats.numbers(relation, text, column.n_present)
+            facts = {"decimal": written.decimal, "thousands": written.thousands} if written else {}
+            column.open_thousands = bool(written and written.others)
+    return column.take(kind, f"{kind}, as given", use=kind in LEARNED, **facts)
+
+
+def _cannot_tell(relation: Relation, column: _Column, text: str, dated: formats.Written) -> str:
+    """Return a sentence on dates whose days and months cannot be told apart."""
+    example = relation.sql(f"SELECT t FROM (SELECT {text} AS t FROM data) WHERE t IS NOT NULL LIMIT 1")[0][0]
+    ways = " or ".join(f"--as '{column.name}=date:{format}'" for format in (dated.format, *dated.others))
+    return f"dates such as {example!r} whose days and months cannot be told apart; say {ways}"
 
 
 def _decide(relation: Relation, column: _Column, *, is_target: bool) -> None:
@@ -304,11 +339,7 @@ def _decide_text(relation: Relation, column: _Column, text: str) -> None:
         return
     dated = formats.dates(relation, text, n_present) if column.length < dates.MAX_LENGTH else None
     if dated and dated.others:
-        example = relation.sql(f"SELECT t FROM (SELECT {text} AS t FROM data) WHERE t IS NOT NULL LIMIT 1")[0][0]
-        ways = " or ".join(f"--as '{column.name}=date:{format}'" for format in (dated.format, *dated.others))
-        column.take(
-            TEXT, f"dates such as {example!r} whose days and months cannot be told apart; say {ways}", use=False
-        )
+        column.take(TEXT, _cannot_tell(relation, column, text, dated), use=False)
         return
     if dated:
         how = f"in the format {dated.format}" if dated.format else "in ISO 8601"
@@ -403,7 +434,7 @@ def _settle_thousands(relation: Relation, columns: Sequence[_Column]) -> list[st
     return notes
 
 
-def _find_copies(relation: Relation, columns: Sequence[_Column], target: str, types: Mapping[str, str]) -> None:
+def _find_copies(relation: Relation, columns: Sequence[_Column], target: str, settled: Collection[str]) -> None:
     """Leave out columns that give the target away, unless a person said what they are."""
     of_target = next(column.described for column in columns if column.name == target)
     numeric = (NUMBER, INTEGER, BOOLEAN, DATE)
@@ -411,7 +442,7 @@ def _find_copies(relation: Relation, columns: Sequence[_Column], target: str, ty
     y = value_of(relation, of_target, text) if of_target.type in numeric else text
     for column in columns:
         described = column.described
-        if column.name in (target, *types) or not described.use or described.type not in LEARNED:
+        if column.name in (target, *settled) or not described.use or described.type not in LEARNED:
             continue
         own = text_of(relation, described)
         is_ordered = described.type in numeric and of_target.type in numeric

@@ -1,0 +1,54 @@
+"""The options with which commands read a table: how its file is written, and what its columns are."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
+_READING = ("format", "encoding", "separator", "quote", "header", "decimal", "thousands")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Declare how a table's file is written, and corrections of its columns' types. What is not given is detected."""
+    group = parser.add_argument_group("the table's file, where it is not found out rightly")
+    group.add_argument("--format", choices=("csv", "parquet", "json"), help="what the file is")
+    group.add_argument("--encoding", help="of its text, such as cp1252 or utf-16-le")
+    group.add_argument(
+        "--separator", type=lambda text: _SEPARATORS.get(text, text), help="between cells; tab for a tab"
+    )
+    group.add_argument("--quote", help="around cells")
+    group.add_argument("--decimal", help="the decimal mark of its numbers: a point or a comma")
+    group.add_argument("--thousands", help="what separates thousands in its numbers, such as a comma")
+    group.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, default=None, help="whether its first row is the header"
+    )
+    group.add_argument("--schema", type=Path, metavar="FILE", help="what is known of the table: see describe --out")
+    group.add_argument(
+        "--as",
+        dest="types",
+        metavar="COLUMN=TYPE",
+        action="append",
+        default=[],
+        type=column_type,
+        help="what a column is, where that is not as it looks: number, integer, boolean, category, text, date, "
+        "date:FORMAT, identifier or ignore; may be given several times",
+    )
+
+
+def column_type(text: str) -> tuple[str, str]:
+    """Return the column and the type in COLUMN=TYPE."""
+    column, equals, kind = text.partition("=") if "=date:" in text else text.rpartition("=")
+    if "=date:" in text:
+        column, _, format = text.partition("=date:")
+        kind = f"date:{format}"
+    if not equals or not column or not kind:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a column with a type, such as zip=category")
+    return column, kind
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `open_table` that were given."""
+    given = {name: getattr(options, name) for name in _READING}
+    return {name: value for name, value in given.items() if value is not None}
