@@ -53,6 +53,7 @@ class ColumnDescription:
     of `allowed` values. `missing` are texts that mean a missing value in this column, beside the usual ones. `format`
     is how its dates are written, for strptime; empty: ISO 8601. `decimal` and `thousands` are those of its numbers;
     an empty `decimal` means those of the dialect. `parts` are the parts of a date that a model gets instead of it.
+    No row may lack a cell of a `required` column.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ColumnDescription:
     decimal: str = ""
     thousands: str = ""
     parts: tuple[str, ...] = ()
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

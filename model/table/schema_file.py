@@ -32,7 +32,7 @@ _TABLES = {"options": Mapping, "dialect": Mapping, "columns": Mapping, "rules": 
 _DIALECT = {each.name: bool if each.name == "header" else str for each in fields(Dialect)}
 _COLUMN: dict[str, Any] = {
     **dict.fromkeys(("type", "unit", "description", "format", "decimal", "thousands"), str),
-    "use": bool,
+    **dict.fromkeys(("use", "required"), bool),
     **dict.fromkeys(("minimum", "maximum"), (int, float, str, date)),
     **dict.fromkeys(("allowed", "missing", "parts"), list),
 }
