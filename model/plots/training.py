@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from model.metrics import share_interval
-from model.plots.style import BLUE, GREY, RED, closed
+from model import metrics
+from model.metrics import Bin
+from model.plots.style import BLUE, GREY, RED, closed, plain
 
 _MAX_NAME = 20  # characters of a label
+_MAX_GROUP_NAME = 44
+_MAX_TICK_TEXT = 30  # characters below an axis, beyond which they stand upright
 _N_BINS = 10
 
 
@@ -87,24 +90,15 @@ def reliability(y: NDArray[np.float64], answers: NDArray[np.float64], *, label: 
     predicted ones, each with the probability of each class. Of two classes it is the second that is drawn, of more the
     predicted one. The bars are 95 % confidence intervals.
     """
+    words = ("probability of the predicted label", "share of right labels")
     if answers.shape[1] == 3:
-        probability, is_right = answers[:, 2], y == 1
         words = (f"predicted probability of {label}", f"share of {label}")
-    else:
-        probability, is_right = answers[:, 1:].max(axis=1), answers[:, 0] == y
-        words = ("probability of the predicted label", "share of right labels")
-    bins = np.minimum((probability * _N_BINS).astype(np.intp), _N_BINS - 1)
+    probability, _ = metrics.chances(y, answers)
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(5.5, 6), layout="constrained", sharex=True, height_ratios=(3, 1)
     )
     upper.plot([0, 1], [0, 1], color=RED, label="as probable as predicted")
-    for number in np.unique(bins):
-        inside = bins == number
-        share, mean = is_right[inside].mean(), probability[inside].mean()
-        low, high = share_interval(int(is_right[inside].sum()), int(inside.sum()))
-        upper.errorbar(
-            mean, share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], fmt="o", capsize=3, color=BLUE
-        )
+    _bars(upper, metrics.calibration(y, answers))
     upper.set(ylabel=words[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     upper.legend()
     lower.hist(probability, bins=np.linspace(0, 1, _N_BINS + 1).tolist(), color=BLUE)
@@ -112,18 +106,80 @@ def reliability(y: NDArray[np.float64], answers: NDArray[np.float64], *, label: 
     return closed(figure)
 
 
-def importance(names: tuple[str, ...], figures: dict[str, Any]) -> Figure:
-    """Draw the permutation importance of each feature, the largest on top."""
-    order = np.argsort(figures["mean"])
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.barh(
-        [names[i] for i in order],
-        [figures["mean"][i] for i in order],
-        xerr=[figures["sd"][i] for i in order],
-        color=BLUE,
-        ecolor="black",
+def calibration(bins: Sequence[Bin], *, label: str) -> Figure:
+    """Draw the mean truth over the mean prediction of rows with like predictions, with 95 % confidence intervals."""
+    figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    means = [each.predicted for each in bins]
+    axis.plot([min(means), max(means)], [min(means), max(means)], color=RED, label="actual = predicted")
+    _bars(axis, bins)
+    axis.set(xlabel=f"predicted {label}, mean of like predictions", ylabel=f"actual {label}, mean of the same rows")
+    axis.legend()
+    return closed(figure)
+
+
+def importance(names: Sequence[str], values: NDArray[np.float64], ends: NDArray[np.float64], *, label: str) -> Figure:
+    """Draw a bar for each name, the first on top, with the ends `(2, n)` of its 95 % confidence interval."""
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.3 * len(names)), layout="constrained")
+    places = np.arange(len(names))
+    axis.barh(places, values, xerr=np.abs(ends - values), color=BLUE, ecolor="black", capsize=2)
+    axis.set_yticks(places, list(map(_short, names)))
+    axis.invert_yaxis()
+    axis.set(xlabel=f"{label} (with 95 %)")
+    return closed(figure)
+
+
+def partial_dependence(
+    curves: Mapping[str, tuple[Sequence[float | str], Sequence[float], Sequence[float], Sequence[float]]], *, label: str
+) -> Figure:
+    """Draw a panel for each column: the mean prediction over its values, between the lower and the upper ends.
+
+    A curve is values, means, lower and upper ends, all of one length; numbers are joined, texts are not.
+    """
+    n_across = min(3, len(curves))
+    n_down = -(-len(curves) // n_across)
+    figure, axes = plt.subplots(
+        n_down, n_across, figsize=(4 * n_across, 3.2 * n_down), layout="constrained", squeeze=False, sharey=True
     )
-    axis.set(xlabel="rise of the validation MSE when the feature is shuffled (mean and sd)")
+    for axis, (name, (at, mean, low, high)) in zip(axes.flat, curves.items()):
+        if isinstance(at[0], str):
+            places = np.arange(len(at))
+            axis.errorbar(places, mean, yerr=np.abs(np.array([low, high]) - mean), fmt="o", capsize=3, color=BLUE)
+            names = [_short(str(value)) for value in at]
+            axis.set_xticks(places, names, rotation=90 if sum(map(len, names)) > _MAX_TICK_TEXT else 0)
+        else:
+            axis.fill_between(np.array(at), low, high, color=BLUE, alpha=0.25, linewidth=0)
+            axis.plot(at, mean, color=BLUE, marker="o", markersize=3)
+        axis.set_xlabel(_short(name))
+    for axis in axes.flat[len(curves) :]:
+        axis.set_axis_off()
+    figure.supylabel(f"mean predicted {label}")
+    return closed(figure)
+
+
+def groups(
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    ends: NDArray[np.float64],
+    *,
+    marked: Sequence[bool],
+    faint: Sequence[bool],
+    overall: float,
+    label: str,
+) -> Figure:
+    """Draw the error of each group with the ends `(2, n)` of its interval; in red if marked, in grey if faint."""
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.28 * len(names)), layout="constrained")
+    axis.axvline(overall, color="black", linewidth=1, label="all rows")
+    colors = [RED if is_marked else GREY if is_faint else BLUE for is_marked, is_faint in zip(marked, faint)]
+    for place, (value, low, high, color) in enumerate(zip(values, *ends, colors)):
+        axis.plot([low, high], [place, place], color=color, linewidth=2)
+        axis.plot(value, place, marker="o", color=color)
+    words = {RED: "worse than all rows", BLUE: "group, with 95 %", GREY: "less than 30 rows"}
+    for color in (color for color in words if color in colors):
+        axis.plot([], [], marker="o", color=color, label=words[color])
+    axis.set_yticks(range(len(names)), [_short(name, _MAX_GROUP_NAME) for name in names])
+    axis.invert_yaxis()
+    axis.set(xlabel=label)
+    axis.legend(loc="best", fontsize=8)
     return closed(figure)
 
 
@@ -134,6 +190,19 @@ def search(results: list[dict[str, Any]]) -> Figure:
     axis.errorbar(trees, mse, yerr=sd, marker="o", capsize=3, color=BLUE)
     axis.set(xlabel="number of trees", ylabel="cross-validated MSE (mean and sd of the folds)")
     return closed(figure)
+
+
+def _bars(axis: Axes, bins: Sequence[Bin]) -> None:
+    """Draw the bins of a calibration as dots with their intervals."""
+    for each in bins:
+        reach = [[max(each.actual - each.low, 0)], [max(each.high - each.actual, 0)]]
+        axis.errorbar(each.predicted, each.actual, yerr=reach, fmt="o", capsize=3, color=BLUE)
+
+
+def _short(name: str, most: int = _MAX_NAME) -> str:
+    """Return a person's text as a label of bounded length."""
+    text = " ".join(name.split())
+    return plain(text if len(text) <= most else f"{text[:most]}…")
 
 
 def scatter(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.engine import formulas, steps
 from model.engine.formulas import Derived
 from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
 from model.errors import FormulaError
-from model.metrics import AnyScores
+from model.metrics import AnyScores, Interval
 from model.schema import features
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, Category, Feature
 from model.schema.features import Schema
@@ -35,6 +39,7 @@ MAX_TOLERANCE = 1e-6
 MAX_ALLOWED = 0.01  # of the range of a converted model's answers, and of a probability
 MAX_DERIVED = 1_000
 MAX_CLASSES = 1_000  # each is a number in every answer
+MAX_LEVELS = 100  # of prediction intervals
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
 
@@ -64,6 +69,28 @@ class Data:
     rows: int
     warnings: list[str]
     split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """The prediction intervals of a regression: `half_widths` by level, in the order of the levels.
+
+    An interval reaches so far on both sides of a prediction, and has the true value with a probability of at least its
+    level, if the row is like the held-out `rows` that the half widths are from.
+    """
+
+    rows: int
+    half_widths: Mapping[float, float]
+
+    @property
+    def levels(self) -> list[float]:
+        """Return the levels, from the lowest."""
+        return list(self.half_widths)
+
+    def around(self, predictions: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the lower and the upper ends `(n_rows,)` of the intervals of one of the levels."""
+        half_width = self.half_widths[level]
+        return predictions - half_width, predictions + half_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +141,9 @@ class Manifest:
     graph; `steps` are done to what these give. A classifier's `decision` is how its label follows from these, one of
     `engine.steps.DECISIONS`; it is None for a regression, and for a converted graph, which has the label. `tolerance`
     and `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is
-    that of a converted graph. `data` and `proof` are None in a manifest that does not have them completely. `document`
-    is the whole manifest as it was read.
+    that of a converted graph. `intervals` are None for a classifier, and where too few rows were held out;
+    `metric_intervals` are 95 % confidence intervals of validation metrics. `data` and `proof` are None in a manifest
+    that does not have them completely. `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -128,6 +156,8 @@ class Manifest:
     created_at: str
     schema: Schema
     metrics: Metrics
+    metric_intervals: Mapping[str, Interval]
+    intervals: Intervals | None
     engine: str
     steps: Sequence[Step]
     decision: str | None
@@ -267,6 +297,8 @@ def parse(document: Mapping[str, Any]) -> Manifest:
             training=_value(task.score_class, document["metrics"]["training"]),
             validation=_value(task.score_class, document["metrics"]["validation"]) if has_validation else None,
         ),
+        metric_intervals=_metric_intervals(document, task),
+        intervals=_intervals(document, task),
         engine=kind,
         steps=_steps(engine, kind),
         decision=_decision(document, task, schema.target),
@@ -369,6 +401,36 @@ def _allowed_difference(document: Mapping[str, Any]) -> float:
     if document.get("task") == CLASSIFICATION.name and allowed > MAX_ALLOWED:
         raise ValueError(f"the allowed difference {allowed!r} of probabilities is above {MAX_ALLOWED}")
     return float(allowed)
+
+
+def _intervals(document: Mapping[str, Any], task: Task) -> Intervals | None:
+    """Return the prediction intervals, None for a manifest without. Raises `ValueError` if they cannot be served."""
+    facts = document.get("intervals")
+    if facts is None:
+        return None
+    if task is not REGRESSION or not isinstance(facts, dict) or not _is_count(facts.get("rows")):
+        raise ValueError("intervals are not of a regression, or do not say of how many rows they are")
+    levels: Any = facts.get("levels")
+    half_widths: Any = facts.get("half_widths")
+    for values in (levels, half_widths):
+        if not isinstance(values, list) or not 0 < len(values) <= MAX_LEVELS or not all(map(is_number, values)):
+            raise ValueError(f"intervals have no list of 1 to {MAX_LEVELS} levels, with a half width for each")
+    in_order = all(low < high for low, high in pairwise(levels)) and levels[0] > 0 and levels[-1] < 1
+    widening = all(low <= high for low, high in pairwise(half_widths)) and half_widths[0] >= 0
+    if len(levels) != len(half_widths) or not in_order or not widening:
+        raise ValueError("the levels of intervals do not rise between 0 and 1, with half widths that do not fall")
+    return Intervals(facts["rows"], dict(zip(map(float, levels), map(float, half_widths))))
+
+
+def _metric_intervals(document: Mapping[str, Any], task: Task) -> dict[str, Interval]:
+    """Return the intervals of those metrics that have one; none for a manifest without an evaluation."""
+    found = {}
+    for name in task.labels:
+        ends = [f"evaluation.metrics.{name}.{end}" for end in ("low", "high")]
+        if not _problems(document, dict.fromkeys(ends, _NUMBER)):
+            metric = document["evaluation"]["metrics"][name]
+            found[name] = (float(metric["low"]), float(metric["high"]))
+    return found
 
 
 def _proof(document: Mapping[str, Any]) -> Proof | None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from model.metrics import confusion
 from model.schema.feature import described
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
 from model.task import CLASSIFICATION, Task
+from model.train import conformal
 from model.train.candidate import Candidate
+from model.train.evaluation import SMALL_GROUP, Estimate, Evaluation, Group, Rise
 from model.train.subject import Subject
 
 _MAX_SHOWN = 20  # categories of a feature
+_MAX_ROWS = 10  # of a table
+_SHOWN_LEVELS = (50, 80, 90, 95, 99)  # of prediction intervals, in percent
 
 
-def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metrics, proof: Proof) -> str:
-    """Return the model card as Markdown."""
+def render(
+    subject: Subject,
+    candidate: Candidate,
+    schema: Schema,
+    metrics: Metrics,
+    proof: Proof,
+    evaluation: Evaluation | None,
+    intervals: Mapping[str, Any] | None,
+) -> str:
+    """Return the model card as Markdown; `intervals` are those of the manifest."""
     training, validation, data = metrics.training, metrics.validation, subject.data
     target = schema.target
     unit = f" ({target.unit})" if target.unit else ""
@@ -29,10 +44,13 @@ def render(subject: Subject, candidate: Candidate, schema: Schema, metrics: Metr
         for f in schema.features
     )
     parts = [training, validation] if validation else [training]
-    figures = "\n".join(
-        f"| {label} | {' | '.join(_figure(getattr(part, key)) for part in parts)} |"
-        for key, label in subject.task.labels.items()
-    )
+    columns = ["training", "validation"][: len(parts)]
+    rows = [f"{part.rows:,}" for part in parts]
+    lines = {key: [_figure(getattr(part, key)) for part in parts] for key in subject.task.labels}
+    if evaluation:
+        columns, rows = [*columns, "validation, 95 % interval"], [*rows, ""]
+        lines = {key: [*cells, _interval(evaluation.metrics[key])] for key, cells in lines.items()}
+    figures = "\n".join(f"| {label} | {' | '.join(lines[key])} |" for key, label in subject.task.labels.items())
     held_out = (
         "The model was not fitted on the validation rows."
         if validation
@@ -53,15 +71,15 @@ Predicts {target.name}{what}{unit}.
 {_derived(candidate)}
 ## How good it is
 
-| | {" | ".join(["training", "validation"][: len(parts)])} |
-|---|{"---|" * len(parts)}
-| rows | {" | ".join(f"{part.rows:,}" for part in parts)} |
+| | {" | ".join(columns)} |
+|---|{"---|" * len(columns)}
+| rows | {" | ".join(rows)} |
 {figures}
 
 {_confusion(subject, candidate)}{held_out} It also predicts for values outside the ranges above, but the data
 does not show how well.
 
-## What is served is what was trained
+{_evaluated(evaluation, subject)}{_prediction_intervals(intervals, subject)}## What is served is what was trained
 
 {_equality(proof, candidate, subject.task)}
 
@@ -108,6 +126,125 @@ def _confusion(subject: Subject, candidate: Candidate) -> str:
 {rows}
 
 """
+
+
+def _evaluated(evaluation: Evaluation | None, subject: Subject) -> str:
+    """Return the sections on groups, calibration and importance; nothing without an evaluation."""
+    if not evaluation:
+        return ""
+    error = "log loss" if subject.task is CLASSIFICATION else "RMSE"
+    return f"""### By group
+
+{_groups(evaluation, error)}
+
+{_calibration(evaluation, subject)}{_importance(evaluation, subject)}"""
+
+
+def _groups(evaluation: Evaluation, error: str) -> str:
+    """Return what the groups of columns say: which are worse than all rows together."""
+    groups = [group for grouping in evaluation.groups for group in grouping.groups]
+    if not groups:
+        return "No column divides the validation rows into groups."
+    small = sum(group.small for group in groups)
+    where = f"{len(groups)} groups by {', '.join(_cell(grouping.column) for grouping in evaluation.groups)}"
+    few = (
+        f" {small} of them have less than {SMALL_GROUP} rows and say little; none of these is listed." if small else ""
+    )
+    worse = sorted(evaluation.worse, key=lambda each: -(each[1].value or 0))
+    whole = f"{_figure(evaluation.overall.value)} ({_interval(evaluation.overall)})"
+    if not worse:
+        return (
+            f"The {error} of all validation rows is {whole}. Of {where}, none is worse beyond its 95 % interval.{few}"
+        )
+    more = len(worse) - _MAX_ROWS
+    rest = f"\n\nThe manifest lists {more} more." if more > 0 else ""
+    lines = "\n".join(
+        f"| {_cell(column)} | {_cell(group.name)} | {group.rows:,} | {_figure(group.value)} | {_interval(group)} |"
+        for column, group in worse[:_MAX_ROWS]
+    )
+    return f"""The {error} of all validation rows is {whole}. Of {where}, these are worse: their 95 % intervals
+are above that of all rows.{few}
+
+| column | group | rows | {error} | 95 % interval |
+|---|---|---|---|---|
+{lines}{rest}"""
+
+
+def _calibration(evaluation: Evaluation, subject: Subject) -> str:
+    if not evaluation.calibration:
+        return ""
+    what = "predicted probability | came true" if subject.task is CLASSIFICATION else "mean prediction | mean truth"
+    lines = "\n".join(
+        f"| {each.rows:,} | {_figure(each.predicted)} | {_figure(each.actual)} | {each.low:.4g} to {each.high:.4g} |"
+        for each in evaluation.calibration
+    )
+    return f"""### Calibration
+
+Validation rows with like predictions:
+
+| rows | {what} | 95 % interval |
+|---|---|---|---|
+{lines}
+
+"""
+
+
+def _importance(evaluation: Evaluation, subject: Subject) -> str:
+    ranked = evaluation.importance
+    if not ranked:
+        return ""
+    loss = "log loss" if subject.task is CLASSIFICATION else "mean squared error"
+    lines = "\n".join(
+        f"| {_cell(rise.column)} | {_figure(rise.value)} | {_interval(rise)} |" for rise in ranked.columns[:_MAX_ROWS]
+    )
+    return f"""### What it relies on
+
+By how much the {loss} of {ranked.rows:,} validation rows rises when a column is shuffled among them,
+{ranked.repeats} times. Columns that say the same stand in for each other, so each of them can look unimportant.
+
+| column | rise | 95 % interval |
+|---|---|---|
+{lines}
+
+"""
+
+
+def _prediction_intervals(intervals: Mapping[str, Any] | None, subject: Subject) -> str:
+    """Return the section on prediction intervals: half widths, and how often they held the true value."""
+    if not intervals:
+        return ""
+    unit = f" ({subject.target.unit})" if subject.target.unit else ""
+    half_widths = dict(zip(intervals["levels"], intervals["half_widths"]))
+    measured = {each["level"]: each for each in intervals["coverage"]}
+    lines = []
+    for level in (percent / 100 for percent in _SHOWN_LEVELS):
+        if level in half_widths:
+            cells = "not enough rows"
+            if each := measured.get(level):
+                cells = f"{each['mean']:.1%} ({each['lowest']:.1%} to {each['highest']:.1%})"
+            lines.append(f"| {level:.0%} | ± {half_widths[level]:.4g} | {cells} |")
+    if not lines:
+        return ""
+    table = "\n".join(lines)
+    return f"""### Prediction intervals
+
+A request with `?interval=0.9` gets `lower` and `upper`: the prediction less and plus the half width of that level, by
+{conformal.METHOD}. For rows like the {intervals["rows"]:,} that were held out,
+they hold the true value at least as often as the level says, on average over all rows: less often where the model errs
+more. The coverage is measured by {conformal.SPLITS} splits of the held-out rows into halves, with the half width from
+one half and the coverage from the other: its mean and range.
+
+| level | half width{unit} | coverage |
+|---|---|---|
+{table}
+
+"""
+
+
+def _interval(estimate: Estimate | Group | Rise) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "not defined"
+    return f"{estimate.low:.4g} to {estimate.high:.4g}"
 
 
 def _figure(value: float | None) -> str:

@@ -1,16 +1,13 @@
-"""Evaluate a model: the split that holds out validation rows, and importance."""
+"""The split that holds out validation rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.inspection import permutation_importance
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline
 
 from model.schema.features import Matrix
 
@@ -33,16 +30,3 @@ def split(X: pd.DataFrame, y: pd.Series, *, validation_share: float = 0.2, rando
         X.to_numpy(), y.to_numpy(), test_size=validation_share, random_state=random_state
     )
     return Split(X_train, X_validation, y_train, y_validation, validation_share, random_state)
-
-
-def importance(pipeline: Pipeline, rows: Split, *, repeats: int = 20) -> dict[str, Any]:
-    """Return the permutation importance of each feature: mean and sd of the rise in validation MSE."""
-    result = permutation_importance(
-        pipeline,
-        rows.X_validation,
-        rows.y_validation,
-        scoring="neg_mean_squared_error",
-        n_repeats=repeats,
-        random_state=rows.random_state,
-    )
-    return {"mean": result.importances_mean.tolist(), "sd": result.importances_std.tolist()}

@@ -22,7 +22,8 @@ from model.schema.features import Matrix, Schema
 from model.store import artifact, manifest, reference
 from model.store.artifact import Draft
 from model.store.manifest import Data, Metrics
-from model.train import card, proof
+from model.task import REGRESSION
+from model.train import card, conformal, evaluation, proof
 from model.train.candidate import Candidate
 from model.train.evaluate import Split
 from model.train.subject import Subject
@@ -77,6 +78,7 @@ def draft_of(
 ) -> Draft:
     """Do what `draft` does, for features that are named and described in the candidate.
 
+    `figures` are those beside the figures of `evaluation`, which are drawn of every model.
     Raises `ArtifactError` for a draft that a server would not load.
     """
     schema = schema_of(subject, candidate)
@@ -100,6 +102,11 @@ def draft_of(
         if subject.validation
         else None,
     )
+    found = evaluation.evaluate(subject, candidate.engine.predict, schema)
+    intervals = None
+    if subject.validation and task is REGRESSION:
+        X_new, y_new = subject.validation
+        intervals = conformal.facts(np.abs(y_new - candidate.engine.predict(X_new)))
     facts = {
         "title": subject.title,
         "task": task.name,
@@ -108,6 +115,8 @@ def draft_of(
         **features.to_manifest(schema),
         **candidate.facts,
         "metrics": asdict(scores),
+        **({"evaluation": found.facts()} if found else {}),
+        **({"intervals": intervals} if intervals else {}),
         "data": asdict(subject.data),
         "code": {"git_commit": git_commit(), "notebook": notebook},
         "environment": {
@@ -122,12 +131,13 @@ def draft_of(
     }
     # Where the fitted model differs from itself by the batch, servers repeat the compiled one.
     golden_predict = candidate.engine.predict if candidate.allowance else candidate.predict
+    pictures = {**figures, **evaluation.figures(subject, candidate.engine.predict, found)}
     files = {
         artifact.GOLDEN: artifact.to_golden(schema.names, golden, golden_predict(golden)),
         artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),
         **candidate.files,
-        "card.md": card.render(subject, candidate, schema, scores, comparison).encode(),
-        **{f"plots/{name}.png": style.to_png(figure) for name, figure in figures.items()},
+        "card.md": card.render(subject, candidate, schema, scores, comparison, found, intervals).encode(),
+        **{f"plots/{name}.png": style.to_png(figure) for name, figure in pictures.items()},
     }
     draft = Draft(manifest=facts, files=files)
     with TemporaryDirectory() as folder:  # what a server would refuse is no version

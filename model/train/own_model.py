@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from model.engine.compare import differing, shares_of
 from model.errors import ExportError, first_line
-from model.metrics import confusion
-from model.plots import style
-from model.plots import training as plots
 from model.schema.feature import DATE, INTEGER, Category
 from model.schema.features import Matrix
 from model.store.artifact import Artifact
@@ -129,7 +125,7 @@ def export(
     if candidate.allowance:
         print(f"mind     {candidate.allowance.reason}")
     checklist.print_comparing()
-    draft = drafts.draft_of(subject, candidate, figures=_figures(subject, candidate))
+    draft = drafts.draft_of(subject, candidate, figures={})
     model = models.load(f"{name}@{models.add(name, draft).name}")
     checklist.print_version(model, candidate, models)
     return model
@@ -237,21 +233,3 @@ def _check_as_read(predictions: NDArray[np.float64], candidate: Candidate, matri
             f"the model predicts {len(different)} of {len(matrix)} rows differently once the table was read as numbers "
             f"and categories, the first in row {different[0]}; look for cells of mixed types, such as 1 and '1'"
         )
-
-
-def _figures(subject: Subject, candidate: Candidate) -> Mapping[str, Figure]:
-    """Return the pictures of how good the model is on the rows that were held out, or else on its own."""
-    X, y = subject.validation or subject.training
-    predicted = candidate.predict(X)
-    target = subject.target
-    label = style.plain(f"{target.name} ({target.unit})" if target.unit else target.name)
-    if subject.task is CLASSIFICATION:
-        names = list(map(style.plain, target.texts))
-        return {
-            "confusion": plots.confusion(*confusion(y, predicted, names), label=label),
-            "reliability": plots.reliability(y, predicted, label=f"{label} = {names[-1]}"),
-        }
-    return {
-        "predicted_against_actual": plots.predicted_against_actual(y, predicted, label=label),
-        "residuals": plots.residuals(y, predicted, label=label),
-    }

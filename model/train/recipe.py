@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from model.plots import training as plots
 from model.store import artifact
 from model.store.artifact import Draft
 from model.store.versions import Store
@@ -38,13 +37,9 @@ def draft(
     learner.check_installed()
     rows = evaluate.split(table.X, table.y, random_state=random_state)
     candidate, figures = learner.fit(table, rows, options, random_state)
-    predicted = candidate.predict(rows.X_validation)
-    label = f"{table.dataset.target.name} ({table.dataset.target.unit})"
     figures |= {
         "distributions": table_plots.distributions(table),
         "correlations": table_plots.correlations(table),
-        "predicted_against_actual": plots.predicted_against_actual(rows.y_validation, predicted, label=label),
-        "residuals": plots.residuals(rows.y_validation, predicted, label=label),
     }
     return export.draft(table, rows, candidate, figures=figures, owner=owner)
 

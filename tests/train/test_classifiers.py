@@ -354,7 +354,9 @@ def test_checklist_and_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     cells = next(line for line in card.splitlines() if line.startswith("| low |")).split(" | ")
     assert cells[2] == str(right)
     assert "| high\\|er | low | middle |" in card
-    assert {path.name for path in (found.path / "plots").iterdir()} == {"confusion.png", "reliability.png"}
+    assert {path.name for path in (found.path / "plots").iterdir()} == {
+        f"{name}.png" for name in ("confusion", "groups", "importance", "partial_dependence", "reliability")
+    }
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from model import Artifact, PredictionLogError, Store
 from model.cli.main import main
 from model.live import report
-from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge, rmse_interval
+from model.live.judge import MINIMUM_ROWS, MINIMUM_TRUTHS, Verdict, judge
 from model.live.prediction_log import PredictionLog
-from model.metrics import Scores
+from model.metrics import Scores, rmse_interval
 from model.plots import live as plots
 from model.store import artifact
 from tests.support.postgres import run_postgres

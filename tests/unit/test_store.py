@@ -218,7 +218,7 @@ def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`verify` prints what it checked; for a changed file it exits with 1 and names it."""
     assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
     assert capsys.readouterr().out == (
-        "boston-housing version 1: 11 files unchanged, 64 golden rows answered to the last bit\n"
+        "boston-housing version 1: 14 files unchanged, 64 golden rows answered to the last bit\n"
     )
     path = copy / "boston-housing" / "1" / "card.md"
     path.write_text("better")

@@ -46,15 +46,11 @@ def _fit_gbm(
     table: Table, rows: Split, options: Mapping[str, Any], random_state: int
 ) -> tuple[Candidate, dict[str, Figure]]:
     from model.plots import training as plots
-    from model.train import evaluate
     from model.train.learners import gbm
 
     search = gbm.search(rows.X_train, rows.y_train, random_state=random_state)
     pipeline = gbm.fit(rows.X_train, rows.y_train, random_state=random_state, **options)
-    return gbm.candidate(pipeline, rows.X_train, search=search), {
-        "search": plots.search(search["results"]),
-        "importance": plots.importance(tuple(table.X.columns), evaluate.importance(pipeline, rows)),
-    }
+    return gbm.candidate(pipeline, rows.X_train, search=search), {"search": plots.search(search["results"])}
 
 
 def _fit_mlp(
