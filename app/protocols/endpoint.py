@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.config import Config
 from app.web.refusal import Refuse
 from app.web.reply import Reply
-from model import Artifact, Category, Matrix, Schema
+from model import Artifact, Category, Intervals, Matrix, Schema
 
 
 class Request(NamedTuple):
@@ -25,6 +25,7 @@ class Request(NamedTuple):
     environ: WSGIEnvironment
     schema: Schema
     max_rows: int
+    intervals: Intervals | None  # that the model has
 
 
 class Decoded(NamedTuple):

@@ -10,7 +10,7 @@ The forms of `application/json`, which differ in shape:
 If an object repeats a key, the last value counts, as in common JSON parsers.
 
 The reply of a classifier has the labels, and the probability of each class, which `?probabilities=true` or `false` in
-the query asks for or leaves out.
+the query asks for or leaves out. That of a regression has prediction intervals if the query has `?interval=0.9`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from app.protocols import describe, tables
 from app.protocols.classification import has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.intervals import INTERVAL, LOWER, UPPER, level_of
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
@@ -77,13 +78,19 @@ def _decode(request: Request) -> Decoded:
     else:
         X = decode(request.body, request.schema, max_rows=request.max_rows)
     query = request.environ.get("QUERY_STRING")
-    return Decoded(X, _wants_probabilities(query) if query and has_classes(request.schema) else None)
+    return Decoded(X, _detail(query, request) if query else None)
 
 
-def _wants_probabilities(query: str) -> bool | None:
-    """Return whether the query asks for probabilities; None if it does not say. Raises `BodyError`."""
-    sent = parse_qs(query, keep_blank_values=True).get(PROBABILITIES)
-    if sent is None:
+def _detail(query: str, request: Request) -> bool | float | None:
+    """Return whether the query asks a classifier for probabilities, or a regression for intervals of which level.
+
+    None if it does not say. Raises `BodyError`.
+    """
+    parameters = parse_qs(query, keep_blank_values=True)
+    if INTERVAL in parameters:
+        return level_of(parameters[INTERVAL][-1], request.intervals, request.schema)
+    sent = parameters.get(PROBABILITIES)
+    if sent is None or not has_classes(request.schema):
         return None
     if sent[-1] not in _FLAGS:
         raise BodyError(f"{PROBABILITIES} in the query is neither true nor false")
@@ -115,7 +122,7 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 def _encode(answer: Answer) -> Reply:
     """Return `{"prediction", "probability", "model", "version", "request_id"}`; a regression has no probability.
 
-    Parsing the floats returns the same bits.
+    On request it has `interval`, `lower` and `upper`. Parsing the floats returns the same bits.
     """
     model, y = answer.model, answer.y
     fields: dict[str, Any] = {"prediction": y}
@@ -123,6 +130,9 @@ def _encode(answer: Answer) -> Reply:
         fields = {"prediction": answer.predictions}
         if found := probabilities(answer):
             fields["probability"] = found
+    elif answer.detail is not None and model.manifest.intervals:
+        fields[INTERVAL] = answer.detail
+        fields[LOWER], fields[UPPER] = model.manifest.intervals.around(y, answer.detail)
     fields["model"], fields["version"], fields["request_id"] = model.name, model.version, answer.request_id
     reply = to_json(fields)
     reply.headers.append(("X-Model-Version", str(model.version)))
@@ -156,6 +166,10 @@ def _describe(model: Artifact, config: Config) -> JSON:
         if len(keys) > describe.MAX_ENUM:
             of_row = {"type": "object", "additionalProperties": share, "minProperties": len(keys)}
         reply["properties"]["probability"] = {"type": "array", "items": of_row, "minItems": 1}
+    intervals = model.manifest.intervals
+    if intervals:
+        ends = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+        reply["properties"] |= {INTERVAL: {"enum": intervals.levels}, LOWER: ends, UPPER: ends}
     content = {
         "application/json": {"schema": describe.shared(model, "native"), "example": example},
         "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
@@ -169,6 +183,15 @@ def _describe(model: Artifact, config: Config) -> JSON:
                 "in": "query",
                 "description": "whether the reply has the probability of each class",
                 "schema": {"type": "boolean", "default": len(keys) <= MAX_CLASSES_SHOWN},
+            }
+        ]
+    elif intervals:
+        operation["parameters"] = [
+            {
+                "name": INTERVAL,
+                "in": "query",
+                "description": "the level of the prediction intervals; without it the reply has none",
+                "schema": {"enum": intervals.levels},
             }
         ]
     return operation

@@ -65,7 +65,8 @@ class Runner:
                     raise OverloadedError(f"more than {config.max_in_flight} requests are in flight here; try again")
                 max_table = config.max_rows * model.schema.max_row_bytes
                 content = body.read(environ, max_bytes=config.max_body_bytes, min_expanded_bytes=max_table)
-                request = Request(content, media_type, parameters, environ, model.schema, config.max_rows)
+                intervals = model.manifest.intervals
+                request = Request(content, media_type, parameters, environ, model.schema, config.max_rows, intervals)
                 exchange.X, detail = endpoint.decode(request)
                 decoded.append((number, detail))
                 tables.append((model, exchange.X))

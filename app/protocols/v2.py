@@ -15,6 +15,7 @@ from app.errors import BodyError
 from app.protocols import describe, v2_tensors
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.intervals import INTERVAL, LOWER, UPPER
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.telemetry.metrics import Metrics, Statistics
@@ -218,7 +219,9 @@ def endpoint() -> Endpoint:
 def _decode(request: Request) -> Decoded:
     """Ignore the content type: Triton's client sends none."""
     json_length = request.environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
-    infer_request = v2_tensors.decode(request.body, json_length, request.schema, max_rows=request.max_rows)
+    infer_request = v2_tensors.decode(
+        request.body, json_length, request.schema, max_rows=request.max_rows, intervals=request.intervals
+    )
     return Decoded(infer_request.rows, infer_request)
 
 
@@ -236,6 +239,11 @@ def _describe(model: Artifact, config: Config) -> JSON:
         for feature, cell in zip(model.schema.features, describe.example(model).values())
     ]
     names = [output["name"] for output in v2_tensors.metadata(model)["outputs"]]
+    more_properties: JSON = {}
+    if intervals := model.manifest.intervals:
+        names += [LOWER, UPPER]
+        level = {"enum": intervals.levels, "description": f"the level of {LOWER} and {UPPER}"}
+        more_properties["parameters"] = {**_PARAMETERS, "properties": {INTERVAL: level}}
     outputs = {
         "type": ["array", "null"],
         "maxItems": len(names),
@@ -245,7 +253,8 @@ def _describe(model: Artifact, config: Config) -> JSON:
             "properties": {"name": {"enum": names}, "parameters": _PARAMETERS},
         },
     }
-    schema = {**_INFER_REQUEST, "properties": {**_INFER_REQUEST["properties"], "outputs": outputs}}
+    properties = {**_INFER_REQUEST["properties"], "outputs": outputs, **more_properties}
+    schema = {**_INFER_REQUEST, "properties": properties}
     content = {
         "application/json": {"schema": schema, "example": {"inputs": inputs}},
         "application/octet-stream": {},

@@ -32,6 +32,7 @@ from app.errors import BodyError
 from app.protocols import tables
 from app.protocols.classification import has_classes
 from app.protocols.endpoint import Answer
+from app.protocols.intervals import DEFAULT_LEVEL, INTERVAL, LOWER, UPPER, level_of
 from app.web.body import parse_json, whole_number
 from model import (
     BOOLEAN,
@@ -39,6 +40,7 @@ from model import (
     Artifact,
     Category,
     Feature,
+    Intervals,
     Matrix,
     Problem,
     Schema,
@@ -62,11 +64,15 @@ _LENGTH_BYTES = 4  # before each string of a binary tensor
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What a request asks for: rows `(n_rows, n_features)`, its id, and the outputs and whether each is binary."""
+    """What a request asks for: rows `(n_rows, n_features)`, its id, and the outputs and whether each is binary.
+
+    `level` is that of the prediction intervals, if the request asks for them.
+    """
 
     rows: Matrix
     id: str | None
     outputs: Mapping[str, bool]
+    level: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ class Tensor:
     cells: NDArray[Any] | list[Any]
 
 
-def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: int) -> InferRequest:
+def decode(
+    body: bytes, json_length: str | None, schema: Schema, *, max_rows: int, intervals: Intervals | None
+) -> InferRequest:
     """Return a decoded infer request; `json_length` is its Inference-Header-Content-Length, if it has one.
 
     The inputs are one tensor for each feature, `[n]` or `[n, 1]`, in any order; or one tensor `[n, n_features]` of any
@@ -92,23 +100,27 @@ def decode(body: bytes, json_length: str | None, schema: Schema, *, max_rows: in
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BodyError("id is not a string")
-    outputs = _outputs(document, schema)
+    outputs = _outputs(document, schema, intervals)
+    level = _level(document, outputs, schema, intervals)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise BodyError("inputs is not a list of tensors")
     check_width(len(inputs), schema.names)
-    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, outputs)
+    return InferRequest(_matrix(_tensors(inputs, tail, schema, max_rows), schema), identity, outputs, level)
 
 
 def encode(answer: Answer) -> tuple[bytes, int | None]:
     """Return the reply's body, and the length of its JSON if binary data follow."""
     model, infer_request = answer.model, answer.detail
     outputs, parts = [], []
+    ends: dict[str, NDArray[np.float64]] = {}
+    if infer_request.level is not None and model.manifest.intervals:
+        ends[LOWER], ends[UPPER] = model.manifest.intervals.around(answer.y, infer_request.level)
     for name, binary in infer_request.outputs.items():
         if name == LABELS:
             kind, values, shape = label_datatype(model.schema.target), answer.predictions, answer.y.shape[:1]
         else:
-            numbers = answer.probabilities if name == PROBABILITIES else answer.y
+            numbers = answer.probabilities if name == PROBABILITIES else ends.get(name, answer.y)
             kind, values, shape = DATATYPE, numbers, numbers.shape
         output: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
         if binary:
@@ -128,12 +140,17 @@ def metadata(model: Artifact) -> dict[str, Any]:
     """Return a model's input and output tensors, as in V2's metadata.
 
     The classes are a parameter of the probabilities, as JSON, since V2's parameters are strings, numbers or booleans.
+    So are the levels of prediction intervals of the prediction. Their ends are not listed: a request that names no
+    outputs gets all those that are.
     """
     schema = model.schema
     inputs = [{"name": feature.name, "datatype": datatype(feature), "shape": [-1]} for feature in schema.features]
     classes = list(model.manifest.classes)
     if not classes:
-        return {"inputs": inputs, "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}]}
+        output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}
+        if intervals := model.manifest.intervals:
+            output["parameters"] = {"intervals": orjson.dumps(intervals.levels).decode()}
+        return {"inputs": inputs, "outputs": [output]}
     labels = {"name": LABELS, "datatype": label_datatype(schema.target), "shape": [-1]}
     parameters = {"classes": orjson.dumps(classes).decode()}
     shape = [-1, len(classes)]
@@ -174,10 +191,22 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     return body[: int(json_length)], memoryview(body)[int(json_length) :]
 
 
-def _outputs(document: dict[str, Any], schema: Schema) -> dict[str, bool]:
+def _level(
+    document: dict[str, Any], outputs: Mapping[str, bool], schema: Schema, intervals: Intervals | None
+) -> float | None:
+    """Return the level of the intervals if the request asks for their ends; one that it names must exist anyway."""
+    is_asked = LOWER in outputs or UPPER in outputs
+    sent = _parameters(document, "the request").get(INTERVAL)
+    if sent is None:
+        return level_of(DEFAULT_LEVEL, intervals, schema) if is_asked else None
+    level = level_of(sent, intervals, schema)
+    return level if is_asked else None
+
+
+def _outputs(document: dict[str, Any], schema: Schema, intervals: Intervals | None) -> dict[str, bool]:
     """Return the outputs, in the order of the request, and whether each is binary: its own parameter has priority.
 
-    A request that names none gets all.
+    A request that names none gets all but the ends of prediction intervals.
     """
     parameters = _parameters(document, "the request")
     binary = parameters.get("binary_data_output", False)
@@ -188,6 +217,8 @@ def _outputs(document: dict[str, Any], schema: Schema) -> dict[str, bool]:
         raise BodyError("outputs is not a list of objects")
     names = (LABELS, PROBABILITIES) if has_classes(schema) else (OUTPUT,)
     found = {} if requested else dict.fromkeys(names, binary)
+    if intervals:
+        names = (*names, LOWER, UPPER)
     for output in requested:
         name = output.get("name")
         if name not in names:

@@ -14,6 +14,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from app.protocols import describe, native
 from app.protocols.describe import SERVICE
 from app.protocols.endpoint import Answer
+from app.protocols.intervals import DEFAULT_LEVEL
 from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
@@ -93,8 +94,17 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
             "features": [(feature, described(feature)) for feature in model.schema.features],
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             "answer": to_text(answer.predictions[0]),
+            "interval": _interval(model, answer),
             "probabilities": (native.probabilities(answer) or [{}])[0] if model.manifest.classes else {},
             "classes": listed(model.manifest.classes),
         }
+
+    def _interval(model: Artifact, answer: Answer) -> tuple[float, float] | None:
+        """Return the ends of the answer's prediction interval of the default level; None if there is none."""
+        intervals = model.manifest.intervals
+        if not intervals or DEFAULT_LEVEL not in intervals.half_widths:
+            return None
+        lower, upper = intervals.around(answer.y, DEFAULT_LEVEL)
+        return float(lower[0]), float(upper[0])
 
     return routes

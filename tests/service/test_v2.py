@@ -26,6 +26,7 @@ from tests.support.service import ANSWER, COLUMNS, bits, refused, strict_json, w
 from tests.support.v2 import DTYPES, HUGE, INFER, JSON_LENGTH, MODEL, NAME, ROW, WRONG, Document, first, tensor
 
 OTHER = [1, 5.0, 666.0, 20.2, 24.65, 30.81]
+LEVELS = [percent / 100 for percent in range(50, 100)]  # of prediction intervals, from 102 rows
 
 
 def infer(client: FlaskClient, document: Any, tail: bytes | None = None, *, path: str = INFER) -> TestResponse:
@@ -98,7 +99,14 @@ def test_model_metadata(everywhere: FlaskClient, path: str) -> None:
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": name, "datatype": "FP64", "shape": [-1]} for name in COLUMNS],
-        "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+        "outputs": [
+            {
+                "name": "prediction",
+                "datatype": "FP64",
+                "shape": [-1],
+                "parameters": {"intervals": json.dumps(LEVELS, separators=(",", ":"))},
+            }
+        ],
     }
 
 
