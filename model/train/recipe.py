@@ -14,7 +14,7 @@ from model.store.artifact import Draft
 from model.store.versions import Store
 from model.train import evaluate, export, notebook, table_plots, tables
 from model.train.examples import DATASETS, NOTEBOOKS
-from model.train.learners import LEARNERS
+from model.train.learners import LEARNERS, clocks_of
 
 
 def draft(
@@ -36,7 +36,8 @@ def draft(
     learner = LEARNERS[algorithm or table.dataset.algorithm]
     learner.check_installed()
     rows = evaluate.split(table.X, table.y, random_state=random_state)
-    candidate, figures = learner.fit(table, rows, options, random_state)
+    with clocks_of(options) as options:
+        candidate, figures = learner.fit(table, rows, options, random_state)
     figures |= {
         "distributions": table_plots.distributions(table),
         "correlations": table_plots.correlations(table),
@@ -49,7 +50,7 @@ def draft_from_notebook(
 ) -> Draft:
     """Run the data set's notebook into a temporary store, and add the executed notebook to the artifact."""
     LEARNERS[DATASETS[name].algorithm].check_installed()
-    with TemporaryDirectory() as folder:
+    with clocks_of(options) as options, TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         parameters = {
             "store": store,

@@ -370,7 +370,7 @@ def test_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
     known = {"kind": "cuda", "name": "NVIDIA H100", "memory_mib": 81920, "cuda": torch.version.cuda}
     without = mlp.describe_device(torch.device("cuda"))
     program = tmp_path / "nvidia-smi"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-{uuid} ] && echo "570.10, 1980, 2619, 700.00"\n')
+    program.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-{uuid} ] && echo "570.10, 1980, 2619, 700.00, 1755, [N/A]"\n')
     program.chmod(0o755)
 
     assert without == known
@@ -380,6 +380,7 @@ def test_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "clocks.max.sm": "1980",
         "clocks.max.mem": "2619",
         "power.limit": "700.00",
+        "clocks.applications.graphics": "1755",
     }
 
 

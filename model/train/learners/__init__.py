@@ -5,13 +5,17 @@ Importing this loads no training package, since the command line shows the optio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import ModelError
+from model.train import gpu_clocks
+
+GPU_CLOCKS = "gpu_clocks"  # the option that is done around the training, not by it
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +76,24 @@ def _fit_mlp(
     return candidate, {"losses": losses, "target_over_features": table_plots.target_over_features(table)}
 
 
+@contextmanager
+def clocks_of(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Set the GPU's clocks as the options say until the block ends; yield the options for the training itself.
+
+    Raises `DeviceError` where that cannot be done.
+    """
+    rest = dict(options)
+    clocks = rest.pop(GPU_CLOCKS, None)
+    if clocks is None:
+        yield rest
+        return
+    from model.engine.network import find_device
+    from model.train.learners.mlp import gpu_name
+
+    with gpu_clocks.application_clocks(clocks, gpu_name(find_device(rest.get("device", "auto")))):
+        yield rest
+
+
 LEARNERS: Mapping[str, Learner] = {
     "gbm": Learner(
         "a scaled GBM of scikit-learn",
@@ -82,6 +104,11 @@ LEARNERS: Mapping[str, Learner] = {
         "a multilayer perceptron of PyTorch",
         options={
             "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
+            GPU_CLOCKS: {
+                "type": gpu_clocks.parse,
+                "metavar": "MEMORY,GRAPHICS",
+                "help": "application clocks in MHz of the GPU during the training, by nvidia-smi; reset at the end",
+            },
             "checkpoint": {
                 "type": Path,
                 "help": "file for the state of the run, from which a stopped run resumes; removed at the end",

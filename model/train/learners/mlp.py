@@ -62,12 +62,18 @@ class Epoch:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return the facts about a device: for a GPU its name, memory in MiB, driver, highest clocks in MHz and watts."""
+    """Return the facts about a device: for a GPU its name, memory in MiB, driver, clocks in MHz and watts.
+
+    The clocks are the highest ones and those that are set for applications.
+    """
     if device.type != "cuda":
         return {"kind": device.type}
     properties = torch.cuda.get_device_properties(device)
-    fields = ("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit")
-    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", f"--query-gpu={','.join(fields)}"]
+    fields = (
+        *("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit"),
+        *("clocks.applications.graphics", "clocks.applications.memory"),
+    )
+    command = ["nvidia-smi", f"--id={gpu_name(device)}", f"--query-gpu={','.join(fields)}"]
     values: list[str] = []
     try:
         completed = subprocess.run(
@@ -81,8 +87,15 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "name": properties.name,
         "memory_mib": properties.total_memory // 2**20,
         "cuda": torch.version.cuda,
-        **dict(zip(fields, values)),
+        **{name: value for name, value in zip(fields, values) if not value.startswith("[")},  # such as [N/A]
     }
+
+
+def gpu_name(device: torch.device) -> str:
+    """Return how nvidia-smi names a GPU. Raises `DeviceError` for another device."""
+    if device.type != "cuda":
+        raise DeviceError(f"the training runs on {device}, which is no NVIDIA GPU; leave --gpu-clocks out")
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
