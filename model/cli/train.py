@@ -11,6 +11,8 @@ from model.metrics import Scores
 from model.store import artifact
 from model.train.learners import LEARNERS
 
+_OF_EXAMPLES = tuple(name for name, learner in LEARNERS.items() if learner.fit)
+
 
 def add_train(commands: Commands) -> None:
     """Declare the command `train`, with the options of every learner."""
@@ -20,7 +22,7 @@ def add_train(commands: Commands) -> None:
         "--notebook", action="store_true", help="train with the data set's notebook, which is kept in the artifact"
     )
     train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
-    train.add_argument("--algorithm", choices=tuple(LEARNERS), help="what to fit (default: the data set's)")
+    train.add_argument("--algorithm", choices=_OF_EXAMPLES, help="what to fit (default: the data set's)")
     train.add_argument("--random-state", type=int, default=7, help="seed of the split and the fit (default: 7)")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
     for name, learner in LEARNERS.items():

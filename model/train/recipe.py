@@ -36,6 +36,7 @@ def draft(
     learner = LEARNERS[algorithm or table.dataset.algorithm]
     learner.check_installed()
     rows = evaluate.split(table.X, table.y, random_state=random_state)
+    assert learner.fit is not None  # the command line offers no other
     with clocks_of(options) as options:
         candidate, figures = learner.fit(table, rows, options, random_state)
     figures |= {

@@ -182,7 +182,8 @@ class _Translation:
         """Return whether numpy takes the columns for numbers as they are."""
         for number in flow.features:
             column = self._frames.columns[number]
-            plain = column.type not in (CATEGORY, BOOLEAN, DATE) or (column.type == BOOLEAN and column.dtype == bool)
+            is_number = column.type == BOOLEAN and (column.dtype == bool or column.dtype == np.float64)
+            plain = column.type not in (CATEGORY, BOOLEAN, DATE) or is_number
             if not plain or getattr(column.dtype, "kind", "f") == "O":
                 return False
         return True

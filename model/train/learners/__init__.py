@@ -1,5 +1,7 @@
 """The learners, in one table: what each is called, its options, what it needs, and how it fits a table.
 
+The search tries them in the order of the table, in which cheap ones come first.
+
 Importing this loads no training package, since the command line shows the options in the serving image, too.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from model.train.candidate import Candidate
     from model.train.evaluate import Split
+    from model.train.learners.family import Family
     from model.train.tables import Table
 
 
@@ -29,15 +33,23 @@ if TYPE_CHECKING:
 class Learner:
     """A way to fit a model.
 
-    `options` are its own, by name, each as arguments of argparse; one that is not given keeps the learner's default.
-    `fit` takes the table, its split, the given options and the random state; it returns the candidate and its figures
-    by name. `requires` are packages that may not be installed, each with the message for that case.
+    `module` has its `FAMILY`, which builds pipelines for any table. `options` are its own, by name, each as arguments
+    of argparse; one that is not given keeps the learner's default. `fit` takes the table of an example, its split, the
+    given options and the random state; it returns the candidate and its figures by name. `requires` are packages that
+    may not be installed, each with the message for that case.
     """
 
     title: str
-    options: Mapping[str, Mapping[str, Any]]
-    fit: Callable[[Table, Split, Mapping[str, Any], int], tuple[Candidate, dict[str, Figure]]]
+    module: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fit: Callable[[Table, Split, Mapping[str, Any], int], tuple[Candidate, dict[str, Figure]]] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
+
+    def family(self) -> Family:
+        """Return what the search knows of it. Raises `ModelError` if a package that it requires is not installed."""
+        self.check_installed()
+        found: Family = import_module(f"model.train.learners.{self.module}").FAMILY
+        return found
 
     def check_installed(self) -> None:
         """Raise `ModelError` if a package that the learner requires is not installed."""
@@ -95,13 +107,29 @@ def clocks_of(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 LEARNERS: Mapping[str, Learner] = {
+    "baseline": Learner("the mean, or the share of each class", module="baseline"),
+    "linear": Learner("ridge, elastic net or logistic regression of scikit-learn", module="linear"),
+    "lightgbm": Learner(
+        "gradient boosting of LightGBM",
+        module="lightgbm",
+        requires={"lightgbm": 'LightGBM is not installed; make install EXTRAS="lightgbm"'},
+    ),
+    "xgboost": Learner(
+        "gradient boosting of XGBoost",
+        module="xgboost",
+        requires={"xgboost": 'XGBoost is not installed; make install EXTRAS="xgboost"'},
+    ),
+    "hist-gbm": Learner("gradient boosting on histograms of scikit-learn", module="hist_gbm"),
+    "forest": Learner("a random forest, or extremely randomised trees, of scikit-learn", module="forest"),
     "gbm": Learner(
         "a scaled GBM of scikit-learn",
+        module="gbm",
         options={"n_estimators": {"type": int, "help": "trees (default: 400)"}},
         fit=_fit_gbm,
     ),
     "mlp": Learner(
         "a multilayer perceptron of PyTorch",
+        module="networks",
         options={
             "device": {"help": "auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)"},
             GPU_CLOCKS: {

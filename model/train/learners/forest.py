@@ -1,0 +1,53 @@
+"""Random forests and extremely randomised trees of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.pipeline import Pipeline
+
+from model.task import REGRESSION, Task
+from model.train.frames import Column
+from model.train.learners.family import Family, Parameters
+from model.train.learners.in_front import encoded
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from model.engine.formulas import Derived
+
+_N_TREES = 100
+_MAX_LEAVES = 2_000  # of a tree: 200,000 of a forest are 80 MB when it is served
+_ONE_HOT = 10  # categories that get a column each; more would be split one by one
+
+
+def build(
+    parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
+) -> Pipeline:
+    """Return a forest behind encoded categories; its trees take missing numbers as they are."""
+    settings = dict(parameters)
+    kind = settings.pop("kind")
+    random, extra = (
+        (RandomForestRegressor, ExtraTreesRegressor)
+        if task is REGRESSION
+        else (RandomForestClassifier, ExtraTreesClassifier)
+    )
+    model = (random if kind == "random" else extra)(_N_TREES, **settings, max_leaf_nodes=_MAX_LEAVES, random_state=seed)
+    return Pipeline([("columns", encoded(columns, derived, task, seed, one_hot=_ONE_HOT)), ("model", model)])
+
+
+def _defaults(task: Task) -> Parameters:
+    return {"kind": "random", "min_samples_leaf": 1, "max_features": 1.0 if task is REGRESSION else "sqrt"}
+
+
+def _suggest(trial: Trial, task: Task) -> Parameters:
+    return {
+        "kind": trial.suggest_categorical("forest kind", ["random", "extra"]),
+        "min_samples_leaf": trial.suggest_int("forest min_samples_leaf", 1, 20, log=True),
+        "max_features": trial.suggest_float("forest max_features", 0.1, 1.0),
+    }
+
+
+FAMILY = Family(build, _defaults, _suggest)

@@ -1,0 +1,58 @@
+"""XGBoost, with categories and missing values as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sklearn.pipeline import Pipeline
+
+from model.task import REGRESSION, Task
+from model.train.frames import Column
+from model.train.learners.family import Family, Parameters, few_classes
+from model.train.learners.in_front import coded
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from model.engine.formulas import Derived
+
+
+def build(
+    parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
+) -> Pipeline:
+    """Return XGBoost's histogram trees behind codes of categories."""
+    from xgboost import XGBClassifier, XGBRegressor
+
+    front, codes = coded(columns, derived)
+    types = ["q"] * codes[0] + ["c"] * len(codes) if codes else None  # the categories are last
+    estimator = XGBRegressor if task is REGRESSION else XGBClassifier
+    model = estimator(**parameters, tree_method="hist", feature_types=types, enable_categorical=True, random_state=seed)
+    return Pipeline([("columns", front), ("model", model)])
+
+
+def _defaults(task: Task) -> Parameters:
+    return {
+        "n_estimators": 100,
+        "learning_rate": 0.3,
+        "max_depth": 6,
+        "min_child_weight": 1.0,
+        "subsample": 1.0,
+        "colsample_bytree": 1.0,
+        "reg_lambda": 1.0,
+    }
+
+
+def _suggest(trial: Trial, task: Task) -> Parameters:
+    return {
+        "n_estimators": trial.suggest_int("xgboost n_estimators", 50, 500, log=True),
+        "learning_rate": trial.suggest_float("xgboost learning_rate", 0.01, 0.3, log=True),
+        "max_depth": trial.suggest_int("xgboost max_depth", 2, 8),
+        "min_child_weight": trial.suggest_float("xgboost min_child_weight", 0.5, 50.0, log=True),
+        "subsample": trial.suggest_float("xgboost subsample", 0.5, 1.0),
+        "colsample_bytree": trial.suggest_float("xgboost colsample_bytree", 0.4, 1.0),
+        "reg_lambda": trial.suggest_float("xgboost reg_lambda", 1e-3, 100.0, log=True),
+    }
+
+
+FAMILY = Family(build, _defaults, _suggest, few_classes)
