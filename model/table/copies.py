@@ -6,18 +6,17 @@ from model.table.reader import Relation
 
 _MINIMUM_ROWS = 10  # with fewer, columns agree by chance
 _ROWS_A_VALUE = 5  # on average: values that are nearly all different determine anything
-_SAMPLE_ROWS = 5_000
 
 
-def copy_of(relation: Relation, column: str, target: str, *, is_ordered: bool) -> str:
+def copy_of(relation: Relation, column: str, target: str, *, sample: str, is_ordered: bool) -> str:
     """Return how a column gives the target away, or an empty text. Both are SQL; `is_ordered`: both are numbers.
 
-    A sample of the rows is asked first, and all of them only if it finds something.
+    A table with a sample of the rows is asked first, and all rows only if it finds something.
     """
-    every = max(1, relation.n_rows // _SAMPLE_ROWS)
-    for where in dict.fromkeys((f"WHERE rowid % {every} = 0", "")):
-        pairs = f"(SELECT x, y FROM (SELECT {column} AS x, {target} AS y FROM data {where}) WHERE x IS NOT NULL "
-        found = _found(relation, f"{pairs} AND y IS NOT NULL)", is_ordered)
+    found = ""
+    for table in (sample, "data"):
+        pairs = f"(SELECT {column} AS x, {target} AS y FROM {table} WHERE x IS NOT NULL AND y IS NOT NULL)"
+        found = _found(relation, pairs, is_ordered)
         if not found:
             return ""
     return found

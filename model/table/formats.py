@@ -36,11 +36,17 @@ class Written:
     evidence: str = ""
 
 
-def numbers(relation: Relation, text: str, n_present: int) -> Written | None:
-    """Return how the numbers of a column are written, if nearly all cells are numbers in one of the ways."""
+def numbers(relation: Relation, text: str, n_present: int, *, sample: str) -> Written | None:
+    """Return how the numbers of a column are written, if nearly all cells are numbers in one of the ways.
+
+    A table with a sample of the rows says whether that is likely.
+    """
     given = (relation.dialect.decimal, relation.dialect.thousands)
     ways = (given,) if relation.given_decimal else NUMBERS
     counts = ", ".join(f"count({number_of('t', *way)})" for way in ways)
+    n_sample, *likely = relation.sql(f"SELECT count(t), {counts} FROM (SELECT {text} AS t FROM {sample})")[0]
+    if max(likely) < _ENOUGH / 2 * n_sample:
+        return None
     found = relation.sql(f"SELECT {counts} FROM (SELECT {text} AS t FROM data)")[0]
     n_cells = max(found)
     if n_cells < _ENOUGH * n_present or not n_cells:
@@ -60,18 +66,18 @@ def could_be_thousands(relation: Relation, text: str) -> bool:
     return bool(n_points == n_grouped > 0)
 
 
-def dates(relation: Relation, text: str, n_present: int) -> Written | None:
-    """Return how the dates of a column are written, if nearly all cells are dates in one of the ways."""
-    every = max(1, relation.n_rows // 20_000)
-    sample = (
-        f"(SELECT DISTINCT {text} AS t FROM data WHERE rowid % {every} = 0 AND t IS NOT NULL LIMIT {_SAMPLE_TEXTS})"
-    )
+def dates(relation: Relation, text: str, n_present: int, *, sample: str) -> Written | None:
+    """Return how the dates of a column are written, if nearly all cells are dates in one of the ways.
+
+    A table with a sample of the rows says which ways are likely.
+    """
+    distinct = f"(SELECT DISTINCT {text} AS t FROM {sample} WHERE t IS NOT NULL LIMIT {_SAMPLE_TEXTS})"
     dated = r"regexp_matches(t, '[0-9]') AND length(t) BETWEEN 6 AND 40"
-    n_sample, n_dated = relation.sql(f"SELECT count(*), count(*) FILTER (WHERE {dated}) FROM {sample}")[0]
+    n_sample, n_dated = relation.sql(f"SELECT count(*), count(*) FILTER (WHERE {dated}) FROM {distinct}")[0]
     if n_dated < _ENOUGH / 2 * n_sample:
         return None
     formats = [_ISO, *(f"{day}{time}" for day in _DAYS for time in _TIMES)]
-    likely = _counted(relation, sample, formats)
+    likely = _counted(relation, distinct, formats)
     likely = {format: count for format, count in likely.items() if count > _ENOUGH / 2 * n_sample}
     if not likely:
         return None

@@ -33,6 +33,7 @@ from model.table.values import (
 )
 
 IGNORE = "ignore"
+_SAMPLE, _SAMPLE_ROWS = "sampled", 5_000  # what to look for; it is then looked for in all rows
 _BATCH = 25  # columns in one query
 _MOSTLY = 0.9  # of the rows are missing: a column that says little
 _ENOUGH = 0.9  # of the cells are numbers: the others are faults
@@ -130,6 +131,8 @@ def describe(
     for option, name in (("target", target), ("group", group), ("time", time), *(("--as", name) for name in types)):
         if name and name not in relation.names:
             raise DataError(f"{relation.source} has no column {name!r} ({option}){nearest(name, relation.names)}")
+    every = max(1, relation.n_rows // _SAMPLE_ROWS)
+    relation.sql(f"CREATE OR REPLACE TEMP TABLE {_SAMPLE} AS SELECT * FROM data WHERE rowid % {every} = 0")
     columns = _counted(relation)
     said = {column.name: column for column in known.columns} if known else {}
     for column in columns:
@@ -183,8 +186,9 @@ def _counted(relation: Relation) -> list[_Column]:
         row = relation.sql(f"SELECT {counts} FROM (SELECT *, {values} FROM (SELECT {texts} FROM data))")[0]
         width = len(row) // len(names)
         for i, name in enumerate(names):
-            others, *facts = row[i * width : (i + 1) * width]
-            missing = tuple(sorted(others.split("\x1f"))) if others else ()
+            n_others, *facts = row[i * width : (i + 1) * width]
+            query = f"SELECT DISTINCT {raw[i]} AS r FROM data WHERE r IN {listed(OTHER_MISSING_TEXTS)}"
+            missing = tuple(sorted(text for (text,) in relation.sql(query))) if n_others else ()
             columns.append(_Column(name, ColumnDescription(name, missing=missing), missing, *facts))
     return columns
 
@@ -194,12 +198,12 @@ def _counts(i: int) -> str:
     booleans = listed(each for each in (*TRUE_TEXTS, *FALSE_TEXTS) if each.isalpha())
     return ", ".join(
         [
-            f"string_agg(DISTINCT r{i}, '\x1f') FILTER (WHERE r{i} IN {listed(OTHER_MISSING_TEXTS)})",
+            f"count(*) FILTER (WHERE r{i} IN {listed(OTHER_MISSING_TEXTS)})",
             f"count({text})",
             f"count({value})",
             f"count(*) FILTER (WHERE {value} = trunc({value}))",
             f"count(*) FILTER (WHERE {value} IS NOT NULL AND NOT regexp_full_match({text}, '[+-]?[0-9]+'))",
-            f"count(*) FILTER (WHERE {text}[1] = '0' AND {text}[2] BETWEEN '0' AND '9' AND {value} IS NOT NULL)",
+            f"count(*) FILTER (WHERE {text} BETWEEN '00' AND '0:' AND {value} IS NOT NULL)",
             f"count(*) FILTER (WHERE lower({text}) IN {booleans})",
             f"coalesce(avg(length({text}) - length(replace({text}, ' ', ''))), 0) + 1",
             f"coalesce(avg(length({text})), 0)",
@@ -229,12 +233,12 @@ def _correct(relation: Relation, column: _Column, type: str) -> None:
         facts = {"format": format}
     elif relation.type(column.name) == reader.TEXT and kind in (NUMBER, INTEGER, DATE):
         text = text_of(relation, column.described)
-        if kind == DATE and (dated := formats.dates(relation, text, column.n_present)):
+        if kind == DATE and (dated := formats.dates(relation, text, column.n_present, sample=_SAMPLE)):
             if dated.others:
                 raise DataError(_cannot_tell(relation, column, text, dated))
             facts = {"format": dated.format}
         if kind != DATE and column.n_numbers < column.n_present:
-            written = formats.numbers(relation, text, column.n_present)
+            written = formats.numbers(relation, text, column.n_present, sample=_SAMPLE)
             facts = {"decimal": written.decimal, "thousands": written.thousands} if written else {}
             column.open_thousands = bool(written and written.others)
     return column.take(kind, f"{kind}, as given", use=kind in LEARNED, **facts)
@@ -302,7 +306,7 @@ def _decide_eight_digits(relation: Relation, column: _Column, text: str) -> bool
     """Take numbers such as 20260131 for dates, if all are."""
     if column.n_distinct < _FEW_ROWS or not (column.low and column.high and 19e6 <= column.low <= column.high < 21e6):
         return False
-    written = formats.dates(relation, text, column.n_present)
+    written = formats.dates(relation, text, column.n_present, sample=_SAMPLE)
     if not written or written.n_cells < column.n_present:
         return False
     column.take(DATE, f"all cells are dates in the format {written.format}", format=written.format)
@@ -326,7 +330,7 @@ def _decide_identifier(relation: Relation, column: _Column, text: str) -> None:
 
 def _decide_text(relation: Relation, column: _Column, text: str) -> None:
     n_present = column.n_present
-    written = formats.numbers(relation, text, n_present)
+    written = formats.numbers(relation, text, n_present, sample=_SAMPLE)
     if written:
         decimal, thousands = written.decimal, written.thousands
         n_bad = n_present - written.n_cells
@@ -337,7 +341,7 @@ def _decide_text(relation: Relation, column: _Column, text: str) -> None:
         _report_bad(relation, column, text, number_of("t", decimal, thousands), n_bad, "a number")
         column.open_thousands = bool(written.others)
         return
-    dated = formats.dates(relation, text, n_present) if column.length < dates.MAX_LENGTH else None
+    dated = formats.dates(relation, text, n_present, sample=_SAMPLE) if column.length < dates.MAX_LENGTH else None
     if dated and dated.others:
         column.take(TEXT, _cannot_tell(relation, column, text, dated), use=False)
         return
@@ -447,7 +451,9 @@ def _find_copies(relation: Relation, columns: Sequence[_Column], target: str, se
         own = text_of(relation, described)
         is_ordered = described.type in numeric and of_target.type in numeric
         x = value_of(relation, described, own) if is_ordered else own
-        found = copies.copy_of(relation, x, y if is_ordered else f"CAST({y} AS VARCHAR)", is_ordered=is_ordered)
+        found = copies.copy_of(
+            relation, x, y if is_ordered else f"CAST({y} AS VARCHAR)", sample=_SAMPLE, is_ordered=is_ordered
+        )
         if found:
             column.take(described.type, found, use=False)
 

@@ -43,7 +43,8 @@ def text_of(relation: Relation, column: ColumnDescription) -> str:
     text = trimmed(relation.text(column.name))
     if relation.type(column.name) != reader.TEXT:
         text = f"nullif({relation.text(column.name)}, 'nan')"
-    missing = f"lower({text}) IN {listed(MISSING_TEXTS)}"
+    longest = max(map(len, MISSING_TEXTS))
+    missing = f"length({text}) <= {longest} AND lower({text}) IN {listed(MISSING_TEXTS)}"
     if column.missing:
         missing += f" OR {text} IN {listed(column.missing)}"
     return f"CASE WHEN {missing} THEN NULL ELSE {text} END"
