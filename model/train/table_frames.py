@@ -1,0 +1,25 @@
+"""What a server accepts of a prepared table: its columns as `Frames`, by the types of its description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from model.schema.feature import CATEGORY
+from model.table.frame import Table
+from model.train.frames import Column, Frames
+
+
+def frames_of(table: Table) -> Frames:
+    """Return the features of a prepared table, with the types of its description and the categories of its rows."""
+    return Frames(tuple(_column(table, column.name) for column in table.columns), is_array=False)
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.description.column(name)
+    dtype: Any = table.frame[name].dtype
+    if column.type != CATEGORY:
+        return Column(name, column.type, dtype, format=column.format)
+    assert isinstance(dtype, pd.CategoricalDtype)
+    return Column(name, CATEGORY, dtype, tuple(map(str, dtype.categories)))
