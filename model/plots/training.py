@@ -45,7 +45,7 @@ def predicted_against_actual(y: NDArray[np.float64], predicted: NDArray[np.float
     axis.plot(ends, ends, color=RED, label="predicted = actual")
     scatter(axis, y, predicted)
     axis.set(xlabel=f"actual {label}", ylabel=f"predicted {label}")
-    axis.legend()
+    axis.legend(loc="upper left")
     return closed(figure)
 
 
@@ -170,16 +170,16 @@ def groups(
     figure, axis = plt.subplots(figsize=(8, 1.4 + 0.28 * len(names)), layout="constrained")
     axis.axvline(overall, color="black", linewidth=1, label="all rows")
     colors = [RED if is_marked else GREY if is_faint else BLUE for is_marked, is_faint in zip(marked, faint)]
-    for place, (value, low, high, color) in enumerate(zip(values, *ends, colors)):
-        axis.plot([low, high], [place, place], color=color, linewidth=2)
-        axis.plot(value, place, marker="o", color=color)
+    places = np.arange(len(names))
+    axis.hlines(places, ends[0], ends[1], colors=colors, linewidth=2)
+    axis.scatter(values, places, c=colors, zorder=2)
     words = {RED: "worse than all rows", BLUE: "group, with 95 %", GREY: "less than 30 rows"}
     for color in (color for color in words if color in colors):
         axis.plot([], [], marker="o", color=color, label=words[color])
-    axis.set_yticks(range(len(names)), [_short(name, _MAX_GROUP_NAME) for name in names])
+    axis.set_yticks(places, [_short(name, _MAX_GROUP_NAME) for name in names])
     axis.invert_yaxis()
     axis.set(xlabel=label)
-    axis.legend(loc="best", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     return closed(figure)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model import metrics
 from model.engine.runtime import Predict
-from model.metrics import Bin, Interval
+from model.metrics import AnyScores, Bin, Interval
 from model.plots import style
 from model.plots import training as plots
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, Feature, to_text
@@ -137,9 +137,9 @@ class Evaluation:
             yield from ((grouping.column, group) for group in grouping.groups if group.worse)
 
 
-def evaluate(subject: Subject, predict: Predict, schema: Schema) -> Evaluation | None:
-    """Return the evaluation on the held-out rows; None for less than two of them."""
-    if not subject.validation or len(subject.validation[1]) < _MIN_ROWS:
+def evaluate(subject: Subject, predict: Predict, schema: Schema, scores: AnyScores | None) -> Evaluation | None:
+    """Return the evaluation on the held-out rows, whose metrics are `scores`; None for less than two of them."""
+    if not subject.validation or not scores or scores.rows < _MIN_ROWS:
         return None
     X, y = subject.validation
     with np.errstate(all="ignore"):  # a shuffled row may be answered by a number whose square overflows
@@ -151,7 +151,7 @@ def evaluate(subject: Subject, predict: Predict, schema: Schema) -> Evaluation |
         overall = _error(losses, answers)
         return Evaluation(
             rows=len(y),
-            metrics=_metrics(subject, y, answers),
+            metrics=_metrics(scores, y, answers),
             loss="log_loss" if answers.ndim > 1 else "rmse",
             overall=overall,
             groups=list(_groupings(schema, X, answers, losses, order, overall)),
@@ -261,8 +261,7 @@ def _error(losses: NDArray[np.float64], answers: NDArray[np.float64]) -> Estimat
     return Estimate(*ends) if answers.ndim > 1 else Estimate(*(None if end is None else math.sqrt(end) for end in ends))
 
 
-def _metrics(subject: Subject, y: NDArray[np.float64], answers: NDArray[np.float64]) -> dict[str, Estimate]:
-    scores = subject.task.scores(y, answers)
+def _metrics(scores: AnyScores, y: NDArray[np.float64], answers: NDArray[np.float64]) -> dict[str, Estimate]:
     of = metrics.classification_intervals if answers.ndim > 1 else metrics.regression_intervals
     return {
         name: Estimate(getattr(scores, name), *(interval or (None, None))) for name, interval in of(y, answers).items()

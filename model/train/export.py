@@ -102,7 +102,7 @@ def draft_of(
         if subject.validation
         else None,
     )
-    found = evaluation.evaluate(subject, candidate.engine.predict, schema)
+    found = evaluation.evaluate(subject, candidate.engine.predict, schema, scores.validation)
     intervals = None
     if subject.validation and task is REGRESSION:
         X_new, y_new = subject.validation

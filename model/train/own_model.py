@@ -55,7 +55,7 @@ def export(
 
     `X` is the data frame, or the array `(n_rows, n_features)`, that the model was fitted on, and `y` `(n_rows,)` its
     targets: numbers, or the labels of a classifier. `holdout` are features and targets that it was not fitted on: how
-    good it is on them is what the live error is compared with.
+    good it is on them is what the live error is compared with, and they give a regression its prediction intervals.
     `target` and `unit` name what is predicted; the default is the name of `y`.
 
     With `engine="onnx"` a general converter does what cannot be compiled; a model that can be compiled is served as
