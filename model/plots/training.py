@@ -205,6 +205,27 @@ def _short(name: str, most: int = _MAX_NAME) -> str:
     return plain(text if len(text) <= most else f"{text[:most]}…")
 
 
+def trials(results: Sequence[tuple[int, str, float, float, float]], *, metric: str) -> Figure:
+    """Draw the score of each trial over its number, a colour for each family: number, family, score, low and high.
+
+    The line is the best score so far. Scores far above the first, which is the baseline's, are cut off.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    numbers, scores = [result[0] for result in results], [result[2] for result in results]
+    axis.step(numbers, np.minimum.accumulate(scores), where="post", color=GREY, zorder=0, label="best so far")
+    for place, family in enumerate(dict.fromkeys(result[1] for result in results)):
+        own = [result for result in results if result[1] == family]
+        x, mean, low, high = ([result[field] for result in own] for field in (0, 2, 3, 4))
+        bars = [np.subtract(mean, low).clip(0), np.subtract(high, mean).clip(0)]
+        axis.errorbar(x, mean, yerr=bars, fmt="o", markersize=4, capsize=2, color=f"C{place}", label=family)
+    axis.set(xlabel="trial", ylabel=f"cross-validated {metric} (95 % interval)")
+    if min(scores) < scores[0]:
+        axis.set_ylim(top=scores[0] + 0.5 * (scores[0] - min(scores)))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(fontsize=8)
+    return closed(figure)
+
+
 def scatter(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     """Draw a dot for each row, smaller and fainter for many rows, so that their density shows."""
     faint = min(1.0, (500 / len(x)) ** 0.5)

@@ -1,0 +1,152 @@
+"""Which rows a search fits and judges on: those held out, those that it sees, and its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from model.errors import DataError
+
+N_FOLDS = 5
+HELD_OUT = 0.2
+MIN_ROWS = 20
+
+Places = NDArray[np.intp]
+"""Positions of rows in the frame, `(n,)`, in the order in which they are fitted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a search, by their places in the frame.
+
+    `training` and `validation` are all rows, in two parts; the search sees `searched` of the training rows alone, in
+    `folds` of rows to fit on and rows to judge by. `how` says in words how they were parted.
+    """
+
+    training: Places
+    validation: Places
+    searched: Places
+    folds: tuple[tuple[Places, Places], ...]
+    how: str
+
+
+def part(
+    y: NDArray[Any],
+    *,
+    classes: bool,
+    groups: NDArray[Any] | None = None,
+    times: NDArray[Any] | None = None,
+    seed: int = 7,
+    max_rows: int = 20_000,
+) -> Rows:
+    """Return how rows with the targets `y` `(n_rows,)` are parted; `classes` says that these are positions of labels.
+
+    At random, and for classes with the share of each: the fifth that is held out, and the folds. With `groups`
+    `(n_rows,)`, all rows of a group are on the same side. With `times` `(n_rows,)`, the latest rows are held out, and
+    each fold is judged by rows later than all those it is fitted on. With both, a group stands at the time of its
+    latest row. The search sees at most `max_rows`, chosen at random. Raises `DataError` where there are too few.
+    """
+    n_rows = len(y)
+    if n_rows < MIN_ROWS:
+        raise DataError(f"there are {n_rows} rows with a target; a search needs {MIN_ROWS} at least")
+    places = np.arange(n_rows)
+    units = None if groups is None else _codes(groups)
+    if times is not None:
+        order = _order(times, units)
+        found, held_out = _sides(_before(order, 1 - HELD_OUT))
+        how = "the latest rows are held out, and each fold is judged by later rows than it is fitted on"
+        if units is not None:
+            how += "; a group stands at the time of its latest row, so that it is never on both sides"
+    elif units is not None:
+        found, held_out = _sides(~_some_groups(units, seed))
+        how = "all rows of a group are on the same side"
+    else:
+        stratify = y if classes and np.bincount(y).min() > 1 and len(np.bincount(y)) < HELD_OUT * n_rows else None
+        found, held_out = train_test_split(places, test_size=HELD_OUT, random_state=seed, stratify=stratify)
+        how = "at random" + (", with the share of each label" if stratify is not None else "")
+    searched = found
+    if len(found) > max_rows:
+        searched = np.sort(np.random.default_rng(seed).choice(found, max_rows, replace=False))
+    if times is not None:
+        folds = _forward(order[searched])
+    elif units is not None:
+        folds = _by_group(y[searched], units[searched], classes, seed)
+    else:
+        folds = _random(y[searched], classes, seed)
+    return Rows(found, held_out, searched, tuple((searched[a], searched[b]) for a, b in folds), how)
+
+
+def _sides(training: NDArray[np.bool_]) -> tuple[Places, Places]:
+    return np.flatnonzero(training), np.flatnonzero(~training)
+
+
+def _codes(groups: NDArray[Any]) -> Places:
+    """Return the number of each row's group; a row without one is a group of its own."""
+    codes, names = pd.factorize(np.asarray(groups, dtype=object), use_na_sentinel=True)
+    alone = codes < 0
+    codes[alone] = len(names) + np.arange(np.count_nonzero(alone))
+    if codes.max() + 1 < 3:
+        raise DataError(f"there are {codes.max() + 1} groups; at least 3 are needed, or leave the groups out")
+    return codes.astype(np.intp)
+
+
+def _order(times: NDArray[Any], units: Places | None) -> Places:
+    """Return the rank of each row in time; rows of the same time, or of the same group, have the same."""
+    found = pd.Series(times)
+    if found.isna().any():
+        raise DataError(f"{found.isna().sum()} rows have no time; leave those rows out, or the split by time")
+    if units is None:
+        return found.rank(method="dense").to_numpy().astype(np.intp) - 1
+    latest = found.rank(method="dense").groupby(units).transform("max")
+    return pd.Series(list(zip(latest, units))).rank(method="dense").to_numpy().astype(np.intp) - 1
+
+
+def _before(order: Places, share: float) -> NDArray[np.bool_]:
+    """Return which rows are among the first `share` of them, without the time that the end of it falls into."""
+    ends = np.cumsum(np.bincount(order))
+    n_before = max(int(np.searchsorted(ends, share * len(order), side="right")), 1)
+    if len(ends) < 3:
+        raise DataError(f"there are {len(ends)} different times; at least 3 are needed, or leave the time out")
+    return order < min(n_before, len(ends) - 1)
+
+
+def _forward(order: Places) -> list[tuple[Places, Places]]:
+    """Return folds in time, each judged by the rows that follow those that it is fitted on."""
+    _, order = np.unique(order, return_inverse=True)
+    ends = np.cumsum(np.bincount(order))
+    blocks = np.minimum((ends - 1) * (N_FOLDS + 1) // len(order), N_FOLDS)[order]
+    used = np.unique(blocks)
+    if len(used) < 2:
+        raise DataError("nearly all rows have the same time; leave the time out")
+    return [(np.flatnonzero(blocks < block), np.flatnonzero(blocks == block)) for block in used[1:]]
+
+
+def _some_groups(units: Places, seed: int) -> NDArray[np.bool_]:
+    """Return the rows of groups, chosen at random, that have a fifth of all rows as nearly as possible."""
+    sizes = np.bincount(units)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    sums = np.cumsum(sizes[shuffled])
+    n_chosen = int(np.abs(sums[:-2] - HELD_OUT * len(units)).argmin()) + 1
+    return np.isin(units, shuffled[:n_chosen])
+
+
+def _by_group(y: NDArray[Any], units: Places, classes: bool, seed: int) -> Sequence[tuple[Places, Places]]:
+    n_folds = min(N_FOLDS, len(np.unique(units)))
+    if classes and np.bincount(y).max() >= n_folds:
+        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    else:
+        splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    return [(a, b) for a, b in splitter.split(y, y, units) if len(b)]
+
+
+def _random(y: NDArray[Any], classes: bool, seed: int) -> Sequence[tuple[Places, Places]]:
+    splitter = KFold(N_FOLDS, shuffle=True, random_state=seed)
+    if classes and np.bincount(y).max() >= N_FOLDS:
+        splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+    return list(splitter.split(y, y))

@@ -1,0 +1,411 @@
+"""The search itself: trial after trial, then the last fit of the best that can be served."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from tqdm import tqdm
+
+from model.engine.formulas import Derived
+from model.errors import DataError, ModelError
+from model.plots import training as plots
+from model.schema.feature import Category
+from model.task import REGRESSION, Task
+from model.train.frames import Frames
+from model.train.labels import positions
+from model.train.learners import LEARNERS
+from model.train.learners.family import Family, Size
+from model.train.search import rows as parts
+from model.train.search import verdicts
+from model.train.search.journal import Journal
+from model.train.search.leaderboard import Leaderboard, interval, leaderboard
+from model.train.search.process import Outcome, Worker
+from model.train.search.rows import Rows
+from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of, next_trial
+from model.train.search.work import Problem
+
+DEFAULT_BUDGET_S = 120.0
+_MAX_THREADS = 8
+_SHARE_OF_TRIALS, _SHARE_OF_SEARCH = 0.7, 0.85  # of the time; the rest is for the proof and the evaluation behind it
+_PROVEN_ROWS = 300_000  # predictions of a proof and an evaluation, about
+_FIXED_SECONDS = 5.0  # of a compilation and a proof of any size
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "optuna", "xgboost", "xgboost-cpu", "lightgbm", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search has found.
+
+    `pipeline` is fitted on `rows.training` of the model frame. Of a classifier it predicts the positions of `labels`.
+    `n_trials` repeats the search, as the number of trials. `share` is how many rows a fold is judged by for each that
+    it is fitted on. `seconds` are those of this call, which are in no other facts.
+    """
+
+    pipeline: Pipeline
+    family: str
+    parameters: Mapping[str, Any]
+    labels: tuple[Category, ...]
+    rows: Rows
+    leaderboard: Leaderboard
+    verdicts: tuple[str, ...]
+    warnings: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    seed: int
+    share: float
+    seconds: float
+
+    @property
+    def n_trials(self) -> int:
+        """Return after how many trials the search ended."""
+        return len(self.trials)
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return what the manifest keeps; the same search gives the same facts."""
+        return {
+            "learner": self.family,
+            "parameters": dict(self.parameters),
+            "seed": self.seed,
+            "split": self.rows.how,
+            "leaderboard": self.leaderboard.to_facts(),
+            "verdicts": list(self.verdicts),
+            "warnings": list(self.warnings),
+        }
+
+    def figure(self) -> Figure:
+        """Draw the trials of each family, with their intervals."""
+        complete = [trial for trial in self.trials if trial.state == COMPLETE]
+        found = [interval(trial.scores, self.share, lowest=0.0) for trial in complete]
+        return plots.trials(
+            [(t.number, t.family, each.mean, each.low, each.high) for t, each in zip(complete, found)],
+            metric=self.leaderboard.metric,
+        )
+
+
+def parse_budget(text: str) -> float:
+    """Return a time such as `90`, `90s`, `2m`, `1.5h` in seconds. Raises `ValueError`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"the time {text!r} is none; write seconds, or 90s, 10m, 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def search(
+    frame: pd.DataFrame,
+    frames: Frames,
+    y: Any,
+    *,
+    task: Task,
+    labels: Sequence[Category] = (),
+    derived: Sequence[Derived] = (),
+    groups: NDArray[Any] | None = None,
+    times: NDArray[Any] | None = None,
+    seed: int = 7,
+    budget_s: float | None = None,
+    trials: int | None = None,
+    families: Sequence[str] | None = None,
+    journal: Path | None = None,
+    max_search_rows: int = 20_000,
+    threads: int | None = None,
+    progress: bool = True,
+) -> Search:
+    """Return the best pipeline for a model frame that can be served exactly.
+
+    `y` `(n_rows,)` are numbers, or labels, of which `labels` are all in order. `groups` and `times` `(n_rows,)` say
+    which rows belong together, and when each was: see `rows.part`. A search ends after `budget_s` seconds, in which
+    time for the last fit, the proof and the evaluation is kept (`DEFAULT_BUDGET_S` if nothing is said), or after a
+    number of `trials`, and is then the same each time on this kind of machine with these libraries and `threads`.
+    `families` are names of learners; the default is all that are installed and suited. `journal` is a folder in which a
+    search that was stopped at any moment goes on. The search sees `max_search_rows` at most; the last fit sees all.
+
+    Raises `DataError` if there is nothing to learn, or no family can be served, `ModelError` for names that are wrong.
+    """
+    started = monotonic()
+    targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
+    _check_targets(targets, labels)
+    rows = parts.part(targets, classes=bool(labels), groups=groups, times=times, seed=seed, max_rows=max_search_rows)
+    targets, labels, rows = _known_labels(targets, tuple(labels), rows)
+    jobs = threads or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _MAX_THREADS)
+    problem = Problem(frame, frames, targets, task.name, len(labels), tuple(derived), rows, seed=seed, threads=jobs)
+    size = Size(len(rows.searched), len(frames.columns) + len(derived), len(labels))
+    chosen, left_out = _families(families, size)
+    head = _head(problem, labels, list(chosen), groups, times, max_search_rows)
+    found = Journal(journal, head)
+    if trials is None and budget_s is None:
+        budget_s = DEFAULT_BUDGET_S
+    share = float(np.mean([len(judged) / len(training) for training, judged in rows.folds]))
+    metric = "RMSE" if task is REGRESSION else "log loss"
+    with Worker(problem) as worker:
+        run = _Run(problem, worker, found, chosen, task, started, budget_s if trials is None else None, metric)
+        tried = run.trials(trials, progress=progress)
+        board = leaderboard(tried, metric, share, left_out, {})
+        final, entry, failures = run.final(board, tried)
+        measured = run.measured(board, tried, {entry.family: final})
+    board = leaderboard(tried, metric, share, left_out, measured)
+    board = Leaderboard(
+        board.metric,
+        tuple(sorted(board.entries, key=lambda each: each.family in failures)),
+        board.n_trials,
+        board.n_stopped,
+        {**board.left_out, **failures},
+    )
+    warned = verdicts.warnings_of(problem, [str(label) for label in labels], groups, board)
+    return Search(
+        pipeline=pickle.loads(final["pipeline"]),
+        family=entry.family,
+        parameters=entry.parameters,
+        labels=labels,
+        rows=rows,
+        leaderboard=board,
+        verdicts=tuple(verdicts.verdicts(board, share)),
+        warnings=tuple(warned),
+        trials=tuple(tried),
+        seed=seed,
+        share=share,
+        seconds=monotonic() - started,
+    )
+
+
+class _Run:
+    """One call of the search: its problem, its process, its journal and its time."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        worker: Worker,
+        journal: Journal,
+        families: Mapping[str, Family],
+        task: Task,
+        started: float,
+        budget_s: float | None,
+        metric: str,
+    ) -> None:
+        self._problem, self._worker, self._journal = problem, worker, journal
+        self._families, self._task, self._metric = families, task, metric
+        spent = sum(trial.seconds for trial in journal.trials)
+        self._started, self._budget_s = started - spent, budget_s
+
+    def trials(self, n_trials: int | None, *, progress: bool) -> list[Trial]:
+        """Return the trials, those of the journal first, until there is no time or their number is reached."""
+        finished = self._journal.finished
+        if n_trials is None and finished is not None:
+            return self._journal.trials[:finished]
+        with tqdm(
+            total=n_trials or round(self._budget_s or 0),
+            desc="search",
+            unit="trial" if n_trials else "s",
+            disable=None if progress else True,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
+        ) as bar:
+            while n_trials is None or len(self._journal.trials) < n_trials:
+                if not self._goes_on() or not self._one_more(bar, n_trials):
+                    break
+        if n_trials is None:
+            self._journal.finish()
+        found = self._journal.trials[:n_trials]
+        if best_of(found) is None:
+            reasons = "; ".join(f"{trial.family}: {trial.reason}" for trial in found if trial.reason)
+            raise DataError(f"no learner could be fitted in this time: {reasons or 'give it more time'}")
+        return found
+
+    def final(self, board: Leaderboard, tried: Sequence[Trial]) -> tuple[Mapping[str, Any], Any, Mapping[str, str]]:
+        """Return the best that can be fitted on all rows and be served, its entry, and the families that cannot."""
+        failures: dict[str, str] = {}
+        for entry in board.entries:
+            outcome = self._worker.run("final", entry.family, entry.parameters, until=None)
+            if outcome.facts is not None:
+                return outcome.facts, entry, failures
+            failures[entry.family] = f"its best was not served: {outcome.reason}"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise DataError(f"no learner could be fitted on all rows and served: {reasons}")
+
+    def measured(
+        self, board: Leaderboard, tried: Sequence[Trial], known: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, float]]:
+        """Return what the best of each family costs, while there is time: to fit, to keep and to serve."""
+        until = None if self._budget_s is None else self._started + _SHARE_OF_SEARCH * self._budget_s
+        found: dict[str, dict[str, float]] = {}
+        for entry in board.entries:
+            facts = known.get(entry.family)
+            if facts is None and (until is None or monotonic() < until):
+                facts = self._worker.run("measure", entry.family, entry.parameters, until=until).facts
+            if facts is not None:
+                numbers = {name: float(value) for name, value in facts.items() if name != "pipeline"}
+                found[entry.family] = {"fit_seconds": tried[entry.trial].fit_seconds, **numbers}
+        return found
+
+    def _goes_on(self) -> bool:
+        until = self._until()
+        return until is None or not self._journal.trials or monotonic() < until
+
+    def _until(self) -> float | None:
+        """Return when the trials end, for the last fit of the best so far to be in time; None for no such time."""
+        if self._budget_s is None:
+            return None
+        last = 0.0
+        if best := best_of(self._journal.trials):
+            training, _ = self._problem.rows.folds[-1]
+            last = best.fit_seconds * len(self._problem.rows.training) / len(training) + _FIXED_SECONDS
+            last += best.row_seconds * _PROVEN_ROWS
+        return self._started + min(_SHARE_OF_TRIALS * self._budget_s, self._budget_s - last)
+
+    def _one_more(self, bar: Any, n_trials: int | None) -> bool:
+        """Do the next trial; return whether there was one and it ended in time."""
+        finished = self._journal.trials
+        upcoming = next_trial(finished, self._families, self._task, self._problem.seed)
+        if upcoming is None:
+            return False
+        family, parameters, asked = upcoming
+        best = best_of(finished)
+        is_default = len(finished) < len(self._families)
+        begun = monotonic()
+
+        def tell(score: float | None) -> None:
+            bar.n = len(finished) if n_trials else min(round(monotonic() - self._started), bar.total)
+            known = f"best {best.family} {self._metric} {best.score:.4g}" if best else "no score yet"
+            left = (
+                ""
+                if self._budget_s is None
+                else f"{max(self._budget_s - (monotonic() - self._started), 0):.0f} s left, "
+            )
+            bar.set_postfix_str(f"{left}{len(finished)} trials, {known}, now {family}")
+
+        outcome = self._worker.run(
+            "score",
+            family,
+            dict(parameters),
+            None if is_default or best is None else best.scores,
+            until=None if not finished else self._until(),
+            tell=tell,
+        )
+        if outcome.facts is None and not outcome.reason:
+            return False
+        self._journal.add(self._trial(outcome, family, parameters, asked, monotonic() - begun))
+        return True
+
+    def _trial(
+        self, outcome: Outcome, family: str, parameters: Mapping[str, Any], asked: Mapping[str, Any], seconds: float
+    ) -> Trial:
+        number = len(self._journal.trials)
+        if outcome.facts is None:
+            return Trial(number, family, parameters, asked, FAILED, reason=outcome.reason, seconds=seconds)
+        scores = tuple(outcome.facts["scores"])
+        return Trial(
+            number,
+            family,
+            parameters,
+            asked,
+            COMPLETE if len(scores) == len(self._problem.rows.folds) else STOPPED,
+            scores,
+            seconds=seconds,
+            fit_seconds=outcome.facts["fit_seconds"],
+            row_seconds=outcome.facts["row_seconds"],
+        )
+
+
+def _check_targets(y: NDArray[Any], labels: Sequence[Category]) -> None:
+    if not labels and not np.isfinite(y).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(y))} targets are no finite numbers; leave those rows out")
+    if len(y) and len(np.unique(y)) < 2:
+        raise DataError("the target has only one value, so there is nothing to learn")
+
+
+def _known_labels(
+    y: NDArray[Any], labels: tuple[Category, ...], rows: Rows
+) -> tuple[NDArray[Any], tuple[Category, ...], Rows]:
+    """Return positions among the labels that training rows have, and the rows without others, which are held out."""
+    if not labels:
+        return y, labels, rows
+    known = np.unique(y[rows.training])
+    if len(known) < 2:
+        raise DataError("the rows to fit on have one label alone; part them in another way, or bring more rows")
+    places = np.full(len(labels), -1)
+    places[known] = np.arange(len(known))
+    y = places[y]
+    validation = rows.validation[y[rows.validation] >= 0]
+    n_without = len(rows.validation) - len(validation)
+    how = rows.how + (f"; {n_without} held-out rows have a label that no other row has" if n_without else "")
+    return y, tuple(labels[place] for place in known), Rows(rows.training, validation, rows.searched, rows.folds, how)
+
+
+def _families(names: Sequence[str] | None, size: Size) -> tuple[dict[str, Family], dict[str, str]]:
+    """Return the families that are tried, the baseline first, and why others are not."""
+    unknown = [name for name in names or () if name not in LEARNERS]
+    if unknown:
+        raise ModelError(f"there is no learner {unknown[0]!r}; choose among {', '.join(LEARNERS)}")
+    chosen, left_out = {}, {}
+    for name, learner in LEARNERS.items():
+        if names is not None and name not in (*names, BASELINE):
+            continue
+        try:
+            family = learner.family()
+        except ModelError as error:
+            if names is not None:
+                raise
+            left_out[name] = str(error)
+            continue
+        if names is None and (reason := family.unsuited(size)):
+            left_out[name] = reason
+        else:
+            chosen[name] = family
+    return chosen, left_out
+
+
+def _head(
+    problem: Problem,
+    labels: Sequence[Category],
+    families: Sequence[str],
+    groups: NDArray[Any] | None,
+    times: NDArray[Any] | None,
+    max_search_rows: int,
+) -> dict[str, Any]:
+    """Return what the search is: of which data, with which options and libraries."""
+    data = hashlib.sha256()
+    data.update(_hashes(problem.frame))
+    data.update(np.ascontiguousarray(problem.y).tobytes())
+    for values in (groups, times):
+        data.update(
+            b"-" if values is None else pd.util.hash_pandas_object(pd.Series(values), index=False).to_numpy().tobytes()
+        )
+    columns = [(each.name, each.type, str(each.dtype), list(each.categories)) for each in problem.frames.columns]
+    facts = {
+        "data": data.hexdigest(),
+        "columns": hashlib.sha256(repr(columns).encode()).hexdigest(),
+        "derived": [asdict(each) for each in problem.derived],
+        "labels": list(labels),
+        "task": problem.task,
+        "families": list(families),
+        "seed": problem.seed,
+        "max_search_rows": max_search_rows,
+        "threads": problem.threads,
+        "versions": _versions(),
+    }
+    return {"key": hashlib.sha256(repr(facts).encode()).hexdigest(), **facts}
+
+
+def _hashes(table: pd.DataFrame | pd.Series) -> bytes:
+    return pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

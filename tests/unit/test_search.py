@@ -1,0 +1,230 @@
+"""The search without its process: how rows are parted, what is tried next, what the journal keeps, what is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import DataError
+from model.task import CLASSIFICATION, REGRESSION
+from model.train import evaluate, frames, tables
+from model.train.examples import BOSTON_HOUSING
+from model.train.learners import LEARNERS
+from model.train.search import parse_budget
+from model.train.search.journal import NAME, Journal
+from model.train.search.leaderboard import interval, leaderboard
+from model.train.search.rows import part
+from model.train.search.trials import COMPLETE, FAILED, STOPPED, Trial, next_trial, stops
+from model.train.search.verdicts import verdicts
+
+FAMILIES = {name: LEARNERS[name].family() for name in ("baseline", "linear", "hist-gbm")}
+
+
+def trial(number: int, family: str, *scores: float, state: str = COMPLETE, reason: str = "") -> Trial:
+    """Return a finished trial of a family with its defaults."""
+    return Trial(number, family, {}, {"family": family}, state, scores, reason)
+
+
+def tried(n_trials: int, task: object = REGRESSION) -> list[Trial]:
+    """Return trials as a search would choose them, with scores that depend on the number alone."""
+    found: list[Trial] = []
+    for number in range(n_trials):
+        upcoming = next_trial(found, FAMILIES, task, seed=3)  # type: ignore[arg-type]
+        assert upcoming is not None
+        family, parameters, asked = upcoming
+        state = STOPPED if number % 4 == 3 else FAILED if number % 7 == 6 else COMPLETE
+        scores = (1.0 + number % 3,) * (5 if state == COMPLETE else 2 if state == STOPPED else 0)
+        found.append(Trial(number, family, parameters, asked, state, scores, "it broke" if state == FAILED else ""))
+    return found
+
+
+def test_first_trials_are_the_defaults() -> None:
+    """The baseline comes first, then the defaults of each family in order; later ones are never the baseline."""
+    found = tried(12)
+
+    assert [each.family for each in found[:3]] == ["baseline", "linear", "hist-gbm"]
+    assert found[1].parameters == {"penalty": "ridge", "alpha": 1.0, "min_frequency": 1}
+    assert {each.family for each in found[3:]} <= {"linear", "hist-gbm"}
+    assert len({json.dumps(each.asked) for each in found[3:]}) == 9
+
+
+@pytest.mark.parametrize("task", [REGRESSION, CLASSIFICATION], ids=["regression", "classification"])
+def test_next_trial_depends_on_the_finished_ones_alone(task: object) -> None:
+    """A search that goes on from a journal chooses what it would have chosen, to the last bit."""
+    found = tried(16, task)
+    read = [Trial.of(json.loads(json.dumps(each.to_facts()))) for each in found]
+
+    for number in (2, 5, 11, 15):
+        expected = (found[number].family, found[number].parameters, found[number].asked)
+        assert next_trial(read[:number], FAMILIES, task, seed=3) == expected  # type: ignore[arg-type]
+
+
+def test_trial_stops_only_where_it_is_worse_in_each_fold() -> None:
+    """A trial stops from its second fold on, if every fold is worse than the best trial's, and by 5 % in the mean."""
+    best = (1.0, 2.0, 3.0)
+
+    assert stops((1.2, 2.2), best)
+    assert not stops((9.0,), best)
+    assert not stops((0.9, 9.0), best)
+    assert not stops((1.01, 2.02), best)
+    assert not stops((2.0, 3.0, 4.0), best)  # it is complete
+    assert not stops((9.0, 9.0), None)
+
+
+def test_journal_gives_its_trials_back(tmp_path: Path) -> None:
+    """What was added is there when the journal of the same search is opened again, and in no journal of another."""
+    trials = tried(6)
+    journal = Journal(tmp_path / "runs" / "1", {"key": "a" * 64})
+    for each in trials:
+        journal.add(each)
+    journal.finish()
+    again = Journal(tmp_path / "runs" / "1", {"key": "a" * 64})
+
+    assert (again.trials, again.finished) == (trials, 6)
+    other = Journal(tmp_path / "runs" / "1", {"key": "b" * 64})
+    assert (other.trials, other.finished) == ([], None)
+    assert sorted(path.name for path in (tmp_path / "runs" / "1").iterdir()) == ["journal-aaaaaaaaaaaa.jsonl", NAME]
+
+
+@given(cut=st.integers(0, 2_000), noise=st.binary(max_size=20))
+def test_journal_drops_a_damaged_end(tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes) -> None:
+    """However a journal is cut off and whatever is behind the cut, the trials of the whole lines are kept."""
+    folder = tmp_path_factory.mktemp("run")
+    trials = tried(4)
+    journal = Journal(folder, {"key": "a"})
+    for each in trials:
+        journal.add(each)
+    content = (folder / NAME).read_bytes()
+    (folder / NAME).write_bytes(content[:cut] + noise.replace(b"\n", b"."))
+    n_whole = max(content[:cut].count(b"\n") - 1, 0)
+    again = Journal(folder, {"key": "a"})
+
+    assert again.trials == trials[:n_whole]
+    again.add(trials[n_whole % 4])
+    assert Journal(folder, {"key": "a"}).trials == [*trials[:n_whole], trials[n_whole % 4]]
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("how", ["random", "groups", "times", "both"])
+def test_rows_are_parted(how: str, classes: bool) -> None:
+    """No row is on two sides; groups are on one side; later rows are never fitted on to judge earlier ones."""
+    random = np.random.default_rng(5)
+    n_rows = 600
+    y = random.integers(0, 3, n_rows) if classes else random.normal(size=n_rows)
+    groups = random.integers(0, 40, n_rows) if how in ("groups", "both") else None
+    times = random.integers(0, 90, n_rows) if how in ("times", "both") else None
+    rows = part(y, classes=classes, groups=groups, times=times, max_rows=300)
+    sides = [(rows.training, rows.validation), *rows.folds]
+
+    assert sorted([*rows.training, *rows.validation]) == list(range(n_rows))
+    assert 0.1 < len(rows.validation) / n_rows < 0.3
+    assert len(rows.searched) == 300
+    assert len(rows.folds) == 5
+    for fitted, judged in sides:
+        assert not set(fitted) & set(judged)
+        if groups is not None:
+            assert not set(groups[fitted]) & set(groups[judged])
+        if times is not None and groups is None:
+            assert times[fitted].max() < times[judged].min()
+    if times is not None and groups is not None:
+        latest = np.array([times[groups == group].max() for group in range(40)])
+        for fitted, judged in (sides[0],):
+            assert latest[groups[fitted]].max() <= latest[groups[judged]].min()
+
+
+def test_rows_are_parted_the_same_way_again() -> None:
+    """The same rows and seed give the same parts, another seed gives others."""
+    y = np.random.default_rng(0).normal(size=100)
+
+    assert part(y, classes=False).training.tolist() == part(y, classes=False).training.tolist()
+    assert part(y, classes=False).training.tolist() != part(y, classes=False, seed=8).training.tolist()
+
+
+def test_too_few_rows_groups_and_times_are_named() -> None:
+    """Rows, groups or times that cannot be parted raise an error that says how many there are."""
+    y = np.arange(30.0)
+
+    with pytest.raises(DataError, match="there are 19 rows with a target; a search needs 20"):
+        part(y[:19], classes=False)
+    with pytest.raises(DataError, match="there are 2 groups"):
+        part(y, classes=False, groups=y % 2)
+    with pytest.raises(DataError, match="there are 2 different times"):
+        part(y, classes=False, times=y % 2)
+
+
+def test_interval_is_wider_for_folds_that_share_rows() -> None:
+    """The interval of five folds is that of Student's t with the variance of Nadeau and Bengio."""
+    found = interval([1.0, 2.0, 3.0, 4.0, 5.0], 0.25)
+
+    assert found.mean == 3.0
+    # 2.776445 deviations of t with 4 degrees of freedom, times the root of (1/5 + 1/4) * 2.5
+    assert found.high - found.mean == pytest.approx(2.776445 * (0.45 * 2.5) ** 0.5, rel=1e-6)
+
+
+def test_verdicts_compare_with_the_baseline_and_the_linear_model() -> None:
+    """The best is called better only where the interval of the folds' differences is above zero."""
+    clear = [
+        trial(0, "baseline", 9, 9.1, 9.2, 9, 9),
+        trial(1, "linear", 5, 5.1, 5, 5.2, 5),
+        trial(2, "forest", *[2] * 5),
+    ]
+    board = leaderboard(clear, "RMSE", 0.25, {}, {})
+
+    assert [entry.family for entry in board.entries] == ["forest", "linear", "baseline"]
+    assert [sentence.split(" in RMSE")[0] for sentence in verdicts(board, 0.25)] == [
+        "forest is better than the baseline",
+        "forest is better than a linear model",
+    ]
+    close = [*clear[:1], replace(clear[1], scores=(2.0, 2.1, 1.9, 2.2, 2.1)), clear[2]]
+    assert "a linear model is as good" in verdicts(leaderboard(close, "RMSE", 0.25, {}, {}), 0.25)[1]
+    nothing = [clear[0], trial(1, "linear", 9.5, 9.5, 9.5, 9.5, 9.5)]
+    assert verdicts(leaderboard(nothing, "RMSE", 0.25, {}, {}), 0.25)[0].startswith(
+        "nothing is better than the baseline"
+    )
+
+
+def test_leaderboard_has_no_times_in_its_facts() -> None:
+    """What the manifest keeps of a leaderboard is the same for the same search, whatever was measured beside it."""
+    trials = [trial(0, "baseline", 2, 3, 4), trial(1, "linear", 1, 2, 3), trial(2, "linear", state=FAILED, reason="no")]
+    measured = {
+        "linear": {"fit_seconds": 0.5, "microseconds_one_row": 20.0, "microseconds_a_row": 1.0, "bytes": 2048.0}
+    }
+    board = leaderboard(trials, "RMSE", 0.25, {"mlp": "PyTorch is not installed"}, measured)
+
+    assert board.to_facts() == leaderboard(trials, "RMSE", 0.25, {"mlp": "PyTorch is not installed"}, {}).to_facts()
+    assert json.loads(json.dumps(board.to_facts()))["entries"][0]["n_failed"] == 1
+    assert board.measured() == measured
+    assert "20 µs" in board.table()
+    assert "2 (1 failed)" in board.table()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("2m", 120), ("1.5h", 5400)])
+def test_budget_is_a_time(text: str, seconds: float) -> None:
+    """A budget is seconds, or has a unit."""
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "2 d", "m", "1e3"])
+def test_wrong_budget_says_how_to_write_one(text: str) -> None:
+    """What is no time, or none at all, is refused with examples."""
+    with pytest.raises(ValueError, match="write seconds, or 90s, 10m, 1h"):
+        parse_budget(text)
+
+
+def test_any_table_gives_the_published_model() -> None:
+    """The published split and GBM are what the search's own parts and the learner's defaults make of the table."""
+    table = tables.read(BOSTON_HOUSING)
+    frame, y = table.X.astype(np.float64), table.y.to_numpy()
+    rows = part(y, classes=False)
+    family = LEARNERS["gbm"].family()
+    pipeline = family.build(family.defaults(REGRESSION), frames.read(frame).columns, (), REGRESSION, 7)
+    pipeline.fit(frame.iloc[rows.training], y[rows.training])
+
+    assert frame.to_numpy()[rows.validation].tolist() == evaluate.split(table.X, table.y).X_validation.tolist()
+    assert pipeline.predict(frame[:1]).tolist() == [25.002145787183498]
