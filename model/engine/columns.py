@@ -366,6 +366,7 @@ class Columns:
                 raise ValueError(f"it computes more than {_MAX_LOOPED:,} columns one by one")
             run = _KINDS[operation.name].prepare(*operation.parameters)
             self._runs.append((run, operation.blocks))
+        self._widths = widths[1:]
         self.n_columns = widths[-1]
         self._chunk_rows = max(1, _NUMBERS_PER_CHUNK // max(1, sum(widths)))
 
@@ -373,6 +374,19 @@ class Columns:
     def is_portable(self) -> bool:
         """Return whether the bits are the same on every machine: without functions such as a logarithm."""
         return all(_KINDS[operation.name].is_portable for operation in self.operations)
+
+    def as_taken(self, of_features: Sequence[int]) -> list[int]:
+        """Return for each column the number that its feature has in `of_features`; 0 for one that is computed."""
+        found: list[list[int]] = [list(of_features)]
+        for operation, width in zip(self.operations, self._widths):
+            if operation.name == "take":
+                of_block = found[operation.blocks[0]]
+                found.append([of_block[column] for column in operation.parameters[0].tolist()])
+            elif operation.name == "join":
+                found.append([number for block in operation.blocks for number in found[block]])
+            else:
+                found.append([0] * width)
+        return found[-1]
 
     def run(self, X: Matrix) -> Block:
         """Return the columns `(n_rows, n_columns)` of `X` `(n_rows, n_features)`, both float64."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from model.errors import Problem, SchemaError
 from model.schema import dates
 from model.schema.feature import (
+    CATEGORY,
     DATE,
     MISSING,
     NOT_A_BOOLEAN,
@@ -90,6 +91,13 @@ class Schema:
     def n_places(self) -> tuple[int, ...]:
         """How many numbers the categories of each feature have, 0 for a feature that has none."""
         return tuple(cells.n_places for cells in self.cells)
+
+    @cached_property
+    def category_places(self) -> tuple[int, ...]:
+        """How many numbers the categories of each feature have, 0 for any other feature, a boolean included."""
+        return tuple(
+            n_places if feature.type == CATEGORY else 0 for feature, n_places in zip(self.features, self.n_places)
+        )
 
     @cached_property
     def parsers(self) -> Mapping[str, Callable[[str], Any]]:

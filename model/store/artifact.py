@@ -239,7 +239,7 @@ def _engine(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Pre
                 decision=manifest.decision,
             )
             return ColumnsEngine(columns, graph) if columns else graph
-        n_places = [0] * columns.n_columns if columns else manifest.schema.n_places
+        n_places = columns.as_taken(manifest.schema.category_places) if columns else manifest.schema.n_places
         trees = Trees.unpack(files[TREES], n_places)
         engine = TreesEngine(trees, len(n_places), manifest.steps, manifest.decision)
         return ColumnsEngine(columns, engine) if columns else engine

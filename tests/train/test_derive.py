@@ -167,6 +167,37 @@ def test_version_says_what_is_derived(tmp_path: Path) -> None:
     assert json.loads(client.post("/predict", json=rows).data)["prediction"] == expected
 
 
+@pytest.mark.parametrize("library", ["sklearn", "lightgbm", "xgboost"])
+def test_categories_of_the_library_behind_derived_features(library: str, tmp_path: Path) -> None:
+    """Trees that split categories themselves may stand behind derived features; unseen ones are treated alike."""
+    if library == "sklearn":
+        estimator = HistGradientBoostingRegressor(max_iter=10, categorical_features="from_dtype")
+    elif library == "lightgbm":
+        estimator = pytest.importorskip("lightgbm").LGBMRegressor(n_estimators=10, verbose=-1, min_child_samples=5)
+    else:
+        estimator = pytest.importorskip("xgboost").XGBRegressor(n_estimators=10, enable_categorical=True)
+    table = homes(800)[["price", "rooms", "region", "other"]].assign(code=np.arange(800) % 5)
+    table["code"] = table["code"].map("abcde".__getitem__).astype("category")
+    columns = ColumnTransformer(
+        [("derived", Formulas(DEFINITIONS[:1]), ["price", "rooms"])],
+        remainder="passthrough",
+        verbose_feature_names_out=False,
+    ).set_output(transform="pandas")
+    y = table["code"].isin(["a", "d"]) * 5.0 + (table["region"] == "West") + table["other"].fillna(0)
+    model = make_pipeline(columns, estimator)
+    served = exported(model, table, y, tmp_path)
+    new = homes(2_000, seed=3)[["price", "rooms", "region", "other"]]
+    new["code"] = pd.Categorical(np.random.default_rng(0).choice([*"abcde"], 2_000), categories=[*"abcde"])
+    rows = new.astype(object).where(new.notna(), None).to_dict("records")
+
+    assert served.manifest.document["engine"]["columns"] == "columns.npz"
+    assert np.array_equal(
+        bits(served.predict(served.schema.matrix_from_records(rows))), bits(np.float64(model.predict(new)))
+    )
+    (code,) = [feature for feature in served.schema.features if feature.name == "code"]
+    assert code.categories == tuple("abcde")
+
+
 def test_rising_formula_is_folded_into_the_splits(tmp_path: Path) -> None:
     """A formula that rises with its only column costs a server nothing: the trees compare the column itself."""
     table = homes(400)[["other", "sold"]].dropna()

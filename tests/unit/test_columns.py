@@ -47,6 +47,18 @@ def of_all(name: str, *parameters: NDArray[Any]) -> Columns:
         ("fill", [floats(9, 8, 7)], [[0, -1.5, 7], [1, 2.5, 3], [2, 0, -7], [9, 1e300, 0.1]]),
         ("is missing", [], [[0, 0, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]]),
         ("equal", [floats(1, 0, -7)], [[0, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]),
+        ("numbers", [floats(3, 5)], [[3, 5]] * 4),
+        ("finite", [], X),
+        ("in float32", [], [[0, -1.5, NAN], [1, 2.5, 3], [2, 0, -7], [NAN, NAN, 0.1]]),
+        ("not", [], [[1, 0, NAN], [0, 0, 0], [0, 1, 0], [NAN, 0, 0]]),
+        ("year", [], [[1970, 1969, NAN], [1970, 1970, 1970], [1970, 1970, 1969], [NAN, NAN, 1970]]),
+        ("quarter", [], [[1, 4, NAN], [1, 1, 1], [1, 1, 4], [NAN, NAN, 1]]),
+        ("month", [], [[1, 12, NAN], [1, 1, 1], [1, 1, 12], [NAN, NAN, 1]]),
+        ("day", [], [[1, 31, NAN], [1, 1, 1], [1, 1, 31], [NAN, NAN, 1]]),
+        ("day of year", [], [[1, 365, NAN], [1, 1, 1], [1, 1, 365], [NAN, NAN, 1]]),
+        ("weekday", [], [[3, 2, NAN], [3, 3, 3], [3, 3, 2], [NAN, NAN, 3]]),
+        ("hour", [], [[0, 23, NAN], [0, 0, 0], [0, 0, 23], [NAN, NAN, 0]]),
+        ("minute", [], [[0, 59, NAN], [0, 0, 0], [0, 0, 59], [NAN, NAN, 0]]),
         ("above", [floats(1, 0, -7)], [[0, 0, 0], [0, 1, 1], [1, 0, 0], [0, 1, 1]]),
         ("float32", [], [[0, -1.5, NAN], [1, 2.5, 3], [2, 0, -7], [NAN, np.inf, float(np.float32(0.1))]]),
         (
@@ -72,6 +84,53 @@ def test_operation_does_what_it_says(name: str, parameters: list[Any], expected:
         assert np.array_equal(found, expected, equal_nan=True)
     assert program.n_columns == found.shape[1]
     assert np.array_equal(np.vstack([program.run(row[np.newaxis]) for row in X]), found, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plus", [3, NAN, 3]),
+        ("minus", [-1, NAN, 3]),
+        ("product", [2, NAN, 0]),
+        ("over", [0.5, NAN, np.inf]),
+        ("smaller", [1, NAN, 0]),
+        ("larger", [2, NAN, 3]),
+        ("is less", [1, NAN, 0]),
+        ("is at most", [1, NAN, 0]),
+        ("is equal", [0, NAN, 0]),
+        ("is not equal", [1, NAN, 1]),
+        ("both", [1, NAN, 0]),
+        ("either", [1, 1, 1]),
+    ],
+)
+def test_operation_on_two_blocks(name: str, expected: list[float]) -> None:
+    """An operation takes the numbers of two blocks, one by one, and the widths must be the same."""
+    first, second = floats(1, NAN, 3).reshape(3, 1), floats(2, 5, 0).reshape(3, 1)
+
+    assert np.array_equal(columns.apply(Operation(name, (0, 1)), [first, second])[:, 0], expected, equal_nan=True)
+    with pytest.raises(ValueError, match="another length"):
+        columns.apply(Operation(name, (0, 1)), [first, X])
+
+
+def test_where_takes_one_of_two() -> None:
+    """The second number where the first is true, the third where it is false, and none where that is not known."""
+    found = columns.apply(Operation("where", (0, 1, 2)), [floats(1, 0, NAN, 2).reshape(4, 1), X[:, :1], X[:, 1:2]])
+
+    assert np.array_equal(found[:, 0], [0, 2.5, NAN, NAN], equal_nan=True)
+
+
+def test_columns_that_are_features() -> None:
+    """What is taken as it is keeps its number, through any other taking; what is computed has none."""
+    operations = [
+        Operation("take", (0,), (whole(2, 0),)),
+        Operation("square", (0,)),
+        Operation("join", (1, 2, 0)),
+        Operation("take", (3,), (whole(7, 1, 3),)),
+    ]
+
+    assert Columns(3, operations[:3]).as_taken([7, 8, 9]) == [9, 7, 0, 0, 0, 7, 8, 9]
+    assert Columns(3, operations).as_taken([7, 8, 9]) == [9, 7, 0]
+    assert Columns(3, []).as_taken([7, 8, 9]) == [7, 8, 9]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from model.engine.columns import Columns
 from model.engine.formulas import assemble
@@ -43,13 +44,16 @@ Flow = Raw | int
 """What goes from step to step: columns of the table, or the number of a block of the program."""
 
 
-def compile_columns(steps: Sequence[Any], frames: Frames, features: Sequence[Feature], X: Matrix) -> Columns:
+def compile_columns(
+    steps: Sequence[Any], frames: Frames, features: Sequence[Feature], X: Matrix, *, with_categories: bool = False
+) -> Columns:
     """Return the fitted steps, one behind the other, as a program for rows of these features.
 
-    `X` `(n_rows, n_features)` are rows of the training table that the model accepts. Raises `ExportError` for a step
-    that no operation repeats to the last bit.
+    `X` `(n_rows, n_features)` are rows of the training table that the model accepts. `with_categories` lets categories
+    through to a model that takes them: their columns are positions, as those of the features. Raises `ExportError` for
+    a step that no operation repeats to the last bit.
     """
-    translation = _Translation(frames, features, X)
+    translation = _Translation(frames, features, X, with_categories=with_categories)
     flow: Flow = Raw(tuple(range(len(features))))
     try:
         for step in steps:
@@ -62,14 +66,14 @@ def compile_columns(steps: Sequence[Any], frames: Frames, features: Sequence[Fea
 class _Translation:
     """Builds the program step by step, with what each block is for the rows on which the steps are asked."""
 
-    def __init__(self, frames: Frames, features: Sequence[Feature], X: Matrix) -> None:
-        self._frames, self._features = frames, features
+    def __init__(self, frames: Frames, features: Sequence[Feature], X: Matrix, *, with_categories: bool) -> None:
+        self._frames, self._features, self._with_categories = frames, features, with_categories
         self._program = Program(_rows(features, X))
         self._taken: dict[Flow, int] = {}
 
     def through(self, step: Any, flow: Flow) -> Flow:
         """Return what a fitted step makes of columns."""
-        if step is None or isinstance(step, str):  # "passthrough"
+        if step is None or isinstance(step, str) or _is_identity(step):  # "passthrough"
             return flow
         if isinstance(step, Pipeline):
             for _, each in step.steps:
@@ -119,6 +123,8 @@ class _Translation:
 
     def finish(self, flow: Flow) -> Columns:
         """Return the program that ends with a flow."""
+        if isinstance(flow, Raw) and self._with_categories and not flow.steps:
+            flow = self._passed(flow)
         if isinstance(flow, Raw):
             try:
                 self._check_dates(flow)
@@ -154,6 +160,8 @@ class _Translation:
                 made = self.through(each, flow)
             except NoColumns:
                 continue
+            if isinstance(made, Raw) and self._with_categories and not made.steps:
+                made = self._passed(made)
             if isinstance(made, Raw):
                 try:
                     self._check_dates(made)
@@ -177,6 +185,25 @@ class _Translation:
         if not found:
             raise NoColumns
         return self._program.join(found)
+
+    def _passed(self, flow: Raw) -> Flow:
+        """Return columns of the table as a block if there are categories among them, which are positions."""
+        is_category = [self._features[number].type == CATEGORY for number in flow.features]
+        if not any(is_category):
+            return flow
+        parts = [
+            self._program.add("take", 0, np.array([number])) if category else self._of_other(number)
+            for number, category in zip(flow.features, is_category)
+        ]
+        return self._program.join(parts)
+
+    def _of_other(self, number: int) -> int:
+        """Return the block of one column that is no category."""
+        flow = Raw((number,))
+        self._check_dates(flow)
+        found = self._block(flow) if self._is_numeric(flow) else self._of_categories(None, flow)
+        assert not isinstance(found, Raw)  # a boolean is a number
+        return found
 
     def _is_numeric(self, flow: Raw) -> bool:
         """Return whether numpy takes the columns for numbers as they are."""
@@ -251,6 +278,11 @@ class _Translation:
         if not blocks.same(expected, self._program.values[found]):
             raise Refused("its answer for a row is not that for each of its columns")
         return found
+
+
+def _is_identity(step: Any) -> bool:
+    """Return whether a step is what scikit-learn makes of "passthrough"."""
+    return isinstance(step, FunctionTransformer) and step.func is None and not step.validate
 
 
 def _run(steps: Sequence[Any], table: Any) -> Any:

@@ -38,7 +38,7 @@ from model.schema.feature import AS_MISSING, AS_OTHER, BOOLEAN, CATEGORY, DATE, 
 from model.schema.features import Matrix, Schema
 from model.train import proof
 from model.train.compile import catboost, lightgbm, linear, members, network, onnx_file, scikit_learn, xgboost
-from model.train.compile.behind import compile_behind
+from model.train.compile.behind import compile_behind, frames_behind, has_categories
 from model.train.compile.columns import compile_columns
 from model.train.compile.converted import CONVERTER, adopt, convert
 from model.train.compile.fold import Ask, NotFoldable, find_limits, fold
@@ -188,6 +188,12 @@ class _Model:
             return self._predict(np.repeat(rows, 2, axis=0))[:1]
         with in_one_job(self.fitted):
             return answers(self.fitted, self.labels, self.frames.frame(rows))
+
+    def in_between(self, rows: Matrix) -> Any:
+        """Return what the steps in front of the estimator make of rows."""
+        with in_one_job(self.fitted):
+            table = self.frames.frame(rows)
+            return self.steps.transform(table) if self.steps else table
 
     def ask(self, rows: Matrix, frames: Frames | None = None) -> Matrix:
         """Return the columns that the estimator computes with."""
@@ -340,8 +346,14 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
             features = tighten(features, X, of_columns(model.ask), n_rounds=0)
             columns = _columns_instead(reason, model, features, X)
             features = tighten(features, X, of_columns(columns.run))
+            behind = frames_behind(model.in_between(X[:1]), columns, model.frames)
             compared = compile_behind(
-                trees, lambda block: model.family.columns(model.estimator, block), model.ask, columns, X
+                trees,
+                lambda block: model.family.columns(model.estimator, behind.frame(block) if behind else block),
+                model.ask,
+                columns,
+                features,
+                X,
             )
             summary += f" behind {columns.n_columns:,} computed columns"
     except ExportError:
@@ -353,7 +365,8 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         ) from None
     _check_derived(model, features, X)
     try:
-        compared.check([0] * columns.n_columns if columns else [feature.cells.n_places for feature in features])
+        schema = Schema(features, Feature("target"))
+        compared.check(columns.as_taken(schema.category_places) if columns else schema.n_places)
     except ValueError as error:
         raise ExportError(
             f"the trees cannot be served: {error}. {_largest_lists(compared, features)}Fit fewer of them, or smaller "
@@ -392,7 +405,9 @@ def _largest_lists(trees: Trees, features: Sequence[Feature]) -> str:
 def _columns_instead(reason: NotFoldable, model: _Model, features: Sequence[Feature], X: Matrix) -> Columns:
     """Return the program of steps that could not be folded for a reason, which is told if there is no program."""
     try:
-        return compile_columns(model.in_front, model.frames, features, X)
+        return compile_columns(
+            model.in_front, model.frames, features, X, with_categories=has_categories(model.in_between(X[:1]))
+        )
     except ExportError as error:
         raise ExportError(f"{reason}, and {error}") from None
 

@@ -63,6 +63,12 @@ def rows_at_splits_of_columns(trees: Trees, columns: Columns, X: Matrix, schema:
     row_at = _rows_at_nodes(trees, block)
     splits = np.flatnonzero(~trees.is_leaf & (row_at >= 0))
     splits = splits[np.sort(np.random.default_rng(0).permutation(len(splits))[:MAX_SPLITS_OF_COLUMNS])]
+    of_categories = [
+        _sides_of_categories(trees, node, columns, X[row_at[node]], schema)
+        for node in splits.tolist()
+        if trees.n_codes[node]
+    ]
+    splits = splits[trees.n_codes[splits] == 0]
     column, threshold = trees.feature[splits], trees.threshold[splits]
 
     def is_left(rows: Matrix, of_splits: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -107,7 +113,19 @@ def rows_at_splits_of_columns(trees: Trees, columns: Columns, X: Matrix, schema:
     for side in (last, np.where(whole, np.floor(last) + 1, np.nextafter(last, np.inf))):
         asked[row, of_row] = rounded(side)
         pairs.append(asked.copy())
-    return np.vstack(pairs)
+    return np.vstack([*pairs, *of_categories])
+
+
+def _sides_of_categories(trees: Trees, node: int, columns: Columns, row: Matrix, schema: Schema) -> Matrix:
+    """Return a row `(n_features,)` with a category of each side of a split of categories, and a missing value."""
+    feature = columns.as_taken(range(1, columns.n_features + 1))[trees.feature[node]] - 1
+    first = int(trees.n_codes[:node].sum())
+    is_in = np.isin(np.arange(schema.n_places[feature]), trees.codes[first : first + trees.n_codes[node]])
+    tried = [float(np.flatnonzero(side)[0]) for side in (is_in, ~is_in) if side.any()]
+    tried += [np.nan] if schema.features[feature].missing else []
+    rows = np.repeat(row[np.newaxis], len(tried), axis=0)
+    rows[:, feature] = tried
+    return rows
 
 
 def _rows_at_nodes(trees: Trees, X: Matrix) -> NDArray[np.intp]:
