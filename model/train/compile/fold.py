@@ -314,7 +314,7 @@ class _Fold:
             steps = np.nan_to_num(np.sign(encoded[1:] - encoded[:-1]))  # NaN, of infinity less infinity, is no step
         rises = np.all(steps >= 0, axis=0)[columns]
         falls = np.all(steps <= 0, axis=0)[columns]
-        if np.isnan(encoded).any() or not np.all(rises | falls):
+        if np.isnan(encoded[:, columns]).any() or not np.all(rises | falls):
             raise NotFoldable(
                 f"a step turns the number {self._features[number].name!r} into a column that neither rises nor falls "
                 "with it"
