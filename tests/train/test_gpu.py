@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,17 +24,21 @@ from app import create_app
 from app.config import Config
 from app.serving.loaded import load
 from model import Artifact, ArtifactError, DeviceError, GoldenRowsError, Matrix, Store
+from tests.support import networks as some
 from tests.support.server import serve
 from tests.support.service import HOUSE, refused, rewrite, strict_json
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (requirements-cuda.txt)")
 pytest.importorskip("safetensors", reason="needs safetensors (requirements-cuda.txt)")
 
+from model import export as own_export  # noqa: E402
 from model.engine import network  # noqa: E402
+from model.engine.columns import ColumnsEngine  # noqa: E402
+from model.engine.compare import differing  # noqa: E402
 from model.engine.gpu import TorchEngine  # noqa: E402
 from model.engine.network import Network  # noqa: E402
 from model.store import device as on_device  # noqa: E402
-from model.train import evaluate, examples, export, frames, tables  # noqa: E402
+from model.train import evaluate, examples, export, frames, proof, tables  # noqa: E402
 from model.train.learners import fitted, mlp  # noqa: E402
 
 NAME = "boston-housing"
@@ -57,6 +62,20 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(networks: Path) -> Artifact:
     """The network as the CPU serves it."""
     return Store(networks).load(NAME)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def any_table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a network for each target of a table with categories and gaps, trained on each available device."""
+    root: Path = tmp_path_factory.mktemp("any-table")
+    table = some.rows()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "RANDOM_ROWS", 2_000)
+        for name in some.TARGETS:
+            y = some.target(name, table)
+            found = own_export(some.pipeline(name, device=request.param).fit(table, y), table, y, name=name, store=root)
+            assert found.manifest.document["environment"]["device"]["kind"] == request.param
+    return root
 
 
 @pytest.fixture(params=DEVICES)
@@ -211,6 +230,21 @@ def test_load(model: Artifact, device: Any, houses: pd.DataFrame) -> None:
     np.testing.assert_allclose(found.predict(houses.to_numpy()), expected, rtol=model.tolerance)
 
 
+@pytest.mark.parametrize("name", some.TARGETS)
+def test_load_for_any_table(any_table: Path, device: Any, name: str) -> None:
+    """Behind categories and gaps, and for classes, a network on a device answers as the pipeline and as on the CPU."""
+    on_cpu = Store(any_table).load(name)
+    found, table = on_device.load(on_cpu, device), some.rows(seed=5)
+    table["zone"] = table["zone"].cat.rename_categories({"east": "unseen"})
+    X = frames.read(some.rows()).matrix(table)
+    expected = some.answers_of(joblib.load(on_cpu.path / fitted.PIPELINE), table)
+
+    for n_rows in (1, 2, 3, len(X)):
+        answers = found.predict(X[:n_rows])
+        assert not differing(expected[:n_rows], answers, found.tolerance).any()
+        assert not differing(on_cpu.predict(X[:n_rows]), answers, found.tolerance).any()
+
+
 def damage(folder: Path) -> None:
     (folder / fitted.WEIGHTS).write_bytes(b"damaged")
 
@@ -243,6 +277,14 @@ def test_load_refuses(
     with pytest.raises(error, match=message):
         on_device.load(found, torch.device("cpu"))
 
+
+# Rows with gaps and categories that were not seen in training, as JSON and as numbers.
+UNCERTAIN = [
+    {"area": 70.5, "rooms": 3, "garden": True, "zone": "west", "heating": "gas"},
+    {"area": None, "rooms": 8, "garden": False, "zone": None, "heating": "coal"},
+    {"area": 20.0, "rooms": 1, "garden": False, "zone": "moon", "heating": None},
+]
+UNCERTAIN_ROWS = np.array([[70.5, 3, 1, 2, 0], [np.nan, 8, 0, np.nan, 3], [20.0, 1, 0, 3, np.nan]])
 
 # PyTorch's own name of the CPU: what a GPU's way through the service is tested with where there is none.
 ON_CPU = "cpu:0"
@@ -292,6 +334,17 @@ def test_answers_of_the_service(networks: Path, model: Artifact, houses: pd.Data
     assert is_immediate("GET", "/readyz")
     assert not is_immediate("POST", "/predict")
     assert application(opened(networks, batch_rows=1)).fast_path.is_immediate("POST", "/predict")
+
+
+def test_classes_of_the_service(any_table: Path) -> None:
+    """A classifier with categories and gaps is served on its device: its labels, and their probabilities."""
+    client, found = opened(any_table), Store(any_table).load("class")
+    reply = strict_json(client.post("/models/class/predict", json=UNCERTAIN))
+    expected = found.predict(UNCERTAIN_ROWS)
+
+    assert isinstance(application(client).serving.loaded.models["class"].engine._engine, ColumnsEngine)
+    assert reply["prediction"] == [found.manifest.classes[int(place)] for place in expected[:, 0]]
+    np.testing.assert_allclose([[*each.values()] for each in reply["probability"]], expected[:, 1:], atol=1e-6)
 
 
 def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) -> None:
@@ -400,3 +453,18 @@ def test_server_on_a_gpu(networks: Path, tmp_path: Path, model: Artifact, houses
         os.kill(second[0], signal.SIGKILL)
         next_worker(second)
         ask()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_classifier_on_a_gpu(any_table: Path, tmp_path: Path) -> None:
+    """A server on a GPU answers for classes behind categories and gaps: the pipeline's labels and probabilities."""
+    expected = Store(any_table).load("class").predict(UNCERTAIN_ROWS)
+    with serve(any_table, tmp_path, TABSERVE_DEVICE="cuda") as server:
+        reply = requests.post(f"{server.url}/models/class/predict", json=UNCERTAIN, timeout=60)
+        answers = strict_json(reply)
+
+    assert answers["prediction"] == [
+        Store(any_table).load("class").manifest.classes[int(place)] for place in expected[:, 0]
+    ]
+    np.testing.assert_allclose([[*each.values()] for each in answers["probability"]], expected[:, 1:], atol=1e-6)

@@ -57,3 +57,27 @@ def test_predictions_by_batch_size(n_rows: int) -> None:
     assert (found == 10 * X[:, 0]).all()
     assert {*sizes} == {1, min(2, n_rows), sizes[-1]}
     assert sizes[-1] >= MANY_ROWS
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "differs"),
+    [
+        ([0, 0.5, 0.5, 0.0], [1, 0.5, 0.5, 0.0], False),
+        ([0, 0.5 + 9e-7, 0.5 - 9e-7, 0.0], [1, 0.5, 0.5, 0.0], False),
+        ([0, 0.5 + 2e-6, 0.5 - 2e-6, 0.0], [1, 0.5 + 2e-6, 0.5 - 2e-6, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [2, 0.5, 0.5, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [3, 0.5, 0.5, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [0.5, 0.5, 0.5, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [NAN, 0.5, 0.5, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [0, 0.5 + 2e-6, 0.5, 0.0], True),
+        ([0, 0.5, 0.5, 0.0], [0, 0.5 + 9e-7, 0.5, 0.0], False),
+        ([0, 0.4, 0.6, 0.0], [1, 0.4, 0.6, 0.0], True),  # of a model whose label is not the most probable one
+    ],
+)
+def test_labels_differ_unless_they_tie(expected: list[float], actual: list[float], differs: bool) -> None:
+    """With a tolerance of 1e-6 for probabilities, another label is one that is as probable within 2e-6."""
+    sure = [2.0, 0.1, 0.2, 0.7]
+    found = differing(np.array([sure, expected]), np.array([[sure, actual], [sure, actual]]), 1e-6)
+
+    assert found.tolist() == [[False, differs]] * 2
+    assert differing(np.array([expected]), np.array([actual]), 0.0).tolist() == [expected != actual]

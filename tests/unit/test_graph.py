@@ -74,7 +74,7 @@ def chain(depth: int, *, trees_of_it: int = 1, **changed: Any) -> bytes:
     return trees(true, [(0, 1)] * len(true), roots=range(0, len(true), depth), **changed)
 
 
-def network(widths: tuple[int, ...] = (3, 4, 1), **changed: Any) -> bytes:
+def network(widths: tuple[int, ...] = (3, 4, 1), *, n_outputs: int = 1, **changed: Any) -> bytes:
     """Return a network like those of `model/train/learners/mlp.py`; `changed` replaces constants."""
     constants = {"x_mean": np.zeros(widths[0]), "x_scale": np.ones(widths[0])}
     nodes = [
@@ -97,6 +97,7 @@ def network(widths: tuple[int, ...] = (3, 4, 1), **changed: Any) -> bytes:
         "mlp",
         nodes,
         n_features=widths[0],
+        n_outputs=n_outputs,
         constants=[numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
 
@@ -281,6 +282,19 @@ def test_what_our_exports_do_not_write_is_refused(change: Change, reason: str) -
 def test_invalid_networks_are_refused(graph: bytes, reason: str) -> None:
     """The constants of a network are finite, have matching shapes, and no layer is too wide."""
     assert reason in refusal(graph)
+
+
+def test_network_of_a_classifier_has_a_sum_for_each_class() -> None:
+    """A graph is served for as many outputs as it has, and refused for another number; trees have one."""
+    engine = Engine(network((3, 4, 2), n_outputs=2), n_outputs=2, decision="largest sum")
+
+    assert engine.predict(np.ones((5, 3))).shape == (5, 3)
+    with pytest.raises(ValueError, match="it returns not 3 numbers per row"):
+        Engine(network((3, 4, 2), n_outputs=2), n_outputs=3, decision="largest sum")
+    with pytest.raises(ValueError, match="it returns not 2 numbers per row"):
+        Engine(network((3, 4, 3), n_outputs=2), n_outputs=2, decision="largest sum")
+    with pytest.raises(ValueError, match="it returns not 2 numbers per row"):
+        Engine(trees([(0, 1)], [(0, 1)]), n_outputs=2, decision="largest sum")
 
 
 @pytest.mark.parametrize(

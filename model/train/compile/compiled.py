@@ -292,15 +292,17 @@ def _compile_network(model: _Model, X: Matrix) -> Compiled:
     graph, answered = network.to_graph(model.estimator.weights_, max(1, len(model.labels))), _is_answered(model)
 
     def ask(rows: Matrix) -> Matrix:
-        """Return the columns as the first layer takes them; NaN for rows that have no answer."""
-        return answered(rows) + graph.scaled(model.ask(rows))
+        """Return the columns as the first layer takes them; NaN for rows that have no answer.
+
+        Within float32, in which it was fitted, no sum of a layer overflows in float64.
+        """
+        scaled = graph.scaled(model.ask(rows))
+        return scaled + answered(rows) if model.back else scaled
 
     def sizes(rows: Matrix) -> Matrix:
-        answers = np.abs(model.predict(rows)).reshape(len(rows), -1) if model.back else np.empty((len(rows), 0))
         with np.errstate(over="ignore"):
-            # Within float32, in which it was fitted, no sum of a layer overflows in float64.
             largest = np.abs(ask(rows)).max(axis=1, keepdims=True).astype(np.float32)
-        return np.hstack([largest, answers])
+        return np.hstack([largest, np.abs(model.predict(rows))[:, np.newaxis]]) if model.back else largest
 
     features = _features(model.frames, model.predict, model.ask, X)
     features = _limits(ask, features, X, in_float32=True)

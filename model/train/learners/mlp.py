@@ -103,7 +103,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     What they keep of the network is `weights_`, its safetensors in float64, and `architecture_`, so that a pickle has
     nothing of PyTorch. `epochs_` are the losses of each epoch, `best_epoch_` counts from 0, `device_` says what it was
-    fitted on, and `rows_per_second_` how fast.
+    fitted on, and `rows_per_second_` how fast, which a pickle does not keep.
     """
 
     def __init__(
@@ -207,9 +207,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return torch.cat([self._network(part) for part in torch.split(torch.tensor(X), _ROWS_AT_ONCE)])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle keeps, in which the weights stand for the network."""
+        """Return what a pickle keeps: the weights stand for the network, and equal models have equal bytes."""
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_network"}
+        return {name: value for name, value in state.items() if name not in ("_network", "rows_per_second_")}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -256,7 +256,7 @@ class NetworkClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         check_classification_targets(y)
         classes, positions = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"all labels are of one class, {classes[0]!r}; a classifier needs at least 2 classes")
+            raise ValueError(f"all labels are {classes[0]}; a classifier needs at least 2 classes")
         self._fit(_dense(X), positions.astype(np.int64), len(classes))
         self.classes_ = classes
         return self
