@@ -22,7 +22,6 @@ from model.train.frames import Frames
 from model.train.learners import LEARNERS, fitted
 
 N_ROWS = 300
-FAMILIES = [name for name in LEARNERS if name != "mlp"]
 
 
 def numbers(random: np.random.Generator) -> pd.DataFrame:
@@ -55,10 +54,11 @@ def category(values: object) -> pd.Categorical:
 
 
 def dates(random: np.random.Generator) -> pd.DataFrame:
-    """Dates, some missing: one that formulas take, and one that none does."""
+    """Dates, some missing: one that formulas take, and one that none does; and a category behind formulas."""
     days = pd.to_datetime("2021-01-01") + pd.to_timedelta(random.integers(0, 900, N_ROWS), unit="D")
     sold = pd.Series(days).astype("datetime64[us]").where(random.random(N_ROWS) > 0.1)
-    return numbers(random).assign(sold=sold, built=sold - pd.to_timedelta(400, unit="D"))
+    town = category(random.choice(list("abcdefghijklmn"), N_ROWS))
+    return numbers(random).assign(sold=sold, built=sold - pd.to_timedelta(400, unit="D"), town=town)
 
 
 DERIVED = (Derived("ratio", "x / y"), Derived("month", "month(sold)"), Derived("late", "z > 0 and x < 1"))
@@ -102,7 +102,7 @@ class _Lowest(FixedTrial):
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(("task", "n_classes"), [(REGRESSION, 0), (CLASSIFICATION, 2), (CLASSIFICATION, 5)])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_family_is_served_exactly(name: str, task: Task, n_classes: int, table: str) -> None:
     """Defaults and other settings of a family are compiled exactly, and accept missing and unseen values."""
     learner = LEARNERS[name]

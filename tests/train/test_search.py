@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -74,10 +73,11 @@ def run(**options: Any) -> Search:
 
 
 def served(found: Search, frame: pd.DataFrame) -> dict[str, bytes]:
-    """Return the files that a server would open."""
+    """Return the files that a server opens; strings of a pickle are shared as this process happened to have them."""
     columns: Frames = frames.read(frame)
     X = columns.matrix(frame.iloc[found.rows.training])
-    return dict(fitted.candidate(found.pipeline, columns, X).files)
+    files = fitted.candidate(found.pipeline, columns, X).files
+    return {name: content for name, content in files.items() if not name.endswith(".joblib")}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,6 @@ def is_same(found: Search, expected: Search) -> bool:
     return (
         plain == others
         and found.to_facts() == expected.to_facts()
-        and pickle.dumps(found.pipeline) == pickle.dumps(expected.pipeline)
         and served(found, table()) == served(expected, table())
     )
 

@@ -22,7 +22,8 @@ def build(
 ) -> Pipeline:
     """Return a tree of one leaf, since no split leaves nine tenths of the rows on both sides."""
     tree = DecisionTreeRegressor if task is REGRESSION else DecisionTreeClassifier
-    return Pipeline([("columns", coded(columns, ())[0]), ("model", tree(min_samples_leaf=0.9))])
+    front, _ = coded(columns, derived, task, seed)
+    return Pipeline([("columns", front), ("model", tree(min_samples_leaf=0.9))])
 
 
 FAMILY = Family(build, defaults=lambda task: {})

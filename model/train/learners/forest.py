@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from model.task import REGRESSION, Task
 from model.train.frames import Column
 from model.train.learners.family import Family, Parameters
-from model.train.learners.in_front import encoded
+from model.train.learners.in_front import ONE_HOT, encoded
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _N_TREES = 100
 _MAX_LEAVES = 2_000  # of a tree: 200,000 of a forest are 80 MB when it is served
-_ONE_HOT = 10  # categories that get a column each; more would be split one by one
 
 
 def build(
@@ -35,7 +34,7 @@ def build(
         else (RandomForestClassifier, ExtraTreesClassifier)
     )
     model = (random if kind == "random" else extra)(_N_TREES, **settings, max_leaf_nodes=_MAX_LEAVES, random_state=seed)
-    return Pipeline([("columns", encoded(columns, derived, task, seed, one_hot=_ONE_HOT)), ("model", model)])
+    return Pipeline([("columns", encoded(columns, derived, task, seed, one_hot=ONE_HOT)), ("model", model)])
 
 
 def _defaults(task: Task) -> Parameters:

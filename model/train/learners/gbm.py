@@ -20,7 +20,7 @@ from model.train.candidate import Candidate
 from model.train.frames import Column
 from model.train.learners import fitted
 from model.train.learners.family import Family, Parameters, Size, few_classes
-from model.train.learners.in_front import encoded
+from model.train.learners.in_front import ONE_HOT, encoded
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from model.engine.formulas import Derived
 
 _MAX_ROWS = 5_000  # beyond which histograms find splits as good in a tenth of the time
-_ONE_HOT = 10  # categories that get a column each; more would be split one by one
 
 
 def build(
@@ -36,7 +35,7 @@ def build(
 ) -> Pipeline:
     """Return gradient boosting behind scaled columns; with numbers alone, none missing, it is what `fit` fits."""
     estimator = GradientBoostingRegressor if task is REGRESSION else GradientBoostingClassifier
-    front = encoded(columns, derived, task, seed, one_hot=_ONE_HOT, scaled=True)
+    front = encoded(columns, derived, task, seed, one_hot=ONE_HOT, scaled=True)
     return Pipeline([("columns", front), ("model", estimator(**parameters, random_state=seed))])
 
 

@@ -153,7 +153,7 @@ def search(
         run = _Run(problem, worker, found, chosen, task, started, budget_s if trials is None else None, metric)
         tried = run.trials(trials, progress=progress)
         board = leaderboard(tried, metric, share, left_out, {})
-        final, entry, failures = run.final(board, tried)
+        final, entry, failures = run.final(board)
         measured = run.measured(board, tried, {entry.family: final})
     board = leaderboard(tried, metric, share, left_out, measured)
     board = Leaderboard(
@@ -222,7 +222,7 @@ class _Run:
             raise DataError(f"no learner could be fitted in this time: {reasons or 'give it more time'}")
         return found
 
-    def final(self, board: Leaderboard, tried: Sequence[Trial]) -> tuple[Mapping[str, Any], Any, Mapping[str, str]]:
+    def final(self, board: Leaderboard) -> tuple[Mapping[str, Any], Any, dict[str, str]]:
         """Return the best that can be fitted on all rows and be served, its entry, and the families that cannot."""
         failures: dict[str, str] = {}
         for entry in board.entries:
@@ -236,7 +236,10 @@ class _Run:
     def measured(
         self, board: Leaderboard, tried: Sequence[Trial], known: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, dict[str, float]]:
-        """Return what the best of each family costs, while there is time: to fit, to keep and to serve."""
+        """Return what the best of each family costs, while there is time: to fit, to keep and to serve.
+
+        Nothing is measured of a family that cannot be served.
+        """
         until = None if self._budget_s is None else self._started + _SHARE_OF_SEARCH * self._budget_s
         found: dict[str, dict[str, float]] = {}
         for entry in board.entries:
