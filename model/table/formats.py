@@ -19,6 +19,7 @@ _DAYS = (
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _ISO = ""
 _SAMPLE_TEXTS = 300
+_POSSIBLE = 0.05  # of a sample: worth a look at all rows, if only to see which other reading is wrong
 _ENOUGH = 0.9  # of the cells that are there; the others are faults in a column of this kind
 
 
@@ -78,7 +79,7 @@ def dates(relation: Relation, text: str, n_present: int, *, sample: str) -> Writ
         return None
     formats = [_ISO, *(f"{day}{time}" for day in _DAYS for time in _TIMES)]
     likely = _counted(relation, distinct, formats)
-    likely = {format: count for format, count in likely.items() if count > _ENOUGH / 2 * n_sample}
+    likely = {format: count for format, count in likely.items() if count > _POSSIBLE * n_sample}
     if not likely:
         return None
     found = _counted(relation, f"(SELECT {text} AS t FROM data)", list(likely))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from model.schema import dates
 from model.schema.feature import BOOLEAN
 from model.table import reader
 from model.table.description import DATE, ColumnDescription
@@ -59,7 +60,7 @@ def value_of(relation: Relation, column: ColumnDescription, text: str) -> str:
         lower = f"lower({text})"
         return f"CASE WHEN {lower} IN {listed(TRUE_TEXTS)} THEN 1.0 WHEN {lower} IN {listed(FALSE_TEXTS)} THEN 0.0 END"
     if column.type == DATE:
-        return f"epoch({moment_of(column.format, text)})"
+        return _seconds(moment_of(column.format, text))
     decimal = column.decimal or relation.dialect.decimal
     return number_of(text, decimal, column.thousands if column.decimal else relation.dialect.thousands)
 
@@ -74,6 +75,13 @@ def moment_of(format: str, text: str) -> str:
         right = f"WHEN regexp_matches({text}, '[0-9]{{4}}') THEN" if "%Y" in format else "ELSE"
         otherwise = f" {right} CAST(try_strptime({text}, {quoted(format)}) AS TIMESTAMP)"
     return f"CASE WHEN {iso} THEN {moment}{otherwise} END"
+
+
+def _seconds(moment: str) -> str:
+    """Return the SQL of a moment's seconds since 1970 with the bits of `model.schema.dates.seconds_of`."""
+    rest = f"((epoch_us({moment}) % 1000000 + 1000000) % 1000000)"
+    whole = f"CAST((epoch_us({moment}) - {rest}) // 1000000 AS DOUBLE)"
+    return f"({whole} + CASE WHEN {whole} >= {dates.HIGHEST} THEN 0 ELSE {rest} END / 1000000.0::DOUBLE)"
 
 
 def number_of(text: str, decimal: str = ".", thousands: str = "") -> str:

@@ -1,0 +1,219 @@
+"""What learners see of a table: the numbers that Python reads, categories, dates, and the target."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.errors import DataError
+from model.schema import dates
+from model.schema.feature import parse_cell
+from model.table.description import ColumnDescription, Description
+from model.table.frame import Table, prepare
+from model.table.infer import describe
+from model.table.reader import open_table
+from model.table.values import text_of, value_of
+from model.train.table_frames import frames_of
+
+QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.decimals(allow_nan=False, allow_infinity=False).map(str),
+    st.integers(-(10**30), 10**30).map(str),
+    st.from_regex(r"[+-]?([0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,9})([eE][+-]?[0-9]{1,3})?", fullmatch=True),
+)
+MOMENTS = st.datetimes().map(lambda moment: moment.replace(tzinfo=None).isoformat())
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=9)
+
+
+def values(cells: list[str], column: ColumnDescription) -> list[float | None]:
+    """Return the values of cells of a column of JSON lines."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        path.write_text("c\n" + "".join('"' + cell.replace('"', '""') + '"\n' for cell in cells), newline="")
+        with open_table(path, separator=",", header=True, encoding="utf-8") as relation:
+            text = text_of(relation, column)
+            query = f"SELECT {value_of(relation, column, 't')} FROM (SELECT rowid AS row, {text} AS t FROM data)"
+            return [value for (value,) in relation.sql(f"{query} ORDER BY row")]
+
+
+@QUICK
+@given(st.lists(NUMBERS | CELLS, min_size=1, max_size=200))
+def test_numbers_have_the_bits_of_python(cells: list[str]) -> None:
+    """A cell becomes the number that the server makes of it, to the last bit; what is no finite number is none."""
+    expected = [parse_cell(cell) for cell in cells]
+    finite = [each if isinstance(each, float) and math.isfinite(each) else None for each in expected]
+
+    found = values(cells, ColumnDescription("c"))
+
+    assert [None if each is None else each.hex() for each in found] == [
+        None if each is None else each.hex() for each in finite
+    ]
+
+
+@QUICK
+@given(st.lists(MOMENTS | CELLS, min_size=1, max_size=200))
+def test_dates_are_those_of_the_server(cells: list[str]) -> None:
+    """A cell becomes the seconds that the server makes of it."""
+    assert values(cells, ColumnDescription("c", "date")) == [dates.parse(cell.strip()) for cell in cells]
+
+
+@pytest.mark.parametrize("format", ["%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M"])
+def test_dates_of_a_format_are_those_of_the_server(format: str) -> None:
+    """Dates in a format become the seconds that the server makes of them."""
+    days = pd.date_range("1999-12-20", periods=300, freq="37h").strftime(format).tolist()
+
+    assert values(days, ColumnDescription("c", "date", format=format)) == [dates.parse(day, format) for day in days]
+
+
+def write(folder: Path, rows: Callable[[int], dict[str, object]], n_rows: int = 60) -> Path:
+    """Write rows as JSON lines."""
+    path = folder / "table.jsonl"
+    path.write_text("".join(json.dumps(rows(row)) + "\n" for row in range(n_rows)))
+    return path
+
+
+def prepared(path: Path, *, types: dict[str, str] | None = None, target: str = "y", **options: object) -> Table:
+    """Describe a table and prepare it."""
+    with open_table(path) as relation:
+        description = describe(relation, target=target, types=types).description
+        return prepare(relation, description, **options)  # type: ignore[arg-type]
+
+
+def house(row: int) -> dict[str, object]:
+    """Return a row with a column of each type, some cells of which are missing."""
+    return {
+        "size": None if row == 3 else row % 11 * 1.5,
+        "rooms": row % 5,
+        "garden": row % 3 == 0,
+        "zone": ["north", "south", None][row % 3],
+        "sold": f"2026-0{row % 3 + 1}-05T06:00:00",
+        "id": f"h{row}",
+        "y": None if row == 7 else row * row % 17 + 0.5,
+    }
+
+
+def test_frame_has_the_types_that_learners_see(tmp_path: Path) -> None:
+    """Numbers and booleans are float64, categories have sorted strings, dates are datetime64[us]; ids are left out."""
+    table = prepared(write(tmp_path, house))
+
+    assert list(table.frame) == ["size", "rooms", "garden", "zone", "sold"]
+    assert [str(dtype) for dtype in table.frame.dtypes] == ["float64"] * 3 + ["category", "datetime64[us]"]
+    assert table.frame["zone"].cat.categories.tolist() == ["north", "south"]
+    assert table.frame["garden"].tolist()[:4] == [1.0, 0.0, 0.0, 1.0]
+    assert np.isnan(table.frame["size"][3])
+    assert table.frame["sold"][1] == pd.Timestamp("2026-02-05 06:00")
+
+
+def test_rows_without_a_target_are_set_aside(tmp_path: Path) -> None:
+    """A row without a target is not used, and counted; the others keep their numbers."""
+    table = prepared(write(tmp_path, house))
+
+    assert table.set_aside == {"y is missing": 1}
+    assert table.row_numbers.tolist() == [row for row in range(60) if row != 7]
+    assert table.target.dtype == np.float64
+    assert table.task == "regression"
+
+
+def test_server_accepts_what_the_frame_has(tmp_path: Path) -> None:
+    """The matrix of a prepared table makes the same frame again."""
+    table = prepared(write(tmp_path, house))
+    frames = frames_of(table)
+
+    assert [column.type for column in frames.columns] == ["number", "integer", "boolean", "category", "date"]
+    again = frames.frame(frames.matrix(table.frame))
+    pd.testing.assert_frame_equal(again, table.frame.reset_index(drop=True), check_dtype=False, check_categorical=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels", "task"),
+    [
+        (lambda row: "abc"[row % 3], ("a", "b", "c"), "classification"),
+        (lambda row: row % 2 == 0, (False, True), "classification"),
+        (lambda row: row % 2, (0, 1), "classification"),
+        (lambda row: row % 4, (), "regression"),
+        (lambda row: row / 7, (), "regression"),
+    ],
+)
+def test_task_follows_from_the_target(
+    tmp_path: Path, cells: Callable[[int], object], labels: tuple[object, ...], task: str
+) -> None:
+    """Numbers make a regression; texts, booleans and two whole numbers a classification; few numbers are mentioned."""
+    table = prepared(write(tmp_path, lambda row: {**house(row), "y": cells(row)}))
+
+    assert (table.labels, table.task) == (labels, task)
+    assert any("say --task" in str(problem) for problem in table.problems) == isinstance(cells(1), int | None) * (
+        not isinstance(cells(1), bool)
+    )
+
+
+def test_task_can_be_given(tmp_path: Path) -> None:
+    """A task that is named holds."""
+    path = write(tmp_path, lambda row: {**house(row), "y": row % 4})
+
+    assert prepared(path, task="classification").labels == (0, 1, 2, 3)
+
+
+def test_sample_of_rows_is_the_same_for_a_seed(tmp_path: Path) -> None:
+    """At most so many rows are drawn, of those with a target, in order, the same for a seed."""
+    path = write(tmp_path, house)
+
+    first, again, other = (prepared(path, max_rows=20, seed=seed).row_numbers.tolist() for seed in (1, 1, 2))
+
+    assert first == again == sorted(first)
+    assert len(first) == 20
+    assert 7 not in first
+    assert first != other
+
+
+def test_groups_and_times(tmp_path: Path) -> None:
+    """Groups are numbers, and times are numbers that order the rows; a group is no feature."""
+    table = prepared(write(tmp_path, house), group="zone", time="sold", max_rows=30)
+
+    assert table.groups is not None
+    assert table.times is not None
+    assert len(set(table.groups.tolist())) == 3
+    assert "zone" not in table.frame
+    assert table.times.tolist() == [dates.parse(str(house(row)["sold"])) for row in table.row_numbers]
+
+
+def test_wrong_cells_count_as_missing(tmp_path: Path) -> None:
+    """A few texts among numbers are named by row and count as missing; many are an error."""
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "x,zone,y\n" + "".join(f"{'bad' if row == 9 else row % 9},z{row % 4},{row % 7}.5\n" for row in range(60))
+    )
+
+    table = prepared(path)
+
+    assert [str(problem) for problem in table.problems] == [
+        "row 9, column 'x': 'bad' is no integer, and counts as missing"
+    ]
+    assert np.isnan(table.frame["x"][9])
+    with pytest.raises(DataError, match="column 'zone' is no number: 60 of 60 cells"):
+        prepared(path, types={"zone": "number"})
+
+
+@pytest.mark.parametrize(
+    ("description", "part"),
+    [
+        (Description((ColumnDescription("size"),)), "no target is named"),
+        (Description((ColumnDescription("sise"), ColumnDescription("y")), target="y"), "the nearest is 'size'"),
+        (Description((ColumnDescription("y"),), target="y"), "no column is left"),
+        (Description((ColumnDescription("size"), ColumnDescription("y", "text")), target="y"), "cannot be predicted"),
+        (Description((ColumnDescription("size"),), target="y"), "the target 'y' is no column"),
+    ],
+)
+def test_description_that_does_not_fit(tmp_path: Path, description: Description, part: str) -> None:
+    """A description of other columns, or without a target, is an error that says what to do."""
+    with open_table(write(tmp_path, house)) as relation, pytest.raises(DataError, match=part):
+        prepare(relation, description)
