@@ -11,17 +11,19 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, describe, features, own, predict, report, store, train
+from model.cli import archive, check, describe, features, own, predict, report, store, train
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 with the error on standard error, or 130 if interrupted.
 
+    A command that judges something, such as `check`, returns 1 for a bad verdict.
+
     Raises `BrokenPipeError` when the reader of the output has closed the pipe.
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ModelError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     describe.add_describe(commands)
+    check.add_check(commands)
     train.add_train(commands)
     own.add_import(commands)
     store.add_list(commands)

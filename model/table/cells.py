@@ -43,7 +43,7 @@ class Cells:
                 if column.type in (NUMBER, INTEGER):
                     number = f"TRY_CAST({text} AS DOUBLE)"
                     value = f"coalesce({value}, CASE WHEN isinf({number}) THEN {number} END)"
-                parsed += [f"{text} IS NOT NULL AS k{place}", f"{value} AS v{place}"]
+                parsed += [f"{text} IS NOT NULL AS k{place}", f"CAST({value} AS DOUBLE) AS v{place}"]
             else:
                 parsed.append(f"{text} AS v{place}")
         return f"SELECT {', '.join(parsed)} FROM (SELECT {', '.join(texts)} FROM data)"

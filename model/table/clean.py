@@ -45,15 +45,15 @@ def rejected_path(output: Path) -> Path:
     return output.with_name(f"{output.name.removesuffix(suffixes)}{REJECTED}{suffixes}")
 
 
-def check_output(output: Path, source: str) -> None:
-    """Raise `DataError` for an output that cannot be written: before a large table is read."""
+def check_output(output: Path, source: str = "") -> None:
+    """Raise `DataError` for an output that cannot be written, or is the source: before a large table is read."""
     _options(output, ",", '"')
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} is no folder; make it, or name another output")
     for path in (output, rejected_path(output)):
         if path.is_dir():
             raise DataError(f"{path} is a folder; name a file")
-        if path.exists() and Path(source).exists() and path.samefile(source):
+        if source and path.exists() and Path(source).exists() and path.samefile(source):
             raise DataError(f"{path} is the table that is read; name another output")
 
 
@@ -64,7 +64,7 @@ def clean(quality: Quality, output: Path, *, reject_outliers: bool = False) -> C
     cannot be written.
     """
     cells, relation = quality.cells, quality.cells.relation
-    check_output(output, relation.source)
+    check_output(output)
     broken = [each for each in quality.broken if each.rule.rejects or (reject_outliers and each.rule.kind == "outlier")]
     _list_rejected(cells, broken)
     paths = (output, rejected_path(output))

@@ -116,7 +116,7 @@ def _profile(
         values = sample.to_numpy("float64", na_value=np.nan)
         values = values[np.isfinite(values)]
         if len(values):
-            q1, median, q3 = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+            q1, median, q3 = map(float, _quantiles(values, (0.25, 0.5, 0.75)))
             quartiles = (q1, median, q3)
             if low is not None and high is not None and column.type in (NUMBER, INTEGER, DATE):
                 far = max(q3 - q1, 0.0)
@@ -125,7 +125,7 @@ def _profile(
             limits, in_logarithms = _limits(values[~np.isin(values, markers)])
         edges, counts = _bins(values, limits)
     else:
-        known = sample.dropna().map(str)
+        known = sample.dropna().map({0.0: "false", 1.0: "true"}.get if column.type == BOOLEAN else str)
         texts = tuple((str(text), int(count)) for text, count in known.value_counts().items())[:_N_TEXTS]
     return ColumnProfile(
         name=column.name,
@@ -157,16 +157,21 @@ def _limits(values: NDArray[np.float64]) -> tuple[tuple[float, float] | None, bo
     """
     if len(values) < _MINIMUM_VALUES:
         return None, False
-    low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
+    low, median, high = _quantiles(values, (0.05, 0.5, 0.95))
     in_logarithms = bool(values.min() > 0 and high - median > 2 * (median - low))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.log(values) if in_logarithms else values
-        q1, q3 = np.quantile(scaled, (0.25, 0.75))
+        q1, q3 = _quantiles(scaled, (0.25, 0.75))
         ends = np.array([q1 - OUTLIER_DISTANCE * (q3 - q1), q3 + OUTLIER_DISTANCE * (q3 - q1)])
         if not q3 > q1 or not np.isfinite(ends).all():
             return None, False
         ends = np.exp(ends) if in_logarithms else ends
     return (float(ends[0]), float(ends[1])), in_logarithms
+
+
+def _quantiles(values: NDArray[np.float64], shares: Sequence[float]) -> list[float]:
+    """Return quantiles that are values themselves, since the middle of the largest numbers overflows."""
+    return [float(each) for each in np.quantile(values, shares, method="inverted_cdf")]
 
 
 def _bins(values: NDArray[np.float64], limits: tuple[float, float] | None) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -133,7 +133,7 @@ def _of_values(cells: Cells, column: ColumnDescription, profile: ColumnProfile, 
     if profile.limits:
         lowest, highest = profile.limits
         most = f"{written(lowest, column.type)} to {written(highest, column.type)}"
-        reason = f"is far from most values; what is within {most} is not"
+        reason = f"lies outside {most}, far from most values"
         outside = f"isfinite({value}) AND ({value} < {literal(lowest)} OR {value} > {literal(highest)})"
         plausible = f"{value} BETWEEN {literal(low)} AND {literal(high)}"
         unmarked = f" AND NOT {among}" if markers else ""
