@@ -51,12 +51,11 @@ def days(text: str) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from model.errors import DataError
     from model.table import checks, clean, quality, recipes
     from model.table.reader import open_table
 
     if options.reject_outliers and not options.clean:
-        raise DataError("--reject-outliers needs --clean FILE")
+        raise ValueError("--reject-outliers needs --clean FILE")
     if options.clean:
         clean.check_output(options.clean, options.source)
     known = recipes.find(options.schema) if options.schema else None

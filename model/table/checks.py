@@ -62,7 +62,6 @@ KINDS = {
     "too old": (TIMELINESS, "take a newer table, or allow more days"),
     "date ahead": (TIMELINESS, "correct the dates"),
     "no date column": (TIMELINESS, "name the column of dates in the schema file or by --date"),
-    "structure": (CONSISTENCY, "correct the file"),
 }
 
 

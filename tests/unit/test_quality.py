@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -14,6 +15,7 @@ from model.table.checks import DIMENSIONS, KINDS, MINIMUM_ROWS, Finding, Quality
 from model.table.description import ColumnDescription, Description, Rule
 from model.table.reader import open_table
 from tests.support.quality import COLUMNS, HEADER, HOUSES, N_ROWS, TODAY, house, houses, write
+from tests.support.service import ROOT
 
 Checked = Callable[..., Quality]
 
@@ -256,3 +258,10 @@ def test_every_kind_has_a_dimension_and_a_remedy() -> None:
     """Each kind of finding belongs to one of the four dimensions, and says what to do."""
     assert {dimension for dimension, _ in KINDS.values()} == set(DIMENSIONS)
     assert all(remedy for _, remedy in KINDS.values())
+
+
+def test_document_explains_every_kind() -> None:
+    """docs/quality.md has a line for each kind of finding, in the order of its dimensions, and for no other."""
+    lines = re.findall(r"^\| `(.+?)` \| (error|warning) \|", (ROOT / "docs" / "quality.md").read_text(), re.MULTILINE)
+
+    assert sorted(kind for kind, _ in lines) == sorted(KINDS)
