@@ -1,65 +1,176 @@
-"""The command that trains a model."""
+"""The command that trains a model on a table."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from model import Store
-from model.cli.arguments import Commands
-from model.metrics import Scores
-from model.store import artifact
-from model.train.learners import LEARNERS
+from model.cli.arguments import Commands, days
+from model.cli.reading import add_reading, reading
+from model.train.learners import AUTO, LEARNERS
 
-_OF_EXAMPLES = tuple(name for name, learner in LEARNERS.items() if learner.fit)
+if TYPE_CHECKING:
+    from model.train.recipe import Loaded, Plan, Trained
 
 
 def add_train(commands: Commands) -> None:
     """Declare the command `train`, with the options of every learner."""
-    train = commands.add_parser("train", help="train a model and make it the champion")
-    train.add_argument("name", help="the data set, which is also the model's name: boston-housing or height-weight")
-    train.add_argument(
-        "--notebook", action="store_true", help="train with the data set's notebook, which is kept in the artifact"
+    train = commands.add_parser(
+        "train",
+        help="search for the best model of a table, prove it, and make it the champion",
+        description="Reads and checks the table, compares learners within a time, and writes the best one that is "
+        "served exactly. docs/training.md says more.",
     )
-    train.add_argument("--data", type=Path, help="another table with the same columns (CSV)")
-    train.add_argument("--algorithm", choices=_OF_EXAMPLES, help="what to fit (default: the data set's)")
-    train.add_argument("--random-state", type=int, default=7, help="seed of the split and the fit (default: 7)")
+    train.add_argument(
+        "name", help="the model's name; boston-housing and height-weight come with a table, a target and a learner"
+    )
+    train.add_argument("--data", default="", metavar="SOURCE", help="the table: a file, a pattern of files, or a URL")
+    train.add_argument("--target", default="", help="the column to predict")
+    train.add_argument("--task", default="", choices=("regression", "classification"), help="where both are possible")
+    train.add_argument(
+        "--group", default="", metavar="COLUMN", help="rows of a group are never on both sides of a split"
+    )
+    train.add_argument("--time", default="", metavar="COLUMN", help="judge by later rows than those that are fitted on")
+    train.add_argument("--date", default="", metavar="COLUMN", help="the column of dates that says how old a row is")
+    train.add_argument("--max-age", type=days, metavar="DAYS", help="how old the newest row may be, such as 30d")
+    train.add_argument(
+        "--feature",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="a derived feature, such as 'per_room = price / rooms', or the name of a shared one; several times",
+    )
+    train.add_argument("--features", default="", metavar="FILE", help="shared definitions: see the command features")
+    train.add_argument(
+        "--learner", default="", choices=(AUTO, *LEARNERS), help="what to fit (default: auto, which compares them all)"
+    )
+    train.add_argument("--budget", type=_seconds, metavar="TIME", help="time for all, such as 10m (default: 2m)")
+    train.add_argument("--trials", type=_count, help="compare so many models instead, the same ones each time")
+    train.add_argument(
+        "--max-rows", type=_count, default=1_000_000, help="use a sample of a larger table (%(default)s)"
+    )
+    train.add_argument("--random-state", type=int, default=7, help="seed of splits, search and fits (default: 7)")
+    train.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
+    train.add_argument("--unit", default="", help="the unit of what it predicts")
+    train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
+    train.add_argument("--notebook", action="store_true", help="train through a notebook, which the artifact keeps")
+    add_reading(train)
     for name, learner in LEARNERS.items():
-        group = train.add_argument_group(f"{name}, {learner.title}")
-        for option, details in learner.options.items():
-            group.add_argument(f"--{option.replace('_', '-')}", default=argparse.SUPPRESS, **details)
+        if learner.options:
+            group = train.add_argument_group(f"{name}, {learner.title}")
+            for option, details in learner.options.items():
+                group.add_argument(f"--{option.replace('_', '-')}", default=argparse.SUPPRESS, **details)
     train.set_defaults(run=_train)
 
 
-def _train(options: argparse.Namespace) -> None:
-    from model.train import recipe
-    from model.train.examples import DATASETS
+def _seconds(text: str) -> float:
+    from model.train.search import parse_budget
 
-    if options.name not in DATASETS:
-        raise ValueError(f"there is no data set {options.name!r}; choose one of: {', '.join(DATASETS)}")
-    default_algorithm = DATASETS[options.name].algorithm
-    algorithm = options.algorithm or default_algorithm
-    if options.notebook and algorithm != default_algorithm:
-        raise ValueError(
-            f"the notebook of {options.name} trains the {default_algorithm}; leave out --notebook for the {algorithm}"
-        )
-    algorithm_options = {}
-    for name, learner in LEARNERS.items():
-        for option in vars(options).keys() & learner.options.keys():
-            if name != algorithm:
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    from model.train.recipe import Plan
+
+    plan = Plan(
+        name=options.name,
+        data=options.data,
+        schema=str(options.schema or ""),
+        reading=reading(options),
+        types=dict(options.types),
+        target=options.target,
+        task=options.task,
+        group=options.group,
+        time=options.time,
+        date=options.date,
+        max_age_days=options.max_age,
+        features=tuple(options.feature),
+        shared=options.features,
+        learner=options.learner,
+        budget_seconds=options.budget,
+        trials=options.trials,
+        max_rows=options.max_rows,
+        random_state=options.random_state,
+        title=options.title,
+        unit=options.unit,
+        limits=options.limits,
+        owner=options.owner,
+    )
+    return _with_options(plan, vars(options))
+
+
+def _with_options(plan: Plan, given: dict[str, Any]) -> Plan:
+    """Return the plan with the options of its learner. Raises `ValueError` for those of another one."""
+    from dataclasses import replace
+
+    learner = plan.resolved().learner
+    chosen = {}
+    for name, each in LEARNERS.items():
+        for option in given.keys() & each.options.keys():
+            if name != learner:
                 flag = f"--{option.replace('_', '-')}"
-                raise ValueError(f"{flag} is an option of the {name}; leave it out for the {algorithm}")
-            algorithm_options[option] = getattr(options, option)
-    common = {"data": options.data, "random_state": options.random_state, "owner": options.owner}
+                raise ValueError(f"{flag} is an option of the {name}; leave it out for the {learner}")
+            chosen[option] = given[option]
+    return replace(plan, options=chosen)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from model.train import checklist, recipe
+
+    models = Store(options.store)
+    models.versions(options.name)  # refuses a name that cannot be one, before the work
+    plan = _plan(options)
+    runs = models.root / options.name / "runs"
     if options.notebook:
-        draft = recipe.draft_from_notebook(options.name, algorithm_options, **common)
+        made = recipe.draft_from_notebook(plan, runs=runs)
     else:
-        draft = recipe.draft(options.name, algorithm_options, algorithm=algorithm, **common)
-    path = Store(options.store).add(options.name, draft)
-    if "checkpoint" in algorithm_options:
-        algorithm_options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
-    model = artifact.load(path)
-    validation = model.manifest.metrics.validation
-    error = f"validation MSE {validation.mse:.2f}, " if isinstance(validation, Scores) else ""
-    print(f"{model.name} version {model.version}: {error}written to {path}")
+        loaded = recipe.load(plan)
+        _print_loaded(loaded)
+        trained = recipe.train(loaded, runs=runs)
+        _print_trained(trained)
+        checklist.print_comparing()
+        made = recipe.draft(trained)
+    model = models.load(f"{options.name}@{models.add(options.name, made).name}")
+    checklist.print_version(model, models)
+    if "checkpoint" in plan.options:
+        plan.options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
+
+
+def _print_loaded(loaded: Loaded) -> None:
+    """Print what the table is, a line a column, and what was found in its rows."""
+    from model.train import checklist
+
+    table = loaded.table
+    checklist.print_under("table", str(loaded.described).splitlines())
+    aside = [f"{count:,} rows are set aside: {reason}" for reason, count in table.set_aside.items()]
+    if table.n_rows < table.n_rows_read - sum(table.set_aside.values()):
+        aside.append(f"{table.n_rows:,} rows are used, drawn at random; --max-rows says how many")
+    checklist.print_under("rows", aside)
+    checklist.print_under("derived", [f"{each.name} = {each.formula}" for each in loaded.derived])
+    checklist.print_under("warning", loaded.warnings)
+
+
+def _print_trained(trained: Trained) -> None:
+    """Print how learners compare, and what the best one accepts."""
+    from model.train import checklist, export, recipe
+
+    rows = trained.fit.rows
+    print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out {rows.how}")
+    if trained.search:
+        checklist.print_under("learners", trained.search.leaderboard.table().splitlines())
+        checklist.print_under("verdict", trained.search.verdicts)
+        checklist.print_under("warning", trained.search.warnings)
+    subject = recipe.subject_of(trained)
+    checklist.print_schema(export.schema_of(subject, trained.candidate), trained.fit.labels, subject.training[1])
+    print(f"model    {trained.candidate.algorithm}: {trained.candidate.summary}")

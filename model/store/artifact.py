@@ -25,7 +25,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,10 +81,14 @@ _RESTORE = "restore the artifact from its source, or train the model again"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An artifact that has no version yet: its part of the manifest's document, and its files by relative name."""
+    """An artifact that has no version yet: its part of the manifest's document, and its files by relative name.
+
+    `observed` are facts that are others each time, such as seconds; they are no part of the digest.
+    """
 
     manifest: Mapping[str, Any]
     files: Mapping[str, bytes]
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,12 @@ def save(draft: Draft, folder: Path, *, name: str, version: int) -> Path:
         "version": version,
         "files": {name: asdict(_fingerprint(content)) for name, content in sorted(draft.files.items())},
     }
-    manifest = {**facts, "digest": digest(facts), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    manifest = {
+        **facts,
+        "digest": digest(facts),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"observed": dict(draft.observed)} if draft.observed else {}),
+    }
     incoming = folder.with_name(INCOMING + uuid.uuid4().hex)
     try:
         for relative, content in {**draft.files, MANIFEST: to_json(manifest)}.items():
@@ -333,7 +342,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"is of format {format_version}; this version of tabserve reads formats up to {FORMAT_VERSION}",
             "upgrade tabserve, or train the model again with this version",
         )
-    expected = {key: value for key, value in document.items() if key not in ("digest", "created_at")}
+    expected = {key: value for key, value in document.items() if key not in ("digest", "created_at", "observed")}
     try:
         unchanged = document.get("digest") == digest(expected)
     except (ValueError, RecursionError):  # NaN or infinity: Python parses them, strict JSON has none
@@ -376,8 +385,9 @@ def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict
 def read_draft(folder: Path) -> Draft:
     """Return the draft that an artifact was saved from, so that it can be saved again with more files."""
     document, files = read(folder)
-    own = ("format_version", "name", "version", "files", "digest", "created_at")
-    return Draft({key: value for key, value in document.items() if key not in own}, files)
+    own = ("format_version", "name", "version", "files", "digest", "created_at", "observed")
+    facts = {key: value for key, value in document.items() if key not in own}
+    return Draft(facts, files, document.get("observed", {}))
 
 
 def digest(facts: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ MAX_ALLOWED = 0.01  # of the range of a converted model's answers, and of a prob
 MAX_DERIVED = 1_000
 MAX_CLASSES = 1_000  # each is a number in every answer
 MAX_LEVELS = 100  # of prediction intervals
+MAX_STANDINGS = 50  # of a leaderboard
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
 
@@ -116,6 +117,30 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How well a family of learners did in the search for a model; lower scores are better.
+
+    `low` and `high` are the interval of 95 %, None where there is none. `measured` are seconds, microseconds and bytes
+    on the machine of the training, by name.
+    """
+
+    family: str
+    mean: float
+    low: float | None
+    high: float | None
+    n_trials: int
+    measured: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The families of a search, the best first, by what `metric` says."""
+
+    metric: str
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """The architecture of a model that is a network, and the file with its weights."""
 
@@ -142,8 +167,8 @@ class Manifest:
     `engine.steps.DECISIONS`; it is None for a regression, and for a converted graph, which has the label. `tolerance`
     and `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is
     that of a converted graph. `intervals` are None for a classifier, and where too few rows were held out;
-    `metric_intervals` are 95 % confidence intervals of validation metrics. `data` and `proof` are None in a manifest
-    that does not have them completely. `document` is the whole manifest as it was read.
+    `metric_intervals` are 95 % intervals of validation metrics. `data`, `proof` and `leaderboard` are None in
+    a manifest that does not have them completely. `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -170,6 +195,7 @@ class Manifest:
     network: Network | None
     data: Data | None
     proof: Proof | None
+    leaderboard: Leaderboard | None
     document: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -311,6 +337,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         network=_value(Network, document["network"]) if "network" in document else None,
         data=_data(document),
         proof=_proof(document),
+        leaderboard=_leaderboard(document),
         document=document,
     )
 
@@ -439,6 +466,29 @@ def _proof(document: Mapping[str, Any]) -> Proof | None:
     parity = document["engine"]["parity"]
     share = parity.get("largest_share_of_allowed")
     return _value(Proof, {**parity, "largest_share_of_allowed": share if is_number(share) else 0.0})
+
+
+def _leaderboard(document: Mapping[str, Any]) -> Leaderboard | None:
+    """Return the leaderboard of a search; None in a manifest that does not have one completely."""
+    try:
+        board = document["search"]["leaderboard"]
+        measured = document.get("observed", {}).get("leaderboard", {})
+        standings = tuple(_standing(each, measured) for each in board["entries"][:MAX_STANDINGS])
+        metric = board["metric"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return Leaderboard(metric, standings) if standings and _is_text(metric) else None
+
+
+def _standing(entry: Mapping[str, Any], measured: Mapping[str, Any]) -> Standing:
+    family, n_trials, score = entry["family"], entry["n_trials"], entry["score"]
+    ends = [score["low"], score["high"]]
+    if not (_is_text(family) and _is_count(n_trials) and is_number(score["mean"])):
+        raise ValueError("it is no standing")
+    if not all(end is None or is_number(end) for end in ends):
+        raise ValueError("its interval is none")
+    figures = {name: float(value) for name, value in measured.get(family, {}).items() if is_number(value)}
+    return Standing(family, float(score["mean"]), *ends, n_trials, figures)
 
 
 def _data(document: Mapping[str, Any]) -> Data | None:

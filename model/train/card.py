@@ -38,7 +38,13 @@ def render(
         what += f", one of {len(target.categories) or 2} classes"
     split = ""
     if data.split:
-        split = f"- Split: {data.split.validation_share:.0%} for validation, random state {data.split.random_state}\n"
+        rows = candidate.facts.get("rows", {})
+        how = f", {rows['parted']}" if rows else ""
+        split = (
+            f"- Split: {data.split.validation_share:.0%} for validation{how}, random state {data.split.random_state}\n"
+        )
+        aside = [f"{count:,} rows set aside: {reason}" for reason, count in rows.get("set_aside", {}).items()]
+        split += "".join(f"- {line}\n" for line in aside)
     features = "\n".join(
         f"| {_cell(f.name)} | {_cell(f.description)} | {_cell(f.unit)} | {_cell(described(f, _MAX_SHOWN))} |"
         for f in schema.features
@@ -69,7 +75,7 @@ Predicts {target.name}{what}{unit}.
 |---|---|---|---|
 {features}
 {_derived(candidate)}
-## How good it is
+{_found(candidate)}## How good it is
 
 | | {" | ".join(columns)} |
 |---|{"---|" * len(columns)}
@@ -105,6 +111,31 @@ The model computes these of the features above, so a request does not have them.
 | name | formula | what | owner |
 |---|---|---|---|
 {rows}
+"""
+
+
+def _found(candidate: Candidate) -> str:
+    """Return how the learners of a search compare, with a heading; nothing for a model that was not searched for."""
+    facts = candidate.facts.get("search")
+    if not facts:
+        return ""
+    board = facts["leaderboard"]
+    rows = "\n".join(
+        f"| {_cell(each['family'])} | {_figure(each['score']['mean'])} | {_figure(each['score']['low'])} to "
+        f"{_figure(each['score']['high'])} | {each['n_trials']:,} |"
+        for each in board["entries"]
+    )
+    said = "\n".join(f"- {sentence}" for sentence in [*facts["verdicts"], *facts["warnings"]])
+    return f"""## How it was found
+
+{board["trials"]:,} trials were compared by cross-validation on the training rows. Lower is better.
+
+| learner | {board["metric"]} | 95 % interval | trials |
+|---|---|---|---|
+{rows}
+
+{said}
+
 """
 
 

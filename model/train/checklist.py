@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from model.metrics import AnyScores, ClassificationScores
 from model.schema.feature import Category, described
 from model.schema.features import Schema
+from model.schema.numbers import is_number
 from model.store.artifact import Artifact
-from model.store.manifest import CONVERTED_ENGINE, Proof
+from model.store.manifest import CONVERTED_ENGINE, Manifest, Proof
 from model.store.versions import Store
-from model.train.candidate import Candidate
 
 _MAX_SHOWN = 6  # categories in a line
+
+
+def print_under(word: str, lines: Sequence[str]) -> None:
+    """Print lines below each other, the first of them behind a word."""
+    for number, line in enumerate(lines):
+        print(f"{word if number == 0 else '':<8} {line}".rstrip())
 
 
 def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np.float64]) -> None:
@@ -26,9 +32,7 @@ def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np
     `targets` `(n_rows,)` are the positions of the labels, of which a regression has none.
     """
     width = max(len(feature.name) for feature in schema.features)
-    for number, feature in enumerate(schema.features):
-        start = "schema" if number == 0 else ""
-        print(f"{start:<8} {feature.name:<{width}}  {feature.type:<8}  {described(feature)}")
+    print_under("schema", [f"{each.name:<{width}}  {each.type:<8}  {described(each)}" for each in schema.features])
     if labels:
         print(f"target   {schema.target.name}: {_shares(labels, targets)}")
 
@@ -38,11 +42,11 @@ def print_comparing() -> None:
     print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
 
 
-def print_version(model: Artifact, candidate: Candidate, store: Store) -> None:
+def print_version(model: Artifact, store: Store) -> None:
     """Print what was proven of a version that was written, how good it is, and how to serve and ask it."""
     is_converted = model.manifest.engine == CONVERTED_ENGINE
     if model.manifest.proof:
-        print(f"proof    {_proof_line(model.manifest.proof, candidate)}")
+        print(f"proof    {_proof_line(model.manifest, model.manifest.proof)}")
     print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
     for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
         print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
@@ -52,24 +56,20 @@ def print_version(model: Artifact, candidate: Candidate, store: Store) -> None:
     print(f"ask      {_curl_line(model)}")
 
 
-def _proof_line(proof: Proof, candidate: Candidate) -> str:
+def _proof_line(manifest: Manifest, proof: Proof) -> str:
     at_splits = f"{proof.split_rows:,} on both sides of splits, " if proof.split_rows else ""
     rows = (
         f"{proof.n_rows:,} rows ({proof.table_rows:,} of the table, {proof.random_rows:,} random, {at_splits}"
         f"{proof.limit_rows:,} at limits and of each category)"
     )
-    tolerance = candidate.tolerance
-    if candidate.allowance:
-        return (
-            f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most, "
-            f"and by {proof.largest_share_of_allowed:.0%} of what is allowed: {candidate.allowance.bound}"
-        )
-    if not tolerance:
-        return f"{rows}: {proof.different_rows} differ in any bit"
-    return (
-        f"{rows}: {proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most; "
-        f"{tolerance:g} is allowed"
-    )
+    differ = f"{proof.different_rows:,} differ in a bit, by {proof.largest_relative_difference:.1e} at most"
+    allowed = manifest.document["engine"].get("allowed_difference")
+    if allowed is not None:
+        bound = f"{allowed:g}" if is_number(allowed) else allowed
+        return f"{rows}: {differ}, and by {proof.largest_share_of_allowed:.0%} of what is allowed: {bound}"
+    if proof.different_rows:
+        return f"{rows}: {differ}; {manifest.tolerance:g} is allowed"
+    return f"{rows}: 0 differ in any bit"
 
 
 def _shares(labels: Sequence[Category], targets: NDArray[np.float64]) -> str:

@@ -19,15 +19,13 @@ from model.plots import style
 from model.schema import features
 from model.schema.feature import BOOLEAN, CATEGORY, Feature
 from model.schema.features import Matrix, Schema
-from model.store import artifact, manifest, reference
+from model.store import artifact, reference
 from model.store.artifact import Draft
-from model.store.manifest import Data, Metrics
+from model.store.manifest import Metrics
 from model.task import REGRESSION
 from model.train import card, conformal, evaluation, proof
 from model.train.candidate import Candidate
-from model.train.evaluate import Split
 from model.train.subject import Subject
-from model.train.tables import Table
 
 GOLDEN_ROWS = 64
 
@@ -35,51 +33,14 @@ GOLDEN_ROWS = 64
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas")
 
 
-def draft(
-    table: Table,
-    rows: Split,
-    candidate: Candidate,
-    *,
-    figures: Mapping[str, Figure],
-    notebook: str | None = None,
-    owner: str = "",
-) -> Draft:
-    """Prove the compiled model equal to the fitted one and collect the contents of the artifact.
-
-    Raises `ProofError` if one prediction differs in a bit, or by more than the tolerance.
-    """
-    dataset = table.dataset
-    subject = Subject(
-        title=dataset.title,
-        task=dataset.task,
-        target=Feature(dataset.target.name, dataset.target.unit, dataset.target.description),
-        limits=dataset.limits,
-        tags={"dataset": dataset.name, "task": dataset.task.name, "owner": owner},
-        data=Data(
-            source=table.source,
-            sha256=table.sha256,
-            rows=len(table.X),
-            warnings=[str(warning) for warning in table.warnings],
-            split=manifest.Split(validation_share=rows.validation_share, random_state=rows.random_state),
-        ),
-        X=table.X.to_numpy(),
-        training=(rows.X_train, rows.y_train),
-        validation=(rows.X_validation, rows.y_validation),
-    )
-    features = tuple(
-        replace(feature, name=column.name, unit=column.unit, description=column.description)
-        for feature, column in zip(candidate.features, dataset.features)
-    )
-    return draft_of(subject, replace(candidate, features=features), figures=figures, notebook=notebook)
-
-
 def draft_of(
     subject: Subject, candidate: Candidate, *, figures: Mapping[str, Figure], notebook: str | None = None
 ) -> Draft:
-    """Do what `draft` does, for features that are named and described in the candidate.
+    """Prove the compiled model equal to the fitted one and collect the contents of the artifact.
 
-    `figures` are those beside the figures of `evaluation`, which are drawn of every model.
-    Raises `ArtifactError` for a draft that a server would not load.
+    The candidate's features have names, units and descriptions. `figures` are those beside the figures of `evaluation`,
+    which are drawn of every model. Raises `ProofError` if one prediction differs in a bit, or by more than the
+    tolerance, and `ArtifactError` for a draft that a server would not load.
     """
     schema = schema_of(subject, candidate)
     comparison = proof.prove(

@@ -29,7 +29,7 @@ class Column:
     `dtype` is that of pandas; for a date it is datetime64, in UTC, and `format` is that of its texts beside ISO 8601.
     `categories` are those of a category, in their order. `missing` is what the table has for a missing value, since
     encoders tell None from NaN. `unseen` are categories that are none of them, for the codes from the next one on; the
-    last stands for all codes beyond.
+    last stands for all codes beyond. `has_gaps` says whether values may be missing, where that is known.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Column:
     missing: Any = np.nan
     unseen: tuple[Category, ...] = ("",)
     format: str = ""
+    has_gaps: bool = True
 
     @property
     def other_categories(self) -> tuple[Category, ...]:

@@ -127,7 +127,7 @@ def export(
     checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures={})
     model = models.load(f"{name}@{models.add(name, draft).name}")
-    checklist.print_version(model, candidate, models)
+    checklist.print_version(model, models)
     return model
 
 

@@ -1,65 +1,354 @@
-"""The recipe from a data set to the draft of an artifact: step by step, or by running its notebook."""
+"""From a person's table to the draft of an artifact, in steps: load, train, draft; or through a notebook of these."""
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.engine.formulas import Derived
+from model.errors import DataError
+from model.plots import table as table_plots
+from model.plots import training as plots
+from model.schema.feature import NUMBER, Feature
+from model.schema.features import Matrix
 from model.store import artifact
 from model.store.artifact import Draft
+from model.store.manifest import Data, Split
 from model.store.versions import Store
-from model.train import evaluate, export, notebook, table_plots, tables
-from model.train.examples import DATASETS, NOTEBOOKS
-from model.train.learners import LEARNERS, clocks_of
+from model.table import checks, infer, recipes
+from model.table.checks import Quality
+from model.table.description import Description
+from model.table.frame import Table, prepare
+from model.table.infer import Described
+from model.table.reader import open_table
+from model.task import TASKS, Task
+from model.train import export, feature_file, frames, labels, notebook
+from model.train.candidate import Candidate
+from model.train.frames import Frames
+from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
+from model.train.search import Search, search
+from model.train.search.one import Fit, fit_one
+from model.train.search.rows import HELD_OUT
+from model.train.subject import Subject
+
+LEARNER_NAMES = (AUTO, *LEARNERS)
+MAX_ROWS = 1_000_000
+TEMPLATE = notebook.ROOT / "notebooks" / "train.ipynb"
 
 
-def draft(
-    name: str,
-    options: Mapping[str, Any],
-    *,
-    algorithm: str = "",
-    data: Path | None = None,
-    random_state: int = 7,
-    owner: str = "",
-) -> Draft:
-    """Train a model on the data set of that name, or on the table at `data` with the same columns.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a person asks for: which table, what to predict, and how; what is empty is found out or a default.
 
-    `options` are the learner's own. Raises `ModelError` if it needs a package that is not installed.
+    `name` is the model's, and may be that of a table that comes with the project. `schema` is a schema file. `reading`
+    are arguments of `open_table`, `types` corrections of columns. `features` are derived features as `NAME = FORMULA`,
+    or names of those in the file `shared`. `learner` is one of `LEARNER_NAMES`, and `options` are its own; a fixed
+    learner is fitted without a search unless a budget or a number of trials is named. At most `max_rows` rows are used.
     """
-    table = tables.read(DATASETS[name], data)
-    for warning in table.warnings:
-        print(warning, file=sys.stderr)
-    learner = LEARNERS[algorithm or table.dataset.algorithm]
-    learner.check_installed()
-    rows = evaluate.split(table.X, table.y, random_state=random_state)
-    assert learner.fit is not None  # the command line offers no other
-    with clocks_of(options) as options:
-        candidate, figures = learner.fit(table, rows, options, random_state)
-    figures |= {
-        "distributions": table_plots.distributions(table),
-        "correlations": table_plots.correlations(table),
-    }
-    return export.draft(table, rows, candidate, figures=figures, owner=owner)
+
+    name: str
+    data: str = ""
+    schema: str = ""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    task: str = ""
+    group: str = ""
+    time: str = ""
+    date: str = ""
+    max_age_days: int | None = None
+    features: tuple[str, ...] = ()
+    shared: str = ""
+    learner: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget_seconds: float | None = None
+    trials: int | None = None
+    max_rows: int = MAX_ROWS
+    random_state: int = 7
+    title: str = ""
+    unit: str = ""
+    limits: str = ""
+    owner: str = ""
+
+    def resolved(self) -> Plan:
+        """Return the plan with what a schema file, or the project's own of that name, says of learner and words.
+
+        Raises `DataError` without a table.
+        """
+        known = self.known()
+        plan = self
+        if known:
+            said = {name: getattr(known, name) for name in ("data", "learner", "title", "limits")}
+            plan = replace(self, **{name: value for name, value in said.items() if value and not getattr(self, name)})
+            if plan.learner == known.learner:
+                plan = replace(plan, options={**known.options, **plan.options})
+        if not plan.data:
+            own = ", ".join(recipes.names())
+            raise DataError(f"there is no table for the model {self.name!r}; name it by --data, or train {own}")
+        return replace(plan, learner=plan.learner or AUTO, title=plan.title or _title(self.name))
+
+    def known(self) -> Description | None:
+        """Return what is known of the table before it is read."""
+        if self.schema:
+            return recipes.find(self.schema)
+        return recipes.find(self.name) if self.name in recipes.names() else None
 
 
-def draft_from_notebook(
-    name: str, options: Mapping[str, Any], *, data: Path | None = None, random_state: int = 7, owner: str = ""
-) -> Draft:
-    """Run the data set's notebook into a temporary store, and add the executed notebook to the artifact."""
-    LEARNERS[DATASETS[name].algorithm].check_installed()
-    with clocks_of(options) as options, TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        parameters = {
-            "store": store,
-            "data": data.resolve() if data else "",
-            "random_state": random_state,
-            "owner": owner,
-            **{key: value.resolve() if isinstance(value, Path) else value for key, value in options.items()},
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A table that can be trained on: what each column is, the quality of its rows, and the frame of learners."""
+
+    plan: Plan
+    described: Described
+    quality: Quality
+    table: Table
+    derived: tuple[Derived, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what a person should know before trusting a model of this table."""
+        return [*map(str, self.quality.findings), *map(str, self.table.problems)]
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw the table: its columns, how they go together, and what is missing."""
+        frame = self.table.frame
+        units = {column.name: column.unit for column in self.table.columns}
+        target = self.table.description.column(self.table.description.target)
+        if not self.table.labels:
+            frame, units = frame.assign(**{target.name: self.table.target}), {**units, target.name: target.unit}
+        drawn = {
+            "distributions": table_plots.distributions(frame, units=units),
+            "correlations": table_plots.correlations(frame),
         }
-        executed = notebook.run(NOTEBOOKS[name], parameters=parameters)
-        draft = artifact.read_draft(Store(store).find(name))
-    return replace(draft, files={**draft.files, "notebook.ipynb": executed})
+        return {**drawn, "missing": table_plots.missing(frame)} if frame.isna().any(axis=None) else drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A fitted model with its compiled form. `X` `(n_rows, n_features)` and `y` `(n_rows,)` are the frame's rows."""
+
+    loaded: Loaded
+    fit: Fit
+    search: Search | None
+    frames: Frames
+    X: Matrix
+    y: NDArray[np.float64]
+    candidate: Candidate
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw how the model was found: the trials of a search, or the losses of a network."""
+        if self.search:
+            return {"trials": self.search.figure()}
+        epochs = getattr(self.fit.pipeline[-1], "epochs_", ())
+        if not epochs:
+            return {}
+        target = self.loaded.table.description.column(self.loaded.table.description.target)
+        losses = plots.losses(
+            [epoch.loss for epoch in epochs],
+            [epoch.validation_loss for epoch in epochs],
+            best_epoch=self.fit.pipeline[-1].best_epoch_,
+            unit=target.unit,
+        )
+        return {"losses": losses}
+
+
+def load(plan: Plan, *, today: date | None = None) -> Loaded:
+    """Read and check the table. Raises `DataError` with a report of all that prevents training on it."""
+    plan = plan.resolved()
+    known = plan.known()
+    dialect = known.dialect.options if known and known.dialect else {}
+    with open_table(plan.data, **{**dialect, **plan.reading}) as relation:
+        described = infer.describe(
+            relation,
+            target=plan.target,
+            task=plan.task,
+            group=plan.group,
+            time=plan.time,
+            types=plan.types,
+            known=known,
+        )
+        description = _completed(plan, described.description)
+        quality = checks.check(relation, description, today=today)
+        if quality.errors:
+            raise DataError(checks.report(relation.source, quality.findings))
+        table = prepare(relation, description, max_rows=plan.max_rows, seed=plan.random_state)
+    return Loaded(plan, replace(described, description=description), quality, table, _derived(plan, description))
+
+
+def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) -> Trained:
+    """Search for the best model, or fit the learner that is named. `runs` is a folder in which a search goes on.
+
+    Raises `ModelError` if the learner needs a package that is not installed.
+    """
+    plan, table = loaded.plan, loaded.table
+    seen = frames_of(table)
+    common: dict[str, Any] = {
+        "task": TASKS[table.task],
+        "labels": table.labels,
+        "derived": loaded.derived,
+        "groups": table.groups,
+        "times": table.times,
+        "seed": plan.random_state,
+    }
+    found: Search | None = None
+    if plan.learner == AUTO or plan.budget_seconds or plan.trials:
+        if plan.options:
+            raise DataError(f"{', '.join(plan.options)}: a search chooses these itself; leave them out, or the budget")
+        found = search(
+            table.frame,
+            seen,
+            table.target,
+            **common,
+            budget_s=plan.budget_seconds,
+            trials=plan.trials,
+            families=None if plan.learner == AUTO else [plan.learner],
+            journal=runs,
+            progress=progress,
+        )
+        fit = Fit(found.pipeline, found.family, found.parameters, found.labels, found.rows)
+    else:
+        with clocks_of(plan.options) as options:
+            fit = fit_one(
+                table.frame, seen, table.target, **common, family=plan.learner, parameters=options, progress=progress
+            )
+    X = seen.matrix(table.frame)
+    y = labels.positions(table.target, fit.labels) if fit.labels else np.asarray(table.target, dtype=np.float64)
+    candidate = fitted.candidate(fit.pipeline, seen, X[fit.rows.training])
+    return Trained(loaded, fit, found, seen, X, y, replace(candidate, features=_features(loaded, seen, candidate)))
+
+
+def subject_of(trained: Trained) -> Subject:
+    """Return what the model is about: its target, its table, and the rows that it is judged by."""
+    loaded, fit = trained.loaded, trained.fit
+    plan, table = loaded.plan, loaded.table
+    target = table.description.column(table.description.target)
+    task: Task = TASKS[table.task]
+    predicted = labels.target_of(fit.labels, target.name, "" if fit.labels else plan.unit or target.unit)
+    warnings = [*loaded.warnings, *(trained.search.warnings if trained.search else ())]
+    training, validation = fit.rows.training, fit.rows.validation
+    return Subject(
+        title=plan.title,
+        task=task,
+        target=replace(predicted, description=target.description),
+        limits=plan.limits,
+        tags={"dataset": plan.name, "task": task.name, "owner": plan.owner},
+        data=Data(
+            source=table.description.source or Path(table.source).name,
+            sha256=table.sha256,
+            rows=table.n_rows,
+            warnings=warnings,
+            split=Split(validation_share=HELD_OUT, random_state=plan.random_state),
+        ),
+        X=trained.X,
+        training=(trained.X[training], trained.y[training]),
+        validation=(trained.X[validation], trained.y[validation]),
+    )
+
+
+def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
+    """Prove the model equal to its compiled form, and collect the contents of the artifact."""
+    loaded, table = trained.loaded, trained.loaded.table
+    rows = {
+        "read": table.n_rows_read,
+        "set_aside": dict(table.set_aside),
+        "used": table.n_rows,
+        "parted": trained.fit.rows.how,
+    }
+    facts: dict[str, Any] = {**trained.candidate.facts, "rows": rows}
+    if trained.search:
+        facts["search"] = trained.search.to_facts()
+    candidate = replace(trained.candidate, facts=facts)
+    made = export.draft_of(
+        subject_of(trained), candidate, figures={**loaded.figures(), **trained.figures()}, notebook=notebook
+    )
+    measured = trained.search.leaderboard.measured() if trained.search else {}
+    return replace(made, observed={"leaderboard": measured} if measured else {})
+
+
+def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
+    """Run the notebook of a plan's schema file, or the template, and add the executed notebook to the artifact."""
+    known = plan.known()
+    path = Path(known.notebook) if known and known.notebook else TEMPLATE
+    resolved = plan.resolved()
+    if resolved.learner != AUTO:
+        LEARNERS[resolved.learner].check_installed()
+    with clocks_of(plan.options) as options, TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        data = plan.data if "://" in plan.data or not plan.data else str(Path(plan.data).resolve())
+        asked = asdict(replace(plan, data=data, options={**options}))
+        executed = notebook.run(path, parameters={"store": store, "plan": _plain(asked), "runs": str(runs or "")})
+        made = artifact.read_draft(Store(store).find(plan.name))
+    return replace(made, files={**made.files, "notebook.ipynb": executed})
+
+
+def frames_of(table: Table) -> Frames:
+    """Return what the server accepts in each column of the frame."""
+    said = {column.name: column for column in table.columns}
+    has_gaps = table.frame.isna().any()
+    return Frames(
+        tuple(
+            replace(
+                column,
+                type=said[column.name].type if column.type == NUMBER else column.type,
+                format=said[column.name].format,
+                has_gaps=bool(has_gaps[column.name]),
+            )
+            for column in frames.read(table.frame).columns
+        ),
+        is_array=False,
+    )
+
+
+def _completed(plan: Plan, description: Description) -> Description:
+    """Return the description with what the plan says beside columns."""
+    known = plan.known()
+    if known:  # of a table that is described before, other columns are left out
+        said = {*plan.types, *(column.name for column in known.columns)}
+        columns = tuple(column for column in description.columns if column.name in said)
+        description = replace(description, columns=columns)
+    asked = {name: getattr(plan, name) for name in ("target", "task", "group", "time", "date")}
+    description = replace(description, **{name: value for name, value in asked.items() if value})
+    if plan.max_age_days is not None:
+        description = replace(description, max_age_days=plan.max_age_days)
+    return description
+
+
+def _derived(plan: Plan, description: Description) -> tuple[Derived, ...]:
+    """Return the parts of dates, the features of the schema file, and those of the plan, which replace these."""
+    shared = feature_file.read(Path(plan.shared)) if plan.shared else {}
+    found = [*description.parts, *description.features, *feature_file.resolve(plan.features, shared)]
+    return tuple({each.name: each for each in found}.values())
+
+
+def _features(loaded: Loaded, seen: Frames, candidate: Candidate) -> tuple[Feature, ...]:
+    """Return the features with units and words; a column without a gap in the table takes no missing value."""
+    has_gaps = {column.name: column.has_gaps for column in seen.columns}
+    said = {column.name: column for column in loaded.table.columns}
+    return tuple(
+        replace(
+            feature,
+            unit=said[feature.name].unit,
+            description=said[feature.name].description,
+            missing=feature.missing and has_gaps[feature.name],
+        )
+        for feature in candidate.features
+    )
+
+
+def _title(name: str) -> str:
+    return name.replace("-", " ").capitalize()
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what papermill can write into a notebook."""
+    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    return found

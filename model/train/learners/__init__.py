@@ -1,4 +1,4 @@
-"""The learners, in one table: what each is called, its options, what it needs, and how it fits a table.
+"""The learners, in one table: what each is called, its options, and what it needs.
 
 The search tries them in the order of the table, in which cheap ones come first.
 
@@ -7,7 +7,8 @@ Importing this loads no training package, since the command line shows the optio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import argparse
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,15 +19,11 @@ from typing import TYPE_CHECKING, Any
 from model.errors import ModelError
 from model.train import gpu_clocks
 
+AUTO = "auto"  # all of them, compared by a search
 GPU_CLOCKS = "gpu_clocks"  # the option that is done around the training, not by it
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from model.train.candidate import Candidate
-    from model.train.evaluate import Split
     from model.train.learners.family import Family
-    from model.train.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +31,13 @@ class Learner:
     """A way to fit a model.
 
     `module` has its `FAMILY`, which builds pipelines for any table. `options` are its own, by name, each as arguments
-    of argparse; one that is not given keeps the learner's default. `fit` takes the table of an example, its split, the
-    given options and the random state; it returns the candidate and its figures by name. `requires` are packages that
-    may not be installed, each with the message for that case.
+    of argparse; one that is not given keeps the learner's default. `requires` are packages that may not be installed,
+    each with the message for that case.
     """
 
     title: str
     module: str
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    fit: Callable[[Table, Split, Mapping[str, Any], int], tuple[Candidate, dict[str, Figure]]] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
 
     def family(self) -> Family:
@@ -56,36 +51,6 @@ class Learner:
         for package, message in self.requires.items():
             if not find_spec(package):
                 raise ModelError(message)
-
-
-def _fit_gbm(
-    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
-) -> tuple[Candidate, dict[str, Figure]]:
-    from model.plots import training as plots
-    from model.train.learners import gbm
-
-    search = gbm.search(rows.X_train, rows.y_train, random_state=random_state)
-    pipeline = gbm.fit(rows.X_train, rows.y_train, random_state=random_state, **options)
-    return gbm.candidate(pipeline, rows.X_train, search=search), {"search": plots.search(search["results"])}
-
-
-def _fit_mlp(
-    table: Table, rows: Split, options: Mapping[str, Any], random_state: int
-) -> tuple[Candidate, dict[str, Figure]]:
-    from model.plots import training as plots
-    from model.train import frames, table_plots
-    from model.train.learners import fitted, mlp
-
-    network = mlp.NetworkRegressor(random_state=random_state, progress=True, **options)
-    network.fit(rows.X_train, rows.y_train)
-    losses = plots.losses(
-        [epoch.loss for epoch in network.epochs_],
-        [epoch.validation_loss for epoch in network.epochs_],
-        best_epoch=network.best_epoch_,
-        unit=table.dataset.target.unit,
-    )
-    candidate = fitted.candidate(network, frames.read(rows.X_train), rows.X_train)
-    return candidate, {"losses": losses, "target_over_features": table_plots.target_over_features(table)}
 
 
 @contextmanager
@@ -125,7 +90,6 @@ LEARNERS: Mapping[str, Learner] = {
         "a scaled GBM of scikit-learn",
         module="gbm",
         options={"n_estimators": {"type": int, "help": "trees (default: 400)"}},
-        fit=_fit_gbm,
     ),
     "mlp": Learner(
         "a multilayer perceptron of PyTorch",
@@ -142,7 +106,7 @@ LEARNERS: Mapping[str, Learner] = {
                 "help": "file for the state of the run, from which a stopped run resumes; removed at the end",
             },
             "hidden": {"type": int, "nargs": "*", "help": "widths of the hidden layers; none: a linear regression"},
-            "max_epochs": {"type": int, "help": "most passes over the rows"},
+            "max_epochs": {"type": int, "help": "most passes over the rows (default: 50)"},
             "batch_size": {"type": int, "help": "rows per step (default: a 128th of all rows, within 32 to 4,096)"},
             "learning_rate": {"type": float, "help": "highest learning rate"},
             "weight_decay": {"type": float, "help": "weight decay of AdamW"},
@@ -150,9 +114,11 @@ LEARNERS: Mapping[str, Learner] = {
             "patience": {"type": int, "help": "stop after this many epochs without improvement"},
             "precision": {"choices": ("float32", "bfloat16"), "help": "number format of the layers during training"},
             "compile": {"action": "store_true", "help": "use torch.compile"},
-            "deterministic": {"action": "store_true", "help": "use only PyTorch's deterministic algorithms"},
+            "deterministic": {
+                "action": argparse.BooleanOptionalAction,
+                "help": "use only PyTorch's deterministic algorithms (default: yes)",
+            },
         },
-        fit=_fit_mlp,
         requires={
             "torch": "an MLP needs PyTorch, which is not installed; run make train MODEL=height-weight, or "
             "pip install -r requirements-torch.txt"

@@ -1,26 +1,18 @@
-"""The scaled GBM of scikit-learn: of the published example, and for any table."""
+"""Gradient boosting of scikit-learn behind scaled columns, as in the published example."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
-from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model.schema.features import Matrix
 from model.task import REGRESSION, Task
-from model.train import frames
-from model.train.candidate import Candidate
 from model.train.frames import Column
-from model.train.learners import fitted
 from model.train.learners.family import Family, Parameters, Size, few_classes
-from model.train.learners.in_front import ONE_HOT, encoded
+from model.train.learners.in_front import ONE_HOT, are_plain, encoded
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -33,10 +25,12 @@ _MAX_ROWS = 5_000  # beyond which histograms find splits as good in a tenth of t
 def build(
     parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
 ) -> Pipeline:
-    """Return gradient boosting behind scaled columns; with numbers alone, none missing, it is what `fit` fits."""
+    """Return gradient boosting behind scaled columns; numbers alone, none missing, are scaled and no more."""
     estimator = GradientBoostingRegressor if task is REGRESSION else GradientBoostingClassifier
-    front = encoded(columns, derived, task, seed, one_hot=ONE_HOT, scaled=True)
-    return Pipeline([("columns", front), ("model", estimator(**parameters, random_state=seed))])
+    model = ("model", estimator(**parameters, random_state=seed))
+    if are_plain(columns, derived):
+        return Pipeline([("scaler", StandardScaler()), model])
+    return Pipeline([("columns", encoded(columns, derived, task, seed, one_hot=ONE_HOT, scaled=True)), model])
 
 
 def _defaults(task: Task) -> Parameters:
@@ -60,48 +54,3 @@ def _unsuited(size: Size) -> str:
 
 
 FAMILY = Family(build, _defaults, _suggest, _unsuited)
-
-
-def fit(X: Matrix, y: NDArray[np.float64], *, n_estimators: int = 400, random_state: int = 7) -> Pipeline:
-    """Fit the scaler and the trees on `X` `(n_rows, n_features)` and `y` `(n_rows,)`."""
-    steps = [
-        ("scaler", StandardScaler()),
-        ("gbm", GradientBoostingRegressor(n_estimators=n_estimators, random_state=random_state)),
-    ]
-    return Pipeline(steps).fit(X, y)
-
-
-def search(
-    X: Matrix,
-    y: NDArray[np.float64],
-    *,
-    n_estimators: Sequence[int] = range(50, 401, 50),
-    folds: int = 10,
-    random_state: int = 7,
-) -> dict[str, Any]:
-    """Return the cross-validated mean squared error for each number of trees, and the best.
-
-    The folds are not shuffled and the scaler is fitted once on all of `X`, as in the published example. Strictly the
-    scaler belongs inside each fold. Since trees depend only on the order of values, this changes no more than rounding.
-    """
-    grid = GridSearchCV(
-        GradientBoostingRegressor(random_state=random_state),
-        {"n_estimators": list(n_estimators)},
-        scoring="neg_mean_squared_error",
-        cv=KFold(folds),
-    ).fit(StandardScaler().fit_transform(X), y)
-    results = grid.cv_results_
-    return {
-        "folds": folds,
-        "best": {**grid.best_params_, "mse": float(-grid.best_score_)},
-        "results": [
-            {"n_estimators": int(parameters["n_estimators"]), "mse": float(-mean), "mse_sd": float(sd)}
-            for parameters, mean, sd in zip(results["params"], results["mean_test_score"], results["std_test_score"])
-        ],
-    }
-
-
-def candidate(pipeline: Pipeline, X: Matrix, *, search: Mapping[str, Any]) -> Candidate:
-    """Return the pipeline, fitted on `X` `(n_rows, n_features)`, as a candidate with the results of `search`."""
-    made = fitted.candidate(pipeline, frames.read(X), X)
-    return replace(made, facts={**made.facts, "search": dict(search)})

@@ -26,25 +26,25 @@ ONE_HOT = 10  # categories that get a column each in front of trees; more would 
 _MAX_ONE_HOT = 500  # columns of 1 and 0 in all
 
 
-def coded(
-    columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
-) -> tuple[ColumnTransformer, list[int]]:
+def coded(columns: Sequence[Column], derived: Sequence[Derived]) -> tuple[ColumnTransformer, list[int]]:
     """Return the steps that leave numbers as they are and make codes of categories, and the places of these codes.
 
     A code counts from 0; a missing or an unseen category is NaN. Rare categories beyond `MAX_CODES` share a code.
-    Behind derived features there are no codes, but what `encoded` makes: trees on computed columns split numbers alone.
     """
     numbers, categories, definitions = _parts(columns, derived)
-    if definitions:
-        return encoded(columns, derived, task, seed, one_hot=ONE_HOT), []
     codes = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,
         encoded_missing_value=np.nan,
         max_categories=MAX_CODES,
     )
-    parts = [("numbers", "passthrough", numbers), ("categories", codes, [column.name for column in categories])]
-    return _joined(parts), list(range(len(numbers), len(numbers) + len(categories)))
+    parts = [
+        ("numbers", "passthrough", numbers),
+        *_formulas(definitions, []),
+        ("categories", codes, [column.name for column in categories]),
+    ]
+    first = len(numbers) + len(definitions)
+    return _joined(parts), list(range(first, first + len(categories)))
 
 
 def encoded(
@@ -83,6 +83,11 @@ def encoded(
         ("many", Pipeline([("means", means), *scale]), [column.name for column in many]),
     ]
     return _joined(parts)
+
+
+def are_plain(columns: Sequence[Column], derived: Sequence[Derived]) -> bool:
+    """Return whether all columns are numbers without gaps, which learners that scale them take as they are."""
+    return not derived and all(column.type not in (CATEGORY, DATE) and not column.has_gaps for column in columns)
 
 
 def _scaled() -> list[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from model.task import REGRESSION, Task
 from model.train.frames import Column
 from model.train.learners.family import Family, Parameters
-from model.train.learners.in_front import encoded
+from model.train.learners.in_front import are_plain, encoded
 from model.train.learners.mlp import NetworkClassifier, NetworkRegressor
 
 if TYPE_CHECKING:
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
 
     from model.engine.formulas import Derived
 
-_MAX_EPOCHS = 50  # half of what the network takes on its own, since it is fitted for each fold
 _ONE_HOT = 30  # categories that get a column each
 
 
 def build(
     parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
 ) -> Pipeline:
-    """Return a multilayer perceptron behind imputed and scaled columns, with layers of one width."""
-    settings = dict(parameters)
-    hidden = (settings.pop("width"),) * settings.pop("layers")
+    """Return a multilayer perceptron behind imputed and scaled columns; plain numbers it scales itself."""
+    settings = {"deterministic": True, **parameters}
     estimator = NetworkRegressor if task is REGRESSION else NetworkClassifier
-    model = estimator(hidden=hidden, max_epochs=_MAX_EPOCHS, **settings, random_state=seed, deterministic=True)
-    front = encoded(columns, derived, task, seed, one_hot=_ONE_HOT, scaled=True)
-    return Pipeline([("columns", front), ("model", model)])
+    model = ("model", estimator(**{**settings, "hidden": tuple(settings["hidden"])}, random_state=seed))
+    if are_plain(columns, derived):
+        return Pipeline([model])
+    return Pipeline([("columns", encoded(columns, derived, task, seed, one_hot=_ONE_HOT, scaled=True)), model])
 
 
 def _defaults(task: Task) -> Parameters:
-    return {"width": 64, "layers": 2, "learning_rate": 0.003, "weight_decay": 0.1}
+    # Half of the epochs that the network takes on its own, since it is fitted for each fold.
+    return {"hidden": [64, 64], "learning_rate": 0.003, "weight_decay": 0.1, "max_epochs": 50}
 
 
 def _suggest(trial: Trial, task: Task) -> Parameters:
+    width = trial.suggest_int("mlp width", 16, 256, log=True)
     return {
-        "width": trial.suggest_int("mlp width", 16, 256, log=True),
-        "layers": trial.suggest_int("mlp layers", 1, 3),
+        "hidden": [width] * trial.suggest_int("mlp layers", 1, 3),
         "learning_rate": trial.suggest_float("mlp learning_rate", 3e-4, 0.03, log=True),
         "weight_decay": trial.suggest_float("mlp weight_decay", 1e-3, 1.0, log=True),
+        "max_epochs": 50,
     }
 
 

@@ -24,7 +24,7 @@ def build(
     """Return XGBoost's histogram trees behind codes of categories."""
     from xgboost import XGBClassifier, XGBRegressor
 
-    front, codes = coded(columns, derived, task, seed)
+    front, codes = coded(columns, derived)
     types = ["q"] * codes[0] + ["c"] * len(codes) if codes else None  # the categories are last
     estimator = XGBRegressor if task is REGRESSION else XGBClassifier
     model = estimator(**parameters, tree_method="hist", feature_types=types, enable_categorical=True, random_state=seed)

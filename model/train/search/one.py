@@ -1,0 +1,66 @@
+"""One learner without a search: it is fitted on the rows that a search would fit its best on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from model.engine.formulas import Derived
+from model.schema.feature import Category
+from model.task import Task
+from model.train.frames import Frames
+from model.train.labels import positions
+from model.train.learners import LEARNERS
+from model.train.search import rows as parts
+from model.train.search.rows import Rows
+from model.train.search.run import _check_targets, _known_labels
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A learner that is fitted on `rows.training`; of a classifier it predicts the positions of `labels`."""
+
+    pipeline: Pipeline
+    family: str
+    parameters: Mapping[str, Any]
+    labels: tuple[Category, ...]
+    rows: Rows
+
+
+def fit_one(
+    frame: pd.DataFrame,
+    frames: Frames,
+    y: Any,
+    *,
+    family: str,
+    parameters: Mapping[str, Any],
+    task: Task,
+    labels: Sequence[Category] = (),
+    derived: Sequence[Derived] = (),
+    groups: NDArray[Any] | None = None,
+    times: NDArray[Any] | None = None,
+    seed: int = 7,
+    progress: bool = True,
+) -> Fit:
+    """Return a learner of this family, with its defaults for parameters that are not given.
+
+    The arguments are those of `search`. Raises `DataError` if there is nothing to learn, `ModelError` if a package
+    that the learner needs is not installed.
+    """
+    targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
+    _check_targets(targets, labels)
+    rows = parts.part(targets, classes=bool(labels), groups=groups, times=times, seed=seed)
+    targets, known, rows = _known_labels(targets, tuple(labels), rows)
+    chosen = LEARNERS[family].family()
+    settings = {**chosen.defaults(task), **parameters}
+    pipeline = chosen.build(settings, frames.columns, derived, task, seed)
+    if "progress" in pipeline[-1].get_params():
+        pipeline[-1].set_params(progress=progress)
+    pipeline.fit(frame.iloc[rows.training], targets[rows.training])
+    return Fit(pipeline, family, settings, known, rows)
