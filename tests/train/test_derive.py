@@ -188,7 +188,7 @@ def test_categories_of_the_library_behind_derived_features(library: str, tmp_pat
     served = exported(model, table, y, tmp_path)
     new = homes(2_000, seed=3)[["price", "rooms", "region", "other"]]
     new["code"] = pd.Categorical(np.random.default_rng(0).choice([*"abcde"], 2_000), categories=[*"abcde"])
-    rows = new.astype(object).where(new.notna(), None).to_dict("records")
+    rows: Any = new.astype(object).where(new.notna(), None).to_dict("records")
 
     assert served.manifest.document["engine"]["columns"] == "columns.npz"
     assert np.array_equal(

@@ -163,7 +163,8 @@ class _Model:
             if len(rows) == 1:
                 return np.array([False])
             return np.concatenate([self.is_answered(row[np.newaxis]) for row in rows])
-        return np.isfinite(found.reshape(len(rows), -1)).all(axis=1)
+        is_finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(found.reshape(len(rows), -1)), axis=1)
+        return is_finite
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -473,8 +474,8 @@ def _limits(
 
 
 def _limited_far_away(
-    ask: Ask, features: Sequence[Feature], X: Matrix, limited: Sequence[Feature], *, in_float32: bool
-) -> Sequence[Feature]:
+    ask: Ask, features: Sequence[Feature], X: Matrix, limited: tuple[Feature, ...], *, in_float32: bool
+) -> tuple[Feature, ...]:
     """Return the features with limits beyond which a derived feature is missing, if no measurement is beyond them.
 
     Steps within them can be folded more often. Else `limited`, where the derived feature may be missing.
@@ -483,10 +484,10 @@ def _limited_far_away(
         found = _limits(ask, features, X, in_float32=in_float32)
     except ExportError:
         return limited
-    both = [
+    both = tuple(
         replace(each, lowest=max(each.lowest, other.lowest), highest=min(each.highest, other.highest))
         for each, other in zip(found, limited)
-    ]
+    )
     is_far = all(
         far == near or abs(far) >= _FAR
         for each, other in zip(both, limited)
