@@ -32,6 +32,7 @@ def add_describe(commands: Commands) -> None:
 def _describe(options: argparse.Namespace) -> None:
     from model.table import infer, recipes, schema_file
     from model.table.reader import open_table
+    from model.table.source import STANDARD_INPUT
 
     known = recipes.find(options.schema) if options.schema else None
     dialect = known.dialect.options if known and known.dialect else {}
@@ -44,7 +45,9 @@ def _describe(options: argparse.Namespace) -> None:
             types=dict(options.types),
             known=known,
         )
-    description = replace(described.description, data="" if options.source == "-" else options.source)
+    # A URL without credentials, as reports and manifests have it.
+    data = described.description.data if "://" in options.source else options.source
+    description = replace(described.description, data="" if options.source == STANDARD_INPUT else data)
     if options.out == "-":
         print(schema_file.render(description), end="")
         return

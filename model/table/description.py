@@ -9,7 +9,8 @@ from typing import Any
 
 from model.engine.formula_syntax import Call, Name, Text, printed
 from model.engine.formulas import Derived
-from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER, Category
+from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, Category
+from model.schema.feature import DATE as DATE
 
 TEXT, IDENTIFIER = "text", "identifier"
 TYPES = (NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE, TEXT, IDENTIFIER)

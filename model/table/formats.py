@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.table.reader import Relation
-from model.table.values import moment_of, number_of, quoted
+from model.table.source import quoted
+from model.table.values import moment_of, number_of
 
 NUMBERS = ((",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"), (",", "'"))
 """How numbers may be written beside 1234.5: decimal mark and thousands separator."""

@@ -77,8 +77,13 @@ def prepare(
     type, is set aside. So is one without a time, if there is a time column. A cell that is not of its column's type
     counts as missing. Raises `DataError` with every reason for which there is no such table.
     """
-    roles = {"target": target, "task": task, "group": group, "time": time}
-    description = replace(description, **{name: value for name, value in roles.items() if value})
+    description = replace(
+        description,
+        target=target or description.target,
+        task=task or description.task,
+        group=group or description.group,
+        time=time or description.time,
+    )
     _check_columns(relation, description)
     of_target = description.column(description.target)
     described = {column.name: column for column in description.columns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from model.engine.formula_syntax import nearest
 from model.errors import DataError
@@ -104,7 +105,7 @@ class _Column:
     reasons: list[str] = field(default_factory=list)
     open_thousands: bool = False
 
-    def take(self, type: str, reason: str, *, use: bool = True, **facts: str) -> None:
+    def take(self, type: str, reason: str, *, use: bool = True, **facts: Any) -> None:
         self.described = replace(self.described, type=type, use=use, **facts)
         self.reasons.insert(0, reason)
 
@@ -159,13 +160,16 @@ def describe(
     )
     absent = tuple(column for name, column in said.items() if name not in relation.names)
     notes += [f"column {column.name!r} of the schema file is not in the table" for column in absent]
-    roles = {"target": target, "task": task, "group": group, "time": time}
+    known = known or Description(())
     description = replace(
-        known or Description(()),
+        known,
         columns=(*described, *absent),
         dialect=relation.dialect,
         data=relation.source,
-        **{name: value for name, value in roles.items() if value},
+        target=target,
+        task=task or known.task,
+        group=group,
+        time=time,
     )
     return Described(description, found, relation.n_rows, tuple(notes))
 

@@ -78,11 +78,13 @@ class Relation:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query on `data`. Raises `DataError` where memory or disk do not suffice."""
-        return self._run(query, parameters).fetchall()
+        with self._bounded():
+            return self.connection.execute(query, list(parameters)).fetchall()
 
     def query(self, query: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
         """Return the result of a query on `data` as a frame."""
-        return self._run(query, parameters).df()
+        with self._bounded():
+            return self.connection.execute(query, list(parameters)).df()
 
     def frames(self, names: Sequence[str] | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
         """Yield the cells as they are, `rows` rows at a time in the file's order; the index has the row numbers."""
@@ -97,9 +99,11 @@ class Relation:
         """Return the numbers of `k` rows in order, the same for the same seed; all rows if there are no more."""
         return choose(np.arange(self.n_rows), k, seed=seed)
 
-    def _run(self, query: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Raise `DataError` where memory or disk do not suffice."""
         try:
-            return self.connection.execute(query, list(parameters))
+            yield
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             raise DataError(f"{self.source} needs more memory or disk than there is: {first_line(error)}") from None
 

@@ -16,6 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from model.engine.formula_syntax import nearest
 from model.engine.formulas import Derived
+from model.engine.formulas import parse as parse_formula
 from model.errors import DataError, FormulaError, first_line
 from model.schema import dates
 from model.schema.feature import DATE
@@ -247,11 +248,14 @@ class _Reader:
             if name in names or name in defined[:number]:
                 self.fault(("features", str(number)), "name", f"{name!r} is the name of another column or feature")
         types = {column.name: column.type for column in description.columns}
-        for key, rows in (("rules", description.rules), ("features", description.features)):
-            for number, row in enumerate(rows):
+        formulas = {
+            "rules": [rule.formula for rule in description.rules],
+            "features": [feature.formula for feature in description.features],
+        }
+        for key, texts in formulas.items():
+            for number, text in enumerate(texts):
                 try:
-                    formula = row.parsed if isinstance(row, Derived) else Derived("", row.formula).parsed
-                    formula.check(types)
+                    parse_formula(text).check(types)
                 except FormulaError as error:
                     self.fault((key, str(number)), "formula", str(error))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from model.schema import dates
-from model.schema.feature import BOOLEAN
+from model.schema.feature import BOOLEAN, DATE
 from model.table import reader
-from model.table.description import DATE, ColumnDescription
+from model.table.description import ColumnDescription
 from model.table.reader import Relation
 from model.table.source import quoted
 
