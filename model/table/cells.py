@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model.schema.feature import BOOLEAN, INTEGER, NUMBER
-from model.table.description import DATE, ColumnDescription, Description
+from model.schema.feature import BOOLEAN, DATE, INTEGER, NUMBER
+from model.table.description import ColumnDescription, Description
 from model.table.reader import Relation
 from model.table.values import text_of, value_of
 

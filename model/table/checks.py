@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from model.errors import Problem
+from model.schema.feature import DATE
 from model.table import repeats, rules
 from model.table.cells import DAY, Cells
-from model.table.description import DATE, Description
+from model.table.description import Description
 from model.table.profile import ColumnProfile, profiles_of
 from model.table.reader import Relation
 from model.table.rules import MAX_LISTED_ROWS, Broken

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model.schema.feature import BOOLEAN, INTEGER, NUMBER
+from model.schema.feature import BOOLEAN, DATE, INTEGER, NUMBER
 from model.table.cells import CELLS, DAY, Cells, has_value, literal
-from model.table.description import DATE, ColumnDescription
+from model.table.description import ColumnDescription
 
 # Rows that quartiles and pictures are made of; all rows of a table that has no more. A hash of its number draws a row.
 SAMPLE_ROWS = 100_000

@@ -18,9 +18,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model.errors import DataError
+from model.schema.feature import DATE
 from model.table.checks import DIMENSIONS, Finding, Quality, report
 from model.table.clean import Cleaned
-from model.table.description import DATE
 from model.table.profile import SAMPLE_ROWS, ColumnProfile, written
 
 VERSION = 1

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from model.engine import formulas
 from model.engine.formulas import Formula
 from model.errors import FormulaError
-from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, listed, to_text
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER, listed, to_text
 from model.table.cells import CELLS, DAY, Cells, has_value, literal
-from model.table.description import DATE, ColumnDescription, Rule
+from model.table.description import ColumnDescription, Rule
 from model.table.profile import ColumnProfile, written
 from model.table.values import listed as listed_texts
 

@@ -164,8 +164,12 @@ def test_output_that_cannot_be_is_refused_first(tmp_path: Path, name: str, says:
 
 def test_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a file cannot be put in its place, none of the temporary ones stays."""
+
+    def full(*paths: Path) -> None:
+        raise OSError(28, "No space left on device")
+
     path = write(tmp_path / "houses.csv", houses())
-    monkeypatch.setattr(clean.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("os.replace", full)
 
     with pytest.raises(DataError, match="cannot be written: "):
         cleaned(path, tmp_path / "ok.csv")

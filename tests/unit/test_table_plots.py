@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from model.plots import table
 from model.plots.style import to_png
@@ -64,7 +65,7 @@ def test_shares_of_missing_cells_are_drawn_in_order() -> None:
     axis = table.missing(frame()).axes[0]
 
     assert [label.get_text() for label in axis.get_yticklabels()][-3:] == [r"area \$m\$", "sold", "empty"]
-    assert max(bar.get_width() for bar in axis.patches) == 1.0
+    assert max(bar.get_width() for bar in axis.patches if isinstance(bar, Rectangle)) == 1.0
 
 
 def test_correlation_of_a_column_with_itself_is_one() -> None:
