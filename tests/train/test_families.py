@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
 from model.engine.compare import differing, shares_of
@@ -35,7 +35,7 @@ def gaps(random: np.random.Generator) -> pd.DataFrame:
         gap=np.where(random.random(N_ROWS) < 0.2, np.nan, random.random(N_ROWS)),
         flag=np.where(random.random(N_ROWS) < 0.1, np.nan, random.integers(0, 2, N_ROWS)),
         same=1.0,
-        town=category(np.where(random.random(N_ROWS) < 0.1, None, random.choice(list("abcdef"), N_ROWS))),
+        town=category(pd.Series(random.choice(list("abcdef"), N_ROWS)).where(random.random(N_ROWS) > 0.1)),
     )
 
 
@@ -97,7 +97,10 @@ class _Lowest(FixedTrial):
         super().__init__({})
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> object:
-        return distribution.choices[-1] if hasattr(distribution, "choices") else distribution.low
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[-1]
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -55,7 +55,7 @@ def table(n_rows: int = 240) -> pd.DataFrame:
 def prices(frame: pd.DataFrame) -> np.ndarray:
     """Prices that depend on the area, the town and the month."""
     noise = np.random.default_rng(2).normal(size=len(frame)) * 10
-    return (frame["area"] * 3 + frame["town"].cat.codes * 40 + frame["sold"].dt.month * 5 + noise).to_numpy()
+    return np.asarray(frame["area"] * 3 + frame["town"].cat.codes * 40 + frame["sold"].dt.month * 5 + noise)
 
 
 def run(**options: Any) -> Search:
@@ -179,7 +179,12 @@ def test_labels_are_found_by_their_positions(kind: str) -> None:
     """Labels of all kinds are learned; one that training rows lack is left out, and said to be."""
     frame = table()
     values = pd.qcut(prices(frame), 2 if kind == "booleans" else 3, labels=False)
-    labels: list[Any] = {"strings": ["cheap", "dear", "fair"], "booleans": [False, True], "numbers": [1, 5, 7]}[kind]
+    known: dict[str, list[Any]] = {
+        "strings": ["cheap", "dear", "fair"],
+        "booleans": [False, True],
+        "numbers": [1, 5, 7],
+    }
+    labels = known[kind]
     y = np.array([labels[value] for value in values], dtype=object)
     found = run(frame=frame, y=y, task=CLASSIFICATION, labels=labels, trials=3, families=FAMILIES)
 

@@ -10,7 +10,7 @@ from model.task import Task
 from model.train.frames import Column
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
     from sklearn.pipeline import Pipeline
 
     from model.engine.formulas import Derived
@@ -49,7 +49,7 @@ class Family:
 
     build: Build
     defaults: Callable[[Task], Parameters]
-    suggest: Callable[[Trial, Task], Parameters] | None = None
+    suggest: Callable[[BaseTrial, Task], Parameters] | None = None
     unsuited: Callable[[Size], str] = lambda size: ""
 
 

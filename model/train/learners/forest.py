@@ -14,7 +14,7 @@ from model.train.learners.family import Family, Parameters
 from model.train.learners.in_front import ONE_HOT, encoded
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -41,7 +41,7 @@ def _defaults(task: Task) -> Parameters:
     return {"kind": "random", "min_samples_leaf": 1, "max_features": 1.0 if task is REGRESSION else "sqrt"}
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     return {
         "kind": trial.suggest_categorical("forest kind", ["random", "extra"]),
         "min_samples_leaf": trial.suggest_int("forest min_samples_leaf", 1, 20, log=True),

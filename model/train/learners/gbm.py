@@ -15,7 +15,7 @@ from model.train.learners.family import Family, Parameters, Size, few_classes
 from model.train.learners.in_front import ONE_HOT, are_plain, encoded
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -37,7 +37,7 @@ def _defaults(task: Task) -> Parameters:
     return {"n_estimators": 400, "learning_rate": 0.1, "max_depth": 3, "min_samples_leaf": 1, "subsample": 1.0}
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     return {
         "n_estimators": trial.suggest_int("gbm n_estimators", 50, 400, log=True),
         "learning_rate": trial.suggest_float("gbm learning_rate", 0.02, 0.3, log=True),

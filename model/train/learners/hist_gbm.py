@@ -14,7 +14,7 @@ from model.train.learners.family import Family, Parameters, few_classes
 from model.train.learners.in_front import coded
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -40,7 +40,7 @@ def _defaults(task: Task) -> Parameters:
     }
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     return {
         "learning_rate": trial.suggest_float("hist-gbm learning_rate", 0.01, 0.3, log=True),
         "max_iter": trial.suggest_int("hist-gbm max_iter", 50, 500, log=True),

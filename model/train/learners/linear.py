@@ -16,7 +16,7 @@ from model.train.learners.family import Family, Parameters
 from model.train.learners.in_front import encoded
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -49,7 +49,7 @@ def _defaults(task: Task) -> Parameters:
     return {**penalty, "min_frequency": 1}
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     rare = {"min_frequency": trial.suggest_categorical("linear min_frequency", [1, 5, 20])}
     if task is not REGRESSION:
         return {"C": trial.suggest_float("linear C", 1e-4, 1e3, log=True), **rare}

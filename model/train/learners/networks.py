@@ -14,7 +14,7 @@ from model.train.learners.in_front import are_plain, encoded
 from model.train.learners.mlp import NetworkClassifier, NetworkRegressor
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -38,7 +38,7 @@ def _defaults(task: Task) -> Parameters:
     return {"hidden": [64, 64], "learning_rate": 0.003, "weight_decay": 0.1, "max_epochs": 50}
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     width = trial.suggest_int("mlp width", 16, 256, log=True)
     return {
         "hidden": [width] * trial.suggest_int("mlp layers", 1, 3),

@@ -13,7 +13,7 @@ from model.train.learners.family import Family, Parameters, few_classes
 from model.train.learners.in_front import coded
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
 
@@ -43,7 +43,7 @@ def _defaults(task: Task) -> Parameters:
     }
 
 
-def _suggest(trial: Trial, task: Task) -> Parameters:
+def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     return {
         "n_estimators": trial.suggest_int("xgboost n_estimators", 50, 500, log=True),
         "learning_rate": trial.suggest_float("xgboost learning_rate", 0.01, 0.3, log=True),

@@ -110,7 +110,7 @@ def _serve(connection: Connection[Any, Any], problem: Problem) -> None:
     """Do what comes through the connection, until it is closed."""
     Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
-    functions = {"score": work.score, "final": work.final, "measure": work.measure}
+    functions: Mapping[str, Callable[..., Any]] = {"score": work.score, "final": work.final, "measure": work.measure}
     while True:
         try:
             what, arguments = connection.recv()

@@ -73,6 +73,7 @@ def part(
     searched = found
     if len(found) > max_rows:
         searched = np.sort(np.random.default_rng(seed).choice(found, max_rows, replace=False))
+    folds: Sequence[tuple[Places, Places]]
     if times is not None:
         folds = _forward(order[searched])
     elif units is not None:

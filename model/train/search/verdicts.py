@@ -73,13 +73,13 @@ def _few(problem: Problem, names: Sequence[str], groups: NDArray[Any] | None) ->
         sentences.append(f"there are only {len(rows.training)} rows to fit on; all figures are uncertain")
     if problem.n_classes:
         counts = np.bincount(problem.y[rows.training], minlength=problem.n_classes)
-        few = [f"{names[number]} ({counts[number]})" for number in np.flatnonzero(counts < _FEW_OF_CLASS)]
+        few = [f"{names[number]} ({counts[number]})" for number in np.flatnonzero(counts < _FEW_OF_CLASS).tolist()]
         if few:
             sentences.append(f"labels with fewer than {_FEW_OF_CLASS} rows to fit on: {_listed(few)}")
         lacking = {
             number
             for training, judged in rows.folds
-            for number in np.setdiff1d(np.unique(problem.y[judged]), problem.y[training])
+            for number in np.setdiff1d(np.unique(problem.y[judged]), problem.y[training]).tolist()
         }
         if lacking:
             some = [names[number] for number in sorted(lacking)]
