@@ -158,7 +158,7 @@ def _print_loaded(loaded: Loaded) -> None:
         aside.append(f"{table.n_rows:,} rows are used, drawn at random; --max-rows says how many")
     checklist.print_under("rows", aside)
     checklist.print_under("derived", [f"{each.name} = {each.formula}" for each in loaded.derived])
-    checklist.print_under("warning", loaded.warnings)
+    checklist.print_under("check", loaded.warnings or ["no warnings"])
 
 
 def _print_trained(trained: Trained) -> None:

@@ -482,13 +482,13 @@ def _leaderboard(document: Mapping[str, Any]) -> Leaderboard | None:
 
 def _standing(entry: Mapping[str, Any], measured: Mapping[str, Any]) -> Standing:
     family, n_trials, score = entry["family"], entry["n_trials"], entry["score"]
-    ends = [score["low"], score["high"]]
+    low, high = score["low"], score["high"]
     if not (_is_text(family) and _is_count(n_trials) and is_number(score["mean"])):
         raise ValueError("it is no standing")
-    if not all(end is None or is_number(end) for end in ends):
+    if not all(end is None or is_number(end) for end in (low, high)):
         raise ValueError("its interval is none")
     figures = {name: float(value) for name, value in measured.get(family, {}).items() if is_number(value)}
-    return Standing(family, float(score["mean"]), *ends, n_trials, figures)
+    return Standing(family, float(score["mean"]), low, high, n_trials, figures)
 
 
 def _data(document: Mapping[str, Any]) -> Data | None:

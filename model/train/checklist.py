@@ -50,6 +50,10 @@ def print_version(model: Artifact, store: Store) -> None:
     print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
     for part, scores in (("training", model.manifest.metrics.training), ("holdout", model.manifest.metrics.validation)):
         print(f"{part:<8} {_scores_line(scores) if scores else 'none, so there is no figure for new rows'}")
+    if intervals := model.manifest.intervals:
+        level = 0.9 if 0.9 in intervals.levels else intervals.levels[-1]
+        width = intervals.half_widths[level]
+        print(f"interval {level:.0%} of new rows like these are within ±{width:.4g}; ask for it by ?interval={level:g}")
     print(f"written  {model.path}")
     serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
     print(f"serve    {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}, in a clone of Tabserve")

@@ -89,12 +89,17 @@ class Plan:
         if known:
             said = {name: getattr(known, name) for name in ("data", "learner", "title", "limits")}
             plan = replace(self, **{name: value for name, value in said.items() if value and not getattr(self, name)})
-            if plan.learner == known.learner:
+            if plan.learner == known.learner and not plan.is_search:
                 plan = replace(plan, options={**known.options, **plan.options})
         if not plan.data:
             own = ", ".join(recipes.names())
             raise DataError(f"there is no table for the model {self.name!r}; name it by --data, or train {own}")
         return replace(plan, learner=plan.learner or AUTO, title=plan.title or _title(self.name))
+
+    @property
+    def is_search(self) -> bool:
+        """Return whether learners are compared, or the settings of one."""
+        return self.learner == AUTO or bool(self.budget_seconds or self.trials)
 
     def known(self) -> Description | None:
         """Return what is known of the table before it is read."""
@@ -200,7 +205,7 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
         "seed": plan.random_state,
     }
     found: Search | None = None
-    if plan.learner == AUTO or plan.budget_seconds or plan.trials:
+    if plan.is_search:
         if plan.options:
             raise DataError(f"{', '.join(plan.options)}: a search chooses these itself; leave them out, or the budget")
         found = search(
