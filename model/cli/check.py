@@ -56,6 +56,8 @@ def _check(options: argparse.Namespace) -> int:
 
     if options.reject_outliers and not options.clean:
         raise ValueError("--reject-outliers needs --clean FILE")
+    if options.html and not options.html.parent.is_dir():
+        raise ValueError(f"{options.html.parent} is no folder; make it, or name another file")
     if options.clean:
         clean.check_output(options.clean, options.source)
     known = recipes.find(options.schema) if options.schema else None

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-from model.errors import Problem
+import duckdb
+
+from model.errors import DataError, Problem, first_line
 from model.schema.feature import DATE
 from model.table import repeats, rules
 from model.table.cells import DAY, Cells
@@ -154,10 +156,16 @@ def report(name: str, findings: Sequence[Finding]) -> str:
 def check(relation: Relation, description: Description, *, today: date | None = None) -> Quality:
     """Return every problem of a table, what each column holds, and how old the rows are.
 
-    Columns that are not used are not checked for their types and limits. Raises `DataError` for a format of dates that
-    is none.
+    Columns that are not used are not checked for their types and limits. Raises `DataError` for a table or a
+    description that cannot be checked.
     """
-    today = today or datetime.now(UTC).date()
+    try:
+        return _check(relation, description, today or datetime.now(UTC).date())
+    except duckdb.Error as error:
+        raise DataError(f"{relation.source} cannot be checked: {first_line(error)}") from None
+
+
+def _check(relation: Relation, description: Description, today: date) -> Quality:
     cells = Cells(relation, description)
     relation.connection.execute(f"CREATE OR REPLACE TABLE {rules.FLAGS} (rule INTEGER, row BIGINT)")
     profiles = profiles_of(cells)

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from model.engine import formulas
 from model.engine.formulas import Formula
-from model.errors import FormulaError
-from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER, listed, to_text
+from model.errors import DataError, FormulaError
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, NUMBER, Category, listed, to_text
 from model.table.cells import CELLS, DAY, Cells, has_value, literal
 from model.table.description import ColumnDescription, Rule
 from model.table.profile import ColumnProfile, written
+from model.table.source import quoted
 from model.table.values import listed as listed_texts
+from model.table.values import value_of
 
 FLAGS = "flags"
 """The table of `rule` and `row` for what is not a condition of SQL."""
@@ -76,8 +78,8 @@ def of_columns(cells: Cells, profiles: Mapping[str, ColumnProfile], *, today: da
         found += _of_missing(cells, column, profile)
         if has_value(column):
             found += _of_values(cells, column, profile, today)
-        elif column.allowed:
-            found.append(_of_allowed(column, cells.value(column.name)))
+        if column.allowed:
+            found.append(_of_allowed(cells, column))
     names = [column.name for column in cells.description.learned if column in cells.checked]
     if len(names) > 2:
         missing = " + ".join(f"(NOT {cells.known(name)})::INTEGER" for name in names)
@@ -119,12 +121,11 @@ def _of_values(cells: Cells, column: ColumnDescription, profile: ColumnProfile, 
         yield RowRule(kind, name, "is in the future", ahead, fatal=is_age, rejects=is_age)
     else:
         yield RowRule("infinite", name, "is not finite", f"isinf({value})")
-        if column.allowed:
-            yield _of_allowed(column, value)
     if math.isfinite(low) or math.isfinite(high):
-        limits = f"{written(low, column.type)} to {written(high, column.type)} {column.unit}".rstrip()
         outside = f"{value} < {literal(low)} OR {value} > {literal(high)}"
-        yield RowRule("out of range", name, f"is not plausible: {limits}", f"isfinite({value}) AND ({outside})")
+        yield RowRule(
+            "out of range", name, f"is not plausible: {_limits(column)}", f"isfinite({value}) AND ({outside})"
+        )
     markers = [each for each in profile.markers if low <= each <= high and each not in column.allowed]
     among = f"{value} IN ({', '.join(map(literal, markers))})"
     if markers:
@@ -141,16 +142,35 @@ def _of_values(cells: Cells, column: ColumnDescription, profile: ColumnProfile, 
         yield RowRule("outlier", name, reason, condition, fatal=False, rejects=False)
 
 
-def _of_allowed(column: ColumnDescription, cell: str) -> RowRule:
-    """Return the rule for a list of allowed values, which are compared as numbers if the column has numbers."""
+def _limits(column: ColumnDescription) -> str:
+    """Return a column's plausible limits, of which there is at least one, for a person."""
+    low, high = (written(each, column.type) if math.isfinite(each) else "" for each in (column.minimum, column.maximum))
+    limits = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+    return f"{limits} {column.unit}".rstrip()
+
+
+def _of_allowed(cells: Cells, column: ColumnDescription) -> RowRule:
+    """Return the rule for a list of allowed values, which are compared as values of the column's type."""
+    cell = cells.value(column.name)
     if has_value(column):
-        among = ", ".join(literal(float(each)) for each in column.allowed)
+        among = ", ".join(literal(_allowed_value(cells, column, each)) for each in column.allowed)
         condition = f"isfinite({cell}) AND {cell} NOT IN ({among})"
         if column.type == INTEGER:
             condition += f" AND {cell} = trunc({cell})"
     else:
         condition = f"{cell} NOT IN {listed_texts(map(to_text, column.allowed))}"
     return RowRule("not allowed", column.name, f"is none of {listed(column.allowed)}", condition)
+
+
+def _allowed_value(cells: Cells, column: ColumnDescription, allowed: Category) -> float:
+    """Return an allowed value as a number. Raises `DataError` for a text that is none of the column's type."""
+    if not isinstance(allowed, str):
+        return float(allowed)
+    ((value,),) = cells.rows(f"SELECT CAST({value_of(cells.relation, column, quoted(allowed))} AS DOUBLE)")
+    if value is None:
+        reason = f"allows {allowed!r}, which is not {_TYPES[column.type]}; correct it in the schema file"
+        raise DataError(f"column {column.name!r} {reason}")
+    return float(value)
 
 
 def count(cells: Cells, rules: Sequence[RowRule]) -> list[Broken]:

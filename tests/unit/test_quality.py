@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from model.errors import DataError
 from model.table.checks import DIMENSIONS, KINDS, MINIMUM_ROWS, Finding, Quality, check, report
 from model.table.description import ColumnDescription, Description, Rule
 from model.table.reader import open_table
@@ -97,6 +99,22 @@ def test_cells_at_the_limits_are_right(checked: Checked) -> None:
     narrow = replace(HOUSES, columns=(COLUMNS[0], replace(COLUMNS[1], minimum=40, maximum=69.5), *COLUMNS[2:]))
 
     assert kinds(checked({(3, "sold"): "2026-02-01"}, description=narrow)) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "limits", "reason"),
+    [
+        ("net", {"minimum": 1010}, "1009 is not plausible: at least 1,010"),
+        ("net", {"maximum": 1008}, "1009 is not plausible: at most 1,008"),
+        ("sold", {"minimum": 1768003200.0}, "2026-01-01 is not plausible: at least 2026-01-10"),
+    ],
+)
+def test_one_limit_is_enough(checked: Checked, column: str, limits: dict[str, Any], reason: str) -> None:
+    """A column may have a minimum or a maximum alone, and dates have limits, too."""
+    columns = tuple(replace(each, **limits) if each.name == column else each for each in COLUMNS)
+    quality = checked(rows=houses()[9:] if column == "net" else None, description=replace(HOUSES, columns=columns))
+
+    assert only(quality, "out of range").problem.reason == reason
 
 
 def test_outliers_are_warnings(checked: Checked) -> None:
@@ -258,6 +276,19 @@ def test_every_kind_has_a_dimension_and_a_remedy() -> None:
     """Each kind of finding belongs to one of the four dimensions, and says what to do."""
     assert {dimension for dimension, _ in KINDS.values()} == set(DIMENSIONS)
     assert all(remedy for _, remedy in KINDS.values())
+
+
+def test_allowed_values_are_of_the_type_of_the_column(checked: Checked) -> None:
+    """Booleans and dates are compared as such; an allowed value that is none of its column's type is refused."""
+    allowed = {"lift": ("yes",), "sold": ("2026-01-01", "2026-01-02T00:00:00Z")}
+    columns = tuple(replace(each, allowed=allowed.get(each.name, each.allowed)) for each in COLUMNS)
+    rows = [row for row in houses() if row[4] != "false" and row[5] <= "2026-01-02"] * 20
+    quality = checked(rows=[*rows, house(1)], description=replace(HOUSES, columns=columns))
+    wrong = tuple(replace(each, allowed=("x",)) if each.name == "rooms" else each for each in COLUMNS)
+
+    assert [(found.kind, found.problem.feature) for found in quality.errors] == [("not allowed", "lift")]
+    with pytest.raises(DataError, match="column 'rooms' allows 'x', which is not a whole number"):
+        checked(description=replace(HOUSES, columns=wrong))
 
 
 def test_document_explains_every_kind() -> None:
