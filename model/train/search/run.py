@@ -246,9 +246,8 @@ class _Run:
             facts = known.get(entry.family)
             if facts is None and (until is None or monotonic() < until):
                 facts = self._worker.run("measure", entry.family, entry.parameters, until=until).facts
-            if facts is not None:
-                numbers = {name: float(value) for name, value in facts.items() if name != "pipeline"}
-                found[entry.family] = {"fit_seconds": tried[entry.trial].fit_seconds, **numbers}
+            numbers = {name: float(value) for name, value in (facts or {}).items() if name != "pipeline"}
+            found[entry.family] = {"fit_seconds": tried[entry.trial].fit_seconds, **numbers}
         return found
 
     def _goes_on(self) -> bool:
