@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import requests
 from flask.testing import FlaskClient
+from sklearn.ensemble import GradientBoostingRegressor
 
 from app import create_app
 from app.config import Config
@@ -26,7 +27,7 @@ from app.serving.loaded import load
 from model import Artifact, ArtifactError, DeviceError, GoldenRowsError, Matrix, Store
 from tests.support import networks as some
 from tests.support.server import serve
-from tests.support.service import HOUSE, refused, rewrite, strict_json
+from tests.support.service import HOUSE, TABLE, refused, rewrite, strict_json
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (requirements-cuda.txt)")
 pytest.importorskip("safetensors", reason="needs safetensors (requirements-cuda.txt)")
@@ -38,7 +39,7 @@ from model.engine.compare import differing  # noqa: E402
 from model.engine.gpu import TorchEngine  # noqa: E402
 from model.engine.network import Network  # noqa: E402
 from model.store import device as on_device  # noqa: E402
-from model.train import evaluate, examples, export, frames, proof, tables  # noqa: E402
+from model.train import frames, proof  # noqa: E402
 from model.train.learners import fitted, mlp  # noqa: E402
 
 NAME = "boston-housing"
@@ -47,14 +48,22 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def networks(houses: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of boston-housing as a network. Tests must not change it."""
     root: Path = tmp_path_factory.mktemp("networks")
-    table = tables.read(examples.DATASETS[NAME])
-    rows = evaluate.split(table.X, table.y)
-    regressor = mlp.NetworkRegressor(hidden=(32, 16), max_epochs=2, device="cpu").fit(rows.X_train, rows.y_train)
-    candidate = fitted.candidate(regressor, frames.read(rows.X_train), rows.X_train)
-    Store(root).add(NAME, export.draft(table, rows, candidate, figures={}))
+    y = pd.read_csv(TABLE)["MEDV"]
+    regressor = mlp.NetworkRegressor(hidden=(32, 16), max_epochs=2, device="cpu").fit(houses, y)
+    own_export(regressor, houses, y, name=NAME, store=root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trees(houses: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of a model without a network. Tests must not change it."""
+    root: Path = tmp_path_factory.mktemp("trees")
+    y = pd.read_csv(TABLE)["MEDV"]
+    forest = GradientBoostingRegressor(n_estimators=5, random_state=7).fit(houses, y)
+    own_export(forest, houses, y, name="trees", store=root)
     return root
 
 
@@ -347,15 +356,15 @@ def test_classes_of_the_service(any_table: Path) -> None:
     np.testing.assert_allclose([[*each.values()] for each in reply["probability"]], expected[:, 1:], atol=1e-6)
 
 
-def test_model_without_a_network(store: Path, networks: Path, tmp_path: Path) -> None:
+def test_model_without_a_network(trees: Path, networks: Path, tmp_path: Path) -> None:
     """A model without a network still uses ONNX Runtime beside one on the device, in the loop and to the last bit."""
     shutil.copytree(networks, tmp_path / "store")
-    shutil.copytree(store / NAME, tmp_path / "store" / "trees")
-    rewrite(tmp_path / "store" / "trees" / "1", lambda manifest: manifest.update(name="trees"))
-    client = opened(tmp_path / "store")
+    shutil.copytree(trees / "trees", tmp_path / "store" / "trees")
+    client, fitted_trees = opened(tmp_path / "store"), joblib.load(trees / "trees" / "1" / fitted.PIPELINE)
+    expected = fitted_trees.predict(pd.DataFrame([HOUSE], dtype=float)).tolist()
 
-    assert strict_json(client.post("/models/trees/predict", json=HOUSE))["prediction"] == [25.002145787183498]
-    assert strict_json(client.post(f"/models/{NAME}/predict", json=HOUSE))["prediction"] != [25.002145787183498]
+    assert strict_json(client.post("/models/trees/predict", json=HOUSE))["prediction"] == expected
+    assert strict_json(client.post(f"/models/{NAME}/predict", json=HOUSE))["prediction"] != expected
     is_immediate = application(client).fast_path.is_immediate
     assert is_immediate("POST", "/models/trees/predict")
     assert not is_immediate("POST", f"/models/{NAME}/predict")
