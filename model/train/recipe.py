@@ -18,7 +18,7 @@ from model.engine.formulas import Derived
 from model.errors import DataError
 from model.plots import table as table_plots
 from model.plots import training as plots
-from model.schema.feature import NUMBER, Feature
+from model.schema.feature import Feature
 from model.schema.features import Matrix
 from model.store import artifact
 from model.store.artifact import Draft
@@ -31,7 +31,7 @@ from model.table.frame import Table, prepare
 from model.table.infer import Described
 from model.table.reader import open_table
 from model.task import TASKS, Task
-from model.train import export, feature_file, frames, labels, notebook
+from model.train import export, feature_file, labels, notebook
 from model.train.candidate import Candidate
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
@@ -39,6 +39,7 @@ from model.train.search import Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
 from model.train.subject import Subject
+from model.train.table_frames import frames_of
 
 LEARNER_NAMES = (AUTO, *LEARNERS)
 MAX_ROWS = 1_000_000
@@ -293,24 +294,6 @@ def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
         executed = notebook.run(path, parameters={"store": store, "plan": _plain(asked), "runs": str(runs or "")})
         made = artifact.read_draft(Store(store).find(plan.name))
     return replace(made, files={**made.files, "notebook.ipynb": executed})
-
-
-def frames_of(table: Table) -> Frames:
-    """Return what the server accepts in each column of the frame."""
-    said = {column.name: column for column in table.columns}
-    has_gaps = table.frame.isna().any()
-    return Frames(
-        tuple(
-            replace(
-                column,
-                type=said[column.name].type if column.type == NUMBER else column.type,
-                format=said[column.name].format,
-                has_gaps=bool(has_gaps[column.name]),
-            )
-            for column in frames.read(table.frame).columns
-        ),
-        is_array=False,
-    )
 
 
 def _completed(plan: Plan, description: Description) -> Description:

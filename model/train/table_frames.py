@@ -12,14 +12,15 @@ from model.train.frames import Column, Frames
 
 
 def frames_of(table: Table) -> Frames:
-    """Return the features of a prepared table, with the types of its description and the categories of its rows."""
+    """Return the features of a prepared table, with the types of its description and what is in its rows."""
     return Frames(tuple(_column(table, column.name) for column in table.columns), is_array=False)
 
 
 def _column(table: Table, name: str) -> Column:
     column = table.description.column(name)
     dtype: Any = table.frame[name].dtype
+    has_gaps = bool(table.frame[name].isna().any())
     if column.type != CATEGORY:
-        return Column(name, column.type, dtype, format=column.format)
+        return Column(name, column.type, dtype, format=column.format, has_gaps=has_gaps)
     assert isinstance(dtype, pd.CategoricalDtype)
-    return Column(name, CATEGORY, dtype, tuple(map(str, dtype.categories)))
+    return Column(name, CATEGORY, dtype, tuple(map(str, dtype.categories)), has_gaps=has_gaps)

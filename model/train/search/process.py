@@ -8,10 +8,12 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from threading import Thread
+from threading import RLock, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any
+
+from tqdm import tqdm
 
 from model.errors import first_line
 from model.train.search import work
@@ -47,7 +49,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self._end() if error is None else self.stop()
 
     def run(
         self, what: str, *arguments: Any, until: float | None, tell: Callable[[float | None], None] = lambda score: None
@@ -91,6 +93,13 @@ class Worker:
             self._connection.close()
             self._connection = None
 
+    def _end(self) -> None:
+        """Let the process end, if it waits for work, or kill it."""
+        if self._connection is not None and self._process is not None:
+            self._connection.close()
+            self._process.join(_STOP_SECONDS)
+        self.stop()
+
     def _start(self) -> None:
         self.stop()
         context = multiprocessing.get_context("spawn")
@@ -109,6 +118,7 @@ def _died(code: int | None) -> str:
 def _serve(connection: Connection[Any, Any], problem: Problem) -> None:
     """Do what comes through the connection, until it is closed."""
     Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(RLock())  # its own is a semaphore that a killed process would leave behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
     functions: Mapping[str, Callable[..., Any]] = {"score": work.score, "final": work.final, "measure": work.measure}
     while True:
