@@ -24,6 +24,7 @@ from model.train.search.rows import Places, Rows
 from model.train.search.trials import stops
 
 _N_BATCH = 10_000  # rows that are predicted at once to time an engine
+_N_TIMED = 4_096  # rows that a pipeline predicts to be timed
 _N_ALONE = 200  # requests of one row
 
 
@@ -59,7 +60,7 @@ def score(
     It stops early if it is much worse than the `best` trial. Raises `ValueError` for predictions that are not finite.
     """
     scores: list[float] = []
-    fit_seconds, predict_seconds, n_predicted = [], 0.0, 0
+    fit_seconds, row_seconds = [], 0.0
     for training, judged in problem.rows.folds:
         y, classes = problem.y[training], np.zeros(0, dtype=np.int64)
         if problem.n_classes:  # a fold may lack a rare class, and learners want positions without a gap
@@ -69,10 +70,13 @@ def score(
         started = perf_counter()
         pipeline = fit(problem, family, parameters, training, y)
         fit_seconds.append(perf_counter() - started)
-        started = perf_counter()
         with _quiet(1):
             found = _loss(problem, pipeline, judged, classes)
-        predict_seconds, n_predicted = predict_seconds + perf_counter() - started, n_predicted + len(judged)
+            if not scores:  # many rows, since a call of a pipeline takes milliseconds for few
+                many = problem.frame.iloc[np.resize(judged, _N_TIMED)]
+                started = perf_counter()
+                pipeline.predict(many)
+                row_seconds = (perf_counter() - started) / _N_TIMED
         if not np.isfinite(found):
             raise ValueError("a prediction is not finite")
         scores.append(found)
@@ -82,7 +86,7 @@ def score(
     return {
         "scores": scores,
         "fit_seconds": float(np.mean(fit_seconds)),
-        "row_seconds": predict_seconds / n_predicted,
+        "row_seconds": row_seconds,
     }
 
 
