@@ -169,6 +169,8 @@ def _print_trained(trained: Trained) -> None:
     print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out {rows.how}")
     if trained.search:
         checklist.print_under("learners", trained.search.leaderboard.table().splitlines())
+        left_out = trained.search.leaderboard.left_out
+        checklist.print_under("left out", [f"{name}: {reason}" for name, reason in left_out.items()])
         checklist.print_under("verdict", trained.search.verdicts)
         checklist.print_under("warning", trained.search.warnings)
     subject = recipe.subject_of(trained)

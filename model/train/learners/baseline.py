@@ -22,7 +22,7 @@ def build(
 ) -> Pipeline:
     """Return a tree of one leaf, since no split leaves nine tenths of the rows on both sides."""
     tree = DecisionTreeRegressor if task is REGRESSION else DecisionTreeClassifier
-    front, _ = coded(columns, derived)
+    front, _ = coded(columns, derived, task, seed)
     return Pipeline([("columns", front), ("model", tree(min_samples_leaf=0.9))])
 
 

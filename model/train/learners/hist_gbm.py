@@ -23,9 +23,10 @@ def build(
     parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
 ) -> Pipeline:
     """Return histogram gradient boosting behind codes of categories."""
-    front, codes = coded(columns, derived)
+    front, codes = coded(columns, derived, task, seed)
     estimator = HistGradientBoostingRegressor if task is REGRESSION else HistGradientBoostingClassifier
-    model = estimator(**parameters, categorical_features=codes or None, early_stopping=False, random_state=seed)
+    which = "from_dtype" if codes is None else codes or None
+    model = estimator(**parameters, categorical_features=which, early_stopping=False, random_state=seed)
     return Pipeline([("columns", front), ("model", model)])
 
 

@@ -26,25 +26,33 @@ ONE_HOT = 10  # categories that get a column each in front of trees; more would 
 _MAX_ONE_HOT = 500  # columns of 1 and 0 in all
 
 
-def coded(columns: Sequence[Column], derived: Sequence[Derived]) -> tuple[ColumnTransformer, list[int]]:
-    """Return the steps that leave numbers as they are and make codes of categories, and the places of these codes.
+def coded(
+    columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
+) -> tuple[ColumnTransformer, list[int] | None]:
+    """Return the steps that leave numbers and categories to the trees, and the places of categories as codes.
 
     A code counts from 0; a missing or an unseen category is NaN. Rare categories beyond `MAX_CODES` share a code.
+    Beside derived features categories pass as those of pandas, which the trees tell by their type, and there are no
+    codes (None); a column of more than `MAX_CODES` is the mean of the target for each.
     """
     numbers, categories, definitions = _parts(columns, derived)
+    if definitions:
+        few = [column.name for column in categories if len(column.categories) <= MAX_CODES]
+        parts = [
+            ("numbers", "passthrough", numbers),
+            *_formulas(definitions, []),
+            ("few", "passthrough", few),
+            ("many", _means(task, seed), [column.name for column in categories if column.name not in few]),
+        ]
+        return _joined(parts).set_output(transform="pandas"), None
     codes = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,
         encoded_missing_value=np.nan,
         max_categories=MAX_CODES,
     )
-    parts = [
-        ("numbers", "passthrough", numbers),
-        *_formulas(definitions, []),
-        ("categories", codes, [column.name for column in categories]),
-    ]
-    first = len(numbers) + len(definitions)
-    return _joined(parts), list(range(first, first + len(categories)))
+    parts = [("numbers", "passthrough", numbers), ("categories", codes, [column.name for column in categories])]
+    return _joined(parts), list(range(len(numbers), len(numbers) + len(categories)))
 
 
 def encoded(
@@ -70,7 +78,6 @@ def encoded(
         some = []
     many = [column for column in categories if column not in some]
     scale = [("scale", StandardScaler())] if scaled else []
-    means = TargetEncoder(target_type="continuous" if task is REGRESSION else "auto", random_state=seed)
     each = OneHotEncoder(
         handle_unknown="infrequent_if_exist",
         min_frequency=min_frequency if min_frequency > 1 else None,
@@ -80,9 +87,13 @@ def encoded(
         ("numbers", Pipeline(_scaled()) if scaled else "passthrough", numbers),
         *_formulas(definitions, _scaled() if scaled else []),
         ("some", each, [column.name for column in some]),
-        ("many", Pipeline([("means", means), *scale]), [column.name for column in many]),
+        ("many", Pipeline([("means", _means(task, seed)), *scale]), [column.name for column in many]),
     ]
     return _joined(parts)
+
+
+def _means(task: Task, seed: int) -> TargetEncoder:
+    return TargetEncoder(target_type="continuous" if task is REGRESSION else "auto", random_state=seed)
 
 
 def are_plain(columns: Sequence[Column], derived: Sequence[Derived]) -> bool:

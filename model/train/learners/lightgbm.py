@@ -24,7 +24,7 @@ def build(
     """Return LightGBM's trees behind codes of categories; `deterministic` gives the same bits in any number of jobs."""
     from lightgbm import LGBMClassifier, LGBMRegressor
 
-    front, codes = coded(columns, derived)
+    front, codes = coded(columns, derived, task, seed)
     estimator = LGBMRegressor if task is REGRESSION else LGBMClassifier
     model = estimator(
         **parameters,

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from model.task import REGRESSION, Task
 from model.train.frames import Column
 from model.train.learners.family import Family, Parameters, few_classes
-from model.train.learners.in_front import coded
+from model.train.learners.in_front import ONE_HOT, coded, encoded
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def build(
     parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
 ) -> Pipeline:
-    """Return XGBoost's histogram trees behind codes of categories."""
+    """Return XGBoost's histogram trees behind codes of categories; as pandas has them it refuses unseen ones."""
     from xgboost import XGBClassifier, XGBRegressor
 
-    front, codes = coded(columns, derived)
+    front, codes = coded(columns, derived, task, seed)
+    if codes is None:
+        front, codes = encoded(columns, derived, task, seed, one_hot=ONE_HOT), []
     types = ["q"] * codes[0] + ["c"] * len(codes) if codes else None  # the categories are last
     estimator = XGBRegressor if task is REGRESSION else XGBClassifier
     model = estimator(**parameters, tree_method="hist", feature_types=types, enable_categorical=True, random_state=seed)
