@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from model.task import REGRESSION, Task
 from model.train.frames import Column
 from model.train.learners.family import Family, Parameters
-from model.train.learners.in_front import coded
+from model.train.learners.in_front import ONE_HOT, encoded
 
 if TYPE_CHECKING:
     from model.engine.formulas import Derived
@@ -22,7 +22,7 @@ def build(
 ) -> Pipeline:
     """Return a tree of one leaf, since no split leaves nine tenths of the rows on both sides."""
     tree = DecisionTreeRegressor if task is REGRESSION else DecisionTreeClassifier
-    front, _ = coded(columns, derived, task, seed)
+    front = encoded(columns, (), task, seed, one_hot=ONE_HOT)
     return Pipeline([("columns", front), ("model", tree(min_samples_leaf=0.9))])
 
 

@@ -40,9 +40,10 @@ from model.train.search.work import Problem
 
 DEFAULT_BUDGET_S = 120.0
 _MAX_THREADS = 8
-_SHARE_OF_TRIALS, _SHARE_OF_SEARCH = 0.7, 0.85  # of the time; the rest is for the proof and the evaluation behind it
-_PROVEN_ROWS = 300_000  # predictions of a proof and an evaluation, about
-_FIXED_SECONDS = 5.0  # of a compilation and a proof of any size
+_LEAST_SHARE = 0.4  # of the time that the trials get, whatever is behind them
+_PROVEN_ROWS = 1_200_000  # predictions of a proof and an evaluation, about
+_FIXED_SECONDS = 15.0  # of a proof, an evaluation and their pictures for any model
+_MEASURED_SHARE, _MEASURED_SECONDS = 0.1, 20.0  # of the time, at most, to see what each family costs
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "optuna", "xgboost", "xgboost-cpu", "lightgbm", "torch")
 
@@ -240,7 +241,7 @@ class _Run:
 
         Nothing is measured of a family that cannot be served.
         """
-        until = None if self._budget_s is None else self._started + _SHARE_OF_SEARCH * self._budget_s
+        until = None if self._budget_s is None else self._started + self._budget_s - self._proof_seconds()
         found: dict[str, dict[str, float]] = {}
         for entry in board.entries:
             facts = known.get(entry.family)
@@ -255,15 +256,19 @@ class _Run:
         return until is None or not self._journal.trials or monotonic() < until
 
     def _until(self) -> float | None:
-        """Return when the trials end, for the last fit of the best so far to be in time; None for no such time."""
+        """Return when the trials end, for what is behind them to be in time; None for no such time."""
         if self._budget_s is None:
             return None
-        last = 0.0
+        behind = self._proof_seconds() + min(_MEASURED_SHARE * self._budget_s, _MEASURED_SECONDS)
         if best := best_of(self._journal.trials):
             training, _ = self._problem.rows.folds[-1]
-            last = best.fit_seconds * len(self._problem.rows.training) / len(training) + _FIXED_SECONDS
-            last += best.row_seconds * _PROVEN_ROWS
-        return self._started + min(_SHARE_OF_TRIALS * self._budget_s, self._budget_s - last)
+            behind += 1.5 * best.fit_seconds * len(self._problem.rows.training) / len(training)
+        return self._started + max(_LEAST_SHARE * self._budget_s, self._budget_s - behind)
+
+    def _proof_seconds(self) -> float:
+        """Return how long the proof and the evaluation of the best so far will take, about."""
+        best = best_of(self._journal.trials)
+        return _FIXED_SECONDS + (_PROVEN_ROWS * best.row_seconds if best else 0.0)
 
     def _one_more(self, bar: Any, n_trials: int | None) -> bool:
         """Do the next trial; return whether there was one and it ended in time."""
