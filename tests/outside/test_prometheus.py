@@ -24,11 +24,9 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from model.train import evaluate
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
 from monitoring import dashboard, rules
 from tests.support import classifiers
+from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT
 
@@ -159,8 +157,7 @@ def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
     So does that of the predictions, which are others then. When both servers have gone, what they counted still
     counts, and PSI and KS are numpy's of the rows that were sent, to 1e-6.
     """
-    table = read(BOSTON_HOUSING)
-    X = evaluate.split(table.X, table.y).X_train
+    X = rows_of(BOSTON_HOUSING).X_train
     rows = np.random.default_rng(4).choice(X, N_ROWS)
     rows[:, COLUMNS.index("RM")] += shift * X[:, COLUMNS.index("RM")].std()
     expected = {("TabserveFeatureDrift", "RM", "firing"), ("TabservePredictionShift", "", "firing")} if shift else set()
@@ -224,8 +221,8 @@ def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path
     (both / "precious").symlink_to(classifiers_store / "precious")
     stones = classifiers.table(100, seed=1)
     labels = classifiers.labels("precious", stones, seed=1).tolist()
-    table = read(BOSTON_HOUSING)
-    X, truth = table.X.to_numpy(), table.y.tolist()
+    table = rows_of(BOSTON_HOUSING)
+    X, truth = table.X, table.y.tolist()
     board = json.loads(dashboard.to_json())
 
     with (

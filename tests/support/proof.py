@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from model import Feature, Matrix, Schema
+from model import Matrix, Schema
 from model.engine.runtime import Predict
 from model.engine.trees import Trees
 from model.store import artifact
 from model.store.manifest import Proof
-from model.train import evaluate, export, proof
+from model.train import export, proof, recipe
 from model.train.candidate import Candidate
-from model.train.evaluate import Split
-from model.train.examples import BOSTON_HOUSING
-from model.train.learners import gbm
-from model.train.tables import Table, read
+from model.train.subject import Subject
+from tests.support import examples
 
 N_TREES = 25
 
 
 @dataclass(frozen=True)
 class Case:
-    """A small pipeline with its data and all arguments of the proof."""
+    """A small model with what it is about and all arguments of the proof."""
 
-    table: Table
-    rows: Split
-    pipeline: Any
+    subject: Subject
     model: Candidate
     schema: Schema
 
@@ -46,7 +41,7 @@ class Case:
             self.model.predict,
             compiled,
             schema=self.schema,
-            table_rows=self.table.X.to_numpy(),
+            table_rows=self.subject.X,
             split_rows=self.split_rows,
             tolerance=tolerance,
         )
@@ -54,13 +49,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def trained() -> Case:
-    """A pipeline of a few trees on the built-in table."""
-    table = read(BOSTON_HOUSING)
-    rows = evaluate.split(table.X, table.y)
-    pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=N_TREES)
-    model = gbm.candidate(pipeline, rows.X_train, search={})
-    target = Feature("MEDV")
-    schema = Schema(
-        tuple(map(export.with_range, model.features, rows.X_train.T)), export.with_range(target, rows.y_train)
-    )
-    return Case(table, rows, pipeline, model, schema)
+    """A model of a few trees of the built-in table."""
+    found = examples.trained(n_estimators=N_TREES)
+    subject = recipe.subject_of(found)
+    return Case(subject, found.candidate, export.schema_of(subject, found.candidate))

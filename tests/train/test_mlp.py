@@ -31,10 +31,7 @@ from model.engine.runtime import Engine
 from model.errors import ArtifactError, CheckpointError, DeviceError, GoldenRowsError
 from model.metrics import Scores
 from model.store import artifact
-from model.train import evaluate
-from model.train.evaluate import Split
-from model.train.examples import BOSTON_HOUSING, HEIGHT_WEIGHT
-from model.train.tables import read
+from tests.support.examples import BOSTON_HOUSING, HEIGHT_WEIGHT, Rows, rows_of
 from tests.support.server import serve
 from tests.support.service import ROOT, bits, rewrite
 
@@ -61,10 +58,9 @@ def small(**chosen: Any) -> NetworkRegressor:
 
 
 @pytest.fixture(scope="module")
-def people() -> Split:
+def people() -> Rows:
     """The split of the drawn heights and weights."""
-    table = read(HEIGHT_WEIGHT)
-    return evaluate.split(table.X, table.y)
+    return rows_of(HEIGHT_WEIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ def rmse(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-def test_without_hidden_layers_it_is_least_squares(people: Split, device: str) -> None:
+def test_without_hidden_layers_it_is_least_squares(people: Rows, device: str) -> None:
     """Depth 0 reaches the validation RMSE of least squares to four digits, in fewer than 20 epochs."""
     line = LinearRegression().fit(people.X_train, people.y_train)
     fitted = NetworkRegressor(hidden=(), max_epochs=19, device=device).fit(people.X_train, people.y_train)
@@ -102,8 +98,7 @@ def test_it_is_no_worse_than_scikit_learn(random_state: int) -> None:
 
     With the same rows, part held out, widths, passes, batches and patience.
     """
-    table = read(BOSTON_HOUSING)
-    rows = evaluate.split(table.X, table.y, random_state=random_state)
+    rows = rows_of(BOSTON_HOUSING, random_state=random_state)
     ours, theirs = [], []
     for seed in range(5):
         our = NetworkRegressor(hidden=(64, 64), max_epochs=200, batch_size=32, patience=20, random_state=seed)
@@ -412,7 +407,7 @@ def test_artifact_keeps_weights_and_history(people_store: Path) -> None:
 def test_both_engines_agree_on_all_rows(people_store: Path) -> None:
     """The served graph predicts all 25,000 rows within 1e-6 of PyTorch, with the same bits one by one and together."""
     found = artifact.load(Store(people_store).find("height-weight"))
-    rows = read(HEIGHT_WEIGHT).X.to_numpy()
+    rows = rows_of(HEIGHT_WEIGHT).X
     made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
     expected = made(torch.tensor(rows)).numpy()[:, 0]
     together = found.predict(rows)
@@ -430,7 +425,7 @@ def test_served_under_load_it_agrees_with_torch(people_store: Path, store: Path,
     (both / "boston-housing").symlink_to(store / "boston-housing")
     found = artifact.load(Store(people_store).find("height-weight"))
     made = network.load(found.manifest.document["network"], (found.path / "weights.safetensors").read_bytes())
-    rows = read(HEIGHT_WEIGHT).X.to_numpy()
+    rows = rows_of(HEIGHT_WEIGHT).X
     expected = made(torch.tensor(rows)).numpy()[:, 0]
     sizes = np.random.default_rng(0).choice([1, 2, 7, 64, 500, 2000], 400)
     ends = np.minimum(np.cumsum(sizes), len(rows))
@@ -474,7 +469,10 @@ def test_tolerance_is_enforced(people_store: Path, tmp_path: Path) -> None:
     [
         (["boston-housing", "--hidden", "3"], "--hidden is an option of the mlp; leave it out for the gbm"),
         (["height-weight", "--n-estimators", "3"], "--n-estimators is an option of the gbm; leave it out for the mlp"),
-        (["boston-housing", "--algorithm", "mlp", "--notebook"], "the notebook of boston-housing trains the gbm"),
+        (
+            ["boston-housing", "--learner", "linear", "--n-estimators", "3"],
+            "--n-estimators is an option of the gbm; leave it out for the linear",
+        ),
         (["height-weight", "--max-epochs", "0"], "max_epochs is 0; set it to at least 1"),
     ],
 )
@@ -489,9 +487,9 @@ def test_options_that_do_not_go_together_are_refused(
 
 
 def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--algorithm mlp` fits one to the Boston table: the next version of the same model."""
+    """`--learner mlp` fits one to the Boston table: the next version of the same model."""
     checkpoint = tmp_path / "run.pt"
-    command = ["--store", str(tmp_path), "train", "boston-housing", "--algorithm", "mlp"]
+    command = ["--store", str(tmp_path), "train", "boston-housing", "--learner", "mlp"]
 
     assert main([*command, "--hidden", "16", "--max-epochs", "30", "--checkpoint", str(checkpoint)]) == 0
     assert not checkpoint.exists()
@@ -501,7 +499,7 @@ def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found.manifest.metrics.validation.r2 > 0.5
 
 
-def test_original_table_can_be_trained_on(tmp_path: Path, people: Split) -> None:
+def test_original_table_can_be_trained_on(tmp_path: Path, people: Rows) -> None:
     """`--data` accepts a table like the original: a byte order mark, an Index column, carriage returns."""
     n_rows = 200
     table = pd.DataFrame(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model.train.examples import NOTEBOOKS
 
 from model import Store
 from model.cli.main import main
 from model.train import notebook
-from model.train.examples import NOTEBOOKS
 from tests.support.service import ROOT
 
 OWN_MODEL = ROOT / "notebooks" / "03_your_own_model.ipynb"

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from model import ArtifactError, Store
-from model.plots import training as plots
 from model.store import artifact
-from model.train import evaluate, export, table_plots
-from model.train.examples import BOSTON_HOUSING
-from model.train.learners import gbm
-from model.train.tables import read
+from model.train import recipe
+from tests.support import examples
 from tests.support import store as shared
 from tests.support.service import ROOT, TABLE
 
@@ -44,13 +41,7 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
     """Two trainings on one table write the same files, figures included, and manifests that differ in `created_at`."""
     paths = []
     for name in ("one", "two"):
-        table = read(BOSTON_HOUSING)
-        rows = evaluate.split(table.X, table.y)
-        pipeline = gbm.fit(rows.X_train, rows.y_train, n_estimators=20)
-        search = gbm.search(rows.X_train, rows.y_train, n_estimators=(5, 10), folds=2)
-        figures = {"search": plots.search(search["results"]), "correlations": table_plots.correlations(table)}
-        draft = export.draft(table, rows, gbm.candidate(pipeline, rows.X_train, search=search), figures=figures)
-        paths.append(Store(tmp_path / name).add("boston-housing", draft))
+        paths.append(Store(tmp_path / name).add("boston-housing", recipe.draft(examples.trained(n_estimators=20))))
     one, two = (artifact.read(path) for path in paths)
 
     assert one[1] == two[1]
@@ -59,11 +50,10 @@ def test_same_data_and_code_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_draft_that_no_server_would_load_is_refused() -> None:
     """A version is loaded as a server loads it before it is written, so that none blocks the server's next start."""
-    table = read(BOSTON_HOUSING)
-    rows = evaluate.split(table.X, table.y)
-    found = gbm.candidate(gbm.fit(rows.X_train, rows.y_train, n_estimators=5), rows.X_train, search={})
+    found = examples.trained(n_estimators=5)
+    other = replace(found.candidate, engine_facts={"kind": "another"})
     with pytest.raises(ArtifactError, match="does not list"):
-        export.draft(table, rows, replace(found, engine_facts={"kind": "another"}), figures={})
+        recipe.draft(replace(found, candidate=other))
 
 
 def test_predict_ignores_the_target(store: Path) -> None:

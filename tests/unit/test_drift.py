@@ -30,9 +30,7 @@ from model.store.reference import (
     parse,
     reference_bins,
 )
-from model.train import evaluate
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
+from tests.support.examples import BOSTON_HOUSING, rows_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 # Many ties, as measurements have them, or none.
@@ -111,8 +109,7 @@ def test_artifact_has_every_feature_and_the_prediction(
     reference: dict[str, Any], pipeline: Any, houses: pd.DataFrame
 ) -> None:
     """The artifact's reference has the bins of every feature and of the predictions, all of the training rows."""
-    table = read(BOSTON_HOUSING)
-    X = evaluate.split(table.X, table.y).X_train
+    X = rows_of(BOSTON_HOUSING).X_train
 
     assert list(reference) == ["features", "prediction"]
     assert reference["features"] == {name: reference_bins(column) for name, column in zip(houses.columns, X.T)}

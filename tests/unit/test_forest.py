@@ -13,7 +13,7 @@ from model import Matrix
 from model.engine.forest import BitVectors, forest_of
 from model.engine.runtime import TreesEngine
 from model.engine.trees import Trees
-from model.train.learners import gbm
+from tests.support.examples import fit_gbm
 from tests.support.service import bits
 from tests.support.trees import compiled, split_rows, trees_of
 
@@ -22,8 +22,8 @@ def fitted(n_trees: int, *, max_leaves: int = 8, n_features: int = 3, n_rows: in
     """Return a pipeline of `n_trees`, rows to predict, some of which are on its splits, and its trees."""
     random = np.random.default_rng(n_trees)
     X = random.normal(size=(n_rows, n_features)).round(2)
-    pipeline = gbm.fit(X, random.normal(size=n_rows), n_estimators=1)
-    pipeline.set_params(gbm__n_estimators=n_trees, gbm__max_depth=None, gbm__max_leaf_nodes=max_leaves)
+    pipeline = fit_gbm(X, random.normal(size=n_rows), n_estimators=1)
+    pipeline.set_params(model__n_estimators=n_trees, model__max_depth=None, model__max_leaf_nodes=max_leaves)
     pipeline.fit(X, X[:, 0] * X[:, -1] + random.normal(size=n_rows))
     model = compiled(pipeline, X)
     return pipeline, np.vstack([random.permutation(split_rows(model, X))[:3_000], X * 3]), trees_of(model)
@@ -61,7 +61,7 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
     """Any bits of a float64, infinities and NaN included, reach the same leaves as in the graph."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(30, n_features)).round(1)
-    trees = trees_of(compiled(gbm.fit(X, random.normal(size=30), n_estimators=n_trees), X))
+    trees = trees_of(compiled(fit_gbm(X, random.normal(size=30), n_estimators=n_trees), X))
     forest = forest_of(trees)
     assert forest
     anything = random.integers(-(2**63), 2**63, (n_rows, n_features)).view(np.float64)

@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 from model import Matrix
 from model.engine.runtime import Predictor, TreesEngine
 from model.store import artifact
-from model.train import evaluate
 from model.train.compile import fold
 from model.train.compile.compiled import Compiled
-from model.train.evaluate import Split
-from model.train.examples import BOSTON_HOUSING
-from model.train.learners import gbm
-from model.train.tables import read
+from tests.support.examples import BOSTON_HOUSING, Rows, fit_gbm, rows_of
 from tests.support.service import HOUSE, bits
 from tests.support.trees import compiled, split_rows, trees_of
 
@@ -36,10 +32,9 @@ thresholds = st.floats(-10, 10) | st.floats(-3e38, 3e38) | st.floats(-10, 10, wi
 
 
 @pytest.fixture(scope="module")
-def rows() -> Split:
+def rows() -> Rows:
     """The published split of the built-in table."""
-    table = read(BOSTON_HOUSING)
-    return evaluate.split(table.X, table.y)
+    return rows_of(BOSTON_HOUSING)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def seen_by_trees(x: float, mean: float, scale: float) -> float:
         return float(np.float32((np.float64(x) - np.float64(mean)) / np.float64(scale)))
 
 
-def test_split_is_the_published_one(rows: Split) -> None:
+def test_split_is_the_published_one(rows: Rows) -> None:
     """The first validation rows are those that the published example prints."""
     assert rows.X_validation[:2].tolist() == [
         [1, 6.395, 666, 20.2, 391.34, 13.27],
@@ -69,17 +64,7 @@ def test_split_is_the_published_one(rows: Split) -> None:
     ]
 
 
-def test_search_finds_the_published_best(manifest: dict[str, Any]) -> None:
-    """The grid of 50 to 400 trees is best at 200, with the published error of cross-validation."""
-    search = manifest["search"]
-
-    assert (search["folds"], search["best"]["n_estimators"]) == (10, 200)
-    assert round(search["best"]["mse"], 3) == 11.754
-    assert [result["n_estimators"] for result in search["results"]] == [50, 100, 150, 200, 250, 300, 350, 400]
-    assert min(result["mse"] for result in search["results"]) == search["best"]["mse"]
-
-
-def test_final_model_has_the_published_error(manifest: dict[str, Any], pipeline: Any, rows: Split) -> None:
+def test_final_model_has_the_published_error(manifest: dict[str, Any], pipeline: Any, rows: Rows) -> None:
     """The mean squared error on the validation rows is the published 26.36, and the manifest says so."""
     error = float(np.mean((pipeline.predict(rows.X_validation) - rows.y_validation) ** 2))
 
@@ -97,7 +82,7 @@ def test_scaler_fitted_on_the_request_gives_the_published_mistake(pipeline: Any)
     house = np.array([list(HOUSE.values())])
     zeros = type(pipeline["scaler"])().fit_transform(house)
 
-    assert round(float(pipeline["gbm"].predict(zeros)[0]), 8) == 20.35373177
+    assert round(float(pipeline["model"].predict(zeros)[0]), 8) == 20.35373177
 
 
 def everywhere(n: int) -> tuple[Matrix, Matrix]:
@@ -159,10 +144,10 @@ def test_graph_equals_pipeline_on_random_rows(
     assert np.array_equal(bits(engine.predict(table)), bits(pipeline.predict(table)))
 
 
-def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engine: Predictor, rows: Split) -> None:
+def test_graph_equals_pipeline_on_both_sides_of_every_split(pipeline: Any, engine: Predictor, rows: Rows) -> None:
     """Every split of every tree has a row on its last float64 to the left and one on its first to the right."""
     sides = split_rows(compiled(pipeline, rows.X_train), rows.X_train)
-    n_splits = sum(int((e.tree_.children_left != -1).sum()) for e in pipeline["gbm"].estimators_[:, 0])
+    n_splits = sum(int((e.tree_.children_left != -1).sum()) for e in pipeline["model"].estimators_[:, 0])
 
     assert sides.shape == (2 * n_splits, 6)
     left, right = sides[::2], sides[1::2]
@@ -202,7 +187,7 @@ def predict(model: Compiled, X: Matrix) -> NDArray[np.float64]:
 def test_graph_of_an_odd_table_equals_its_pipeline(data: Any) -> None:
     """Trees of one leaf, constant columns and tiny or huge scales compile to the pipeline's bits, splits included."""
     X, y = data()
-    pipeline = gbm.fit(X, y, n_estimators=400)
+    pipeline = fit_gbm(X, y, n_estimators=400)
     spread = np.random.default_rng(5).normal(size=(500, X.shape[1])) * (1 + np.abs(X).max(axis=0))
     model = compiled(pipeline, X)
     table = np.vstack([X, spread, spread.round(), split_rows(model, X)])
@@ -218,14 +203,14 @@ def test_graph_of_any_table_equals_its_pipeline(seed: int, n_rows: int, n_featur
     """For any small table, with ties and repeated rows, the graph gives the pipeline's bits."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(n_rows, n_features)).round(int(random.integers(0, 3)))
-    pipeline = gbm.fit(X, random.normal(size=n_rows).round(2), n_estimators=n_estimators)
+    pipeline = fit_gbm(X, random.normal(size=n_rows).round(2), n_estimators=n_estimators)
     model = compiled(pipeline, X)
     table = np.vstack([X, random.normal(size=(200, n_features)) * 3, split_rows(model, X)])
 
     assert np.array_equal(bits(predict(model, table)), bits(pipeline.predict(table)))
 
 
-def test_compiling_is_reproducible(pipeline: Any, store: Path, rows: Split) -> None:
+def test_compiling_is_reproducible(pipeline: Any, store: Path, rows: Rows) -> None:
     """The same pipeline compiles to the same bytes."""
     found = trees_of(compiled(pipeline, rows.X_train))
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from model.train.examples import DATASETS
 
 from model.cli.main import main
-from model.train.examples import DATASETS
 from model.train.learners import LEARNERS
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import DataError
 from model.task import CLASSIFICATION, REGRESSION
-from model.train import evaluate, frames, tables
-from model.train.examples import BOSTON_HOUSING
+from model.train import frames
 from model.train.learners import LEARNERS
 from model.train.search import parse_budget
 from model.train.search.journal import NAME, Journal
@@ -22,6 +22,8 @@ from model.train.search.leaderboard import interval, leaderboard
 from model.train.search.rows import part
 from model.train.search.trials import COMPLETE, FAILED, STOPPED, Trial, next_trial, stops
 from model.train.search.verdicts import verdicts
+from tests.support.examples import BOSTON_HOUSING, rows_of
+from tests.support.service import COLUMNS
 
 FAMILIES = {name: LEARNERS[name].family() for name in ("baseline", "linear", "hist-gbm")}
 
@@ -219,12 +221,12 @@ def test_wrong_budget_says_how_to_write_one(text: str) -> None:
 
 def test_any_table_gives_the_published_model() -> None:
     """The published split and GBM are what the search's own parts and the learner's defaults make of the table."""
-    table = tables.read(BOSTON_HOUSING)
-    frame, y = table.X.astype(np.float64), table.y.to_numpy()
-    rows = part(y, classes=False)
+    table = rows_of(BOSTON_HOUSING)
+    frame = pd.DataFrame(table.X, columns=COLUMNS)
+    rows = part(table.y, classes=False)
     family = LEARNERS["gbm"].family()
     pipeline = family.build(family.defaults(REGRESSION), frames.read(frame).columns, (), REGRESSION, 7)
-    pipeline.fit(frame.iloc[rows.training], y[rows.training])
+    pipeline.fit(frame.iloc[rows.training], table.y[rows.training])
 
-    assert frame.to_numpy()[rows.validation].tolist() == evaluate.split(table.X, table.y).X_validation.tolist()
+    assert np.array_equal(table.X[rows.validation], table.X_validation)
     assert pipeline.predict(frame[:1]).tolist() == [25.002145787183498]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from model.cli.main import main
-from model.errors import DataError
 from model.train.dataset import Column, Dataset, Rule, Timeliness
 from model.train.examples import BOSTON_HOUSING, DATASETS, HEIGHT_WEIGHT
 from model.train.tables import Table, read
+
+from model.cli.main import main
+from model.errors import DataError
 from tests.support import tables as shared
 from tests.support.service import HOUSE
 from tests.support.tables import HEADER, LINES, Write

@@ -1,4 +1,4 @@
-"""Evaluation: the metrics are scikit-learn's, and the split is reproducible."""
+"""The metrics of a regression are scikit-learn's."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from model import metrics
-from model.train import evaluate
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
 
 pairs = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=50)
 
@@ -53,27 +50,3 @@ def test_metrics_of_a_known_case() -> None:
     assert asdict(metrics.regression(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0]))) == pytest.approx(
         {"rows": 3, "mse": 5 / 3, "rmse": (5 / 3) ** 0.5, "mae": 1.0, "bias": 1.0, "r2": -1.5}
     )
-
-
-def test_split_is_reproducible() -> None:
-    """The same state gives the same rows, another state others, and each row is on one side with its own target."""
-    table = read(BOSTON_HOUSING)
-    once, again = (evaluate.split(table.X, table.y, random_state=7) for _ in range(2))
-    other = evaluate.split(table.X, table.y, random_state=8)
-
-    assert np.array_equal(once.X_train, again.X_train)
-    assert np.array_equal(once.y_validation, again.y_validation)
-    assert not np.array_equal(once.X_validation, other.X_validation)
-    assert (len(once.X_train), len(once.X_validation)) == (404, 102)
-    rows = np.vstack([np.c_[once.X_train, once.y_train], np.c_[once.X_validation, once.y_validation]])
-    assert sorted(rows.tolist()) == sorted(table.frame.to_numpy().tolist())
-
-
-@pytest.mark.parametrize(("share", "n_validation"), [(0.1, 51), (0.5, 253)])
-def test_split_keeps_the_share_for_validation(share: float, n_validation: int) -> None:
-    """The share of the rows, rounded up, is held out, and the split records how it was made."""
-    table = read(BOSTON_HOUSING)
-    rows = evaluate.split(table.X, table.y, validation_share=share, random_state=3)
-
-    assert (len(rows.X_train), len(rows.y_validation)) == (506 - n_validation, n_validation)
-    assert (rows.validation_share, rows.random_state) == (share, 3)
