@@ -160,7 +160,10 @@ def open_table(
         )
         try:
             connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
-            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+            connection.execute("SET TimeZone = 'UTC'")
+            # In a notebook without ipywidgets it is off, and cannot be set at all.
+            if connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
+                connection.execute("SET enable_progress_bar = false")
             if kinds == [CSV]:
                 loaded = _load_csv(connection, files, folder, given, encoding, separator, quote, header)
             else:
