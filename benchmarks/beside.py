@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import LOGGED, MODEL
+from benchmarks.contenders import COLUMNS, LOGGED, MODEL
 from benchmarks.hostile import Body, bodies
 from benchmarks.load import HOST
 from benchmarks.machine import machine
 from benchmarks.servers import Server, make_venv, serving
+from benchmarks.tables import rows_of
 from model import Store
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
 
 CLIENTS, INTERVAL_SECONDS = 4, 0.01
 COSTLIEST = {
@@ -47,10 +46,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is reported (default: 3)")
     options = parser.parse_args()
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
-    houses = read(BOSTON_HOUSING).X.to_numpy()
+    houses = rows_of(MODEL)
     make_venv(LOGGED)
     chosen: dict[tuple[str, str], Body] = {}
-    for body in bodies(MODEL, list(read(BOSTON_HOUSING).X.columns), houses[0].tolist()):
+    for body in bodies(MODEL, COLUMNS, houses[0].tolist()):
         if (body.route, body.name) in COSTLIEST:  # the second of two lengths, which is not rejected at once
             chosen[body.route, body.name] = body
     print("; ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")

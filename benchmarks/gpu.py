@@ -15,27 +15,27 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from sklearn.base import clone
 
-from benchmarks.contenders import ROOT
+from benchmarks import tables
+from benchmarks.contenders import MODEL, ROOT
 from benchmarks.engine import seconds_each
 from benchmarks.load import load, post
 from benchmarks.machine import machine
 from benchmarks.servers import START_SECONDS, environ_of, free_port, processes_of, stop
-from model import Artifact, Matrix, Store
+from model import Artifact, Matrix, Store, export
 from model.engine import network
 from model.store import device as on_device
-from model.train import evaluate, examples, export, frames, tables
-from model.train.learners import fitted, mlp
+from model.train.learners import mlp
 from model.train.proof import random_rows
 
-NAME = examples.BOSTON_HOUSING.name
 HIDDEN: tuple[tuple[int, ...], ...] = ((64, 64), (256, 256), (1024, 1024, 1024))
 N_ROWS = (1, 100, 10_000)
 CONNECTIONS = (1, 8, 32, 128)
@@ -72,31 +72,31 @@ def title(hidden: tuple[int, ...]) -> str:
 
 def add(root: Path, hidden: tuple[int, ...]) -> Path:
     """Return a new store with a network for the houses, trained for a moment: its speed depends on its layers alone."""
-    table = tables.read(examples.DATASETS[NAME])
-    rows = evaluate.split(table.X, table.y)
-    regressor = mlp.NetworkRegressor(hidden=hidden, max_epochs=2, device="cpu").fit(rows.X_train, rows.y_train)
-    candidate = fitted.candidate(regressor, frames.read(rows.X_train), rows.X_train)
-    Store(root).add(NAME, export.draft(table, rows, candidate, figures={}))
+    X, y = tables.read(MODEL)
+    regressor = mlp.NetworkRegressor(hidden=hidden, max_epochs=2, device="cpu").fit(X, y)
+    with redirect_stdout(sys.stderr):
+        export(regressor, X, y, name=MODEL, store=root)
     return root
 
 
 def compare_training() -> None:
     """Train the second example on both devices, twice on each, and compare errors and predictions on the test rows."""
-    table = tables.read(examples.DATASETS["height-weight"])
-    rows = evaluate.split(table.X, table.y)
-    networks = {device: mlp.NetworkRegressor(device=device).fit(rows.X_train, rows.y_train) for device in DEVICES}
-    found = {device: each.predict(rows.X_validation) for device, each in networks.items()}
+    X_train, X_test, y_train, y_test = tables.split("height-weight")
+    networks = {device: mlp.NetworkRegressor(device=device).fit(X_train, y_train) for device in DEVICES}
+    found = {device: each.predict(X_test) for device, each in networks.items()}
     print(
-        f"Training height-weight, {len(rows.X_train):,} rows:\n\n"
+        f"Training height-weight, {len(X_train):,} rows:\n\n"
         "| device | epochs | rows a second | RMSE | the same bits again | with `deterministic` |\n"
         "|---|---|---|---|---|---|"
     )
     for device, one in networks.items():
         again = [
-            is_repeated(rows, mlp.NetworkRegressor(max_epochs=5, deterministic=deterministic, device=device))
+            is_repeated(
+                X_train, y_train, mlp.NetworkRegressor(max_epochs=5, deterministic=deterministic, device=device)
+            )
             for deterministic in (False, True)
         ]
-        error = float(np.sqrt(np.mean((found[device] - rows.y_validation) ** 2)))
+        error = float(np.sqrt(np.mean((found[device] - y_test) ** 2)))
         print(
             f"| {device} | {len(one.epochs_)} | {one.rows_per_second_:,.0f} | {error:.4f} | {again[0]} | {again[1]} |"
         )
@@ -104,9 +104,9 @@ def compare_training() -> None:
     print(f"\nPredictions differ by at most {apart.max():.3g} pounds, {np.median(apart):.3g} in the median.\n")
 
 
-def is_repeated(rows: evaluate.Split, regressor: mlp.NetworkRegressor) -> bool:
+def is_repeated(X: Matrix, y: NDArray[np.float64], regressor: mlp.NetworkRegressor) -> bool:
     """Return whether two trainings with the same parameters end in the same bits."""
-    one, two = (clone(regressor).fit(rows.X_train, rows.y_train).weights_ for _ in range(2))
+    one, two = (clone(regressor).fit(X, y).weights_ for _ in range(2))
     return bool(one == two)
 
 
@@ -115,7 +115,7 @@ def compare_engines(stores: dict[tuple[int, ...], Path], rounds: int) -> None:
     print("The engine:\n\n| layers | rows | CPU, µs | GPU, µs | CPU / GPU | largest relative difference |")
     print("|---|---|---|---|---|---|")
     for hidden, root in stores.items():
-        cpu = Store(root).load(NAME)
+        cpu = Store(root).load(MODEL)
         gpu = on_device.load(cpu, network.find_device("cuda"))
         for n_rows in N_ROWS:
             X = random_rows(cpu.schema, n_rows, seed=n_rows)
@@ -137,7 +137,7 @@ def relative_difference(one: Artifact, other: Artifact, X: Matrix) -> float:
 
 def compare_services(stores: dict[tuple[int, ...], Path], rounds: int, seconds: int) -> None:
     """Compare the service on both devices, as `make run` starts it but for the prediction log."""
-    houses = tables.read(examples.BOSTON_HOUSING).X
+    houses, _ = tables.read(MODEL)
     print("\nThe service, requests a second and p99 in ms:")
     header = (
         "| layers | rows | connections | CPU | GPU | GPU / CPU | p99 CPU | p99 GPU |\n|---|---|---|---|---|---|---|---|"
@@ -183,7 +183,7 @@ def gauges(port: int) -> dict[str, float]:
 @contextmanager
 def serving(store: Path, device: str) -> Iterator[tuple[psutil.Process, int, float]]:
     """Run the service until the block ends; yield its process, its port, and the seconds to its first answer."""
-    row = json.dumps(tables.read(examples.BOSTON_HOUSING).X[:1].to_dict("records")).encode()
+    row = json.dumps(tables.read(MODEL)[0][:1].to_dict("records")).encode()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         port = free_port()
         environ = {

@@ -31,9 +31,8 @@ from benchmarks.report import (
     render,
 )
 from benchmarks.servers import ContenderError, Server, installed_mib, make_venv, serving
+from benchmarks.tables import rows_of
 from model import Matrix, Store
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
 
 # The steps of a round: rows, connections and other load. Steps that are compared are next to each other.
 STEPS = [
@@ -52,7 +51,7 @@ def run(contenders: Sequence[Contender], *, store: Path, rounds: int, seconds: i
         raise SystemExit("wrk, which makes the load, is not installed; run apt-get install wrk")
     artifact = Store(store).find(MODEL)
     pipeline = joblib.load(artifact / "pipeline.joblib")
-    houses = read(BOSTON_HOUSING).X.to_numpy()
+    houses = rows_of(MODEL)
     results = Results(machine(), seconds, rounds, {})
     for contender in contenders:
         found = results.contenders[contender.name] = Found(contender.title, contender.kind, contender.version)

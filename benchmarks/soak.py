@@ -30,9 +30,8 @@ import numpy as np
 from benchmarks.contenders import COLUMNS, LOGGED, MODEL
 from benchmarks.load import HOST
 from benchmarks.servers import make_venv, serving
+from benchmarks.tables import rows_of
 from model import Matrix, Store
-from model.train.examples import BOSTON_HOUSING
-from model.train.tables import read
 
 ALLOWED_GROWTH = 0.05  # from the first minute to the end
 SAMPLES = 12  # of the memory during the settling time
@@ -61,7 +60,7 @@ def main() -> int:
         parser.error(f"--settle {options.settle} is not between 0 and --seconds {options.seconds}")
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
     artifact = Store(store).find(MODEL)
-    houses = read(BOSTON_HOUSING).X.to_numpy()
+    houses = rows_of(MODEL)
     expected = joblib.load(artifact / "pipeline.joblib").predict(houses)
     make_venv(LOGGED)
     with serving(LOGGED, store=store, artifact=artifact, row=houses[:1]) as (server, _):
