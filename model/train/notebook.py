@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,17 +20,17 @@ ROOT = Path(__file__).parents[2]
 def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:
     """Execute the notebook and return it with its outputs.
 
-    Removes what differs between runs: times, and the folders of parameters that are a `Path`. The same notebook on the
-    same data therefore gives the same bytes. Raises `NotebookError` if a cell fails.
+    Removes what differs between runs: times, progress bars and all else on standard error, and the folder of every
+    `Path` among the parameters. The same notebook on the same data therefore gives the same bytes. Raises
+    `NotebookError` if a cell fails.
     """
-    paths = {name: value for name, value in parameters.items() if isinstance(value, Path)}
     with TemporaryDirectory() as folder:
         output = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
                 notebook,
                 output,
-                parameters={**parameters, **{name: str(path) for name, path in paths.items()}},
+                parameters=json.loads(json.dumps(parameters, default=str)),
                 cwd=ROOT,  # for `import model`
                 progress_bar=progress,
                 kernel_name="python3",
@@ -46,6 +47,16 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True)
         cell.id = f"cell-{number}"
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        for path in paths.values():
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for path in _paths(parameters):
             cell.source = cell.source.replace(str(path), path.name)
     return bytes(nbformat.writes(executed), "utf-8")
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _paths(each)

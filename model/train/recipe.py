@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -281,17 +280,28 @@ def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
 
 
 def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
-    """Run the notebook of a plan's schema file, or the template, and add the executed notebook to the artifact."""
-    known = plan.known()
-    path = Path(known.notebook) if known and known.notebook else TEMPLATE
-    resolved = plan.resolved()
+    """Run the notebook of a plan's schema file, and add the executed notebook to the artifact.
+
+    The template is run where the schema file names none, or the plan another learner than the file. Raises
+    `NotebookError` if a cell fails, and `DataError` for a table that only this process can read.
+    """
+    known, resolved = plan.known(), plan.resolved()
+    if resolved.data == "-":
+        raise DataError("a notebook cannot read standard input; name a file by --data, or leave out --notebook")
     if resolved.learner != AUTO:
         LEARNERS[resolved.learner].check_installed()
+    is_own = known is not None and known.notebook and resolved.learner == (known.learner or AUTO)
     with clocks_of(plan.options) as options, TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        data = plan.data if "://" in plan.data or not plan.data else str(Path(plan.data).resolve())
-        asked = asdict(replace(plan, data=data, options={**options}))
-        executed = notebook.run(path, parameters={"store": store, "plan": _plain(asked), "runs": str(runs or "")})
+        options = {name: value.resolve() if isinstance(value, Path) else value for name, value in options.items()}
+        asked = {**asdict(plan), "options": options}
+        for name in ("data", "schema", "shared"):  # the notebook runs in another folder
+            if asked[name] and "://" not in asked[name]:
+                asked[name] = Path(asked[name]).resolve()
+        executed = notebook.run(
+            Path(known.notebook) if known is not None and is_own else TEMPLATE,
+            parameters={"store": store, "plan": asked, "runs": runs.resolve() if runs else ""},
+        )
         made = artifact.read_draft(Store(store).find(plan.name))
     return replace(made, files={**made.files, "notebook.ipynb": executed})
 
@@ -334,9 +344,3 @@ def _features(loaded: Loaded, seen: Frames, candidate: Candidate) -> tuple[Featu
 
 def _title(name: str) -> str:
     return name.replace("-", " ").capitalize()
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what papermill can write into a notebook."""
-    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
-    return found
