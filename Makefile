@@ -30,8 +30,11 @@ CLIENTS := .venv-clients/.installed
 EMPTY :=
 # As the name of a target, in which make takes a space for the end of the word.
 CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/aliases.json)
-# What training MODEL needs: only the MLP takes PyTorch.
-TRAINING = $(if $(filter height-weight,$(MODEL)),$(TORCH),$(INSTALLED))
+# What training MODEL needs: PyTorch only where ARGS or a schema file names the network.
+NAMED = $(subst =, ,$(ARGS))
+SCHEMAS = "model/data/$(subst -,_,$(MODEL)).toml" $(filter %.toml,$(NAMED))
+IS_NETWORK = $(or $(filter mlp,$(NAMED)),$(shell grep -hs '^learner *= *"mlp"' $(SCHEMAS)))
+TRAINING = $(if $(IS_NETWORK),$(TORCH),$(INSTALLED))
 TRAIN = $(BIN)/python -m model --store "$(STORE)" train "$(MODEL)" --notebook
 # On every core: each test has its own files, ports and processes. A process that has none left takes tests from another.
 PYTEST = $(BIN)/python -m pytest --dist worksteal --numprocesses
@@ -87,7 +90,7 @@ test-all: test test-slow ## run every test
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
 	$(BIN)/python -m pytest conformance --url "$(URL)" $(ARGS)
 
-train: $(TRAINING) ##2 train MODEL through its notebook, its new champion (more: ARGS="--device cuda")
+train: $(TRAINING) ##2 train MODEL, its new champion; your table: MODEL=prices ARGS="--data houses.csv --target price"
 	$(TRAIN) $(ARGS)
 
 run: $(INSTALLED) | $(CHAMPION) ##1 serve on PORT of HOST; trains first if there is no model yet

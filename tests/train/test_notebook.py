@@ -1,9 +1,12 @@
-"""The notebooks: they run with parameters, reproduce the published figures and give the command line's models."""
+"""The notebooks: they run with a plan, reproduce the published figures and give the command line's models."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,10 +17,16 @@ from model.train.examples import NOTEBOOKS
 
 from model import Store
 from model.cli.main import main
+from model.table import recipes
 from model.train import notebook
+from model.train.recipe import TEMPLATE
 from tests.support.service import ROOT
 
 OWN_MODEL = ROOT / "notebooks" / "03_your_own_model.ipynb"
+NOTEBOOKS = {name: Path(recipes.find(name).notebook) for name in recipes.names()}
+RENTS = "area,district,rent\n" + "".join(
+    f"{n},{'NW'[n % 2]}ord,{9 * n + 40 * (n % 2) + n % 7}\n" for n in range(20, 140)
+)
 
 Train = Callable[[str], Path]
 
@@ -64,16 +73,25 @@ def outputs_of(artifact: Path) -> list[dict[str, Any]]:
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        *[("boston-housing", file) for file in ("trees.npz", "pipeline.joblib", "golden.json", "reference.json")],
-        *[("height-weight", file) for file in ("model.onnx", "weights.safetensors", "golden.json", "reference.json")],
-    ],
-)
-def test_gives_the_same_model_as_the_command_line(trained: Train, commanded: Train, name: str, file: str) -> None:
-    """The notebook and `python -m model train` write the same bytes."""
-    assert (trained(name) / file).read_bytes() == (commanded(name) / file).read_bytes()
+def contents_of(artifact: Path) -> dict[str, bytes]:
+    """Return the content of each file of an artifact."""
+    return {str(path.relative_to(artifact)): path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_gives_the_same_model_as_the_command_line(trained: Train, commanded: Train, name: str) -> None:
+    """The notebook and `python -m model train` write the same bytes: all files but the notebook, and all facts."""
+    one, other = contents_of(trained(name)), contents_of(commanded(name))
+    facts, expected = json.loads(one.pop("manifest.json")), json.loads(other.pop("manifest.json"))
+    for document in (facts, expected):
+        document["code"].pop("notebook")
+        document["files"].pop("notebook.ipynb", None)
+        for fact in ("version", "created_at", "digest"):
+            del document[fact]
+
+    assert one.pop("notebook.ipynb")
+    assert one == other
+    assert facts == expected
 
 
 @pytest.mark.parametrize(
@@ -115,27 +133,43 @@ def test_artifact_keeps_the_notebook_without_traces_of_the_run(trained: Train, n
 
 
 @pytest.mark.parametrize(
-    ("name", "table", "problem"),
+    ("name", "cell", "wrong", "problem"),
     [
-        ("boston-housing", "CHAS,RM\n0,abc\n", "row 0, column 'RM': 'abc' is not a number"),
-        (
-            "height-weight",
-            "Height-Inches\n170\n",
-            "row 0, column 'Height-Inches': 170 is not plausible: 40 to 100 inches",
-        ),
+        ("boston-housing", "6.575", "abc", "row 0, column 'RM': 'abc' is not a number"),
+        ("height-weight", "68.00753", "170", "row 0, column 'Height-Inches': 170 is not plausible: 40 to 100 inches"),
     ],
 )
 def test_bad_data_stops_the_notebook_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, table: str, problem: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, cell: str, wrong: str, problem: str
 ) -> None:
     """A table that cannot be trained on ends the run with its report, and the store stays empty."""
     needs(name)
-    path = tmp_path / "bad.csv"
-    path.write_text(table)
+    path, own = tmp_path / "bad.csv", Path(recipes.find(name).data)
+    table = gzip.decompress(own.read_bytes()) if own.suffix == ".gz" else own.read_bytes()
+    path.write_text(table.decode().replace(cell, wrong, 1))
 
     assert main(["--store", str(tmp_path / "store"), "train", name, "--notebook", "--data", str(path)]) == 1
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("arguments", "torch"),
+    [
+        ([], False),
+        (["MODEL=height-weight"], True),
+        (["MODEL=prices", "ARGS=--data houses.csv --target price"], False),
+        (["MODEL=prices", "ARGS=--data houses.csv --target price --learner mlp"], True),
+    ],
+)
+def test_make_installs_pytorch_where_a_network_is_trained(arguments: list[str], torch: bool) -> None:
+    """`make train` installs PyTorch only if the schema file of MODEL, or ARGS, name the network."""
+    command = ["make", "--dry-run", "--always-make", "train", *arguments]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert ("-r requirements-torch.txt" in shown) is torch
+    assert f" --notebook {arguments[1].partition('=')[2] if len(arguments) > 1 else ''}" in shown
 
 
 def cells_of(notebook: Path, kind: str) -> list[str]:
@@ -163,18 +197,34 @@ def test_sections_are_the_four(notebook: Path) -> None:
     assert sections == ["## Ingest", "## EDA", "## Modeling", "## Conclusion"]
 
 
-def test_notebook_has_the_defaults_of_the_command_line() -> None:
-    """The network's parameters in the notebook, which the command line can set, are the defaults of the code."""
-    needs("height-weight")
-    from model.train.learners.mlp import NetworkRegressor
+def test_template_trains_on_any_table(tmp_path: Path) -> None:
+    """A table of one's own goes through the template, which the artifact keeps without paths and progress bars."""
+    (tmp_path / "rents.csv").write_text(RENTS)
+    arguments = ["--data", str(tmp_path / "rents.csv"), "--target", "rent", "--trials", "2", "--notebook"]
 
-    parameters: dict[str, Any] = {}
-    exec(cells_of(NOTEBOOKS["height-weight"], "code")[0], parameters)
-    defaults = NetworkRegressor().get_params()
-    in_notebook = {name: parameters[name] for name in defaults if name not in ("progress", "checkpoint_seconds")}
+    assert main(["--store", str(tmp_path / "store"), "train", "rents", *arguments]) == 0
 
-    assert in_notebook.pop("checkpoint") == ""
-    assert {**in_notebook, "hidden": tuple(in_notebook["hidden"])}.items() <= defaults.items()
+    found = Store(tmp_path / "store").load("rents")
+    text = (found.path / "notebook.ipynb").read_text()
+    assert found.manifest.document["code"]["notebook"] == TEMPLATE.relative_to(ROOT).as_posix()
+    assert found.schema.names == ("area", "district")
+    assert "linear is better than the baseline" in text
+    assert [output for output in outputs_of(found.path) if output.get("name") == "stderr"] == []
+    assert str(tmp_path) not in text
+
+
+def test_another_learner_goes_through_the_template(tmp_path: Path) -> None:
+    """The text of an example's notebook is about its learner, so another learner goes through the template."""
+    arguments = ["--learner", "baseline", "--notebook"]
+
+    assert main(["--store", str(tmp_path), "train", "boston-housing", *arguments]) == 0
+    assert Store(tmp_path).load("boston-housing").manifest.document["code"]["notebook"] == "notebooks/train.ipynb"
+
+
+def test_standard_input_is_no_table_of_a_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A notebook runs in another process, so standard input is refused before anything is run."""
+    assert main(["--store", str(tmp_path), "train", "rents", "--data", "-", "--target", "rent", "--notebook"]) == 1
+    assert "name a file by --data" in capsys.readouterr().err
 
 
 def test_template_exports_a_model_of_ones_own(tmp_path: Path) -> None:
