@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model.train.examples import NOTEBOOKS
 
 from model import Store
 from model.cli.main import main
