@@ -30,7 +30,7 @@ from model.table.frame import Table, prepare
 from model.table.infer import Described
 from model.table.reader import open_table
 from model.task import TASKS, Task
-from model.train import export, feature_file, labels, notebook
+from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
@@ -42,7 +42,7 @@ from model.train.table_frames import frames_of
 
 LEARNER_NAMES = (AUTO, *LEARNERS)
 MAX_ROWS = 1_000_000
-TEMPLATE = notebook.ROOT / "notebooks" / "train.ipynb"
+TEMPLATE = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +285,8 @@ def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
     The template is run where the schema file names none, or the plan another learner than the file. Raises
     `NotebookError` if a cell fails, and `DataError` for a table that only this process can read.
     """
+    from model.train import notebook  # whose packages take half a second to import
+
     known, resolved = plan.known(), plan.resolved()
     if resolved.data == "-":
         raise DataError("a notebook cannot read standard input; name a file by --data, or leave out --notebook")

@@ -322,6 +322,7 @@ def test_too_few_rows_are_refused(X: Matrix, y: NDArray[np.float64]) -> None:
         NetworkRegressor().fit(X[:2], y[:2])
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # of the compiler, on a GPU that has it
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # PyTorch's compiler uses what PyTorch gives up
 @pytest.mark.parametrize("chosen", [{"precision": "bfloat16"}, {"deterministic": True}, {"compile": True}])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
