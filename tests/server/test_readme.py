@@ -23,6 +23,14 @@ CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.s
 BLOCKS_OF_PYTHON = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 EXPORTS = [block for block in BLOCKS_OF_PYTHON if "export(" in block]
 EXAMPLES = [block for block in BLOCKS_OF_PYTHON if block not in EXPORTS]
+# What the examples of a training take for granted: a table, and its schema file.
+TABLE = """
+from model.cli.main import main
+from tests.support.houses import write
+
+write("houses.csv")
+main(["describe", "houses.csv", "--target", "price", "--out", "houses.toml"])
+"""
 # What the examples of an export take for granted: a fitted pipeline, in memory and in files, and its tables.
 FITTED = """
 import joblib
@@ -102,9 +110,12 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     assert words[:3] == [".venv/bin/python", "-m", "model"]
     (tmp_path / "model").symlink_to(ROOT / "model")
     PredictionLog(f"sqlite:///{tmp_path}/predictions.db").write([])
-    if words[3] == "import":  # which must not change the tests' own store
+    if words[3] in ("describe", "import", "train"):  # which must not change the tests' own store
         store = tmp_path / "store"
-        subprocess.run([sys.executable, "-c", FITTED], cwd=tmp_path, check=True)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", FITTED + TABLE], cwd=tmp_path, env=environ, check=True)
+    if words[3] == "train" and "--trials" not in words:  # in place of two minutes
+        words += ["--trials", "2"]
     run = [sys.executable, "-m", "model", "--store", str(store), *words[3:]]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
 
