@@ -103,7 +103,7 @@ def test_python_exports_a_model(tmp_path: Path, example: str) -> None:
     assert (tmp_path / "store" / "rents" / "1" / "manifest.json").is_file()
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(".venv/bin/python -m model ")])
+@pytest.mark.parametrize("command", [c for c in dict.fromkeys(COMMANDS) if c.startswith(".venv/bin/python -m model ")])
 def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     """A command that works on the store, or on the prediction log, ends well and prints something."""
     words = shlex.split(command)
