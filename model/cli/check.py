@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.cli.arguments import Commands
+from model.cli.arguments import Commands, days
 from model.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:
@@ -40,14 +40,6 @@ def add_check(commands: Commands) -> None:
     check.add_argument("--reject-outliers", action="store_true", help="with --clean, outliers do not pass, either")
     add_reading(check)
     check.set_defaults(run=_check)
-
-
-def days(text: str) -> int:
-    """Return the days in a text such as 30d or 30."""
-    number = text.strip().lower().removesuffix("d")
-    if not (number.isascii() and number.isdecimal() and len(number) <= 6):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days, such as 30d")
-    return int(number)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -85,14 +77,8 @@ def _description(options: argparse.Namespace, relation: Relation, known: Descrip
     from model.table import infer
 
     types = dict(options.types)
-    if known and not types:
-        description = known
-    else:
-        description = infer.describe(relation, target=options.target, types=types, known=known).description
-    if known:
-        said = {*types, *(column.name for column in known.columns)}
-        columns = tuple(column for column in description.columns if column.name in said)
-        description = replace(description, columns=columns)
+    description = infer.describe(relation, target=options.target, types=types, known=known).description
+    description = infer.restricted(description, known, types)
     date = options.date or description.date
     max_age = description.max_age_days if options.max_age is None else options.max_age
     return replace(description, target=options.target or description.target, date=date, max_age_days=max_age)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.schema.feature import BOOLEAN, CATEGORY, Feature
+from model.schema import dates
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, Feature
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
 
@@ -143,6 +144,8 @@ def reference(X: Matrix, predictions: NDArray[np.float64], schema: Schema) -> di
 
 
 def _bins(feature: Feature, values: NDArray[np.float64]) -> dict[str, Any]:
+    if feature.type == DATE:  # new dates are later by nature, so all are in one bin: missing ones alone are watched
+        return {**reference_bins(np.where(np.isnan(values), np.nan, dates.HIGHEST)), "minimum": dates.LOWEST}
     return category_bins(values) if feature.type in (CATEGORY, BOOLEAN) else reference_bins(values)
 
 

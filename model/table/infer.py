@@ -174,6 +174,17 @@ def describe(
     return Described(description, found, relation.n_rows, tuple(notes))
 
 
+def restricted(description: Description, known: Description | None, types: Mapping[str, str]) -> Description:
+    """Return a description with the columns alone that a schema file lists, and those of corrections.
+
+    Thus a column that is new in the table is no feature by chance. Without a file, or a column in it, all are kept.
+    """
+    if known is None or not known.columns:
+        return description
+    said = {*types, *(column.name for column in known.columns)}
+    return replace(description, columns=tuple(column for column in description.columns if column.name in said))
+
+
 def _counted(relation: Relation) -> list[_Column]:
     """Return the counts of every column, in as few passes over the table as memory allows."""
     columns = []

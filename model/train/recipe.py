@@ -310,11 +310,7 @@ def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
 
 def _completed(plan: Plan, description: Description) -> Description:
     """Return the description with what the plan says beside columns."""
-    known = plan.known()
-    if known:  # of a table that is described before, other columns are left out
-        said = {*plan.types, *(column.name for column in known.columns)}
-        columns = tuple(column for column in description.columns if column.name in said)
-        description = replace(description, columns=columns)
+    description = infer.restricted(description, plan.known(), plan.types)
     asked = {name: getattr(plan, name) for name in ("target", "task", "group", "time", "date")}
     description = replace(description, **{name: value for name, value in asked.items() if value})
     if plan.max_age_days is not None:

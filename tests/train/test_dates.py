@@ -197,13 +197,14 @@ def test_text_that_is_no_date_in_a_file(
 
 
 def test_report_of_dates(sales_store: Path, tmp_path: Path) -> None:
-    """Dates are read from the prediction log: those of training do not drift, and new ones do."""
+    """Dates are read from the prediction log: time goes on, so new ones are no drift, but missing ones are."""
     model = Store(sales_store).load(sales.NAME)
     now = datetime(2026, 11, 26, tzinfo=UTC)
     verdicts = {}
-    for name, shift in (("same", 0), ("later", 900)):
+    for name, shift, share_missing in (("same", 0, 0.0), ("later", 900, 0.0), ("gaps", 0, 0.5)):
         X = sales.table()
         X["sold"] += pd.Timedelta(days=shift)
+        X.loc[np.arange(len(X)) < share_missing * len(X), "listed"] = pd.NaT
         matrix = model.schema.matrix_from_records(sales.rows(X))
         log = PredictionLog(f"sqlite:///{tmp_path / name}.db")
         rows = {"row": 0, "time": now - timedelta(hours=1), "model": sales.NAME, "version": 1}
@@ -217,8 +218,9 @@ def test_report_of_dates(sales_store: Path, tmp_path: Path) -> None:
         )
         verdicts[name] = report.write(model, log, tmp_path / f"{name}.html", now=now)
 
-    assert not any("sold" in sentence for _, sentence in verdicts["same"])
-    assert any("sold (PSI" in sentence for _, sentence in verdicts["later"])
+    assert not any("sold" in sentence or "listed" in sentence for _, sentence in verdicts["same"])
+    assert not any("sold" in sentence for _, sentence in verdicts["later"])
+    assert any("listed" in sentence for _, sentence in verdicts["gaps"])
 
 
 def test_edges_of_dates_are_written_as_days() -> None:

@@ -17,7 +17,7 @@ from scipy.stats import chi2, ks_2samp, norm
 
 from model import Feature, Schema
 from model.live.drift import ALPHA, C, Z, ks, ks_threshold, missing_threshold, psi, psi_threshold
-from model.schema.feature import BOOLEAN, CATEGORY
+from model.schema.feature import BOOLEAN, CATEGORY, DATE
 from model.store.reference import (
     BINS,
     CATEGORY_BINS,
@@ -30,6 +30,8 @@ from model.store.reference import (
     parse,
     reference_bins,
 )
+from model.store.reference import reference as reference_of
+
 from tests.support.examples import BOSTON_HOUSING, rows_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -494,3 +496,16 @@ def test_false_alarms_of_categories_are_rare(n_live: int) -> None:
             alarms += psi(counts, bins) > psi_threshold(n_live, n_reference, n_bins)
 
     assert alarms <= 1  # of 10,000
+
+
+@pytest.mark.parametrize(("share_missing", "drifts"), [(0.0, False), (0.5, True)])
+def test_dates_drift_by_gaps_alone(share_missing: float, drifts: bool) -> None:
+    """Later dates than those of training are no drift, since time goes on; more missing ones are."""
+    schema, day = Schema((Feature("sold", type=DATE, missing=True),), Feature("y")), 86_400.0
+    X = np.arange(1_000.0).reshape(-1, 1) * day
+    bins = parse(reference_of(X, X[:, 0], schema), schema).features["sold"]
+    live = np.where(np.arange(1_000) < share_missing * 1_000, np.nan, X[:, 0] + 10_000 * day)
+    counts = bins.count(live)
+
+    assert psi(counts, bins) == pytest.approx(0, abs=1e-9)
+    assert bool(counts[-1] / 1_000 > missing_threshold(1_000, bins.missing)) is drifts
