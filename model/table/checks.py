@@ -143,7 +143,7 @@ def report(name: str, findings: Sequence[Finding]) -> str:
     """Return all findings about the table as text, errors first, each with what to do in a line below."""
     ordered = sorted(findings, key=lambda finding: not finding.fatal)
     fatal = sum(finding.fatal for finding in findings)
-    head = f"{name}: {fatal} errors, {len(findings) - fatal} warnings"
+    head = f"{name}: {counted(fatal, 'error')}, {counted(len(findings) - fatal, 'warning')}"
     verdict = "; no model can be trained on it" if fatal else ""
     lines = [head + verdict]
     for finding in ordered:
@@ -151,6 +151,11 @@ def report(name: str, findings: Sequence[Finding]) -> str:
         if finding.remedy:
             lines.append(f"{'':25}{finding.remedy}")
     return "\n".join(lines)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, such as 1 error or 2 errors."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def check(relation: Relation, description: Description, *, today: date | None = None) -> Quality:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
-from model.train.search import Search, search
+from model.train.search import DEFAULT_BUDGET_S, Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
 from model.train.subject import Subject
@@ -42,6 +43,7 @@ from model.train.table_frames import frames_of
 
 LEARNER_NAMES = (AUTO, *LEARNERS)
 MAX_ROWS = 1_000_000
+_LEAST_SHARE = 0.25  # of the time that the search gets, however long the table takes to read
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 
 
@@ -110,13 +112,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A table that can be trained on: what each column is, the quality of its rows, and the frame of learners."""
+    """A table that can be trained on: what each column is, the quality of its rows, and the frame of learners.
+
+    It took `seconds` to read and check.
+    """
 
     plan: Plan
     described: Described
     quality: Quality
     table: Table
     derived: tuple[Derived, ...]
+    seconds: float
 
     @property
     def warnings(self) -> list[str]:
@@ -168,6 +174,7 @@ class Trained:
 
 def load(plan: Plan, *, today: date | None = None) -> Loaded:
     """Read and check the table. Raises `DataError` with a report of all that prevents training on it."""
+    started = monotonic()
     plan = plan.resolved()
     known = plan.known()
     dialect = known.dialect.options if known and known.dialect else {}
@@ -186,7 +193,8 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
         if quality.errors:
             raise DataError(checks.report(relation.source, quality.findings))
         table = prepare(relation, description, max_rows=plan.max_rows, seed=plan.random_state)
-    return Loaded(plan, replace(described, description=description), quality, table, _derived(plan, description))
+    described = replace(described, description=description)
+    return Loaded(plan, described, quality, table, _derived(plan, description), monotonic() - started)
 
 
 def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) -> Trained:
@@ -208,12 +216,13 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
     if plan.is_search:
         if plan.options:
             raise DataError(f"{', '.join(plan.options)}: a search chooses these itself; leave them out, or the budget")
+        budget = plan.budget_seconds or DEFAULT_BUDGET_S
         found = search(
             table.frame,
             seen,
             table.target,
             **common,
-            budget_s=plan.budget_seconds,
+            budget_s=max(budget - loaded.seconds, _LEAST_SHARE * budget),
             trials=plan.trials,
             families=None if plan.learner == AUTO else [plan.learner],
             journal=runs,

@@ -31,7 +31,6 @@ from model.store.reference import (
     reference_bins,
 )
 from model.store.reference import reference as reference_of
-
 from tests.support.examples import BOSTON_HOUSING, rows_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

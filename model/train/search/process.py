@@ -8,12 +8,10 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from threading import RLock, Thread
+from threading import Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any
-
-from tqdm import tqdm
 
 from model.errors import first_line
 from model.train.search import work
@@ -118,7 +116,8 @@ def _died(code: int | None) -> str:
 def _serve(connection: Connection[Any, Any], problem: Problem) -> None:
     """Do what comes through the connection, until it is closed."""
     Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(RLock())  # its own is a semaphore that a killed process would leave behind
+    # The semaphores of libraries then have no names, which a killed process would leave behind; nothing is forked.
+    multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
     functions: Mapping[str, Callable[..., Any]] = {"score": work.score, "final": work.final, "measure": work.measure}
     while True:
