@@ -50,7 +50,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument(
         "--max-rows", type=_count, default=1_000_000, help="use a sample of a larger table (%(default)s)"
     )
-    train.add_argument("--random-state", type=int, default=7, help="seed of splits, search and fits (default: 7)")
+    train.add_argument("--random-state", type=_seed, default=7, help="seed of splits, search and fits (default: 7)")
     train.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
     train.add_argument("--unit", default="", help="the unit of what it predicts")
     train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
@@ -74,8 +74,14 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
@@ -166,7 +172,7 @@ def _print_trained(trained: Trained) -> None:
     from model.train import checklist, export, recipe
 
     rows = trained.fit.rows
-    print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out {rows.how}")
+    print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out: {rows.how}")
     if trained.search:
         checklist.print_under("learners", trained.search.leaderboard.table().splitlines())
         left_out = trained.search.leaderboard.left_out

@@ -116,7 +116,7 @@ def prepare(
         labels,
         task,
         None if groups is None else pd.factorize(groups, use_na_sentinel=False)[0].astype(np.int64),
-        None if times is None else np.asarray(times, dtype=np.float64),
+        None if times is None else _times(described[description.time], times),
         rows,
         relation.n_rows,
         set_aside,
@@ -147,6 +147,17 @@ def _check_columns(relation: Relation, description: Description) -> None:
         faults = ["no column is left to learn from; see why by python -m model describe, and correct it by --as"]
     if faults:
         raise DataError("\n  ".join([f"{relation.source} cannot be used:", *faults]))
+
+
+def _times(column: ColumnDescription, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the times of rows as numbers. Raises `DataError` for a column without an order."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"the time {column.name!r} is of the type {column.type}, which has no order; name a column of dates or "
+            f"numbers, or say what it is by --as {column.name}=TYPE"
+        ) from None
 
 
 def _task_of(relation: Relation, target: ColumnDescription, problems: list[Problem]) -> str:

@@ -94,7 +94,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], files: dic
         (folder / name).write_bytes(content)
         manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     change(manifest)
-    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at")}
+    facts = {key: value for key, value in manifest.items() if key not in ("digest", "created_at", "observed")}
     manifest["digest"] = artifact.digest(facts)
     (folder / "manifest.json").write_bytes(artifact.to_json(manifest))
 

@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from model.train.examples import DATASETS
 
 from model.cli.main import main
+from model.table import recipes
 from model.train.learners import LEARNERS
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", recipes.names())
 def test_example_names_a_learner(name: str) -> None:
-    """Each example's default learner is in the table."""
-    assert DATASETS[name].algorithm in LEARNERS
+    """Each example's default learner is in the table, and so are its options."""
+    description = recipes.find(name)
+
+    assert description.learner in LEARNERS
+    assert description.options.keys() <= LEARNERS[description.learner].options.keys()
 
 
 @pytest.mark.parametrize("more", [[], ["--notebook"]], ids=["directly", "notebook"])

@@ -186,6 +186,12 @@ def test_groups_and_times(tmp_path: Path) -> None:
     assert table.times.tolist() == [dates.parse(str(house(row)["sold"])) for row in table.row_numbers]
 
 
+def test_time_needs_an_order(tmp_path: Path) -> None:
+    """A time of texts is an error that names the column, and says what to do."""
+    with pytest.raises(DataError, match="the time 'zone' is of the type category, which has no order; name a column"):
+        prepared(write(tmp_path, house), time="zone")
+
+
 def test_wrong_cells_count_as_missing(tmp_path: Path) -> None:
     """A few texts among numbers are named by row and count as missing; many are an error."""
     path = tmp_path / "table.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,5 +63,7 @@ def fit_one(
     pipeline = chosen.build(settings, frames.columns, derived, task, seed)
     if "progress" in pipeline[-1].get_params():
         pipeline[-1].set_params(progress=progress)
-    pipeline.fit(frame.iloc[rows.training], targets[rows.training])
+    with warnings.catch_warnings():  # libraries warn of what a person cannot change
+        warnings.simplefilter("ignore")
+        pipeline.fit(frame.iloc[rows.training], targets[rows.training])
     return Fit(pipeline, family, settings, known, rows)

@@ -102,8 +102,9 @@ class Worker:
         self.stop()
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._problem), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self._problem), daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,4 +151,6 @@ def _random(y: NDArray[Any], classes: bool, seed: int) -> Sequence[tuple[Places,
     splitter = KFold(N_FOLDS, shuffle=True, random_state=seed)
     if classes and np.bincount(y).max() >= N_FOLDS:
         splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
-    return list(splitter.split(y, y))
+    with warnings.catch_warnings():  # of rare labels the verdicts tell by name
+        warnings.simplefilter("ignore")
+        return list(splitter.split(y, y))
