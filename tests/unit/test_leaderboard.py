@@ -114,7 +114,7 @@ def test_model_without_a_search_has_no_leaderboard(folder: Path) -> None:
         {"leaderboard": board(entry(), metric=3)},
         {"leaderboard": {**board(), "entries": {"a": 1}}},
         {"leaderboard": board("linear")},
-        {"leaderboard": board(entry(family=["a"]))},
+        {"leaderboard": board({**entry(), "family": ["a"]})},
         {"leaderboard": board(entry(n_trials=-1))},
         {"leaderboard": board(entry(score={"mean": "good", "low": 1, "high": 2}))},
         {"leaderboard": board(entry(score={"mean": 10**400, "low": 1, "high": 2}))},
