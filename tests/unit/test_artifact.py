@@ -36,7 +36,6 @@ FILES = [
     "plots/partial_dependence.png",
     "plots/predicted_against_actual.png",
     "plots/residuals.png",
-    "plots/search.png",
     "reference.json",
     "trees.npz",
 ]
