@@ -182,7 +182,9 @@ class _Numbers(Cells):
         except OverflowError:  # an integer beyond float64
             return None
         if self._lowest <= value <= self._highest:
-            return None if self._whole and not value.is_integer() else value
+            if not self._whole:
+                return value
+            return value + 0.0 if value.is_integer() else None  # whole numbers have no -0
         return value if self.missing and value != value else None
 
     def numbers(self, cells: Sequence[Any]) -> Vector | None:
@@ -199,7 +201,9 @@ class _Numbers(Cells):
             accepted &= values == np.floor(values)
         if self.missing:
             accepted |= np.isnan(values)
-        return values if accepted.all() else None
+        if not accepted.all():
+            return None
+        return values + 0.0 if self._whole else values
 
     def reason(self, cell: Any) -> str | None:
         if cell is None or (self.missing and type(cell) is float and math.isnan(cell)):

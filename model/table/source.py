@@ -109,7 +109,8 @@ def fetch(source: str, folder: Path, *, format: str | None = None) -> tuple[list
         raise DataError(f"{shown(source)} was answered with status {error.code}") from None
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or error
-        raise DataError(f"{shown(source)} cannot be read: {reason}") from None
+        name = shown(source) if "://" in source else source
+        raise DataError(f"{name} cannot be read: {reason}") from None
 
 
 def shown(source: str) -> str:

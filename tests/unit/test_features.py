@@ -74,7 +74,7 @@ def matrix_of(feature: Feature, cells: list[Any]) -> tuple[list[Any], tuple[Prob
         matrix = Schema((feature,), Feature("y")).matrix_from_records([{"f": cell} for cell in cells])
     except SchemaError as error:
         return [], error.problems
-    return bits(matrix[:, 0]).tolist(), ()
+    return plain_bits(matrix[:, 0].tolist()), ()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_array_is_as_its_cells(feature: Feature, values: list[float]) -> None:
             schema.matrix_from_array(X)
         assert caught.value.problems == problems
     else:
-        assert bits(schema.matrix_from_array(X)[:, 0]).tolist() == column
+        assert plain_bits(schema.matrix_from_array(X)[:, 0].tolist()) == column
 
 
 @given(feature=any_feature, cell=any_cell)

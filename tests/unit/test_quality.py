@@ -64,7 +64,7 @@ def test_right_table_has_no_errors(checked: Checked) -> None:
 
     assert kinds(quality) == []
     assert only(quality, "missing").n_rows == 20
-    assert report("houses", quality.findings).splitlines()[0] == "houses: 0 errors, 1 warnings"
+    assert report("houses", quality.findings).splitlines()[0] == "houses: 0 errors, 1 warning"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`verify` prints what it checked; for a changed file it exits with 1 and names it."""
     assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
     assert capsys.readouterr().out == (
-        "boston-housing version 1: 14 files unchanged, 64 golden rows answered to the last bit\n"
+        "boston-housing version 1: 13 files unchanged, 64 golden rows answered to the last bit\n"
     )
     path = copy / "boston-housing" / "1" / "card.md"
     path.write_text("better")
@@ -379,7 +379,7 @@ def test_predict_prints_a_line_per_row(
         (["verify", "boston-housing@2"], "the model 'boston-housing' in the store .* has no version '2'"),
         (["predict", "../x"], "'../x' is not a model's name"),
         (["predict", "boston-housing", "/no/table.csv"], "No such file or directory: '/no/table.csv'"),
-        (["train", "iris"], "there is no data set 'iris'; choose one of: boston-housing"),
+        (["train", "iris"], "there is no table for the model 'iris'; name it by --data"),
         (["train", "boston-housing", "--data", "/no/table.csv"], "/no/table.csv cannot be read: No such file"),
     ],
 )
