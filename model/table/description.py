@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +125,18 @@ class Description:
 
     @property
     def parts(self) -> tuple[Derived, ...]:
-        """Return the parts of dates that are declared, as derived features, such as `sold_month`."""
-        return tuple(_part(column.name, part) for column in self.learned for part in column.parts)
+        """Return the parts of dates that are declared, as derived features, such as `sold_month`.
+
+        One that would have the name of a column has an underscore more.
+        """
+        taken = {column.name for column in self.columns}
+        return tuple(_part(column.name, part, taken) for column in self.learned for part in column.parts)
 
 
-def _part(name: str, part: str) -> Derived:
+def _part(name: str, part: str, taken: Collection[str]) -> Derived:
     since = (Text("1970-01-01"),) if part in (DAYS, HOURS) else ()
     formula = printed(Call(f"{part}_since" if since else part, (Name(name), *since)))
-    return Derived(f"{name}_{part}", formula, description=f"the {part} of {name}{' since 1970' if since else ''}")
+    called = f"{name}_{part}"
+    while called in taken:
+        called += "_"
+    return Derived(called, formula, description=f"the {part} of {name}{' since 1970' if since else ''}")

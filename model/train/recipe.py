@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from model.engine.formula_syntax import nearest
 from model.engine.formulas import Derived
-from model.errors import DataError
+from model.errors import DataError, FormulaError
 from model.plots import table as table_plots
 from model.plots import training as plots
 from model.schema.feature import Feature
@@ -33,6 +34,7 @@ from model.table.reader import open_table
 from model.task import TASKS, Task
 from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
+from model.train.derive import Formulas
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
 from model.train.search import DEFAULT_BUDGET_S, Search, search
@@ -145,7 +147,11 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A fitted model with its compiled form. `X` `(n_rows, n_features)` and `y` `(n_rows,)` are the frame's rows."""
+    """A fitted model with its compiled form.
+
+    `X` `(n_rows, n_features)` and `y` `(n_rows,)` are the frame's rows. A row that was left out, since no row to fit on
+    has its label, has NaN in `y`.
+    """
 
     loaded: Loaded
     fit: Fit
@@ -194,7 +200,9 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
             raise DataError(checks.report(relation.source, quality.findings))
         table = prepare(relation, description, max_rows=plan.max_rows, seed=plan.random_state)
     described = replace(described, description=description)
-    return Loaded(plan, described, quality, table, _derived(plan, description), monotonic() - started)
+    derived = _derived(plan, description)
+    _check_derived(derived, table)
+    return Loaded(plan, described, quality, table, derived, monotonic() - started)
 
 
 def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) -> Trained:
@@ -235,7 +243,9 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
                 table.frame, seen, table.target, **common, family=plan.learner, parameters=options, progress=progress
             )
     X = seen.matrix(table.frame)
-    y = labels.positions(table.target, fit.labels) if fit.labels else np.asarray(table.target, dtype=np.float64)
+    y = np.full(table.n_rows, np.nan)
+    parted = np.concatenate([fit.rows.training, fit.rows.validation])
+    y[parted] = labels.positions(table.target[parted], fit.labels) if fit.labels else table.target[parted]
     candidate = fitted.candidate(fit.pipeline, seen, X[fit.rows.training])
     return Trained(loaded, fit, found, seen, X, y, replace(candidate, features=_features(loaded, seen, candidate)))
 
@@ -332,6 +342,19 @@ def _derived(plan: Plan, description: Description) -> tuple[Derived, ...]:
     shared = feature_file.read(Path(plan.shared)) if plan.shared else {}
     found = [*description.parts, *description.features, *feature_file.resolve(plan.features, shared)]
     return tuple({each.name: each for each in found}.values())
+
+
+def _check_derived(derived: Sequence[Derived], table: Table) -> None:
+    """Raise `FormulaError` for a derived feature that cannot be computed of the table, or has a column's name."""
+    names = list(table.frame.columns)
+    for each in derived:
+        if each.name in names:
+            raise FormulaError(each.formula, f"{each.name!r} is the name of a column; give the feature another one")
+        for absent in (name for name in each.parsed.names if name not in names):
+            known = nearest(absent, names)
+            raise FormulaError(each.formula, f"there is no column {absent!r} among those that the model gets{known}")
+    if derived:
+        Formulas(derived).fit(table.frame.head(0))
 
 
 def _features(loaded: Loaded, seen: Frames, candidate: Candidate) -> tuple[Feature, ...]:

@@ -1,0 +1,73 @@
+"""From a person's table to a model: what is refused before the work, and what is no obstacle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import ModelError
+from model.train import recipe
+from model.train.recipe import Plan
+
+N_ROWS = 120
+
+
+def write(folder: Path, label: Callable[[int], object]) -> str:
+    """Write a table of a number, a category, the day, and a label by the row's number."""
+    draw = np.random.default_rng(1)
+    area = draw.uniform(30, 200, N_ROWS).round(2)
+    lines = [f"{day},{area[day]},{'xyz'[day % 3]},{label(day)}" for day in range(N_ROWS)]
+    path = folder / "table.csv"
+    path.write_text("\n".join(["day,area,town,label", *lines, ""]))
+    return str(path)
+
+
+def plan(data: str, **facts: object) -> Plan:
+    """Return a plan that fits a linear model."""
+    return Plan("table", data, learner="linear", types={"day": "integer"}, **{"target": "label", **facts})  # type: ignore[arg-type]
+
+
+def test_label_of_held_out_rows_alone_is_left_out(tmp_path: Path) -> None:
+    """A label that only the latest rows have cannot be learned: its rows are in neither part."""
+    data = write(tmp_path, lambda day: "new" if day == N_ROWS - 2 else ("low", "high")[day % 2])
+
+    trained = recipe.train(recipe.load(plan(data, time="day")), progress=False)
+    subject = recipe.subject_of(trained)
+
+    assert trained.fit.labels == ("high", "low")
+    assert subject.validation is not None
+    assert set(subject.validation[1].tolist()) == {0.0, 1.0}
+    assert "1 held-out rows have a label that no other row has" in trained.fit.rows.how
+
+
+@pytest.mark.parametrize(
+    ("feature", "part"),
+    [
+        ("twice = label * 2", "there is no column 'label'"),
+        ("ratio = aera / 2", "the nearest is 'area'"),
+        ("town = area * 2", "'town' is the name of a column"),
+        ("is_x = town == 'w'", "'town' has no category 'w'"),
+        ("sum = town + 1", "takes a category"),
+    ],
+)
+def test_derived_feature_that_cannot_be_is_refused_before_the_search(tmp_path: Path, feature: str, part: str) -> None:
+    """A formula takes the columns that the model gets, and its name is not that of one: else nothing is fitted."""
+    data = write(tmp_path, lambda day: day * 1.5)
+
+    with pytest.raises(ModelError, match=part):
+        recipe.load(plan(data, features=(feature,)))
+
+
+def test_part_of_a_date_has_no_name_of_a_column(tmp_path: Path) -> None:
+    """A table may have a date and, beside it, a column with the name that a part of the date would have."""
+    lines = [f"2024-{1 + row % 12:02}-{1 + row % 28:02},{row % 5},{row * 1.5}" for row in range(N_ROWS)]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["sold,sold_month,price", *lines, ""]))
+
+    loaded = recipe.load(Plan("table", str(path), target="price", learner="linear"))
+
+    assert "month(sold)" in [each.formula for each in loaded.derived]
+    assert not {each.name for each in loaded.derived} & set(loaded.table.frame)
