@@ -34,10 +34,10 @@ class Table:
 
     `frame` `(n_rows, n_features)` has numbers and booleans as float64, categories as categories of sorted strings, and
     dates as datetime64[us] in UTC. `target` `(n_rows,)` is float64 for a regression; for a classification it has
-    labels, all of which are in `labels`, in order. `groups` `(n_rows,)` are numbers of groups, `times` `(n_rows,)` are
-    numbers that order the rows. `row_numbers` `(n_rows,)` are those in the file, from 0, of its `n_rows_read` rows.
-    `set_aside` counts the rows that are not used, by reason; `problems` are cells that count as missing, and choices
-    that were made.
+    labels, all of which are in `labels`, in order. `groups` `(n_rows,)` are numbers of groups, of which a row without
+    one is its own; `times` `(n_rows,)` are numbers that order the rows. `row_numbers` `(n_rows,)` are those in the
+    file, from 0, of its `n_rows_read` rows. `set_aside` counts the rows that are not used, by reason; `problems` are
+    cells that count as missing, and choices that were made.
     """
 
     frame: pd.DataFrame
@@ -115,7 +115,7 @@ def prepare(
         read,
         labels,
         task,
-        None if groups is None else pd.factorize(groups, use_na_sentinel=False)[0].astype(np.int64),
+        None if groups is None else _numbered(groups),
         None if times is None else _times(described[description.time], times),
         rows,
         relation.n_rows,
@@ -125,6 +125,14 @@ def prepare(
         relation.sha256,
         description,
     )
+
+
+def _numbered(groups: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a number for each group `(n_rows,)`; a row whose group is missing is a group of its own."""
+    codes, names = pd.factorize(groups)
+    alone = codes < 0
+    codes[alone] = len(names) + np.arange(np.count_nonzero(alone))
+    return codes.astype(np.int64)
 
 
 def _check_columns(relation: Relation, description: Description) -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import ModelError
+from model.errors import DataError, ModelError
 from model.train import recipe
 from model.train.recipe import Plan
 
-N_ROWS = 120
+N_ROWS = 200
 
 
-def write(folder: Path, label: Callable[[int], object]) -> str:
-    """Write a table of a number, a category, the day, and a label by the row's number."""
+def write(folder: Path, label: Callable[[int], object], town: Callable[[int], str] = lambda day: "xyz"[day % 3]) -> str:
+    """Write a table of a number, a category and a label, the latter two by the day, which is the row's number."""
     draw = np.random.default_rng(1)
     area = draw.uniform(30, 200, N_ROWS).round(2)
-    lines = [f"{day},{area[day]},{'xyz'[day % 3]},{label(day)}" for day in range(N_ROWS)]
+    lines = [f"{day},{area[day]},{town(day)},{label(day)}" for day in range(N_ROWS)]
     path = folder / "table.csv"
     path.write_text("\n".join(["day,area,town,label", *lines, ""]))
     return str(path)
@@ -41,6 +41,23 @@ def test_label_of_held_out_rows_alone_is_left_out(tmp_path: Path) -> None:
     assert subject.validation is not None
     assert set(subject.validation[1].tolist()) == {0.0, 1.0}
     assert "1 held-out rows have a label that no other row has" in trained.fit.rows.how
+
+
+def test_held_out_rows_with_new_labels_alone_are_refused(tmp_path: Path) -> None:
+    """A model cannot be judged by labels of which it has seen no row: that is said before it is fitted."""
+    data = write(tmp_path, lambda day: "new" if day >= 160 else ("low", "high")[day % 2])
+
+    with pytest.raises(DataError, match="no held-out row has a label of the rows to fit on"):
+        recipe.train(recipe.load(plan(data, time="day")), progress=False)
+
+
+def test_many_categories_are_encoded_without_a_warning(tmp_path: Path) -> None:
+    """A column with more categories than get a column each is encoded as the library wants it."""
+    data = write(tmp_path, lambda day: day * 1.5, town=lambda day: f"t{day % 70}")
+
+    trained = recipe.train(recipe.load(plan(data)), progress=False)
+
+    assert "TargetEncoder" in trained.candidate.algorithm
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,16 @@ def test_too_few_rows_groups_and_times_are_named() -> None:
         part(y, classes=False, groups=y % 2)
     with pytest.raises(DataError, match="there are 2 different times"):
         part(y, classes=False, times=y % 2)
+    uneven = np.r_[np.zeros(3000), 1, 2]
+    with pytest.raises(DataError, match="nearly all rows are of one group"):
+        part(uneven, classes=False, groups=uneven, seed=2, max_rows=100)
+
+
+def test_label_of_one_row_is_parted_without_a_warning() -> None:
+    """A label with fewer rows than folds is named by the search, and scikit-learn says nothing of its own."""
+    rows = part(np.r_[np.zeros(40, dtype=int), 1], classes=True)
+
+    assert len(rows.folds) == 5
 
 
 def test_interval_is_wider_for_folds_that_share_rows() -> None:

@@ -176,12 +176,13 @@ def test_sample_of_rows_is_the_same_for_a_seed(tmp_path: Path) -> None:
 
 
 def test_groups_and_times(tmp_path: Path) -> None:
-    """Groups are numbers, and times are numbers that order the rows; a group is no feature."""
+    """Groups are numbers, a row without one is its own, and times order the rows; a group is no feature."""
     table = prepared(write(tmp_path, house), group="zone", time="sold", max_rows=30)
 
     assert table.groups is not None
     assert table.times is not None
-    assert len(set(table.groups.tolist())) == 3
+    zones = [house(row)["zone"] or row for row in table.row_numbers.tolist()]
+    assert len(set(table.groups.tolist())) == len(set(zones)) == len(set(zip(zones, table.groups.tolist())))
     assert "zone" not in table.frame
     assert table.times.tolist() == [dates.parse(str(house(row)["sold"])) for row in table.row_numbers]
 

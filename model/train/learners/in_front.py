@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
@@ -93,7 +94,9 @@ def encoded(
 
 
 def _means(task: Task, seed: int) -> TargetEncoder:
-    return TargetEncoder(target_type="continuous" if task is REGRESSION else "auto", random_state=seed)
+    of_numbers = task is REGRESSION
+    folds = (KFold if of_numbers else StratifiedKFold)(5, shuffle=True, random_state=seed)
+    return TargetEncoder(target_type="continuous" if of_numbers else "auto", cv=folds)
 
 
 def are_plain(columns: Sequence[Column], derived: Sequence[Derived]) -> bool:

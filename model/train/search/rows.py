@@ -106,7 +106,8 @@ def _order(times: NDArray[Any], units: Places | None) -> Places:
     if units is None:
         return found.rank(method="dense").to_numpy().astype(np.intp) - 1
     latest = found.rank(method="dense").groupby(units).transform("max")
-    return pd.Series(list(zip(latest, units))).rank(method="dense").to_numpy().astype(np.intp) - 1
+    by_time_and_unit = latest.to_numpy(dtype=np.int64) * (units.max() + 1) + units
+    return np.unique(by_time_and_unit, return_inverse=True)[1].astype(np.intp)
 
 
 def _before(order: Places, share: float) -> NDArray[np.bool_]:
@@ -140,17 +141,19 @@ def _some_groups(units: Places, seed: int) -> NDArray[np.bool_]:
 
 def _by_group(y: NDArray[Any], units: Places, classes: bool, seed: int) -> Sequence[tuple[Places, Places]]:
     n_folds = min(N_FOLDS, len(np.unique(units)))
+    if n_folds < 2:
+        raise DataError("nearly all rows are of one group, so that no fold can be judged; leave the groups out")
     if classes and np.bincount(y).max() >= n_folds:
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     else:
         splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
-    return [(a, b) for a, b in splitter.split(y, y, units) if len(b)]
+    with warnings.catch_warnings(action="ignore"):  # a label with fewer rows than folds is named by the search
+        return [(a, b) for a, b in splitter.split(y, y, units) if len(b)]
 
 
 def _random(y: NDArray[Any], classes: bool, seed: int) -> Sequence[tuple[Places, Places]]:
     splitter = KFold(N_FOLDS, shuffle=True, random_state=seed)
     if classes and np.bincount(y).max() >= N_FOLDS:
         splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # of rare labels the verdicts tell by name
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):  # of rare labels the verdicts tell by name
         return list(splitter.split(y, y))

@@ -344,6 +344,8 @@ def _known_labels(
     places[known] = np.arange(len(known))
     y = places[y]
     validation = rows.validation[y[rows.validation] >= 0]
+    if not len(validation):
+        raise DataError("no held-out row has a label of the rows to fit on; part them in another way")
     n_without = len(rows.validation) - len(validation)
     how = rows.how + (f"; {n_without} held-out rows have a label that no other row has" if n_without else "")
     return y, tuple(labels[place] for place in known), Rows(rows.training, validation, rows.searched, rows.folds, how)
