@@ -19,7 +19,6 @@ from model.engine.formulas import Derived
 from model.errors import DataError, FormulaError
 from model.plots import table as table_plots
 from model.plots import training as plots
-from model.schema.feature import Feature
 from model.schema.features import Matrix
 from model.store import artifact
 from model.store.artifact import Draft
@@ -247,7 +246,7 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
     parted = np.concatenate([fit.rows.training, fit.rows.validation])
     y[parted] = labels.positions(table.target[parted], fit.labels) if fit.labels else table.target[parted]
     candidate = fitted.candidate(fit.pipeline, seen, X[fit.rows.training])
-    return Trained(loaded, fit, found, seen, X, y, replace(candidate, features=_features(loaded, seen, candidate)))
+    return Trained(loaded, fit, found, seen, X, y, _described(loaded, seen, candidate))
 
 
 def subject_of(trained: Trained) -> Subject:
@@ -357,11 +356,11 @@ def _check_derived(derived: Sequence[Derived], table: Table) -> None:
         Formulas(derived).fit(table.frame.head(0))
 
 
-def _features(loaded: Loaded, seen: Frames, candidate: Candidate) -> tuple[Feature, ...]:
-    """Return the features with units and words; a column without a gap in the table takes no missing value."""
+def _described(loaded: Loaded, seen: Frames, candidate: Candidate) -> Candidate:
+    """Return the candidate with units and words; a column without a gap in the table takes no missing value."""
     has_gaps = {column.name: column.has_gaps for column in seen.columns}
     said = {column.name: column for column in loaded.table.columns}
-    return tuple(
+    features = tuple(
         replace(
             feature,
             unit=said[feature.name].unit,
@@ -370,6 +369,9 @@ def _features(loaded: Loaded, seen: Frames, candidate: Candidate) -> tuple[Featu
         )
         for feature in candidate.features
     )
+    is_full = np.array([not feature.missing for feature in features])
+    is_refused = np.isnan(candidate.split_rows[:, is_full]).any(axis=1)
+    return replace(candidate, features=features, split_rows=candidate.split_rows[~is_refused])
 
 
 def _title(name: str) -> str:

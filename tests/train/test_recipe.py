@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from model import Store
 from model.errors import DataError, ModelError
+from model.store.manifest import Manifest
 from model.train import recipe
 from model.train.recipe import Plan
 
@@ -88,3 +91,35 @@ def test_part_of_a_date_has_no_name_of_a_column(tmp_path: Path) -> None:
 
     assert "month(sold)" in [each.formula for each in loaded.derived]
     assert not {each.name for each in loaded.derived} & set(loaded.table.frame)
+
+
+def table(**columns: object) -> pd.DataFrame:
+    """Return two numbers without gaps, and what is added."""
+    return pd.DataFrame(np.random.default_rng(0).normal(size=(N_ROWS, 2)), columns=["x", "z"]).assign(**columns)
+
+
+def manifest_of(frame: pd.DataFrame, folder: Path, learner: str) -> Manifest:
+    """Train on a table whose target is `y`, add the version to a store, and load it as a server does."""
+    frame.to_csv(folder / "table.csv", index=False)
+    plan = recipe.Plan("mine", data=str(folder / "table.csv"), target="y", learner=learner)
+    store = Store(folder / "store")
+    store.add("mine", recipe.draft(recipe.train(recipe.load(plan), progress=False)))
+    return store.load("mine").manifest
+
+
+@pytest.mark.parametrize("learner", ["lightgbm", "hist-gbm"])
+def test_a_table_without_gaps_becomes_a_version_that_takes_none(tmp_path: Path, learner: str) -> None:
+    """Golden rows have no missing value where the server takes none, although the learner itself takes them."""
+    if learner == "lightgbm":
+        pytest.importorskip(learner)
+    found = manifest_of(table(y=lambda frame: 3 * frame.x + frame.z), tmp_path, learner)
+    assert [feature.missing for feature in found.schema.features] == [False, False]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_label_of_one_row_is_no_obstacle(tmp_path: Path, place: int) -> None:
+    """A label that only one row has is a class if the row is fitted on; if it is held out, the row is left out."""
+    y = np.where(table().x > 0, "high", "low").astype(object)
+    y[place] = "once"
+    found = manifest_of(table(y=y), tmp_path, "baseline")
+    assert found.classes in (("high", "low"), ("high", "low", "once"))
