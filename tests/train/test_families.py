@@ -136,3 +136,26 @@ def test_family_is_served_exactly(name: str, task: Task, n_classes: int, table: 
             assert not differing(expected, served[np.newaxis], 0).any()
         assert all(feature.missing for feature in features)
         assert all(feature.unseen != "error" for feature in features if feature.categories)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_columns_may_have_any_names(name: str) -> None:
+    """Behind derived features, too, where libraries see names and refuse some characters, or two that become equal."""
+    learner = LEARNERS[name]
+    for package in learner.requires:
+        pytest.importorskip(package)
+    random = np.random.default_rng(3)
+    y = random.normal(size=N_ROWS)
+    given = ["price [EUR]", '"q": {{x}}', "a<b, c", "a b", "a_b", "it's ünï 😀", "new\nline"]
+    frame = pd.DataFrame({each: y + random.normal(size=N_ROWS) for each in given})
+    frame["'[town]'"] = category(random.choice(list("abc"), N_ROWS))
+    derived = (Derived("price / [m2]", "`price [EUR]` / `a b`"),)
+    family, columns = learner.family(), frames_of(frame)
+    pipeline = family.build(family.defaults(REGRESSION), columns.columns, derived, REGRESSION, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline.fit(frame, y)
+    X = columns.matrix(frame)
+    candidate = fitted.candidate(pipeline, columns, X)
+    served = candidate.engine.predict(X)[np.newaxis]
+    assert not differing(candidate.predict(X), served, 1e-9 if candidate.allowance else candidate.tolerance).any()

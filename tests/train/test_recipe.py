@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def test_part_of_a_date_has_no_name_of_a_column(tmp_path: Path) -> None:
     assert not {each.name for each in loaded.derived} & set(loaded.table.frame)
 
 
-def table(**columns: object) -> pd.DataFrame:
+def table(**columns: Any) -> pd.DataFrame:
     """Return two numbers without gaps, and what is added."""
     return pd.DataFrame(np.random.default_rng(0).normal(size=(N_ROWS, 2)), columns=["x", "z"]).assign(**columns)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
@@ -45,7 +46,8 @@ def coded(
             ("few", "passthrough", few),
             ("many", _means(task, seed), [column.name for column in categories if column.name not in few]),
         ]
-        return _joined(parts).set_output(transform="pandas"), None
+        front = _joined(parts).set_params(verbose_feature_names_out=plain_name)
+        return front.set_output(transform="pandas"), None
     codes = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,
@@ -119,6 +121,11 @@ def _parts(
     numbers = [column.name for column in columns if column.type not in (CATEGORY, DATE)]
     dates = [column.name for column in columns if column.type == DATE and column.name not in _sources(derived)]
     return numbers, [column for column in columns if column.type == CATEGORY], (*derived, *map(_days, dates))
+
+
+def plain_name(step: str, name: str) -> str:
+    """Return a column's name without the characters that LightGBM and XGBoost refuse, such as `"`, `[` and `<`."""
+    return quote(name, safe="")
 
 
 def _days(name: str) -> Derived:

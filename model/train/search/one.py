@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from model.engine.formulas import Derived
+from model.errors import DataError, ModelError, first_line
 from model.schema.feature import Category
 from model.task import Task
 from model.train.frames import Frames
@@ -51,8 +52,8 @@ def fit_one(
 ) -> Fit:
     """Return a learner of this family, with its defaults for parameters that are not given.
 
-    The arguments are those of `search`. Raises `DataError` if there is nothing to learn, `ModelError` if a package
-    that the learner needs is not installed.
+    The arguments are those of `search`. Raises `DataError` if there is nothing to learn or the learner refuses the
+    table, `ModelError` if a package that the learner needs is not installed.
     """
     targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
     _check_targets(targets, labels)
@@ -63,7 +64,11 @@ def fit_one(
     pipeline = chosen.build(settings, frames.columns, derived, task, seed)
     if "progress" in pipeline[-1].get_params():
         pipeline[-1].set_params(progress=progress)
-    with warnings.catch_warnings():  # libraries warn of what a person cannot change
-        warnings.simplefilter("ignore")
-        pipeline.fit(frame.iloc[rows.training], targets[rows.training])
+    try:
+        with warnings.catch_warnings(action="ignore"):  # libraries warn of what a person cannot change
+            pipeline.fit(frame.iloc[rows.training], targets[rows.training])
+    except ModelError:
+        raise
+    except Exception as error:  # each library has classes of its own
+        raise DataError(f"{family} cannot be fitted on this table: {first_line(error)}") from error
     return Fit(pipeline, family, settings, known, rows)
