@@ -141,6 +141,16 @@ def test_search_ends_in_its_time_and_can_be_repeated(tmp_path: Path) -> None:
     assert run(families=["linear"], budget_s=60, journal=tmp_path).trials == found.trials
 
 
+def test_search_in_more_time_goes_on_behind_one_that_has_ended(tmp_path: Path) -> None:
+    """More time means more trials, the first of which are those that are known; less time still gives its own."""
+    short = run(families=["linear"], budget_s=4, journal=tmp_path)
+    long = run(families=["linear"], budget_s=12, journal=tmp_path)
+
+    assert long.n_trials > short.n_trials
+    assert long.trials[: short.n_trials] == short.trials
+    assert run(families=["linear"], budget_s=4, journal=tmp_path).trials == short.trials
+
+
 def test_trial_that_kills_its_process_is_a_failed_trial(tmp_path: Path) -> None:
     """A learner that ends its process fails with a reason, and the search goes on with the others."""
     script = tmp_path / "command.py"

@@ -81,17 +81,32 @@ def test_trial_stops_only_where_it_is_worse_in_each_fold() -> None:
 
 def test_journal_gives_its_trials_back(tmp_path: Path) -> None:
     """What was added is there when the journal of the same search is opened again, and in no journal of another."""
-    trials = tried(6)
-    journal = Journal(tmp_path / "runs" / "1", {"key": "a" * 64})
-    for each in trials:
-        journal.add(each)
-    journal.finish()
-    again = Journal(tmp_path / "runs" / "1", {"key": "a" * 64})
+    trials, folder = tried(6), tmp_path / "runs" / "1"
+    with Journal(folder, {"key": "a" * 64}) as journal:
+        for each in trials[:4]:
+            journal.add(each)
+        journal.finish(60.0)
+        for each in trials[4:]:
+            journal.add(each)
+        journal.finish(90.5)
 
-    assert (again.trials, again.finished) == (trials, 6)
-    other = Journal(tmp_path / "runs" / "1", {"key": "b" * 64})
-    assert (other.trials, other.finished) == ([], None)
-    assert sorted(path.name for path in (tmp_path / "runs" / "1").iterdir()) == ["journal-aaaaaaaaaaaa.jsonl", NAME]
+    with Journal(folder, {"key": "a" * 64}) as again:
+        assert (again.trials, again.finished) == (trials, {60.0: 4, 90.5: 6})
+    with Journal(folder, {"key": "b" * 64}) as other:
+        assert (other.trials, other.finished) == ([], {})
+    assert sorted(path.name for path in folder.iterdir()) == ["journal-aaaaaaaaaaaa.jsonl", NAME]
+
+
+def test_journal_is_of_one_search_at_a_time(tmp_path: Path) -> None:
+    """While a search runs no other one writes into its folder, of the same table or of another."""
+    with Journal(tmp_path, {"key": "a"}) as journal:
+        for key in "ab":
+            with pytest.raises(DataError, match="another search is running"):
+                Journal(tmp_path, {"key": key})
+        journal.add(tried(1)[0])
+
+    with Journal(tmp_path, {"key": "a"}) as again:
+        assert again.trials == tried(1)
 
 
 @given(cut=st.integers(0, 2_000), noise=st.binary(max_size=20))
@@ -99,17 +114,18 @@ def test_journal_drops_a_damaged_end(tmp_path_factory: pytest.TempPathFactory, c
     """However a journal is cut off and whatever is behind the cut, the trials of the whole lines are kept."""
     folder = tmp_path_factory.mktemp("run")
     trials = tried(4)
-    journal = Journal(folder, {"key": "a"})
-    for each in trials:
-        journal.add(each)
+    with Journal(folder, {"key": "a"}) as journal:
+        for each in trials:
+            journal.add(each)
     content = (folder / NAME).read_bytes()
     (folder / NAME).write_bytes(content[:cut] + noise.replace(b"\n", b"."))
     n_whole = max(content[:cut].count(b"\n") - 1, 0)
-    again = Journal(folder, {"key": "a"})
 
-    assert again.trials == trials[:n_whole]
-    again.add(trials[n_whole % 4])
-    assert Journal(folder, {"key": "a"}).trials == [*trials[:n_whole], trials[n_whole % 4]]
+    with Journal(folder, {"key": "a"}) as again:
+        assert again.trials == trials[:n_whole]
+        again.add(trials[n_whole % 4])
+    with Journal(folder, {"key": "a"}) as again:
+        assert again.trials == [*trials[:n_whole], trials[n_whole % 4]]
 
 
 @pytest.mark.parametrize("classes", [False, True])

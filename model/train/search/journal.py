@@ -1,40 +1,47 @@
-"""The journal of a search: a line of JSON for what the search is, and one for each trial that has finished.
+"""The journal of a search: a line of JSON for what the search is, one for each finished trial, one for each end.
 
 Each line is on the disk before the next trial begins, so that a search that is killed goes on behind its last line.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from model.errors import DataError
 from model.train.search.trials import Trial
 
 NAME = "journal.jsonl"
 _KEY, _TRIAL, _FINISHED = "search", "trial", "finished"
+_SECONDS, _TRIALS = "seconds", "trials"
 
 
 class Journal:
     """The trials of a search, and the file that they are in, if there is one.
 
-    `finished` is the number of trials after which a search in a given time had ended; None for one that goes on.
+    `finished` is the number of trials after which a search in a given time, in seconds, had ended; one in another time
+    goes on. The journal is one process's until it is closed.
     """
 
     def __init__(self, folder: Path | None, head: Mapping[str, Any]) -> None:
         """Open the journal of the search that `head` describes.
 
         What is behind the first damaged line is dropped. The journal of another search is put aside, with that
-        search's key in its name.
+        search's key in its name. Raises `DataError` while another process has a journal in this folder.
         """
         self.trials: list[Trial] = []
-        self.finished: int | None = None
+        self.finished: dict[float, int] = {}
         self._path = folder / NAME if folder else None
+        self._lock: int | None = None
         if folder is None or self._path is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         lines, n_bytes = _lines(self._path)
         if lines and lines[0] != {_KEY: json.loads(json.dumps(head))}:
             other = lines[0].get(_KEY, {})
@@ -50,17 +57,27 @@ class Journal:
             if _TRIAL in line:
                 self.trials.append(Trial.of(line[_TRIAL]))
             else:
-                self.finished = line[_FINISHED]
+                self.finished[line[_FINISHED][_SECONDS]] = line[_FINISHED][_TRIALS]
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def add(self, trial: Trial) -> None:
         """Add a trial that has finished."""
         self.trials.append(trial)
         self._write({_TRIAL: trial.to_facts()})
 
-    def finish(self) -> None:
-        """Say that the search has ended with the trials that are there."""
-        self.finished = len(self.trials)
-        self._write({_FINISHED: self.finished})
+    def finish(self, seconds: float) -> None:
+        """Say that the search in this time has ended with the trials that are there."""
+        self.finished[seconds] = len(self.trials)
+        self._write({_FINISHED: {_SECONDS: seconds, _TRIALS: len(self.trials)}})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._path is None:
@@ -76,6 +93,17 @@ class Journal:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    """Return a descriptor that holds the folder's lock until it is closed, or its process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"another search is running in {folder}; wait for its end, or take another name") from None
+    return descriptor
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -105,4 +133,7 @@ def _is_known(facts: Any, *, n_before: int) -> bool:
         return False
     if _TRIAL in facts:
         return n_before > 0 and isinstance(Trial.of(facts[_TRIAL]), Trial)
-    return _KEY in facts if n_before == 0 else isinstance(facts.get(_FINISHED), int)
+    if n_before == 0:
+        return _KEY in facts
+    end = facts[_FINISHED]
+    return isinstance(end[_SECONDS], (int, float)) and isinstance(end[_TRIALS], int)

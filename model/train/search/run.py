@@ -145,12 +145,11 @@ def search(
     size = Size(len(rows.searched), len(frames.columns) + len(derived), len(labels))
     chosen, left_out = _families(families, size)
     head = _head(problem, labels, list(chosen), groups, times, max_search_rows)
-    found = Journal(journal, head)
     if trials is None and budget_s is None:
         budget_s = DEFAULT_BUDGET_S
     share = float(np.mean([len(judged) / len(training) for training, judged in rows.folds]))
     metric = "RMSE" if task is REGRESSION else "log loss"
-    with Worker(problem) as worker:
+    with Journal(journal, head) as found, Worker(problem) as worker:
         run = _Run(problem, worker, found, chosen, task, started, budget_s if trials is None else None, metric)
         tried = run.trials(trials, progress=progress)
         board = leaderboard(tried, metric, share, left_out, {})
@@ -202,9 +201,9 @@ class _Run:
 
     def trials(self, n_trials: int | None, *, progress: bool) -> list[Trial]:
         """Return the trials, those of the journal first, until there is no time or their number is reached."""
-        finished = self._journal.finished
-        if n_trials is None and finished is not None:
-            return self._journal.trials[:finished]
+        n_known = None if self._budget_s is None else self._journal.finished.get(self._budget_s)
+        if n_known is not None:
+            return self._journal.trials[:n_known]
         with tqdm(
             total=n_trials or round(self._budget_s or 0),
             desc="search",
@@ -215,8 +214,8 @@ class _Run:
             while n_trials is None or len(self._journal.trials) < n_trials:
                 if not self._goes_on() or not self._one_more(bar, n_trials):
                     break
-        if n_trials is None:
-            self._journal.finish()
+        if self._budget_s is not None:
+            self._journal.finish(self._budget_s)
         found = self._journal.trials[:n_trials]
         if best_of(found) is None:
             reasons = "; ".join(f"{trial.family}: {trial.reason}" for trial in found if trial.reason)
