@@ -217,6 +217,16 @@ def test_verdicts_compare_with_the_baseline_and_the_linear_model() -> None:
     )
 
 
+def test_leaderboard_of_one_fold_has_no_interval() -> None:
+    """Three different times make one fold, whose score has no interval: the facts are JSON all the same."""
+    board = leaderboard([trial(0, "baseline", 2.0), trial(1, "linear", 1.0)], "RMSE", 0.25, {}, {})
+
+    scores = [entry["score"] for entry in json.loads(json.dumps(board.to_facts(), allow_nan=False))["entries"]]
+
+    assert scores == [{"mean": 1.0, "low": 0.0, "high": None}, {"mean": 2.0, "low": 0.0, "high": None}]
+    assert "one fold: none" in board.table()
+
+
 def test_leaderboard_has_no_times_in_its_facts() -> None:
     """What the manifest keeps of a leaderboard is the same for the same search, whatever was measured beside it."""
     trials = [trial(0, "baseline", 2, 3, 4), trial(1, "linear", 1, 2, 3), trial(2, "linear", state=FAILED, reason="no")]

@@ -62,7 +62,10 @@ class Leaderboard:
             "trials": self.n_trials,
             "stopped_early": self.n_stopped,
             "left_out": dict(self.left_out),
-            "entries": [{**entry, "fold_scores": list(entry["fold_scores"])} for entry in entries],
+            "entries": [
+                {**entry, "score": _finite(entry["score"]), "fold_scores": list(entry["fold_scores"])}
+                for entry in entries
+            ],
         }
 
     def measured(self) -> dict[str, dict[str, float]]:
@@ -80,6 +83,11 @@ class Leaderboard:
         )
 
 
+def _finite(score: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the mean and the interval of a score; None for an end of which one fold says nothing."""
+    return {name: value if math.isfinite(value) else None for name, value in score.items()}
+
+
 def _line(entry: Entry) -> tuple[str, ...]:
     measured = entry.measured
     score = entry.score
@@ -90,7 +98,7 @@ def _line(entry: Entry) -> tuple[str, ...]:
     return (
         entry.family,
         f"{score.mean:.4g}",
-        f"{score.low:.4g} to {score.high:.4g}",
+        f"{score.low:.4g} to {score.high:.4g}" if math.isfinite(score.high) else "one fold: none",
         f"{entry.n_trials}" + (f" ({entry.n_failed} failed)" if entry.n_failed else ""),
         shown("fit_seconds", "{:.2g} s"),
         shown("microseconds_one_row", "{:.3g} µs"),
