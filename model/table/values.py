@@ -23,8 +23,8 @@ TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "t", "y", "on", "1", "1.0"), ("false",
 _SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 # Spaces between groups of three digits, all of which a space of a description stands for.
 SPACES_OF_NUMBERS = " \u00a0\u202f\u2009"
-_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
-ISO = rf"\d{{4}}-\d\d-\d\d([T ]{_TIME}( ?Z|[+-]\d\d(:?\d\d)?)?)?"
+_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,9})?)?"
+ISO = rf"\d{{4}}-\d\d-\d\d([Tt ]{_TIME}( ?[Zz]|[+-]\d\d(:?\d\d)?)?)?"
 
 
 def trimmed(text: str) -> str:
@@ -68,7 +68,8 @@ def value_of(relation: Relation, column: ColumnDescription, text: str) -> str:
 def moment_of(format: str, text: str) -> str:
     """Return the SQL of a text's moment in UTC as TIMESTAMP, NULL for what is no date."""
     iso = f"regexp_full_match({text}, {quoted(ISO)})"
-    moment = f"TRY_CAST(TRY_CAST(replace({text}, ' Z', 'Z') AS TIMESTAMPTZ) AS TIMESTAMP)"
+    written = f"replace(replace(upper({text}), ' Z', 'Z'), ',', '.')"
+    moment = f"TRY_CAST(TRY_CAST({written} AS TIMESTAMPTZ) AS TIMESTAMP)"
     otherwise = ""
     if format:
         # A year of `strptime` has four digits.

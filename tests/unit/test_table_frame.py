@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from model.errors import DataError
@@ -62,6 +62,8 @@ def test_numbers_have_the_bits_of_python(cells: list[str]) -> None:
 
 @QUICK
 @given(st.lists(MOMENTS | CELLS, min_size=1, max_size=200))
+@example(["2020-01-02T03:04:05.1234567", "2020-01-02 03:04:05,999999999Z", "1969-12-31t23:59:59.1234569z"])
+@example(["2020-01-02T03:04:05.1234567+05:30", "2020-01-02T03:04 Z", "2020-01-02t03:04 z", "2020-01-02T03:04-0930"])
 def test_dates_are_those_of_the_server(cells: list[str]) -> None:
     """A cell becomes the seconds that the server makes of it."""
     assert values(cells, ColumnDescription("c", "date")) == [dates.parse(cell.strip()) for cell in cells]
