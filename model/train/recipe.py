@@ -85,7 +85,7 @@ class Plan:
     def resolved(self) -> Plan:
         """Return the plan with what a schema file, or the project's own of that name, says of learner and words.
 
-        Raises `DataError` without a table.
+        Raises `DataError` without a table, or for a learner that does not exist.
         """
         known = self.known()
         plan = self
@@ -97,7 +97,10 @@ class Plan:
         if not plan.data:
             own = ", ".join(recipes.names())
             raise DataError(f"there is no table for the model {self.name!r}; name it by --data, or train {own}")
-        return replace(plan, learner=plan.learner or AUTO, title=plan.title or _title(self.name))
+        learner = plan.learner or AUTO
+        if learner not in LEARNER_NAMES:
+            raise DataError(f"there is no learner {learner!r}; choose one of {', '.join(LEARNER_NAMES)}")
+        return replace(plan, learner=learner, title=plan.title or _title(self.name))
 
     @property
     def is_search(self) -> bool:

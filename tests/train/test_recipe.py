@@ -124,3 +124,20 @@ def test_a_label_of_one_row_is_no_obstacle(tmp_path: Path, place: int) -> None:
     y[place] = "once"
     found = manifest_of(table(y=y), tmp_path, "baseline")
     assert found.classes in (("high", "low"), ("high", "low", "once"))
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('learner = "lineal"', "there is no learner 'lineal'; choose one of auto, "),
+        ('learner = "linear"\noptions = { alfa = 2.0 }', "the learner linear has no option 'alfa'"),
+    ],
+)
+def test_schema_file_names_learners_and_options_that_exist(tmp_path: Path, line: str, part: str) -> None:
+    """A learner or an option that does not exist is an error, and never passed over."""
+    data = write(tmp_path, lambda day: day * 1.5)
+    schema = tmp_path / "table.toml"
+    schema.write_text(f'{line}\ntarget = "label"\n[columns.area]\n[columns.label]\n')
+
+    with pytest.raises(DataError, match=part):
+        recipe.train(recipe.load(Plan("table", data, schema=str(schema))), progress=False)

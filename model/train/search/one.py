@@ -52,15 +52,19 @@ def fit_one(
 ) -> Fit:
     """Return a learner of this family, with its defaults for parameters that are not given.
 
-    The arguments are those of `search`. Raises `DataError` if there is nothing to learn or the learner refuses the
-    table, `ModelError` if a package that the learner needs is not installed.
+    The arguments are those of `search`. Raises `DataError` if there is nothing to learn, an option is unknown, or the
+    learner refuses the table, `ModelError` if a package that the learner needs is not installed.
     """
     targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
     _check_targets(targets, labels)
     rows = parts.part(targets, classes=bool(labels), groups=groups, times=times, seed=seed)
     targets, known, rows = _known_labels(targets, tuple(labels), rows)
     chosen = LEARNERS[family].family()
-    settings = {**chosen.defaults(task), **parameters}
+    defaults = chosen.defaults(task)
+    if unknown := [name for name in parameters if name not in (*defaults, *LEARNERS[family].options)]:
+        offered = ", ".join(dict.fromkeys([*defaults, *LEARNERS[family].options])) or "none"
+        raise DataError(f"the learner {family} has no option {unknown[0]!r}; its options are {offered}")
+    settings = {**defaults, **parameters}
     pipeline = chosen.build(settings, frames.columns, derived, task, seed)
     if "progress" in pipeline[-1].get_params():
         pipeline[-1].set_params(progress=progress)
