@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import joblib
 import pandas as pd
 
 from benchmarks.contenders import MODEL
+from benchmarks.tables import pipeline_of
 from model import Artifact, Store
 from model.train.proof import random_rows
 
@@ -33,9 +33,7 @@ def ways(artifact: Artifact, n_rows: int) -> list[Callable[[], object]]:
     """Return functions that predict the same rows: the engine, scikit-learn, and scikit-learn on a data frame."""
     X = random_rows(artifact.schema, n_rows, seed=0)
     frame = pd.DataFrame(X, columns=list(artifact.schema.names))
-    pipeline: Any = joblib.load(artifact.path / "pipeline.joblib")
-    named: Any = joblib.load(artifact.path / "pipeline.joblib")
-    named["scaler"].feature_names_in_ = frame.columns.to_numpy(dtype=object)  # as if it had been fitted on a frame
+    pipeline, named = pipeline_of(artifact.path), joblib.load(artifact.path / "pipeline.joblib")
     return [lambda: artifact.predict(X), lambda: pipeline.predict(X), lambda: named.predict(frame)]
 
 

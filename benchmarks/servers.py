@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from benchmarks.contenders import ROOT, Contender
 from benchmarks.load import post
+from benchmarks.tables import pipeline_of
 from model import Matrix
 
 VENVS = Path(__file__).with_name(".venvs")
@@ -136,7 +138,8 @@ def serving(contender: Contender, *, store: Path, artifact: Path, row: Matrix) -
     """
     with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
         port = free_port()
-        pipeline = str(artifact / "pipeline.joblib")
+        pipeline = str(Path(folder) / "pipeline.joblib")
+        joblib.dump(pipeline_of(artifact), pipeline)
         placeholders = {"port": port, "here": contender.here, "root": ROOT, "scratch": folder, "pipeline": pipeline}
         binaries = make_venv(contender, install=False) / "bin"
         environ = {

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
 import numpy as np
 
 from benchmarks.contenders import MODEL, Contender
@@ -31,7 +30,7 @@ from benchmarks.report import (
     render,
 )
 from benchmarks.servers import ContenderError, Server, installed_mib, make_venv, serving
-from benchmarks.tables import rows_of
+from benchmarks.tables import pipeline_of, rows_of
 from model import Matrix, Store
 
 # The steps of a round: rows, connections and other load. Steps that are compared are next to each other.
@@ -50,7 +49,7 @@ def run(contenders: Sequence[Contender], *, store: Path, rounds: int, seconds: i
     if not shutil.which("wrk"):
         raise SystemExit("wrk, which makes the load, is not installed; run apt-get install wrk")
     artifact = Store(store).find(MODEL)
-    pipeline = joblib.load(artifact / "pipeline.joblib")
+    pipeline = pipeline_of(artifact)
     houses = rows_of(MODEL)
     results = Results(machine(), seconds, rounds, {})
     for contender in contenders:

@@ -24,13 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 
 from benchmarks.contenders import COLUMNS, LOGGED, MODEL
 from benchmarks.load import HOST
 from benchmarks.servers import make_venv, serving
-from benchmarks.tables import rows_of
+from benchmarks.tables import pipeline_of, rows_of
 from model import Matrix, Store
 
 ALLOWED_GROWTH = 0.05  # from the first minute to the end
@@ -61,7 +60,7 @@ def main() -> int:
     store = Path(os.environ.get("TABSERVE_STORE", "store")).resolve()
     artifact = Store(store).find(MODEL)
     houses = rows_of(MODEL)
-    expected = joblib.load(artifact / "pipeline.joblib").predict(houses)
+    expected = pipeline_of(artifact).predict(houses)
     make_venv(LOGGED)
     with serving(LOGGED, store=store, artifact=artifact, row=houses[:1]) as (server, _):
         tally, samples = Tally(), []

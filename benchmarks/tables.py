@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -31,3 +33,10 @@ def split(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[
     X, y = read(name)
     parts = train_test_split(X.to_numpy(), y.to_numpy(), test_size=0.2, random_state=7)
     return parts[0], parts[1], parts[2], parts[3]
+
+
+def pipeline_of(artifact: Path) -> Any:
+    """Return the example's fitted pipeline for arrays, without the columns' names, for which it would warn."""
+    pipeline = joblib.load(artifact / "pipeline.joblib")
+    del pipeline["scaler"].feature_names_in_
+    return pipeline

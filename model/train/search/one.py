@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
@@ -17,11 +15,10 @@ from model.errors import DataError, ModelError, first_line
 from model.schema.feature import Category
 from model.task import Task
 from model.train.frames import Frames
-from model.train.labels import positions
 from model.train.learners import LEARNERS
 from model.train.search import rows as parts
 from model.train.search.rows import Rows
-from model.train.search.run import _check_targets, _known_labels
+from model.train.search.work import Problem, fitted_on, n_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +52,19 @@ def fit_one(
     The arguments are those of `search`. Raises `DataError` if there is nothing to learn, an option is unknown, or the
     learner refuses the table, `ModelError` if a package that the learner needs is not installed.
     """
-    targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
-    _check_targets(targets, labels)
-    rows = parts.part(targets, classes=bool(labels), groups=groups, times=times, seed=seed)
-    targets, known, rows = _known_labels(targets, tuple(labels), rows)
+    targets, known, rows = parts.parted(y, labels, groups=groups, times=times, seed=seed)
     chosen = LEARNERS[family].family()
     defaults = chosen.defaults(task)
     if unknown := [name for name in parameters if name not in (*defaults, *LEARNERS[family].options)]:
         offered = ", ".join(dict.fromkeys([*defaults, *LEARNERS[family].options])) or "none"
         raise DataError(f"the learner {family} has no option {unknown[0]!r}; its options are {offered}")
     settings = {**defaults, **parameters}
-    pipeline = chosen.build(settings, frames.columns, derived, task, seed)
+    problem = Problem(frame, frames, targets, task.name, len(known), derived, rows, seed=seed, threads=n_threads())
+    pipeline = problem.build(family, settings)
     if "progress" in pipeline[-1].get_params():
         pipeline[-1].set_params(progress=progress)
     try:
-        with warnings.catch_warnings(action="ignore"):  # libraries warn of what a person cannot change
-            pipeline.fit(frame.iloc[rows.training], targets[rows.training])
+        fitted_on(problem, pipeline, rows.training)
     except ModelError:
         raise
     except Exception as error:  # each library has classes of its own

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from model.errors import DataError
+from model.schema.feature import Category
+from model.train.labels import positions
 
 N_FOLDS = 5
 HELD_OUT = 0.2
 MIN_ROWS = 20
+MAX_SEARCHED = 20_000
 
 Places = NDArray[np.intp]
 """Positions of rows in the frame, `(n,)`, in the order in which they are fitted on."""
@@ -37,6 +40,26 @@ class Rows:
     how: str
 
 
+def parted(
+    y: Any,
+    labels: Sequence[Category],
+    *,
+    groups: NDArray[Any] | None = None,
+    times: NDArray[Any] | None = None,
+    seed: int = 7,
+    max_rows: int = MAX_SEARCHED,
+) -> tuple[NDArray[Any], tuple[Category, ...], Rows]:
+    """Return targets as numbers or positions of labels, the labels that rows to fit on have, and how rows are parted.
+
+    `y` `(n_rows,)` are numbers, or labels, of which `labels` are all in order. The other arguments are those of `part`.
+    Raises `DataError` if there is nothing to learn.
+    """
+    targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
+    _check_targets(targets, labels)
+    rows = part(targets, classes=bool(labels), groups=groups, times=times, seed=seed, max_rows=max_rows)
+    return _known_labels(targets, tuple(labels), rows)
+
+
 def part(
     y: NDArray[Any],
     *,
@@ -44,7 +67,7 @@ def part(
     groups: NDArray[Any] | None = None,
     times: NDArray[Any] | None = None,
     seed: int = 7,
-    max_rows: int = 20_000,
+    max_rows: int = MAX_SEARCHED,
 ) -> Rows:
     """Return how rows with the targets `y` `(n_rows,)` are parted; `classes` says that these are positions of labels.
 
@@ -157,3 +180,30 @@ def _random(y: NDArray[Any], classes: bool, seed: int) -> Sequence[tuple[Places,
         splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings(action="ignore"):  # of rare labels the verdicts tell by name
         return list(splitter.split(y, y))
+
+
+def _check_targets(y: NDArray[Any], labels: Sequence[Category]) -> None:
+    if not labels and not np.isfinite(y).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(y))} targets are no finite numbers; leave those rows out")
+    if len(y) and len(np.unique(y)) < 2:
+        raise DataError("the target has only one value, so there is nothing to learn")
+
+
+def _known_labels(
+    y: NDArray[Any], labels: tuple[Category, ...], rows: Rows
+) -> tuple[NDArray[Any], tuple[Category, ...], Rows]:
+    """Return positions among the labels that training rows have, and the rows without others, which are held out."""
+    if not labels:
+        return y, labels, rows
+    known = np.unique(y[rows.training])
+    if len(known) < 2:
+        raise DataError("the rows to fit on have one label alone; part them in another way, or bring more rows")
+    places = np.full(len(labels), -1)
+    places[known] = np.arange(len(known))
+    y = places[y]
+    validation = rows.validation[y[rows.validation] >= 0]
+    if not len(validation):
+        raise DataError("no held-out row has a label of the rows to fit on; part them in another way")
+    n_without = len(rows.validation) - len(validation)
+    how = rows.how + (f"; {n_without} held-out rows have a label that no other row has" if n_without else "")
+    return y, tuple(labels[place] for place in known), Rows(rows.training, validation, rows.searched, rows.folds, how)

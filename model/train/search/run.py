@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,6 @@ from model.plots import training as plots
 from model.schema.feature import Category
 from model.task import REGRESSION, Task
 from model.train.frames import Frames
-from model.train.labels import positions
 from model.train.learners import LEARNERS
 from model.train.learners.family import Family, Size
 from model.train.search import rows as parts
@@ -36,10 +34,9 @@ from model.train.search.leaderboard import Leaderboard, interval, leaderboard
 from model.train.search.process import Outcome, Worker
 from model.train.search.rows import Rows
 from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of, next_trial
-from model.train.search.work import Problem
+from model.train.search.work import Problem, n_threads
 
 DEFAULT_BUDGET_S = 120.0
-_MAX_THREADS = 8
 _LEAST_SHARE = 0.4  # of the time that the trials get, whatever is behind them
 _PROVEN_ROWS = 1_200_000  # predictions of a proof and an evaluation, about
 _FIXED_SECONDS = 15.0  # of a proof, an evaluation and their pictures for any model
@@ -120,7 +117,7 @@ def search(
     trials: int | None = None,
     families: Sequence[str] | None = None,
     journal: Path | None = None,
-    max_search_rows: int = 20_000,
+    max_search_rows: int = parts.MAX_SEARCHED,
     threads: int | None = None,
     progress: bool = True,
 ) -> Search:
@@ -136,11 +133,8 @@ def search(
     Raises `DataError` if there is nothing to learn, or no family can be served, `ModelError` for names that are wrong.
     """
     started = monotonic()
-    targets = positions(y, labels).astype(np.int64) if labels else np.asarray(y, dtype=np.float64)
-    _check_targets(targets, labels)
-    rows = parts.part(targets, classes=bool(labels), groups=groups, times=times, seed=seed, max_rows=max_search_rows)
-    targets, labels, rows = _known_labels(targets, tuple(labels), rows)
-    jobs = threads or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _MAX_THREADS)
+    targets, labels, rows = parts.parted(y, labels, groups=groups, times=times, seed=seed, max_rows=max_search_rows)
+    jobs = threads or n_threads()
     problem = Problem(frame, frames, targets, task.name, len(labels), tuple(derived), rows, seed=seed, threads=jobs)
     size = Size(len(rows.searched), len(frames.columns) + len(derived), len(labels))
     chosen, left_out = _families(families, size)
@@ -321,33 +315,6 @@ class _Run:
             fit_seconds=outcome.facts["fit_seconds"],
             row_seconds=outcome.facts["row_seconds"],
         )
-
-
-def _check_targets(y: NDArray[Any], labels: Sequence[Category]) -> None:
-    if not labels and not np.isfinite(y).all():
-        raise DataError(f"{np.count_nonzero(~np.isfinite(y))} targets are no finite numbers; leave those rows out")
-    if len(y) and len(np.unique(y)) < 2:
-        raise DataError("the target has only one value, so there is nothing to learn")
-
-
-def _known_labels(
-    y: NDArray[Any], labels: tuple[Category, ...], rows: Rows
-) -> tuple[NDArray[Any], tuple[Category, ...], Rows]:
-    """Return positions among the labels that training rows have, and the rows without others, which are held out."""
-    if not labels:
-        return y, labels, rows
-    known = np.unique(y[rows.training])
-    if len(known) < 2:
-        raise DataError("the rows to fit on have one label alone; part them in another way, or bring more rows")
-    places = np.full(len(labels), -1)
-    places[known] = np.arange(len(known))
-    y = places[y]
-    validation = rows.validation[y[rows.validation] >= 0]
-    if not len(validation):
-        raise DataError("no held-out row has a label of the rows to fit on; part them in another way")
-    n_without = len(rows.validation) - len(validation)
-    how = rows.how + (f"; {n_without} held-out rows have a label that no other row has" if n_without else "")
-    return y, tuple(labels[place] for place in known), Rows(rows.training, validation, rows.searched, rows.folds, how)
 
 
 def _families(names: Sequence[str] | None, size: Size) -> tuple[dict[str, Family], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,13 @@ from model.train.search.trials import stops
 
 _N_BATCH = 10_000  # rows that are predicted at once to time an engine
 _N_TIMED = 4_096  # rows that a pipeline predicts to be timed
+_MAX_THREADS = 8
 _N_ALONE = 200  # requests of one row
+
+
+def n_threads() -> int:
+    """Return how many threads fit a learner: one for each core that this process may use, up to a limit."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _MAX_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,11 @@ def fit(
     problem: Problem, family: str, parameters: Mapping[str, Any], places: Places, y: NDArray[Any] | None = None
 ) -> Any:
     """Return a pipeline that is fitted on these rows, with `y` for their targets, and that predicts in one job."""
-    pipeline = problem.build(family, parameters)
+    return fitted_on(problem, problem.build(family, parameters), places, y)
+
+
+def fitted_on(problem: Problem, pipeline: Any, places: Places, y: NDArray[Any] | None = None) -> Any:
+    """Do what `fit` does, with an unfitted pipeline."""
     model = pipeline["model"]
     has_jobs = "n_jobs" in model.get_params(deep=False)
     if has_jobs:
