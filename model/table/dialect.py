@@ -48,7 +48,8 @@ def to_utf8(path: Path, name: str, folder: Path, encoding: str | None = None) ->
     """Return a text in UTF-8: the file itself, or a transcoded copy in `folder`.
 
     Without an `encoding` it is that of a byte order mark, UTF-8 if all bytes are, else Windows-1252 or Latin-1, which
-    is said. Raises `DataError` for bytes that are no text.
+    is said. One of another alphabet's bytes, such as cp1252, accepts UTF-8 with wrong letters; such a file is read as
+    UTF-8, which is said, too. Raises `DataError` for bytes that are no text.
     """
     notes: list[str] = []
     with path.open("rb") as file:
@@ -60,7 +61,11 @@ def to_utf8(path: Path, name: str, folder: Path, encoding: str | None = None) ->
             encoding = codecs.lookup(encoding).name
         except LookupError:
             raise DataError(f"there is no encoding {encoding!r}; utf-8, cp1252 and utf-16 are some") from None
-        notes.append(f"encoding {encoding}, as given")
+        if not encoding.startswith("utf") and (marked == "utf-8-sig" or _is_utf8_beyond_ascii(path)):
+            notes.append(f"it is UTF-8, and was not read as {encoding}, as given: letters would be wrong")
+            encoding = "utf-8"
+        else:
+            notes.append(f"encoding {encoding}, as given")
         encoding = marked if encoding == "utf-8" and marked == "utf-8-sig" else encoding
     elif marked:
         encoding = marked
@@ -91,12 +96,13 @@ def to_utf8(path: Path, name: str, folder: Path, encoding: str | None = None) ->
 
 @dataclass(slots=True)
 class _Scan:
-    """What all bytes of a file say: how many there are, how many are NUL, and near which one it is not UTF-8."""
+    """What all bytes of a file say: how many there are, how many are NUL, near which one it is not UTF-8, and so on."""
 
     n_bytes: int = 0
     n_nul: int = 0
     first_nul: int = 0
     wrong_byte: int | None = None
+    is_ascii: bool = True
 
 
 def _scan(path: Path) -> _Scan:
@@ -113,12 +119,19 @@ def _scan(path: Path) -> _Scan:
             except UnicodeDecodeError as error:
                 scan.wrong_byte = scan.n_bytes + error.start
             scan.n_bytes += len(chunk)
+            scan.is_ascii = scan.is_ascii and chunk.isascii()
     try:
         if scan.wrong_byte is None:
             decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         scan.wrong_byte = scan.n_bytes
     return scan
+
+
+def _is_utf8_beyond_ascii(path: Path) -> bool:
+    """Return whether all bytes are UTF-8 and some are not ASCII, which no text in another encoding is by chance."""
+    scan = _scan(path)
+    return scan.wrong_byte is None and not scan.is_ascii
 
 
 def _decodes(path: Path, encoding: str) -> bool:

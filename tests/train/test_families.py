@@ -138,8 +138,9 @@ def test_family_is_served_exactly(name: str, task: Task, n_classes: int, table: 
         assert all(feature.unseen != "error" for feature in features if feature.categories)
 
 
+@pytest.mark.parametrize("with_categories", [True, False])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_columns_may_have_any_names(name: str) -> None:
+def test_columns_may_have_any_names(name: str, with_categories: bool) -> None:
     """Behind derived features, too, where libraries see names and refuse some characters, or two that become equal."""
     learner = LEARNERS[name]
     for package in learner.requires:
@@ -148,7 +149,8 @@ def test_columns_may_have_any_names(name: str) -> None:
     y = random.normal(size=N_ROWS)
     given = ["price [EUR]", '"q": {{x}}', "a<b, c", "a b", "a_b", "it's ünï 😀", "new\nline"]
     frame = pd.DataFrame({each: y + random.normal(size=N_ROWS) for each in given})
-    frame["'[town]'"] = category(random.choice(list("abc"), N_ROWS))
+    if with_categories:
+        frame["'[town]'"] = category(random.choice(list("abc"), N_ROWS))
     derived = (Derived("price / [m2]", "`price [EUR]` / `a b`"),)
     family, columns = learner.family(), frames_of(frame)
     pipeline = family.build(family.defaults(REGRESSION), columns.columns, derived, REGRESSION, 7)

@@ -77,6 +77,19 @@ def test_every_dialect_keeps_all_cells(
         assert cells(path, separator=separator, quote=quote, encoding=encoding, header=True) == (tuple(names), rows)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_utf8_is_not_misread_by_an_encoding_that_takes_any_bytes(write: Callable[..., Path], encoding: str) -> None:
+    """A schema file says how an older file was written; a newer one in UTF-8 has its letters all the same."""
+    text = "town,n\nKöln,1\nMünchen,2\n"
+    path = write(text.encode(encoding))
+    with open_table(path, encoding="cp1252") as relation:
+        assert any("not read as cp1252" in note for note in relation.notes)
+        assert relation.dialect.encoding == encoding
+    assert cells(path, encoding="cp1252") == (("town", "n"), [["Köln", "1"], ["München", "2"]])
+    assert cells(write(text.encode("cp1252")), encoding="cp1252")[1] == [["Köln", "1"], ["München", "2"]]
+    assert cells(write("a,b\nx,1\n"), encoding="cp1252")[1] == [["x", "1"]]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_dialect_is_found(write: Callable[..., Path], separator: str, encoding: str) -> None:

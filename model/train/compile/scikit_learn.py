@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,9 @@ def fitted_trees(estimator: Any) -> FittedTrees:
 def columns(estimator: Any, table: Any) -> Matrix:
     """Return the columns that the trees compare, `(n_rows, n_columns)`, of what the estimator's `predict` takes."""
     if isinstance(estimator, _HISTOGRAM):
-        return np.asarray(estimator._preprocess_X(table, reset=False), dtype=np.float64)
+        with warnings.catch_warnings():  # of an array in place of the data frame that it was fitted on
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+            return np.asarray(estimator._preprocess_X(table, reset=False), dtype=np.float64)
     if isinstance(table, pd.DataFrame):  # whose missing values may be pandas' own
         table = table.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(table.toarray() if hasattr(table, "toarray") else table, dtype=np.float64)
