@@ -217,6 +217,13 @@ def test_leaks_and_repeated_rows_are_named() -> None:
     assert "there are only 192 rows to fit on" in " ".join(found.warnings)
 
 
+def test_families_that_no_trial_reached_are_named() -> None:
+    """A leaderboard without a family says that it was not tried, so that nobody takes it for worse than those above."""
+    found = run(trials=2, families=FAMILIES)
+    assert [entry.family for entry in found.leaderboard.entries if entry.family != "baseline"] == ["linear"]
+    assert found.leaderboard.left_out == {"hist-gbm": "there was no time or trial left for it"}
+
+
 def test_nothing_to_learn_is_said() -> None:
     """A target of one value, and a learner that does not exist, are refused before any work."""
     with pytest.raises(DataError, match="the target has only one value"):

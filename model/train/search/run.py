@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -155,7 +155,7 @@ def search(
         tuple(sorted(board.entries, key=lambda each: each.family in failures)),
         board.n_trials,
         board.n_stopped,
-        {**board.left_out, **failures},
+        {**board.left_out, **_not_reached(chosen, tried), **failures},
     )
     warned = verdicts.warnings_of(problem, [str(label) for label in labels], groups, board)
     return Search(
@@ -315,6 +315,12 @@ class _Run:
             fit_seconds=outcome.facts["fit_seconds"],
             row_seconds=outcome.facts["row_seconds"],
         )
+
+
+def _not_reached(chosen: Iterable[str], tried: Iterable[Trial]) -> dict[str, str]:
+    """Return the families that no trial was about, of which the leaderboard says nothing, with the reason."""
+    reached = {trial.family for trial in tried}
+    return {name: "there was no time or trial left for it" for name in chosen if name not in reached}
 
 
 def _families(names: Sequence[str] | None, size: Size) -> tuple[dict[str, Family], dict[str, str]]:
