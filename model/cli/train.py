@@ -149,6 +149,8 @@ def _train(options: argparse.Namespace) -> None:
         made = recipe.draft(trained)
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     checklist.print_version(model, models)
+    if options.notebook:
+        print(f"notebook {model.path / 'notebook.ipynb'} has the table, its checks and how learners compare")
     if "checkpoint" in plan.options:
         plan.options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
 

@@ -33,7 +33,11 @@ MINIMUM_ROWS = 20
 
 # What each kind of finding belongs to, and what a person does about it.
 KINDS = {
-    "wrong type": (ACCURACY, "correct the cells, or say the column's type in the schema file or by --as"),
+    "wrong type": (
+        ACCURACY,
+        "correct the cells, say the column's type by --as, name texts that mean missing by missing in the schema file, "
+        "or leave the rows out by check --clean",
+    ),
     "out of range": (ACCURACY, "correct the cells, or the limits in the schema file"),
     "not allowed": (ACCURACY, "correct the cells, or add the value to the allowed ones in the schema file"),
     "infinite": (ACCURACY, "leave the cell empty if the value is not known"),

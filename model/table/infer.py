@@ -402,7 +402,7 @@ def _report_bad(relation: Relation, column: _Column, text: str, value: str, n_ba
     where = f"WHERE t IS NOT NULL AND ({value}) IS NULL ORDER BY row LIMIT 1"
     row, cell = relation.sql(f"SELECT row, t FROM (SELECT rowid AS row, {text} AS t FROM data) {where}")[0]
     cells = "1 cell is" if n_bad == 1 else f"{n_bad:,} cells are"
-    column.reasons.append(f"{cells} not {what}, such as {cell[:_MAX_EXAMPLE]!r} in row {row}, and counts as missing")
+    column.reasons.append(f"{cells} not {what}, such as {cell[:_MAX_EXAMPLE]!r} in row {row}, and wrong")
 
 
 def _report_markers(relation: Relation, column: _Column, text: str) -> None:
