@@ -19,7 +19,7 @@ FILES = {"boston-housing": Path("boston_housing.csv"), "height-weight": Path("he
 
 def read(name: str) -> tuple[pd.DataFrame, pd.Series]:
     """Return the features and the target of an example's table."""
-    table = pd.read_csv(ROOT / "model" / "data" / FILES[name], dtype=np.float64, float_precision="round_trip")
+    table = pd.read_csv(ROOT / "model" / "data" / FILES[name], dtype=str).astype(np.float64)
     return table.iloc[:, :-1], table.iloc[:, -1]
 
 

@@ -133,7 +133,7 @@ def test_family_is_served_exactly(name: str, task: Task, n_classes: int, table: 
         if candidate.allowance:
             assert (shares_of(candidate.allowance.of_rows(rows), expected, served[np.newaxis]) <= 1).all()
         else:
-            assert not differing(expected, served[np.newaxis], 0).any()
+            assert not differing(expected, served[np.newaxis], candidate.tolerance).any()
         assert all(feature.missing for feature in features)
         assert all(feature.unseen != "error" for feature in features if feature.categories)
 

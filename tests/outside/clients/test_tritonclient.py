@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -229,11 +230,13 @@ def test_server_metadata(client: Any) -> None:
 
 @pytest.mark.parametrize("named", [True, False], ids=["version", "no version"])
 def test_metadata_and_config(client: Any, model: Model, named: bool) -> None:
-    """Metadata and configuration name the same FP64 tensors of any length: every feature, and the prediction."""
+    """Metadata and configuration name the same FP64 tensors: every feature, and the prediction with its levels."""
     version = model.version if named else ""
     metadata = client.get_model_metadata(model.name, version)
     config = client.get_model_config(model.name, version)
+    levels = json.loads(metadata["outputs"][0].pop("parameters")["intervals"])
 
+    assert 0.9 in levels
     assert metadata == {
         "name": model.name,
         "versions": [model.version],
