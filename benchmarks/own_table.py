@@ -7,6 +7,7 @@ answers them over HTTP, with the model that its command has put into the store.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import statistics
 import subprocess
@@ -36,6 +37,7 @@ REGRESSION, CLASSIFICATION = "regression", "classification"
 TEST_SHARE, SEED = 0.25, 0
 RESAMPLES = 1_000  # of the held-out rows, for the intervals of the ratios
 ROWS_A_REQUEST = 1_000
+_MAX_PROBLEM = 120  # characters in a table
 OVERTIME_SECONDS = 600  # beyond the budget, after which a way counts as failed
 
 
@@ -173,8 +175,18 @@ def _python(name: str, *, install: bool) -> str:
     return str(make_environment(f"own-table-{name}", WAYS[name].title, requirements, install=install) / "bin/python")
 
 
-def run(tables: Sequence[str], ways: Sequence[str], *, budget: float, install: bool) -> Results:
-    """Measure every way on every table, one after the other; a way that fails is reported."""
+def run(
+    tables: Sequence[str],
+    ways: Sequence[str],
+    *,
+    budget: float,
+    install: bool,
+    done: Callable[[Results], None],
+) -> Results:
+    """Measure every way on every table, one after the other; a way that fails is reported.
+
+    `done` is called with what there is after each table.
+    """
     results = Results(machine(), budget, {}, {})
     pythons, problems = {}, {}
     for name in ways:
@@ -204,16 +216,22 @@ def run(tables: Sequence[str], ways: Sequence[str], *, budget: float, install: b
                 except ContenderError as error:
                     found[name].problem = str(error)
         _compare(found, errors, TASKS[table].task)
+        done(results)
     return results
 
 
 def _split(task: Task, folder: Path) -> tuple[Path, pd.DataFrame]:
-    """Write the training rows as a CSV file; return it, and the held-out rows, whose targets are known."""
+    """Write the training rows as a CSV file; return it, and the held-out rows, whose targets are known.
+
+    Held-out rows are left out that lack a value where no training row does, since Tabserve refuses these by intent.
+    """
     table = task.load()
     is_test = np.random.default_rng(SEED).random(len(table)) < TEST_SHARE
     training = folder / "train.csv"
     table[~is_test].to_csv(training, index=False)
-    test = table[is_test & table[task.target].notna()].reset_index(drop=True)
+    never_missing = table.columns[table[~is_test].notna().all()]
+    is_known = table[[*never_missing, task.target]].notna().all(axis=1)
+    test = table[is_test & is_known].reset_index(drop=True)
     test.to_csv(folder / "test.csv", index=False)
     return training, test
 
@@ -311,7 +329,7 @@ def _ours(table: str, training: Path, test: pd.DataFrame, budget: float, found: 
                 _post(port, table, records[first : first + ROWS_A_REQUEST])
                 for first in range(0, len(records), ROWS_A_REQUEST)
             ]
-        except (OSError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ContenderError(f"did not answer the held-out rows: {error}") from None
         finally:
             stop(process, of_session=True)
@@ -346,7 +364,7 @@ def render(results: Results) -> str:
                 training, held_out = results.rows[table]
                 first = [TASKS[table].title, f"{training:,} + {held_out:,}"]
             if found.problem:
-                rows.append([*first, title, found.problem, *[""] * 5])
+                rows.append([*first, title, found.problem[:_MAX_PROBLEM].replace("|", "/"), *[""] * 5])
                 continue
             is_ours = name == OURS
             rows.append(
@@ -363,7 +381,8 @@ def render(results: Results) -> str:
             )
     sums = []
     for name in results.versions:
-        ratios = [ways[name] for ways in results.tables.values() if name in ways and not ways[name].problem]
+        both = [ways for ways in results.tables.values() if not (ways[name].problem or ways[OURS].problem)]
+        ratios = [ways[name] for ways in both]
         if name == OURS or not ratios:
             continue
         behind = sum(found.ratio_low > 1 for found in ratios)
@@ -388,11 +407,14 @@ def main() -> None:
         "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
     )
     options = parser.parse_args()
-    results = run(options.tables, options.only, budget=options.budget, install=not options.no_install)
     options.results.mkdir(parents=True, exist_ok=True)
-    results.write(options.results / "own-table.json")
-    (options.results / "own-table.md").write_text(render(results))
-    print(render(results))
+
+    def save(results: Results) -> None:
+        results.write(options.results / "own-table.json")
+        (options.results / "own-table.md").write_text(render(results))
+
+    install = not options.no_install
+    print(render(run(options.tables, options.only, budget=options.budget, install=install, done=save)))
 
 
 if __name__ == "__main__":

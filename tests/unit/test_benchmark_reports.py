@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import families, families_report, first_answer, report
+from benchmarks import families, families_report, first_answer, own_table, report
 from benchmarks.contenders import PEERS
 from benchmarks.families_report import ALONE, LIBRARY, OURS, RANDOM, SPLITS, Difference, Engine, Measured
 from benchmarks.servers import with_named
@@ -29,6 +29,7 @@ def rows_of(text: str) -> list[list[str]]:
         (report, "results.json", "table.md"),
         (families_report, "families.json", "families.md"),
         (first_answer, "first-answer.json", "first-answer.md"),
+        (own_table, "own-table.json", "own-table.md"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -31,7 +31,10 @@ class Fitted:
 def fit(X: pd.DataFrame, y: pd.Series, is_classification: bool, budget: float):
     """Search for the seconds of the budget."""
     metric = "log_loss" if is_classification else "root_mean_squared_error"
-    predictor = TabularPredictor(label=str(y.name), eval_metric=metric, path=tempfile.mkdtemp(), verbosity=0)
+    kind = None if is_classification else "regression"  # it takes a few whole numbers for labels
+    predictor = TabularPredictor(
+        label=str(y.name), problem_type=kind, eval_metric=metric, path=tempfile.mkdtemp(), verbosity=0
+    )
     return Fitted(predictor.fit(X.assign(**{str(y.name): y}), time_limit=budget))
 
 
