@@ -138,10 +138,13 @@ def test_page_of_every_type(gems_everywhere: FlaskClient) -> None:
     """The page has types, categories and what may be missing, and says that there are no validation rows."""
     page = html.unescape(gems_everywhere.get("/", headers=BROWSER).text)
 
-    assert '<td>category</td><td class="number">Fair, Good, Ideal, Very Good; any other is refused</td>' in page
+    assert (
+        '<td class="kind">category</td><td class="number">Fair, Good, Ideal, Very Good; any other is refused</td>'
+        in page
+    )
     assert "Congo, Peru; any other counts as missing; may be missing" in page
-    assert '<td>boolean</td><td class="number">true or false</td>' in page
-    assert '<td>integer</td><td class="number">1 to 8 in training</td>' in page
+    assert '<td class="kind">boolean</td><td class="number">true or false</td>' in page
+    assert '<td class="kind">integer</td><td class="number">1 to 8 in training</td>' in page
     assert "No rows were held out for validation, so its error on new rows is not known." in page
     assert "inf" not in page
 
