@@ -144,7 +144,7 @@ def test_search_ends_in_its_time_and_can_be_repeated(tmp_path: Path) -> None:
 def test_search_in_more_time_goes_on_behind_one_that_has_ended(tmp_path: Path) -> None:
     """More time means more trials, the first of which are those that are known; less time still gives its own."""
     short = run(families=["linear"], budget_s=4, journal=tmp_path)
-    long = run(families=["linear"], budget_s=12, journal=tmp_path)
+    long = run(families=["linear"], budget_s=40, journal=tmp_path)
 
     assert long.n_trials > short.n_trials
     assert long.trials[: short.n_trials] == short.trials
