@@ -36,7 +36,7 @@ from model.train.candidate import Candidate
 from model.train.derive import Formulas
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
-from model.train.search import DEFAULT_BUDGET_S, Search, search
+from model.train.search import Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
 from model.train.subject import Subject
@@ -44,7 +44,6 @@ from model.train.table_frames import frames_of
 
 LEARNER_NAMES = (AUTO, *LEARNERS)
 MAX_ROWS = 1_000_000
-_LEAST_SHARE = 0.25  # of the time that the search gets, however long the table takes to read
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 
 
@@ -226,13 +225,13 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
     if plan.is_search:
         if plan.options:
             raise DataError(f"{', '.join(plan.options)}: a search chooses these itself; leave them out, or the budget")
-        budget = plan.budget_seconds or DEFAULT_BUDGET_S
         found = search(
             table.frame,
             seen,
             table.target,
             **common,
-            budget_s=max(budget - loaded.seconds, _LEAST_SHARE * budget),
+            budget_s=plan.budget_seconds,
+            spent_s=loaded.seconds,
             trials=plan.trials,
             families=None if plan.learner == AUTO else [plan.learner],
             journal=runs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,16 @@ def test_schema_file_names_learners_and_options_that_exist(tmp_path: Path, line:
 
     with pytest.raises(DataError, match=part):
         recipe.train(recipe.load(Plan("table", data, schema=str(schema))), progress=False)
+
+
+def test_slower_reading_does_not_lengthen_a_search_that_has_ended(tmp_path: Path) -> None:
+    """The same command gives the same search again, however long the table took to read each time."""
+    loaded = recipe.load(replace(plan(write(tmp_path, lambda day: day * 1.5)), learner="linear", budget_seconds=20.0))
+    slow, quick = (
+        recipe.train(replace(loaded, seconds=seconds), runs=tmp_path / "runs", progress=False).search
+        for seconds in (18.0, 0.0)
+    )
+
+    assert slow is not None
+    assert quick is not None
+    assert quick.trials == slow.trials

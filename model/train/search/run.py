@@ -37,7 +37,8 @@ from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial
 from model.train.search.work import Problem, n_threads
 
 DEFAULT_BUDGET_S = 120.0
-_LEAST_SHARE = 0.4  # of the time that the trials get, whatever is behind them
+_LEAST_LEFT = 0.25  # of the time that a search has, however much of it is spent before
+_LEAST_SHARE = 0.4  # of that which the trials get, whatever is behind them
 _PROVEN_ROWS = 1_200_000  # predictions of a proof and an evaluation, about
 _FIXED_SECONDS = 15.0  # of a proof, an evaluation and their pictures for any model
 _MEASURED_SHARE, _MEASURED_SECONDS = 0.1, 20.0  # of the time, at most, to see what each family costs
@@ -114,6 +115,7 @@ def search(
     times: NDArray[Any] | None = None,
     seed: int = 7,
     budget_s: float | None = None,
+    spent_s: float = 0.0,
     trials: int | None = None,
     families: Sequence[str] | None = None,
     journal: Path | None = None,
@@ -124,9 +126,10 @@ def search(
     """Return the best pipeline for a model frame that can be served exactly.
 
     `y` `(n_rows,)` are numbers, or labels, of which `labels` are all in order. `groups` and `times` `(n_rows,)` say
-    which rows belong together, and when each was: see `rows.part`. A search ends after `budget_s` seconds, in which
-    time for the last fit, the proof and the evaluation is kept (`DEFAULT_BUDGET_S` if nothing is said), or after a
-    number of `trials`, and is then the same each time on this kind of machine with these libraries and `threads`.
+    which rows belong together, and when each was: see `rows.part`. A search ends after `budget_s` seconds, of which
+    `spent_s` are gone before, and in which time for the last fit, the proof and the evaluation is kept
+    (`DEFAULT_BUDGET_S` if nothing is said), or after a number of `trials`, and is then the same each time on this kind
+    of machine with these libraries and `threads`.
     `families` are names of learners; the default is all that are installed and suited. `journal` is a folder in which a
     search that was stopped at any moment goes on. The search sees `max_search_rows` at most; the last fit sees all.
 
@@ -139,12 +142,11 @@ def search(
     size = Size(len(rows.searched), len(frames.columns) + len(derived), len(labels))
     chosen, left_out = _families(families, size)
     head = _head(problem, labels, list(chosen), groups, times, max_search_rows)
-    if trials is None and budget_s is None:
-        budget_s = DEFAULT_BUDGET_S
+    asked_s = (budget_s or DEFAULT_BUDGET_S) if trials is None else None
     share = float(np.mean([len(judged) / len(training) for training, judged in rows.folds]))
     metric = "RMSE" if task is REGRESSION else "log loss"
     with Journal(journal, head) as found, Worker(problem) as worker:
-        run = _Run(problem, worker, found, chosen, task, started, budget_s if trials is None else None, metric)
+        run = _Run(problem, worker, found, chosen, task, started, asked_s, spent_s, metric)
         tried = run.trials(trials, progress=progress)
         board = leaderboard(tried, metric, share, left_out, {})
         final, entry, failures = run.final(board)
@@ -185,17 +187,19 @@ class _Run:
         families: Mapping[str, Family],
         task: Task,
         started: float,
-        budget_s: float | None,
+        asked_s: float | None,
+        spent_s: float,
         metric: str,
     ) -> None:
         self._problem, self._worker, self._journal = problem, worker, journal
         self._families, self._task, self._metric = families, task, metric
-        spent = sum(trial.seconds for trial in journal.trials)
-        self._started, self._budget_s = started - spent, budget_s
+        self._started = started - sum(trial.seconds for trial in journal.trials)
+        self._asked_s = asked_s
+        self._budget_s = None if asked_s is None else max(asked_s - spent_s, _LEAST_LEFT * asked_s)
 
     def trials(self, n_trials: int | None, *, progress: bool) -> list[Trial]:
         """Return the trials, those of the journal first, until there is no time or their number is reached."""
-        n_known = None if self._budget_s is None else self._journal.finished.get(self._budget_s)
+        n_known = None if self._asked_s is None else self._journal.finished.get(self._asked_s)
         if n_known is not None:
             return self._journal.trials[:n_known]
         with tqdm(
@@ -208,8 +212,8 @@ class _Run:
             while n_trials is None or len(self._journal.trials) < n_trials:
                 if not self._goes_on() or not self._one_more(bar, n_trials):
                     break
-        if self._budget_s is not None:
-            self._journal.finish(self._budget_s)
+        if self._asked_s is not None:
+            self._journal.finish(self._asked_s)
         found = self._journal.trials[:n_trials]
         if best_of(found) is None:
             reasons = "; ".join(f"{trial.family}: {trial.reason}" for trial in found if trial.reason)
