@@ -53,9 +53,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.clean:
         clean.check_output(options.clean, options.source)
     known = recipes.find(options.schema) if options.schema else None
-    dialect = known.dialect.options if known and known.dialect else {}
     cleaned: Cleaned | None = None
-    with open_table(options.source, **{**dialect, **reading(options)}) as relation:
+    with open_table(options.source, **recipes.reading(known, reading(options))) as relation:
         found = checks.check(relation, _description(options, relation, known))
         if options.html:
             quality.write_html(found, options.html)

@@ -35,8 +35,7 @@ def _describe(options: argparse.Namespace) -> None:
     from model.table.source import STANDARD_INPUT
 
     known = recipes.find(options.schema) if options.schema else None
-    dialect = known.dialect.options if known and known.dialect else {}
-    with open_table(options.source, **{**dialect, **reading(options)}) as relation:
+    with open_table(options.source, **recipes.reading(known, reading(options))) as relation:
         described = infer.describe(
             relation,
             target=options.target,

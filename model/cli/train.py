@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from model import Store
 from model.cli.arguments import Commands, days
 from model.cli.reading import add_reading, reading
-from model.train.learners import AUTO, LEARNERS
+from model.train.learners import LEARNER_NAMES, LEARNERS
 
 if TYPE_CHECKING:
     from model.train.recipe import Loaded, Plan, Trained
@@ -43,7 +43,7 @@ def add_train(commands: Commands) -> None:
     )
     train.add_argument("--features", default="", metavar="FILE", help="shared definitions: see the command features")
     train.add_argument(
-        "--learner", default="", choices=(AUTO, *LEARNERS), help="what to fit (default: auto, which compares them all)"
+        "--learner", default="", choices=LEARNER_NAMES, help="what to fit (default: auto, which compares them all)"
     )
     train.add_argument("--budget", type=_seconds, metavar="TIME", help="time for all, such as 10m (default: 2m)")
     train.add_argument("--trials", type=_count, help="compare so many models instead, the same ones each time")

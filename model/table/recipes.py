@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from model.engine.formula_syntax import nearest
 from model.errors import DataError
@@ -31,6 +33,12 @@ def find(name_or_path: str | Path) -> Description:
         raise DataError(f"there is no data set {str(name_or_path)!r}{known}; choose {', '.join(names())} or a file")
     found = schema_file.read(path)
     return replace(found, data=_beside(path, found.data), notebook=_beside(path, found.notebook))
+
+
+def reading(known: Description | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `open_table` that were given, and beside them those of a schema file's dialect."""
+    dialect = known.dialect.options if known and known.dialect else {}
+    return {**dialect, **given}
 
 
 def _beside(path: Path, name: str) -> str:

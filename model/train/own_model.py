@@ -28,7 +28,7 @@ from model.train.compile.onnx_file import OnnxModel
 from model.train.frames import Frames
 from model.train.labels import is_utf8, labels_of, positions, target_of
 from model.train.learners import fitted as learner
-from model.train.subject import Subject
+from model.train.subject import Subject, title_of
 
 ENGINES = EXACT, ONNX = "exact", "onnx"
 _MAX_TARGET = 1e145  # whose squares can be added for any number of rows
@@ -102,7 +102,7 @@ def export(
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
-        title=title or name.replace("-", " ").capitalize(),
+        title=title or title_of(name),
         task=task,
         target=predicted,
         limits=limits,

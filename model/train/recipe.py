@@ -35,14 +35,13 @@ from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
 from model.train.derive import Formulas
 from model.train.frames import Frames
-from model.train.learners import AUTO, LEARNERS, clocks_of, fitted
+from model.train.learners import AUTO, LEARNER_NAMES, LEARNERS, clocks_of, fitted
 from model.train.search import Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
-from model.train.subject import Subject
+from model.train.subject import Subject, title_of
 from model.train.table_frames import frames_of
 
-LEARNER_NAMES = (AUTO, *LEARNERS)
 MAX_ROWS = 1_000_000
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 
@@ -99,7 +98,7 @@ class Plan:
         learner = plan.learner or AUTO
         if learner not in LEARNER_NAMES:
             raise DataError(f"there is no learner {learner!r}; choose one of {', '.join(LEARNER_NAMES)}")
-        return replace(plan, learner=learner, title=plan.title or _title(self.name))
+        return replace(plan, learner=learner, title=plan.title or title_of(self.name))
 
     @property
     def is_search(self) -> bool:
@@ -156,11 +155,15 @@ class Trained:
 
     loaded: Loaded
     fit: Fit
-    search: Search | None
     frames: Frames
     X: Matrix
     y: NDArray[np.float64]
     candidate: Candidate
+
+    @property
+    def search(self) -> Search | None:
+        """Return the search that the model is from, if there was one."""
+        return self.fit if isinstance(self.fit, Search) else None
 
     def figures(self) -> dict[str, Figure]:
         """Draw how the model was found: the trials of a search, or the losses of a network."""
@@ -184,8 +187,7 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
     started = monotonic()
     plan = plan.resolved()
     known = plan.known()
-    dialect = known.dialect.options if known and known.dialect else {}
-    with open_table(plan.data, **{**dialect, **plan.reading}) as relation:
+    with open_table(plan.data, **recipes.reading(known, plan.reading)) as relation:
         described = infer.describe(
             relation,
             target=plan.target,
@@ -195,7 +197,7 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
             types=plan.types,
             known=known,
         )
-        description = _completed(plan, described.description)
+        description = _completed(plan, known, described.description)
         quality = checks.check(relation, description, today=today)
         if quality.errors:
             raise DataError(checks.report(relation.source, quality.findings))
@@ -221,11 +223,11 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
         "times": table.times,
         "seed": plan.random_state,
     }
-    found: Search | None = None
+    fit: Fit
     if plan.is_search:
         if plan.options:
             raise DataError(f"{', '.join(plan.options)}: a search chooses these itself; leave them out, or the budget")
-        found = search(
+        fit = search(
             table.frame,
             seen,
             table.target,
@@ -237,7 +239,6 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
             journal=runs,
             progress=progress,
         )
-        fit = Fit(found.pipeline, found.family, found.parameters, found.labels, found.rows)
     else:
         with clocks_of(plan.options) as options:
             fit = fit_one(
@@ -248,7 +249,7 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
     parted = np.concatenate([fit.rows.training, fit.rows.validation])
     y[parted] = labels.positions(table.target[parted], fit.labels) if fit.labels else table.target[parted]
     candidate = fitted.candidate(fit.pipeline, seen, X[fit.rows.training])
-    return Trained(loaded, fit, found, seen, X, y, _described(loaded, seen, candidate))
+    return Trained(loaded, fit, seen, X, y, _described(loaded, seen, candidate))
 
 
 def subject_of(trained: Trained) -> Subject:
@@ -328,9 +329,9 @@ def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
     return replace(made, files={**made.files, "notebook.ipynb": executed})
 
 
-def _completed(plan: Plan, description: Description) -> Description:
+def _completed(plan: Plan, known: Description | None, description: Description) -> Description:
     """Return the description with what the plan says beside columns."""
-    description = infer.restricted(description, plan.known(), plan.types)
+    description = infer.restricted(description, known, plan.types)
     asked = {name: getattr(plan, name) for name in ("target", "task", "group", "time", "date")}
     description = replace(description, **{name: value for name, value in asked.items() if value})
     if plan.max_age_days is not None:
@@ -374,7 +375,3 @@ def _described(loaded: Loaded, seen: Frames, candidate: Candidate) -> Candidate:
     is_full = np.array([not feature.missing for feature in features])
     is_refused = np.isnan(candidate.split_rows[:, is_full]).any(axis=1)
     return replace(candidate, features=features, split_rows=candidate.split_rows[~is_refused])
-
-
-def _title(name: str) -> str:
-    return name.replace("-", " ").capitalize()

@@ -31,3 +31,8 @@ class Subject:
     X: Matrix
     training: tuple[Matrix, NDArray[np.float64]]
     validation: tuple[Matrix, NDArray[np.float64]] | None
+
+
+def title_of(name: str) -> str:
+    """Return the words that stand for a model's name where no title was given."""
+    return name.replace("-", " ").capitalize()

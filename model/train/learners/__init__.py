@@ -125,3 +125,6 @@ LEARNERS: Mapping[str, Learner] = {
         },
     ),
 }
+
+LEARNER_NAMES = (AUTO, *LEARNERS)
+"""What a person may ask for."""

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from model.engine.formulas import Derived
@@ -31,8 +30,8 @@ from model.train.search import rows as parts
 from model.train.search import verdicts
 from model.train.search.journal import Journal
 from model.train.search.leaderboard import Leaderboard, interval, leaderboard
+from model.train.search.one import Fit
 from model.train.search.process import Outcome, Worker
-from model.train.search.rows import Rows
 from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of, next_trial
 from model.train.search.work import Problem, n_threads
 
@@ -47,19 +46,13 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "optuna", "xgboost", "x
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What a search has found.
+class Search(Fit):
+    """What a search has found: the best learner, fitted, and how all compare.
 
-    `pipeline` is fitted on `rows.training` of the model frame. Of a classifier it predicts the positions of `labels`.
     `n_trials` repeats the search, as the number of trials. `share` is how many rows a fold is judged by for each that
     it is fitted on. `seconds` are those of this call, which are in no other facts.
     """
 
-    pipeline: Pipeline
-    family: str
-    parameters: Mapping[str, Any]
-    labels: tuple[Category, ...]
-    rows: Rows
     leaderboard: Leaderboard
     verdicts: tuple[str, ...]
     warnings: tuple[str, ...]
