@@ -42,6 +42,7 @@ _MANY_CATEGORIES = 100
 _FEW_ROWS = 20  # with fewer, that all values are different says little
 _WORDS_OF_TEXT, _LENGTH_OF_TEXT = 4, 40
 _MAX_EXAMPLES, _MAX_EXAMPLE = 3, 20
+_EXAMPLE_ROWS = 50_000  # among which examples are looked for
 _MARKERS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 _INDEX_NAMES = {"", "id", "index", "key", "no", "nr", "number", "row", "rownames", "rowid", "unnamed: 0", "x0"}
 _MOMENTS = {"year": "year", "month": "month", "day": "day", "weekday": "dayofweek", "hour": "hour"}
@@ -495,7 +496,7 @@ def _date_parts(relation: Relation, column: _Column) -> None:
 def _examples(relation: Relation, column: ColumnDescription) -> tuple[str, ...]:
     """Return the first different cells that are there, cut to a readable length."""
     text = text_of(relation, column)
-    rows = f"SELECT rowid AS row, {text} AS t FROM data WHERE rowid < {reader.CHUNK_ROWS}"
+    rows = f"SELECT rowid AS row, {text} AS t FROM data WHERE rowid < {_EXAMPLE_ROWS}"
     query = f"SELECT t FROM ({rows}) WHERE t IS NOT NULL GROUP BY t ORDER BY min(row) LIMIT {_MAX_EXAMPLES}"
     cells = [cell for (cell,) in relation.sql(query)]
     return tuple(cell if len(cell) <= _MAX_EXAMPLE else f"{cell[: _MAX_EXAMPLE - 1]}…" for cell in cells)

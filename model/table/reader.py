@@ -22,7 +22,6 @@ from model.table.source import Plain, fetch, quoted, shown
 
 MEMORY_LIMIT = "512MB"
 THREADS = 2
-CHUNK_ROWS = 50_000
 MAX_COLUMNS = 2_000  # with more, the buffers of the columns alone are beyond the limit of memory
 _MAX_LINE_BYTES = 2_000_000  # DuckDB's own limit; its buffers are 16 times as large
 _MAX_FAULTS = 1_000  # that are counted
@@ -85,19 +84,6 @@ class Relation:
         """Return the result of a query on `data` as a frame."""
         with self._bounded():
             return self.connection.execute(query, list(parameters)).df()
-
-    def frames(self, names: Sequence[str] | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
-        """Yield the cells as they are, `rows` rows at a time in the file's order; the index has the row numbers."""
-        chosen = list(self.names if names is None else names)
-        columns = ", ".join(["rowid", *map(self.identifier, chosen)])
-        for first in range(0, self.n_rows, rows):
-            where = f"rowid >= {first} AND rowid < {first + rows}"
-            frame = self.query(f"SELECT {columns} FROM data WHERE {where} ORDER BY rowid").set_index("rowid")
-            yield frame.set_axis(chosen, axis="columns").rename_axis(None)
-
-    def sample(self, k: int, *, seed: int) -> NDArray[np.int64]:
-        """Return the numbers of `k` rows in order, the same for the same seed; all rows if there are no more."""
-        return choose(np.arange(self.n_rows), k, seed=seed)
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:

@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.errors import DataError
-from model.table.reader import open_table
+from model.table.reader import choose, open_table
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Of every encoding below; a carriage return is a line's end to DuckDB, in quotes too.
@@ -31,9 +32,8 @@ CELLS = st.text(LETTERS, max_size=8)
 def cells(source: str | Path, **options: object) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return the names and the cells of a table, a missing cell as an empty text."""
     with open_table(source, **options) as relation:  # type: ignore[arg-type]
-        frames = list(relation.frames())
-        rows = [row for frame in frames for row in frame.astype(object).where(frame.notna(), "").to_numpy().tolist()]
-        return relation.names, rows
+        frame = relation.query(f"SELECT {', '.join(relation.identifiers)} FROM data ORDER BY rowid")
+        return relation.names, frame.astype(object).where(frame.notna(), "").to_numpy().tolist()
 
 
 @pytest.fixture
@@ -265,20 +265,20 @@ def test_json_with_values_of_several_types_is_text(write: Callable[..., Path]) -
     assert cells(write('{"a": 1}\n{"a": "x"}\n', "table.jsonl"))[1] == [["1"], ["x"]]
 
 
-def test_sample_is_the_same_for_a_seed(write: Callable[..., Path]) -> None:
+def test_sample_is_the_same_for_a_seed() -> None:
     """A sample is drawn by numpy: the same seed gives the same rows, in order."""
-    with open_table(write("a\n" + "".join(f"{number}\n" for number in range(1000)))) as relation:
-        first, again, other = (relation.sample(50, seed=seed).tolist() for seed in (1, 1, 2))
+    rows = np.arange(1000)
+    first, again, other = (choose(rows, 50, seed=seed).tolist() for seed in (1, 1, 2))
 
-        assert first == again == sorted(set(first))
-        assert first != other
-        assert relation.sample(5000, seed=1).tolist() == list(range(1000))
+    assert first == again == sorted(set(first))
+    assert first != other
+    assert choose(rows, 5000, seed=1).tolist() == list(range(1000))
 
 
 def test_rows_have_their_numbers(write: Callable[..., Path]) -> None:
-    """Chunks of rows come in the file's order with the rows' numbers."""
+    """Rows are in the file's order with their numbers."""
     with open_table(write("a,b\n" + "".join(f"{number},x\n" for number in range(1000)))) as relation:
-        read = [(row, int(cell)) for frame in relation.frames(["a"], rows=300) for row, cell in frame["a"].items()]
+        read = [(row, int(cell)) for row, cell in relation.sql(f"SELECT rowid, {relation.identifier('a')} FROM data")]
 
         assert read == [(number, number) for number in range(1000)]
 
