@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from model import task as tasks
 from model.engine.formula_syntax import nearest
 from model.errors import DataError, Problem
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, NUMBER, Category
@@ -19,7 +20,7 @@ from model.table.reader import Relation, choose
 from model.table.source import quoted
 from model.table.values import moment_of, text_of, value_of
 
-REGRESSION, CLASSIFICATION = "regression", "classification"
+REGRESSION, CLASSIFICATION = (each.name for each in (tasks.REGRESSION, tasks.CLASSIFICATION))
 MAX_LABELS = 1_000
 # Of the cells that are there, more are not of their column's type: the column is something else.
 MAX_WRONG_SHARE = 0.1

@@ -21,8 +21,8 @@ from model.errors import DataError, FormulaError, first_line
 from model.schema import dates
 from model.schema.feature import DATE
 from model.table.description import FORMATS, PARTS, TYPES, ColumnDescription, Description, Dialect, Rule
+from model.task import TASKS
 
-_TASKS = ("regression", "classification")
 _HEAD = (
     "What is known about a table. Edit it, and give it back: python -m model describe --schema FILE.",
     "A comment says why a column was taken for its type. docs/tables.md explains every key.",
@@ -231,7 +231,7 @@ class _Reader:
     def check(self, description: Description) -> None:
         """Report what facts of several places contradict."""
         names = [column.name for column in description.columns]
-        self.one_of((), "task", {"task": description.task} if description.task else {}, _TASKS)
+        self.one_of((), "task", {"task": description.task} if description.task else {}, TASKS)
         if description.max_age_days is not None and description.max_age_days < 0:
             self.fault((), "max_age_days", "max_age_days is negative")
         for key in ("target", "group", "time", "date"):

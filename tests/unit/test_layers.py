@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "model.store": {"model.errors", "model.metrics", "model.task", "model.schema", "model.engine"},
     "model.plots": {"model.metrics", "model.store"},
     "model.live": {"model.errors", "model.metrics", "model.schema", "model.store", "model.plots"},
-    "model.table": {"model.errors", "model.schema", "model.engine", "model.plots"},
+    "model.table": {"model.errors", "model.task", "model.schema", "model.engine", "model.plots"},
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
         "model.table",
