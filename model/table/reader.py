@@ -134,7 +134,7 @@ def open_table(
     """
     given = _given(format, separator, quote, decimal, thousands)
     name = shown(str(source))
-    with tempfile.TemporaryDirectory(prefix="tabserve-table-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="tabserve-table-") as temporary, _interruptible():
         folder = Path(temporary)
         files, sha256 = fetch(str(source), folder, format=format)
         kinds = sorted({file.format for file in files})
@@ -168,6 +168,17 @@ def open_table(
             yield Relation(connection, name, sha256, *rest, n_rows, bool(decimal or thousands))
         finally:
             connection.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` for Ctrl-C during a query, which DuckDB turns into a `RuntimeError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from None
 
 
 def _given(

@@ -72,7 +72,10 @@ def test_unknown_name(store: Path) -> None:
 
 @pytest.mark.parametrize("notebook", [[], ["--notebook"]], ids=["directly", "notebook"])
 def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
-    """Ctrl-C ends training with a last line, whatever stood before it, status 130 and no version in the store."""
+    """Ctrl-C ends training with a last line, whatever stood before it, and no version in the store.
+
+    A shell reports status 130, also where Python ends itself by the signal (Ctrl-C came while it ran a text of code).
+    """
     store = tmp_path / "store"
     command = [*PYTHON, "--store", str(store), "train", "boston-housing", *notebook]
     with subprocess.Popen(
@@ -94,7 +97,7 @@ def test_interrupted_training(tmp_path: Path, notebook: list[str]) -> None:
         os.killpg(training.pid, signal.SIGINT)  # as a terminal does
         output += training.stderr.read()
 
-        assert training.wait(timeout=300) == 130
+        assert training.wait(timeout=300) in (130, -signal.SIGINT)
     assert output.splitlines()[-1] == "interrupted"
     assert "Traceback" not in output
     assert not list(store.glob("*/*/manifest.json"))

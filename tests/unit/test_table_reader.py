@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import lzma
+import threading
+from _thread import interrupt_main
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +48,20 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def test_interrupted_query(write: Callable[..., Path]) -> None:
+    """Ctrl-C during a query ends it as Ctrl-C ends everything else."""
+    source = write("a\n1\n")
+
+    def query() -> None:
+        with open_table(source) as relation:
+            timer.start()
+            relation.sql("SELECT count(*) FROM range(1000000000000) t(i) WHERE i % 7 = 3")
+
+    timer = threading.Timer(0.2, interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        query()
 
 
 @QUICK
