@@ -214,7 +214,7 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) ->
     Raises `ModelError` if the learner needs a package that is not installed.
     """
     plan, table = loaded.plan, loaded.table
-    seen = frames_of(table)
+    seen = frames_of(table, loaded.quality.profiles)
     common: dict[str, Any] = {
         "task": TASKS[table.task],
         "labels": table.labels,

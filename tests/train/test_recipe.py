@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from model import Store
 from model.errors import DataError, ModelError
 from model.store.manifest import Manifest
-from model.train import recipe
+from model.train import proof, recipe
+from model.train.learners import LEARNERS
 from model.train.recipe import Plan
 
 N_ROWS = 200
@@ -116,6 +118,33 @@ def test_a_table_without_gaps_becomes_a_version_that_takes_none(tmp_path: Path, 
         pytest.importorskip(learner)
     found = manifest_of(table(y=lambda frame: 3 * frame.x + frame.z), tmp_path, learner)
     assert [feature.missing for feature in found.schema.features] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("learner", "task"),
+    zip([each for each in LEARNERS if each != "baseline"], cycle(["regression", "classification"])),
+)
+def test_gaps_of_rows_that_are_not_fitted_on_are_answered(
+    tmp_path: Path, learner: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column whose only gap is in a row that is set aside may be missing in use, of any type and to the bit."""
+    for package in LEARNERS[learner].requires:
+        pytest.importorskip(package)
+    monkeypatch.setattr(proof, "RANDOM_ROWS", 2_000)
+    days = np.arange(N_ROWS)
+    sold = (pd.Timestamp("2024-01-01") + pd.to_timedelta(days * 7 % 365, "D")).strftime("%Y-%m-%d")
+    many = [f"t{day % 70}" for day in days]
+    frame = table(town=np.array(["x", "y", "zz"])[days % 3], street=many, new=days % 4 < 2, sold=sold)
+    signal = 3 * frame.x + (frame.town == "y") + frame.new
+    frame = frame.assign(y=signal if task == "regression" else np.where(signal > 0, "high", "low")).astype(object)
+    gone = {**dict.fromkeys(frame), "z": frame.z[17]}
+    frame.loc[17] = gone  # type: ignore[call-overload]
+
+    found = manifest_of(frame, tmp_path, learner)
+    served = Store(tmp_path / "store").load("mine")
+    accepts = {feature.name: feature.missing for feature in found.schema.features}
+    assert accepts == {**dict.fromkeys(("x", "town", "street", "new", "sold"), True), "z": False}
+    assert served.predict(np.array([[np.nan, 0.5, *[np.nan] * 4]])).shape[0] == 1
 
 
 @pytest.mark.parametrize("place", range(4))

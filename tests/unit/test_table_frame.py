@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from model.errors import DataError
 from model.schema import dates
 from model.schema.feature import parse_cell
+from model.table.checks import check
 from model.table.description import ColumnDescription, Description
 from model.table.frame import Table, prepare
 from model.table.infer import describe
@@ -129,11 +130,31 @@ def test_rows_without_a_target_are_set_aside(tmp_path: Path) -> None:
 def test_server_accepts_what_the_frame_has(tmp_path: Path) -> None:
     """The matrix of a prepared table makes the same frame again."""
     table = prepared(write(tmp_path, house))
-    frames = frames_of(table)
+    frames = frames_of(table, ())
 
     assert [column.type for column in frames.columns] == ["number", "integer", "boolean", "category", "date"]
     again = frames.frame(frames.matrix(table.frame))
     pd.testing.assert_frame_equal(again, table.frame.reset_index(drop=True), check_dtype=False, check_categorical=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_rows": 40}])
+def test_column_with_a_gap_anywhere_in_the_table_may_be_missing(tmp_path: Path, options: dict[str, int]) -> None:
+    """A gap in a row that is set aside or not drawn counts as one in the others; a column without any has none."""
+
+    def row_of(row: int) -> dict[str, object]:
+        gone = {"rooms": None, "zone": None, "sold": None, "garden": None, "y": None} if row == 7 else {}
+        return {**house(row), "size": row / 2, "zone": "ns"[row % 2], **gone}
+
+    with open_table(write(tmp_path, row_of)) as relation:
+        description = describe(relation, target="y").description
+        profiles = check(relation, description).profiles
+        table = prepare(relation, description, **options)  # type: ignore[arg-type]
+
+    assert not table.frame.isna().any(axis=None)
+    assert {each.name: each.has_gaps for each in frames_of(table, profiles).columns} == {
+        **dict.fromkeys(("rooms", "garden", "zone", "sold"), True),
+        "size": False,
+    }
 
 
 @pytest.mark.parametrize(
