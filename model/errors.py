@@ -152,3 +152,11 @@ class ArchiveError(ModelError):
 def first_line(error: Exception) -> str:
     """Return the first line of what another library's error says, or its class if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(text: str) -> str:
+    """Return a text with its newlines, control characters and other invisible ones escaped, as `repr` has them.
+
+    A name or cell of a table then cannot break a report's lines, or send commands to the terminal that shows it.
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

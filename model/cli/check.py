@@ -76,7 +76,9 @@ def _description(options: argparse.Namespace, relation: Relation, known: Descrip
     from model.table import infer
 
     types = dict(options.types)
-    description = infer.describe(relation, target=options.target, types=types, known=known).description
+    description = infer.describe(
+        relation, target=options.target, types=types, missing=options.missing, known=known
+    ).description
     description = infer.restricted(description, known, types)
     date = options.date or description.date
     max_age = description.max_age_days if options.max_age is None else options.max_age

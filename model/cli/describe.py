@@ -42,6 +42,7 @@ def _describe(options: argparse.Namespace) -> None:
             group=options.group,
             time=options.time,
             types=dict(options.types),
+            missing=options.missing,
             known=known,
         )
     # A URL without credentials, as reports and manifests have it.

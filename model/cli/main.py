@@ -12,6 +12,7 @@ from traceback import clear_frames
 
 from model import ModelError, SchemaError
 from model.cli import archive, check, describe, features, own, predict, report, store, train
+from model.errors import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("error: checking stopped here; there are more problems", file=sys.stderr)
         return 1
     except (ModelError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(map(one_line, f"error: {error}".split("\n"))), file=sys.stderr)
         return 1
     return status or 0
 

@@ -35,6 +35,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="what a column is, where that is not as it looks: number, integer, boolean, category, text, date, "
         "date:FORMAT, identifier or ignore; may be given several times",
     )
+    group.add_argument(
+        "--missing",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="a cell that means a missing value in any column, such as n.v. (--missing=-999 where it begins with -); "
+        "may be given several times",
+    )
 
 
 def column_type(text: str) -> tuple[str, str]:

@@ -95,6 +95,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         schema=str(options.schema or ""),
         reading=reading(options),
         types=dict(options.types),
+        missing=tuple(options.missing),
         target=options.target,
         task=options.task,
         group=options.group,

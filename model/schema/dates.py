@@ -91,7 +91,10 @@ def on_grid(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def check_format(format: str) -> None:
-    """Raise `ValueError` for a format that does not give back a day, or whose texts ISO 8601 reads as other days."""
+    """Raise `ValueError` for a format that does not give back a month, or whose texts ISO 8601 reads as other days.
+
+    Without a day it is that of the first of the month.
+    """
     if len(format) > MAX_LENGTH:
         raise ValueError(f"the format of dates has more than {MAX_LENGTH} characters")
     if "%Z" in format:
@@ -102,9 +105,14 @@ def check_format(format: str) -> None:
             found = datetime.strptime(text, format)
         except (ValueError, re.error) as error:
             raise ValueError(f"the format of dates {format!r} is none of strptime's: {error}") from None
-        if found.date() != sample.date():
-            raise ValueError(f"the format of dates {format!r} does not have the year, the month and the day")
+        if found.date() not in (sample.date(), sample.date().replace(day=1)):
+            raise ValueError(f"the format of dates {format!r} does not have the year and the month")
         if len(text) > MAX_LENGTH:
             raise ValueError(f"the format of dates {format!r} makes texts of more than {MAX_LENGTH} characters")
         if _ISO.fullmatch(text) and parse(text) != parse(sample.isoformat()):
             raise ValueError(f"texts in the format {format!r} are other dates in ISO 8601")
+
+
+def has_day(format: str) -> bool:
+    """Return whether a format that `check_format` accepts gives the day of the month."""
+    return datetime.strptime(_SAMPLES[0].strftime(format), format).day == _SAMPLES[0].day

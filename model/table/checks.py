@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 
 import duckdb
 
-from model.errors import DataError, Problem, first_line
+from model.errors import DataError, Problem, first_line, one_line
 from model.schema.feature import DATE
 from model.table import repeats, rules
 from model.table.cells import DAY, Cells
@@ -35,14 +35,14 @@ MINIMUM_ROWS = 20
 KINDS = {
     "wrong type": (
         ACCURACY,
-        "correct the cells, say the column's type by --as, name texts that mean missing by missing in the schema file, "
-        "or leave the rows out by check --clean",
+        "correct the cells, say the column's type by --as, name texts that mean missing by --missing or in the schema "
+        "file, or leave the rows out by check --clean",
     ),
     "out of range": (ACCURACY, "correct the cells, or the limits in the schema file"),
     "not allowed": (ACCURACY, "correct the cells, or add the value to the allowed ones in the schema file"),
     "infinite": (ACCURACY, "leave the cell empty if the value is not known"),
     "outlier": (ACCURACY, "look at the rows; leave out wrong ones by minimum and maximum in the schema file"),
-    "marker": (ACCURACY, "if it stands for a missing value, say so by missing in the schema file"),
+    "marker": (ACCURACY, "if it stands for a missing value, say so by --missing, or in the schema file"),
     "future date": (ACCURACY, "correct the dates, or leave out what was not known at the time of the prediction"),
     "constant target": (ACCURACY, "give rows with other values: there is nothing to learn"),
     "missing": (COMPLETENESS, "nothing, if it will be missing in use, too; else fill it in at the source"),
@@ -149,9 +149,9 @@ def report(name: str, findings: Sequence[Finding]) -> str:
     fatal = sum(finding.fatal for finding in findings)
     head = f"{name}: {counted(fatal, 'error')}, {counted(len(findings) - fatal, 'warning')}"
     verdict = "; no model can be trained on it" if fatal else ""
-    lines = [head + verdict]
+    lines = [one_line(head) + verdict]
     for finding in ordered:
-        lines.append(f"  {finding}")
+        lines.append(f"  {one_line(str(finding))}")
         if finding.remedy:
             lines.append(f"{'':25}{finding.remedy}")
     return "\n".join(lines)

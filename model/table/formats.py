@@ -18,6 +18,7 @@ _DAYS = (
     *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y"),
 )
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%B %Y")
 _ISO = ""
 _SAMPLE_TEXTS = 300
 _POSSIBLE = 0.05  # of a sample: worth a look at all rows, if only to see which other reading is wrong
@@ -38,8 +39,8 @@ class Written:
     evidence: str = ""
 
 
-def numbers(relation: Relation, text: str, n_present: int, *, sample: str) -> Written | None:
-    """Return how the numbers of a column are written, if nearly all cells are numbers in one of the ways.
+def numbers(relation: Relation, text: str, n_present: int, *, sample: str, enough: float = _ENOUGH) -> Written | None:
+    """Return how the numbers of a column are written, if a share of `enough` is numbers in one of the ways.
 
     A table with a sample of the rows says whether that is likely.
     """
@@ -47,11 +48,11 @@ def numbers(relation: Relation, text: str, n_present: int, *, sample: str) -> Wr
     ways = (given,) if relation.given_decimal else NUMBERS
     counts = ", ".join(f"count({number_of('t', *way)})" for way in ways)
     n_sample, *likely = relation.sql(f"SELECT count(t), {counts} FROM (SELECT {text} AS t FROM {sample})")[0]
-    if max(likely) < _ENOUGH / 2 * n_sample:
+    if max(likely) < enough / 2 * n_sample:
         return None
     found = relation.sql(f"SELECT {counts} FROM (SELECT {text} AS t FROM data)")[0]
     n_cells = max(found)
-    if n_cells < _ENOUGH * n_present or not n_cells:
+    if n_cells < enough * n_present or not n_cells:
         return None
     best = [way for way, count in zip(ways, found) if count == n_cells]
     decimal, thousands = best[0]
@@ -78,7 +79,7 @@ def dates(relation: Relation, text: str, n_present: int, *, sample: str) -> Writ
     n_sample, n_dated = relation.sql(f"SELECT count(*), count(*) FILTER (WHERE {dated}) FROM {distinct}")[0]
     if n_dated < _ENOUGH / 2 * n_sample:
         return None
-    formats = [_ISO, *(f"{day}{time}" for day in _DAYS for time in _TIMES)]
+    formats = [_ISO, *(f"{day}{time}" for day in _DAYS for time in _TIMES), *_MONTHS]
     likely = _counted(relation, distinct, formats)
     likely = {format: count for format, count in likely.items() if count > _POSSIBLE * n_sample}
     if not likely:
@@ -107,5 +108,11 @@ def dates(relation: Relation, text: str, n_present: int, *, sample: str) -> Writ
 
 def _counted(relation: Relation, table: str, formats: Sequence[str]) -> dict[str, int]:
     """Return how many texts `t` of a table are dates in each format."""
-    counts = ", ".join(f"count({moment_of(format, 't')})" for format in formats)
+    counts = ", ".join(f"count({_plausible(format)})" for format in formats)
     return dict(zip(formats, relation.sql(f"SELECT {counts} FROM {table}")[0]))
+
+
+def _plausible(format: str) -> str:
+    """Return the SQL of a text's moment; that of a month is none in unusual years, since 4711-12 may be a code."""
+    moment = moment_of(format, "t")
+    return f"CASE WHEN year({moment}) BETWEEN 1700 AND 2199 THEN 1 END" if format in _MONTHS else moment

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.engine.formula_syntax import nearest
-from model.errors import DataError
+from model.errors import DataError, one_line
 from model.schema import dates
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, NUMBER
 from model.table import copies, formats, reader
@@ -24,6 +26,7 @@ from model.table.description import (
 from model.table.reader import Relation
 from model.table.values import (
     FALSE_TEXTS,
+    MISSING_TEXTS,
     OTHER_MISSING_TEXTS,
     TRUE_TEXTS,
     listed,
@@ -42,6 +45,8 @@ _MANY_CATEGORIES = 100
 _FEW_ROWS = 20  # with fewer, that all values are different says little
 _WORDS_OF_TEXT, _LENGTH_OF_TEXT = 4, 40
 _MAX_EXAMPLES, _MAX_EXAMPLE = 3, 20
+_MANY_NUMBERS = 0.5  # of the cells: worth saying of a column of texts
+_MAX_MARKS = 4  # other texts in it, which may mean missing values
 _EXAMPLE_ROWS = 50_000  # among which examples are looked for
 _MARKERS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)
 _INDEX_NAMES = {"", "id", "index", "key", "no", "nr", "number", "row", "rownames", "rowid", "unnamed: 0", "x0"}
@@ -69,20 +74,21 @@ class Described:
 
     def __str__(self) -> str:
         """Return the report, a line a column."""
-        head = f"{self.description.data}: {self.n_rows:,} rows, {len(self.found):,} columns"
-        rows = [("column", "type", "missing", "used", "why", "examples")]
+        head = f"{one_line(self.description.data)}: {self.n_rows:,} rows, {len(self.found):,} columns"
+        rows: list[tuple[str, ...]] = [("column", "type", "missing", "used", "why", "examples")]
         roles = {self.description.group: "group", self.description.time: "time", self.description.target: "target"}
         for each in self.found:
             column = each.column
             used = roles.get(column.name) or ("yes" if column in self.description.learned else "no")
             share = f"{each.n_missing / self.n_rows:.1%}"
-            rows.append((column.name, column.type, share, used, column.reason, ", ".join(each.examples)))
+            cells = (column.name, column.type, share, used, column.reason, ", ".join(each.examples))
+            rows.append(tuple(map(one_line, cells)))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
         shown = [
             f"{line}; such as {row[5]}" if row[5] and n else line for n, (line, row) in enumerate(zip(lines, rows))
         ]
-        return "\n".join([head, *(f"  {note}" for note in self.notes), "", *shown])
+        return "\n".join([head, *(f"  {one_line(note)}" for note in self.notes), "", *shown])
 
 
 @dataclass(slots=True)
@@ -119,13 +125,15 @@ def describe(
     group: str = "",
     time: str = "",
     types: Mapping[str, str] | None = None,
+    missing: Sequence[str] = (),
     known: Description | None = None,
 ) -> Described:
     """Return what each column is and why.
 
     `known` is what a person said of the table before: its columns stay as they are, and others are added. `types` are
-    corrections by column: one of the types, `date:FORMAT`, or `ignore`. Raises `DataError` for a column that is not
-    there, or a correction that is none.
+    corrections by column: one of the types, `date:FORMAT`, or `ignore`. `missing` are texts that mean a missing value
+    in every column, beside the usual ones. Raises `DataError` for a column that is not there, a correction that is
+    none, or a text that no cell has.
     """
     types = dict(types or {})
     if known:
@@ -135,12 +143,17 @@ def describe(
             raise DataError(f"{relation.source} has no column {name!r} ({option}){nearest(name, relation.names)}")
     every = max(1, relation.n_rows // _SAMPLE_ROWS)
     relation.sql(f"CREATE OR REPLACE TEMP TABLE {_SAMPLE} AS SELECT * FROM data WHERE rowid % {every} = 0")
-    columns = _counted(relation)
+    marks = tuple(dict.fromkeys(map(str.strip, missing)))
+    columns = _counted(relation, (*OTHER_MISSING_TEXTS, *marks))
+    for mark in marks:
+        if mark.lower() not in MISSING_TEXTS and not any(mark in column.missing for column in columns):
+            raise DataError(f"{relation.source} has no cell {mark!r} (--missing); write it as it stands in the table")
     said = {column.name: column for column in known.columns} if known else {}
     for column in columns:
         if column.name in said:
-            column.described = said[column.name]
-            column.missing = ()
+            column.missing = tuple(mark for mark in column.missing if mark in marks)
+            also = (*said[column.name].missing, *column.missing)
+            column.described = replace(said[column.name], missing=tuple(dict.fromkeys(also)))
             column.reasons = ["as the schema file says"]
         if column.name in types:
             _correct(relation, column, types[column.name])
@@ -149,6 +162,7 @@ def describe(
     notes = [*relation.notes, *_settle_thousands(relation, columns)]
     if target:
         _find_copies(relation, columns, target, {*types, *said})
+        notes += _about_target(relation, next(column for column in columns if column.name == target))
     for column in columns:
         if column.name not in said or column.name in types:
             _date_parts(relation, column)
@@ -186,35 +200,50 @@ def restricted(description: Description, known: Description | None, types: Mappi
     return replace(description, columns=tuple(column for column in description.columns if column.name in said))
 
 
-def _counted(relation: Relation) -> list[_Column]:
-    """Return the counts of every column, in as few passes over the table as memory allows."""
+def _about_target(relation: Relation, column: _Column) -> list[str]:
+    """Return why a target cannot be predicted as it is; nothing if it can."""
+    described, name = column.described, column.name
+    if _n_distinct(relation, text_of(relation, described), 2) < 2:
+        return [f"the target {name!r} has only one value: there is nothing to learn"]
+    if described.type in LEARNED and described.type != DATE:
+        return []
+    return [
+        f"the target {name!r} is of the type {described.type}, which cannot be predicted; if it is something else, "
+        f"say --as {shlex.quote(f'{name}=TYPE')}"
+    ]
+
+
+def _counted(relation: Relation, marks: Sequence[str]) -> list[_Column]:
+    """Return the counts of every column, in as few passes over the table as memory allows.
+
+    A cell that is one of `marks` is missing.
+    """
     columns = []
     for first in range(0, len(relation.names), _BATCH):
         names = relation.names[first : first + _BATCH]
-        bare = [ColumnDescription(name, missing=OTHER_MISSING_TEXTS) for name in names]
-        raw = [text_of(relation, replace(column, missing=())) for column in bare]
+        bare = [ColumnDescription(name) for name in names]
+        raw = [text_of(relation, column) for column in bare]
         texts = ", ".join(
-            f"{text} AS r{i}, CASE WHEN r{i} NOT IN {listed(OTHER_MISSING_TEXTS)} THEN r{i} END AS t{i}"
-            for i, text in enumerate(raw)
+            f"{text} AS r{i}, CASE WHEN r{i} NOT IN {listed(marks)} THEN r{i} END AS t{i}" for i, text in enumerate(raw)
         )
         values = ", ".join(f"{number_of(f't{i}')} AS v{i}" for i in range(len(names)))
-        counts = ", ".join(_counts(i) for i in range(len(names)))
+        counts = ", ".join(_counts(i, marks) for i in range(len(names)))
         row = relation.sql(f"SELECT {counts} FROM (SELECT *, {values} FROM (SELECT {texts} FROM data))")[0]
         width = len(row) // len(names)
         for i, name in enumerate(names):
             n_others, *facts = row[i * width : (i + 1) * width]
-            query = f"SELECT DISTINCT {raw[i]} AS r FROM data WHERE r IN {listed(OTHER_MISSING_TEXTS)}"
+            query = f"SELECT DISTINCT {raw[i]} AS r FROM data WHERE r IN {listed(marks)}"
             missing = tuple(sorted(text for (text,) in relation.sql(query))) if n_others else ()
             columns.append(_Column(name, ColumnDescription(name, missing=missing), missing, *facts))
     return columns
 
 
-def _counts(i: int) -> str:
+def _counts(i: int, marks: Sequence[str]) -> str:
     text, value = f"t{i}", f"v{i}"
     booleans = listed(each for each in (*TRUE_TEXTS, *FALSE_TEXTS) if each.isalpha())
     return ", ".join(
         [
-            f"count(*) FILTER (WHERE r{i} IN {listed(OTHER_MISSING_TEXTS)})",
+            f"count(*) FILTER (WHERE r{i} IN {listed(marks)})",
             f"count({text})",
             f"count({value})",
             f"count(*) FILTER (WHERE {value} = trunc({value}))",
@@ -268,11 +297,11 @@ def _cannot_tell(relation: Relation, column: _Column, text: str, dated: formats.
 
 
 def _decide(relation: Relation, column: _Column, *, is_target: bool) -> None:
-    """Say what a column is. A target is left in, whatever is wrong with it."""
+    """Say what a column is. A target is used, whatever it is; `_about_target` says if it cannot be predicted."""
     text = text_of(relation, column.described)
     stored, n_present = relation.type(column.name), column.n_present
     if not n_present:
-        return column.take(TEXT, "is empty", use=False)
+        return column.take(TEXT, "is empty", use=is_target)
     if stored == reader.BOOLEAN:
         column.take(BOOLEAN, "stored as true and false")
     elif stored == reader.TIME:
@@ -289,6 +318,7 @@ def _decide(relation: Relation, column: _Column, *, is_target: bool) -> None:
         _decide_number(relation, column, text)
     n_missing = relation.n_rows - n_present
     if is_target:
+        column.described = replace(column.described, use=True)
         return None
     if column.n_distinct <= 2 and _n_distinct(relation, text, 2) == 1 and not n_missing:
         column.take(column.described.type, "is constant", use=False)
@@ -374,6 +404,7 @@ def _decide_text(relation: Relation, column: _Column, text: str) -> None:
             column.take(TEXT, f"free text: {column.n_words:.0f} words on average", use=False)
             return
     _decide_category(relation, column, text, "")
+    _report_numbers(relation, column, text)
 
 
 def _decide_category(relation: Relation, column: _Column, text: str, reason: str) -> None:
@@ -396,6 +427,29 @@ def _n_distinct(relation: Relation, text: str, most: int) -> int:
     return int(relation.sql(f"SELECT count(*) FROM {limit}")[0][0])
 
 
+def _report_numbers(relation: Relation, column: _Column, text: str) -> None:
+    """Say that most cells of a column of texts are numbers, what the others are, and how to say that they are none."""
+    written = formats.numbers(relation, text, column.n_present, sample=_SAMPLE, enough=_MANY_NUMBERS)
+    if not written:
+        return
+    is_other = f"t IS NOT NULL AND ({number_of('t', written.decimal, written.thousands)}) IS NULL"
+    query = f"SELECT t FROM (SELECT {text} AS t FROM data) WHERE {is_other} GROUP BY t ORDER BY count(*) DESC, t"
+    others = [cell for (cell,) in relation.sql(f"{query} LIMIT {_MAX_MARKS + 1}")]
+    shown = ", ".join(repr(cell[:_MAX_EXAMPLE]) for cell in others[:_MAX_MARKS])
+    share = f"{written.n_cells / column.n_present:.1%} of the cells are numbers, the others"
+    if len(others) > _MAX_MARKS:
+        column.reasons.append(f"{share} texts such as {shown}")
+    else:
+        column.reasons.append(f"{share} {shown}; {_how_to_say_missing(others)}")
+
+
+def _how_to_say_missing(marks: Sequence[str]) -> str:
+    """Return how a person says that texts mean a missing value."""
+    options = " ".join(f"--missing {shlex.quote(mark)}" if mark[0] != "-" else f"--missing={mark}" for mark in marks)
+    listed_marks = json.dumps(marks, ensure_ascii=False)
+    return f"if they mean missing, say {options}, or missing = {listed_marks} in the schema file"
+
+
 def _report_bad(relation: Relation, column: _Column, text: str, value: str, n_bad: int, what: str) -> None:
     """Say which cells are not what nearly all others are."""
     if not n_bad:
@@ -404,6 +458,10 @@ def _report_bad(relation: Relation, column: _Column, text: str, value: str, n_ba
     row, cell = relation.sql(f"SELECT row, t FROM (SELECT rowid AS row, {text} AS t FROM data) {where}")[0]
     cells = "1 cell is" if n_bad == 1 else f"{n_bad:,} cells are"
     column.reasons.append(f"{cells} not {what}, such as {cell[:_MAX_EXAMPLE]!r} in row {row}, and wrong")
+    query = f"SELECT t, count(*) FROM (SELECT {text} AS t FROM data) WHERE t IS NOT NULL AND ({value}) IS NULL"
+    others = relation.sql(f"{query} GROUP BY t ORDER BY count(*) DESC, t LIMIT {_MAX_MARKS + 1}")
+    if len(others) <= _MAX_MARKS and all(count > 1 for _, count in others):
+        column.reasons.append(_how_to_say_missing([mark for mark, _ in others]))
 
 
 def _report_markers(relation: Relation, column: _Column, text: str) -> None:
@@ -412,15 +470,16 @@ def _report_markers(relation: Relation, column: _Column, text: str) -> None:
         if mark not in _MARKERS:
             continue
         value = number_of("t")
-        query = f"SELECT {value} AS v FROM (SELECT {text} AS t FROM data)"
+        query = f"SELECT t, {value} AS v FROM (SELECT {text} AS t FROM data)"
         aggregates = f"count(*) FILTER (WHERE v = {mark}), min(v) FILTER (WHERE v <> {mark}), "
-        aggregates += f"max(v) FILTER (WHERE v <> {mark})"
-        count, low, high = relation.sql(f"SELECT {aggregates} FROM ({query})")[0]
+        aggregates += f"max(v) FILTER (WHERE v <> {mark}), min(t) FILTER (WHERE v = {mark})"
+        count, low, high, mark_text = relation.sql(f"SELECT {aggregates} FROM ({query})")[0]
         if low is None or count < 2:
             continue
         gap = low - mark if mark < low else mark - high
         if gap > high - low:
-            column.reasons.append(f"{mark:g} is there {count:,} times and far from the others: does it mean missing?")
+            column.reasons.append(f"{mark:g} is there {count:,} times and far from the others")
+            column.reasons.append(_how_to_say_missing([mark_text]))
 
 
 def _settle_thousands(relation: Relation, columns: Sequence[_Column]) -> list[str]:
@@ -486,7 +545,8 @@ def _date_parts(relation: Relation, column: _Column) -> None:
     if relation.type(column.name) == reader.TIME:
         query = f"SELECT {moment} AS m FROM data"
     found = relation.sql(f"SELECT {counts} FROM ({query})")[0]
-    parts = [part for part, count in zip(_MOMENTS, found) if count > 1]
+    of_months = column.described.format and not dates.has_day(column.described.format)
+    parts = [part for part, count in zip(_MOMENTS, found) if count > 1 and not (of_months and "day" in part)]
     parts += [HOURS if "hour" in parts else DAYS] if parts else []
     column.described = replace(column.described, parts=tuple(parts))
     if parts:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from model.errors import DataError
+from model.errors import DataError, one_line
 from model.schema.feature import DATE
 from model.table.checks import DIMENSIONS, Finding, Quality, report
 from model.table.clean import Cleaned
@@ -82,7 +82,7 @@ def to_text(quality: Quality, cleaned: Cleaned | None = None) -> str:
         lines.append(f"clean: {total:,} rows = {cleaned.n_kept:,} kept + {cleaned.n_rejected:,} rejected")
         for each in cleaned.by_rule:
             where = "" if each.rule.column is None else f"column {each.rule.column!r} "
-            lines.append(f"  {each.n_rows:>9,}  {where}{each.rule.reason}")
+            lines.append(f"  {each.n_rows:>9,}  {where}{one_line(each.rule.reason)}")
         lines.append(f"  written to {cleaned.kept_path} and {cleaned.rejected_path}")
     return "\n".join(lines)
 

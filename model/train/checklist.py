@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import one_line
 from model.metrics import AnyScores, ClassificationScores
 from model.schema.feature import Category, described
 from model.schema.features import Schema
@@ -23,7 +24,7 @@ _MAX_SHOWN = 6  # categories in a line
 def print_under(word: str, lines: Sequence[str]) -> None:
     """Print lines below each other, the first of them behind a word."""
     for number, line in enumerate(lines):
-        print(f"{word if number == 0 else '':<8} {line}".rstrip())
+        print(f"{word if number == 0 else '':<8} {one_line(line)}".rstrip())
 
 
 def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np.float64]) -> None:
@@ -34,7 +35,7 @@ def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np
     width = max(len(feature.name) for feature in schema.features)
     print_under("schema", [f"{each.name:<{width}}  {each.type:<8}  {described(each)}" for each in schema.features])
     if labels:
-        print(f"target   {schema.target.name}: {_shares(labels, targets)}")
+        print(f"target   {one_line(schema.target.name)}: {_shares(labels, targets)}")
 
 
 def print_comparing() -> None:

@@ -51,9 +51,10 @@ class Plan:
     """What a person asks for: which table, what to predict, and how; what is empty is found out or a default.
 
     `name` is the model's, and may be that of a table that comes with the project. `schema` is a schema file. `reading`
-    are arguments of `open_table`, `types` corrections of columns. `features` are derived features as `NAME = FORMULA`,
-    or names of those in the file `shared`. `learner` is one of `LEARNER_NAMES`, and `options` are its own; a fixed
-    learner is fitted without a search unless a budget or a number of trials is named. At most `max_rows` rows are used.
+    are arguments of `open_table`, `types` corrections of columns, `missing` texts that mean a missing value. `features`
+    are derived features as `NAME = FORMULA`, or names of those in the file `shared`. `learner` is one of
+    `LEARNER_NAMES`, and `options` are its own; a fixed learner is fitted without a search unless a budget or a number
+    of trials is named. At most `max_rows` rows are used.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Plan:
     schema: str = ""
     reading: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     target: str = ""
     task: str = ""
     group: str = ""
@@ -195,6 +197,7 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
             group=plan.group,
             time=plan.time,
             types=plan.types,
+            missing=plan.missing,
             known=known,
         )
         description = _completed(plan, known, described.description)

@@ -138,7 +138,7 @@ def test_gaps_of_rows_that_are_not_fitted_on_are_answered(
     signal = 3 * frame.x + (frame.town == "y") + frame.new
     frame = frame.assign(y=signal if task == "regression" else np.where(signal > 0, "high", "low")).astype(object)
     gone = {**dict.fromkeys(frame), "z": frame.z[17]}
-    frame.loc[17] = gone  # type: ignore[call-overload]
+    frame.loc[17] = gone
 
     found = manifest_of(frame, tmp_path, learner)
     served = Store(tmp_path / "store").load("mine")

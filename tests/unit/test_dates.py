@@ -106,7 +106,7 @@ def test_format_is_read_beside_iso(moment: datetime, format: str) -> None:
     ("format", "message"),
     [
         ("%Y-%d-%m", "are other dates in ISO 8601"),
-        ("%d.%m.", "does not have the year, the month and the day"),
+        ("%d.%m.", "does not have the year and the month"),
         ("%H:%M", "does not have the year"),
         ("%d%d%m%Y", "is none of strptime's"),
         ("%q", "is none of strptime's"),
@@ -118,8 +118,8 @@ def test_format_is_read_beside_iso(moment: datetime, format: str) -> None:
         ("%A %B %c" * 7 + "%Y%m%d", "strptime's|more than 64"),
     ],
 )
-def test_format_must_name_a_day(format: str, message: str) -> None:
-    """A format that loses a part of the day, or whose texts are other days in ISO 8601, is refused."""
+def test_format_must_name_a_month(format: str, message: str) -> None:
+    """A format that loses the year or the month, or whose texts are other days in ISO 8601, is refused."""
     with pytest.raises(ValueError, match=message):
         dates.check_format(format)
 

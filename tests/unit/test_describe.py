@@ -80,6 +80,25 @@ def described(folder: Path, *columns: list[str], separator: str = ";", **options
         ),
         (lambda row: -999 if row % 10 == 0 else row % 9 / 4, "number", True, "-999 is there 6 times"),
         (lambda row: "?" if row % 10 == 0 else row % 9 / 4, "number", True, "'?' counts as missing"),
+        (
+            lambda row: "n.v." if row % 5 == 0 else row % 9 * 1.5,
+            "category",
+            True,
+            "80.0% of the cells are numbers, the others 'n.v.'; if they mean missing, say --missing n.v., or "
+            'missing = ["n.v."] in the schema file',
+        ),
+        (
+            lambda row: ["-x-", "k A"][row % 2] if row % 5 == 0 else f"{row % 9},5",
+            "category",
+            True,
+            "if they mean missing, say --missing=-x- --missing 'k A', or missing = [",
+        ),
+        (lambda row: f"a{row % 7}" if row % 3 == 0 else row % 9, "category", True, "66.7% of the cells are numbers"),
+        (lambda row: "n.v." if row % 20 == 0 else row % 9 * 1.5, "number", True, "say --missing n.v., or"),
+        (lambda row: -999 if row % 10 == 0 else row % 9 / 4, "number", True, "say --missing=-999, or"),
+        (lambda row: f"20{row % 30:02d}-{row % 12 + 1:02d}", "date", True, "in the format %Y-%m; gives year, month, "),
+        (lambda row: f"{row % 12 + 1}/2022", "date", True, "in the format %m/%Y; gives month, days"),
+        (lambda row: f"{4711 + row % 3}-{row % 12 + 1:02d}", "category", True, "12 different ones"),
     ],
 )
 def test_what_a_column_is(tmp_path: Path, cells: Callable[[int], object], type: str, used: bool, why: str) -> None:
@@ -195,6 +214,65 @@ def test_known_columns_stay_as_they_are(tmp_path: Path) -> None:
     assert found.description.target == "other"
     assert replace(found.description.column("c"), reason="") == known.columns[0]
     assert found.description.column("other").type == "number"
+
+
+def test_texts_that_mean_missing(tmp_path: Path) -> None:
+    """A text that a person names is a missing value wherever it stands, also in columns that a schema file has."""
+    cells = column(lambda row: "n.v." if row % 5 == 0 else row % 9 * 1.5)
+    other = column(lambda row: "k.A." if row % 4 else row % 5, "other")
+    known = Description((ColumnDescription("other", "integer", missing=("-",)), ColumnDescription("words", "category")))
+
+    found = described(tmp_path, cells, other, missing=["n.v.", " k.A. "], known=known)
+
+    assert (found.description.column("c").type, found.description.column("c").missing) == ("number", ("n.v.",))
+    assert found.description.column("other").missing == ("-", "k.A.")
+    assert {each.column.name: each.n_missing for each in found.found} == {"words": 0, "c": 12, "other": 45}
+    with pytest.raises(DataError, match=r"no cell 'N\.V\.'"):
+        described(tmp_path, cells, missing=["N.V."])
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        (lambda row: f"id-{row}", "is of the type identifier, which cannot be predicted"),
+        (lambda row: row + 1, "is of the type identifier, which cannot be predicted"),
+        (lambda row: f"a long sentence about the house number {row}", "is of the type text, which cannot be predicted"),
+        (lambda row: f"2026-01-{row % 28 + 1:02d}", "is of the type date, which cannot be predicted"),
+        (lambda row: "", "has only one value"),
+        (lambda row: 7, "has only one value"),
+        (lambda row: row % 7, ""),
+    ],
+)
+def test_target_that_cannot_be_predicted_is_named(tmp_path: Path, cells: Callable[[int], object], why: str) -> None:
+    """What a target is taken for stays, and a note says why it cannot be predicted; it is not left out."""
+    found = described(tmp_path, column(cells, "y"), target="y")
+
+    assert [note for note in found.notes if note.startswith("the target 'y'")] == [
+        note for note in found.notes if why and why in note
+    ]
+    assert any(why in note for note in found.notes) or not why
+    assert found.description.column("y").use
+
+
+@pytest.mark.parametrize("place", ["name", "cell", "target"])
+def test_text_of_a_table_breaks_no_line_of_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Newlines, escapes of a terminal and invisible characters are shown escaped, in a line of its column."""
+    hostile = "a\nb\x1b[31m\u202e\u2028z"
+    name = "size" if place == "cell" else hostile
+    cell = hostile if place == "cell" else "z"
+    path = tmp_path / "table.csv"
+    rows = [f'{row},"{cell if row % 5 else ""}",{row % 9}\n' for row in range(60)]
+    path.write_text(f'row,"{name}",y\n{"".join(rows)}')
+    target = hostile if place == "target" else "y"
+
+    assert main(["describe", str(path), "--target", target]) == 0
+    assert main(["check", str(path), "--target", target]) in (0, 1)
+    output = capsys.readouterr().out
+    assert r"a\nb\x1b[31m\u202e\u2028z" in output
+    assert [line for line in output.split("\n") if not line.isprintable()] == []
+    assert not any(line.startswith("b") for line in output.split("\n"))
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
