@@ -114,7 +114,8 @@ def _flag_contradictions(cells: Cells, number: int, features: list[str], answer:
 def equal_columns(cells: Cells, profiles: Mapping[str, ColumnProfile]) -> list[tuple[str, str]]:
     """Return each checked column that is the same as an earlier one, row for row, with that one's name."""
     columns = [column for column in cells.checked if profiles[column.name].n_distinct > 1]
-    hashes = cells.in_batches([f"bit_xor(hash(row, {cells.value(column.name)}))" for column in columns])
+    # Hashed once more: in `hash(row, value)` a value is one operand of an exclusive or, whichever the row is.
+    hashes = cells.in_batches([f"bit_xor(hash(hash(row, {cells.value(column.name)})))" for column in columns])
     first: dict[tuple[int, bool], str] = {}
     pairs = []
     for column, key in zip(columns, hashes):

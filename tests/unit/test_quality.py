@@ -219,6 +219,15 @@ def test_equal_columns_are_warnings(checked: Checked) -> None:
     assert only(quality, "equal columns").problem.reason == "is the same as area, row for row"
 
 
+def test_column_with_the_same_values_in_other_rows_is_not_equal(checked: Checked) -> None:
+    """A column is no other one if the same values stand in other rows."""
+    areas = [house(number)[1] for number in range(N_ROWS)]
+    rows = [[*house(number), area] for number, area in enumerate([*areas[1:], areas[0]])]
+    description = replace(HOUSES, columns=(*COLUMNS, ColumnDescription("size", "number")))
+
+    assert "equal columns" not in dict(kinds(checked(rows=rows, header=f"{HEADER},size", description=description)))
+
+
 def test_rules_are_formulas(checked: Checked) -> None:
     """A row for which a rule is not true is an error, one with a missing cell is not, and sums hold within rounding."""
     quality = checked({(1, "tax"): "191.2", (2, "tax"): ""})
