@@ -12,18 +12,7 @@ _READING = ("format", "encoding", "separator", "quote", "header", "decimal", "th
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Declare how a table's file is written, and corrections of its columns' types. What is not given is detected."""
-    group = parser.add_argument_group("the table's file, where it is not found out rightly")
-    group.add_argument("--format", choices=("csv", "parquet", "json"), help="what the file is")
-    group.add_argument("--encoding", help="of its text, such as cp1252 or utf-16-le")
-    group.add_argument(
-        "--separator", type=lambda text: _SEPARATORS.get(text, text), help="between cells; tab for a tab"
-    )
-    group.add_argument("--quote", help="around cells")
-    group.add_argument("--decimal", help="the decimal mark of its numbers: a point or a comma")
-    group.add_argument("--thousands", help="what separates thousands in its numbers, such as a comma")
-    group.add_argument(
-        "--header", action=argparse.BooleanOptionalAction, default=None, help="whether its first row is the header"
-    )
+    group = add_dialect(parser, "the table's file, where it is not found out rightly")
     group.add_argument("--schema", type=Path, metavar="FILE", help="what is known of the table: see describe --out")
     group.add_argument(
         "--as",
@@ -43,6 +32,23 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="a cell that means a missing value in any column, such as n.v. (--missing=-999 where it begins with -); "
         "may be given several times",
     )
+
+
+def add_dialect(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """Declare how a table's file is written, in a group of options with a title."""
+    group = parser.add_argument_group(title)
+    group.add_argument("--format", choices=("csv", "parquet", "json"), help="what the file is")
+    group.add_argument("--encoding", help="of its text, such as cp1252 or utf-16-le")
+    group.add_argument(
+        "--separator", type=lambda text: _SEPARATORS.get(text, text), help="between cells; tab for a tab"
+    )
+    group.add_argument("--quote", help="around cells")
+    group.add_argument("--decimal", help="the decimal mark of its numbers: a point or a comma")
+    group.add_argument("--thousands", help="what separates thousands in its numbers, such as a comma")
+    group.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, default=None, help="whether its first row is the header"
+    )
+    return group
 
 
 def column_type(text: str) -> tuple[str, str]:

@@ -60,6 +60,9 @@ _LARGEST = float(np.finfo(np.float64).max)
 # What pandas, R and spreadsheets write for a missing value.
 _MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
 _MISSING_DATES = _MISSING_TEXTS | {"nat"}
+# What a table of text has for true and false beside 1 and 0.
+TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "t", "y", "on"), ("false", "no", "f", "n", "off")
+_BOOLEANS = {**dict.fromkeys(TRUE_TEXTS, True), **dict.fromkeys(FALSE_TEXTS, False)}
 # No digit can be matched in two ways, since a long cell must not take quadratic time.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
@@ -257,7 +260,7 @@ class _Booleans(Cells):
         return MISSING if cell is None else NOT_A_BOOLEAN
 
     def parse(self, text: str) -> Any:
-        return {"true": True, "false": False}.get(text.strip().lower(), parse_cell(text))
+        return _BOOLEANS.get(text.strip().lower(), parse_cell(text))
 
     def cell(self, number: float) -> Any:
         return None if math.isnan(number) else bool(number)

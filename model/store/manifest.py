@@ -20,10 +20,11 @@ from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
 from model.errors import FormulaError
 from model.metrics import AnyScores, Interval
-from model.schema import features
+from model.schema import features, reading
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, Category, Feature
 from model.schema.features import Schema
 from model.schema.numbers import is_number
+from model.schema.reading import Reading
 from model.task import CLASSIFICATION, REGRESSION, TASKS, Task
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class Manifest:
     and `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is
     that of a converted graph. `intervals` are None for a classifier, and where too few rows were held out;
     `metric_intervals` are 95 % intervals of validation metrics. `data`, `proof` and `leaderboard` are None in
-    a manifest that does not have them completely. `document` is the whole manifest as it was read.
+    a manifest that does not have them completely, and `reading` is that of a plain table.
+    `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -194,6 +196,7 @@ class Manifest:
     derived: Sequence[Derived]
     network: Network | None
     data: Data | None
+    reading: Reading
     proof: Proof | None
     leaderboard: Leaderboard | None
     document: Mapping[str, Any] = field(repr=False)
@@ -336,6 +339,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         derived=derived(document),
         network=_value(Network, document["network"]) if "network" in document else None,
         data=_data(document),
+        reading=reading.from_document(document.get("reading")) or Reading(),
         proof=_proof(document),
         leaderboard=_leaderboard(document),
         document=document,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from model.schema import dates
+from model.schema import dates, feature
 from model.schema.feature import BOOLEAN, DATE
 from model.table import reader
 from model.table.description import ColumnDescription
@@ -18,7 +18,7 @@ from model.table.source import quoted
 MISSING_TEXTS = ("", "na", "n/a", "nan", "null", "none")
 # What may stand for a missing value: a description lists what was found of them in a column.
 OTHER_MISSING_TEXTS = ("?", "-", "--", ".", "#N/A", "<NA>", "NaT", "\\N", "nil")
-TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "t", "y", "on", "1", "1.0"), ("false", "no", "f", "n", "off", "0", "0.0")
+TRUE_TEXTS, FALSE_TEXTS = (*feature.TRUE_TEXTS, "1", "1.0"), (*feature.FALSE_TEXTS, "0", "0.0")
 # What `str.strip` removes.
 _SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 # Spaces between groups of three digits, all of which a space of a description stands for.

@@ -19,6 +19,7 @@ from model.engine.formulas import Derived
 from model.errors import DataError, FormulaError
 from model.plots import table as table_plots
 from model.plots import training as plots
+from model.schema import reading
 from model.schema.features import Matrix
 from model.store import artifact
 from model.store.artifact import Draft
@@ -30,6 +31,7 @@ from model.table.description import Description
 from model.table.frame import Table, prepare
 from model.table.infer import Described
 from model.table.reader import open_table
+from model.table.rows import reading_of
 from model.task import TASKS, Task
 from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
@@ -292,7 +294,8 @@ def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
         "used": table.n_rows,
         "parted": trained.fit.rows.how,
     }
-    facts: dict[str, Any] = {**trained.candidate.facts, "rows": rows}
+    read = reading.to_document(reading_of(table.description))
+    facts: dict[str, Any] = {**trained.candidate.facts, "rows": rows, "reading": read}
     if trained.search:
         facts["search"] = trained.search.to_facts()
     candidate = replace(trained.candidate, facts=facts)

@@ -103,6 +103,51 @@ def test_own_classification(homes: Path, tmp_path: Path) -> None:
     assert found.golden_predictions.shape[1] == 4
 
 
+def predicted(store: Path, table: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[float]:
+    """Return what the command `predict` prints for a table."""
+    capsys.readouterr()
+    assert main(["--store", str(store), "predict", "homes", str(table), *options]) == 0
+    return list(map(float, capsys.readouterr().out.splitlines()))
+
+
+def without_duckdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the packages that read tables of any kind be absent, as in the serving image."""
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    for module in ("reader", "rows"):
+        monkeypatch.delattr(f"model.table.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"model.table.{module}", raising=False)
+
+
+def test_predict_reads_the_table_of_the_training(
+    homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that a model was trained on gets the same answers as its rows over HTTP, in whichever dialect it is.
+
+    The other forms are plain CSV, which needs no package of training, and a file that says `--plain` for it.
+    """
+    table = pd.read_csv(homes)
+    written = table.assign(sold=pd.to_datetime(table["sold"]).dt.strftime("%d.%m.%Y"), zone=table["zone"] + " Straße")
+    own, plain = tmp_path / "Häuser.csv", tmp_path / "plain.csv"
+    written.to_csv(own, index=False, sep=";", decimal=",", encoding="cp1252")
+    written.to_csv(plain, index=False)
+    options = ("--target", "price", "--learner", "linear", "--as", "agent=ignore")
+    found = trained(tmp_path / "store", own, *options)
+    rows = written[names_of(found)].assign(cheap=table["cheap"] == "yes").astype(object)
+    records = rows.where(rows.notna(), None).to_dict("records")
+    expected = found.predict(found.schema.matrix_from_records(records)).tolist()  # type: ignore[arg-type]
+    of_plain = trained(tmp_path / "other", plain, *options)
+
+    assert predicted(tmp_path / "store", own, capsys) == expected
+    assert predicted(tmp_path / "store", plain, capsys, "--plain") == expected
+    assert predicted(tmp_path / "other", own, capsys, "--separator", ";", "--decimal", ",") == expected
+    without_duckdb(monkeypatch)
+    assert predicted(tmp_path / "other", plain, capsys) == expected
+    assert predicted(tmp_path / "store", plain, capsys, "--plain") == expected
+    assert main(["--store", str(tmp_path / "store"), "predict", "homes", str(own)]) == 1
+    assert "needs the package duckdb: pip install -r requirements.txt" in capsys.readouterr().err
+    assert names_of(of_plain) == names_of(found)
+
+
 def test_learner_and_its_options(homes: Path, tmp_path: Path) -> None:
     """A named learner is fitted with its options and the defaults of the others, without a search."""
     options = ("--target", "price", "--learner", "gbm", "--n-estimators", "5", "--title", "Homes", "--unit", "kEUR")

@@ -25,7 +25,10 @@ ROOMS: dict[str, set[str]] = {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
         "model.table",
     },
-    "model.cli": {"model", "model.errors", "model.metrics", "model.store", "model.live", "model.table", "model.train"},
+    "model.cli": {
+        *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
+        "model.train",
+    },
     "model.__main__": {"model.cli"},
     "app.config": set(),
     "app.version": set(),

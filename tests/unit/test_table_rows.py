@@ -1,0 +1,170 @@
+"""Rows of any table as the cells that a schema takes: in the dialect of the model's own table, or in a given one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from model.errors import DataError, SchemaError
+from model.schema.feature import AS_MISSING, Feature
+from model.schema.features import Schema
+from model.schema.reading import Reading, from_document, to_document
+from model.table.infer import describe
+from model.table.reader import open_table
+from model.table.rows import columns_of, reading_of
+
+GERMAN = """Nr;Fläche;Ort;verkauft;Balkon;Baujahr;Preis
+1;1.150,4;Köln;31.12.2022;yes;1986;441.480,00
+2;73,8;Düsseldorf;01.02.2023;no;;93.810,00
+3;42,75;Köln;24.10.2022;yes;-;121.010,00
+4;40,7;Münster;22.09.2023;no;1961;128.430,00
+5;143,9;Köln;13.03.2022;no;1975;399.000,50
+"""
+FEATURES = (
+    Feature("Fläche"),
+    Feature("Ort", type="category", categories=("Düsseldorf", "Köln", "Münster"), unseen=AS_MISSING, missing=True),
+    Feature("verkauft", type="date", format="%d.%m.%Y"),
+    Feature("Balkon", type="boolean"),
+    Feature("Baujahr", type="integer", missing=True),
+)
+SCHEMA = Schema(FEATURES, Feature("Preis"))
+FIRST = {"Fläche": 1150.4, "Ort": "Köln", "verkauft": "2022-12-31", "Balkon": True, "Baujahr": 1986}
+
+
+@pytest.fixture
+def german(tmp_path: Path) -> Path:
+    path = tmp_path / "Häuser.csv"
+    path.write_bytes(GERMAN.encode("cp1252"))
+    return path
+
+
+@pytest.fixture
+def reading(german: Path) -> Reading:
+    """How the table was read, as a manifest has it."""
+    types = {"Nr": "identifier", "Ort": "category"}
+    with open_table(german) as relation:
+        description = describe(relation, target="Preis", types=types).description
+    found = from_document(json.loads(json.dumps(to_document(reading_of(description)))))
+    assert found is not None
+    return found
+
+
+def columns(source: Path, reading: Reading, **given: Any) -> dict[str, list[Any]]:
+    return columns_of(source, FEATURES, "Preis", reading, given)
+
+
+def test_own_dialect(german: Path, reading: Reading) -> None:
+    """Each cell means what it meant in training, and the columns that training left out are left out."""
+    assert not reading.is_plain
+    assert columns(german, reading) == {
+        "Fläche": [1150.4, 73.8, 42.75, 40.7, 143.9],
+        "Ort": ["Köln", "Düsseldorf", "Köln", "Münster", "Köln"],
+        "verkauft": ["2022-12-31", "2023-02-01", "2022-10-24", "2023-09-22", "2022-03-13"],
+        "Balkon": [True, False, True, False, False],
+        "Baujahr": [1986.0, None, None, 1961.0, 1975.0],
+    }
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv.gz"])
+def test_other_formats(german: Path, reading: Reading, tmp_path: Path, suffix: str) -> None:
+    """The same rows as Parquet, JSON lines or compressed are read by what that file is, whatever the model's was."""
+    import duckdb
+
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".csv.gz":
+        pd.read_csv(german, sep=";", encoding="cp1252", dtype=str).to_csv(path, sep=";", index=False)
+    else:
+        rows = pd.DataFrame([FIRST])
+        kind = "PARQUET" if suffix == ".parquet" else "JSON"
+        duckdb.sql(f"COPY (SELECT * FROM rows) TO '{path}' (FORMAT {kind})")
+        assert len(rows) == 1
+
+    X = SCHEMA.matrix_from_columns(columns(path, reading))
+
+    assert X[0].tolist() == SCHEMA.matrix_from_records([FIRST])[0].tolist()
+
+
+def test_another_dialect_is_given(reading: Reading, tmp_path: Path) -> None:
+    """What is said of the file comes before what the model's own table was; ISO 8601 is always a date."""
+    path = tmp_path / "plain.csv"
+    path.write_text("Fläche,Ort,verkauft,Balkon,Baujahr\n1.5,Köln,2022-12-31,yes,1986\n1.234,Köln,31.12.2022,no,\n")
+
+    found = columns(path, reading, separator=",", decimal=".", thousands="")
+
+    assert found["Fläche"] == [1.5, 1.234]
+    assert found["verkauft"] == ["2022-12-31"] * 2
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "problem"),
+    [
+        ("Fläche", "12.5", "row 1, column 'Fläche': not a number"),
+        ("Fläche", "groß", "row 1, column 'Fläche': not a number"),
+        ("Fläche", "", "row 1, column 'Fläche': missing"),
+        ("Baujahr", "1986.5", "row 1, column 'Baujahr': not a whole number"),
+        ("Balkon", "ja", "row 1, column 'Balkon': not true or false"),
+        ("verkauft", "12/31/2022", "row 1, column 'verkauft': not a date"),
+    ],
+)
+def test_cell_that_does_not_fit(reading: Reading, tmp_path: Path, column: str, cell: str, problem: str) -> None:
+    """A cell that is not of its feature's type is an error with its row and column, and never a missing value."""
+    lines = [line.split(";") for line in GERMAN.splitlines()]
+    lines[2][lines[0].index(column)] = cell
+    path = tmp_path / "wrong.csv"
+    path.write_text("\n".join(map(";".join, lines)) + "\n", "utf-8")
+
+    with pytest.raises(SchemaError) as error:
+        SCHEMA.matrix_from_columns(columns(path, reading))
+
+    assert len(error.value.problems) == 1
+    assert str(error.value.problems[0]).startswith(problem)
+
+
+def test_columns_that_training_did_not_see(german: Path, reading: Reading) -> None:
+    """A column that is neither the model's nor was left out in training is unknown, and an absent one is missing."""
+    lines = GERMAN.replace("Nr;", "Neu;").replace(";Balkon;", ";Balkone;")
+    german.write_text(lines, "utf-8")
+
+    with pytest.raises(SchemaError) as error:
+        SCHEMA.matrix_from_columns(columns(german, reading))
+
+    assert [(each.feature, each.reason) for each in error.value.problems[:3]] == [
+        ("Balkon", "missing"),
+        ("Neu", "unknown"),
+        ("Balkone", "unknown"),
+    ]
+
+
+def test_other_separator_is_named(reading: Reading, tmp_path: Path) -> None:
+    """A file without any of the model's columns is an error that says how it was read, and what to say instead."""
+    path = tmp_path / "commas.csv"
+    path.write_text("Fläche,Ort\n1,Köln\n")
+
+    with pytest.raises(DataError, match=r"none of the model's columns.*separator ';': say --separator .* --plain"):
+        columns(path, reading)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        [],
+        {},
+        {"dialect": {}, "columns": {}},
+        {"dialect": {"quotes": "'"}, "columns": {}, "left_out": []},
+        {"dialect": {"separator": 1}, "columns": {}, "left_out": []},
+        {"dialect": {"header": "yes"}, "columns": {}, "left_out": []},
+        {"dialect": {}, "columns": {"a": {"missing": "-"}}, "left_out": []},
+        {"dialect": {}, "columns": {"a": {"missing": [1]}}, "left_out": []},
+        {"dialect": {}, "columns": {"a": {"type": "date"}}, "left_out": []},
+        {"dialect": {}, "columns": {"a": 1}, "left_out": []},
+        {"dialect": {}, "columns": {}, "left_out": [["a"]]},
+    ],
+)
+def test_malformed_facts_are_no_reading(facts: Any) -> None:
+    """A manifest may come from anyone: facts of another form are as good as none."""
+    assert from_document(facts) is None
