@@ -19,18 +19,20 @@ class Problem:
 
     `row` counts data rows from 0 and is None for a whole column; `feature` is None for a whole row. `nearest` is the
     known category that is most like an unknown one, if it was looked for and there is one, or the limit that a number
-    is beyond.
+    is beyond. `accepted` says in words what is accepted, where the reason does not.
     """
 
     row: int | None
     feature: str | None
     reason: str
     nearest: str | float | None = None
+    accepted: str = ""
 
     def __str__(self) -> str:
         where = [] if self.row is None else [f"row {self.row}"]
         where += [] if self.feature is None else [f"column {self.feature!r}"]
         reason = self.reason if self.nearest is None else f"{self.reason}; the nearest is {self.nearest!r}"
+        reason += f"; accepted is {self.accepted}" if self.accepted else ""
         return f"{', '.join(where)}: {reason}" if where else reason
 
 

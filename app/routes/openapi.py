@@ -43,6 +43,10 @@ _COMPONENTS: JSON = {
                             "description": "the known category that is most like an unknown one, if there is one, or "
                             "the limit that a number is beyond",
                         },
+                        "accepted": {
+                            "type": "string",
+                            "description": "which texts are dates, with examples, where one is none",
+                        },
                     },
                 },
             },

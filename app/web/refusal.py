@@ -61,8 +61,10 @@ def native(refusal: Refusal) -> dict[str, Any]:
 
 
 def _detail(problem: Problem) -> dict[str, Any]:
-    detail = {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
-    return detail if problem.nearest is None else {**detail, "nearest": problem.nearest}
+    detail: dict[str, Any] = {"row": problem.row, "feature": problem.feature, "reason": problem.reason}
+    if problem.nearest is not None:
+        detail["nearest"] = problem.nearest
+    return {**detail, "accepted": problem.accepted} if problem.accepted else detail
 
 
 def message(refusal: Refusal) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ _FEW_DAYS = 10
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII | re.IGNORECASE
 )
+_SHOWN = datetime(2026, 1, 31, 14, 30, tzinfo=UTC)  # as an example
 _SAMPLES = (datetime(2003, 11, 22, tzinfo=UTC), datetime(2004, 2, 5, tzinfo=UTC))  # by which a format is tried
 
 
@@ -59,6 +61,13 @@ def text_of(seconds: float) -> str:
     whole = int(seconds // 1)
     moment = _EPOCH + timedelta(seconds=whole, microseconds=round((seconds - whole) * _MICROSECONDS))
     return moment.date().isoformat() if not (seconds - whole or whole % _DAY) else f"{moment.isoformat()}Z"
+
+
+@cache
+def accepted(format: str = "") -> str:
+    """Return in words which texts are dates, with an example of each."""
+    iso = f"ISO 8601, such as {_SHOWN.date()} or {_SHOWN:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{iso}, and {format}, such as {_SHOWN.strftime(format)}" if format else iso
 
 
 def shown(*seconds: float) -> list[str]:

@@ -162,6 +162,10 @@ class Cells(ABC):
                 [cell if type(cell) in (bool, int, float) else math.nan for cell in cells], dtype=np.float64
             )
 
+    def accepted(self, reason: str) -> str:
+        """Return what is accepted instead of a cell that is refused for a reason; empty where the reason says it."""
+        return ""
+
     def nearest(self, cell: Any) -> Category | None:
         """Return the known category, or the limit of numbers or dates, that is most like a refused cell, if any is."""
         return None
@@ -400,6 +404,9 @@ class _Dates(Cells):
 
     def cell(self, number: float) -> Any:
         return None if math.isnan(number) else dates.text_of(number)
+
+    def accepted(self, reason: str) -> str:
+        return dates.accepted(self._format) if reason == NOT_A_DATE else ""
 
     def from_log(self, cells: Sequence[Any]) -> Vector:
         seconds = (dates.parse(cell) if type(cell) is str else None for cell in cells)

@@ -288,7 +288,7 @@ class Schema:
                     reason == UNKNOWN_CATEGORY and next(nearest_left, None) is not None
                 )
                 nearest = self.cells[number].nearest(cell) if is_near else None
-                yield Problem(row, self.names[number], reason, nearest)
+                yield Problem(row, self.names[number], reason, nearest, self.cells[number].accepted(reason))
 
 
 def _stacked(columns: list[Matrix | None]) -> Matrix | None:

@@ -174,9 +174,14 @@ def test_v2_binary(sales_everywhere: FlaskClient, sales_pipeline: Any) -> None:
 def test_wrong_date_has_its_reason(
     sales_everywhere: FlaskClient, cell: Any, reason: str, nearest: str | None, row: int
 ) -> None:
-    """A cell that is no date has its row, feature and reason, and beyond the year 9999 the limit; so in every form."""
+    """A cell that is no date has its row, feature, reason and what is one; beyond the year 9999 the limit.
+
+    It is so in every form.
+    """
     records = [SALE] * row + [{**SALE, "sold": cell}]
+    accepted = "ISO 8601, such as 2026-01-31 or 2026-01-31T14:30:00Z" if reason == "not a date" else ""
     detail = {"row": row, "feature": "sold", "reason": reason} | ({"nearest": nearest} if nearest else {})
+    detail |= {"accepted": accepted} if accepted else {}
     reply = sales_everywhere.post("/predict", json=records)
 
     assert (reply.status_code, strict_json(reply)["details"]) == (422, [detail])
@@ -187,6 +192,7 @@ def test_wrong_date_has_its_reason(
         assert other.status_code in (400, 422)
         if not (form == "V2" and not isinstance(cell, str)) and cell != []:
             assert f"row {row}, column 'sold': {reason}" in other.text.replace("\\u0027", "'"), form
+            assert accepted in other.text, form
 
 
 def test_number_of_v2_is_refused(sales_everywhere: FlaskClient) -> None:

@@ -347,10 +347,17 @@ def test_category_survives_the_manifest(feature: Feature) -> None:
     ],
 )
 def test_wrong_date_has_its_reason(kind: str, cell: Any, reason: str, nearest: str | None) -> None:
-    """A cell that is no date has that reason, and a date beyond the limits the limit; for one row as for many."""
+    """A cell that is no date has that reason and how dates are written, a date beyond the limits the limit.
+
+    It is the same for one row as for many.
+    """
+    accepted = "ISO 8601, such as 2026-01-31 or 2026-01-31T14:30:00Z"
+    if FEATURES[kind].format:
+        accepted += f", and {FEATURES[kind].format}, such as 31.01.2026"
     for row in (0, 1):
         cells = ["1970-01-01"] * row + [cell]
-        assert matrix_of(FEATURES[kind], cells)[1] == (Problem(row, "f", reason, nearest),)
+        problem = Problem(row, "f", reason, nearest, accepted if reason == "not a date" else "")
+        assert matrix_of(FEATURES[kind], cells)[1] == (problem,)
 
 
 @given(

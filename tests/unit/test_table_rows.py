@@ -107,7 +107,12 @@ def test_another_dialect_is_given(reading: Reading, tmp_path: Path) -> None:
         ("Fläche", "", "row 1, column 'Fläche': missing"),
         ("Baujahr", "1986.5", "row 1, column 'Baujahr': not a whole number"),
         ("Balkon", "ja", "row 1, column 'Balkon': not true or false"),
-        ("verkauft", "12/31/2022", "row 1, column 'verkauft': not a date"),
+        (
+            "verkauft",
+            "12/31/2022",
+            "row 1, column 'verkauft': not a date; accepted is ISO 8601, such as 2026-01-31 or 2026-01-31T14:30:00Z, "
+            "and %d.%m.%Y, such as 31.01.2026",
+        ),
     ],
 )
 def test_cell_that_does_not_fit(reading: Reading, tmp_path: Path, column: str, cell: str, problem: str) -> None:
