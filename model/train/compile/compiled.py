@@ -416,15 +416,16 @@ def _columns_instead(reason: NotFoldable, model: _Model, features: Sequence[Feat
 
 
 def _patterns(frames: Frames, rows: Matrix) -> NDArray[np.intp] | None:
-    """Return for each row which set of whole numbers it lacks; None if all rows lack the same, or it does not matter.
+    """Return a number for each row, the same for rows that may be asked together; None if all may.
 
     pandas turns a column of whole numbers with a gap into float64, for the other rows, too. A library may round whole
-    numbers to float32, and the answer for a row then depends on the rows beside it, beyond 2**24.
+    numbers to float32, and the answer for a row with one beyond 2**24 then depends on the gaps of the rows beside it.
     """
     whole = [number for number, column in enumerate(frames.columns) if column.type == INTEGER]
-    if not whole or not (np.abs(rows[:, whole]) > _EXACT_IN_FLOAT32).any():
+    gaps, is_large = np.isnan(rows[:, whole]), (np.abs(rows[:, whole]) > _EXACT_IN_FLOAT32).any(axis=1, keepdims=True)
+    if not is_large.any() or (gaps == gaps[0]).all():
         return None
-    _, patterns = np.unique(np.isnan(rows[:, whole]), axis=0, return_inverse=True)
+    _, patterns = np.unique(np.hstack([is_large, is_large & gaps]), axis=0, return_inverse=True)
     found: NDArray[np.intp] = patterns.reshape(-1)
     return found if found.max() else None
 
