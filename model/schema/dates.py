@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,17 @@ _NO_OFFSET = timedelta(0)
 _MICROSECONDS = 1_000_000  # in a second
 _DAY = 86_400  # seconds
 _FEW_DAYS = 10
-# `fromisoformat` takes more than this, such as 1512010111200 for noon in 1512, which may be milliseconds since 1970.
-_ISO = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII | re.IGNORECASE
-)
+_YEAR = r"([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])"
+_HOUR, _SIXTY = r"([01]\d|2[0-3])", r"[0-5]\d"
+ISO = rf"{_YEAR}-\d\d-\d\d([Tt ]{_HOUR}:{_SIXTY}(:{_SIXTY}([.,]\d{{1,9}})?)?( ?[Zz]|[+-]{_HOUR}(:?{_SIXTY})?)?)?"
+"""The form of dates in ISO 8601, for Python and RE2. Some days of this form do not exist.
+
+`fromisoformat` takes more, such as 1512010111200 for noon in 1512, which may be milliseconds since 1970.
+"""
+_ISO = re.compile(ISO, re.ASCII)
+# The directives of strptime that mean the same everywhere: each with its digits, or with letters.
+_DIGITS = {"Y": (4, 4), "y": (2, 2), "j": (1, 3), "f": (1, 6), **dict.fromkeys("mdHIMS", (1, 2))}
+_OTHERS = {**dict.fromkeys("aAbBp", "[A-Za-z]{2,9}"), "z": rf"([+-]{_HOUR}:?{_SIXTY}|Z)", "%": "%"}
 _SHOWN = datetime(2026, 1, 31, 14, 30, tzinfo=UTC)  # as an example
 _SAMPLES = (datetime(2003, 11, 22, tzinfo=UTC), datetime(2004, 2, 5, tzinfo=UTC))  # by which a format is tried
 
@@ -42,7 +49,7 @@ def parse(text: str, format: str = "") -> float | None:
     try:
         if _ISO.fullmatch(text):
             moment = datetime.fromisoformat(text.upper().replace(" Z", "Z"))
-        elif format:
+        elif format and _compiled(format).fullmatch(text):
             moment = datetime.strptime(text, format)
         else:
             return None
@@ -99,6 +106,31 @@ def on_grid(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     return seconds_of(moments_of(seconds))
 
 
+def pattern(format: str) -> str:
+    """Return the form of texts in a format that `check_format` accepts, for Python and RE2.
+
+    Numbers may lack a leading 0, unless others stand directly beside them. Some days of this form do not exist.
+    """
+    parts = re.findall(r"%.|[^%]", format, re.DOTALL)
+    numbers = [part[0] == "%" and part[1:] in _DIGITS for part in parts]
+    found = []
+    for number, part in enumerate(parts):
+        if numbers[number]:
+            least, most = _DIGITS[part[1:]]
+            beside = any(numbers[max(number - 1, 0) : number] + numbers[number + 1 : number + 2])
+            found.append(_YEAR if part == "%Y" else rf"\d{{{most if beside else least},{most}}}")
+        elif part == " ":
+            found.append(" {1,2}")
+        else:
+            found.append(_OTHERS[part[1:]] if part[0] == "%" else re.escape(part))
+    return "".join(found)
+
+
+@lru_cache(maxsize=256)
+def _compiled(format: str) -> re.Pattern[str]:
+    return re.compile(pattern(format), re.ASCII)
+
+
 def check_format(format: str) -> None:
     """Raise `ValueError` for a format that does not give back a month, or whose texts ISO 8601 reads as other days.
 
@@ -106,8 +138,19 @@ def check_format(format: str) -> None:
     """
     if len(format) > MAX_LENGTH:
         raise ValueError(f"the format of dates has more than {MAX_LENGTH} characters")
-    if "%Z" in format:
-        raise ValueError("the format of dates has %Z, and names of time zones have no one meaning; use %z")
+    for directive in re.findall(r"%(.)", format, re.DOTALL):
+        if directive in "ZcxX":
+            raise ValueError(
+                f"the format of dates has %{directive}, which does not mean the same on every machine; use "
+                f"{'%z' if directive == 'Z' else 'the year, the month and so on'}"
+            )
+        if directive not in {*_DIGITS, *_OTHERS}:
+            raise ValueError(
+                f"the format of dates {format!r} has %{directive}, which is none of strptime's that can be used: "
+                f"{', '.join(f'%{each}' for each in (*_DIGITS, *_OTHERS))}"
+            )
+    if "%I" in format and "%p" not in format:
+        raise ValueError(f"the format of dates {format!r} has hours to 12, and no %p that says which half of the day")
     for sample in _SAMPLES:
         try:
             text = sample.strftime(format)

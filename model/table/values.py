@@ -23,8 +23,6 @@ TRUE_TEXTS, FALSE_TEXTS = (*feature.TRUE_TEXTS, "1", "1.0"), (*feature.FALSE_TEX
 _SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 # Spaces between groups of three digits, all of which a space of a description stands for.
 SPACES_OF_NUMBERS = " \u00a0\u202f\u2009"
-_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,9})?)?"
-ISO = rf"\d{{4}}-\d\d-\d\d([Tt ]{_TIME}( ?[Zz]|[+-]\d\d(:?\d\d)?)?)?"
 
 
 def trimmed(text: str) -> str:
@@ -67,14 +65,13 @@ def value_of(relation: Relation, column: ColumnDescription, text: str) -> str:
 
 def moment_of(format: str, text: str) -> str:
     """Return the SQL of a text's moment in UTC as TIMESTAMP, NULL for what is no date."""
-    iso = f"regexp_full_match({text}, {quoted(ISO)})"
+    iso = f"regexp_full_match({text}, {quoted(dates.ISO)})"
     written = f"replace(replace(upper({text}), ' Z', 'Z'), ',', '.')"
     moment = f"TRY_CAST(TRY_CAST({written} AS TIMESTAMPTZ) AS TIMESTAMP)"
     otherwise = ""
     if format:
-        # A year of `strptime` has four digits.
-        right = f"WHEN regexp_matches({text}, '[0-9]{{4}}') THEN" if "%Y" in format else "ELSE"
-        otherwise = f" {right} CAST(try_strptime({text}, {quoted(format)}) AS TIMESTAMP)"
+        is_of_format = f"regexp_full_match({text}, {quoted(dates.pattern(format))})"
+        otherwise = f" WHEN {is_of_format} THEN CAST(try_strptime({text}, {quoted(format)}) AS TIMESTAMP)"
     return f"CASE WHEN {iso} THEN {moment}{otherwise} END"
 
 

@@ -16,7 +16,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 12, 31, 23, 59, 59)
 offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 moments = st.datetimes(max_value=LAST)
-FORMATS = ["%d.%m.%Y", "%m/%d/%y %H:%M:%S", "%d %b %Y %I:%M %p", "%Y%m%dT%H%M%S%z", "%G-W%V-%u"]
+FORMATS = ["%d.%m.%Y", "%m/%d/%y %H:%M:%S", "%d %b %Y %I:%M %p", "%Y%m%dT%H%M%S%z", "%Y-%m-%d %H:%M"]
 
 
 def as_numpy(moment: datetime) -> np.ndarray:
@@ -75,6 +75,7 @@ def test_forms_of_iso(text: str, same: str) -> None:
         *("", "2020", "2020-01", "20200101", "2020-W01-1", "2020-001", "1577836800", "1512010111200", "now", "NaT"),
         *("2020-13-01", "2020-02-30", "2020-1-1", " 2020-01-01", "2020-01-01\n", "2020-01-01T", "2020-01-01x10:00"),
         *("2020-01-01T24:00", "2020-01-01T10:00:60", "2020-01-01T10", "2020-01-01T10:00+24:00", "10000-01-01"),
+        *("2020-01-01T10:00-23:60", "2020-01-01T10:00+99:00", "0000-12-31T23:00-05:00"),
         *("2020-01-01T10:00:00.", "0000-01-01", "-001-01-01", "٢٠٢٠-٠١-٠١", "2020-01-01T10:00:00+02:00[Europe/Berlin]"),
     ],
 )
@@ -115,7 +116,10 @@ def test_format_is_read_beside_iso(moment: datetime, format: str) -> None:
         ("\ud800%Y", "is none of strptime's"),
         ("%Y-%m-%d %Z", "use %z"),
         ("%Y-%m-%d" + " " * 60, "more than 64 characters"),
-        ("%A %B %c" * 7 + "%Y%m%d", "strptime's|more than 64"),
+        ("%A %B %p" * 7 + "%Y%m%d", "strptime's|more than 64"),
+        ("%d.%m.%Y %I:%M", "hours to 12, and no %p"),
+        ("%x", "does not mean the same on every machine"),
+        ("%G-W%V-%u", "%G, which is none of strptime's that can be used"),
     ],
 )
 def test_format_must_name_a_month(format: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,7 +71,61 @@ def test_dates_are_those_of_the_server(cells: list[str]) -> None:
     assert values(cells, ColumnDescription("c", "date")) == [dates.parse(cell.strip()) for cell in cells]
 
 
-@pytest.mark.parametrize("format", ["%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M"])
+@st.composite
+def nearly(draw: st.DrawFn, dates: st.SearchStrategy[str]) -> str:
+    """Return a date with at most two characters more, less or other than it has."""
+    text = draw(dates)
+    for _ in range(draw(st.integers(0, 2))):
+        place, other = draw(st.integers(0, len(text))), draw(st.sampled_from([*"0129 :/-.+aTZ,", ""]))
+        text = text[:place] + other + text[place + draw(st.integers(0, 1)) :]
+    return text
+
+
+ISO = st.builds(
+    "{}-{}-{}{}".format,
+    st.sampled_from(["0000", "0001", "0999", "1582", "2020", "9999", "10000", "12020", "-0001", "999"]),
+    st.sampled_from(["00", "01", "02", "12", "13"]),
+    st.sampled_from(["00", "01", "28", "29", "30", "31", "32"]),
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["T", "t", " "]),
+        st.sampled_from(["00:00", "24:00", "23:59:59.999999", "23:59:59,9999999", "10:30:60", "10:3", "25:00"]),
+        st.sampled_from(["", "Z", " z", "+02", "-0230", "+14:00", "+23:59", "-24:00", "+2400", "+24", "+23:60", "+99"]),
+    )
+    | st.just(""),
+)
+MONTHS = ("%Y-%m", "%m/%Y", "%b %Y", "%y-%m")
+FORMATS = (
+    *("%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M", "%Y%m%d", "%d%m%y", "%B %d, %Y", "%j %Y", "%A %d.%m.%y %I:%M:%S %p"),
+    *("%d/%m/%Y %H:%M:%S.%f", "%Y-%m-%d %H:%M%z", "%d.%m.%Y%%", *MONTHS),
+)
+
+
+@QUICK
+@given(st.lists(nearly(ISO), min_size=50, max_size=100))
+@example(["2020-01-02T03:04+24:00", "0000-12-31T23:00-05:00", "0001-01-01T00:00+05:00", "9999-12-31T23:59:59-09:00"])
+def test_what_is_nearly_a_date_is_to_training_what_it_is_to_the_server(cells: list[str]) -> None:
+    """Both read the same cells as dates of ISO 8601, and give them the same seconds."""
+    assert values(cells, ColumnDescription("c", "date")) == [dates.parse(cell.strip()) for cell in cells]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(QUICK, max_examples=3)
+@given(st.data())
+def test_what_is_nearly_of_a_format_is_to_training_what_it_is_to_the_server(format: str, data: st.DataObject) -> None:
+    """Both read the same cells as dates of a format, and give them the same seconds."""
+    zones = st.sampled_from([UTC, timezone(timedelta(hours=-9, minutes=-30))])
+    moments = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 30), timezones=zones)
+    texts = moments.map(lambda moment: moment.strftime(format))
+    cells = data.draw(st.lists(nearly(texts), min_size=20, max_size=50))
+    dates.check_format(format)
+
+    expected = [dates.parse(cell.strip(), format) for cell in cells]
+
+    assert values(cells, ColumnDescription("c", "date", format=format)) == expected
+
+
+@pytest.mark.parametrize("format", ["%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M", *MONTHS])
 def test_dates_of_a_format_are_those_of_the_server(format: str) -> None:
     """Dates in a format become the seconds that the server makes of them."""
     days = pd.date_range("1999-12-20", periods=300, freq="37h").strftime(format).tolist()
