@@ -11,7 +11,7 @@ from model.cli.reading import add_reading, reading
 from model.train.learners import LEARNER_NAMES, LEARNERS
 
 if TYPE_CHECKING:
-    from model.train.recipe import Loaded, Plan, Trained
+    from model.train.recipe import Plan
 
 
 def add_train(commands: Commands) -> None:
@@ -133,7 +133,7 @@ def _with_options(plan: Plan, given: dict[str, Any]) -> Plan:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from model.train import checklist, recipe
+    from model.train import checklist, findings, recipe
 
     models = Store(options.store)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
@@ -143,45 +143,14 @@ def _train(options: argparse.Namespace) -> None:
         made = recipe.draft_from_notebook(plan, runs=runs)
     else:
         loaded = recipe.load(plan)
-        _print_loaded(loaded)
+        findings.print_loaded(loaded)
         trained = recipe.train(loaded, runs=runs)
-        _print_trained(trained)
+        findings.print_trained(trained)
         checklist.print_comparing()
         made = recipe.draft(trained)
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     checklist.print_version(model, models)
     if options.notebook:
-        print(f"notebook {model.path / 'notebook.ipynb'} has the table, its checks and how learners compare")
+        print(f"notebook {model.path / 'notebook.ipynb'} has all of this with figures")
     if "checkpoint" in plan.options:
         plan.options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
-
-
-def _print_loaded(loaded: Loaded) -> None:
-    """Print what the table is, a line a column, and what was found in its rows."""
-    from model.train import checklist
-
-    table = loaded.table
-    checklist.print_under("table", str(loaded.described).splitlines())
-    aside = [f"{count:,} rows are set aside: {reason}" for reason, count in table.set_aside.items()]
-    if table.n_rows < table.n_rows_read - sum(table.set_aside.values()):
-        aside.append(f"{table.n_rows:,} rows are used, drawn at random; --max-rows says how many")
-    checklist.print_under("rows", aside)
-    checklist.print_under("derived", [f"{each.name} = {each.formula}" for each in loaded.derived])
-    checklist.print_under("check", loaded.warnings or ["no warnings"])
-
-
-def _print_trained(trained: Trained) -> None:
-    """Print how learners compare, and what the best one accepts."""
-    from model.train import checklist, export, recipe
-
-    rows = trained.fit.rows
-    print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out: {rows.how}")
-    if trained.search:
-        checklist.print_under("learners", trained.search.leaderboard.table().splitlines())
-        left_out = trained.search.leaderboard.left_out
-        checklist.print_under("left out", [f"{name}: {reason}" for name, reason in left_out.items()])
-        checklist.print_under("verdict", trained.search.verdicts)
-        checklist.print_under("warning", trained.search.warnings)
-    subject = recipe.subject_of(trained)
-    checklist.print_schema(export.schema_of(subject, trained.candidate), trained.fit.labels, subject.training[1])
-    print(f"model    {trained.candidate.algorithm}: {trained.candidate.summary}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from tqdm import tqdm
 from traitlets.config import Config
 
 from model.errors import NotebookError
@@ -17,8 +19,21 @@ from model.errors import NotebookError
 ROOT = Path(__file__).parents[2]
 
 
-def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True) -> bytes:
+class _Output:
+    """Passes on what cells print, above the bar that shows how many cells have run."""
+
+    def write(self, text: str) -> None:
+        tqdm.write(text, end="")
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True, prints: bool = False) -> bytes:
     """Execute the notebook and return it with its outputs.
+
+    With `prints`, what cells print is printed at once, and their progress bars are shown if standard error is a
+    terminal.
 
     Removes what differs between runs: times, progress bars and all else on standard error, and the folder of every
     `Path` among the parameters. The same notebook on the same data therefore gives the same bytes. Raises
@@ -33,6 +48,8 @@ def run(notebook: Path, *, parameters: Mapping[str, Any], progress: bool = True)
                 parameters=json.loads(json.dumps(parameters, default=str)),
                 cwd=ROOT,  # for `import model`
                 progress_bar=progress,
+                stdout_file=_Output() if prints else None,
+                stderr_file=sys.stderr if prints and sys.stderr.isatty() else None,
                 kernel_name="python3",
                 config=Config(KernelManager={"transport": "ipc"}),  # not reachable by other users of the machine
                 extra_arguments=["--log-level=CRITICAL"],  # an interrupted kernel would print a traceback

@@ -213,8 +213,10 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
     return Loaded(plan, described, quality, table, derived, monotonic() - started)
 
 
-def train(loaded: Loaded, *, runs: Path | None = None, progress: bool = True) -> Trained:
+def train(loaded: Loaded, *, runs: Path | None = None, progress: bool | None = None) -> Trained:
     """Search for the best model, or fit the learner that is named. `runs` is a folder in which a search goes on.
+
+    Without `progress` said, a bar is shown if standard error is a terminal.
 
     Raises `ModelError` if the learner needs a package that is not installed.
     """
@@ -309,8 +311,8 @@ def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
 def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
     """Run the notebook of a plan's schema file, and add the executed notebook to the artifact.
 
-    The template is run where the schema file names none, or the plan another learner than the file. Raises
-    `NotebookError` if a cell fails, and `DataError` for a table that only this process can read.
+    The template is run where the schema file names none, or the plan another learner than the file; what it prints is
+    printed. Raises `NotebookError` if a cell fails, and `DataError` for a table that only this process can read.
     """
     from model.train import notebook  # whose packages take half a second to import
 
@@ -330,6 +332,7 @@ def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:
         executed = notebook.run(
             Path(known.notebook) if known is not None and is_own else TEMPLATE,
             parameters={"store": store, "plan": asked, "runs": runs.resolve() if runs else ""},
+            prints=not is_own,
         )
         made = artifact.read_draft(Store(store).find(plan.name))
     return replace(made, files={**made.files, "notebook.ipynb": executed})

@@ -196,8 +196,11 @@ def test_sections_are_the_four(notebook: Path) -> None:
     assert sections == ["## Ingest", "## EDA", "## Modeling", "## Conclusion"]
 
 
-def test_template_trains_on_any_table(tmp_path: Path) -> None:
-    """A table of one's own goes through the template, which the artifact keeps without paths and progress bars."""
+def test_template_trains_on_any_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of one's own goes through the template, which the artifact keeps without paths and progress bars.
+
+    The command prints the same lines as without a notebook, in the same order.
+    """
     (tmp_path / "rents.csv").write_text(RENTS)
     arguments = ["--data", str(tmp_path / "rents.csv"), "--target", "rent", "--trials", "2", "--notebook"]
 
@@ -210,6 +213,12 @@ def test_template_trains_on_any_table(tmp_path: Path) -> None:
     assert "linear is better than the baseline" in text
     assert [output for output in outputs_of(found.path) if output.get("name") == "stderr"] == []
     assert str(tmp_path) not in text
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["--store", str(tmp_path / "other"), "train", "rents", *arguments[:-1]]) == 0
+    expected = capsys.readouterr().out.splitlines()
+    words = [[line.split(" ")[0] for line in each if line[:1].strip()] for each in (lines, expected)]
+    assert words[0] == [*words[1], "notebook"]
+    assert lines[: lines.index("")] == expected[: expected.index("")]
 
 
 def test_another_learner_goes_through_the_template(tmp_path: Path) -> None:

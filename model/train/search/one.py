@@ -45,7 +45,7 @@ def fit_one(
     groups: NDArray[Any] | None = None,
     times: NDArray[Any] | None = None,
     seed: int = 7,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Fit:
     """Return a learner of this family, with its defaults for parameters that are not given.
 
@@ -62,7 +62,7 @@ def fit_one(
     problem = Problem(frame, frames, targets, task.name, len(known), derived, rows, seed=seed, threads=n_threads())
     pipeline = problem.build(family, settings)
     if "progress" in pipeline[-1].get_params():
-        pipeline[-1].set_params(progress=progress)
+        pipeline[-1].set_params(progress=progress is not False)  # a bar on a terminal
     try:
         fitted_on(problem, pipeline, rows.training)
     except ModelError:

@@ -114,7 +114,7 @@ def search(
     journal: Path | None = None,
     max_search_rows: int = parts.MAX_SEARCHED,
     threads: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Search:
     """Return the best pipeline for a model frame that can be served exactly.
 
@@ -125,6 +125,7 @@ def search(
     of machine with these libraries and `threads`.
     `families` are names of learners; the default is all that are installed and suited. `journal` is a folder in which a
     search that was stopped at any moment goes on. The search sees `max_search_rows` at most; the last fit sees all.
+    Without `progress` said, a bar is shown if standard error is a terminal.
 
     Raises `DataError` if there is nothing to learn, or no family can be served, `ModelError` for names that are wrong.
     """
@@ -190,7 +191,7 @@ class _Run:
         self._asked_s = asked_s
         self._budget_s = None if asked_s is None else max(asked_s - spent_s, _LEAST_LEFT * asked_s)
 
-    def trials(self, n_trials: int | None, *, progress: bool) -> list[Trial]:
+    def trials(self, n_trials: int | None, *, progress: bool | None) -> list[Trial]:
         """Return the trials, those of the journal first, until there is no time or their number is reached."""
         n_known = None if self._asked_s is None else self._journal.finished.get(self._asked_s)
         if n_known is not None:
@@ -199,7 +200,7 @@ class _Run:
             total=n_trials or round(self._budget_s or 0),
             desc="search",
             unit="trial" if n_trials else "s",
-            disable=None if progress else True,
+            disable=None if progress is None else not progress,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
         ) as bar:
             while n_trials is None or len(self._journal.trials) < n_trials:
