@@ -24,6 +24,9 @@ PARTS = ("year", "quarter", "month", "day", "weekday", "hour", DAYS, HOURS)
 CSV, PARQUET, JSON = "csv", "parquet", "json"
 FORMATS = (CSV, PARQUET, JSON)
 
+DECIMALS, THOUSANDS = ".,", ".,' \u00a0\u202f_"
+"""The decimal marks, and the thousands separators, that numbers may be written with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:

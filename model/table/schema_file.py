@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import re
@@ -20,7 +21,17 @@ from model.engine.formulas import parse as parse_formula
 from model.errors import DataError, FormulaError, first_line
 from model.schema import dates
 from model.schema.feature import DATE
-from model.table.description import FORMATS, PARTS, TYPES, ColumnDescription, Description, Dialect, Rule
+from model.table.description import (
+    DECIMALS,
+    FORMATS,
+    PARTS,
+    THOUSANDS,
+    TYPES,
+    ColumnDescription,
+    Description,
+    Dialect,
+    Rule,
+)
 from model.task import TASKS
 
 _HEAD = (
@@ -39,6 +50,7 @@ _COLUMN: dict[str, Any] = {
 }
 _KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", Mapping: "a table"}
 MAX_BYTES = 2**24
+MAX_DAYS = 999_999  # of the rows' age
 
 
 def render(description: Description) -> str:
@@ -189,7 +201,12 @@ class _Reader:
             facts[key] = tuple(values)
         for part in facts["parts"]:
             if part not in PARTS:
-                self.fault(table, "parts", f"a date has no part {part!r}{nearest(part, PARTS)}")
+                self.fault(
+                    table, "parts", f"parts in columns.{name}: a date has no part {part!r}{nearest(part, PARTS)}"
+                )
+        if any(value != value for value in facts["allowed"]):
+            self.fault(table, "allowed", f"allowed in columns.{name} has nan, which no cell is")
+        self.marks(table, facts.get("decimal") or ".", facts.get("thousands", ""))
         if facts.get("format"):
             try:
                 dates.check_format(facts["format"])
@@ -210,6 +227,15 @@ class _Reader:
         what = "a date such as 2026-01-31" if type == DATE else "a number"
         self.fault(table, key, f"the {key} of {table[-1]!r} is {value!r}, and not {what}")
         return -math.inf if key == "minimum" else math.inf
+
+    def marks(self, table: tuple[str, ...], decimal: str, thousands: str) -> None:
+        """Report what cannot be a decimal mark, or a thousands separator beside it."""
+        where = f" in {'.'.join(table)}"
+        if decimal not in tuple(DECIMALS):
+            self.fault(table, "decimal", f"decimal{where} is {decimal!r}, and not a point or a comma")
+        if thousands and (thousands == decimal or thousands not in tuple(THOUSANDS)):
+            accepted = "a point, comma, apostrophe, space or underscore other than the decimal mark"
+            self.fault(table, "thousands", f"thousands{where} is {thousands!r}, and not {accepted}")
 
     def one_of(self, table: tuple[str, ...], key: str, facts: Mapping[str, Any], known: Iterable[str]) -> None:
         if key in facts and facts[key] not in known:
@@ -232,17 +258,30 @@ class _Reader:
         """Report what facts of several places contradict."""
         names = [column.name for column in description.columns]
         self.one_of((), "task", {"task": description.task} if description.task else {}, TASKS)
-        if description.max_age_days is not None and description.max_age_days < 0:
-            self.fault((), "max_age_days", "max_age_days is negative")
+        if description.max_age_days is not None and not 0 <= description.max_age_days <= MAX_DAYS:
+            self.fault(
+                (), "max_age_days", f"max_age_days is {description.max_age_days}, and not from 0 to {MAX_DAYS:,}"
+            )
         for key in ("target", "group", "time", "date"):
             name = getattr(description, key)
             if name and name not in names:
                 self.fault((), key, f"the {key} {name!r} is no column{nearest(name, names)}")
         dialect = description.dialect or Dialect()
         self.one_of(("dialect",), "format", {"format": dialect.format}, FORMATS)
-        for key in ("separator", "quote", "decimal"):
-            if len(getattr(dialect, key)) != 1:
-                self.fault(("dialect",), key, f"the {key} is {getattr(dialect, key)!r}; it is one character")
+        for key in ("separator", "quote"):
+            mark = getattr(dialect, key)
+            if len(mark) != 1 or mark in "\r\n\0":
+                self.fault(("dialect",), key, f"the {key} is {mark!r}; it is one character")
+        if dialect.separator == dialect.quote:
+            self.fault(
+                ("dialect",), "quote", f"the separator and the quote are both {dialect.quote!r}; they must differ"
+            )
+        self.marks(("dialect",), dialect.decimal, dialect.thousands)
+        try:
+            codecs.lookup(dialect.encoding)
+        except (LookupError, ValueError):
+            reason = f"the encoding {dialect.encoding!r} is not known; write one such as utf-8 or cp1252"
+            self.fault(("dialect",), "encoding", reason)
         defined = [feature.name for feature in description.features]
         for number, name in enumerate(defined):
             if name in names or name in defined[:number]:

@@ -37,7 +37,7 @@ from model.train import export, feature_file, labels
 from model.train.candidate import Candidate
 from model.train.derive import Formulas
 from model.train.frames import Frames
-from model.train.learners import AUTO, LEARNER_NAMES, LEARNERS, clocks_of, fitted
+from model.train.learners import AUTO, LEARNER_NAMES, LEARNERS, clocks_of, fitted, options_of
 from model.train.search import Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
@@ -87,7 +87,7 @@ class Plan:
     def resolved(self) -> Plan:
         """Return the plan with what a schema file, or the project's own of that name, says of learner and words.
 
-        Raises `DataError` without a table, or for a learner that does not exist.
+        Raises `DataError` without a table, for a learner that does not exist, and for an option of it that cannot be.
         """
         known = self.known()
         plan = self
@@ -95,7 +95,8 @@ class Plan:
             said = {name: getattr(known, name) for name in ("data", "learner", "title", "limits")}
             plan = replace(self, **{name: value for name, value in said.items() if value and not getattr(self, name)})
             if plan.learner == known.learner and not plan.is_search:
-                plan = replace(plan, options={**known.options, **plan.options})
+                own_options = options_of(plan.learner, known.options) if plan.learner in LEARNERS else {}
+                plan = replace(plan, options={**own_options, **plan.options})
         if not plan.data:
             own = ", ".join(recipes.names())
             raise DataError(f"there is no table for the model {self.name!r}; name it by --data, or train {own}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import UTC, date, datetime, time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -367,6 +371,12 @@ def test_reason_is_a_comment() -> None:
         ('[columns.y]\nformat = "%d"\n', ["line 2", "does not have the year"]),
         ('task = "ranking"\n[columns.y]\n', ["line 1", "classification"]),
         ('[dialect]\nseparator = ",,"\n[columns.y]\n', ["line 2", "one character"]),
+        ('[dialect]\nseparator = "\'"\nquote = "\'"\n[columns.y]\n', ["line 3", "must differ"]),
+        ('[dialect]\nencoding = "utf-5"\n[columns.y]\n', ["line 2", "'utf-5' is not known"]),
+        ('[columns.y]\ndecimal = ")"\n', ["line 2", "decimal in columns.y is ')', and not a point or a comma"]),
+        ('[columns.y]\ndecimal = ","\nthousands = ","\n', ["line 3", "thousands in columns.y", "other than the"]),
+        ("[columns.y]\nallowed = [1, nan]\n", ["line 2", "allowed in columns.y has nan"]),
+        ("max_age_days = 1000000000\n[columns.y]\n", ["line 1", "not from 0 to 999,999"]),
     ],
 )
 def test_faults_of_a_schema_file(text: str, parts: list[str]) -> None:
@@ -375,6 +385,59 @@ def test_faults_of_a_schema_file(text: str, parts: list[str]) -> None:
         schema_file.parse(text)
 
     assert [part for part in parts if part not in str(raised.value)] == []
+
+
+VALUES = st.sampled_from(
+    [
+        *(
+            1,
+            -1,
+            0,
+            2**70,
+            1.5,
+            math.inf,
+            math.nan,
+            True,
+            "",
+            "x",
+            "a\nb",
+            "-",
+            [],
+            [1],
+            ["x"],
+            [[1]],
+            [True],
+            [math.nan],
+        ),
+        *({}, {"a": 1}, date(2026, 1, 1), time(1, 2), datetime(2026, 1, 1, tzinfo=UTC), [date(2026, 1, 1)], [1.5, "x"]),
+    ]
+)
+
+
+def places(facts: object, before: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the path of every value in tables and lists."""
+    inner = facts.items() if isinstance(facts, dict) else enumerate(facts) if isinstance(facts, list) else ()
+    return [path for key, value in inner for path in [(*before, key), *places(value, (*before, key))]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_value_of_a_schema_file_is_accepted_or_named(data: st.DataObject) -> None:
+    """A value that cannot be is an error that names its key."""
+    facts = tomllib.loads(re.findall(r"```toml\n(.*?)```", PAGES["tables.md"], re.DOTALL)[0])
+    *path, last = data.draw(st.sampled_from(places(facts)))
+    inner: Any = facts
+    for key in path:
+        inner = inner[key]
+    inner[last] = data.draw(VALUES)
+
+    said = ""
+    try:
+        schema_file.parse(tomlkit.dumps(facts))
+    except DataError as error:
+        said = str(error)
+
+    assert not said or [str(key) for key in (*path, last) if isinstance(key, str)][-1] in said
 
 
 def test_schema_file_of_the_docs_has_every_key() -> None:

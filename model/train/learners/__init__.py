@@ -8,7 +8,8 @@ Importing this loads no training package, since the command line shows the optio
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import ModelError
+from model.errors import DataError, ModelError
+from model.task import CLASSIFICATION, REGRESSION
 from model.train import gpu_clocks
 
 AUTO = "auto"  # all of them, compared by a search
@@ -51,6 +53,69 @@ class Learner:
         for package, message in self.requires.items():
             if not find_spec(package):
                 raise ModelError(message)
+
+
+def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a learner's options from a schema file, with texts as the command line reads them.
+
+    Raises `DataError` for an option that the learner does not have, or a value that is not of its type, and
+    `ModelError` if a package that it requires is not installed.
+    """
+    learner = LEARNERS[name]
+    defaults = [learner.family().defaults(task) for task in (REGRESSION, CLASSIFICATION)]
+    examples = {option: [default[option] for default in defaults if option in default] for option in defaults[0]}
+    faults, found = [], {}
+    for option, value in given.items():
+        details = learner.options.get(option)
+        if details is None and option not in examples:
+            offered = ", ".join(dict.fromkeys([*examples, *learner.options])) or "none"
+            raise DataError(f"the learner {name} has no option {option!r}; its options are {offered}")
+        try:
+            found[option] = _by_argument(details, value) if details else _by_examples(examples[option], value)
+        except ValueError as error:
+            faults.append(f"{option} in options is {value!r}, and not {error}")
+    if faults:
+        raise DataError("\n  ".join([f"the options of the learner {name} cannot be used:", *faults]))
+    return found
+
+
+def _by_argument(details: Mapping[str, Any], value: Any) -> Any:
+    """Return a value as the argument of the command line is. Raises `ValueError` with what it may be."""
+    if choices := details.get("choices"):
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return value
+    kind = details.get("type", bool if "action" in details else str)
+    if details.get("nargs"):
+        return _list_of_counts(value)
+    if kind in (Path, gpu_clocks.parse) and isinstance(value, str):
+        try:
+            return kind(value)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"what it must be: {error}") from None
+    return _by_examples([kind() if kind in _KINDS else ""], value)
+
+
+def _by_examples(examples: Sequence[Any], value: Any) -> Any:
+    """Return a value that is of the type of one of the examples. Raises `ValueError` with what it may be."""
+    if isinstance(examples[0], (list, tuple)):
+        return _list_of_counts(value)
+    kinds = [type(example) for example in examples]
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) in kinds and is_finite:
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    raise ValueError(" or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds)))
+
+
+def _list_of_counts(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or not all(type(each) is int for each in value):
+        raise ValueError("a list of whole numbers")
+    return value
+
+
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 @contextmanager
