@@ -28,8 +28,6 @@ class Cells:
         self.description = description
         self.columns = tuple(column for column in description.columns if column.name in relation.names)
         self._places = {column.name: place for place, column in enumerate(self.columns)}
-        # Without this a list of six texts or more is joined with all rows, once for each column.
-        relation.sql("SET disabled_optimizers = 'in_clause'")
         relation.sql(f"CREATE OR REPLACE TABLE {CELLS} AS {self._parsed()}")
 
     def _parsed(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.errors import DataError, first_line
 from model.table import dialect as dialects
-from model.table.description import CSV, FORMATS, JSON, PARQUET, Dialect
+from model.table.description import CSV, DECIMALS, FORMATS, JSON, PARQUET, THOUSANDS, Dialect
 from model.table.source import Plain, fetch, quoted, shown
 
 MEMORY_LIMIT = "512MB"
@@ -147,6 +147,8 @@ def open_table(
         try:
             connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
             connection.execute("SET TimeZone = 'UTC'")
+            # Without this a list of six texts or more is joined with all rows, once for each column.
+            connection.execute("SET disabled_optimizers = 'in_clause'")
             # In a notebook without ipywidgets it is off, and cannot be set at all.
             if connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
                 connection.execute("SET enable_progress_bar = false")
@@ -192,9 +194,9 @@ def _given(
             raise DataError(f"the {option} is {mark!r}; it is one character")
     if separator is not None and separator == (quote or '"'):
         raise DataError(f"the separator and the quote are both {separator!r}; they must differ")
-    if decimal not in (None, ".", ","):
+    if decimal not in (None, *DECIMALS):
         raise DataError(f"the decimal mark is {decimal!r}; it is a point or a comma")
-    if thousands and (thousands == decimal or thousands not in ".,' \u00a0\u202f_"):
+    if thousands and (thousands == decimal or thousands not in THOUSANDS):
         raise DataError(f"the thousands separator is {thousands!r}; it is a point, comma, space or apostrophe")
     return Dialect(decimal=decimal or ".", thousands=thousands or "")
 
