@@ -20,6 +20,7 @@ from model.errors import (
     SchemaError,
     TooManyRowsError,
 )
+from model.metrics import short
 from model.schema.csv_table import columns_from_csv
 from model.schema.feature import (
     AS_MISSING,
@@ -101,6 +102,7 @@ __all__ = [
     "export",
     "listed",
     "shape_problems",
+    "short",
     "shortened",
     "to_text",
 ]

@@ -20,6 +20,11 @@ _MIN_BIN_ROWS = 5
 Interval = tuple[float, float]
 
 
+def short(value: float) -> str:
+    """Return a number for people: with four significant digits, a large one with all that are before its point."""
+    return f"{value:,.0f}" if 9_999.5 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """The metrics of a regression over a number of rows.

@@ -20,7 +20,7 @@ from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.web.reply import Reply, compress, to_json
 from app.web.server_facts import ServerFacts
-from model import Artifact, described, listed, to_text
+from model import Artifact, described, listed, short, to_text
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
 
@@ -77,7 +77,7 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
             models = [
                 _describe(model, is_default=model.name == loaded.default_name) for model in loaded.models.values()
             ]
-            reply = Response(render_template("index.html", models=models, reason=serving.unready))
+            reply = Response(render_template("index.html", models=models, reason=serving.unready, short=short))
         else:
             reply = to_json({"status": "alive"}).to_flask()
         reply.cache_control.no_store = True  # the page shows the host of the request

@@ -13,6 +13,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from model.metrics import short
 from model.plots.style import BLUE, GREY, RED, closed
 from model.store.reference import AnyBins, Bins
 
@@ -152,7 +153,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def _numbers(*values: float) -> list[str]:
-    return [f"{value:.4g}" for value in values]
+    return [short(value) for value in values]
 
 
 def _bars(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.metrics import confusion
+from model.metrics import confusion, short
 from model.schema.feature import described
 from model.schema.features import Schema
 from model.store.manifest import Metrics, Proof
@@ -206,7 +206,8 @@ def _calibration(evaluation: Evaluation, subject: Subject) -> str:
         return ""
     what = "predicted probability | came true" if subject.task is CLASSIFICATION else "mean prediction | mean truth"
     lines = "\n".join(
-        f"| {each.rows:,} | {_figure(each.predicted)} | {_figure(each.actual)} | {each.low:.4g} to {each.high:.4g} |"
+        f"| {each.rows:,} | {_figure(each.predicted)} | {_figure(each.actual)} | "
+        f"{short(each.low)} to {short(each.high)} |"
         for each in evaluation.calibration
     )
     return f"""### Calibration
@@ -253,7 +254,7 @@ def _prediction_intervals(intervals: Mapping[str, Any] | None, subject: Subject)
             cells = "not enough rows"
             if each := measured.get(level):
                 cells = f"{each['mean']:.1%} ({each['lowest']:.1%} to {each['highest']:.1%})"
-            lines.append(f"| {level:.0%} | ± {half_widths[level]:.4g} | {cells} |")
+            lines.append(f"| {level:.0%} | ± {short(half_widths[level])} | {cells} |")
     if not lines:
         return ""
     table = "\n".join(lines)
@@ -275,11 +276,11 @@ one half and the coverage from the other: its mean and range.
 def _interval(estimate: Estimate | Group | Rise) -> str:
     if estimate.low is None or estimate.high is None:
         return "not defined"
-    return f"{estimate.low:.4g} to {estimate.high:.4g}"
+    return f"{short(estimate.low)} to {short(estimate.high)}"
 
 
 def _figure(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.4g}"
+    return "not defined" if value is None else short(value)
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,25 @@ from model import metrics
 pairs = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=50)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.23456e-7, "1.235e-07"),
+        (43.6, "43.6"),
+        (9999.4, "9999"),
+        (9999.6, "10,000"),
+        (-16263.4, "-16,263"),
+        (1e9, "1e+09"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_for_people(value: float, text: str) -> None:
+    """A number has four significant digits, and prices in the thousands and millions have no exponent."""
+    assert metrics.short(value) == text
+
+
 def expected_metrics(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
     """Return scikit-learn's metrics of the same predictions."""
     return {

@@ -215,6 +215,8 @@ def test_verdicts_compare_with_the_baseline_and_the_linear_model() -> None:
     assert verdicts(leaderboard(nothing, "RMSE", 0.25, {}, {}), 0.25)[0].startswith(
         "nothing is better than the baseline"
     )
+    alone = leaderboard(clear[:1], "RMSE", 0.25, {"linear": "there was no time or trial left for it"}, {})
+    assert verdicts(alone, 0.25)[0].startswith("nothing but the baseline was fitted")
 
 
 def test_leaderboard_of_one_fold_has_no_interval() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from model.metrics import short
 from model.train.search.trials import COMPLETE, Trial
 
 _CONFIDENCE = 0.95
@@ -97,8 +98,8 @@ def _line(entry: Entry) -> tuple[str, ...]:
 
     return (
         entry.family,
-        f"{score.mean:.4g}",
-        f"{score.low:.4g} to {score.high:.4g}" if math.isfinite(score.high) else "one fold: none",
+        short(score.mean),
+        f"{short(score.low)} to {short(score.high)}" if math.isfinite(score.high) else "one fold: none",
         f"{entry.n_trials}" + (f" ({entry.n_failed} failed)" if entry.n_failed else ""),
         shown("fit_seconds", "{:.2g} s"),
         shown("microseconds_one_row", "{:.3g} µs"),

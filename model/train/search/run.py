@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from model.engine.formulas import Derived
 from model.errors import DataError, ModelError
+from model.metrics import short
 from model.plots import training as plots
 from model.schema.feature import Category
 from model.task import REGRESSION, Task
@@ -274,7 +275,7 @@ class _Run:
 
         def tell(score: float | None) -> None:
             bar.n = len(finished) if n_trials else min(round(monotonic() - self._started), bar.total)
-            known = f"best {best.family} {self._metric} {best.score:.4g}" if best else "no score yet"
+            known = f"best {best.family} {self._metric} {short(best.score)}" if best else "no score yet"
             left = (
                 ""
                 if self._budget_s is None

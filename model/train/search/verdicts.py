@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from model.metrics import log_losses
+from model.metrics import log_losses, short
 from model.schema.feature import CATEGORY
 from model.train.search.leaderboard import Leaderboard, difference
 from model.train.search.rows import Rows
@@ -33,7 +33,7 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
     if BASELINE in by_name and best.family != BASELINE:
         gain = difference(best, by_name[BASELINE], share)
         theirs = by_name[BASELINE].score.mean
-        by = f"by {gain.mean:.4g} ({gain.mean / theirs:.0%}; 95 % interval {gain.low:.4g} to {gain.high:.4g})"
+        by = f"by {short(gain.mean)} ({gain.mean / theirs:.0%}; 95 % interval {short(gain.low)} to {short(gain.high)})"
         if gain.low > 0:
             sentences.append(f"{best.family} is better than the baseline in {found.metric} {by}")
         else:
@@ -41,11 +41,15 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
                 f"{best.family} is not better than the baseline beyond the interval: {found.metric} {by}; the "
                 "features may say little about the target, or there are too few rows"
             )
+    elif len(found.entries) == 1 and found.left_out:
+        sentences.append(
+            "nothing but the baseline was fitted, and it looks at no feature: give the search more time or trials"
+        )
     elif best.family == BASELINE:
         sentences.append("nothing is better than the baseline; the features say little about the target")
     if LINEAR in by_name and best.family not in (BASELINE, LINEAR):
         gain = difference(best, by_name[LINEAR], share)
-        by = f"by {gain.mean:.4g} (95 % interval {gain.low:.4g} to {gain.high:.4g})"
+        by = f"by {short(gain.mean)} (95 % interval {short(gain.low)} to {short(gain.high)})"
         if gain.low > 0:
             sentences.append(f"{best.family} is better than a linear model in {found.metric} {by}")
         else:
