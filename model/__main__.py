@@ -1,4 +1,4 @@
-"""The command line: python -m model train | list | show | verify | predict | report | pack | pull | find."""
+"""The command line: python -m model COMMAND, such as describe, check, train, import, predict and report."""
 
 from __future__ import annotations
 

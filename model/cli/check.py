@@ -25,9 +25,21 @@ def add_check(commands: Commands) -> None:
         "errors. docs/quality.md says what each finding means.",
     )
     check.add_argument("source", help="the table: a file, a pattern of files, a URL, or - for standard input")
-    check.add_argument("--target", default="", help="the column to predict")
-    check.add_argument("--date", default="", metavar="COLUMN", help="the column of dates that says how old a row is")
-    check.add_argument("--max-age", type=days, metavar="DAYS", help="how old the newest row may be, such as 30d")
+    check.add_argument(
+        "--target", default="", metavar="COLUMN", help="the column to predict: contradicting and missing ones are found"
+    )
+    check.add_argument(
+        "--date",
+        default="",
+        metavar="COLUMN",
+        help="the dates of the rows, by which --max-age is judged",
+    )
+    check.add_argument(
+        "--max-age",
+        type=days,
+        metavar="DAYS",
+        help="how old the newest row may be by --date, such as 30d (default: any age)",
+    )
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
     check.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
     check.add_argument(

@@ -16,12 +16,19 @@ def add_describe(commands: Commands) -> None:
     describe = commands.add_parser(
         "describe",
         help="say what each column of a table is, and why; write it to a schema file",
-        description="Reads CSV, Parquet and JSON lines, compressed or not, from files, URLs and standard input (-).",
+        description="Reads CSV, Parquet and JSON lines, compressed or not, from files, URLs and standard input (-): "
+        "python -m model describe houses.csv --target price --out houses.toml. docs/tables.md says more.",
     )
     describe.add_argument("source", help="the table: a file, a pattern of files, a URL, or - for standard input")
-    describe.add_argument("--target", default="", help="the column to predict: columns that give it away are named")
-    describe.add_argument("--group", default="", help="the column whose rows belong together")
-    describe.add_argument("--time", default="", help="the column that orders the rows")
+    describe.add_argument(
+        "--target", default="", metavar="COLUMN", help="the column to predict: columns that give it away are named"
+    )
+    describe.add_argument(
+        "--group", default="", metavar="COLUMN", help="for the schema file: the column whose rows belong together"
+    )
+    describe.add_argument(
+        "--time", default="", metavar="COLUMN", help="for the schema file: the column that orders the rows"
+    )
     describe.add_argument(
         "--out", metavar="FILE", help="write the schema file, to be edited and given back; - prints it"
     )

@@ -14,7 +14,12 @@ from model.train import feature_file
 
 def add_features(commands: Commands) -> None:
     """Declare the command `features`."""
-    features = commands.add_parser("features", help="list shared derived features, and the models that use each")
+    features = commands.add_parser(
+        "features",
+        help="list shared derived features, and the models that use each",
+        description='Lists the definitions in a TOML file, such as [features.per_room] with formula = "price / rooms", '
+        "which train takes by --features FILE --feature per_room. docs/features.md says more.",
+    )
     features.add_argument(
         "file", nargs="?", type=Path, help=f"TOML file of definitions (default: {feature_file.NAME} in the store)"
     )

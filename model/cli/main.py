@@ -45,7 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model", description="Train, inspect and try models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m model",
+        description="Train, inspect and try models.",
+        epilog="COMMAND --help explains each command; --store comes before it. A model of your own table: describe, "
+        "check, train, then make run in a clone of Tabserve.",
+    )
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     describe.add_describe(commands)

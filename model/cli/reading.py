@@ -37,18 +37,23 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 def add_dialect(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     """Declare how a table's file is written, in a group of options with a title."""
     group = parser.add_argument_group(title)
-    group.add_argument("--format", choices=("csv", "parquet", "json"), help="what the file is")
-    group.add_argument("--encoding", help="of its text, such as cp1252 or utf-16-le")
     group.add_argument(
-        "--separator", type=lambda text: _SEPARATORS.get(text, text), help="between cells; tab for a tab"
+        "--format", choices=("csv", "parquet", "json"), help="what the file is (default: by its name and content)"
     )
-    group.add_argument("--quote", help="around cells")
-    group.add_argument("--decimal", help="the decimal mark of its numbers: a point or a comma")
-    group.add_argument("--thousands", help="what separates thousands in its numbers, such as a comma")
+    group.add_argument("--encoding", metavar="NAME", help="of its text, such as cp1252 or utf-16-le")
+    group.add_argument("--separator", metavar="MARK", type=_mark, help="between cells, such as ';'; tab for a tab")
+    group.add_argument("--quote", metavar="MARK", help="around cells that have a separator in them, such as '\"'")
+    group.add_argument("--decimal", metavar="MARK", help="the decimal mark of its numbers: a point or a comma")
+    group.add_argument("--thousands", metavar="MARK", help="what separates thousands in its numbers, such as a comma")
     group.add_argument(
         "--header", action=argparse.BooleanOptionalAction, default=None, help="whether its first row is the header"
     )
     return group
+
+
+def _mark(text: str) -> str:
+    """Return a separator, which may be named by a word."""
+    return _SEPARATORS.get(text, text)
 
 
 def column_type(text: str) -> tuple[str, str]:

@@ -20,20 +20,45 @@ def add_train(commands: Commands) -> None:
         "train",
         help="search for the best model of a table, prove it, and make it the champion",
         description="Reads and checks the table, compares learners within a time, and writes the best one that is "
-        "served exactly. docs/training.md says more.",
+        "served exactly: python -m model train prices --data houses.csv --target price. docs/training.md says more.",
     )
     train.add_argument(
         "name", help="the model's name; boston-housing and height-weight come with a table, a target and a learner"
     )
-    train.add_argument("--data", default="", metavar="SOURCE", help="the table: a file, a pattern of files, or a URL")
-    train.add_argument("--target", default="", help="the column to predict")
-    train.add_argument("--task", default="", choices=("regression", "classification"), help="where both are possible")
+    train.add_argument(
+        "--data",
+        default="",
+        metavar="SOURCE",
+        help="the table: a file, a pattern of files, a URL, or - for standard input",
+    )
+    train.add_argument("--target", default="", metavar="COLUMN", help="the column to predict")
+    train.add_argument(
+        "--task",
+        default="",
+        choices=("regression", "classification"),
+        help="what to predict of the target, where it could be numbers or labels (default: as its type says)",
+    )
     train.add_argument(
         "--group", default="", metavar="COLUMN", help="rows of a group are never on both sides of a split"
     )
-    train.add_argument("--time", default="", metavar="COLUMN", help="judge by later rows than those that are fitted on")
-    train.add_argument("--date", default="", metavar="COLUMN", help="the column of dates that says how old a row is")
-    train.add_argument("--max-age", type=days, metavar="DAYS", help="how old the newest row may be, such as 30d")
+    train.add_argument(
+        "--time",
+        default="",
+        metavar="COLUMN",
+        help="a column of dates or numbers: later rows judge a model of earlier ones",
+    )
+    train.add_argument(
+        "--date",
+        default="",
+        metavar="COLUMN",
+        help="the dates of the rows, by which --max-age is judged",
+    )
+    train.add_argument(
+        "--max-age",
+        type=days,
+        metavar="DAYS",
+        help="how old the newest row may be by --date, such as 30d (default: any age)",
+    )
     train.add_argument(
         "--feature",
         action="append",
@@ -41,18 +66,30 @@ def add_train(commands: Commands) -> None:
         metavar="FEATURE",
         help="a derived feature, such as 'per_room = price / rooms', or the name of a shared one; several times",
     )
-    train.add_argument("--features", default="", metavar="FILE", help="shared definitions: see the command features")
+    train.add_argument(
+        "--features", default="", metavar="FILE", help="the TOML file of shared ones that --feature names"
+    )
     train.add_argument(
         "--learner", default="", choices=LEARNER_NAMES, help="what to fit (default: auto, which compares them all)"
     )
-    train.add_argument("--budget", type=_seconds, metavar="TIME", help="time for all, such as 10m (default: 2m)")
-    train.add_argument("--trials", type=_count, help="compare so many models instead, the same ones each time")
     train.add_argument(
-        "--max-rows", type=_count, default=1_000_000, help="use a sample of a larger table (%(default)s)"
+        "--budget", type=_seconds, metavar="TIME", help="time for all, such as 90s, 10m or 2h (default: 2m)"
     )
-    train.add_argument("--random-state", type=_seed, default=7, help="seed of splits, search and fits (default: 7)")
+    train.add_argument(
+        "--trials", type=_count, metavar="COUNT", help="compare so many models instead, the same ones each time"
+    )
+    train.add_argument(
+        "--max-rows",
+        type=_count,
+        default=1_000_000,
+        metavar="COUNT",
+        help="use so many rows of a larger table, drawn at random (default: %(default)s)",
+    )
+    train.add_argument(
+        "--random-state", type=_seed, default=7, metavar="SEED", help="seed of splits, search and fits (default: 7)"
+    )
     train.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
-    train.add_argument("--unit", default="", help="the unit of what it predicts")
+    train.add_argument("--unit", default="", help="the unit of what it predicts, such as EUR; for a regression")
     train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
     train.add_argument("--notebook", action="store_true", help="train through a notebook, which the artifact keeps")

@@ -290,7 +290,7 @@ def _about_age(cells: Cells, age: Age | None) -> Iterator[Finding]:
     name, maximum = description.date, description.max_age_days
     if maximum is not None and not name:
         yield _finding(
-            "no date column", Problem(None, None, f"rows may be {maximum} days old, and no column has dates")
+            "no date column", Problem(None, None, f"rows may be {maximum} days old, and no column of dates is named")
         )
     elif name and name not in cells.relation.names:
         yield _finding("no date column", Problem(None, name, "the table does not have this column"))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import one_line
-from model.metrics import AnyScores, ClassificationScores
-from model.schema.feature import Category, described
+from model.metrics import AnyScores, ClassificationScores, short
+from model.schema.feature import Category, described, to_text
 from model.schema.features import Schema
 from model.schema.numbers import is_number
 from model.store.artifact import Artifact
@@ -54,10 +54,12 @@ def print_version(model: Artifact, store: Store) -> None:
     if intervals := model.manifest.intervals:
         level = 0.9 if 0.9 in intervals.levels else intervals.levels[-1]
         width = intervals.half_widths[level]
-        print(f"interval {level:.0%} of new rows like these are within ±{width:.4g}; ask for it by ?interval={level:g}")
-    print(f"written  {model.path}")
+        print(
+            f"interval {level:.0%} of new rows like these are within ±{short(width)}; ask for it by ?interval={level:g}"
+        )
+    print(f"written  {model.path}: version {model.version}, the champion; card.md in it says how good it is, and where")
     serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
-    print(f"serve    {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}, in a clone of Tabserve")
+    print(f"serve    in a clone of Tabserve: {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}")
     print(f"ask      {_curl_line(model)}")
 
 
@@ -80,7 +82,8 @@ def _proof_line(manifest: Manifest, proof: Proof) -> str:
 def _shares(labels: Sequence[Category], targets: NDArray[np.float64]) -> str:
     """Return the labels of a classifier, each with its share of the rows."""
     shares = np.bincount(targets.astype(np.intp), minlength=len(labels)) / len(targets)
-    some = [f"{label!r} {share:.1%}" for label, share in zip(labels[:_MAX_SHOWN], shares)]
+    texts = [repr(label) if isinstance(label, str) else to_text(label) for label in labels[:_MAX_SHOWN]]
+    some = [f"{text} {share:.1%}" for text, share in zip(texts, shares)]
     more = len(labels) - len(some)
     return f"{', '.join(some)}{f' and {more} more' if more else ''}"
 
@@ -89,7 +92,7 @@ def _scores_line(scores: AnyScores) -> str:
     if isinstance(scores, ClassificationScores):
         auc = "not defined" if scores.auc is None else f"{scores.auc:.4f}"
         return f"{scores.rows:,} rows: log loss {scores.log_loss:.4g}, accuracy {scores.accuracy:.2%}, AUC {auc}"
-    return f"{scores.rows:,} rows: RMSE {scores.rmse:.4g}, MAE {scores.mae:.4g}, R² {scores.r2:.4f}"
+    return f"{scores.rows:,} rows: RMSE {short(scores.rmse)}, MAE {short(scores.mae)}, R² {scores.r2:.4f}"
 
 
 def _curl_line(model: Artifact) -> str:

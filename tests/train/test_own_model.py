@@ -171,7 +171,7 @@ def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFi
         *("steps", "compare", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
     ]
     assert lines[8].endswith(": 0 differ in any bit")
-    assert lines[13] == f"serve    make run MODEL=homes STORE={tmp_path}, in a clone of Tabserve"
+    assert lines[13] == f"serve    in a clone of Tabserve: make run MODEL=homes STORE={tmp_path}"
     assert lines[-1].startswith("ask      curl -s localhost:8000/models/homes/predict -H")
 
 

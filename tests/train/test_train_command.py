@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +104,25 @@ def test_own_classification(homes: Path, tmp_path: Path) -> None:
     assert found.manifest.classes == ("east", "north", "west")
     assert found.manifest.document["search"]["leaderboard"]["metric"] == "log loss"
     assert found.golden_predictions.shape[1] == 4
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_ask_line_can_be_pasted(homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell makes of the printed request the first row of the table, whatever is in its names and categories."""
+    table = pd.read_csv(homes).rename(columns={"zone": 'Ort "und" $HOME', "rooms": "it's `rooms`"})
+    table['Ort "und" $HOME'] = 'Köln\'s \\ "Süd"! ' + table['Ort "und" $HOME']
+    own = tmp_path / "own.csv"
+    table.to_csv(own, index=False)
+    store = tmp_path / "a store's"
+    found = trained(store, own, "--target", "price", "--learner", "linear", "--as", "agent=ignore")
+    lines = {line.split(" ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    request = lines["ask"].removeprefix("ask").strip().replace("curl", "printf '%s\\n'", 1)
+    words = subprocess.run(["bash", "-c", request], capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert words[1] == "localhost:8000/models/homes/predict"
+    X = found.schema.matrix_from_records([json.loads(words[-1])])
+    assert np.array_equal(X, found.golden_rows[:1], equal_nan=True)
+    assert shlex.split(lines["serve"])[-1] == f"STORE={store}"
 
 
 def predicted(store: Path, table: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[float]:
