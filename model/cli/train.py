@@ -103,7 +103,7 @@ def add_train(commands: Commands) -> None:
 
 
 def _seconds(text: str) -> float:
-    from model.train.search import parse_budget
+    from model.train.search.run import parse_budget
 
     try:
         return parse_budget(text)

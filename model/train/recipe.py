@@ -38,9 +38,9 @@ from model.train.candidate import Candidate
 from model.train.derive import Formulas
 from model.train.frames import Frames
 from model.train.learners import AUTO, LEARNER_NAMES, LEARNERS, clocks_of, fitted, options_of
-from model.train.search import Search, search
 from model.train.search.one import Fit, fit_one
 from model.train.search.rows import HELD_OUT
+from model.train.search.run import Search, search
 from model.train.subject import Subject, title_of
 from model.train.table_frames import frames_of
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
+from sklearn.pipeline import Pipeline
 
 from model.engine.compare import differing, shares_of
 from model.engine.formulas import Derived
@@ -161,3 +162,25 @@ def test_columns_may_have_any_names(name: str, with_categories: bool) -> None:
     candidate = fitted.candidate(pipeline, columns, X)
     served = candidate.engine.predict(X)[np.newaxis]
     assert not differing(candidate.predict(X), served, 1e-9 if candidate.allowance else candidate.tolerance).any()
+
+
+@pytest.mark.parametrize("name", ["hist-gbm", "gbm", "lightgbm", "xgboost"])
+@pytest.mark.parametrize("task", [REGRESSION, CLASSIFICATION], ids=["regression", "classification"])
+def test_boosting_is_judged_after_fewer_rounds(name: str, task: Task) -> None:
+    """What a boosted model predicts after fewer rounds is what one predicts that is fitted with as many."""
+    family, frame = LEARNERS[name].family(), gaps(np.random.default_rng(4))
+    assert family.staged is not None
+    columns = frames.read(frame).columns
+    y = frame["x"] * 3 + frame["flag"].fillna(0.5) + frame["town"].cat.codes
+    y = y if task is REGRESSION else pd.qcut(y, 3, labels=False)
+
+    def fitted(n_rounds: int) -> Pipeline:
+        parameters = {**family.defaults(task), family.rounds: n_rounds}
+        with warnings.catch_warnings(action="ignore"):  # LightGBM warns of its own argument for categories
+            return family.build(parameters, columns, (), task, 7).fit(frame, y)
+
+    few, many = family.staged(fitted(12), frame, [5, 12], task)
+    predict = "predict" if task is REGRESSION else "predict_proba"
+
+    assert np.array_equal(few, getattr(fitted(5), predict)(frame))
+    assert np.array_equal(many, getattr(fitted(12), predict)(frame))

@@ -22,8 +22,8 @@ from model.task import CLASSIFICATION, REGRESSION
 from model.train import frames
 from model.train.frames import Frames
 from model.train.learners import LEARNERS, fitted
-from model.train.search import Search, search
 from model.train.search.journal import NAME
+from model.train.search.run import Search, search
 from tests.support.service import ROOT
 
 N_TRIALS = 8

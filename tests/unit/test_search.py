@@ -16,28 +16,31 @@ from model.errors import DataError
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import frames
 from model.train.learners import LEARNERS
-from model.train.search import parse_budget
+from model.train.learners.family import Size
+from model.train.search.choice import next_trial
 from model.train.search.journal import NAME, Journal
 from model.train.search.leaderboard import interval, leaderboard
 from model.train.search.rows import part
-from model.train.search.trials import COMPLETE, FAILED, STOPPED, Trial, next_trial, stops
+from model.train.search.run import parse_budget
+from model.train.search.trials import COMPLETE, FAILED, STOPPED, Trial, stops
 from model.train.search.verdicts import verdicts
 from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.service import COLUMNS
 
+SIZE = Size(500, 5, 0)
 FAMILIES = {name: LEARNERS[name].family() for name in ("baseline", "linear", "hist-gbm")}
 
 
 def trial(number: int, family: str, *scores: float, state: str = COMPLETE, reason: str = "") -> Trial:
     """Return a finished trial of a family with its defaults."""
-    return Trial(number, family, {}, {"family": family}, state, scores, reason)
+    return Trial(number, family, {}, {}, state, scores, reason)
 
 
 def tried(n_trials: int, task: object = REGRESSION) -> list[Trial]:
     """Return trials as a search would choose them, with scores that depend on the number alone."""
     found: list[Trial] = []
     for number in range(n_trials):
-        upcoming = next_trial(found, FAMILIES, task, seed=3)  # type: ignore[arg-type]
+        upcoming = next_trial(found, FAMILIES, task, seed=3, size=SIZE, n_judged=500)  # type: ignore[arg-type]
         assert upcoming is not None
         family, parameters, asked = upcoming
         state = STOPPED if number % 4 == 3 else FAILED if number % 7 == 6 else COMPLETE
@@ -64,19 +67,70 @@ def test_next_trial_depends_on_the_finished_ones_alone(task: object) -> None:
 
     for number in (2, 5, 11, 15):
         expected = (found[number].family, found[number].parameters, found[number].asked)
-        assert next_trial(read[:number], FAMILIES, task, seed=3) == expected  # type: ignore[arg-type]
+        assert next_trial(read[:number], FAMILIES, task, seed=3, size=SIZE, n_judged=500) == expected  # type: ignore[arg-type]
 
 
-def test_trial_stops_only_where_it_is_worse_in_each_fold() -> None:
-    """A trial stops from its second fold on, if every fold is worse than the best trial's, and by 5 % in the mean."""
-    best = (1.0, 2.0, 3.0)
+def chosen_after(scores: dict[str, float], n_more: int, *, n_judged: int) -> list[str]:
+    """Return the families of the trials after one of each with this score, all of which score the same again."""
+    families = {name: replace(LEARNERS[name].family(), cost=lambda size: 1.0) for name in scores}
+    found = [trial(number, name, *[score] * 5) for number, (name, score) in enumerate(scores.items())]
+    for _ in range(n_more):
+        upcoming = next_trial(found, families, REGRESSION, seed=3, size=SIZE, n_judged=n_judged)
+        assert upcoming is not None
+        family, parameters, asked = upcoming
+        found.append(Trial(len(found), family, parameters, asked, COMPLETE, (scores[family],) * 5))
+    return [each.family for each in found[len(scores) :]]
 
-    assert stops((1.2, 2.2), best)
-    assert not stops((9.0,), best)
-    assert not stops((0.9, 9.0), best)
-    assert not stops((1.01, 2.02), best)
-    assert not stops((2.0, 3.0, 4.0), best)  # it is complete
-    assert not stops((9.0, 9.0), None)
+
+def test_families_that_are_behind_get_fewer_trials() -> None:
+    """Families that are as good take turns; one that is behind gets less, and on few rows more than on many."""
+    close = chosen_after({"baseline": 9.0, "linear": 5.0, "hist-gbm": 5.0}, 12, n_judged=20_000)
+    behind = chosen_after({"baseline": 9.0, "linear": 5.4, "hist-gbm": 5.0}, 12, n_judged=20_000)
+    uncertain = chosen_after({"baseline": 9.0, "linear": 5.4, "hist-gbm": 5.0}, 12, n_judged=100)
+
+    assert close.count("linear") == close.count("hist-gbm") == 6
+    assert behind.count("linear") < uncertain.count("linear") < 6
+
+
+def test_slow_family_waits_until_others_had_as_much() -> None:
+    """The defaults of a slow family come when the cheap ones have had as much work as one of its trials takes."""
+    families = {name: LEARNERS[name].family() for name in ("baseline", "hist-gbm", "forest")}
+    found: list[Trial] = []
+    while not found or found[-1].family != "forest":
+        upcoming = next_trial(found, families, REGRESSION, seed=3, size=SIZE, n_judged=500)
+        assert upcoming is not None
+        found.append(Trial(len(found), *upcoming, COMPLETE, (5.0,) * 5))
+
+    assert [each.family for each in found] == ["baseline", "hist-gbm", "hist-gbm", "forest"]
+    assert found[-1].parameters == families["forest"].defaults(REGRESSION)
+
+
+@pytest.mark.parametrize(
+    ("scores", "n_judged", "expected"),
+    [
+        ((1.2, 2.2), 100, True),
+        ((9.0,), 100, False),
+        ((1.02,), 4_000, True),
+        ((1.01,), 4_000, False),
+        ((0.9, 9.0), 100, False),
+        ((1.06, 2.12), 100, False),
+        ((2.0, 3.0, 4.0), 100, False),
+    ],
+    ids=["worse", "one small fold", "one large fold", "by chance", "once better", "a little worse", "complete"],
+)
+def test_trial_stops_where_it_is_worse_than_by_chance(scores: tuple[float, ...], n_judged: int, expected: bool) -> None:
+    """A trial stops if every fold is worse than the best trial's, and their mean by one over the root of the rows."""
+    assert stops(scores, (1.0, 2.0, 3.0), n_judged) == expected
+    assert not stops(scores, None, n_judged)
+
+
+def test_small_tables_are_parted_into_folds_more_often() -> None:
+    """Up to 1,000 rows to fit on have each row judged three times, since the scores of few rows are noisy."""
+    rows = part(np.random.default_rng(0).normal(size=300), classes=False)
+
+    judged = np.bincount(np.concatenate([judged for _, judged in rows.folds]), minlength=300)
+    assert len(rows.folds) == 15
+    assert set(judged[rows.searched].tolist()) == {3}
 
 
 def test_journal_gives_its_trials_back(tmp_path: Path) -> None:
@@ -133,16 +187,16 @@ def test_journal_drops_a_damaged_end(tmp_path_factory: pytest.TempPathFactory, c
 def test_rows_are_parted(how: str, classes: bool) -> None:
     """No row is on two sides; groups are on one side; later rows are never fitted on to judge earlier ones."""
     random = np.random.default_rng(5)
-    n_rows = 600
+    n_rows = 2_000
     y = random.integers(0, 3, n_rows) if classes else random.normal(size=n_rows)
     groups = random.integers(0, 40, n_rows) if how in ("groups", "both") else None
     times = random.integers(0, 90, n_rows) if how in ("times", "both") else None
-    rows = part(y, classes=classes, groups=groups, times=times, max_rows=300)
+    rows = part(y, classes=classes, groups=groups, times=times, max_rows=1_500)
     sides = [(rows.training, rows.validation), *rows.folds]
 
     assert sorted([*rows.training, *rows.validation]) == list(range(n_rows))
     assert 0.1 < len(rows.validation) / n_rows < 0.3
-    assert len(rows.searched) == 300
+    assert len(rows.searched) == 1_500
     assert len(rows.folds) == 5
     for fitted, judged in sides:
         assert not set(fitted) & set(judged)
@@ -183,7 +237,7 @@ def test_label_of_one_row_is_parted_without_a_warning() -> None:
     """A label with fewer rows than folds is named by the search, and scikit-learn says nothing of its own."""
     rows = part(np.r_[np.zeros(40, dtype=int), 1], classes=True)
 
-    assert len(rows.folds) == 5
+    assert len(rows.folds) == 15
 
 
 def test_interval_is_wider_for_folds_that_share_rows() -> None:
@@ -227,6 +281,7 @@ def test_leaderboard_of_one_fold_has_no_interval() -> None:
 
     assert scores == [{"mean": 1.0, "low": 0.0, "high": None}, {"mean": 2.0, "low": 0.0, "high": None}]
     assert "one fold: none" in board.table()
+    assert "by 1 (50%; one fold gives no interval)" in verdicts(board, 0.25)[0]
 
 
 def test_leaderboard_has_no_times_in_its_facts() -> None:

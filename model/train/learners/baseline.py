@@ -26,4 +26,4 @@ def build(
     return Pipeline([("columns", front), ("model", tree(min_samples_leaf=0.9))])
 
 
-FAMILY = Family(build, defaults=lambda task: {})
+FAMILY = Family(build, defaults=lambda task: {}, cost=lambda size: 0.1)

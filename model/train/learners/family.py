@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from model.task import Task
 from model.train.frames import Column
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
     from sklearn.pipeline import Pipeline
 
@@ -44,13 +47,27 @@ class Family:
     """Learners of one kind.
 
     `defaults` are the settings that are tried first, for a task. `suggest` asks a trial of Optuna for others; it is
-    None where there is nothing to choose. `unsuited` says why the family is not tried on a problem, "" if it is.
+    None where there is nothing to choose; `second` are, by Optuna's names, the settings that are tried behind the
+    defaults. `unsuited` says why the family is not tried on a problem, "" if it is. `cost` is about how long a trial
+    takes on a problem, with one of LightGBM as the unit.
+
+    A family that is boosted has the name of the parameter for its `rounds`, and `staged`, which returns the predictions
+    of a fitted pipeline for a table after each of some numbers of rounds, rising ones: probabilities of classes.
     """
 
     build: Build
     defaults: Callable[[Task], Parameters]
     suggest: Callable[[BaseTrial, Task], Parameters] | None = None
     unsuited: Callable[[Size], str] = lambda size: ""
+    cost: Callable[[Size], float] = lambda size: 1.0
+    second: Parameters = field(default_factory=dict)
+    rounds: str = ""
+    staged: Callable[[Pipeline, pd.DataFrame, Sequence[int], Task], Sequence[NDArray[np.float64]]] | None = None
+
+
+def most_rounds(learning_rate: float) -> int:
+    """Return with how many rounds boosting is fitted at this rate, of which the search takes those that are best."""
+    return int(min(max(_ROUNDS_TIMES_RATE / learning_rate, _LEAST_ROUNDS), _MAX_ROUNDS))
 
 
 def few_classes(size: Size) -> str:
@@ -60,4 +77,5 @@ def few_classes(size: Size) -> str:
     return ""
 
 
+_ROUNDS_TIMES_RATE, _LEAST_ROUNDS, _MAX_ROUNDS = 25, 100, 500  # more trees are slow to prove and to serve
 _MAX_BOOSTED_CLASSES = 30  # 100 rounds are then 3,000 trees

@@ -11,10 +11,13 @@ from sklearn.preprocessing import StandardScaler
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, Size, few_classes
+from model.train.learners.family import Family, Parameters, Size, few_classes, most_rounds
 from model.train.learners.in_front import ONE_HOT, are_plain, encoded
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -38,9 +41,10 @@ def _defaults(task: Task) -> Parameters:
 
 
 def _suggest(trial: BaseTrial, task: Task) -> Parameters:
+    rate = trial.suggest_float("gbm learning_rate", 0.02, 0.3, log=True)
     return {
-        "n_estimators": trial.suggest_int("gbm n_estimators", 50, 400, log=True),
-        "learning_rate": trial.suggest_float("gbm learning_rate", 0.02, 0.3, log=True),
+        "n_estimators": most_rounds(rate),
+        "learning_rate": rate,
         "max_depth": trial.suggest_int("gbm max_depth", 2, 6),
         "min_samples_leaf": trial.suggest_int("gbm min_samples_leaf", 1, 50, log=True),
         "subsample": trial.suggest_float("gbm subsample", 0.5, 1.0),
@@ -53,4 +57,20 @@ def _unsuited(size: Size) -> str:
     return few_classes(size)
 
 
-FAMILY = Family(build, _defaults, _suggest, _unsuited)
+def _staged(
+    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
+) -> Sequence[NDArray[np.float64]]:
+    X, model = pipeline[:-1].transform(table), pipeline[-1]
+    predict = model.staged_predict if task is REGRESSION else model.staged_predict_proba
+    return [answers for number, answers in enumerate(predict(X), start=1) if number in rounds]
+
+
+_SECOND = {
+    "gbm learning_rate": 0.05,
+    "gbm max_depth": 4,
+    "gbm min_samples_leaf": 5,
+    "gbm subsample": 0.7,
+}
+FAMILY = Family(
+    build, _defaults, _suggest, _unsuited, cost=lambda size: 5.0, second=_SECOND, rounds="n_estimators", staged=_staged
+)

@@ -10,10 +10,13 @@ from sklearn.pipeline import Pipeline
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, few_classes
+from model.train.learners.family import Family, Parameters, few_classes, most_rounds
 from model.train.learners.in_front import coded
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -42,9 +45,10 @@ def _defaults(task: Task) -> Parameters:
 
 
 def _suggest(trial: BaseTrial, task: Task) -> Parameters:
+    rate = trial.suggest_float("hist-gbm learning_rate", 0.02, 0.3, log=True)
     return {
-        "learning_rate": trial.suggest_float("hist-gbm learning_rate", 0.01, 0.3, log=True),
-        "max_iter": trial.suggest_int("hist-gbm max_iter", 50, 500, log=True),
+        "learning_rate": rate,
+        "max_iter": most_rounds(rate),
         "max_leaf_nodes": trial.suggest_int("hist-gbm max_leaf_nodes", 4, 128, log=True),
         "min_samples_leaf": trial.suggest_int("hist-gbm min_samples_leaf", 2, 100, log=True),
         "l2_regularization": trial.suggest_float("hist-gbm l2_regularization", 1e-6, 10.0, log=True),
@@ -52,4 +56,21 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-FAMILY = Family(build, _defaults, _suggest, few_classes)
+def _staged(
+    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
+) -> Sequence[NDArray[np.float64]]:
+    X, model = pipeline[:-1].transform(table), pipeline[-1]
+    predict = model.staged_predict if task is REGRESSION else model.staged_predict_proba
+    return [answers.copy() for number, answers in enumerate(predict(X), start=1) if number in rounds]
+
+
+_SECOND = {
+    "hist-gbm learning_rate": 0.05,
+    "hist-gbm max_leaf_nodes": 16,
+    "hist-gbm min_samples_leaf": 15,
+    "hist-gbm l2_regularization": 1.0,
+    "hist-gbm max_features": 0.7,
+}
+FAMILY = Family(
+    build, _defaults, _suggest, few_classes, cost=lambda size: 1.5, second=_SECOND, rounds="max_iter", staged=_staged
+)

@@ -9,10 +9,13 @@ from sklearn.pipeline import Pipeline
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, few_classes
+from model.train.learners.family import Family, Parameters, few_classes, most_rounds
 from model.train.learners.in_front import coded
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -51,9 +54,10 @@ def _defaults(task: Task) -> Parameters:
 
 
 def _suggest(trial: BaseTrial, task: Task) -> Parameters:
+    rate = trial.suggest_float("lightgbm learning_rate", 0.02, 0.3, log=True)
     return {
-        "n_estimators": trial.suggest_int("lightgbm n_estimators", 50, 500, log=True),
-        "learning_rate": trial.suggest_float("lightgbm learning_rate", 0.01, 0.3, log=True),
+        "n_estimators": most_rounds(rate),
+        "learning_rate": rate,
         "num_leaves": trial.suggest_int("lightgbm num_leaves", 4, 128, log=True),
         "min_child_samples": trial.suggest_int("lightgbm min_child_samples", 2, 100, log=True),
         "subsample": trial.suggest_float("lightgbm subsample", 0.5, 1.0),
@@ -62,4 +66,20 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-FAMILY = Family(build, _defaults, _suggest, few_classes)
+def _staged(
+    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
+) -> Sequence[NDArray[np.float64]]:
+    X, model = pipeline[:-1].transform(table), pipeline[-1]
+    predict = model.predict if task is REGRESSION else model.predict_proba
+    return [predict(X, num_iteration=n_rounds) for n_rounds in rounds]
+
+
+_SECOND = {
+    "lightgbm learning_rate": 0.05,
+    "lightgbm num_leaves": 16,
+    "lightgbm min_child_samples": 15,
+    "lightgbm subsample": 0.8,
+    "lightgbm colsample_bytree": 0.7,
+    "lightgbm reg_lambda": 1.0,
+}
+FAMILY = Family(build, _defaults, _suggest, few_classes, second=_SECOND, rounds="n_estimators", staged=_staged)

@@ -11,7 +11,6 @@ from model.task import REGRESSION, Task
 from model.train.frames import Column
 from model.train.learners.family import Family, Parameters
 from model.train.learners.in_front import are_plain, encoded
-from model.train.learners.mlp import NetworkClassifier, NetworkRegressor
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -25,6 +24,8 @@ def build(
     parameters: Parameters, columns: Sequence[Column], derived: Sequence[Derived], task: Task, seed: int
 ) -> Pipeline:
     """Return a multilayer perceptron behind imputed and scaled columns; plain numbers it scales itself."""
+    from model.train.learners.mlp import NetworkClassifier, NetworkRegressor  # PyTorch takes seconds to import
+
     settings = {"deterministic": True, **parameters}
     estimator = NetworkRegressor if task is REGRESSION else NetworkClassifier
     model = ("model", estimator(**{**settings, "hidden": tuple(settings["hidden"])}, random_state=seed))
@@ -48,4 +49,4 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-FAMILY = Family(build, _defaults, _suggest)
+FAMILY = Family(build, _defaults, _suggest, cost=lambda size: 6 + size.n_rows / 600)

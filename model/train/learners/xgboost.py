@@ -9,10 +9,13 @@ from sklearn.pipeline import Pipeline
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, few_classes
+from model.train.learners.family import Family, Parameters, few_classes, most_rounds
 from model.train.learners.in_front import ONE_HOT, coded, encoded
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -46,9 +49,10 @@ def _defaults(task: Task) -> Parameters:
 
 
 def _suggest(trial: BaseTrial, task: Task) -> Parameters:
+    rate = trial.suggest_float("xgboost learning_rate", 0.02, 0.3, log=True)
     return {
-        "n_estimators": trial.suggest_int("xgboost n_estimators", 50, 500, log=True),
-        "learning_rate": trial.suggest_float("xgboost learning_rate", 0.01, 0.3, log=True),
+        "n_estimators": most_rounds(rate),
+        "learning_rate": rate,
         "max_depth": trial.suggest_int("xgboost max_depth", 2, 8),
         "min_child_weight": trial.suggest_float("xgboost min_child_weight", 0.5, 50.0, log=True),
         "subsample": trial.suggest_float("xgboost subsample", 0.5, 1.0),
@@ -57,4 +61,20 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-FAMILY = Family(build, _defaults, _suggest, few_classes)
+def _staged(
+    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
+) -> Sequence[NDArray[np.float64]]:
+    X, model = pipeline[:-1].transform(table), pipeline[-1]
+    predict = model.predict if task is REGRESSION else model.predict_proba
+    return [predict(X, iteration_range=(0, n_rounds)) for n_rounds in rounds]
+
+
+_SECOND = {
+    "xgboost learning_rate": 0.05,
+    "xgboost max_depth": 5,
+    "xgboost min_child_weight": 5.0,
+    "xgboost subsample": 0.8,
+    "xgboost colsample_bytree": 0.7,
+    "xgboost reg_lambda": 1.0,
+}
+FAMILY = Family(build, _defaults, _suggest, few_classes, second=_SECOND, rounds="n_estimators", staged=_staged)

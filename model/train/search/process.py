@@ -19,7 +19,12 @@ from model.train.search.work import Problem
 
 _POLL_SECONDS = 0.25  # between two looks at the clock
 _STOP_SECONDS = 5.0
-_FOLD, _DONE, _FAILED = "fold", "done", "failed"
+_GRACE_SECONDS = 1.0  # in which a trial may end at its next fold, since another process takes seconds to start
+_FOLD, _DONE, _FAILED, _STOP = "fold", "done", "failed", "stop"
+
+
+class _StoppedError(Exception):
+    """The parent has no more use for this piece of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ class Worker:
     ) -> Outcome:
         """Call a function of `work` with the problem and these arguments.
 
-        `until` is a time of `monotonic` at which the process is killed. `tell` is called with the score of each fold,
-        and with None while there is none.
+        `until` is a time of `monotonic` at which the work is stopped, between two folds or by killing the process.
+        `tell` is called with the score of each fold, and with None while there is none.
         """
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -73,13 +78,26 @@ class Worker:
                 else:
                     tell(None)
                 if until is not None and monotonic() >= until:
-                    self.stop()
-                    return Outcome()
+                    return self._stopped()
         except (EOFError, ConnectionError):
             self._process.join(_STOP_SECONDS)
             code = self._process.exitcode
             self.stop()
             return Outcome(reason=_died(code))
+
+    def _stopped(self) -> Outcome:
+        """Let the work end at its next fold, or kill the process; return what became of it."""
+        assert self._connection is not None
+        self._connection.send((_STOP, ()))
+        last = monotonic() + _GRACE_SECONDS
+        while self._connection.poll(max(last - monotonic(), 0)):
+            kind, payload = self._connection.recv()
+            if kind == _DONE:
+                return Outcome(facts=payload)
+            if kind != _FOLD:
+                return Outcome(reason=payload or "")
+        self.stop()
+        return Outcome()
 
     def stop(self) -> None:
         """Kill the process, if there is one."""
@@ -121,14 +139,25 @@ def _serve(connection: Connection[Any, Any], problem: Problem) -> None:
     multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
     functions: Mapping[str, Callable[..., Any]] = {"score": work.score, "final": work.final, "measure": work.measure}
+
+    def tell(score: float) -> None:
+        connection.send((_FOLD, score))
+        if connection.poll():
+            connection.recv()
+            raise _StoppedError
+
     while True:
         try:
             what, arguments = connection.recv()
         except EOFError:
             return
-        more = {"tell": lambda score: connection.send((_FOLD, score))} if what == "score" else {}
+        if what == _STOP:  # it was done already
+            continue
+        more = {"tell": tell} if what == "score" else {}
         try:
             connection.send((_DONE, functions[what](problem, *arguments, **more)))
+        except _StoppedError:
+            connection.send((_STOP, ""))
         except MemoryError:
             connection.send((_FAILED, "it needs more memory than there is"))
         except Exception as error:  # each library has classes of its own

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import (
+    GroupKFold,
+    RepeatedKFold,
+    RepeatedStratifiedKFold,
+    StratifiedGroupKFold,
+    train_test_split,
+)
 
 from model.errors import DataError
 from model.schema.feature import Category
@@ -20,6 +26,7 @@ N_FOLDS = 5
 HELD_OUT = 0.2
 MIN_ROWS = 20
 MAX_SEARCHED = 20_000
+_FEW_ROWS, _N_REPEATS = 1_000, 3  # up to which folds are drawn so many times, since their scores are noisy
 
 Places = NDArray[np.intp]
 """Positions of rows in the frame, `(n,)`, in the order in which they are fitted on."""
@@ -175,9 +182,9 @@ def _by_group(y: NDArray[Any], units: Places, classes: bool, seed: int) -> Seque
 
 
 def _random(y: NDArray[Any], classes: bool, seed: int) -> Sequence[tuple[Places, Places]]:
-    splitter = KFold(N_FOLDS, shuffle=True, random_state=seed)
-    if classes and np.bincount(y).max() >= N_FOLDS:
-        splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+    of_classes = classes and np.bincount(y).max() >= N_FOLDS
+    repeated = RepeatedStratifiedKFold if of_classes else RepeatedKFold
+    splitter = repeated(n_splits=N_FOLDS, n_repeats=_N_REPEATS if len(y) <= _FEW_ROWS else 1, random_state=seed)
     with warnings.catch_warnings(action="ignore"):  # of rare labels the verdicts tell by name
         return list(splitter.split(y, y))
 

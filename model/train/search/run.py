@@ -29,19 +29,20 @@ from model.train.learners import LEARNERS
 from model.train.learners.family import Family, Size
 from model.train.search import rows as parts
 from model.train.search import verdicts
+from model.train.search.choice import CHEAP, next_trial
 from model.train.search.journal import Journal
 from model.train.search.leaderboard import Leaderboard, interval, leaderboard
 from model.train.search.one import Fit
 from model.train.search.process import Outcome, Worker
-from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of, next_trial
+from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of
 from model.train.search.work import Problem, n_threads
 
 DEFAULT_BUDGET_S = 120.0
 _LEAST_LEFT = 0.25  # of the time that a search has, however much of it is spent before
 _LEAST_SHARE = 0.4  # of that which the trials get, whatever is behind them
-_PROVEN_ROWS = 1_200_000  # predictions of a proof and an evaluation, about
-_FIXED_SECONDS = 15.0  # of a proof, an evaluation and their pictures for any model
-_MEASURED_SHARE, _MEASURED_SECONDS = 0.1, 20.0  # of the time, at most, to see what each family costs
+_PROVEN_ROWS, _PROVEN_TIMES = 500_000, 4  # predictions of a proof and an evaluation, and those of each row, about
+_FIXED_SECONDS = 10.0  # of a proof, an evaluation and their pictures for any model
+_MEASURED_SHARE, _MEASURED_SECONDS = 0.05, 10.0  # of the time, at most, to see what each family costs
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "optuna", "xgboost", "xgboost-cpu", "lightgbm", "torch")
 
@@ -141,7 +142,7 @@ def search(
     share = float(np.mean([len(judged) / len(training) for training, judged in rows.folds]))
     metric = "RMSE" if task is REGRESSION else "log loss"
     with Journal(journal, head) as found, Worker(problem) as worker:
-        run = _Run(problem, worker, found, chosen, task, started, asked_s, spent_s, metric)
+        run = _Run(problem, worker, found, chosen, size, task, started, asked_s, spent_s, metric)
         tried = run.trials(trials, progress=progress)
         board = leaderboard(tried, metric, share, left_out, {})
         final, entry, failures = run.final(board)
@@ -180,6 +181,7 @@ class _Run:
         worker: Worker,
         journal: Journal,
         families: Mapping[str, Family],
+        size: Size,
         task: Task,
         started: float,
         asked_s: float | None,
@@ -187,7 +189,8 @@ class _Run:
         metric: str,
     ) -> None:
         self._problem, self._worker, self._journal = problem, worker, journal
-        self._families, self._task, self._metric = families, task, metric
+        self._families, self._size, self._task, self._metric = families, size, task, metric
+        self._n_judged = sum(len(judged) for _, judged in problem.rows.folds)
         self._started = started - sum(trial.seconds for trial in journal.trials)
         self._asked_s = asked_s
         self._budget_s = None if asked_s is None else max(asked_s - spent_s, _LEAST_LEFT * asked_s)
@@ -260,17 +263,18 @@ class _Run:
     def _proof_seconds(self) -> float:
         """Return how long the proof and the evaluation of the best so far will take, about."""
         best = best_of(self._journal.trials)
-        return _FIXED_SECONDS + (_PROVEN_ROWS * best.row_seconds if best else 0.0)
+        n_rows = _PROVEN_ROWS + _PROVEN_TIMES * len(self._problem.frame)
+        return _FIXED_SECONDS + (n_rows * best.row_seconds if best else 0.0)
 
     def _one_more(self, bar: Any, n_trials: int | None) -> bool:
         """Do the next trial; return whether there was one and it ended in time."""
         finished = self._journal.trials
-        upcoming = next_trial(finished, self._families, self._task, self._problem.seed)
+        upcoming = next_trial(finished, self._families, self._task, self._problem.seed, self._size, self._n_judged)
         if upcoming is None:
             return False
         family, parameters, asked = upcoming
         best = best_of(finished)
-        is_default = len(finished) < len(self._families)
+        is_whole = self._families[family].cost(self._size) <= CHEAP and all(each.family != family for each in finished)
         begun = monotonic()
 
         def tell(score: float | None) -> None:
@@ -287,7 +291,7 @@ class _Run:
             "score",
             family,
             dict(parameters),
-            None if is_default or best is None else best.scores,
+            None if is_whole or best is None else best.scores,
             until=None if not finished else self._until(),
             tell=tell,
         )
@@ -302,24 +306,31 @@ class _Run:
         number = len(self._journal.trials)
         if outcome.facts is None:
             return Trial(number, family, parameters, asked, FAILED, reason=outcome.reason, seconds=seconds)
-        scores = tuple(outcome.facts["scores"])
+        scores, n_folds = tuple(outcome.facts["scores"]), len(self._problem.rows.folds)
         return Trial(
             number,
             family,
-            parameters,
+            {**parameters, **outcome.facts["chosen"]},
             asked,
-            COMPLETE if len(scores) == len(self._problem.rows.folds) else STOPPED,
+            COMPLETE if len(scores) == n_folds else STOPPED,
             scores,
             seconds=seconds,
             fit_seconds=outcome.facts["fit_seconds"],
             row_seconds=outcome.facts["row_seconds"],
+            done=len(scores) / n_folds,
         )
 
 
 def _not_reached(chosen: Iterable[str], tried: Iterable[Trial]) -> dict[str, str]:
-    """Return the families that no trial was about, of which the leaderboard says nothing, with the reason."""
-    reached = {trial.family for trial in tried}
-    return {name: "there was no time or trial left for it" for name in chosen if name not in reached}
+    """Return the families that the leaderboard says nothing of, since no trial reached the last fold, and why."""
+    found = {}
+    for name in chosen:
+        states = [trial.state for trial in tried if trial.family == name]
+        if not states:
+            found[name] = "there was no time or trial left for it"
+        elif STOPPED in states and COMPLETE not in states:
+            found[name] = "it was stopped after some folds, in which it was behind"
+    return found
 
 
 def _families(names: Sequence[str] | None, size: Size) -> tuple[dict[str, Family], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model.metrics import log_losses, short
 from model.schema.feature import CATEGORY
-from model.train.search.leaderboard import Leaderboard, difference
+from model.train.search.leaderboard import Interval, Leaderboard, difference
 from model.train.search.rows import Rows
 from model.train.search.trials import BASELINE, LINEAR
 from model.train.search.work import Problem
@@ -33,7 +34,7 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
     if BASELINE in by_name and best.family != BASELINE:
         gain = difference(best, by_name[BASELINE], share)
         theirs = by_name[BASELINE].score.mean
-        by = f"by {short(gain.mean)} ({gain.mean / theirs:.0%}; 95 % interval {short(gain.low)} to {short(gain.high)})"
+        by = f"by {short(gain.mean)} ({gain.mean / theirs:.0%}; {_interval(gain)})"
         if gain.low > 0:
             sentences.append(f"{best.family} is better than the baseline in {found.metric} {by}")
         else:
@@ -49,7 +50,7 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
         sentences.append("nothing is better than the baseline; the features say little about the target")
     if LINEAR in by_name and best.family not in (BASELINE, LINEAR):
         gain = difference(best, by_name[LINEAR], share)
-        by = f"by {short(gain.mean)} (95 % interval {short(gain.low)} to {short(gain.high)})"
+        by = f"by {short(gain.mean)} ({_interval(gain)})"
         if gain.low > 0:
             sentences.append(f"{best.family} is better than a linear model in {found.metric} {by}")
         else:
@@ -57,6 +58,12 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
                 f"a linear model is as good: {best.family} is better {by}; the simpler one may be the better choice"
             )
     return sentences
+
+
+def _interval(gain: Interval) -> str:
+    if not math.isfinite(gain.low):
+        return "one fold gives no interval"
+    return f"95 % interval {short(gain.low)} to {short(gain.high)}"
 
 
 def warnings_of(

@@ -20,7 +20,8 @@ from model.engine.formulas import Derived
 from model.metrics import log_losses
 from model.task import REGRESSION, TASKS
 from model.train.frames import Frames
-from model.train.learners import LEARNERS, fitted
+from model.train.learners import LEARNERS
+from model.train.learners.family import Family
 from model.train.search.rows import Places, Rows
 from model.train.search.trials import stops
 
@@ -28,6 +29,8 @@ _N_BATCH = 10_000  # rows that are predicted at once to time an engine
 _N_TIMED = 4_096  # rows that a pipeline predicts to be timed
 _MAX_THREADS = 8
 _N_ALONE = 200  # requests of one row
+_SHARES_OF_ROUNDS = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.1, 0.05)  # after which boosting is judged
+_MORE_ROUNDS = 1.6  # times those that are best in the first fold
 
 
 def n_threads() -> int:
@@ -64,34 +67,46 @@ def score(
 ) -> dict[str, Any]:
     """Return the score of each fold: RMSE or log loss. `tell` is called with each.
 
-    It stops early if it is much worse than the `best` trial. Raises `ValueError` for predictions that are not finite.
+    It stops early if it is much worse than the `best` trial. Boosting is judged after some numbers of rounds, of which
+    `parameters` have the most, and the facts the one that is best over the folds; what is behind the best of the first
+    fold is not fitted in the others, but for a margin. Raises `ValueError` for predictions that are not finite.
     """
-    scores: list[float] = []
+    kind = LEARNERS[family].family()
+    most = parameters[kind.rounds] if kind.rounds else 0
+    rounds = sorted({max(round(most * share), 1) for share in _SHARES_OF_ROUNDS}) if most else [0]
+    scores: list[list[float]] = []  # of each fold, for each number of rounds
     fit_seconds, row_seconds = [], 0.0
+    n_judged = len(problem.rows.folds[-1][1])
     for training, judged in problem.rows.folds:
         y, classes = problem.y[training], np.zeros(0, dtype=np.int64)
         if problem.n_classes:  # a fold may lack a rare class, and learners want positions without a gap
             classes, y = np.unique(y, return_inverse=True)
         if problem.n_classes and len(classes) < 2:
             raise ValueError("a fold has rows of one class alone")
+        asked = {**parameters, kind.rounds: rounds[-1]} if most else parameters
         started = perf_counter()
-        pipeline = fit(problem, family, parameters, training, y)
+        pipeline = fit(problem, family, asked, training, y)
         fit_seconds.append(perf_counter() - started)
         with _quiet(1):
-            found = _loss(problem, pipeline, judged, classes)
+            found = _losses(problem, kind, pipeline, judged, classes, rounds)
             if not scores:  # many rows, since a call of a pipeline takes milliseconds for few
                 many = problem.frame.iloc[np.resize(judged, _N_TIMED)]
                 started = perf_counter()
                 pipeline.predict(many)
                 row_seconds = (perf_counter() - started) / _N_TIMED
-        if not np.isfinite(found):
+        if not np.isfinite(found).all():
             raise ValueError("a prediction is not finite")
         scores.append(found)
-        tell(found)
-        if stops(scores, best):
+        if most and len(scores) == 1:
+            rounds = [n for n in rounds if n <= _MORE_ROUNDS * rounds[int(np.argmin(found))]] or rounds[:1]
+        tell(min(found))
+        if stops([min(of_fold) for of_fold in scores], best, n_judged):
             break
+    of_rounds = np.array([of_fold[: len(rounds)] for of_fold in scores])  # (n_folds, n_rounds)
+    place = int(of_rounds.mean(axis=0).argmin())
     return {
-        "scores": scores,
+        "scores": of_rounds[:, place].tolist(),
+        "chosen": {kind.rounds: rounds[place]} if most else {},
         "fit_seconds": float(np.mean(fit_seconds)),
         "row_seconds": row_seconds,
     }
@@ -136,6 +151,8 @@ def measure(problem: Problem, family: str, parameters: Mapping[str, Any]) -> dic
 
 
 def _served(problem: Problem, pipeline: Any, places: Places) -> dict[str, Any]:
+    from model.train.learners import fitted  # what compiles models takes a second to import, and no trial needs it
+
     X = problem.frames.matrix(problem.frame.iloc[places])
     found = fitted.candidate(pipeline, problem.frames, X)
     rows = X[np.arange(_N_BATCH) % len(X)]
@@ -158,13 +175,24 @@ def _served(problem: Problem, pipeline: Any, places: Places) -> dict[str, Any]:
     }
 
 
-def _loss(problem: Problem, pipeline: Any, judged: Places, classes: NDArray[Any]) -> float:
+def _losses(
+    problem: Problem, kind: Family, pipeline: Any, judged: Places, classes: NDArray[Any], rounds: Sequence[int]
+) -> list[float]:
+    """Return the RMSE, or the log loss, after each number of rounds; of a family without rounds it is one."""
+    table, task = problem.frame.iloc[judged], TASKS[problem.task]
+    if kind.staged:
+        return [_loss(problem, each, judged, classes) for each in kind.staged(pipeline, table, rounds, task)]
+    predict = pipeline.predict if task is REGRESSION else pipeline.predict_proba
+    return [_loss(problem, predict(table), judged, classes)]
+
+
+def _loss(problem: Problem, predicted: Any, judged: Places, classes: NDArray[Any]) -> float:
     """Return the RMSE, or the log loss, in which a class that the pipeline does not know has the probability 0."""
-    table, y = problem.frame.iloc[judged], problem.y[judged]
+    y = problem.y[judged]
     if problem.task == REGRESSION.name:
-        return float(np.sqrt(np.mean((np.asarray(pipeline.predict(table), dtype=np.float64).reshape(-1) - y) ** 2)))
+        return float(np.sqrt(np.mean((np.asarray(predicted, dtype=np.float64).reshape(-1) - y) ** 2)))
     answers = np.zeros((len(judged), 1 + problem.n_classes))
-    answers[:, 1 + classes] = pipeline.predict_proba(table)
+    answers[:, 1 + classes] = predicted
     return float(log_losses(y.astype(np.float64), answers).mean())
 
 
