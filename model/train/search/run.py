@@ -285,7 +285,7 @@ class _Run:
                 if self._budget_s is None
                 else f"{max(self._budget_s - (monotonic() - self._started), 0):.0f} s left, "
             )
-            bar.set_postfix_str(f"{left}{len(finished)} trials, {known}, now {family}")
+            bar.set_postfix_str(f"{left}{known}, trial {len(finished) + 1}: {family}")
 
         outcome = self._worker.run(
             "score",
