@@ -1094,7 +1094,7 @@ def test_long_run_of_blanks_takes_no_time(tmp_path: Path) -> None:
         elapsed = sum(worker.cpu_times()[:2]) - before
 
     assert client.received.startswith(b"HTTP/1.1 200")
-    assert elapsed < 0.5
+    assert elapsed < 2
 
 
 def test_workers_share_clients(tmp_path: Path) -> None:
