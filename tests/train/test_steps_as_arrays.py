@@ -325,7 +325,7 @@ def test_limits_of_many_columns_take_few_questions(steps: list[Any]) -> None:
 
     features = [Feature(f"x{n}") for n in range(20)]
     lowest, highest = find_limits(ask, features, X, unchecked=unchecked, in_float32=False)
-    assert n_questions < 400
+    assert n_questions < 200
     for number in range(20):
         for limit, side in ((lowest[number], -np.inf), (highest[number], np.inf)):
             row = X[:1].copy()

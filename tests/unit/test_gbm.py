@@ -90,13 +90,17 @@ def everywhere(n: int) -> tuple[Matrix, Matrix]:
     return np.full(n, -np.inf), np.full(n, np.inf)
 
 
-@given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
-@example([math.inf, -math.inf, 0.0, 5e-324, -5e-324, MAX, -MAX])
-def test_largest_finds_any_number(values: list[float]) -> None:
-    """The largest x with x <= t is t, infinities included, for many predicates at once."""
+@given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=5), at_once=st.integers(1, 20))
+@example([math.inf, -math.inf, 0.0, 5e-324, -5e-324, MAX, -MAX], 1)
+@example([math.inf, -math.inf, 0.0, 5e-324, -5e-324, MAX, -MAX], 15)
+def test_largest_finds_any_number(values: list[float], at_once: int) -> None:
+    """The largest x with x <= t is t, infinities included, for many predicates, asked for any number of x at once."""
     t = np.array(values)
 
-    assert fold.largest(lambda x: x <= t, *everywhere(len(t))).tolist() == values
+    def holds(x: Matrix) -> NDArray[np.bool_]:
+        return x <= np.tile(t, len(x) // len(t))
+
+    assert fold.largest(holds, *everywhere(len(t)), at_once=at_once).tolist() == values
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
