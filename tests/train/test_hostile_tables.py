@@ -1,21 +1,37 @@
-"""Hostile tables: each is read and described, or refused with one report; never a traceback, in bounded memory."""
+"""Hostile tables: each is read, described and trained on, or refused with one report; in bounded memory."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import random
+import re
 import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from model import Store
+from model.cli.main import main
 from model.errors import ModelError
 from model.table.frame import prepare
 from model.table.infer import describe
 from model.table.reader import open_table
 from model.table.schema_file import parse, render
+from model.train import proof
+from tests.support.service import ROOT
 
 N_TABLES = 100
+TARGET = "target"
+# Each of one process, which takes some seconds to start.
+BLOCKS = [range(start, start + 50) for start in range(0, N_TABLES, 50)]
+LEARNERS = ("linear", "hist-gbm", "gbm", "forest", "baseline")
 # Of cells that break parsers, casts and names.
 CELLS = (
     *("", " ", "NA", "nan", "-", "?", "1", "1.5", "1,5", "1,234", "1e999", "-0", "0x1F", "1_000", "٣", "inf", "007"),
@@ -42,29 +58,56 @@ CELLS = (
 NAMES = ("a", "A", "rowid", "c1", "data", "select", "a b", "ä", '"', "`", "1", "", "a", "y", "x" * 300, "row")
 
 
-def hostile(seed: int) -> bytes:
-    """Return a table that is wrong in ways that the seed chooses."""
+def hostile(seed: int, *, target: bool = False) -> bytes:
+    """Return a table that is wrong in ways that the seed chooses; if it has a `target`, only its features are."""
     chance = random.Random(seed)
-    width, n_rows = chance.randint(1, 8), chance.choice([0, 1, 2, 30, 300])
-    separator, quoted = chance.choice(",;\t|"), chance.random() < 0.6
+    width, n_rows = chance.randint(1, 8), chance.choice([60] if target else [0, 1, 2, 30, 300])
+    separator, quoted = chance.choice(",;\t|"), chance.random() < 0.6 or target
     of_column = [chance.sample(CELLS, chance.randint(1, 6)) for _ in range(width)]
 
     def line(cells: list[str]) -> str:
         shown = ['"' + cell.replace('"', '""') + '"' if quoted else cell for cell in cells]
         return separator.join(shown)
 
-    lines = [line(chance.sample(NAMES, width))]
-    for _ in range(n_rows):
+    lines = [line(chance.sample(NAMES, width) + [TARGET] * target)]
+    for row in range(n_rows):
         cells = [chance.choice(known) if chance.random() < 0.9 else chance.choice(CELLS) for known in of_column]
-        cells = cells[: chance.randint(0, width)] if chance.random() < 0.02 else cells
+        if target:
+            cells.append(f"{row % 7}.{row % 10}" if seed % 2 else chance.choice(["high", "low", "middle"]))
+        elif chance.random() < 0.02:
+            cells = cells[: chance.randint(0, width)]
         lines.append(line(cells))
     content = chance.choice(["\n", "\r\n", "\r"]).join(lines).encode(chance.choice(["utf-8", "utf-16", "utf-8-sig"]))
+    if target:
+        return content
     if chance.random() < 0.1:
         place = chance.randrange(len(content) + 1)
         content = content[:place] + chance.randbytes(3) + content[place:]
     if chance.random() < 0.1:
         content = gzip.compress(content)[: chance.choice([None, 30])]
     return content
+
+
+def has_target(seed: int) -> bool:
+    """Return whether a table is one that a model may be trained on, whose training takes seconds."""
+    return seed % 7 == 1
+
+
+def train(folder: Path, seeds: Sequence[int]) -> None:
+    """Train a model of each table in a folder by the command line; print what it said, and the peak of memory."""
+    proof.RANDOM_ROWS = 1_000
+    ended = {}
+    for seed in seeds:
+        path, target = folder / f"{seed}.csv", TARGET
+        if not has_target(seed):
+            with suppress(ModelError), open_table(path) as relation:
+                target = relation.names[-1]
+        options = ["--data", str(path), f"--target={target}", "--learner", LEARNERS[seed % len(LEARNERS)]]
+        errors = StringIO()
+        with redirect_stdout(StringIO()), redirect_stderr(errors):
+            status = main(["--store", str(folder / "store"), "train", f"table-{seed}", *options])
+        ended[seed] = status, errors.getvalue()
+    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, ended]))
 
 
 @pytest.mark.parametrize("seed", range(N_TABLES))
@@ -84,6 +127,41 @@ def test_hostile_table_is_described_or_refused(tmp_path: Path, seed: int) -> Non
     except ModelError as error:
         assert str(error).strip()  # noqa: PT017
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds[0]} to {seeds[-1]}")
+def test_hostile_table_gives_a_candidate_or_one_report(tmp_path: Path, seeds: range) -> None:
+    """`train` adds a version that can be served, or one report with its number of faults; nothing else, in 1 GB."""
+    for seed in seeds:
+        (tmp_path / f"{seed}.csv").write_bytes(hostile(seed, target=has_target(seed)))
+    code = f"""
+from pathlib import Path
+from tests.train.test_hostile_tables import train
+if __name__ == "__main__":
+    train(Path({str(tmp_path)!r}), {seeds!r})
+"""
+    script = tmp_path / "command.py"
+    script.write_text(code)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environ, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    peak, ended = json.loads(done.stdout)
+    store, n_candidates = Store(tmp_path / "store"), 0
+    for seed, (status, said) in ended.items():
+        name = f"table-{seed}"
+        if status == 0:
+            n_candidates += 1
+            assert store.load(name).manifest.version == 1
+            assert {entry.name for entry in (tmp_path / "store" / name).iterdir()} == {"1", "aliases.json"}
+            continue
+        assert status == 1
+        assert said.startswith(f"error: {seed}.csv")
+        assert not list((tmp_path / "store").glob(f"{name}/*"))
+        if counted := re.search(r"is not a table: (\d+) fault", said):
+            assert min(int(counted[1]), 10) == len(re.findall(r"^  (?!…)", said, re.MULTILINE))
+    assert n_candidates >= 5
+    assert peak < 1_000_000  # KiB
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
