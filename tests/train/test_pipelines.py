@@ -201,7 +201,7 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_pipeline_is_served_equally_or_refused_in_a_sentence(data: st.DataObject, learner: str) -> None:
     """The served version gives the pipeline's bits for its table, or an error of one sentence says what to do.
