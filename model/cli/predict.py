@@ -29,12 +29,7 @@ def add_predict(commands: Commands) -> None:
         "row and column.",
     )
     predict.add_argument("model", help=REFERENCE)
-    predict.add_argument(
-        "table",
-        nargs="?",
-        default=_STANDARD_INPUT,
-        help="the table: a file, a pattern of files, or a URL (default: standard input)",
-    )
+    predict.add_argument("table", help="a file, a pattern of files, a URL, or - for standard input")
     predict.add_argument(
         "--ignore-unknown", action="store_true", help="ignore columns that the model does not know, up to 20"
     )
@@ -58,9 +53,10 @@ def _predict(options: argparse.Namespace) -> None:
     given, known = reading(options), model.manifest.reading
     if options.plain and given:
         raise ValueError(f"--plain says how the table is written; leave out --{next(iter(given))}")
-    is_plain = known.is_plain and not given and Path(options.table).suffix.lower() in _PLAIN_SUFFIXES
-    if options.plain or (is_plain and "://" not in options.table):
-        columns = _plain_columns(model, options.table, known)
+    path = Path(options.table)
+    is_file = path.is_file() or not ("://" in options.table or {*"*?["} & {*options.table})
+    if options.plain or (known.is_plain and not given and is_file and path.suffix.lower() in _PLAIN_SUFFIXES):
+        columns = _plain_columns(model, options.table, known, advice=not options.plain)
     else:
         columns = _columns(model, options.table, known, given)
     schema = replace(model.schema, ignore_unknown=options.ignore_unknown)
@@ -82,15 +78,20 @@ def _predict(options: argparse.Namespace) -> None:
     written.writerows([label, *probabilities] for label, (_, *probabilities) in zip(labels, answers))
 
 
-def _plain_columns(model: Artifact, table: str, known: Reading) -> dict[str, list[Any]]:
-    """Return the cells of a CSV table as a server takes it, without the columns that training left out."""
+def _plain_columns(model: Artifact, table: str, known: Reading, *, advice: bool) -> dict[str, list[Any]]:
+    """Return the cells of a CSV table as a server takes it, without the columns that training left out.
+
+    With `advice` an error says how another table is read.
+    """
     is_input = table == _STANDARD_INPUT
     try:
         content = sys.stdin.buffer.read() if is_input else Path(table).read_bytes()
         names = (*model.schema.names, *known.left_out)
         columns, _ = columns_from_csv(content.decode("utf-8"), names=names, parsers=model.schema.parsers)
     except ValueError as error:
-        raise ValueError(f"{'standard input' if is_input else table} is not a CSV table in UTF-8: {error}") from None
+        more = "; where it is written otherwise, say how, as by --separator or --encoding" if advice else ""
+        name = "standard input" if is_input else table
+        raise ValueError(f"{name} is not a CSV table in UTF-8: {error}{more}") from None
     left_out = {*known.left_out} - {*model.schema.names}
     return {name: cells for name, cells in columns.items() if name not in left_out}
 

@@ -203,8 +203,9 @@ def restricted(description: Description, known: Description | None, types: Mappi
 def _about_target(relation: Relation, column: _Column) -> list[str]:
     """Return why a target cannot be predicted as it is; nothing if it can."""
     described, name = column.described, column.name
-    if _n_distinct(relation, text_of(relation, described), 2) < 2:
-        return [f"the target {name!r} has only one value: there is nothing to learn"]
+    n_distinct = _n_distinct(relation, text_of(relation, described), 2)
+    if n_distinct < 2:
+        return [f"the target {name!r} has {'only one' if n_distinct else 'no'} value: there is nothing to learn"]
     if described.type in LEARNED and described.type != DATE:
         return []
     return [
@@ -309,7 +310,7 @@ def _decide(relation: Relation, column: _Column, *, is_target: bool) -> None:
     elif stored == reader.TEXT and column.n_booleans == n_present and _n_distinct(relation, text, 3) <= 2:
         low, high = relation.sql(f"SELECT min(lower({text})), max(lower({text})) FROM data")[0]
         plain = low in ("false", "true") and high in ("false", "true")
-        column.take(BOOLEAN, f"all cells are {low} or {high}{'' if plain else '; the server takes true and false'}")
+        column.take(BOOLEAN, f"all cells are {low} or {high}{'' if plain else '; in JSON they are true and false'}")
     elif stored == reader.TEXT and (
         column.n_numbers < _ENOUGH * n_present or (relation.given_decimal and column.n_points)
     ):

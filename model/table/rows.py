@@ -54,7 +54,8 @@ def columns_of(
         columns: dict[str, list[Any]] = {name: [] for name in relation.names if name not in known}
         for feature in features:
             if feature.name in relation.names:
-                columns[feature.name] = _cells(relation, _described(relation, feature, reading, given))
+                described = _described(relation, feature, reading, given)
+                columns[feature.name] = _cells(relation, feature, described)
         return columns
 
 
@@ -86,11 +87,26 @@ def _described(relation: Relation, feature: Feature, reading: Reading, given: Ma
     return ColumnDescription(feature.name, feature.type, format=feature.format, **said)
 
 
-def _cells(relation: Relation, column: ColumnDescription) -> list[Any]:
-    """Return the cells of a column: numbers, booleans, dates in ISO 8601, texts; None for a missing value."""
+def _categories(relation: Relation, feature: Feature, column: ColumnDescription) -> list[Any]:
+    """Return the cells of a category, as a server reads them in CSV: a category is one, whatever its text is."""
+    parse, missing = feature.cells.parse, {*column.missing}
+    is_float = relation.type(column.name) == reader.NUMBER
+
+    def cell(text: str | None) -> Any:
+        if text is None or text.strip() in missing or (is_float and text == "nan"):
+            return None
+        if is_float and text not in feature.categories:  # 1.0, which 1 is in a column of pandas with gaps
+            text = text.removesuffix(".0")
+        return parse(text)
+
+    return [cell(text) for (text,) in relation.sql(f"SELECT {relation.text(column.name)} FROM data ORDER BY rowid")]
+
+
+def _cells(relation: Relation, feature: Feature, column: ColumnDescription) -> list[Any]:
+    """Return the cells of a column: numbers, booleans, dates in ISO 8601, categories; None for a missing value."""
+    if feature.type == CATEGORY:
+        return _categories(relation, feature, column)
     texts = f"SELECT rowid AS row, {text_of(relation, column)} AS t FROM data"
-    if column.type == CATEGORY:
-        return [text for (text,) in relation.sql(f"SELECT t FROM ({texts}) ORDER BY row")]
     value = f"CAST({value_of(relation, column, 't')} AS DOUBLE)"
     rows = relation.sql(f"SELECT t, {value} FROM ({texts}) ORDER BY row")
     return [text if number is None else _cell(column.type, text, number) for text, number in rows]

@@ -191,7 +191,7 @@ def test_commands(baked: str) -> None:
 
     assert docker("run", "--rm", baked, "list").endswith(" champion")
     assert "answered to the last bit" in docker("run", "--rm", baked, "verify", MODEL)
-    assert docker("run", "--rm", "--interactive", baked, "predict", MODEL, given=table) == "25.002145787183498"
+    assert docker("run", "--rm", "--interactive", baked, "predict", MODEL, "-", given=table) == "25.002145787183498"
     assert docker("run", "--rm", baked, "python", "-c", "print(6 * 7)") == "42"
 
 

@@ -18,9 +18,9 @@ from tests.support.service import ROOT, TABLE
 PYTHON = [sys.executable, "-m", "model"]
 
 
-def predicting(store: Path, *more: str) -> list[str]:
-    """Return the command that predicts the rows of its standard input."""
-    return [*PYTHON, "--store", str(store), "predict", "boston-housing", *more]
+def predicting(store: Path, table: str = "-") -> list[str]:
+    """Return the command that predicts the rows of a table, by default of its standard input."""
+    return [*PYTHON, "--store", str(store), "predict", "boston-housing", table]
 
 
 def test_reader_that_stops(store: Path, houses: pd.DataFrame) -> None:
@@ -61,7 +61,7 @@ def test_tables_are_utf8(store: Path, tmp_path: Path, mark: bytes, from_file: bo
 def test_unknown_name(store: Path) -> None:
     """An error for an unknown name lists the names in the store, without advice to train that name."""
     done = subprocess.run(
-        [*PYTHON, "--store", str(store), "predict", "nope"], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [*PYTHON, "--store", str(store), "predict", "nope", "-"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
 
     assert done.returncode == 1

@@ -242,7 +242,7 @@ def test_texts_that_mean_missing(tmp_path: Path) -> None:
         (lambda row: row + 1, "is of the type identifier, which cannot be predicted"),
         (lambda row: f"a long sentence about the house number {row}", "is of the type text, which cannot be predicted"),
         (lambda row: f"2026-01-{row % 28 + 1:02d}", "is of the type date, which cannot be predicted"),
-        (lambda row: "", "has only one value"),
+        (lambda row: "", "has no value"),
         (lambda row: 7, "has only one value"),
         (lambda row: row % 7, ""),
     ],

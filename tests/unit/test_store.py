@@ -365,7 +365,7 @@ def test_predict_prints_a_line_per_row(
     path = tmp_path / "houses.csv"
     path.write_text(text)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    arguments = {"file": [str(path)], "stdin": [], "table with the truth": [str(TABLE)]}[source]
+    arguments = {"file": [str(path)], "stdin": ["-"], "table with the truth": [str(TABLE)]}[source]
 
     assert main(["--store", str(store), "predict", "boston-housing", *arguments]) == 0
     answers = [float(line) for line in capsys.readouterr().out.splitlines()]
@@ -377,7 +377,7 @@ def test_predict_prints_a_line_per_row(
     [
         (["show", "boston"], "there is no model 'boston' in the store"),
         (["verify", "boston-housing@2"], "the model 'boston-housing' in the store .* has no version '2'"),
-        (["predict", "../x"], "'../x' is not a model's name"),
+        (["predict", "../x", "-"], "'../x' is not a model's name"),
         (["predict", "boston-housing", "/no/table.csv"], "No such file or directory: '/no/table.csv'"),
         (["train", "iris"], "there is no table for the model 'iris'; name it by --data"),
         (["train", "boston-housing", "--data", "/no/table.csv"], "/no/table.csv cannot be read: No such file"),
@@ -405,7 +405,7 @@ def test_predict_reports_every_problem(
     """Rows that do not fit are refused with every problem, a line each, and no prediction is printed."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"CHAS,RM,TAX,PTRATIO,B\n0,x,296,15.3,\n")))
 
-    assert main(["--store", str(store), "predict", "boston-housing"]) == 1
+    assert main(["--store", str(store), "predict", "boston-housing", "-"]) == 1
     output = capsys.readouterr()
     assert (output.out, output.err.splitlines()) == (
         "",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,8 +75,6 @@ def test_own_dialect(german: Path, reading: Reading) -> None:
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv.gz"])
 def test_other_formats(german: Path, reading: Reading, tmp_path: Path, suffix: str) -> None:
     """The same rows as Parquet, JSON lines or compressed are read by what that file is, whatever the model's was."""
-    import duckdb
-
     path = tmp_path / f"rows{suffix}"
     if suffix == ".csv.gz":
         pd.read_csv(german, sep=";", encoding="cp1252", dtype=str).to_csv(path, sep=";", index=False)
@@ -173,3 +174,31 @@ def test_other_separator_is_named(reading: Reading, tmp_path: Path) -> None:
 def test_malformed_facts_are_no_reading(facts: Any) -> None:
     """A manifest may come from anyone: facts of another form are as good as none."""
     assert from_document(facts) is None
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("categories", "cells", "expected"),
+    [
+        (("DE", "NA"), ["NA", "DE", ""], [1.0, 0.0, math.nan]),
+        (("1", "2", "3"), ["3", "1", ""], [2.0, 0.0, math.nan]),
+        ((1, 2, 3), ["3", "1", ""], [2.0, 0.0, math.nan]),
+    ],
+)
+def test_categories_that_look_like_something_else(
+    tmp_path: Path, format: str, categories: tuple[Any, ...], cells: list[str], expected: list[float]
+) -> None:
+    """A category is one in every format, also where its text could mean a missing value, or a column has numbers."""
+    path = tmp_path / f"table.{format}"
+    frame = pd.DataFrame({"c": cells, "x": 1.0})
+    if format == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        cells_of_one_type = pd.to_numeric(frame.c) if cells[0].isdecimal() else frame.c.where(frame.c != "", None)
+        duckdb.from_df(frame.assign(c=cells_of_one_type)).write_parquet(str(path))
+    feature = Feature("c", type="category", categories=categories, missing=True)
+
+    found = columns_of(path, [feature, Feature("x")], "y", Reading({}, {}, ()), {})
+
+    X = Schema((feature, Feature("x")), Feature("y")).matrix_from_columns(found)
+    np.testing.assert_array_equal(X[:, 0], expected)

@@ -63,7 +63,8 @@ def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     learner = LEARNERS[name]
     defaults = [learner.family().defaults(task) for task in (REGRESSION, CLASSIFICATION)]
-    examples = {option: [default[option] for default in defaults if option in default] for option in defaults[0]}
+    options = dict.fromkeys(option for default in defaults for option in default)
+    examples = {option: [default[option] for default in defaults if option in default] for option in options}
     faults, found = [], {}
     for option, value in given.items():
         details = learner.options.get(option)
@@ -105,7 +106,7 @@ def _by_examples(examples: Sequence[Any], value: Any) -> Any:
     if type(value) in kinds and is_finite:
         return value
     if float in kinds and type(value) is int:
-        return float(value)
+        return value if str in kinds else float(value)  # 1 of a forest's `max_features` is one, and 1.0 is all of them
     raise ValueError(" or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds)))
 
 

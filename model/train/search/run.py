@@ -372,7 +372,9 @@ def _head(
         data.update(
             b"-" if values is None else pd.util.hash_pandas_object(pd.Series(values), index=False).to_numpy().tobytes()
         )
-    columns = [(each.name, each.type, str(each.dtype), list(each.categories)) for each in problem.frames.columns]
+    columns = [
+        (each.name, each.type, str(each.dtype), list(each.categories), each.has_gaps) for each in problem.frames.columns
+    ]
     facts = {
         "data": data.hexdigest(),
         "columns": hashlib.sha256(repr(columns).encode()).hexdigest(),

@@ -98,7 +98,7 @@ def score(
             raise ValueError("a prediction is not finite")
         scores.append(found)
         if most and len(scores) == 1:
-            rounds = [n for n in rounds if n <= _MORE_ROUNDS * rounds[int(np.argmin(found))]] or rounds[:1]
+            rounds = [n for n in rounds if n <= _MORE_ROUNDS * rounds[int(np.argmin(found))]]
         tell(min(found))
         if stops([min(of_fold) for of_fold in scores], best, n_judged):
             break
@@ -108,7 +108,7 @@ def score(
         "scores": of_rounds[:, place].tolist(),
         "chosen": {kind.rounds: rounds[place]} if most else {},
         "fit_seconds": float(np.mean(fit_seconds)),
-        "row_seconds": row_seconds,
+        "row_seconds": row_seconds * (rounds[place] / most if most else 1),  # which were those of the most rounds
     }
 
 
