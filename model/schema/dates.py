@@ -32,8 +32,8 @@ ISO = rf"{_YEAR}-\d\d-\d\d([Tt ]{_HOUR}:{_SIXTY}(:{_SIXTY}([.,]\d{{1,9}})?)?( ?[
 """
 _ISO = re.compile(ISO, re.ASCII)
 # The directives of strptime that mean the same everywhere: each with its digits, or with letters.
-_DIGITS = {"Y": (4, 4), "y": (2, 2), "j": (1, 3), "f": (1, 6), **dict.fromkeys("mdHIMS", (1, 2))}
-_OTHERS = {**dict.fromkeys("aAbBp", "[A-Za-z]{2,9}"), "z": rf"([+-]{_HOUR}:?{_SIXTY}|Z)", "%": "%"}
+_DIGITS = {"Y": (4, 4), "y": (2, 2), "f": (1, 6), **dict.fromkeys("mdHIMS", (1, 2))}
+_OTHERS = {**dict.fromkeys("aAbBp", "[A-Za-z]{2,9}"), "z": rf"[+-]{_HOUR}:?{_SIXTY}", "%": "%"}
 _SHOWN = datetime(2026, 1, 31, 14, 30, tzinfo=UTC)  # as an example
 _SAMPLES = (datetime(2003, 11, 22, tzinfo=UTC), datetime(2004, 2, 5, tzinfo=UTC))  # by which a format is tried
 
@@ -149,8 +149,8 @@ def check_format(format: str) -> None:
                 f"the format of dates {format!r} has %{directive}, which is none of strptime's that can be used: "
                 f"{', '.join(f'%{each}' for each in (*_DIGITS, *_OTHERS))}"
             )
-    if "%I" in format and "%p" not in format:
-        raise ValueError(f"the format of dates {format!r} has hours to 12, and no %p that says which half of the day")
+    if ("%I" in format) != ("%p" in format):
+        raise ValueError(f"the format of dates {format!r} has one of %I and %p; they say the hour together")
     for sample in _SAMPLES:
         try:
             text = sample.strftime(format)

@@ -96,7 +96,7 @@ ISO = st.builds(
 )
 MONTHS = ("%Y-%m", "%m/%Y", "%b %Y", "%y-%m")
 FORMATS = (
-    *("%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M", "%Y%m%d", "%d%m%y", "%B %d, %Y", "%j %Y", "%A %d.%m.%y %I:%M:%S %p"),
+    *("%d.%m.%Y", "%m/%d/%y", "%d %b %Y %H:%M", "%Y%m%d", "%d%m%y", "%B %d, %Y", "%A %d.%m.%y %I:%M:%S %p"),
     *("%d/%m/%Y %H:%M:%S.%f", "%Y-%m-%d %H:%M%z", "%d.%m.%Y%%", *MONTHS),
 )
 
