@@ -232,7 +232,8 @@ def _importance(evaluation: Evaluation, subject: Subject) -> str:
     return f"""### What it relies on
 
 By how much the {loss} of {ranked.rows:,} validation rows rises when a column is shuffled among them,
-{ranked.repeats} times. Columns that say the same stand in for each other, so each of them can look unimportant.
+{ranked.repeats} times. Columns that say the same stand in for each other, so each of them can look unimportant;
+in a linear model whose factors for them cancel out they look more important than they are.
 
 | column | rise | 95 % interval |
 |---|---|---|
