@@ -248,8 +248,8 @@ def test_json_states_every_fact(tmp_path: Path) -> None:
         "share": 1 / N_ROWS,
         "first_rows": [5],
         "examples": ["many"],
-        "what_to_do": "correct the cells, say the column's type by --as, name texts that mean missing by missing in "
-        "the schema file, or leave the rows out by check --clean",
+        "what_to_do": "correct the cells, say the column's type by --as, name texts that mean missing by --missing "
+        "or in the schema file, or leave the rows out by check --clean",
     }
     assert [each["name"] for each in document["columns"]] == list(NAMES)
     assert document["age"]["newest"] == "2026-01-28"
