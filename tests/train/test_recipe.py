@@ -122,7 +122,7 @@ def test_a_table_without_gaps_becomes_a_version_that_takes_none(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("learner", "task"),
-    zip([each for each in LEARNERS if each != "baseline"], cycle(["regression", "classification"])),
+    list(zip([each for each in LEARNERS if each != "baseline"], cycle(["regression", "classification"]))),
 )
 def test_gaps_of_rows_that_are_not_fitted_on_are_answered(
     tmp_path: Path, learner: str, task: str, monkeypatch: pytest.MonkeyPatch
