@@ -191,6 +191,8 @@ def test_rows_are_parted(how: str, classes: bool) -> None:
     y = random.integers(0, 3, n_rows) if classes else random.normal(size=n_rows)
     groups = random.integers(0, 40, n_rows) if how in ("groups", "both") else None
     times = random.integers(0, 90, n_rows) if how in ("times", "both") else None
+    if groups is not None and times is not None:
+        times = 5 * groups + times // 6  # a group begins when the one three before it has ended
     rows = part(y, classes=classes, groups=groups, times=times, max_rows=1_500)
     sides = [(rows.training, rows.validation), *rows.folds]
 
@@ -206,8 +208,33 @@ def test_rows_are_parted(how: str, classes: bool) -> None:
             assert times[fitted].max() < times[judged].min()
     if times is not None and groups is not None:
         latest = np.array([times[groups == group].max() for group in range(40)])
-        for fitted, judged in (sides[0],):
-            assert latest[groups[fitted]].max() <= latest[groups[judged]].min()
+        for fitted, judged in sides:
+            assert latest[groups[fitted]].max() < latest[groups[judged]].min()
+        share = np.mean(times[rows.validation] > times[rows.training].max())
+        assert rows.how.endswith(f"{share:.0%} of the held-out rows are later than all that are fitted on")
+
+
+@pytest.mark.parametrize("n_ended_before", [0, 6, 40])
+def test_groups_that_overlap_in_time_are_not_split_by_time(n_ended_before: int) -> None:
+    """Groups that exist side by side cannot be parted by time: that is refused with what to do, whenever they end."""
+    groups, times = (each.ravel() for each in np.meshgrid(np.arange(46), np.arange(100)))
+    kept = times < np.where(groups < n_ended_before, 60 + groups, 100)
+    groups, times = groups[kept], times[kept]
+    y = np.random.default_rng(5).normal(size=len(times))
+
+    with pytest.raises(DataError, match=r"the groups overlap in time.*say --time alone.*or --group alone"):
+        part(y, classes=False, groups=groups, times=times)
+    assert len(part(y, classes=False, groups=groups).folds) == len(part(y, classes=False, times=times).folds) == 5
+
+
+def test_groups_that_end_together_stay_together() -> None:
+    """Groups whose latest rows have the same time are on the same side, so that the held-out ones do end later."""
+    times = np.repeat(np.arange(20), 10)
+    groups = np.arange(200) // 2
+    rows = part(np.arange(200.0), classes=False, groups=groups, times=times)
+
+    assert times[rows.training].max() < times[rows.validation].min()
+    assert "100% of the held-out rows are later" in rows.how
 
 
 def test_rows_are_parted_the_same_way_again() -> None:

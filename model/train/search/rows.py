@@ -26,6 +26,7 @@ N_FOLDS = 5
 HELD_OUT = 0.2
 MIN_ROWS = 20
 MAX_SEARCHED = 20_000
+_LEAST_LATER = 0.5  # of the held-out rows, that are later than all rows to fit on, for a split of groups in time
 _FEW_ROWS, _N_REPEATS = 1_000, 3  # up to which folds are drawn so many times, since their scores are noisy
 
 Places = NDArray[np.intp]
@@ -81,7 +82,8 @@ def part(
     At random, and for classes with the share of each: the fifth that is held out, and the folds. With `groups`
     `(n_rows,)`, all rows of a group are on the same side. With `times` `(n_rows,)`, the latest rows are held out, and
     each fold is judged by rows later than all those it is fitted on. With both, a group stands at the time of its
-    latest row. The search sees at most `max_rows`, chosen at random. Raises `DataError` where there are too few.
+    latest row, and half of the held-out rows at least must be later than all rows to fit on. The search sees at most
+    `max_rows`, chosen at random. Raises `DataError` where there are too few, or groups overlap in time.
     """
     n_rows = len(y)
     if n_rows < MIN_ROWS:
@@ -90,10 +92,14 @@ def part(
     units = None if groups is None else _codes(groups)
     if times is not None:
         order = _order(times, units)
+        share_later = 1.0 if units is None else _share_later(times, order)
         found, held_out = _sides(_before(order, 1 - HELD_OUT))
         how = "the latest rows are held out, and each fold is judged by later rows than it is fitted on"
         if units is not None:
-            how += "; a group stands at the time of its latest row, so that it is never on both sides"
+            how = (
+                "the groups that end last are held out, and each fold is judged by groups that end later than those "
+                f"it is fitted on; {share_later:.0%} of the held-out rows are later than all that are fitted on"
+            )
     elif units is not None:
         found, held_out = _sides(~_some_groups(units, seed))
         how = "all rows of a group are on the same side"
@@ -129,15 +135,30 @@ def _codes(groups: NDArray[Any]) -> Places:
 
 
 def _order(times: NDArray[Any], units: Places | None) -> Places:
-    """Return the rank of each row in time; rows of the same time, or of the same group, have the same."""
+    """Return the rank of each row in time; rows of the same time, or of groups that end together, have the same."""
     found = pd.Series(times)
     if found.isna().any():
         raise DataError(f"{found.isna().sum()} rows have no time; leave those rows out, or the split by time")
     if units is None:
         return found.rank(method="dense").to_numpy().astype(np.intp) - 1
     latest = found.rank(method="dense").groupby(units).transform("max")
-    by_time_and_unit = latest.to_numpy(dtype=np.int64) * (units.max() + 1) + units
-    return np.unique(by_time_and_unit, return_inverse=True)[1].astype(np.intp)
+    return latest.rank(method="dense").to_numpy().astype(np.intp) - 1
+
+
+def _share_later(times: NDArray[Any], order: Places) -> float:
+    """Return the share of held-out rows that are later than all rows to fit on, where groups have this order."""
+    share = 0.0
+    if order.max() > 0:  # not all groups end at the same time
+        found, held_out = _sides(_before(order, 1 - HELD_OUT))
+        ranks = pd.Series(times).rank(method="dense").to_numpy()
+        share = float(np.mean(ranks[held_out] > ranks[found].max()))
+    if share < _LEAST_LATER:
+        raise DataError(
+            f"the groups overlap in time: of the rows of those that end last, only {share:.0%} are later than all "
+            "others, so that no split by group is one by time; say --time alone, with which the column of groups may "
+            "be a feature, or --group alone"
+        )
+    return share
 
 
 def _before(order: Places, share: float) -> NDArray[np.bool_]:
