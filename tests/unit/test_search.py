@@ -300,6 +300,51 @@ def test_verdicts_compare_with_the_baseline_and_the_linear_model() -> None:
     assert verdicts(alone, 0.25)[0].startswith("nothing but the baseline was fitted")
 
 
+@pytest.mark.parametrize(
+    ("linear", "baseline", "said"),
+    [
+        (
+            (24, 23, 25, 22, 310),
+            (39, 40, 38, 41, 39),
+            "hist-gbm is better than a linear model in 5 of 5 folds, in RMSE by 59.8 in the mean (95 % interval "
+            "-177.8 to 297.4); most of it is one fold, in which the linear model is far off; a linear model is worse "
+            "than the baseline",
+        ),
+        (
+            (19, 20, 20, 20, 310),
+            (39, 40, 38, 41, 39),
+            "hist-gbm is better than a linear model in 1 of 5 folds, in RMSE by 56.8 in the mean (95 % interval "
+            "-183.9 to 297.5); most of it is one fold, in which the linear model is far off; a linear model is worse "
+            "than the baseline",
+        ),
+        (
+            (21, 22, 21, 29, 30),
+            (39, 40, 38, 41, 39),
+            "hist-gbm is better than a linear model in 5 of 5 folds, in RMSE by 3.6 in the mean (95 % interval "
+            "-3.474 to 10.67), which may be by chance",
+        ),
+        (
+            (19, 22, 21, 29, 30),
+            (39, 40, 38, 41, 39),
+            "a linear model is as good: hist-gbm is better by 3.2 (95 % interval -4.663 to 11.06); "
+            "the simpler one may be the better choice",
+        ),
+    ],
+    ids=["one fold far off", "worse than the baseline", "every fold", "as good"],
+)
+def test_linear_model_is_as_good_if_its_errors_are(
+    linear: tuple[float, ...], baseline: tuple[float, ...], said: str
+) -> None:
+    """An interval that contains zero is not enough: the linear model wins a fold, and is better than the baseline."""
+    found = [
+        trial(0, "baseline", *baseline),
+        trial(1, "linear", *linear),
+        trial(2, "hist-gbm", 20, 21, 20.5, 21.5, 22),
+    ]
+
+    assert verdicts(leaderboard(found, "RMSE", 0.25, {}, {}), 0.25)[1] == said
+
+
 def test_leaderboard_of_one_fold_has_no_interval() -> None:
     """Three different times make one fold, whose score has no interval: the facts are JSON all the same."""
     board = leaderboard([trial(0, "baseline", 2.0), trial(1, "linear", 1.0)], "RMSE", 0.25, {}, {})

@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model.metrics import log_losses, short
 from model.schema.feature import CATEGORY
-from model.train.search.leaderboard import Interval, Leaderboard, difference
+from model.train.search.leaderboard import Entry, Interval, Leaderboard, difference
 from model.train.search.rows import Rows
 from model.train.search.trials import BASELINE, LINEAR
 from model.train.search.work import Problem
@@ -49,15 +49,34 @@ def verdicts(found: Leaderboard, share: float) -> list[str]:
     elif best.family == BASELINE:
         sentences.append("nothing is better than the baseline; the features say little about the target")
     if LINEAR in by_name and best.family not in (BASELINE, LINEAR):
-        gain = difference(best, by_name[LINEAR], share)
-        by = f"by {short(gain.mean)} ({_interval(gain)})"
-        if gain.low > 0:
-            sentences.append(f"{best.family} is better than a linear model in {found.metric} {by}")
-        else:
-            sentences.append(
-                f"a linear model is as good: {best.family} is better {by}; the simpler one may be the better choice"
-            )
+        sentences.append(_against_linear(best, by_name[LINEAR], by_name.get(BASELINE), found.metric, share))
     return sentences
+
+
+def _against_linear(best: Entry, linear: Entry, baseline: Entry | None, metric: str, share: float) -> str:
+    """Return whether the best is better than a linear model, which is as good only if it is so in a fold, too."""
+    gain = difference(best, linear, share)
+    gains = [theirs - its for its, theirs in zip(best.fold_scores, linear.fold_scores)]
+    n_better = sum(1 for each in gains if each > 0)
+    if gain.low > 0:
+        return f"{best.family} is better than a linear model in {metric} by {short(gain.mean)} ({_interval(gain)})"
+    is_worse = baseline is not None and linear.score.mean >= baseline.score.mean
+    if n_better < len(gains) and not is_worse:
+        return (
+            f"a linear model is as good: {best.family} is better by {short(gain.mean)} ({_interval(gain)}); the "
+            "simpler one may be the better choice"
+        )
+    is_one_fold = len(gains) > 2 and max(gains) > sum(gains) / 2
+    return (
+        f"{best.family} is better than a linear model in {n_better} of {len(gains)} folds, in {metric} by "
+        f"{short(gain.mean)} in the mean ({_interval(gain)})"
+        + (
+            "; most of it is one fold, in which the linear model is far off"
+            if is_one_fold
+            else ", which may be by chance"
+        )
+        + ("; a linear model is worse than the baseline" if is_worse else "")
+    )
 
 
 def _interval(gain: Interval) -> str:
