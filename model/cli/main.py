@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise
     except KeyboardInterrupt as interrupt:  # no version is left behind: an incomplete one has a temporary name
         clear_frames(interrupt.__traceback__)  # closes a progress bar, which would write after the line below
-        print("\ninterrupted", file=sys.stderr)  # on a line of its own, behind a terminal's ^C or half a progress bar
+        text = "; ".join(["interrupted", *getattr(interrupt, "__notes__", [])])
+        print(f"\n{text}", file=sys.stderr)  # on a line of its own, behind a terminal's ^C or half a progress bar
         return 130
     except SchemaError as error:
         for problem in error.problems:

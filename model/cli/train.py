@@ -171,20 +171,26 @@ def _with_options(plan: Plan, given: dict[str, Any]) -> Plan:
 
 def _train(options: argparse.Namespace) -> None:
     from model.train import checklist, findings, recipe
+    from model.train.search import journal
 
     models = Store(options.store)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
     plan = _plan(options)
     runs = models.root / options.name / "runs"
-    if options.notebook:
-        made = recipe.draft_from_notebook(plan, runs=runs)
-    else:
-        loaded = recipe.load(plan)
-        findings.print_loaded(loaded)
-        trained = recipe.train(loaded, runs=runs)
-        findings.print_trained(trained)
-        checklist.print_comparing()
-        made = recipe.draft(trained)
+    try:
+        if options.notebook:
+            made = recipe.draft_from_notebook(plan, runs=runs)
+        else:
+            loaded = recipe.load(plan)
+            findings.print_loaded(loaded)
+            trained = recipe.train(loaded, runs=runs)
+            findings.print_trained(trained)
+            checklist.print_comparing()
+            made = recipe.draft(trained)
+    except KeyboardInterrupt as interrupt:
+        if plan.resolved().is_search and journal.n_finished(runs):
+            interrupt.add_note("finished trials are kept, and the same command goes on behind them")
+        raise
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     checklist.print_version(model, models)
     if options.notebook:

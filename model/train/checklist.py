@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,10 @@ from model.store.versions import Store
 _MAX_SHOWN = 6  # categories in a line
 
 
-def print_under(word: str, lines: Sequence[str]) -> None:
-    """Print lines below each other, the first of them behind a word."""
+def print_under(word: str, lines: Sequence[str], *, file: TextIO | None = None) -> None:
+    """Print lines below each other, the first of them behind a word, on standard output or in a file."""
     for number, line in enumerate(lines):
-        print(f"{word if number == 0 else '':<8} {one_line(line)}".rstrip())
+        print(f"{word if number == 0 else '':<8} {one_line(line)}".rstrip(), file=file, flush=True)
 
 
 def print_schema(schema: Schema, labels: Sequence[Category], targets: NDArray[np.float64]) -> None:

@@ -23,6 +23,9 @@ def print_trained(trained: Trained) -> None:
     rows = trained.fit.rows
     print(f"split    {len(rows.training):,} rows to fit on, {len(rows.validation):,} held out: {rows.how}")
     if trained.search:
+        if trained.loaded.plan.trials is None:
+            n_trials = trained.search.n_trials
+            print(f"search   ended in its time after {n_trials} trials; --trials {n_trials} repeats them")
         checklist.print_under("learners", trained.search.leaderboard.table().splitlines())
         left_out = trained.search.leaderboard.left_out
         checklist.print_under("left out", [f"{name}: {reason}" for name, reason in left_out.items()])

@@ -217,7 +217,7 @@ def load(plan: Plan, *, today: date | None = None) -> Loaded:
 def train(loaded: Loaded, *, runs: Path | None = None, progress: bool | None = None) -> Trained:
     """Search for the best model, or fit the learner that is named. `runs` is a folder in which a search goes on.
 
-    Without `progress` said, a bar is shown if standard error is a terminal.
+    Without `progress` said, a bar is shown if standard error is a terminal, and else a search prints lines there.
 
     Raises `ModelError` if the learner needs a package that is not installed.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -85,6 +86,7 @@ def test_own_regression(homes: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["rows"]["set_aside"] == {"price is missing": 2}
     assert (facts["rows"]["read"], facts["rows"]["used"]) == (N_ROWS, N_ROWS - 2)
     assert "2 rows are set aside: price is missing" in output
+    assert "in its time" not in output
     assert f"split    190 rows to fit on, 48 held out: {facts['rows']['parted']}" in output
     board = found.manifest.leaderboard
     assert board is not None
@@ -239,6 +241,48 @@ def test_same_command_gives_the_same_bytes(homes: Path, tmp_path: Path) -> None:
     changing = {"created_at": "", "observed": {}}
     assert {**one, **changing} == {**two, **changing}
     assert one["digest"] == two["digest"]
+
+
+def test_search_in_a_time_says_how_many_trials_repeat_it(
+    homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of trials that a search in a time did is printed, and gives the same model."""
+    options = ("--target", "price", "--learner", "linear")
+    in_time = trained(tmp_path / "one", homes, *options, "--budget", "15s").manifest.document
+    said = re.search(r"^search   .* --trials (\d+) repeats them$", capsys.readouterr().out, re.MULTILINE)
+    assert said is not None
+    again = trained(tmp_path / "two", homes, *options, "--trials", said[1]).manifest.document
+
+    assert in_time["search"]["leaderboard"]["trials"] == int(said[1])
+    assert again["search"] == in_time["search"]
+    assert again["hyperparameters"] == in_time["hyperparameters"]
+
+
+def test_interrupted_command_says_how_to_go_on(homes: Path, tmp_path: Path) -> None:
+    """Ctrl-C behind a finished trial says that the same command goes on, which then says how many it found."""
+    words = command(tmp_path, homes, "--target", "price", "--trials", "4")
+    with subprocess.Popen(
+        [sys.executable, "-m", "model", *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        journal, deadline = tmp_path / "homes" / "runs" / "journal.jsonl", time.monotonic() + 300
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 3:  # its head and two trials
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+    n_trials = journal.read_bytes().count(b"\n") - 1
+    again = subprocess.run(
+        [sys.executable, "-m", "model", *words], cwd=ROOT, check=True, capture_output=True, text=True, timeout=600
+    )
+
+    assert lines[-1] == "interrupted; finished trials are kept, and the same command goes on behind them"
+    assert f"search   goes on behind {n_trials} trials that were finished" in again.stderr.splitlines()
 
 
 def test_killed_command_goes_on(homes: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from model.train import frames
 from model.train.learners import LEARNERS
 from model.train.learners.family import Size
 from model.train.search.choice import next_trial
-from model.train.search.journal import NAME, Journal
+from model.train.search.journal import NAME, Journal, n_finished
 from model.train.search.leaderboard import interval, leaderboard
+from model.train.search.progress import Progress, print_resumed
 from model.train.search.rows import part
 from model.train.search.run import parse_budget
 from model.train.search.trials import COMPLETE, FAILED, STOPPED, Trial, stops
@@ -146,8 +147,10 @@ def test_journal_gives_its_trials_back(tmp_path: Path) -> None:
 
     with Journal(folder, {"key": "a" * 64}) as again:
         assert (again.trials, again.finished) == (trials, {60.0: 4, 90.5: 6})
+    assert n_finished(folder) == 6
     with Journal(folder, {"key": "b" * 64}) as other:
         assert (other.trials, other.finished) == ([], {})
+    assert n_finished(folder) == n_finished(tmp_path / "none") == 0
     assert sorted(path.name for path in folder.iterdir()) == ["journal-aaaaaaaaaaaa.jsonl", NAME]
 
 
@@ -212,6 +215,29 @@ def test_rows_are_parted(how: str, classes: bool) -> None:
             assert latest[groups[fitted]].max() < latest[groups[judged]].min()
         share = np.mean(times[rows.validation] > times[rows.training].max())
         assert rows.how.endswith(f"{share:.0%} of the held-out rows are later than all that are fitted on")
+
+
+def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every 15 seconds a line on standard error says what is best so far and how much time is left."""
+    finished = [trial(0, "baseline", 9.0, 9.5), trial(1, "linear", 5.0, 5.5)]
+    with Progress("RMSE", n_trials=None, budget_s=120.0, shown=None) as progress:
+        for quarters in range(4 * 32):
+            seconds = quarters / 4
+            progress.tell(seconds, finished[: int(seconds) // 8], "forest")
+    with Progress("RMSE", n_trials=4, budget_s=None, shown=False) as progress:
+        progress.tell(0.0, finished, "forest")
+        progress.tell(99.0, finished, "forest")
+    print_resumed(1)
+    print_resumed(5)
+
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "search   105 s left, best baseline RMSE 9.25, trial 2: forest",
+        "search   90 s left, best linear RMSE 5.25, trial 3: forest",
+        "search   goes on behind 1 trial that was finished",
+        "search   goes on behind 5 trials that were finished",
+    ]
 
 
 @pytest.mark.parametrize("n_ended_before", [0, 6, 40])

@@ -95,6 +95,11 @@ class Journal:
                 os.close(descriptor)
 
 
+def n_finished(folder: Path) -> int:
+    """Return how many trials of the last search in this folder are finished."""
+    return sum(_TRIAL in line for line in _lines(folder / NAME)[0])
+
+
 def _locked(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock until it is closed, or its process ends."""
     descriptor = os.open(folder, os.O_RDONLY)

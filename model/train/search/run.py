@@ -16,11 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.engine.formulas import Derived
 from model.errors import DataError, ModelError
-from model.metrics import short
 from model.plots import training as plots
 from model.schema.feature import Category
 from model.task import REGRESSION, Task
@@ -34,6 +32,7 @@ from model.train.search.journal import Journal
 from model.train.search.leaderboard import Leaderboard, interval, leaderboard
 from model.train.search.one import Fit
 from model.train.search.process import Outcome, Worker
+from model.train.search.progress import Progress, print_resumed
 from model.train.search.trials import BASELINE, COMPLETE, FAILED, STOPPED, Trial, best_of
 from model.train.search.work import Problem, n_threads
 
@@ -127,7 +126,7 @@ def search(
     of machine with these libraries and `threads`.
     `families` are names of learners; the default is all that are installed and suited. `journal` is a folder in which a
     search that was stopped at any moment goes on. The search sees `max_search_rows` at most; the last fit sees all.
-    Without `progress` said, a bar is shown if standard error is a terminal.
+    Without `progress` said, a bar is shown if standard error is a terminal, and else a line now and then.
 
     Raises `DataError` if there is nothing to learn, or no family can be served, `ModelError` for names that are wrong.
     """
@@ -198,17 +197,14 @@ class _Run:
     def trials(self, n_trials: int | None, *, progress: bool | None) -> list[Trial]:
         """Return the trials, those of the journal first, until there is no time or their number is reached."""
         n_known = None if self._asked_s is None else self._journal.finished.get(self._asked_s)
+        before = self._journal.trials[: n_known if n_known is not None else n_trials]
+        if before and progress is not False:
+            print_resumed(len(before))
         if n_known is not None:
-            return self._journal.trials[:n_known]
-        with tqdm(
-            total=n_trials or round(self._budget_s or 0),
-            desc="search",
-            unit="trial" if n_trials else "s",
-            disable=None if progress is None else not progress,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
-        ) as bar:
+            return before
+        with Progress(self._metric, n_trials=n_trials, budget_s=self._budget_s, shown=progress) as shown:
             while n_trials is None or len(self._journal.trials) < n_trials:
-                if not self._goes_on() or not self._one_more(bar, n_trials):
+                if not self._goes_on() or not self._one_more(shown):
                     break
         if self._asked_s is not None:
             self._journal.finish(self._asked_s)
@@ -266,7 +262,7 @@ class _Run:
         n_rows = _PROVEN_ROWS + _PROVEN_TIMES * len(self._problem.frame)
         return _FIXED_SECONDS + (n_rows * best.row_seconds if best else 0.0)
 
-    def _one_more(self, bar: Any, n_trials: int | None) -> bool:
+    def _one_more(self, shown: Progress) -> bool:
         """Do the next trial; return whether there was one and it ended in time."""
         finished = self._journal.trials
         upcoming = next_trial(finished, self._families, self._task, self._problem.seed, self._size, self._n_judged)
@@ -278,14 +274,7 @@ class _Run:
         begun = monotonic()
 
         def tell(score: float | None) -> None:
-            bar.n = len(finished) if n_trials else min(round(monotonic() - self._started), bar.total)
-            known = f"best {best.family} {self._metric} {short(best.score)}" if best else "no score yet"
-            left = (
-                ""
-                if self._budget_s is None
-                else f"{max(self._budget_s - (monotonic() - self._started), 0):.0f} s left, "
-            )
-            bar.set_postfix_str(f"{left}{known}, trial {len(finished) + 1}: {family}")
+            shown.tell(monotonic() - self._started, finished, family)
 
         outcome = self._worker.run(
             "score",
@@ -327,7 +316,7 @@ def _not_reached(chosen: Iterable[str], tried: Iterable[Trial]) -> dict[str, str
     for name in chosen:
         states = [trial.state for trial in tried if trial.family == name]
         if not states:
-            found[name] = "there was no time or trial left for it"
+            found[name] = "there was no time or trial left for it; give more time or trials"
         elif STOPPED in states and COMPLETE not in states:
             found[name] = "it was stopped after some folds, in which it was behind"
     return found
