@@ -23,9 +23,10 @@ class Progress:
 
     def __init__(self, metric: str, *, n_trials: int | None, budget_s: float | None, shown: bool | None) -> None:
         self._metric, self._n_trials, self._budget_s, self._shown = metric, n_trials, budget_s, shown
+        self._total = n_trials or round(budget_s or 0)
         self._next_line: float | None = None
         self._bar = tqdm(
-            total=n_trials or round(budget_s or 0),
+            total=self._total,
             desc="search",
             disable=None if shown is None else not shown,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
@@ -46,7 +47,7 @@ class Progress:
         left = "" if self._budget_s is None else f"{max(self._budget_s - seconds, 0):.0f} s left, "
         text = f"{left}{known}, trial {len(finished) + 1}: {family}"
         if not self._bar.disable:
-            self._bar.n = len(finished) if self._n_trials else min(round(seconds), self._bar.total)
+            self._bar.n = len(finished) if self._n_trials else min(round(seconds), self._total)
             self._bar.set_postfix_str(text)
         elif self._shown is None:
             if self._next_line is None:
