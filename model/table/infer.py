@@ -144,14 +144,13 @@ def describe(
     every = max(1, relation.n_rows // _SAMPLE_ROWS)
     relation.sql(f"CREATE OR REPLACE TEMP TABLE {_SAMPLE} AS SELECT * FROM data WHERE rowid % {every} = 0")
     marks = tuple(dict.fromkeys(map(str.strip, missing)))
-    columns = _counted(relation, (*OTHER_MISSING_TEXTS, *marks))
+    said = {column.name: column for column in known.columns} if known else {}
+    columns = _counted(relation, marks, {name: column.missing for name, column in said.items()})
     for mark in marks:
         if mark.lower() not in MISSING_TEXTS and not any(mark in column.missing for column in columns):
             raise DataError(f"{relation.source} has no cell {mark!r} (--missing); write it as it stands in the table")
-    said = {column.name: column for column in known.columns} if known else {}
     for column in columns:
         if column.name in said:
-            column.missing = tuple(mark for mark in column.missing if mark in marks)
             also = (*said[column.name].missing, *column.missing)
             column.described = replace(said[column.name], missing=tuple(dict.fromkeys(also)))
             column.reasons = ["as the schema file says"]
@@ -214,26 +213,29 @@ def _about_target(relation: Relation, column: _Column) -> list[str]:
     ]
 
 
-def _counted(relation: Relation, marks: Sequence[str]) -> list[_Column]:
+def _counted(relation: Relation, given: Sequence[str], known: Mapping[str, Sequence[str]]) -> list[_Column]:
     """Return the counts of every column, in as few passes over the table as memory allows.
 
-    A cell that is one of `marks` is missing.
+    A cell that is one of the `given` texts is missing. So is one of the `known` texts of its column; in a column
+    that is not there, one of the texts that often mean it.
     """
     columns = []
     for first in range(0, len(relation.names), _BATCH):
         names = relation.names[first : first + _BATCH]
         bare = [ColumnDescription(name) for name in names]
         raw = [text_of(relation, column) for column in bare]
+        marks = [("", *given, *known.get(name, OTHER_MISSING_TEXTS)) for name in names]
         texts = ", ".join(
-            f"{text} AS r{i}, CASE WHEN r{i} NOT IN {listed(marks)} THEN r{i} END AS t{i}" for i, text in enumerate(raw)
+            f"{text} AS r{i}, CASE WHEN r{i} NOT IN {listed(marks[i])} THEN r{i} END AS t{i}"
+            for i, text in enumerate(raw)
         )
         values = ", ".join(f"{number_of(f't{i}')} AS v{i}" for i in range(len(names)))
-        counts = ", ".join(_counts(i, marks) for i in range(len(names)))
+        counts = ", ".join(_counts(i, marks[i]) for i in range(len(names)))
         row = relation.sql(f"SELECT {counts} FROM (SELECT *, {values} FROM (SELECT {texts} FROM data))")[0]
         width = len(row) // len(names)
         for i, name in enumerate(names):
             n_others, *facts = row[i * width : (i + 1) * width]
-            query = f"SELECT DISTINCT {raw[i]} AS r FROM data WHERE r IN {listed(marks)}"
+            query = f"SELECT DISTINCT {raw[i]} AS r FROM data WHERE r IN {listed(marks[i])}"
             missing = tuple(sorted(text for (text,) in relation.sql(query))) if n_others else ()
             columns.append(_Column(name, ColumnDescription(name, missing=missing), missing, *facts))
     return columns

@@ -220,6 +220,18 @@ def test_known_columns_stay_as_they_are(tmp_path: Path) -> None:
     assert found.description.column("other").type == "number"
 
 
+def test_texts_of_a_schema_file_count_as_missing(tmp_path: Path) -> None:
+    """In a column of a schema file the texts that the file lists are missing, beside those that are in any table."""
+    cells = column(lambda row: ["n.v.", "-", ""][row % 3] if row < 9 else row % 9 * 1.5)
+    known = Description((ColumnDescription("c", missing=("n.v.", "unknown")),))
+    found = described(tmp_path, cells, known=known)
+
+    (each,) = [found for found in found.found if found.column.name == "c"]
+    assert each.n_missing == 6
+    assert each.column.missing == ("n.v.", "unknown")
+    assert each.column.reason == "as the schema file says; 'n.v.' counts as missing"
+
+
 def test_texts_that_mean_missing(tmp_path: Path) -> None:
     """A text that a person names is a missing value wherever it stands, also in columns that a schema file has."""
     cells = column(lambda row: "n.v." if row % 5 == 0 else row % 9 * 1.5)
