@@ -93,7 +93,10 @@ class Described:
 
 @dataclass(slots=True)
 class _Column:
-    """The counts of one column over all rows, and what is decided so far."""
+    """The counts of one column over all rows, and what is decided so far.
+
+    `odd` are the few texts of a column of numbers or dates that are none, and may mean a missing value.
+    """
 
     name: str
     described: ColumnDescription
@@ -111,6 +114,7 @@ class _Column:
     high: float | None
     reasons: list[str] = field(default_factory=list)
     open_thousands: bool = False
+    odd: tuple[str, ...] = ()
 
     def take(self, type: str, reason: str, *, use: bool = True, **facts: Any) -> None:
         self.described = replace(self.described, type=type, use=use, **facts)
@@ -159,6 +163,7 @@ def describe(
         elif column.name not in said:
             _decide(relation, column, is_target=column.name == target)
     notes = [*relation.notes, *_settle_thousands(relation, columns)]
+    _report_odd_texts(relation, columns, {*types, *said})
     if target:
         _find_copies(relation, columns, target, {*types, *said})
         notes += _about_target(relation, next(column for column in columns if column.name == target))
@@ -464,7 +469,23 @@ def _report_bad(relation: Relation, column: _Column, text: str, value: str, n_ba
     query = f"SELECT t, count(*) FROM (SELECT {text} AS t FROM data) WHERE t IS NOT NULL AND ({value}) IS NULL"
     others = relation.sql(f"{query} GROUP BY t ORDER BY count(*) DESC, t LIMIT {_MAX_MARKS + 1}")
     if len(others) <= _MAX_MARKS and all(count > 1 for _, count in others):
-        column.reasons.append(_how_to_say_missing([mark for mark, _ in others]))
+        column.odd = tuple(mark for mark, _ in others)
+        column.reasons.append(_how_to_say_missing(column.odd))
+
+
+def _report_odd_texts(relation: Relation, columns: Sequence[_Column], settled: Collection[str]) -> None:
+    """Say of each column of categories which of its texts are odd in another column, and may mean a missing value."""
+    where = {mark: column.name for column in reversed(columns) for mark in column.odd}
+    for column in columns:
+        if not where or column.described.type != CATEGORY or column.name in settled:
+            continue
+        query = f"SELECT t, count(*) FROM (SELECT {text_of(relation, column.described)} AS t FROM data)"
+        found = relation.sql(f"{query} WHERE t IN {listed(where)} GROUP BY t ORDER BY count(*) DESC, t")
+        for mark, count in found:
+            times = "once" if count == 1 else f"{count:,} times"
+            column.reasons.append(f"{mark!r} is there {times}; in the column {where[mark]!r} it seems to mean missing")
+        if found:
+            column.reasons.append(_how_to_say_missing([mark for mark, _ in found]))
 
 
 def _report_markers(relation: Relation, column: _Column, text: str) -> None:

@@ -232,6 +232,20 @@ def test_texts_of_a_schema_file_count_as_missing(tmp_path: Path) -> None:
     assert each.column.reason == "as the schema file says; 'n.v.' counts as missing"
 
 
+def test_text_that_is_odd_in_another_column_is_named(tmp_path: Path) -> None:
+    """A category that is a wrong cell of another column is named, with how to say that it means missing."""
+    age = column(lambda row: "n.v." if row % 20 == 0 else row % 9 * 1.5, "age")
+    island = column(lambda row: "n.v." if row % 30 == 1 else f"island{row % 3}", "island")
+    found = described(tmp_path, island, age)
+
+    assert found.description.column("island").reason.endswith(
+        "'n.v.' is there 2 times; in the column 'age' it seems to mean missing; "
+        'if they mean missing, say --missing n.v., or missing = ["n.v."] in the schema file'
+    )
+    assert "n.v." not in found.description.column("words").reason
+    assert "n.v." not in described(tmp_path, island).description.column("island").reason
+
+
 def test_texts_that_mean_missing(tmp_path: Path) -> None:
     """A text that a person names is a missing value wherever it stands, also in columns that a schema file has."""
     cells = column(lambda row: "n.v." if row % 5 == 0 else row % 9 * 1.5)
