@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from model.plots.bins import are_whole, histogram
 from model.plots.style import BLUE, GREY, closed, plain
 
 MAX_COLUMNS = 40  # more are too small to be read, and take seconds to draw
@@ -127,13 +128,12 @@ def _distribution(axis: Axes, column: pd.Series) -> None:
 def _histogram(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return counts and edges of bins that numpy can tell apart, whatever the size of the values."""
     low, high = float(values.min()), float(values.max())
+    if are_whole(values):
+        return histogram(values, _N_BINS, (low, high), whole=True)
     least = 1e-6 * max(abs(low), abs(high)) or 1.0
     if high / 2 - low / 2 < least:
         low, high = low - least, high + least
-    up_to = np.linspace(0, 1, _N_BINS + 1)
-    edges = low * (1 - up_to) + high * up_to
-    inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _N_BINS - 1)
-    return np.bincount(inside, minlength=_N_BINS), edges
+    return histogram(values, _N_BINS, (low, high), whole=False)
 
 
 def _as_numbers(column: pd.Series) -> NDArray[np.float64]:

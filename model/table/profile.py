@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from model.plots.bins import are_whole, histogram
 from model.schema.feature import BOOLEAN, DATE, INTEGER, NUMBER
 from model.table.cells import CELLS, DAY, Cells, has_value, literal
 from model.table.description import ColumnDescription
@@ -21,6 +22,8 @@ OUTLIER_DISTANCE = 5.0
 # With fewer values quartiles say little.
 _MINIMUM_VALUES = 20
 _N_BINS = 24
+EXACT_DISTINCT = 1_000
+"""Fewer different values than that are counted; the others are estimated."""
 _N_TEXTS = 8
 
 # What stands for a missing value in many a file, if no other value is near.
@@ -33,10 +36,11 @@ _DATE_MARKERS = tuple(DAY * days for days in (-25569.0, -25568.0, -25567.0, 0.0,
 class ColumnProfile:
     """What one column holds. Dates are seconds since 1970-01-01 UTC.
 
-    `n_known` counts cells that are not missing, `n_values` those of the column's type. `n_distinct` is about how many
-    different ones there are. `quartiles` are of a sample. What is outside `limits` is an outlier; `in_logarithms` says
-    that they are at equal distances of the logarithm. `edges` `(n_bins + 1,)` and `counts` `(n_bins,)` are the bins of
-    the sample's values within the limits; `texts` are its most frequent texts with the number of rows.
+    `n_known` counts cells that are not missing, `n_values` those of the column's type. `n_distinct` is how many
+    different ones there are, about that if they are 1,000 or more. `quartiles` are of a sample. What is outside
+    `limits` is an outlier; `in_logarithms` says that they are at equal distances of the logarithm. `bins` are the ends
+    of the bins of the sample's values within the limits, both of them values where these are whole numbers, and
+    `counts` how many are in each; `texts` are its most frequent texts with the number of rows.
     """
 
     name: str
@@ -53,7 +57,7 @@ class ColumnProfile:
     limits: tuple[float, float] | None
     in_logarithms: bool
     markers: tuple[float, ...]
-    edges: tuple[float, ...]
+    bins: tuple[tuple[float, float], ...]
     counts: tuple[int, ...]
     texts: tuple[tuple[str, int], ...]
 
@@ -79,10 +83,14 @@ def profiles_of(cells: Cells) -> tuple[ColumnProfile, ...]:
             expressions += [f"count({value})", f"min({value}) {finite}", f"max({value}) {finite}"]
             expressions += [f"{end}({value}) FILTER (WHERE {others})" for end in ("min", "max")]
     found = iter(cells.in_batches(expressions))
+    figures_of = {column.name: [next(found) for _ in range(7 if has_value(column) else 2)] for column in cells.columns}
+    few = [name for name, figures in figures_of.items() if figures[1] < 1.5 * EXACT_DISTINCT]
+    exact = dict(zip(few, cells.in_batches([f"count(DISTINCT {cells.value(name)})" for name in few])))
     sample = _sample(cells)
     profiles = []
     for column in cells.columns:
-        figures = [next(found) for _ in range(7 if has_value(column) else 2)]
+        n_known, n_distinct, *others = figures_of[column.name]
+        figures = [n_known, exact.get(column.name, n_distinct), *others]
         used = column in cells.checked
         profiles.append(_profile(column, used, cells.relation.n_rows, figures, sample[column.name]))
     return tuple(profiles)
@@ -109,7 +117,7 @@ def _profile(
     quartiles = limits = None
     in_logarithms = False
     markers: tuple[float, ...] = ()
-    edges: tuple[float, ...] = ()
+    bins: tuple[tuple[float, float], ...] = ()
     counts: tuple[int, ...] = ()
     texts: tuple[tuple[str, int], ...] = ()
     if has_value(column) and column.type != BOOLEAN:
@@ -123,7 +131,7 @@ def _profile(
                 markers = tuple(each for each in _markers_of(column) if each < low - far or each > high + far)
         if len(values) >= _MINIMUM_VALUES and column.type != DATE and not column.allowed:
             limits, in_logarithms = _limits(values[~np.isin(values, markers)])
-        edges, counts = _bins(values, limits)
+        bins, counts = _bins(values, limits, column.type)
     else:
         known = sample.dropna().map({0.0: "false", 1.0: "true"}.get if column.type == BOOLEAN else str)
         texts = tuple((str(text), int(count)) for text, count in known.value_counts().items())[:_N_TEXTS]
@@ -142,7 +150,7 @@ def _profile(
         limits=limits,
         in_logarithms=in_logarithms,
         markers=markers,
-        edges=edges,
+        bins=bins,
         counts=counts,
         texts=texts,
     )
@@ -174,27 +182,34 @@ def _quantiles(values: NDArray[np.float64], shares: Sequence[float]) -> list[flo
     return [float(each) for each in np.quantile(values, shares, method="inverted_cdf")]
 
 
-def _bins(values: NDArray[np.float64], limits: tuple[float, float] | None) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Return the edges and counts of equal bins of the values within the limits."""
+def _bins(
+    values: NDArray[np.float64], limits: tuple[float, float] | None, type: str
+) -> tuple[tuple[tuple[float, float], ...], tuple[int, ...]]:
+    """Return the ends and counts of equal bins of the values within the limits."""
     if limits is not None:
         values = values[(values >= limits[0]) & (values <= limits[1])]
     if not len(values):
         return (), ()
     low, high = float(values.min()), float(values.max())
-    if high / 2 - low / 2 <= 1e-9 * max(abs(low), abs(high)):
-        return (low, high), (len(values),)
-    up_to = np.linspace(0, 1, _N_BINS + 1)
-    edges = low * (1 - up_to) + high * up_to
-    inside = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _N_BINS - 1)
-    return tuple(edges.tolist()), tuple(np.bincount(inside, minlength=_N_BINS).tolist())
+    whole = type != DATE and are_whole(values)
+    if not whole and high / 2 - low / 2 <= 1e-9 * max(abs(low), abs(high)):
+        return ((low, high),), (len(values),)
+    counts, edges = histogram(values, _N_BINS, (low, high), whole=whole)
+    half = 0.5 if whole else 0.0
+    lowest, highest = edges[:-1] + half, np.minimum(edges[1:] - half, high)
+    return tuple(zip(lowest.tolist(), highest.tolist())), tuple(counts.tolist())
 
 
 def written(value: float | None, type: str) -> str:
-    """Return a value for a person: a date as such, a number with six digits, a dash for none."""
+    """Return a value for a person: a date as such, a number with all digits before its point, a dash for none.
+
+    It has six digits in all if it is not whole, and no separators of thousands, which a year would have, too.
+    """
     if value is None or math.isnan(value):
         return "–"
     if type == DATE:
         day = np.datetime64(0, "s") + np.timedelta64(int(value), "s")
         text = str(day)
         return text[:10] if text.endswith("T00:00:00") else text.replace("T", " ")
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    is_whole = float(value).is_integer() or abs(value) >= 1e6
+    return f"{value + 0.0:.0f}" if is_whole and abs(value) < 1e15 else f"{value:.6g}"

@@ -21,7 +21,7 @@ from model.errors import DataError, one_line
 from model.schema.feature import DATE
 from model.table.checks import DIMENSIONS, Finding, Quality, report
 from model.table.clean import Cleaned
-from model.table.profile import SAMPLE_ROWS, ColumnProfile, written
+from model.table.profile import EXACT_DISTINCT, SAMPLE_ROWS, ColumnProfile, written
 
 VERSION = 1
 
@@ -174,7 +174,7 @@ def to_html(quality: Quality) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": share, "written": written, "counted": _counted}
+    environment.filters |= {"share": share, "written": written, "counted": _counted, "distinct": _distinct}
     far: dict[str, int] = defaultdict(int)
     for each in quality.broken:
         if each.rule.kind in ("outlier", "marker") and each.rule.column:
@@ -209,6 +209,12 @@ def _counted(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
+def _distinct(number: int) -> str:
+    if number == 1:
+        return "1 value"
+    return f"{'about ' if number >= EXACT_DISTINCT else ''}{number:,} different values"
+
+
 def _drawn(quality: Quality) -> Sequence[ColumnProfile]:
     return quality.profiles[:MAX_COLUMNS]
 
@@ -221,8 +227,8 @@ def _picture(profile: ColumnProfile, n_far: int) -> list[Bar]:
     has_low = n_far > 0 and profile.minimum is not None and profile.minimum < low
     has_high = n_far > 0 and profile.maximum is not None and profile.maximum > high
     left, right = _END * has_low, _WIDTH - _END * has_high
-    edges = [written(edge, profile.type) for edge in profile.edges]
-    labels = [f"{low} to {high}: {n:,} rows" for low, high, n in zip(edges, edges[1:], profile.counts)]
+    ends = [[written(end, profile.type) for end in each] for each in profile.bins]
+    labels = [f"{' to '.join(dict.fromkeys(each))}: {n:,} rows" for each, n in zip(ends, profile.counts)]
     bars = list(_upright(profile.counts, labels, left, right))
     if has_low:
         bars.append(Bar(0, 0, _END - 3, _HEIGHT, f"outliers down to {written(profile.minimum, profile.type)}", "far"))

@@ -15,6 +15,8 @@ import pytest
 from model.errors import DataError
 from model.table.checks import DIMENSIONS, KINDS, MINIMUM_ROWS, Finding, Quality, check, report
 from model.table.description import ColumnDescription, Description, Rule
+from model.table.profile import written
+from model.table.quality import to_html
 from model.table.reader import open_table
 from tests.support.quality import COLUMNS, HEADER, HOUSES, N_ROWS, TODAY, house, houses, write
 from tests.support.service import ROOT
@@ -104,8 +106,8 @@ def test_cells_at_the_limits_are_right(checked: Checked) -> None:
 @pytest.mark.parametrize(
     ("column", "limits", "reason"),
     [
-        ("net", {"minimum": 1010}, "1009 is not plausible: at least 1,010"),
-        ("net", {"maximum": 1008}, "1009 is not plausible: at most 1,008"),
+        ("net", {"minimum": 1010}, "1009 is not plausible: at least 1010"),
+        ("net", {"maximum": 1008}, "1009 is not plausible: at most 1008"),
         ("sold", {"minimum": 1768003200.0}, "2026-01-01 is not plausible: at least 2026-01-10"),
     ],
 )
@@ -151,6 +153,46 @@ def test_repeated_value_far_from_all_others_may_stand_for_a_missing_one(checked:
 
     assert kinds(quality) == [("marker", "depth")]
     assert kinds(checked({(3, "depth"): "-999"}, rows=deep, header="depth,n", description=description)) == []
+
+
+def test_bars_of_whole_numbers_have_as_many_of_them_each(checked: Checked) -> None:
+    """A bar of the page stands for one whole number, or equally many; the last one ends at the largest value."""
+    description = Description((ColumnDescription("n", "integer"), ColumnDescription("wide", "integer")))
+    rows = [[str(number % 5), str(number)] for number in range(60)]
+    few, wide = checked(rows=rows, header="n,wide", description=description).profiles
+
+    assert (few.bins, few.counts) == (tuple((each, each) for each in range(5)), (12,) * 5)
+    assert (wide.bins[:2], wide.bins[-1], set(wide.counts)) == (((0, 1), (2, 3)), (58, 59), {2})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2003.0, "2003"),
+        (-0.0, "0"),
+        (10374.4, "10374.4"),
+        (0.1 + 0.2, "0.3"),
+        (1234567.8, "1234568"),
+        (1.5e300, "1.5e+300"),
+        (None, "–"),
+    ],
+)
+def test_numbers_of_cells_have_no_separators(value: float | None, text: str) -> None:
+    """A number from a column is written in one way, and a year is not 2,003."""
+    assert written(value, "number") == text
+
+
+def test_few_different_values_are_counted(checked: Checked) -> None:
+    """How many different values a column has is exact if they are few, and the page says so in words."""
+    description = Description(tuple(ColumnDescription(name, "integer") for name in ("one", "some", "many")))
+    rows = [["7", str(number % 900), str(number)] for number in range(4000)]
+    quality = checked(rows=rows, header="one,some,many", description=description)
+    page = to_html(quality)
+
+    assert [each.n_distinct for each in quality.profiles[:2]] == [1, 900]
+    assert "missing; 1 value</div>" in page
+    assert "missing; 900 different values</div>" in page
+    assert re.search(r"missing; about [34],\d{3} different values</div>", page)
 
 
 def test_missing_cells_are_counted_by_column(checked: Checked) -> None:

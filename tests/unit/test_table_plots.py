@@ -52,6 +52,18 @@ def test_drawn_columns_are_bounded(plot: Callable[[pd.DataFrame], Figure]) -> No
     assert len(figure.axes) <= table.MAX_COLUMNS + 3
 
 
+def test_bars_of_whole_numbers_have_as_many_of_them_each() -> None:
+    """Bins of whole numbers have edges between them, and equally many in each, so that no bar is one by chance."""
+    columns = pd.DataFrame({"year": np.repeat(np.arange(1970.0, 2015), 3), "wide": np.arange(135.0)})
+    year, wide = table.distributions(columns).axes[:2]
+
+    bars = [bar for bar in year.patches if isinstance(bar, Rectangle)]
+    assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in bars] == [
+        (each - 0.5, 1.0, 3) for each in range(1970, 2015)
+    ]
+    assert {(bar.get_width(), bar.get_height()) for bar in wide.patches if isinstance(bar, Rectangle)} == {(3.0, 3)}
+
+
 def test_title_says_what_is_missing() -> None:
     """The picture of a column has its name, what share is missing, and its unit, none of them as a formula."""
     axis = table.distributions(frame(), units={"area $m$": "m²"}).axes[0]
