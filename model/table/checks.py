@@ -244,7 +244,9 @@ def _about_rows(broken: Broken) -> Finding | None:
     if rule.kind == "marker" and broken.n_rows == 1:
         return None
     example = ""
-    if broken.examples:
+    if broken.value is not None:
+        example = f"{broken.value} "
+    elif broken.examples:
         is_text = rule.kind in ("wrong type", "not allowed", "duplicate identifier")
         example = f"{broken.examples[0]!r} " if is_text else f"{broken.examples[0].strip()} "
     problem = Problem(broken.first_rows[0], rule.column, f"{example}{rule.reason}")

@@ -89,8 +89,8 @@ def profiles_of(cells: Cells) -> tuple[ColumnProfile, ...]:
     sample = _sample(cells)
     profiles = []
     for column in cells.columns:
-        n_known, n_distinct, *others = figures_of[column.name]
-        figures = [n_known, exact.get(column.name, n_distinct), *others]
+        n_known, n_distinct, *of_values = figures_of[column.name]
+        figures = [n_known, exact.get(column.name, n_distinct), *of_values]
         used = column in cells.checked
         profiles.append(_profile(column, used, cells.relation.n_rows, figures, sample[column.name]))
     return tuple(profiles)
@@ -131,6 +131,8 @@ def _profile(
                 markers = tuple(each for each in _markers_of(column) if each < low - far or each > high + far)
         if len(values) >= _MINIMUM_VALUES and column.type != DATE and not column.allowed:
             limits, in_logarithms = _limits(values[~np.isin(values, markers)])
+            if limits is not None and low is not None and low >= 0:
+                limits = (max(limits[0], 0.0), limits[1])
         bins, counts = _bins(values, limits, column.type)
     else:
         known = sample.dropna().map({0.0: "false", 1.0: "true"}.get if column.type == BOOLEAN else str)

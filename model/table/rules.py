@@ -62,12 +62,16 @@ class RowRule:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule that rows break: how many do, which the first ones are, and what their cells are."""
+    """A rule that rows break: how many do, which the first ones are, and what their cells are.
+
+    `value` is the number of the first cell as limits are written, if the rule has limits of numbers.
+    """
 
     rule: RowRule
     n_rows: int
     first_rows: tuple[int, ...]
     examples: tuple[str, ...] = ()
+    value: str | None = None
 
 
 def of_columns(cells: Cells, profiles: Mapping[str, ColumnProfile], *, today: date) -> list[RowRule]:
@@ -133,13 +137,22 @@ def _of_values(cells: Cells, column: ColumnDescription, profile: ColumnProfile, 
         yield RowRule("marker", name, reason, among, fatal=False, rejects=False)
     if profile.limits:
         lowest, highest = profile.limits
-        most = f"{written(lowest, column.type)} to {written(highest, column.type)}"
-        reason = f"lies outside {most}, far from most values"
+        reason = f"{_beyond(profile, lowest, highest)}, far from most values"
         outside = f"isfinite({value}) AND ({value} < {literal(lowest)} OR {value} > {literal(highest)})"
         plausible = f"{value} BETWEEN {literal(low)} AND {literal(high)}"
         unmarked = f" AND NOT {among}" if markers else ""
         condition = f"{outside} AND {plausible}{unmarked}"
         yield RowRule("outlier", name, reason, condition, fatal=False, rejects=False)
+
+
+def _beyond(profile: ColumnProfile, lowest: float, highest: float) -> str:
+    """Return where outliers lie, for a person: on one side if there are values on that side alone."""
+    ends = [written(each, profile.type) for each in (lowest, highest)]
+    if profile.minimum is not None and profile.minimum >= lowest:
+        return f"is above {ends[1]}"
+    if profile.maximum is not None and profile.maximum <= highest:
+        return f"is below {ends[0]}"
+    return f"lies outside {' to '.join(ends)}"
 
 
 def _limits(column: ColumnDescription) -> str:
@@ -185,8 +198,26 @@ def count(cells: Cells, rules: Sequence[RowRule]) -> list[Broken]:
     listed = cells.in_batches([f"min(row, {MAX_LISTED_ROWS}) FILTER (WHERE {rule.condition})" for rule in by_condition])
     firsts |= {rule.number: rows for rule, rows in zip(by_condition, listed)}
     return [
-        Broken(rule, counts[rule.number], tuple(firsts[rule.number]), _examples(cells, rule, firsts)) for rule in broken
+        Broken(
+            rule,
+            counts[rule.number],
+            tuple(firsts[rule.number]),
+            _examples(cells, rule, firsts),
+            _value(cells, rule, firsts[rule.number][0]),
+        )
+        for rule in broken
     ]
+
+
+def _value(cells: Cells, rule: RowRule, row: int) -> str | None:
+    """Return the number in a row with all its digits, written as limits are; None for a rule without limits."""
+    if rule.kind not in ("outlier", "out of range", "marker") or rule.column is None:
+        return None
+    column = cells.description.column(rule.column)
+    if column.type == DATE:
+        return None
+    ((value,),) = cells.rows(f"SELECT {cells.value(rule.column)} FROM {CELLS} WHERE row = {row}")
+    return written(value, column.type) if float(value).is_integer() else str(value)
 
 
 def _examples(cells: Cells, rule: RowRule, firsts: Mapping[int, Sequence[int]]) -> tuple[str, ...]:

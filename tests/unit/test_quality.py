@@ -130,6 +130,25 @@ def test_outliers_are_warnings(checked: Checked) -> None:
     assert not only(far, "outlier").fatal
 
 
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({3: "14392.0"}, "14392 is above 195, far from most values"),
+        ({3: "-300.50"}, "-300.5 is below -136, far from most values"),
+        ({3: "-300.0", 5: "300"}, "-300 lies outside -135 to 195, far from most values"),
+    ],
+)
+def test_outlier_says_on_which_side_it_is(checked: Checked, cells: dict[int, str], reason: str) -> None:
+    """The value and the limit are written in one way, and there is no negative limit of what is never negative."""
+    description = Description((ColumnDescription("n", "number"), ColumnDescription("id", "identifier")))
+    rows = [[cells.get(number, str(number)), f"i{number}"] for number in range(60)]
+    quality = checked(rows=rows, header="n,id", description=description)
+
+    assert only(quality, "outlier").problem.reason == reason
+    low, _ = quality.profiles[0].limits or (math.nan, math.nan)
+    assert low >= 0 or any(cell.startswith("-") for cell in cells.values())
+
+
 def test_outliers_of_skewed_positive_columns_are_compared_as_logarithms(checked: Checked) -> None:
     """What is large, but only in a few multiples as others are, is no outlier of a skewed column."""
     description = Description((ColumnDescription("income", "number"), ColumnDescription("n", "identifier")))
