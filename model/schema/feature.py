@@ -449,7 +449,7 @@ def _is_ambiguous(category: Category) -> bool:
 def described(feature: Feature, most: int = MAX_LISTED) -> str:
     """Return in a few words what was seen of a feature in training, and what else is accepted."""
     if feature.type == CATEGORY:
-        others = {AS_MISSING: "counts as missing", AS_OTHER: "as the encoder does"}.get(feature.unseen, "is refused")
+        others = {AS_MISSING: "counts as missing", AS_OTHER: "counts as one more"}.get(feature.unseen, "is refused")
         seen = f"{listed(feature.categories, most)}; any other {others}"
     elif feature.type == BOOLEAN:
         seen = "true or false"

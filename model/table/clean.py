@@ -112,7 +112,7 @@ def _list_rejected(cells: Cells, broken: Sequence[Broken]) -> None:
         run(f"INSERT INTO breaks SELECT row, rule FROM {FLAGS} WHERE rule IN ({', '.join(flagged)})")
     run("CREATE OR REPLACE TABLE reasons (rule INTEGER, reason VARCHAR)")
     for each in broken:
-        where = "" if each.rule.column is None else f"{each.rule.column}: "
+        where = "" if each.rule.column is None else f"column {each.rule.column!r} "
         run("INSERT INTO reasons VALUES (?, ?)", [each.rule.number, f"{where}{each.rule.reason}"])
     run(
         "CREATE OR REPLACE TABLE rejected AS SELECT row, string_agg(reason, '; ' ORDER BY rule) AS reasons "

@@ -425,8 +425,9 @@ def _decide_category(relation: Relation, column: _Column, text: str, reason: str
     elif n_distinct > MAX_CATEGORIES or (n_present >= _FEW_ROWS and n_distinct > n_present / 2):
         column.take(TEXT, f"{'; '.join(filter(None, (reason, share)))}: too many for categories", use=False)
     else:
+        texts = f"{n_distinct:,} different texts" if n_distinct > 1 else "1 text"
         many = ": many; rare ones say little" if n_distinct > _MANY_CATEGORIES else ""
-        column.take(CATEGORY, f"{reason or 'texts'}: {n_distinct:,} different ones{many}")
+        column.take(CATEGORY, "; ".join(filter(None, (reason, f"{texts}{many}"))))
 
 
 def _n_distinct(relation: Relation, text: str, most: int) -> int:

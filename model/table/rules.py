@@ -99,12 +99,12 @@ def _of_missing(cells: Cells, column: ColumnDescription, profile: ColumnProfile)
         return
     name, condition = column.name, f"NOT {cells.known(column.name)}"
     if name == cells.description.target:
-        yield RowRule("missing target", name, "missing, and set aside", condition, fatal=False, has_cell=False)
+        yield RowRule("missing target", name, "is missing, and set aside", condition, fatal=False, has_cell=False)
     elif column.required:
-        yield RowRule("required", name, "missing", condition, has_cell=False)
+        yield RowRule("required", name, "is missing", condition, has_cell=False)
     else:
         kind = "mostly missing" if profile.missing > _MOSTLY else "missing"
-        reason = f"missing in {_share(profile.missing)} of the rows"
+        reason = f"is missing in {_share(profile.missing)} of the rows"
         yield RowRule(kind, name, reason, condition, fatal=False, rejects=False, has_cell=False)
 
 

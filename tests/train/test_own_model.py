@@ -164,7 +164,7 @@ def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[0].startswith("schema   area    number    ")
     assert lines[0].endswith("; may be missing")
     assert lines[4] == (
-        "         town    category  ' ', Köln, NA, Ulm, 'a \"quoted\", name'; any other as the encoder does; "
+        "         town    category  ' ', Köln, NA, Ulm, 'a \"quoted\", name'; any other counts as one more; "
         "may be missing"
     )
     assert [line.split()[0] for line in lines[6:]] == [

@@ -61,7 +61,7 @@ def test_rows_that_pass_keep_their_order_and_their_texts(tmp_path: Path) -> None
 
     assert (result.n_kept, result.n_rejected) == (N_ROWS - 1, 1)
     assert read(tmp_path / "ok.csv") == [row for number, row in enumerate(rows) if number != 5]
-    reasons = "area: is not plausible: 5 to 500 m²; rooms: is not a whole number"
+    reasons = "column 'area' is not plausible: 5 to 500 m²; column 'rooms' is not a whole number"
     assert read(tmp_path / "ok.rejected.csv") == [["5", *rows[5], reasons]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["houses.csv", "ok.csv", "ok.rejected.csv"]
     assert "clean: 60 rows = 59 kept + 1 rejected" in quality.to_text(found, result)

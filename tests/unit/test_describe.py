@@ -58,11 +58,11 @@ def described(folder: Path, *columns: list[str], separator: str = ";", **options
         (lambda row: row % 2, "integer", True, "whole numbers"),
         (lambda row: ["yes", "No"][row % 2], "boolean", True, "no or yes"),
         (lambda row: ["TRUE", "false"][row % 2], "boolean", True, "false or true"),
-        (lambda row: ["red", "blue", ""][row % 3], "category", True, "2 different ones"),
+        (lambda row: ["red", "blue", ""][row % 3], "category", True, "2 different texts"),
         (lambda row: f"{row % 5:05d}", "category", True, "'00000' begins with 0"),
         (lambda row: f"id-{row}", "identifier", False, "60 different values in 60 cells"),
         (lambda row: f"a long sentence about the house number {row}", "text", False, "free text"),
-        (lambda row: "same", "category", False, "is constant"),
+        (lambda row: "same", "category", False, "is constant; 1 text"),
         (lambda row: "", "text", False, "is empty"),
         (lambda row: row % 7 if row > 55 else "NA", "integer", False, "93.3% of it is missing"),
         (lambda row: f"2026-01-{row % 28 + 1:02d}", "date", True, "ISO 8601"),
@@ -102,7 +102,7 @@ def described(folder: Path, *columns: list[str], separator: str = ";", **options
         (lambda row: -999 if row % 10 == 0 else row % 9 / 4, "number", True, "say --missing=-999, or"),
         (lambda row: f"20{row % 30:02d}-{row % 12 + 1:02d}", "date", True, "in the format %Y-%m; gives year, month, "),
         (lambda row: f"{row % 12 + 1}/2022", "date", True, "in the format %m/%Y; gives month, days"),
-        (lambda row: f"{4711 + row % 3}-{row % 12 + 1:02d}", "category", True, "12 different ones"),
+        (lambda row: f"{4711 + row % 3}-{row % 12 + 1:02d}", "category", True, "12 different texts"),
     ],
 )
 def test_what_a_column_is(tmp_path: Path, cells: Callable[[int], object], type: str, used: bool, why: str) -> None:

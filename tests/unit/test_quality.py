@@ -220,7 +220,7 @@ def test_missing_cells_are_counted_by_column(checked: Checked) -> None:
     quality = checked(cells)
 
     assert kinds(quality) == [("required", "net"), ("mostly missing", "area"), ("missing", "rooms")]
-    assert only(quality, "mostly missing").problem.reason == "missing in 83.3% of the rows"
+    assert only(quality, "mostly missing").problem.reason == "is missing in 83.3% of the rows"
     assert only(quality, "required").first_rows == (4,)
 
 
