@@ -256,8 +256,11 @@ def _about_rows(broken: Broken) -> Finding | None:
 
 
 def _about_likeness(cells: Cells, profiles: Mapping[str, ColumnProfile]) -> Iterator[Finding]:
-    for name, other in repeats.equal_columns(cells, profiles):
+    equal = repeats.equal_columns(cells, profiles)
+    for name, other in equal:
         yield _finding("equal columns", Problem(None, name, f"is the same as {other}, row for row"), fatal=False)
+    for alike in repeats.columns_alike(cells, profiles, dict(equal)):
+        yield _finding("equal columns", Problem(None, alike.column, str(alike)), fatal=False)
     for each in repeats.variants(cells):
         groups = "; ".join(" and ".join(map(repr, texts)) for texts in each.texts)
         more = f"; and {each.n_groups - len(each.texts):,} more" if each.n_groups > len(each.texts) else ""

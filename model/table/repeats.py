@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from model.schema.feature import CATEGORY
-from model.table.cells import CELLS, Cells, has_value
-from model.table.description import IDENTIFIER
+import numpy as np
+
+from model.schema.feature import CATEGORY, DATE
+from model.table.cells import CELLS, Cells, has_value, literal
+from model.table.description import IDENTIFIER, ColumnDescription
 from model.table.profile import ColumnProfile
-from model.table.rules import FLAGS, MAX_LISTED_ROWS, RowRule
+from model.table.rules import FLAGS, MAX_LISTED_ROWS, TOLERANCE, RowRule
 
 # Texts of one column that are compared with each other; a column with more has no categories.
 _MAX_TEXTS = 10_000
 _MAX_VARIANTS = 3  # groups of variants that are listed
+_SAMPLE_ROWS = 2_000  # in which columns are looked for that are alike; all rows then confirm it
+_MAX_COMPARED = 1_000  # columns
+_MAX_FACTOR = 1_000_000
+_LEAST_ALIKE = 10  # different values that two columns have in common: fewer may be chance
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """A column that is `other` times `factor`, over `divisor`, in each of the `n_rows` that have both."""
+
+    column: str
+    other: str
+    factor: int
+    divisor: int
+    n_rows: int
+
+    def __str__(self) -> str:
+        what = f"the same as {self.other}"
+        if self.factor != self.divisor:
+            what = f"{self.other} * {self.factor}" if self.divisor == 1 else f"{self.other} / {self.divisor}"
+        return f"is {what} in all {self.n_rows:,} rows that have both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,58 @@ def equal_columns(cells: Cells, profiles: Mapping[str, ColumnProfile]) -> list[t
         if other != column.name:
             pairs.append((column.name, other))
     return pairs
+
+
+def columns_alike(cells: Cells, profiles: Mapping[str, ColumnProfile], equal: Collection[str]) -> list[Alike]:
+    """Return each checked column of numbers or dates that is an earlier one but for gaps, or for a whole factor.
+
+    Columns that are `equal` to an earlier one row for row are not among them.
+    """
+    columns = [
+        column
+        for column in cells.checked
+        if has_value(column) and column.name not in equal and profiles[column.name].n_distinct >= _LEAST_ALIKE
+    ][:_MAX_COMPARED]
+    likely = _likely_alike(cells, columns)
+    counts = []
+    for each in likely:
+        value, other = cells.value(each.column), cells.value(each.other)
+        scaled = (f"({value} * {literal(each.divisor)})", f"({other} * {literal(each.factor)})")
+        same = f"abs({scaled[0]} - {scaled[1]}) <= {TOLERANCE} * abs({scaled[0]})"
+        both = f"isfinite({value}) AND isfinite({other})"
+        counts += [f"count(*) FILTER (WHERE {both})", f"count(*) FILTER (WHERE {both} AND {same})"]
+    found = iter(cells.in_batches(counts))
+    return [replace(each, n_rows=n_both) for each, n_both, n_same in zip(likely, found, found) if n_both == n_same]
+
+
+def _likely_alike(cells: Cells, columns: Sequence[ColumnDescription]) -> list[Alike]:
+    """Return the columns that are an earlier one but for gaps or a whole factor in a sample of the rows."""
+    if len(columns) < 2:
+        return []
+    every = -(-cells.relation.n_rows // _SAMPLE_ROWS)
+    values = ", ".join(cells.value(column.name) for column in columns)
+    query = f"SELECT {values} FROM {CELLS} WHERE hash(row) % {every} = 0"
+    sample = cells.relation.connection.execute(query).df().to_numpy("float64", na_value=np.nan)
+    known = np.isfinite(sample)
+    sizes, both = np.where(known, np.abs(sample), 0.0), known.astype(np.float64)
+    found = []
+    with np.errstate(all="ignore"):
+        factors = (sizes.T @ both) / (both.T @ sizes)  # of sums over the rows that have both
+        larger = np.maximum(factors, 1 / factors)
+        whole = np.round(larger)
+        is_simple = (np.abs(larger - whole) <= TOLERANCE * larger) & (whole <= _MAX_FACTOR)
+        for place, column in enumerate(columns):
+            for earlier in np.flatnonzero(is_simple[place, :place]).tolist():
+                number = int(whole[place, earlier])
+                factor, divisor = (number, 1) if factors[place, earlier] > 1 else (1, number)
+                rows = known[:, place] & known[:, earlier]
+                mine, others = sample[rows, place] * divisor, sample[rows, earlier] * factor
+                of_dates = [each.type == DATE for each in (column, columns[earlier])]
+                is_same = (np.abs(mine - others) <= TOLERANCE * np.abs(mine)).all()
+                if is_same and len(np.unique(mine)) >= _LEAST_ALIKE and (not any(of_dates) or number == all(of_dates)):
+                    found.append(Alike(column.name, columns[earlier].name, factor, divisor, len(mine)))
+                    break
+    return found
 
 
 def variants(cells: Cells) -> list[Variants]:

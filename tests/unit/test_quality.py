@@ -280,6 +280,26 @@ def test_equal_columns_are_warnings(checked: Checked) -> None:
     assert only(quality, "equal columns").problem.reason == "is the same as area, row for row"
 
 
+def test_columns_that_are_the_same_but_for_gaps_or_a_factor_are_warnings(checked: Checked) -> None:
+    """A copy with gaps and a column in another unit are named with the earlier column; likeness by chance is not."""
+    names = ("g", "kg", "partly", "mostly", "few", "bit", "square")
+    description = Description(tuple(ColumnDescription(name, "number") for name in names))
+    rows = []
+    for number in range(60):
+        grams = 2700 + 25 * (number * 37 % 60)
+        partly = "" if number % 4 == 0 else str(grams)
+        mostly = str(grams if number != 1 else 1)
+        few = str(grams) if number < 9 else ""
+        rows.append([str(grams), f"{grams / 1000:.3f}", partly, mostly, few, str(number % 2), str(number**2)])
+    quality = checked(rows=rows, header=",".join(names), description=description)
+
+    found = [(each.problem.feature, each.problem.reason) for each in quality.findings if each.kind == "equal columns"]
+    assert found == [
+        ("kg", "is g / 1000 in all 60 rows that have both"),
+        ("partly", "is the same as g in all 45 rows that have both"),
+    ]
+
+
 def test_column_with_the_same_values_in_other_rows_is_not_equal(checked: Checked) -> None:
     """A column is no other one if the same values stand in other rows."""
     areas = [house(number)[1] for number in range(N_ROWS)]
