@@ -253,7 +253,8 @@ def test_service_serves_a_converted_model_only_if_it_is_allowed(
     export(fitted, table[FEATURES], table["level"], name="levels", store=tmp_path, engine="onnx")
     client = create_app(Config(store=tmp_path), write_log=lambda pieces: None).test_client()
 
-    assert "serve    TABSERVE_ALLOW_CONVERTED=true make run MODEL=levels" in capsys.readouterr().out
+    line = "serve    in a clone of Tabserve: TABSERVE_ALLOW_CONVERTED=true make run MODEL=levels"
+    assert line in capsys.readouterr().out
     assert client.post("/predict", json={}).status_code == 503
     assert "set TABSERVE_ALLOW_CONVERTED=true if you trust its source" in client.get("/readyz").text
 
