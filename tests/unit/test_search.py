@@ -106,6 +106,18 @@ def test_slow_family_waits_until_others_had_as_much() -> None:
     assert found[-1].parameters == families["forest"].defaults(REGRESSION)
 
 
+def test_stopped_trials_of_a_cheap_family_do_not_keep_slow_ones_waiting() -> None:
+    """A trial that is stopped early counts half of a whole one, so that each family has its first trial soon."""
+    families = {name: LEARNERS[name].family() for name in ("baseline", "linear", "forest")}
+    found = [trial(0, "baseline", *[9.0] * 5), trial(1, "linear", *[5.0] * 5)]
+    while found[-1].family != "forest":
+        upcoming = next_trial(found, families, REGRESSION, seed=3, size=SIZE, n_judged=500)
+        assert upcoming is not None
+        found.append(Trial(len(found), *upcoming, STOPPED, (5.5,), done=0.05))
+
+    assert [each.family for each in found[2:]].count("linear") <= 6
+
+
 @pytest.mark.parametrize(
     ("scores", "n_judged", "expected"),
     [

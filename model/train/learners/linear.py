@@ -63,4 +63,4 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-FAMILY = Family(build, _defaults, _suggest, cost=lambda size: 0.5)
+FAMILY = Family(build, _defaults, _suggest)

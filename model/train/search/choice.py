@@ -27,6 +27,7 @@ with warnings.catch_warnings():
 
 CHEAP = 1.5  # the cost up to which a family's defaults come before anything is tried twice
 _N_RANDOM = 6  # trials of a family before its estimator chooses
+_LEAST_DONE = 0.5  # what a trial counts that is stopped sooner; else many of a cheap family come before others
 _TUNED = 0.02  # of the error, by which settings may improve a family
 
 
@@ -71,7 +72,7 @@ def _next_family(finished: Sequence[Trial], families: Mapping[str, Family], size
     spent = dict.fromkeys(families, 0.0)
     for trial in finished:
         found[trial.family] = min(found[trial.family], estimate(trial, best))
-        spent[trial.family] += cost[trial.family] * trial.done
+        spent[trial.family] += cost[trial.family] * max(trial.done, _LEAST_DONE)
     lowest = best.score if best else 0.0
     # Between the error and the baseline's, since a small error, such as a log loss of 0.01, is doubled by little.
     of_baseline = found.get(BASELINE, math.inf)
