@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.task import Task
+from model.task import REGRESSION, Task
 from model.train.frames import Column
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ class Family:
 def most_rounds(learning_rate: float) -> int:
     """Return with how many rounds boosting is fitted at this rate, of which the search takes those that are best."""
     return int(min(max(_ROUNDS_TIMES_RATE / learning_rate, _LEAST_ROUNDS), _MAX_ROUNDS))
+
+
+def staged(pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task) -> Sequence[NDArray[np.float64]]:
+    """Return what `Family.staged` does, of boosting of scikit-learn."""
+    X, model = pipeline[:-1].transform(table), pipeline[-1]
+    predict = model.staged_predict if task is REGRESSION else model.staged_predict_proba
+    return [answers.copy() for number, answers in enumerate(predict(X), start=1) if number in rounds]
 
 
 def few_classes(size: Size) -> str:

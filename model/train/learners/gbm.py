@@ -11,13 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, Size, few_classes, most_rounds
+from model.train.learners.family import Family, Parameters, Size, few_classes, most_rounds, staged
 from model.train.learners.in_front import ONE_HOT, are_plain, encoded
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -57,14 +54,6 @@ def _unsuited(size: Size) -> str:
     return few_classes(size)
 
 
-def _staged(
-    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
-) -> Sequence[NDArray[np.float64]]:
-    X, model = pipeline[:-1].transform(table), pipeline[-1]
-    predict = model.staged_predict if task is REGRESSION else model.staged_predict_proba
-    return [answers for number, answers in enumerate(predict(X), start=1) if number in rounds]
-
-
 _SECOND = {
     "gbm learning_rate": 0.05,
     "gbm max_depth": 4,
@@ -72,5 +61,5 @@ _SECOND = {
     "gbm subsample": 0.7,
 }
 FAMILY = Family(
-    build, _defaults, _suggest, _unsuited, cost=lambda size: 5.0, second=_SECOND, rounds="n_estimators", staged=_staged
+    build, _defaults, _suggest, _unsuited, cost=lambda size: 5.0, second=_SECOND, rounds="n_estimators", staged=staged
 )

@@ -10,13 +10,10 @@ from sklearn.pipeline import Pipeline
 
 from model.task import REGRESSION, Task
 from model.train.frames import Column
-from model.train.learners.family import Family, Parameters, few_classes, most_rounds
+from model.train.learners.family import Family, Parameters, few_classes, most_rounds, staged
 from model.train.learners.in_front import coded
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
     from model.engine.formulas import Derived
@@ -56,14 +53,6 @@ def _suggest(trial: BaseTrial, task: Task) -> Parameters:
     }
 
 
-def _staged(
-    pipeline: Pipeline, table: pd.DataFrame, rounds: Sequence[int], task: Task
-) -> Sequence[NDArray[np.float64]]:
-    X, model = pipeline[:-1].transform(table), pipeline[-1]
-    predict = model.staged_predict if task is REGRESSION else model.staged_predict_proba
-    return [answers.copy() for number, answers in enumerate(predict(X), start=1) if number in rounds]
-
-
 _SECOND = {
     "hist-gbm learning_rate": 0.05,
     "hist-gbm max_leaf_nodes": 16,
@@ -72,5 +61,5 @@ _SECOND = {
     "hist-gbm max_features": 0.7,
 }
 FAMILY = Family(
-    build, _defaults, _suggest, few_classes, cost=lambda size: 1.5, second=_SECOND, rounds="max_iter", staged=_staged
+    build, _defaults, _suggest, few_classes, cost=lambda size: 1.5, second=_SECOND, rounds="max_iter", staged=staged
 )
