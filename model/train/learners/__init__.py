@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -65,12 +65,10 @@ def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = [learner.family().defaults(task) for task in (REGRESSION, CLASSIFICATION)]
     options = dict.fromkeys(option for default in defaults for option in default)
     examples = {option: [default[option] for default in defaults if option in default] for option in options}
+    check_names(name, given, options)
     faults, found = [], {}
     for option, value in given.items():
         details = learner.options.get(option)
-        if details is None and option not in examples:
-            offered = ", ".join(dict.fromkeys([*examples, *learner.options])) or "none"
-            raise DataError(f"the learner {name} has no option {option!r}; its options are {offered}")
         try:
             found[option] = _by_argument(details, value) if details else _by_examples(examples[option], value)
         except ValueError as error:
@@ -78,6 +76,14 @@ def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if faults:
         raise DataError("\n  ".join([f"the options of the learner {name} cannot be used:", *faults]))
     return found
+
+
+def check_names(name: str, given: Iterable[str], defaults: Iterable[str]) -> None:
+    """Raise `DataError` for a name that is neither among a learner's defaults nor one of its options."""
+    known = dict.fromkeys([*defaults, *LEARNERS[name].options])
+    if unknown := [option for option in given if option not in known]:
+        offered = ", ".join(known) or "none"
+        raise DataError(f"the learner {name} has no option {unknown[0]!r}; its options are {offered}")
 
 
 def _by_argument(details: Mapping[str, Any], value: Any) -> Any:

@@ -15,7 +15,7 @@ from model.errors import DataError, ModelError, first_line
 from model.schema.feature import Category
 from model.task import Task
 from model.train.frames import Frames
-from model.train.learners import LEARNERS
+from model.train.learners import LEARNERS, check_names
 from model.train.search import rows as parts
 from model.train.search.rows import Rows
 from model.train.search.work import Problem, fitted_on, n_threads
@@ -55,9 +55,7 @@ def fit_one(
     targets, known, rows = parts.parted(y, labels, groups=groups, times=times, seed=seed)
     chosen = LEARNERS[family].family()
     defaults = chosen.defaults(task)
-    if unknown := [name for name in parameters if name not in (*defaults, *LEARNERS[family].options)]:
-        offered = ", ".join(dict.fromkeys([*defaults, *LEARNERS[family].options])) or "none"
-        raise DataError(f"the learner {family} has no option {unknown[0]!r}; its options are {offered}")
+    check_names(family, parameters, defaults)
     settings = {**defaults, **parameters}
     problem = Problem(frame, frames, targets, task.name, len(known), derived, rows, seed=seed, threads=n_threads())
     pipeline = problem.build(family, settings)
