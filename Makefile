@@ -29,7 +29,7 @@ NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
 EMPTY :=
 # As the name of a target, in which make takes a space for the end of the word.
-CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/aliases.json)
+CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/moves/1.json)
 # What training MODEL needs: PyTorch only where ARGS or a schema file names the network.
 NAMED = $(subst =, ,$(ARGS))
 SCHEMAS = "model/data/$(subst -,_,$(MODEL)).toml" $(filter %.toml,$(NAMED))
@@ -90,7 +90,7 @@ test-all: test test-slow ## run every test
 conformance: $(DEV) ## run V2's cases against the server at URL (more: ARGS="--model NAME")
 	$(BIN)/python -m pytest conformance --url "$(URL)" $(ARGS)
 
-train: $(TRAINING) ##2 train MODEL, its new champion; your table: MODEL=prices ARGS="--data houses.csv --target price"
+train: $(TRAINING) ##2 train a version of MODEL; your table: MODEL=prices ARGS="--data houses.csv --target price"
 	$(TRAIN) $(ARGS)
 
 run: $(INSTALLED) | $(CHAMPION) ##1 serve on PORT of HOST; trains first if there is no model yet

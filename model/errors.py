@@ -147,6 +147,10 @@ class NotInStoreError(ModelError):
     """The store has no such model, version or alias."""
 
 
+class MovedError(ModelError):
+    """The aliases of a model were moved meanwhile by another writer, and nothing was changed; says what moved."""
+
+
 class ArchiveError(ModelError):
     """An archive could not be pulled, and the store is unchanged; names its URL without the credentials."""
 

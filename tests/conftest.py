@@ -115,19 +115,30 @@ def train(root: Path) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of boston-housing. Tests must not change it."""
-    return shared(tmp_path_factory, "store", "boston-housing/aliases.json", train)
+    return shared(tmp_path_factory, "store", "boston-housing/moves/1.json", train)
+
+
+def train_worse(root: Path) -> None:
+    """Train boston-housing with a single tree."""
+    assert main(["--store", str(root), "train", "boston-housing", "--n-estimators", "1"]) == 0
+
+
+@pytest.fixture(scope="session")
+def worse_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a worse version 1 of boston-housing. Tests must not change it."""
+    return shared(tmp_path_factory, "worse", "boston-housing/moves/1.json", train_worse)
 
 
 @pytest.fixture(scope="session")
 def gems_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of gems, whose features are of every type. Tests must not change it."""
-    return shared(tmp_path_factory, "gems", f"{gems.NAME}/aliases.json", gems.make_store)
+    return shared(tmp_path_factory, "gems", f"{gems.NAME}/moves/1.json", gems.make_store)
 
 
 @pytest.fixture(scope="session")
 def classifiers_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of each of `classifiers.LABELS`. Tests must not change it."""
-    last = f"{list(classifiers.LABELS)[-1]}/aliases.json"
+    last = f"{list(classifiers.LABELS)[-1]}/moves/1.json"
     return shared(tmp_path_factory, "classifiers", last, classifiers.make_store)
 
 
@@ -146,7 +157,7 @@ def gems_everywhere(gems_store: Path) -> FlaskClient:
 @pytest.fixture(scope="session")
 def sales_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with version 1 of sales, two of whose features are dates. Tests must not change it."""
-    return shared(tmp_path_factory, "sales", f"{sales.NAME}/aliases.json", sales.make_store)
+    return shared(tmp_path_factory, "sales", f"{sales.NAME}/moves/1.json", sales.make_store)
 
 
 @pytest.fixture(scope="session")

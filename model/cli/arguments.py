@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
 
 REFERENCE = "the model: NAME, NAME@ALIAS or NAME@VERSION"
+
+
+def add_reasons(command: argparse.ArgumentParser) -> None:
+    """Declare what the history keeps of a move: why, and by whom."""
+    command.add_argument("--why", default="", help="the reason, a line that the history keeps")
+    command.add_argument("--by", default="", help="who moves it (default: this user on this machine)")
+
+
+def count(text: str) -> int:
+    """Return the whole number of at least 1 in a text. Raises argparse's error for anything else."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells as columns, each as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def days(text: str) -> int:

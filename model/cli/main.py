@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, check, describe, features, own, predict, report, store, train
+from model.cli import archive, check, describe, diff, features, life, own, predict, report, store, train
 from model.errors import one_line
 
 
@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     store.add_list(commands)
     store.add_show(commands)
     store.add_verify(commands)
+    diff.add_diff(commands)
+    life.add_promote(commands)
+    life.add_rollback(commands)
+    life.add_tag(commands)
+    life.add_prune(commands)
+    life.add_history(commands)
     features.add_features(commands)
     predict.add_predict(commands)
     report.add_report(commands)

@@ -14,7 +14,7 @@ def add_import(commands: Commands) -> None:
     """Declare the command `import`."""
     own = commands.add_parser(
         "import",
-        help="compile a fitted model from a file, prove it equal, and make it the champion",
+        help="compile a fitted model from a file, prove it equal, and write it as the candidate",
         description="A pickle (.joblib, .pkl) runs the code that is in it: import only files that you trust. It is "
         "opened by this command alone and never by a server.",
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from model import NotInStoreError, Store
-from model.cli.arguments import REFERENCE, Commands
+from model import ArtifactError, NotInStoreError, Store
+from model.cli.arguments import REFERENCE, Commands, print_table
 from model.store import artifact
 from model.store.mounts import find_store
 
@@ -15,6 +18,8 @@ from model.store.mounts import find_store
 def add_list(commands: Commands) -> None:
     """Declare the command `list`."""
     listing = commands.add_parser("list", help="list every model of the store with its versions")
+    listing.add_argument("name", nargs="?", help="only this model")
+    listing.add_argument("--json", action="store_true", help="print a list of objects instead")
     listing.set_defaults(run=_list)
 
 
@@ -22,11 +27,56 @@ def _list(options: argparse.Namespace) -> None:
     store = Store(options.store)
     if not store.names():
         print(f"the store {store.root} has no model; train one: python -m model train boston-housing", file=sys.stderr)
-    for name in store.names():
-        aliases = store.aliases(name)
-        for version in store.versions(name):
-            marks = " ".join(alias for alias, aliased in sorted(aliases.items()) if aliased == version)
-            print(f"{name}@{version} {marks}".rstrip())
+    if options.name and not store.versions(options.name):
+        store.find(options.name)  # raises
+    names = [options.name] if options.name else store.names()
+    found = [_version(store, name, version) for name in names for version in store.versions(name)]
+    if options.json:
+        print(json.dumps(found, indent=1))
+    elif found:
+        print_table([("model", "aliases", "created", "algorithm", "rows", "metric", "owner"), *map(_row, found)])
+
+
+def _version(store: Store, name: str, version: int) -> dict[str, Any]:
+    """Return what `list` says of a version; `problem` is what is wrong with its manifest, None if nothing is."""
+    document: dict[str, Any] = {}
+    problem = None
+    try:
+        document = artifact.read_manifest(store.find(f"{name}@{version}"))
+    except ArtifactError as error:
+        problem = str(error)
+    metrics = document.get("metrics", {})
+    part = "validation" if metrics.get("validation") else "training"
+    scores = metrics.get(part, {})
+    metric = "log_loss" if "log_loss" in scores else "rmse"
+    return {
+        "model": name,
+        "version": version,
+        "aliases": sorted(alias for alias, aliased in store.aliases(name).items() if aliased == version),
+        "created_at": document.get("created_at"),
+        "algorithm": document.get("algorithm"),
+        "rows": document.get("data", {}).get("rows"),
+        "metric": metric,
+        "of": part,
+        "value": scores.get(metric),
+        "owner": document.get("tags", {}).get("owner", ""),
+        "digest": document.get("digest"),
+        "problem": problem,
+    }
+
+
+def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    value = facts["value"]
+    metric = "" if value is None else f"{facts['metric'].replace('_', ' ')} {value:.4g} ({facts['of']})"
+    return (
+        f"{facts['model']}@{facts['version']}",
+        " ".join(facts["aliases"]),
+        (facts["created_at"] or "")[:10],
+        "damaged: see verify" if facts["problem"] else facts["algorithm"] or "",
+        "" if facts["rows"] is None else f"{facts['rows']:,}",
+        metric,
+        facts["owner"],
+    )
 
 
 def add_show(commands: Commands) -> None:
@@ -43,18 +93,24 @@ def _show(options: argparse.Namespace) -> None:
 
 def add_verify(commands: Commands) -> None:
     """Declare the command `verify`."""
-    verify = commands.add_parser("verify", help="check every file's hash and replay the golden rows")
+    verify = commands.add_parser("verify", help="check every file's hash and the history, and replay the golden rows")
     verify.add_argument("model", help=REFERENCE)
     verify.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> None:
-    model = Store(options.store).load(options.model)
+    store = Store(options.store)
+    model = store.load(options.model)
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(
         f"{model.name} version {model.version}: {len(model.manifest.files)} files unchanged, "
         f"{len(model.golden_rows)} golden rows answered {nearness}"
     )
+    moves = store.history(model.name)
+    if moves:
+        print(
+            f"history of {model.name}: {len(moves)} moves, each follows the one before; the last is {moves[-1].sha256}"
+        )
 
 
 def add_find(commands: Commands) -> None:

@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from model import Store
-from model.cli.arguments import Commands, days
+from model import Artifact, ModelError, Store
+from model.cli.arguments import Commands, count, days
 from model.cli.reading import add_reading, reading
+from model.store import differences, life
+from model.store.versions import CHAMPION
 from model.train.learners import LEARNER_NAMES, LEARNERS
 
 if TYPE_CHECKING:
-    from model.train.recipe import Plan
+    from model.train.recipe import Plan, Trained
+
+
+POLICIES = ALWAYS, IF_BETTER, NEVER = "always", "if-better", "never"
 
 
 def add_train(commands: Commands) -> None:
     """Declare the command `train`, with the options of every learner."""
     train = commands.add_parser(
         "train",
-        help="search for the best model of a table, prove it, and make it the champion",
+        help="search for the best model of a table, prove it, and write it as the candidate",
         description="Reads and checks the table, compares learners within a time, and writes the best one that is "
-        "served exactly: python -m model train prices --data houses.csv --target price. docs/training.md says more.",
+        "served exactly: python -m model train prices --data houses.csv --target price. The first version of a model "
+        "is its champion, which a server loads; a later one is the candidate until it is promoted. docs/training.md "
+        "says more.",
     )
     train.add_argument(
         "name", help="the model's name; boston-housing and height-weight come with a table, a target and a learner"
@@ -76,11 +83,11 @@ def add_train(commands: Commands) -> None:
         "--budget", type=_seconds, metavar="TIME", help="time for all, such as 90s, 10m or 2h (default: 2m)"
     )
     train.add_argument(
-        "--trials", type=_count, metavar="COUNT", help="compare so many models instead, the same ones each time"
+        "--trials", type=count, metavar="COUNT", help="compare so many models instead, the same ones each time"
     )
     train.add_argument(
         "--max-rows",
-        type=_count,
+        type=count,
         default=1_000_000,
         metavar="COUNT",
         help="use so many rows of a larger table, drawn at random (default: %(default)s)",
@@ -93,6 +100,13 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
     train.add_argument("--notebook", action="store_true", help="train through a notebook, which the artifact keeps")
+    train.add_argument(
+        "--promote",
+        choices=POLICIES,
+        default=NEVER,
+        help="make it the champion where there is one: always, or if it is better on the held-out rows beyond the "
+        "95 %% interval of the difference (default: %(default)s)",
+    )
     add_reading(train)
     for name, learner in LEARNERS.items():
         if learner.options:
@@ -117,14 +131,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _plan(options: argparse.Namespace) -> Plan:
-    from model.train.recipe import Plan
+    from model.train.recipe import Plan, Trained
 
     plan = Plan(
         name=options.name,
@@ -176,7 +184,12 @@ def _train(options: argparse.Namespace) -> None:
     models = Store(options.store)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
     plan = _plan(options)
+    if options.notebook and options.promote == IF_BETTER:
+        raise ValueError(
+            "--promote if-better needs the held-out rows, which a notebook keeps; leave out one of the two"
+        )
     runs = models.root / options.name / "runs"
+    trained = None
     try:
         if options.notebook:
             made = recipe.draft_from_notebook(plan, runs=runs)
@@ -192,8 +205,38 @@ def _train(options: argparse.Namespace) -> None:
             interrupt.add_note("finished trials are kept, and the same command goes on behind them")
         raise
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
-    checklist.print_version(model, models)
+    checklist.print_version(model)
+    _promote(models, model, trained, options.promote)
+    checklist.print_use(model, models)
     if options.notebook:
         print(f"notebook {model.path / 'notebook.ipynb'} has all of this with figures")
     if "checkpoint" in plan.options:
         plan.options["checkpoint"].unlink(missing_ok=True)  # the artifact has replaced it
+
+
+def _promote(models: Store, model: Artifact, trained: Trained | None, policy: str) -> None:
+    """Make a new version the champion where the policy says so, and print what was decided and why."""
+    after = models.last_move(model.name)
+    champion = models.aliases(model.name)[CHAMPION]
+    if policy == NEVER or champion == model.version:
+        return
+    why = f"--promote {policy}"
+    if policy == IF_BETTER and trained:
+        is_better, verdict = _judge(models, f"{model.name}@{champion}", model, trained)
+        print(f"promote  {verdict}")
+        if not is_better:
+            return
+        why = f"{why}: {verdict}"
+    life.promote(models, model, after=after, why=why)
+
+
+def _judge(models: Store, reference: str, model: Artifact, trained: Trained) -> tuple[bool, str]:
+    """Return whether a version is better than the champion on the rows that were held out of it, and a sentence."""
+    held_out = trained.fit.rows.validation
+    try:
+        gain = differences.gain(models.load(reference), model, trained.X[held_out], trained.y[held_out])
+    except ModelError as error:
+        return False, f"no: it cannot be compared with the champion {reference}: {error}"
+    if gain.interval[0] > 0:
+        return True, f"better than the champion {reference}: {gain}"
+    return False, f"no: not better than the champion {reference} beyond the interval: {gain}"

@@ -21,14 +21,16 @@ from model.errors import ArchiveError, ArtifactError
 from model.store import artifact
 from model.store.artifact import Artifact
 from model.store.download import download, parse_url
+from model.store.history import check_aliases
 from model.store.mounts import find_store
-from model.store.versions import CHAMPION, Store
+from model.store.versions import CANDIDATE, CHAMPION, Store
 
 MAX_DOWNLOAD_BYTES = 2**30  # about 3,000 times the example's archive
 MAX_UNPACKED_BYTES = 2**31
 MAX_SECONDS = 900.0
 STALL_SECONDS = 30.0
 
+_MAX_SHOWN = 500  # characters of a URL
 _MAX_MEMBERS = 10_000  # an artifact has about a dozen files
 _CHUNK_BYTES = 2**16
 # tarfile reads chunks of files, or headers with long names, which it keeps in memory.
@@ -74,9 +76,16 @@ def pull(
 ) -> dict[Path, bool]:
     """Add the models of a `.tar.gz` to the store; return each version's folder, and whether it is new.
 
-    The archive holds one artifact, which gets `alias` (default: champion), or a store with its own aliases. Raises
-    `ArchiveError` or `ArtifactError` and leaves the store unchanged.
+    The archive holds one artifact, which gets `alias` (default: champion), or a store with its own aliases. The history
+    has the URL and the SHA-256 of the archive. Raises `ArchiveError` or `ArtifactError` and leaves the store unchanged.
     """
+    if alias:
+        try:
+            check_aliases([alias])
+        except ValueError as error:
+            raise ArchiveError(str(error)) from None
+        if alias == CANDIDATE:
+            raise ArchiveError(f"the alias {alias} is that of the version that was trained last; choose another one")
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ArchiveError("the expected SHA-256 is not 64 hexadecimal digits")
     request, source = parse_url(url)
@@ -103,15 +112,21 @@ def pull(
         except ArtifactError as error:
             path = error.path.relative_to(unpacked)
             raise ArchiveError(f"{source}: {path}: {error.reason}; {error.remedy}") from None
-        return store.merge(downloaded, alias=alias)
+        return store.merge(downloaded, alias=alias, why=f"{_shown(source)} with the SHA-256 {actual}")
+
+
+def _shown(source: str) -> str:
+    """Return a URL as a history takes it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in source[:_MAX_SHOWN])
 
 
 def _verify(store: Store) -> None:
-    """Load every version, check the aliases, and remove every file that no manifest lists."""
+    """Load every version, check the aliases and their history, and remove every file that no manifest lists."""
     for name in store.names():
         versions = store.versions(name)
         for version in versions:
             _strip(store.load(f"{name}@{version}"))
+        store.history(name)
         for alias, version in store.aliases(name).items():
             if version not in versions:
                 raise ArtifactError(

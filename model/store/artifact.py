@@ -159,7 +159,7 @@ def write(path: Path, content: bytes) -> None:
 def sync_folders(root: Path) -> None:
     """Sync the names of all files in and below a folder to disk."""
     for folder in (root, *root.rglob("*/")):
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -167,10 +167,11 @@ def make_folder(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
-        _sync_folder(each.parent)
+        sync_folder(each.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync the names of the files in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

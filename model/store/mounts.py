@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.store import artifact
-from model.store.versions import ALIASES, Store
+from model.store.history import MOVES
+from model.store.versions import Store
 
 
 def find_store(candidates: Sequence[Path]) -> Path | None:
@@ -28,7 +29,7 @@ def _find_below(folder: Path, *, levels: int) -> Path | None:
         models = {name: store.versions(name) for name in store.names()}
         paths = [folder / name / str(version) for name, versions in models.items() for version in versions]
         n_versions = sum((path / artifact.MANIFEST).is_file() for path in paths)
-        if n_versions > 1 or (n_versions and any((folder / name / ALIASES).is_file() for name in models)):
+        if n_versions > 1 or (n_versions and any((folder / name / MOVES).is_dir() for name in models)):
             return folder
         inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         found = [path for path in (_find_below(path, levels=levels - 1) for path in inside if levels) if path]

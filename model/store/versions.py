@@ -1,6 +1,7 @@
-"""Versions and aliases of models: `<root>/<name>/<version>/` and `<root>/<name>/aliases.json`.
+"""Versions and aliases of models: `<root>/<name>/<version>/` and the moves of aliases, `<root>/<name>/moves/`.
 
-A platform may mount a single artifact in place of a store: a root with a manifest is a store of only that version.
+A new version is the candidate. It becomes the champion only if the model has none. A platform may mount a single
+artifact in place of a store: a root with a manifest is a store of only that version.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import ArtifactError, NotInStoreError
-from model.store import artifact
+from model.errors import ArtifactError, MovedError, NotInStoreError
+from model.store import artifact, history
 from model.store.artifact import Artifact, Draft
-from model.store.files import read_json
+from model.store.history import MOVES, NAME, Aliased, Move
 from model.store.manifest import MAX_VERSION
 
 CHAMPION = "champion"
-ALIASES = "aliases.json"
+CANDIDATE = "candidate"  # always the version that was added last
+REGISTER, PULL = "register", "pull"
 
-# Names become folders, URLs and label values, so they contain nothing that needs quoting.
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_OLD_ALIASES = "aliases.json"  # of stores before there was a history
 _VERSION = re.compile(r"[1-9][0-9]*")
 
 
@@ -45,7 +46,7 @@ class Store:
         if not self.root.is_dir():
             return []
         return sorted(
-            path.name for path in self.root.iterdir() if _NAME.fullmatch(path.name) and self.versions(path.name)
+            path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)
         )
 
     def versions(self, name: str) -> list[int]:
@@ -59,41 +60,106 @@ class Store:
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version of each alias of a model."""
-        path = self._folder(name) / ALIASES
         if root_artifact := self._root_artifact():
             return {CHAMPION: root_artifact[name]} if name in root_artifact else {}
-        try:
-            aliases = read_json(path)
-        except FileNotFoundError:
-            return {}
-        except PermissionError:  # the file itself may be correct
-            raise
-        except (OSError, ValueError):
-            aliases = None
-        if not isinstance(aliases, dict) or not all(type(version) is int for version in aliases.values()):
-            raise ArtifactError(path, "is not a table of aliases", 'replace it, for example by {"champion": 1}')
-        return aliases
+        move = self.last_move(name)
+        return move.versions if move else {}
 
-    def add(self, name: str, draft: Draft, *, alias: str = CHAMPION) -> Path:
-        """Write the draft as the next version of `name`, point `alias` to it and return its folder."""
+    def last_move(self, name: str) -> Move | None:
+        """Return the last move of a model's aliases, None if there is none. Raises `ArtifactError` if it is broken."""
+        folder = self._folder(name)
+        move = history.last(folder / MOVES)
+        if move is None and (folder / _OLD_ALIASES).exists():
+            raise ArtifactError(
+                folder / _OLD_ALIASES,
+                "is of an older version of tabserve, which kept no history",
+                f"remove it and name the champion that is in it: python -m model promote {name}@VERSION",
+            )
+        return move
+
+    def history(self, name: str) -> list[Move]:
+        """Return every move of a model's aliases, the oldest first.
+
+        Raises `ArtifactError` that names the first move that does not fit, or a version that is another one than when
+        an alias was moved to it.
+        """
+        folder = self._folder(name)
+        moves = history.read(folder / MOVES)
+        known = {
+            each.new: move.aliases[each.alias].digest for move in moves for each in move.changes if each.new is not None
+        }
+        for version in self.versions(name):
+            path = folder / str(version)
+            if version in known and artifact.read_manifest(path)["digest"] != known[version]:
+                raise ArtifactError(
+                    path, "is another version than when an alias was moved to it", "restore it from a copy of the store"
+                )
+        return moves
+
+    def add(self, name: str, draft: Draft, *, why: str = "", by: str = "") -> Path:
+        """Write the draft as the next version of `name`, its candidate, and return its folder.
+
+        It becomes the champion if there is none. `by` is who adds it; empty: this user on this machine.
+        """
         self._check_is_store()
         folder = self._folder(name)
         artifact.make_folder(folder)
         with _locked(folder) as descriptor:
             for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
                 shutil.rmtree(abandoned)
-            aliases = self.aliases(name)
-            version = max(self.versions(name), default=0) + 1
+            version = max([0, *self.versions(name), *self.aliases(name).values()]) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
-            incoming = folder / f".{ALIASES}"
-            artifact.write(incoming, artifact.to_json({**aliases, alias: version}))
-            os.fsync(descriptor)  # the new version's name before the alias that points to it
-            incoming.replace(folder / ALIASES)
-            os.fsync(descriptor)
+            os.fsync(descriptor)  # the new version's name before the aliases that point to it
+
+            def new(table: Mapping[str, int]) -> dict[str, int]:
+                return {CANDIDATE: version} if CHAMPION in table else {CANDIDATE: version, CHAMPION: version}
+
+            self._register(name, REGISTER, new, why=why, by=by)
         return path
+
+    def move(
+        self,
+        name: str,
+        action: str,
+        aliases: Mapping[str, int | None],
+        *,
+        after: Move | None,
+        removed: tuple[int, ...] = (),
+        why: str = "",
+        by: str = "",
+    ) -> Move:
+        """Point aliases to versions in one step, None takes one away; then take away the versions `removed`.
+
+        `after` is the last move that was known when this was decided. Raises `MovedError` and changes nothing if there
+        is a later one, and `NotInStoreError` for a version that does not exist.
+        """
+        self._check_is_store()
+        folder = self._folder(name)
+        versions = self.versions(name)
+        if not versions:
+            self.find(name)  # raises
+        with _locked(folder):
+            last = self.last_move(name)
+            if last and last != after:
+                raise history.moved(last, name)
+            versions = self.versions(name)
+            absent = [version for version in (*aliases.values(), *removed) if version and version not in versions]
+            if absent:
+                raise NotInStoreError(f"the model {name!r} has no version {absent[0]}; its versions are {versions}")
+            move = self._append(name, last, action, aliases, removed=removed, why=why, by=by)
+            for version in removed:
+                gone = folder / (artifact.INCOMING + uuid.uuid4().hex)
+                (folder / str(version)).rename(gone)  # so that no reader finds a part of it
+                shutil.rmtree(gone)
+        return move
 
     def find(self, reference: str) -> Path:
         """Return the folder of the version that `reference` names. Raises `NotInStoreError`."""
+        version = self.version(reference)
+        return self.root if self._root_artifact() else self._folder(reference.partition("@")[0]) / str(version)
+
+    def version(self, reference: str) -> int:
+        """Return the number of the version that `reference` names. Raises `NotInStoreError`."""
         name, _, wanted = reference.partition("@")
         versions = self.versions(name)
         if not versions:
@@ -103,15 +169,15 @@ class Store:
                 f"there is no model {name!r} in the store {self.root}, which has "
                 f"{', '.join(names) or 'no model at all'}; {advice}, or name another store"
             )
-        aliases = self.aliases(name)
-        by_number = {str(version): version for version in versions}
-        version = by_number.get(wanted) or aliases.get(wanted or CHAMPION)
-        if version not in versions:
+        version = {str(number): number for number in versions}.get(wanted)
+        aliases = {} if version else self.aliases(name)  # a version is found by its number where the history is broken
+        version = version or aliases.get(wanted or CHAMPION)
+        if version is None or version not in versions:
             raise NotInStoreError(
                 f"the model {name!r} in the store {self.root} has no version {wanted or CHAMPION!r}; "
                 f"its versions are {versions}, its aliases {aliases}"
             )
-        return self.root if self._root_artifact() else self._folder(name) / str(version)
+        return version
 
     def load(self, reference: str, *, converted: bool = True) -> Artifact:
         """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`.
@@ -148,12 +214,12 @@ class Store:
                 held.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
 
-    def merge(self, other: Store, *, alias: str | None = None) -> dict[Path, bool]:
+    def merge(self, other: Store, *, alias: str | None = None, why: str = "", by: str = "") -> dict[Path, bool]:
         """Move all versions of `other`, a store on the same file system, into this one, and set its aliases.
 
-        With `alias`, point it to each model's newest version instead. Return each version's folder, and whether it is
-        new: a version that this store already has is kept. Raises `ArtifactError` and changes nothing if that version
-        is damaged or differs.
+        With `alias`, point it to each model's newest version instead. `why` says where they come from. Return each
+        version's folder, and whether it is new: a version that this store already has is kept. Raises `ArtifactError`
+        and changes nothing if that version is damaged or differs.
         """
         self._check_is_store()
         self._plan_moves(other)  # before any folder is made, so that an error leaves none
@@ -162,26 +228,60 @@ class Store:
             for name in other.names():  # sorted, so that two merges cannot deadlock
                 artifact.make_folder(self._folder(name))
                 locks[name] = held.enter_context(_locked(self._folder(name)))
+                self.aliases(name)  # refuses a store with a broken history, before anything moves
             moves = self._plan_moves(other)
-            changed: dict[Path, int] = {}  # new tables of aliases, to be renamed later, with their folders
-            for name, descriptor in locks.items():
-                old = self.aliases(name)
-                new = {**old, **({alias: other.versions(name)[-1]} if alias else other.aliases(name))}
-                if new != old:
-                    path = self._folder(name) / f".{ALIASES}"
-                    held.callback(path.unlink, missing_ok=True)
-                    artifact.write(path, artifact.to_json(new))
-                    changed[path] = descriptor
+            aliases = {
+                name: {alias: other.versions(name)[-1]} if alias else other.aliases(name) for name in other.names()
+            }
             for path, source in moves.items():
                 if source:
                     artifact.sync_folders(source)
                     source.rename(path)
             for descriptor in locks.values():
                 os.fsync(descriptor)  # the new versions' names before the aliases that point to them
-            for path, descriptor in changed.items():
-                path.replace(path.with_name(ALIASES))
-                os.fsync(descriptor)
+            for name, theirs in aliases.items():
+
+                def new(table: Mapping[str, int], theirs: Mapping[str, int] = theirs) -> dict[str, int]:
+                    newest = table.get(CANDIDATE, 0)
+                    return {each: number for each, number in theirs.items() if each != CANDIDATE or number > newest}
+
+                self._register(name, PULL, new, why=why, by=by)
         return {path: source is not None for path, source in moves.items()}
+
+    def _register(
+        self, name: str, action: str, new: Callable[[Mapping[str, int]], Mapping[str, int]], *, why: str, by: str
+    ) -> None:
+        """Make the move that `new` wants, given the table of aliases; again if another writer came first."""
+        while True:
+            last = self.last_move(name)
+            with suppress(MovedError):
+                self._append(name, last, action, new(last.versions if last else {}), why=why, by=by)
+                return
+
+    def _append(
+        self,
+        name: str,
+        last: Move | None,
+        action: str,
+        aliases: Mapping[str, int | None],
+        *,
+        removed: tuple[int, ...] = (),
+        why: str,
+        by: str,
+    ) -> Move:
+        """Make the move after `last`, if anything changes by it. The caller holds the lock of the model's folder."""
+        table = dict(last.aliases) if last else {}
+        for alias, version in aliases.items():
+            if version is None:
+                table.pop(alias, None)
+            else:
+                digest = artifact.read_manifest(self._folder(name) / str(version))["digest"]
+                table[alias] = Aliased(version, digest)
+        move = history.following(last, action, table, removed=removed, why=why, by=by)
+        if last and not move.changes and not removed:
+            return last
+        history.append(self._folder(name) / MOVES, move)
+        return move
 
     def _plan_moves(self, other: Store) -> dict[Path, Path | None]:
         """Return the target folder of each version of `other` with its source, None if this store has it already."""
@@ -205,9 +305,7 @@ class Store:
             return {}
         document = artifact.read_manifest(self.root)
         name, version = document.get("name"), document.get("version")
-        if not (
-            isinstance(name, str) and _NAME.fullmatch(name) and type(version) is int and 0 < version <= MAX_VERSION
-        ):
+        if not (isinstance(name, str) and NAME.fullmatch(name) and type(version) is int and 0 < version <= MAX_VERSION):
             raise ArtifactError(path, "does not name its model and version", "train it again")
         return {name: version}
 
@@ -216,7 +314,7 @@ class Store:
             raise ArtifactError(self.root, "is one artifact and not a store: it takes no models", "name another store")
 
     def _folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise NotInStoreError(f"{name!r} is not a model's name; use lower-case letters, digits and single dashes")
         return self.root / name
 

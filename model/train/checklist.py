@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -17,7 +18,7 @@ from model.schema.features import Schema
 from model.schema.numbers import is_number
 from model.store.artifact import Artifact
 from model.store.manifest import CONVERTED_ENGINE, Manifest, Proof
-from model.store.versions import Store
+from model.store.versions import CHAMPION, Store
 
 _MAX_SHOWN = 6  # categories in a line
 
@@ -44,9 +45,8 @@ def print_comparing() -> None:
     print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
 
 
-def print_version(model: Artifact, store: Store) -> None:
-    """Print what was proven of a version that was written, how good it is, and how to serve and ask it."""
-    is_converted = model.manifest.engine == CONVERTED_ENGINE
+def print_version(model: Artifact) -> None:
+    """Print what was proven of a version that was written, and how good it is."""
     if model.manifest.proof:
         print(f"proof    {_proof_line(model.manifest, model.manifest.proof)}")
     print(f"golden   {len(model.golden_rows)} rows, which every server replays before it is ready")
@@ -58,10 +58,26 @@ def print_version(model: Artifact, store: Store) -> None:
         print(
             f"interval {level:.0%} of new rows like these are within ±{short(width)}; ask for it by ?interval={level:g}"
         )
-    print(f"written  {model.path}: version {model.version}, the champion; card.md in it says how good it is, and where")
+    print(f"written  {model.path}: version {model.version}; card.md in it says how good it is, and where")
+
+
+def print_use(model: Artifact, store: Store) -> None:
+    """Print whether a version that was written is the champion, and how to serve and ask the model."""
+    champion = store.aliases(model.name)[CHAMPION]
+    if champion == model.version:
+        print(f"champion version {champion}, which a server loads")
+    else:
+        print(f"champion is still version {champion}; to change that: {_promote_line(model, store)}")
+    is_converted = model.manifest.engine == CONVERTED_ENGINE
     serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
     print(f"serve    in a clone of Tabserve: {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}")
     print(f"ask      {_curl_line(model)}")
+
+
+def _promote_line(model: Artifact, store: Store) -> str:
+    """Return the command that makes a version the champion."""
+    named = "" if store.root == Path("store") else f"--store {shlex.quote(str(store.root))} "
+    return f"python -m model {named}promote {model.name}@{model.version}"
 
 
 def _proof_line(manifest: Manifest, proof: Proof) -> str:

@@ -51,7 +51,10 @@ def export(
     engine: str = EXACT,
     tolerance: float = 1e-6,
 ) -> Artifact:
-    """Compile a fitted model, prove it equal to the original, and add it to the store as its new champion.
+    """Compile a fitted model, prove it equal to the original, and add it to the store as its candidate.
+
+    It is the champion, which a server loads, if it is the first version of that name; `python -m model promote` makes a
+    later one the champion.
 
     `X` is the data frame, or the array `(n_rows, n_features)`, that the model was fitted on, and `y` `(n_rows,)` its
     targets: numbers, or the labels of a classifier. `holdout` are features and targets that it was not fitted on: how
@@ -127,7 +130,8 @@ def export(
     checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures={})
     model = models.load(f"{name}@{models.add(name, draft).name}")
-    checklist.print_version(model, models)
+    checklist.print_version(model)
+    checklist.print_use(model, models)
     return model
 
 

@@ -30,6 +30,7 @@ from model.cli.main import main
 from model.errors import ArchiveError
 from model.store import artifact
 from model.store.archive import pack, pull
+from model.store.history import Aliased, encode, following
 from tests.support.service import ROOT
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -133,6 +134,23 @@ def other(store: Path, folder: Path, **facts: Any) -> dict[str, bytes]:
     return {**files_of(folder), "manifest.json": artifact.to_json({**manifest, "digest": digest})}
 
 
+def check_pulled(target: Store, store: Path) -> None:
+    """Check that a store has the files of the packed version, one move that pulled it, and no other file."""
+    pulled = files_of(target.root)
+    assert pulled.pop("boston-housing/moves/1.json")
+    assert pulled == files_of(store / "boston-housing" / "1", "boston-housing/1/")
+    assert [(move.action, move.versions) for move in target.history("boston-housing")] == [("pull", {"champion": 1})]
+
+
+def with_moves(files: dict[str, bytes], name: str, **aliases: int) -> dict[str, bytes]:
+    """Return the files of a store with a history of one move, which set these aliases of a model."""
+    manifests = {alias: files.get(f"{name}/{version}/manifest.json") for alias, version in aliases.items()}
+    digests = {alias: json.loads(content)["digest"] if content else "0" * 64 for alias, content in manifests.items()}
+    table = {alias: Aliased(version, digests[alias]) for alias, version in aliases.items()}
+    others = {path: content for path, content in files.items() if not path.startswith(f"{name}/moves/")}
+    return {**others, f"{name}/moves/1.json": encode(following(None, "pull", table))}
+
+
 def refusal(target: Store, url: str, **settings: Any) -> str:
     """Return the error for a URL that is refused, after checking that the store is unchanged."""
     before = {path: path.stat().st_mtime_ns for path in target.root.rglob("*")}
@@ -148,7 +166,7 @@ def test_what_is_pulled_is_what_was_packed(store: Path, site: Site, packed: byte
     path = target.root / "boston-housing" / "1"
 
     assert pull(target, url, sha256=hashlib.sha256(packed).hexdigest().upper()) == {path: True}
-    assert files_of(target.root) == files_of(store)
+    check_pulled(target, store)
     assert target.load("boston-housing").path == path
 
 
@@ -203,7 +221,7 @@ def test_artifact_may_be_deeper(store: Path, site: Site, target: Store, folder: 
     assert target.aliases("boston-housing") == {"champion": 1}
 
 
-def test_whole_store_is_pulled(store: Path, site: Site, target: Store, tmp_path: Path) -> None:
+def test_whole_store_is_pulled(store: Path, site: Site, packed: bytes, target: Store, tmp_path: Path) -> None:
     """Every model and version of a store is pulled with its aliases; other aliases are kept."""
     files = {
         **files_of(store),
@@ -212,16 +230,18 @@ def test_whole_store_is_pulled(store: Path, site: Site, target: Store, tmp_path:
             f"boats/4/{name}": content
             for name, content in other(store, tmp_path / "c", name="boats", version=4).items()
         },
-        "boston-housing/aliases.json": b'{"champion": 2, "shadow": 1}',
-        "boats/aliases.json": b'{"champion": 4}',
         "read.me": b"is not a model",
     }
-    (target.root / "boston-housing").mkdir()
-    (target.root / "boston-housing" / "aliases.json").write_text('{"champion": 9, "own": 9}')
+    files = with_moves(files, "boston-housing", champion=2, candidate=2, shadow=1)
+    files = with_moves(files, "boats", champion=4)
+    pull(target, site.put("/own", packed), alias="own")
+    packed = tar(files)
 
-    found = pull(target, site.put("/x", tar(files)))
-    assert found == {target.root / place: True for place in ("boats/4", "boston-housing/1", "boston-housing/2")}
-    assert target.aliases("boston-housing") == {"champion": 2, "shadow": 1, "own": 9}
+    found = pull(target, site.put("/x", packed))
+    assert found == {target.root / f"boston-housing/{n}": n == 2 for n in (1, 2)} | {target.root / "boats/4": True}
+    assert target.aliases("boston-housing") == {"candidate": 2, "champion": 2, "shadow": 1, "own": 1}
+    assert [move.action for move in target.history("boston-housing")] == ["pull", "pull"]
+    assert target.history("boats")[0].why == f"{site.url}/x with the SHA-256 {hashlib.sha256(packed).hexdigest()}"
     assert [target.load(name).version for name in ("boats", "boston-housing", "boston-housing@shadow")] == [4, 2, 1]
     assert sorted(path.name for path in target.root.iterdir()) == ["boats", "boston-housing"]
     assert "its own aliases" in refusal(target, site.url + "/x", alias="champion")
@@ -232,7 +252,7 @@ def test_files_that_no_manifest_lists_are_left_out(store: Path, site: Site, targ
     files = files_of(store / "boston-housing" / "1") | {"._card.md": b"x", "plots/Thumbs.db": b"x", "a/b/c": b"x"}
     pull(target, site.put("/x", tar(files)))
 
-    assert files_of(target.root) == files_of(store)
+    assert files_of(target.root / "boston-housing" / "1") == files_of(store / "boston-housing" / "1")
 
 
 def test_other_version_of_the_same_number_is_refused(
@@ -244,8 +264,8 @@ def test_other_version_of_the_same_number_is_refused(
     more = {
         **{f"boston-housing/1/{name}": content for name, content in files.items()},
         **{f"boats/1/{name}": content for name, content in other(store, tmp_path / "boats", name="boats").items()},
-        "boats/aliases.json": b'{"champion": 1}',
     }
+    more = with_moves(more, "boats", champion=1)
 
     for content in (tar(files), tar(more)):
         assert refusal(target, site.put("/x", content)) == (
@@ -319,12 +339,20 @@ def test_manifest_cannot_name_a_place_outside(
     assert "does not name its model and version" in refusal(target, site.put("/x", tar(files)))
 
 
-@pytest.mark.parametrize("aliases", [b"{", b"[]", b'{"champion": 2}'])
-def test_store_with_wrong_aliases_is_refused(store: Path, site: Site, target: Store, aliases: bytes) -> None:
-    """A store whose aliases are invalid, or point to a missing version, is refused."""
-    files = files_of(store) | {"boston-housing/aliases.json": aliases}
+@pytest.mark.parametrize("move", [b"{", b"[]", None])
+def test_store_with_wrong_aliases_is_refused(store: Path, site: Site, target: Store, move: bytes | None) -> None:
+    """A store whose moves are invalid, or whose aliases point to a missing version, is refused."""
+    files = files_of(store)
+    files = files | {"boston-housing/moves/1.json": move} if move else with_moves(files, "boston-housing", champion=2)
 
     assert f"{site.url}/x: boston-housing" in refusal(target, site.put("/x", tar(files)))
+
+
+@pytest.mark.parametrize("alias", ["candidate", "7", "A b"])
+def test_alias_that_none_may_have_is_refused(site: Site, packed: bytes, target: Store, alias: str) -> None:
+    """An alias that is a version's number, no name, or the store's own is refused before the download."""
+    assert "alias" in refusal(target, site.put("/x", packed), alias=alias)
+    assert site.headers == []
 
 
 @pytest.mark.parametrize(
@@ -687,7 +715,7 @@ def test_killed_in_the_middle(site: Site, packed: bytes, target: Store, store: P
     assert [path.name.startswith(".incoming-") for path in left] == [True]
     assert target.names() == []
     pull(target, site.put("/x", packed))
-    assert files_of(target.root) == files_of(store)
+    check_pulled(target, store)
 
 
 def test_pulls_at_once(site: Site, packed: bytes, target: Store, store: Path) -> None:
@@ -709,7 +737,7 @@ def test_pulls_at_once(site: Site, packed: bytes, target: Store, store: Path) ->
         f"boston-housing version 1: already in {place}\n",
         f"boston-housing version 1: verified, now in {place}\n",
     ]
-    assert files_of(target.root) == files_of(store)
+    check_pulled(target, store)
 
 
 def start(target: Store, url: str) -> subprocess.Popen[str]:

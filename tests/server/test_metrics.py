@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from app import create_app
 from app.config import Config
+from model import Store
 from tests.support.metrics import (
     GOLDEN,
     MODEL,
@@ -45,7 +46,8 @@ def test_golden_rows_that_differ(store: Path, tmp_path: Path) -> None:
     assert value(series(create_app(Config(store=own)).test_client().get("/metrics").text), GOLDEN, **MODEL) == 1
 
     with serve(own, tmp_path, WEB_CONCURRENCY="1") as server:
-        (own / "boston-housing" / "aliases.json").write_text('{"champion": 2}')
+        models = Store(own)
+        models.move("boston-housing", "promote", {"champion": 2}, after=models.last_move("boston-housing"))
         first = server.workers()
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: server.workers() != first and len(server.workers()) == 1)

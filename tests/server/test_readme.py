@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from model import Store
 from model.live.prediction_log import PredictionLog
+from model.store import life
+from model.store.artifact import read_draft
 from tests.support.readme import BLOCKS, COMMANDS, PAGES, section
 from tests.support.server import Server, serve
 from tests.support.service import ROOT
@@ -114,6 +117,12 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
         store = tmp_path / "store"
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", FITTED + TABLE], cwd=tmp_path, env=environ, check=True)
+    if words[3] in ("diff", "promote", "rollback", "tag", "prune"):  # of a store with a second version
+        store = Path(shutil.copytree(store, tmp_path / "store"))
+        models = Store(store)
+        models.add("boston-housing", read_draft(models.find("boston-housing")))
+        if words[3] == "rollback":
+            life.promote(models, models.load("boston-housing@2"), after=models.last_move("boston-housing"))
     if words[3] == "train" and "--trials" not in words:  # in place of two minutes
         words += ["--trials", "2"]
     run = [sys.executable, "-m", "model", "--store", str(store), *words[3:]]

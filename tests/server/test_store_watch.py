@@ -88,7 +88,9 @@ def test_artifact_that_is_repaired(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not can_be_kept_out(), reason="nothing is unreadable for this user")
-@pytest.mark.parametrize("place", ["", NAME, f"{NAME}/1", f"{NAME}/1/trees.npz", f"{NAME}/aliases.json"])
+@pytest.mark.parametrize(
+    "place", ["", NAME, f"{NAME}/1", f"{NAME}/1/trees.npz", f"{NAME}/moves", f"{NAME}/moves/1.json"]
+)
 def test_store_that_becomes_readable(store: Path, tmp_path: Path, place: str) -> None:
     """/readyz names what cannot be read, and the reason; once its permissions are right it is served."""
     own = Path(shutil.copytree(store, tmp_path / "store"))

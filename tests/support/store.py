@@ -14,8 +14,9 @@ SMALL = Draft({"title": "x"}, {"a.txt": b"a", "plots/b.png": b"b"})
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Store:
-    """A store with versions 1 to 3 of `m`, of which 3 is the champion and 2 the challenger."""
+    """A store with versions 1 to 3 of `m`, of which 3 is the champion and the candidate, and 2 the challenger."""
     shelf = Store(tmp_path / "store")
-    for alias in ("champion", "challenger", "champion"):
-        shelf.add("m", SMALL, alias=alias)
+    for _ in range(3):
+        shelf.add("m", SMALL)
+    shelf.move("m", "tag", {"champion": 3, "challenger": 2}, after=shelf.last_move("m"))
     return shelf

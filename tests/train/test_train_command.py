@@ -63,13 +63,13 @@ def command(store: Path, table: Path, *options: str) -> list[str]:
 def trained(store: Path, table: Path, *options: str) -> Artifact:
     """Return the version that a command adds, as a server loads it."""
     assert main(command(store, table, *options)) == 0
-    return Store(store).load("homes")
+    return Store(store).load("homes@candidate")
 
 
 def alone(store: Path, table: Path, *options: str) -> Artifact:
     """Return the version that a command in a process of its own adds; which strings are one object is then the same."""
     subprocess.run([sys.executable, "-m", "model", *command(store, table, *options)], cwd=ROOT, check=True, timeout=600)
-    return Store(store).load("homes")
+    return Store(store).load("homes@candidate")
 
 
 def names_of(found: Artifact) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -81,19 +82,24 @@ def test_version_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_versions_count_up(shelf: Store) -> None:
-    """Each draft becomes the next version, and its alias points to it."""
+    """Each draft becomes the next version and the candidate, and only the first one the champion."""
+    shelf.add("n", SMALL)
+    shelf.add("n", SMALL)
+    assert shelf.aliases("n") == {"candidate": 2, "champion": 1}
+    shutil.rmtree(shelf.root / "n")
     assert shelf.names() == ["m"]
     assert shelf.versions("m") == [1, 2, 3]
-    assert shelf.aliases("m") == {"champion": 3, "challenger": 2}
+    assert shelf.aliases("m") == {"candidate": 3, "champion": 3, "challenger": 2}
     assert [artifact.read(shelf.find(f"m@{n}"))[0]["version"] for n in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_number_of_a_version_is_not_given_again(shelf: Store) -> None:
     """The next version is one above the highest, not the first free number, and is found among more than nine."""
     shutil.rmtree(shelf.root / "m" / "2")
+    shutil.rmtree(shelf.root / "m" / "3")
     for expected in range(4, 12):
         assert shelf.add("m", SMALL).name == str(expected)
-    assert shelf.versions("m") == [1, *range(3, 12)]
+    assert shelf.versions("m") == [1, *range(4, 12)]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_reference_finds_its_version(shelf: Store, reference: str, version: str)
     ("reference", "text"),
     [
         ("x", "there is no model 'x' in the store .*, which has m; name one of those, or name another store"),
-        ("m@4", "has no version '4'; its versions are .1, 2, 3., its aliases .'champion': 3, 'challenger': 2."),
+        ("m@4", "has no version '4'; its versions are .1, 2, 3., its aliases .'candidate': 3, 'chal"),
         ("m@0", "has no version '0'"),
         ("m@-1", "has no version '-1'"),
         ("m@best", "has no version 'best'; its versions are .1, 2, 3."),
@@ -158,81 +164,101 @@ def test_strangers_in_the_folder_are_ignored(shelf: Store) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"{",
-        b"\xff",
-        b"[]",
-        b"1",
-        b'{"champion": "x"}',
-        b'{"champion": null}',
-        b'{"champion": 1e999}',
-        b"[" * 90_000,
-        b"[]," * 10**6,
-    ],
+    [b"", b"{", b"\xff", b"[]", b"1", b"{}", b'{"format_version": 1}', b"[" * 90_000, b"[]," * 10**6],
     ids=lambda content: content[:20],
 )
-def test_broken_aliases_are_refused(shelf: Store, content: bytes) -> None:
-    """An invalid table of aliases is an `ArtifactError` that names it."""
-    path = shelf.root / "m" / "aliases.json"
+def test_broken_move_is_refused(shelf: Store, content: bytes) -> None:
+    """A last move that is none is an `ArtifactError` that names it; a version is still found by its number."""
+    path = shelf.root / "m" / "moves" / "4.json"
     path.write_bytes(content)
 
-    with pytest.raises(ArtifactError, match="is not a table of aliases") as caught:
+    with pytest.raises(ArtifactError, match="is not a move of aliases") as caught:
         shelf.find("m")
     assert caught.value.path == path
+    assert shelf.find("m@2") == shelf.root / "m" / "2"
 
 
 @pytest.mark.parametrize("target", [None, "/dev/zero", "elsewhere"])
-def test_aliases_that_are_no_plain_file_are_refused(shelf: Store, target: str | None) -> None:
-    """A FIFO, a device or a link instead of the aliases is refused without blocking."""
-    path = shelf.root / "m" / "aliases.json"
+def test_move_that_is_no_plain_file_is_refused(shelf: Store, target: str | None) -> None:
+    """A FIFO, a device or a link instead of the last move is refused without blocking."""
+    path = shelf.root / "m" / "moves" / "4.json"
     path.rename(path.with_name("elsewhere"))
     if target:
         path.symlink_to(target)
     else:
         os.mkfifo(path)
 
-    with pytest.raises(ArtifactError, match="is not a table of aliases"):
+    with pytest.raises(ArtifactError, match="is not a move of aliases: it is not a regular file"):
         shelf.find("m")
 
 
-def test_nothing_is_added_to_broken_aliases(shelf: Store) -> None:
-    """Adding to a model with broken aliases fails and writes no version."""
-    path = shelf.root / "m" / "aliases.json"
+def test_nothing_is_added_to_a_broken_history(shelf: Store) -> None:
+    """Adding to a model whose last move is broken fails and writes no version."""
+    path = shelf.root / "m" / "moves" / "4.json"
     path.write_bytes(b"{")
 
-    with pytest.raises(ArtifactError, match="is not a table of aliases"):
+    with pytest.raises(ArtifactError, match="is not a move of aliases"):
         shelf.add("m", SMALL)
     assert (shelf.versions("m"), path.read_bytes()) == ([1, 2, 3], b"{")
 
 
+def test_store_without_a_history_says_what_to_do(shelf: Store) -> None:
+    """A store of a time before there was a history is refused with the way to one, which works."""
+    shutil.rmtree(shelf.root / "m" / "moves")
+    old = shelf.root / "m" / "aliases.json"
+    old.write_text('{"champion": 2}')
+    with pytest.raises(ArtifactError, match=r"kept no history; remove it and .* promote m@VERSION") as caught:
+        shelf.find("m")
+    assert caught.value.path == old
+
+    old.unlink()
+    shelf.move("m", "promote", {"champion": 2}, after=shelf.last_move("m"))
+    assert shelf.find("m") == shelf.root / "m" / "2"
+
+
 def test_list_and_show(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`list` prints each version with its aliases, `show` the unchanged manifest."""
+    """`list` prints each version with its aliases and what it is, `show` the unchanged manifest."""
     assert main(["--store", str(store), "list"]) == 0
-    assert capsys.readouterr().out == "boston-housing@1 champion\n"
+    _, line = capsys.readouterr().out.splitlines()
+    assert re.split("  +", line) == [
+        *(
+            "boston-housing@1",
+            "candidate champion",
+            artifact.read_manifest(store / "boston-housing" / "1")["created_at"][:10],
+        ),
+        *("StandardScaler + GradientBoostingRegressor", "506", "rmse 5.134 (validation)"),
+    ]
     assert main(["--store", str(store), "show", "boston-housing"]) == 0
     assert capsys.readouterr().out == (store / "boston-housing" / "1" / "manifest.json").read_text()
 
 
 def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`verify` prints what it checked; for a changed file it exits with 1 and names it."""
+    """`verify` prints what it checked; for a changed file, of the version or of the history, it exits with 1."""
     assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
+    sha256 = hashlib.sha256((copy / "boston-housing" / "moves" / "1.json").read_bytes()).hexdigest()
     assert capsys.readouterr().out == (
         "boston-housing version 1: 13 files unchanged, 64 golden rows answered to the last bit\n"
+        f"history of boston-housing: 1 moves, each follows the one before; the last is {sha256}\n"
     )
     path = copy / "boston-housing" / "1" / "card.md"
+    card = path.read_text()
     path.write_text("better")
     assert main(["--store", str(copy), "verify", "boston-housing"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith(f"error: {path}: has 6 bytes where the manifest says ")
 
+    path.write_text(card)
+    move = copy / "boston-housing" / "moves" / "1.json"
+    move.write_text(move.read_text().replace("register", "promoted"))
+    assert main(["--store", str(copy), "verify", "boston-housing@1"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {move}: is not a move of aliases: it was changed")
+
 
 @pytest.mark.parametrize("place", ["boston-housing/2", "other-model/1"])
 def test_version_in_a_folder_that_is_not_its_own_is_refused(copy: Path, place: str) -> None:
     """A good artifact under another name or number is refused, since it would serve as another model."""
     shutil.copytree(copy / "boston-housing" / "1", copy / place)
-    (copy / place).with_name("aliases.json").unlink(missing_ok=True)
 
     with pytest.raises(ArtifactError, match="is of boston-housing version 1, which belongs in another folder"):
         Store(copy).load(place.replace("/", "@"))
@@ -285,7 +311,7 @@ def test_artifact_that_names_no_model_is_refused(tmp_path: Path, facts: dict[str
 
 def test_one_version_without_aliases_has_no_champion(copy: Path) -> None:
     """Without aliases there is no champion: a version is found only by its number, and the error says so."""
-    (copy / "boston-housing" / "aliases.json").unlink()
+    shutil.rmtree(copy / "boston-housing" / "moves")
 
     assert Store(copy).find("boston-housing@1") == copy / "boston-housing" / "1"
     with pytest.raises(NotInStoreError, match=r"has no version 'champion'; its versions are \[1\], its aliases {}"):
@@ -295,23 +321,23 @@ def test_one_version_without_aliases_has_no_champion(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["m/1/manifest.json", "m/aliases.json"], ""),
+        (["m/1/manifest.json", "m/moves/1.json"], ""),
         (["m/1/manifest.json", "m/2/manifest.json"], ""),
         (["m/1/manifest.json", "n/1/manifest.json"], ""),
         (["m/1/manifest.json", "m/2/manifest.json", "lost+found/manifest.json"], ""),
-        (["m/1/manifest.json", "m/aliases.json", "lost+found/x"], ""),
+        (["m/1/manifest.json", "m/moves/1.json", "lost+found/x"], ""),
         (["manifest.json"], ""),
         (["manifest.json", "1/manifest.json"], ""),
         (["1/manifest.json"], "1"),
         (["model/manifest.json", "other/x", "read.me"], "model"),
         (["model/7/manifest.json"], "model/7"),
-        (["store/m/1/manifest.json", "store/m/aliases.json"], "store"),
+        (["store/m/1/manifest.json", "store/m/moves/1.json"], "store"),
         (["store/m/1/manifest.json"], "store"),
-        (["a/store/m/1/manifest.json", "a/store/m/aliases.json"], "a/store"),
+        (["a/store/m/1/manifest.json", "a/store/m/moves/1.json"], "a/store"),
         ([".incoming-1/manifest.json", "m/.incoming-1/manifest.json"], None),
         (["a/manifest.json", "b/manifest.json"], None),
         (["a/b/c/manifest.json"], None),
-        (["m/1/x", "m/aliases.json"], None),
+        (["m/1/x", "m/moves/1.json"], None),
         (["x"], None),
         ([], None),
     ],
@@ -338,7 +364,7 @@ def test_first_store_is_found(shelf: Store, copy: Path) -> None:
 
 def test_find_prints_the_store(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`find` prints the path to serve from, or an error with what it searched."""
-    (copy / "boston-housing" / "aliases.json").unlink()
+    shutil.rmtree(copy / "boston-housing" / "moves")
     assert main(["find", "/none", str(copy)]) == 0
     found = capsys.readouterr().out
     assert found == f"{copy / 'boston-housing' / '1'}\n"

@@ -1,0 +1,182 @@
+"""The commands that move a model's aliases, and the one that prints every move."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+from model import Artifact, ModelError, NotInStoreError, Store
+from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_table
+from model.cli.diff import golden, name_of, print_answers, rows_of
+from model.store import differences, life
+from model.store.differences import Answers
+from model.store.history import Move
+from model.store.versions import CHAMPION
+
+_MAX_LOGGED = 10_000  # rows, of which a million take a minute
+
+
+def add_promote(commands: Commands) -> None:
+    """Declare the command `promote`."""
+    promote = commands.add_parser(
+        "promote",
+        help="verify a version, say how many answers change, and make it the champion",
+        description="Verifies the version as a server does, answers the golden rows and, with --log, the last logged "
+        "requests by both versions, and says how many answers change and by how much at most. Then it moves the alias "
+        "in one step.",
+    )
+    promote.add_argument("model", help=REFERENCE)
+    promote.add_argument("--log", metavar="URL", default="", help="a prediction log that keeps features")
+    promote.add_argument("--days", type=count, default=7, help="how far back in the log (default: %(default)s)")
+    promote.add_argument("--dry-run", action="store_true", help="say what changes, and move nothing")
+    add_reasons(promote)
+    promote.set_defaults(run=_promote)
+
+
+def _promote(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    after = store.last_move(options.model.partition("@")[0])
+    model = store.load(options.model)
+    nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
+    print(
+        f"verified {name_of(model)}: {len(model.manifest.files)} files unchanged, {len(model.golden_rows)} golden rows "
+        f"answered {nearness}"
+    )
+    version = after.versions.get(CHAMPION) if after else None
+    if version == model.version:
+        print(f"champion {name_of(model)} is the champion already")
+        return
+    if version is None:
+        print(f"champion {model.name} has none, so no answer changes")
+    else:
+        _print_changes(store, f"{model.name}@{version}", model, options)
+    if options.dry_run:
+        print("moved    nothing: this is a dry run")
+        return
+    print_moved(model.name, life.promote(store, model, after=after, why=options.why, by=options.by))
+
+
+def _print_changes(store: Store, reference: str, new: Artifact, options: argparse.Namespace) -> None:
+    """Print how the schema and the answers change from the champion to another version."""
+    try:
+        old = store.load(reference)
+    except ModelError as error:  # a reason to promote another one
+        print(f"answers  not compared: the champion does not load: {error}")
+        return
+    for part, line in differences.facts(old.manifest.document, new.manifest.document):
+        if part == "schema":
+            print(f"schema   {line}")
+    print_answers(golden(old, new))
+    if options.log:
+        print_answers({f"the log's last {options.days} days": _logged(old, new, options.log, options.days)})
+
+
+def _logged(old: Artifact, new: Artifact, url: str, days: int) -> Answers | str:
+    """Return how the answers to the champion's last logged rows change."""
+    from model.live.prediction_log import PredictionLog
+
+    with closing(PredictionLog(url, read_only=True)) as log:
+        rows = log.read(
+            old.name,
+            old.version,
+            features=old.schema.names,
+            since=datetime.now(UTC) - timedelta(days=days),
+            from_log=[kind.from_log for kind in old.schema.cells],
+            n_classes=len(old.manifest.classes),
+        )
+    X = rows.X[rows.with_features][-_MAX_LOGGED:]
+    if not len(X):
+        return f"not compared: it has no row of {name_of(old)} with its features"
+    return rows_of(X, old, old, new)
+
+
+def print_moved(name: str, move: Move) -> None:
+    """Print a move, and what makes a server follow it."""
+    print(f"moved    {name}, move {move.number}: {move}")
+    print("serve    a running server follows at SIGHUP: kill -HUP to the process that its log names at Listening at")
+
+
+def add_rollback(commands: Commands) -> None:
+    """Declare the command `rollback`."""
+    rollback = commands.add_parser("rollback", help="make the champion before the current one the champion again")
+    rollback.add_argument("name", help="the model's name")
+    add_reasons(rollback)
+    rollback.set_defaults(run=_rollback)
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    print_moved(options.name, life.rollback(store, options.name, why=options.why, by=options.by))
+
+
+def add_tag(commands: Commands) -> None:
+    """Declare the command `tag`."""
+    tag = commands.add_parser("tag", help="point an alias, such as challenger, to a version, or take it away")
+    tag.add_argument("model", help=f"{REFERENCE}; with --remove, NAME")
+    tag.add_argument("alias", help="lower-case letters, digits and dashes; not champion and not candidate")
+    tag.add_argument("--remove", action="store_true", help="take the alias away")
+    add_reasons(tag)
+    tag.set_defaults(run=_tag)
+
+
+def _tag(options: argparse.Namespace) -> None:
+    change = life.untag if options.remove else life.tag
+    move = change(Store(options.store), options.model, options.alias, why=options.why, by=options.by)
+    print_moved(options.model.partition("@")[0], move)
+
+
+def add_prune(commands: Commands) -> None:
+    """Declare the command `prune`."""
+    prune = commands.add_parser("prune", help="take away old versions that have no alias")
+    prune.add_argument("name", help="the model's name")
+    prune.add_argument(
+        "--keep",
+        type=count,
+        required=True,
+        metavar="N",
+        help="keep the N newest versions, those with an alias, and the one that a rollback goes back to",
+    )
+    prune.add_argument("--dry-run", action="store_true", help="say what goes, and take nothing away")
+    add_reasons(prune)
+    prune.set_defaults(run=_prune)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    if not store.versions(options.name):
+        store.find(options.name)  # raises
+    if options.dry_run:
+        gone = life.prunable(store, options.name, keep=options.keep)
+    else:
+        gone = life.prune(store, options.name, keep=options.keep, why=options.why, by=options.by)
+    for version in gone:
+        print(f"{options.name}@{version} {'would go' if options.dry_run else 'is gone'}")
+    if not gone:
+        print(f"nothing to take away: {options.name} has the versions {store.versions(options.name)}")
+
+
+def add_history(commands: Commands) -> None:
+    """Declare the command `history`."""
+    history = commands.add_parser(
+        "history", help="print every move of a model's aliases, after checking that each follows the one before"
+    )
+    history.add_argument("name", help="the model's name")
+    history.add_argument("--json", action="store_true", help="print a list of objects instead")
+    history.set_defaults(run=_history)
+
+
+def _history(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    moves = store.history(options.name)
+    if not moves:
+        store.find(options.name)  # an unknown model has its own message
+        raise NotInStoreError(
+            f"the model {options.name!r} has no history: {store.root} is one artifact and not a store"
+        )
+    if options.json:
+        print(json.dumps([move.to_document() for move in moves], indent=1))
+        return
+    print_table([("move", "when", "who", "what"), *((str(each.number), each.at, each.by, str(each)) for each in moves)])
+    print(f"the last has the SHA-256 {moves[-1].sha256}")
