@@ -362,3 +362,45 @@ def test_option_that_cannot_be(
     assert caught.value.code == 2
     assert option[1] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_better_version_is_promoted(tmp_path: Path, homes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--promote if-better` moves the champion only to a version that is better on the held-out rows, and says why."""
+    store = Store(tmp_path)
+
+    def add(learner: str, *options: str) -> tuple[int, str]:
+        trained(tmp_path, homes, "--target", "price", "--learner", learner, *options)
+        output = capsys.readouterr().out
+        return store.aliases("homes")["champion"], output
+
+    assert add("baseline")[0] == 1
+    champion, output = add("linear")
+    assert champion == 1
+    assert (
+        f"champion is still version 1; to change that: python -m model --store {tmp_path} promote homes@2\n" in output
+    )
+    champion, output = add("linear", "--promote", "if-better")
+    assert champion == 3
+    assert "promote  better than the champion homes@1: mean squared error lower by " in output
+    assert "champion version 3, which a server loads\n" in output
+    champion, output = add("baseline", "--promote", "if-better")
+    assert champion == 3
+    assert (
+        "promote  no: not better than the champion homes@3 beyond the interval: mean squared error higher by " in output
+    )
+    assert add("baseline", "--promote", "always")[0] == 5
+    assert [move.why.split(":")[0] for move in store.history("homes") if move.action == "promote"] == [
+        *("--promote if-better", "--promote always"),
+    ]
+
+
+def test_champion_of_another_kind_stays(tmp_path: Path, homes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A champion that answers otherwise, or needs columns that the table lacks, cannot be compared and stays."""
+    trained(tmp_path, homes, "--target", "cheap", "--learner", "baseline")
+    trained(tmp_path, homes, "--target", "price", "--learner", "linear", "--promote", "if-better")
+
+    assert Store(tmp_path).aliases("homes") == {"candidate": 2, "champion": 1}
+    assert "promote  no: it cannot be compared with the champion homes@1: " in capsys.readouterr().out
+    arguments = command(tmp_path, homes, "--target", "price", "--notebook", "--promote", "if-better")
+    assert main(arguments) == 1
+    assert "--promote if-better needs the held-out rows" in capsys.readouterr().err
