@@ -131,14 +131,13 @@ def following(
     `by` is who moves; empty: this user on this machine. Raises `ValueError` for texts that are no line, and for a name
     that no alias may have.
     """
+    by = by or _who()
+    check_texts(why, by)
     check_aliases(aliases)
-    for name, text in (("the reason", why), ("who moves it", by)):
-        if not _is_line(text):
-            raise ValueError(f"{name} is {text[:50]!r}; write one line of at most {_MAX_TEXT} characters")
     return Move(
         number=last.number + 1 if last else 1,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=by or _who(),
+        by=by,
         action=action,
         changes=_changes(last.aliases if last else {}, aliases),
         removed=removed,
@@ -248,6 +247,13 @@ def moved(move: Move, name: str) -> MovedError:
     )
 
 
+def check_texts(why: str, by: str) -> None:
+    """Raise `ValueError` for a reason, or for who moves, that is not one line which a terminal shows as it is."""
+    for name, text in (("the reason", why), ("who moves it", by)):
+        if not _is_line(text):
+            raise ValueError(f"{name} is {text[:50]!r}; write one line of at most {_MAX_TEXT} characters")
+
+
 def check_aliases(names: Iterable[Any]) -> None:
     """Raise `ValueError` for what cannot be the name of an alias; digits alone name a version."""
     for name in names:
@@ -300,7 +306,7 @@ def _who() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         user = str(os.getuid())
-    return f"{user}@{os.uname().nodename}"
+    return f"{user}@{os.uname().nodename}" if _is_line(user) else f"{os.getuid()}@{os.uname().nodename}"
 
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:

@@ -102,6 +102,7 @@ class Store:
         It becomes the champion if there is none. `by` is who adds it; empty: this user on this machine.
         """
         self._check_is_store()
+        history.check_texts(why, by)
         folder = self._folder(name)
         artifact.make_folder(folder)
         with _locked(folder) as descriptor:
@@ -222,6 +223,7 @@ class Store:
         and changes nothing if that version is damaged or differs.
         """
         self._check_is_store()
+        history.check_texts(why, by)
         self._plan_moves(other)  # before any folder is made, so that an error leaves none
         with ExitStack() as held:
             locks: dict[str, int] = {}

@@ -223,6 +223,26 @@ def test_replaced_version_is_found(shelf: Store) -> None:
         shelf.history("m")
 
 
+def test_reason_of_many_lines_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """A reason, or a name of who moves, that no terminal shows in one line leaves the store as it was."""
+    shelf = Store(tmp_path / "store")
+    for texts in ({"why": "two\nlines"}, {"by": "\u001b[31mann"}, {"why": "x" * 1_001}, {"why": "\udcff"}):
+        with pytest.raises(ValueError, match="write one line of at most 1000 characters"):
+            shelf.add("m", SMALL, **texts)
+    assert not shelf.root.exists()
+
+
+def test_user_without_a_name_moves_by_number(shelf: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have no name: then the history has the number, and the machine."""
+
+    def nameless() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    shelf.add("m", SMALL)
+    assert shelf.history("m")[-1].by == f"{os.getuid()}@{os.uname().nodename}"
+
+
 class Crash(BaseException):
     """The end of the process."""
 
