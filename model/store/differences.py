@@ -70,7 +70,9 @@ def translated(X: Matrix, old: Schema, new: Schema) -> Matrix:
         return X
     same = [feature for feature in new.features if old.by_name.get(feature.name) == feature]
     others = tuple(feature for feature in new.features if feature not in same)
-    columns = {name: [kind.cell(number) for number in column] for name, kind, column in zip(old.names, old.cells, X.T)}
+    columns = {
+        name: [kind.cell(number) for number in column.tolist()] for name, kind, column in zip(old.names, old.cells, X.T)
+    }
     matrix = np.empty((len(X), len(new.features)))
     for feature in same:
         matrix[:, new.names.index(feature.name)] = X[:, old.names.index(feature.name)]

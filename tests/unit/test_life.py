@@ -293,11 +293,16 @@ def test_columns_that_differ(gems_store: Path) -> None:
     np.testing.assert_array_equal(X, gems.golden_rows[:, 1:])
     cut = gems.schema.by_name["cut"]
     turned = replace(cut, categories=cut.categories[::-1])
-    others = [turned if feature == cut else feature for feature in gems.schema.features]
+    others = [
+        turned if feature == cut else replace(feature, description="of another table")
+        for feature in gems.schema.features
+        if feature.name != "color"  # the golden rows have an unseen one, which has no cell
+    ]
     place = gems.schema.names.index("cut")
+    expected = gems.golden_rows.copy()
+    expected[:, place] = len(cut.categories) - 1 - expected[:, place]
     X = differences.translated(gems.golden_rows, gems.schema, replace(gems.schema, features=tuple(others)))
-    np.testing.assert_array_equal(X[:, place], len(cut.categories) - 1 - gems.golden_rows[:, place])
-    np.testing.assert_array_equal(np.delete(X, place, axis=1), np.delete(gems.golden_rows, place, axis=1))
+    np.testing.assert_array_equal(X, np.delete(expected, gems.schema.names.index("color"), axis=1))
 
     X = gems.golden_rows[:, 1:]
     with pytest.raises(ModelError, match="column 'carat': missing"):
