@@ -20,7 +20,7 @@ ENV PATH=/opt/venv/bin:${PATH}
 
 # The files for serving, compiled reproducibly, with the times of SOURCE_DATE_EPOCH. Some packages have files for other
 # Pythons, or templates, which do not compile: those may fail, ours may not. Removed is what serving never uses: tests,
-# tools that convert models or wrap Fortran, stubs for type checkers, other databases.
+# tools that convert models or wrap Fortran, stubs for type checkers, other databases, the compiler of C bindings.
 FROM build AS serve
 COPY gunicorn.conf.py ./
 COPY docker/entrypoint.sh ./docker/
@@ -30,7 +30,7 @@ ARG SOURCE_DATE_EPOCH=0
 RUN rm requirements-*.txt constraints.txt \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && find /opt/venv -name "*.pyi" -delete \
-    && for unused in numpy/distutils numpy/f2py \
+    && for unused in cffi pycparser numpy/distutils numpy/f2py \
         onnxruntime/backend onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
         sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql sqlalchemy/dialects/oracle sqlalchemy/testing; do \
         rm -rf /opt/venv/lib/python3*/site-packages/"${unused}"; \

@@ -115,6 +115,16 @@ class ArtifactError(ModelError):
         self.remedy = remedy
 
 
+class KeyFileError(ModelError):
+    """A file of keys cannot be used; carries the file, the reason and the remedy."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+
 class GoldenRowsError(ArtifactError):
     """A version predicts its golden rows differently than the trained model; carries its name and version."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from model import ArtifactError, NotInStoreError, Store
 from model.cli.arguments import REFERENCE, Commands, print_table
+from model.cli.sign import add_trusted_keys, trusted
 from model.store import artifact
 from model.store.mounts import find_store
 
@@ -95,16 +96,17 @@ def add_verify(commands: Commands) -> None:
     """Declare the command `verify`."""
     verify = commands.add_parser("verify", help="check every file's hash and the history, and replay the golden rows")
     verify.add_argument("model", help=REFERENCE)
+    add_trusted_keys(verify)
     verify.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> None:
     store = Store(options.store)
-    model = store.load(options.model)
+    model = store.load(options.model, signed=trusted(options))
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(
         f"{model.name} version {model.version}: {len(model.manifest.files)} files unchanged, "
-        f"{len(model.golden_rows)} golden rows answered {nearness}"
+        f"{len(model.golden_rows)} golden rows answered {nearness}{', signed by a trusted key' if options.key else ''}"
     )
     moves = store.history(model.name)
     if moves:

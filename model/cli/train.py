@@ -132,7 +132,7 @@ def _seed(text: str) -> int:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from model.train.recipe import Plan, Trained
+    from model.train.recipe import Plan
 
     plan = Plan(
         name=options.name,

@@ -23,6 +23,7 @@ from model.store.artifact import Artifact
 from model.store.download import download, parse_url
 from model.store.history import check_aliases
 from model.store.mounts import find_store
+from model.store.signed import SIGNATURE, read_signature
 from model.store.versions import CANDIDATE, CHAMPION, Store
 
 MAX_DOWNLOAD_BYTES = 2**30  # about 3,000 times the example's archive
@@ -38,12 +39,15 @@ _MAX_READ_BYTES = 2**20
 
 
 def pack(store: Store, reference: str, file: Path) -> str:
-    """Verify a version, write it to `file` and return the SHA-256 of the file.
+    """Verify a version, write it with its signature to `file` and return the SHA-256 of the file.
 
-    The bytes depend only on the artifact and on the version of zlib.
+    The bytes depend only on the artifact, its signature and the version of zlib.
     """
     model = store.load(reference)
-    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.to_json(model.manifest.document)}
+    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.manifest_content(model)}
+    signature = read_signature(model.path)
+    if signature is not None:
+        contents[SIGNATURE] = signature
     incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with (
@@ -77,7 +81,8 @@ def pull(
     """Add the models of a `.tar.gz` to the store; return each version's folder, and whether it is new.
 
     The archive holds one artifact, which gets `alias` (default: champion), or a store with its own aliases. The history
-    has the URL and the SHA-256 of the archive. Raises `ArchiveError` or `ArtifactError` and leaves the store unchanged.
+    has the URL and the SHA-256 of the archive. A version that the store has already takes the signature that comes with
+    it. Raises `ArchiveError` or `ArtifactError` and leaves the store unchanged.
     """
     if alias:
         try:
@@ -112,7 +117,19 @@ def pull(
         except ArtifactError as error:
             path = error.path.relative_to(unpacked)
             raise ArchiveError(f"{source}: {path}: {error.reason}; {error.remedy}") from None
-        return store.merge(downloaded, alias=alias, why=f"{_shown(source)} with the SHA-256 {actual}")
+        versions = store.merge(downloaded, alias=alias, why=f"{_shown(source)} with the SHA-256 {actual}")
+        for path, is_new in versions.items():
+            if not is_new:
+                _take_signature(downloaded.find(f"{path.parent.name}@{path.name}"), path)
+        return versions
+
+
+def _take_signature(source: Path, target: Path) -> None:
+    """Give a version that the store has the signature that came with it, if that is of the same manifest."""
+    signature = read_signature(source)
+    manifests = [(folder / artifact.MANIFEST).read_bytes() for folder in (source, target)]
+    if signature is not None and signature != read_signature(target) and manifests[0] == manifests[1]:
+        artifact.write_signature(target, signature)
 
 
 def _shown(source: str) -> str:
@@ -121,7 +138,9 @@ def _shown(source: str) -> str:
 
 
 def _verify(store: Store) -> None:
-    """Load every version, check the aliases and their history, and remove every file that no manifest lists."""
+    """Load every version, check the aliases and their history, and remove every file that is neither listed nor a
+    signature.
+    """
     for name in store.names():
         versions = store.versions(name)
         for version in versions:
@@ -135,7 +154,7 @@ def _verify(store: Store) -> None:
 
 
 def _strip(model: Artifact) -> None:
-    listed = {model.path / name for name in (artifact.MANIFEST, *model.manifest.files)}
+    listed = {model.path / name for name in (artifact.MANIFEST, SIGNATURE, *model.manifest.files)}
     for path in model.path.rglob("*"):
         if path.is_file() and path not in listed:
             path.unlink()

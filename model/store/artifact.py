@@ -46,9 +46,10 @@ from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
 from model.store import manifest as manifests
 from model.store import reference
-from model.store.files import MAX_JSON_BYTES, open_regular, parse_json, read_json
+from model.store.files import MAX_JSON_BYTES, open_regular, parse_json
 from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, TREES_ENGINE, File, Manifest
 from model.store.reference import Reference
+from model.store.signed import SIGNATURE, Signed, check_digests, check_no_other_files
 
 FORMAT_VERSION = 3
 
@@ -179,12 +180,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(folder: Path, *, converted: bool = True) -> Artifact:
+def load(folder: Path, *, converted: bool = True, signed: Signed | None = None) -> Artifact:
     """Return the artifact after checking every file's hash and replaying the golden rows.
 
-    Raises `ArtifactError`, which names the file and what to do; without `converted` for a converted graph, too.
+    Raises `ArtifactError`, which names the file and what to do; without `converted` for a converted graph, too, and
+    with `signed` for anything that the signature does not cover.
     """
-    document, files = read(folder, _MAX_BYTES)
+    document, files = read(folder, _MAX_BYTES, signed=signed)
     try:
         to_json(document)  # neither a log line nor a page can show strings that are not valid UTF-8
         manifest = manifests.parse(document)
@@ -327,12 +329,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises `ArtifactError`.
     """
-    path = folder / MANIFEST
+    return _parse_manifest(folder / MANIFEST, _manifest_bytes(folder))
+
+
+def manifest_content(model: Artifact) -> bytes:
+    """Return the bytes of a loaded version's manifest. Raises `ArtifactError` if it has changed since."""
+    path, content = model.path / MANIFEST, _manifest_bytes(model.path)
+    if _parse_manifest(path, content) != model.manifest.document:
+        raise ArtifactError(path, "has changed since it was verified", "try again")
+    return content
+
+
+def write_signature(folder: Path, content: bytes) -> None:
+    """Write the signature of a version in one step; an earlier one is replaced."""
+    # Beside the folder, in which a signature allows no other file.
+    incoming = folder.resolve().with_name(f".{SIGNATURE}.{uuid.uuid4().hex}")
     try:
-        document: dict[str, Any] = read_json(path)
-        format_version = document["format_version"]
+        write(incoming, content)
+        incoming.replace(folder / SIGNATURE)
+        sync_folder(folder)
+    finally:
+        incoming.unlink(missing_ok=True)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    try:
+        with open_regular(folder / MANIFEST) as file:
+            return file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(folder / MANIFEST, error) from None
+
+
+def _parse_manifest(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = parse_json(content)
+        format_version = document["format_version"]
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(path, "is not a manifest", _RESTORE) from None
     if type(format_version) is not int or format_version < 1:
@@ -353,18 +384,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return document
 
 
-def read(folder: Path, max_bytes: Mapping[str, int] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read(
+    folder: Path, max_bytes: Mapping[str, int] | None = None, *, signed: Signed | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the manifest's document and the bytes of its files, after checking every file against its hash.
 
-    Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. Raises
-    `ArtifactError`.
+    Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. With `signed` the
+    signature is verified first, and must cover the manifest and every file that it lists; the folder may have no other.
+    Every file is read once, so what is returned is what was verified. Raises `ArtifactError`.
     """
     path = folder / MANIFEST
-    document = read_manifest(folder)
+    digests = signed(folder) if signed else None
+    content = _manifest_bytes(folder)
+    manifest_sha256 = hashlib.sha256(content).hexdigest()
+    if digests is not None:  # before anything in the manifest is read
+        signed_manifest = {name: sha256 for name, sha256 in digests.items() if name == MANIFEST}
+        check_digests(folder, signed_manifest, {MANIFEST: manifest_sha256})
+    document = _parse_manifest(path, content)
     try:
         expected = manifests.files(document)
     except ValueError:
         raise ArtifactError(path, "does not list its files", _RESTORE) from None
+    if digests is not None:
+        actual = {name: file.sha256 for name, file in expected.items()} | {MANIFEST: manifest_sha256}
+        check_digests(folder, digests, actual)
+        check_no_other_files(folder, actual)
     if sum(file.size for file in expected.values()) > MAX_ARTIFACT_BYTES:
         raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}

@@ -20,9 +20,12 @@ def load(model: Artifact, device: torch.device) -> Artifact:
     """Return the model with its network on the device in place of its graph, verified again.
 
     Computed columns in front of the network, and the steps behind it, stay on the CPU. Reads its files again and checks
-    every hash. Raises `ArtifactError`, or `GoldenRowsError` if the device predicts differently than the trained model.
+    every hash of the same manifest, so a signature that was verified covers them. Raises `ArtifactError`, or
+    `GoldenRowsError` if the device predicts differently than the trained model.
     """
     document, files = artifact.read(model.path)
+    if document != model.manifest.document:
+        raise ArtifactError(model.path / artifact.MANIFEST, "has changed since it was verified", "load it again")
     try:
         facts = manifest.parse(document)
         if facts.network is None:

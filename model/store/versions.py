@@ -21,6 +21,7 @@ from model.store import artifact, history
 from model.store.artifact import Artifact, Draft
 from model.store.history import MOVES, NAME, Aliased, Move
 from model.store.manifest import MAX_VERSION
+from model.store.signed import Signed
 
 CHAMPION = "champion"
 CANDIDATE = "candidate"  # always the version that was added last
@@ -180,13 +181,13 @@ class Store:
             )
         return version
 
-    def load(self, reference: str, *, converted: bool = True) -> Artifact:
+    def load(self, reference: str, *, converted: bool = True, signed: Signed | None = None) -> Artifact:
         """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`.
 
-        Without `converted` a converted graph is refused.
+        Without `converted` a converted graph is refused; with `signed` what the version's signature does not cover.
         """
         path = self.find(reference)
-        found = artifact.load(path, converted=converted)
+        found = artifact.load(path, converted=converted, signed=signed)
         if path != self.root and (found.name, str(found.version)) != (path.parent.name, path.name):
             raise ArtifactError(
                 path / artifact.MANIFEST,

@@ -31,7 +31,9 @@ from model.errors import ArchiveError
 from model.store import artifact
 from model.store.archive import pack, pull
 from model.store.history import Aliased, encode, following
+from model.store.signature import TrustedKeys
 from tests.support.service import ROOT
+from tests.support.signatures import key_pair
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -253,6 +255,45 @@ def test_files_that_no_manifest_lists_are_left_out(store: Path, site: Site, targ
     pull(target, site.put("/x", tar(files)))
 
     assert files_of(target.root / "boston-housing" / "1") == files_of(store / "boston-housing" / "1")
+
+
+def test_signature_travels(store: Path, target: Store, tmp_path: Path) -> None:
+    """A signed version is packed and pulled with its signature; a version that is there already takes a new one."""
+    own = Store(shutil.copytree(store, tmp_path / "own"))
+    pairs = [key_pair(tmp_path, name) for name in ("old", "new")]
+    signed = [TrustedKeys.read([public]).digests for _, public in pairs]
+    file = tmp_path / "model.tar.gz"
+    pack(own, "boston-housing", file)
+    pull(target, file.as_uri())
+
+    for number, (private, _) in enumerate(pairs):
+        assert main(["--store", str(own.root), "sign", "boston-housing", "--key", str(private)]) == 0
+        pack(own, "boston-housing", file)
+        assert pull(target, file.as_uri()) == {target.root / "boston-housing" / "1": False}
+        assert target.load("boston-housing", signed=signed[number]).version == 1
+    assert files_of(target.root) == files_of(own.root)
+    with pytest.raises(ArtifactError, match="which is not trusted"):
+        target.load("boston-housing", signed=signed[0])
+    elsewhere = Store(tmp_path / "elsewhere")
+    pull(elsewhere, file.as_uri())
+    assert elsewhere.load("boston-housing", signed=signed[1]).version == 1
+
+
+def test_signature_of_another_manifest_is_not_taken(store: Path, target: Store, tmp_path: Path) -> None:
+    """A version that was trained again at another time has the same digest, but its signature is not of these bytes."""
+    own = Store(shutil.copytree(store, tmp_path / "own"))
+    file = tmp_path / "model.tar.gz"
+    pack(own, "boston-housing", file)
+    pull(target, file.as_uri())
+    folder = own.root / "boston-housing" / "1"
+    manifest = json.loads((folder / "manifest.json").read_bytes()) | {"created_at": "2001-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_bytes(artifact.to_json(manifest))
+    private, _ = key_pair(tmp_path)
+    assert main(["--store", str(own.root), "sign", "boston-housing", "--key", str(private)]) == 0
+    pack(own, "boston-housing", file)
+
+    assert pull(target, file.as_uri()) == {target.root / "boston-housing" / "1": False}
+    assert files_of(target.root) == files_of(store)
 
 
 def test_other_version_of_the_same_number_is_refused(

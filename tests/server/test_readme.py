@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from model import Store
+from model.cli.main import main
 from model.live.prediction_log import PredictionLog
 from model.store import life
 from model.store.artifact import read_draft
 from tests.support.readme import BLOCKS, COMMANDS, PAGES, section
 from tests.support.server import Server, serve
 from tests.support.service import ROOT
+from tests.support.signatures import key_pair
 
 CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.startswith("curl")]
 BLOCKS_OF_PYTHON = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
@@ -123,6 +125,11 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
         models.add("boston-housing", read_draft(models.find("boston-housing")))
         if words[3] == "rollback":
             life.promote(models, models.load("boston-housing@2"), after=models.last_move("boston-housing"))
+    if "--key" in words:
+        store = Path(shutil.copytree(store, tmp_path / "signed"))
+        private, public = key_pair(tmp_path, "signing")
+        if public.name in words:
+            assert main(["--store", str(store), "sign", "boston-housing", "--key", str(private)]) == 0
     if words[3] == "train" and "--trials" not in words:  # in place of two minutes
         words += ["--trials", "2"]
     run = [sys.executable, "-m", "model", "--store", str(store), *words[3:]]

@@ -58,9 +58,11 @@ ROOMS: dict[str, set[str]] = {
 }
 # What the service may import of the model beside its public names, each where it is needed and not before.
 LATE = {"model.engine.gpu", "model.engine.network", "model.live.prediction_log", "model.store.device"}
+LATE |= {"model.store.signature"}
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
+HEAVY |= {"cryptography"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
@@ -69,6 +71,7 @@ MAY_IMPORT = {
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},
     "model.store.device": {"torch"},
+    "model.store.signature": {"cryptography"},
 }
 # What of gunicorn the worker and its hooks use, all of which gunicorn has had since 20.1 (`ssl_context` since 21.0).
 GUNICORN_NAMES = {
