@@ -80,6 +80,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _files(text: str) -> tuple[Path, ...]:
+    """Parse paths of files; empty for none. A list of nothing is refused, since it would look like some."""
+    paths = tuple(map(Path, _names(text)))
+    if text and not paths:
+        raise ValueError("not a list of files, separated by commas")
+    return paths
+
+
 def _origins(text: str) -> tuple[str, ...]:
     """Parse origins of web pages as browsers write them, `https://example.org`."""
     origins = _names(text)
@@ -157,6 +165,13 @@ class Config:
         False,
         _boolean,
         "serve models of `--engine onnx`, too: graphs of a general converter, which are not bounded in time and memory",
+    )
+    trusted_keys: tuple[Path, ...] = setting(
+        "TABSERVE_TRUSTED_KEYS",
+        (),
+        _files,
+        "PEM files of public keys, separated by commas: a version is loaded only if its signature by one of these keys "
+        "verifies; empty: signatures are not looked at",
     )
     max_in_flight: int = setting(
         "TABSERVE_MAX_IN_FLIGHT",

@@ -80,6 +80,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         max_batch_rows=config.max_batch_rows,
         ignore_unknown=config.ignore_unknown_columns,
         allow_converted=config.allow_converted,
+        trusted_keys=config.trusted_keys,
     )
     serving = app.serving = Serving(loaded, device=config.device, max_batch_rows=config.max_batch_rows)
     live_errors = LiveErrors()

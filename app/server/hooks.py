@@ -85,7 +85,7 @@ def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
 def when_ready(settings: Config, server: Any) -> None:
     """Keep the garbage collector from copying the memory pages that workers share.
 
-    While models cannot be loaded, watch the store: a repaired store is loaded as after SIGHUP.
+    While models cannot be loaded, watch the store and the trusted keys: once repaired, they are loaded as after SIGHUP.
     """
 
     def seen_before_failure() -> Any:
@@ -95,7 +95,8 @@ def when_ready(settings: Config, server: Any) -> None:
     def load_again() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
 
-    threading.Thread(target=watch, args=(settings.store, seen_before_failure, load_again), daemon=True).start()
+    paths = (settings.store, *settings.trusted_keys)
+    threading.Thread(target=watch, args=(paths, seen_before_failure, load_again), daemon=True).start()
     gc.collect()
     gc.freeze()
 
@@ -151,7 +152,11 @@ def on_reload(settings: Config, server: Any) -> None:
         signal.signal(number, stop)
     problems, golden = verification.verify_apart(
         lambda: loaded.load(
-            settings.store, settings.models, device=settings.device, allow_converted=settings.allow_converted
+            settings.store,
+            settings.models,
+            device=settings.device,
+            allow_converted=settings.allow_converted,
+            trusted_keys=settings.trusted_keys,
         ),
         is_stopping=lambda: bool(stop_signals),
     )

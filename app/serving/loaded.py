@@ -89,27 +89,36 @@ def load(
     max_batch_rows: int = 1,
     ignore_unknown: bool = False,
     allow_converted: bool = False,
+    trusted_keys: Sequence[Path] = (),
 ) -> Loaded:
     """Load and verify the models of `references`, or every model of the store; on the CPU, whatever the device.
 
     A model that cannot be loaded is left out and reported in `problems`: the process is live and not ready. The engine
-    of a model for another device refuses to predict.
+    of a model for another device refuses to predict. With `trusted_keys`, files of public keys, a version is loaded
+    only if its signature by one of them verifies, and nothing is loaded if a file of keys cannot be used.
     """
-    seen = fingerprint(store)
+    seen = fingerprint(store, *trusted_keys)
     model_store = Store(store)
     models: dict[str, Artifact] = {}
     problems: list[str] = []
     golden: dict[tuple[str, int], bool] = {}
-    wanted = list(references)
+    wanted, signed = list(references), None
+    loadable: list[str] = []
     try:
         wanted = wanted or model_store.names()
+        if trusted_keys:
+            from model.store.signature import TrustedKeys  # here, since importing cryptography takes 60 ms and 14 MB
+
+            signed = TrustedKeys.read(trusted_keys).digests
     except (ModelError, OSError) as error:
         problems.append(_describe(error, store))
+    else:
+        loadable = wanted
     if not (wanted or problems):
         problems.append(f"the store {store} has no model; train one: python -m model train boston-housing")
-    for reference in wanted:
+    for reference in loadable:
         try:
-            model = model_store.load(reference, converted=allow_converted)
+            model = model_store.load(reference, converted=allow_converted, signed=signed)
         except (ModelError, OSError) as error:
             problems.append(_describe(error, store))
             if isinstance(error, GoldenRowsError):

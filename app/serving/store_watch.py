@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -20,11 +20,14 @@ _INTERVAL_SECONDS = 1.0
 _MAX_FILES = 10_000  # an artifact has about a dozen; a store that is set by mistake may be a whole disk
 
 
-def fingerprint(store: Path) -> Fingerprint:
-    """Return the state of a store's files without reading them; it differs after any change, also of permissions."""
-    seen: list[tuple[object, ...]] = [_file_fingerprint(str(store))]
+def fingerprint(store: Path, *files: Path) -> Fingerprint:
+    """Return the state of a store and other files without reading them.
+
+    It differs after any change, also of permissions.
+    """
+    seen: list[tuple[object, ...]] = [_file_fingerprint(str(path)) for path in (store, *files)]
     folders = os.walk(store, onerror=lambda error: seen.append((error.filename, error.errno)))
-    paths = (os.path.join(folder, name) for folder, inner, files in folders for name in (*inner, *files))
+    paths = (os.path.join(folder, name) for folder, inner, names in folders for name in (*inner, *names))
     seen.extend(_file_fingerprint(path) for path in islice(paths, _MAX_FILES))
     return frozenset(seen)
 
@@ -38,11 +41,11 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
     return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, readable
 
 
-def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Callable[[], object]) -> None:
-    """Call `load_again` when the store has changed since a failed load and is stable again; never return.
+def watch(paths: Sequence[Path], failed: Callable[[], Fingerprint | None], load_again: Callable[[], object]) -> None:
+    """Call `load_again` when a store or other files have changed since a failed load and are stable; never return.
 
-    `failed` returns the store's fingerprint from before the failed load, or None if no load failed. Each state of the
-    store is tried only once, so that a broken artifact is not verified in a loop.
+    `paths` are the store and these files. `failed` returns their fingerprint from before the failed load, or None if no
+    load failed. Each state is tried only once, so that a broken artifact is not verified in a loop.
     """
     tried = last = None
     while True:
@@ -51,9 +54,9 @@ def watch(store: Path, failed: Callable[[], Fingerprint | None], load_again: Cal
         if before is None:
             last = None
             continue
-        now = fingerprint(store)
+        now = fingerprint(*paths)
         if now == last and now not in (before, tried):  # a store that still changes is being written to
             tried = now
-            _log.info("the store %s has changed; loading its models again", store)
+            _log.info("%s changed; loading the models again", " or ".join(map(str, paths)))
             load_again()
         last = now
