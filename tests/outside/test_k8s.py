@@ -33,7 +33,7 @@ URL = "https://models.example.com:9443/store.tar.gz"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 MODELS = ["model-volume", "model-pull"]
 # Every overlay, and cpu with every component that changes something.
-RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log"]
+RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log", "trusted-keys"]
 # These are applied beside the server of another overlay.
 BESIDE = {"canary", "fill", "monitoring", "retrain", "shadow"}
 # Labels that KServe adds to the pods of an InferenceService.
@@ -252,7 +252,7 @@ def test_restricted(name: str) -> None:
             }
             assert not any("hostPort" in port for port in container.get("ports", []))
         for volume in pod["volumes"]:
-            assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+            assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim", "configMap"}
     for account in of_kind(render(name), "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 
@@ -462,6 +462,26 @@ def test_overlay_offers_the_prediction_log(tmp_path: Path, overlay: str, there: 
 
     assert secrets == ([{"name": "tabserve-prediction-log", "key": "url"}] if there else [])
     assert (5432 in ports) == there
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "canary", "shadow"])
+def test_overlay_offers_trusted_keys(tmp_path: Path, overlay: str) -> None:
+    """Uncommented in an overlay, the server trusts the keys of a ConfigMap, which must be there and is read-only."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    path.write_text(re.sub(r"# (- \S+/trusted-keys)", r"\1", path.read_text()))
+    ((pod, server),) = servers(kustomize(path.parent))
+    (keys,) = [volume for volume in pod["volumes"] if "configMap" in volume]
+    (mount,) = [mount for mount in server["volumeMounts"] if mount["name"] == keys["name"]]
+    (setting,) = [entry for entry in server["env"] if entry["name"] == "TABSERVE_TRUSTED_KEYS"]
+
+    assert keys["configMap"] == {
+        "name": "tabserve-trusted-keys",
+        "items": [{"key": "keys.pem", "path": "keys.pem"}],
+    }
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount  # which would keep an old key for ever
+    assert Path(setting["value"]) == Path(mount["mountPath"]) / "keys.pem"
 
 
 def test_scaling_on_requests_in_flight() -> None:
