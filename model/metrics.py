@@ -104,7 +104,7 @@ def classification(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Clas
         rows=len(y),
         log_loss=float(losses.mean()),
         log_loss_deviation=float(losses.std()),
-        brier=float(_brier(y, answers).mean()),
+        brier=float(brier_losses(y, answers).mean()),
         accuracy=float((answers[:, 0] == y).mean()),
         auc=float(np.mean(areas)) if areas else None,
     )
@@ -144,7 +144,7 @@ def classification_intervals(y: NDArray[np.float64], answers: NDArray[np.float64
     several = len(y) > 1
     return {
         "log_loss": mean_interval(log_losses(y, answers)) if several else None,
-        "brier": _not_negative(normal_interval(_brier(y, answers))) if several else None,
+        "brier": _not_negative(normal_interval(brier_losses(y, answers))) if several else None,
         "accuracy": share_interval(int((answers[:, 0] == y).sum()), len(y)),
         "auc": _auc_interval(y, answers),
     }
@@ -175,6 +175,15 @@ def log_losses(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[
     own = answers[np.arange(len(y)), 1 + y.astype(np.intp)]
     losses: NDArray[np.float64] = -np.log(np.clip(own, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY))
     return losses
+
+
+def brier_losses(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's share of the Brier score, `(n_rows,)`, for the arguments of `classification`."""
+    probabilities = answers[:, 1:]  # (n_rows, n_classes)
+    n_classes = probabilities.shape[1]
+    differences = probabilities - (y[:, None] == np.arange(n_classes))
+    squares: NDArray[np.float64] = (differences**2).sum(axis=1) if n_classes > 2 else differences[:, -1] ** 2
+    return squares
 
 
 def mean_interval(values: NDArray[np.float64]) -> Interval:
@@ -268,15 +277,6 @@ def _r2_interval(y: NDArray[np.float64], errors: NDArray[np.float64]) -> Interva
     effects = squares / squares.mean() - spread / spread.mean()  # of each row on the logarithm
     half_width = _DEVIATIONS * float(effects.std(ddof=1)) / math.sqrt(len(y))
     return 1 - unexplained * math.exp(half_width), 1 - unexplained * math.exp(-half_width)
-
-
-def _brier(y: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each row's share of the Brier score, `(n_rows,)`."""
-    probabilities = answers[:, 1:]  # (n_rows, n_classes)
-    n_classes = probabilities.shape[1]
-    differences = probabilities - (y[:, None] == np.arange(n_classes))
-    squares: NDArray[np.float64] = (differences**2).sum(axis=1) if n_classes > 2 else differences[:, -1] ** 2
-    return squares
 
 
 def _areas(
