@@ -217,7 +217,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'log.db'}"
     server: Postgres = request.getfixturevalue("postgres")
-    server.execute("DROP TABLE IF EXISTS predictions, prediction_classes")
+    server.execute("DROP TABLE IF EXISTS predictions, prediction_classes, shadow_predictions")
     return server.url()
 
 

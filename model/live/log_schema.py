@@ -32,6 +32,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Double,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -78,6 +79,19 @@ predictions = Table(
     Index("predictions_time", "time"),
     Index("predictions_truth_time", "truth_time"),
 )
+# The answers of other versions to the same rows, which no client got; features and truths are those of `predictions`. A
+# table of its own, since neither database changes the primary key of a large table within the log's time limit.
+shadows = Table(
+    "shadow_predictions",
+    _tables,
+    Column("request_id", String(128), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("prediction", Double),  # these two as in `predictions`
+    Column("probabilities", _Floats),
+    # So that they go with their row, whichever program removes it.
+    ForeignKeyConstraint(["request_id", "row"], [predictions.c.request_id, predictions.c.row], ondelete="CASCADE"),
+)
 # The labels of each version that is a classifier, a list of strings, numbers or booleans.
 classes = Table(
     "prediction_classes",
@@ -102,9 +116,29 @@ def _add_classes(connection: Connection) -> None:
     )
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_add_version, _add_classes)
+def _add_shadows(connection: Connection) -> None:
+    """From 2 to 3: answers of other versions to the same rows, for all users that may use the predictions."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    double, binary = ("DOUBLE", "BLOB") if is_sqlite else ("DOUBLE PRECISION", "BYTEA")
+    connection.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS shadow_predictions (request_id VARCHAR(128) NOT NULL, row INTEGER NOT NULL, "
+        f"version BIGINT NOT NULL, prediction {double}, probabilities {binary}, "
+        "PRIMARY KEY (request_id, row, version), "
+        "FOREIGN KEY(request_id, row) REFERENCES predictions (request_id, row) ON DELETE CASCADE)"
+    )
+    if not is_sqlite:
+        privileges = connection.exec_driver_sql(
+            "SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END "
+            "FROM pg_class, aclexplode(relacl) WHERE oid = 'predictions'::regclass AND grantee <> relowner"
+        )
+        for privilege, user in privileges.all():
+            connection.exec_driver_sql(f"GRANT {privilege} ON shadow_predictions TO {user}")
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_add_version, _add_classes, _add_shadows)
 OLDEST_READABLE = 0
 OLDEST_WITH_CLASSES = 2
+OLDEST_WITH_SHADOWS = 3
 
 _COMMENT = "tabserve prediction log, schema version {}"
 _NO_PRIVILEGE = "42501"  # PostgreSQL's insufficient_privilege
@@ -117,6 +151,7 @@ def upgrade(connection: Connection) -> int | None:
     or if the user may not change it.
     """
     if not inspect(connection).has_table(predictions.name):
+        shadows.drop(connection, checkfirst=True)  # of a table that somebody dropped
         _tables.create_all(connection)
         _set_version(connection)
         return None

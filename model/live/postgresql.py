@@ -37,22 +37,30 @@ def connector(*, timeout_seconds: float) -> Callable[..., psycopg.Connection[Any
     return connect
 
 
-def count_excess(execute: Callable[[str], Any], table: str, max_bytes: int) -> int:
+def count_excess(execute: Callable[[str], Any], table: str, max_bytes: int, *, with_rows_of: str) -> int:
     """Return the number of rows by which the prediction log's table exceeds `max_bytes`, indexes included.
 
-    Estimated from the live rows in the statistics and the width of the newest ones. The size of the table itself does
-    not shrink when rows are removed; autovacuum makes their space reusable. `execute` runs a statement and returns its
-    row.
+    The rows of another table, which are removed with those of this one, are part of its size. Estimated from the live
+    rows in the statistics and the width of the newest ones. The size of the table itself does not shrink when rows are
+    removed; autovacuum makes their space reusable. `execute` runs a statement and returns its row.
     """
-    if execute(f"SELECT pg_total_relation_size('{table}')")[0] <= max_bytes:
+    if execute(f"SELECT pg_total_relation_size('{table}') + pg_total_relation_size('{with_rows_of}')")[0] <= max_bytes:
         return 0
+    n_rows, bytes_a_row = _size(execute, table, "ORDER BY time DESC")
+    n_others, bytes_of_other = _size(execute, with_rows_of, "")
+    if execute("SELECT current_setting('server_version_num')::int")[0] >= 150_000:
+        execute("SELECT pg_stat_force_next_flush()")  # so that the next estimate sees what this transaction removes
+    if not (n_rows and bytes_a_row):
+        return 0
+    return max(0, math.ceil(n_rows - max_bytes / (bytes_a_row + bytes_of_other * n_others / n_rows)))
+
+
+def _size(execute: Callable[[str], Any], table: str, order: str) -> tuple[int, float]:
+    """Return the number of live rows of a table, and the bytes of one."""
     live = f"SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = '{table}'::regclass"
     # Besides the row: 5 bytes in its page, and index entries of 110 bytes for an id of 32 characters.
-    width = "avg(pg_column_size(newest) + 1.5 * pg_column_size(request_id) + 65)::float8 AS width FROM newest"
-    newest = f"WITH newest AS (SELECT * FROM {table} ORDER BY time DESC LIMIT 1000)"
-    n_rows, bytes_a_row, version = execute(
-        f"{newest} SELECT ({live}), width, current_setting('server_version_num')::int FROM (SELECT {width}) AS w"
+    width = "avg(pg_column_size(newest) + 1.5 * pg_column_size(request_id) + 65)::float8"
+    n_rows, bytes_a_row = execute(
+        f"WITH newest AS (SELECT * FROM {table} {order} LIMIT 1000) SELECT ({live}), {width} FROM newest"
     )
-    if version >= 150_000:  # so that the next estimate sees what this transaction removes
-        execute("SELECT pg_stat_force_next_flush()")
-    return max(0, math.ceil(n_rows - max_bytes / bytes_a_row)) if bytes_a_row else 0
+    return n_rows or 0, bytes_a_row or 0.0

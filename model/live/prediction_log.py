@@ -43,6 +43,7 @@ from model.errors import ImplausibleTruthsError, ModelError, PredictionLogError,
 from model.live import classes, log_schema, sqlite_file
 from model.live.log_schema import classes as _classes
 from model.live.log_schema import predictions as _predictions
+from model.live.log_schema import shadows as _shadows
 from model.live.sqlite_file import SQLiteFile
 from model.metrics import classification
 from model.schema.feature import NOT_A_NUMBER, Category, Cells
@@ -125,6 +126,25 @@ class LoggedRows:
         return y[known], answers[known]
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Logged rows of whole requests to one model, oldest first, with the answers of every version to them.
+
+    `replied` is the version whose answer the client got. `answers` are by version in the form of `Artifact.predict`,
+    NaN in rows that the version did not answer. Truths of classifiers are positions among the labels of the version
+    that replied, of which `labels` has a list for each version; NaN is a missing truth. `cells` are those of one
+    feature, as they are logged.
+    """
+
+    requests: NDArray[np.intp]  # (n_rows,) numbers of the requests, from 0
+    times: NDArray[np.datetime64]  # (n_rows,) UTC
+    truths: NDArray[np.float64]  # (n_rows,)
+    replied: NDArray[np.int64]  # (n_rows,)
+    answers: Mapping[int, NDArray[np.float64]]  # (n_rows,) or (n_rows, 1 + n_classes)
+    labels: Mapping[int, Sequence[Category]]
+    cells: Sequence[Any]
+
+
 class PredictionLog:
     """The table in the database at `url`, created or upgraded on first use; with `read_only` nothing is written.
 
@@ -159,8 +179,10 @@ class PredictionLog:
                 "the prediction log's URL is not sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
             ) from None
         self._lock = "BEGIN IMMEDIATE" if kind == "sqlite" else f"SELECT pg_advisory_xact_lock({_LOCK})"
-        insert = (sqlite if kind == "sqlite" else postgresql).insert(_predictions).on_conflict_do_nothing()
-        self._insert = insert.execution_options(preserve_rowcount=True)  # psycopg loses it with its cursor
+        insert = (sqlite if kind == "sqlite" else postgresql).insert
+        kept = {"preserve_rowcount": True}  # psycopg loses it with its cursor
+        self._insert = insert(_predictions).on_conflict_do_nothing().execution_options(**kept)
+        self._insert_shadows = insert(_shadows).on_conflict_do_nothing().execution_options(**kept)
         self._engine = create_engine(
             address,
             connect_args=options,
@@ -199,25 +221,57 @@ class PredictionLog:
         All rows of a request id must be in one call: rows with an id that the table already has are skipped. Raises
         `RefusedRowsError` if the database rejects their contents.
         """
-        table = _predictions.c
-        ids = list(dict.fromkeys(row["request_id"] for row in rows))
         written = 0
         with self._transaction(writes=True) as connection:
-            new = {key: list(labels[key]) for key in sorted(labels) if self._kept.get(key) != labels[key]}
-            if new:
-                found = [{"model": name, "version": version, "labels": new[name, version]} for name, version in new]
-                connection.execute(self._keep_classes, found)
-            existing: set[str] = set()
-            for chunk in _chunks(ids, _KEYS_PER_QUERY):
-                existing.update(
-                    connection.scalars(select(table.request_id).where(table.request_id.in_(chunk)).distinct())
-                )
+            new = self._keep_labels(connection, labels)
+            existing = self._find_requests(connection, rows)
             fresh = [row for row in rows if row["request_id"] not in existing]
             fresh.sort(key=itemgetter("request_id"))  # in one order, so that transactions cannot deadlock
             for chunk in _chunks(fresh, _ROWS_PER_STATEMENT):
                 written += connection.execute(self._insert, chunk).rowcount
-        self._kept.update({key: labels[key] for key in new})
+        self._kept.update(new)
         return written
+
+    def write_shadows(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        labels: Mapping[tuple[str, int], Sequence[Category]] = MappingProxyType({}),
+    ) -> int:
+        """Insert answers of versions whose answer was not the reply, and return their number.
+
+        A row has `request_id`, `row`, `version`, `prediction` and, for a classifier, `probabilities`; `labels` are as
+        in `write`. Rows of requests that the log does not have are skipped, as are those that it has for this version.
+        Raises `RefusedRowsError` if the database rejects their contents, or if a request is removed meanwhile.
+        """
+        written = 0
+        with self._transaction(writes=True) as connection:
+            new = self._keep_labels(connection, labels)
+            existing = self._find_requests(connection, rows)
+            known = [row for row in rows if row["request_id"] in existing]
+            known.sort(key=itemgetter("request_id", "row"))  # in the order in which feedback locks them
+            for chunk in _chunks(known, _ROWS_PER_STATEMENT):
+                written += connection.execute(self._insert_shadows, chunk).rowcount
+        self._kept.update(new)
+        return written
+
+    def _keep_labels(
+        self, connection: Connection, labels: Mapping[tuple[str, int], Sequence[Category]]
+    ) -> Mapping[tuple[str, int], Sequence[Category]]:
+        """Store the labels that are not stored yet, and return them."""
+        new = {key: list(labels[key]) for key in sorted(labels) if self._kept.get(key) != labels[key]}
+        if new:
+            found = [{"model": name, "version": version, "labels": new[name, version]} for name, version in new]
+            connection.execute(self._keep_classes, found)
+        return {key: labels[key] for key in new}
+
+    def _find_requests(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+        """Return the ids of those requests of these rows that the log has."""
+        request_id = _predictions.c.request_id
+        ids = list(dict.fromkeys(row["request_id"] for row in rows))
+        found: set[str] = set()
+        for chunk in _chunks(ids, _KEYS_PER_QUERY):
+            found.update(connection.scalars(select(request_id).where(request_id.in_(chunk)).distinct()))
+        return found
 
     def add_truths(
         self,
@@ -407,6 +461,67 @@ class PredictionLog:
             truths=np.concatenate([chunk.truths for chunk in parts]),
         )
 
+    def answers(self, model: str, *, since: datetime, feature: str | None = None) -> Iterator[Answers]:
+        """Yield the rows of a model logged since a time with the answers of every version, about 10,000 at once.
+
+        Each part is read in a transaction of its own. With `feature` the parts have its cells.
+        """
+        table = _predictions.c
+        after: datetime | None = None
+        while True:
+            begins = table.time >= since if after is None else table.time > after
+            chosen = (table.model == model) & begins
+            with self._transaction() as connection:
+                log_schema.check_readable(connection, log_schema.OLDEST_WITH_SHADOWS)
+                times = select(table.time).where(chosen).order_by(table.time)
+                # All rows of a request have its time.
+                after = connection.scalar(times.offset(_ROWS_AT_ONCE - 1).limit(1))
+                if after is not None:
+                    chosen &= table.time <= after
+                found = self._read_answers(connection, model, chosen, feature)
+            if found:
+                yield found
+            if after is None:
+                return
+
+    def _read_answers(
+        self, connection: Connection, model: str, chosen: ColumnElement[bool], feature: str | None
+    ) -> Answers | None:
+        table, shadow = _predictions.c, _shadows.c
+        columns = [table.request_id, table.row, table.time, table.version, table.prediction, table.truth]
+        columns += [table.probabilities, *([table.features] if feature else [])]
+        ordered = select(*columns).where(chosen).order_by(table.time, table.request_id, table.row)
+        rows = connection.execute(ordered).all()
+        if not rows:
+            return None
+        same = (shadow.request_id == table.request_id) & (shadow.row == table.row)
+        shadows = select(*_shadows.c).join_from(_predictions, _shadows, same).where(chosen)
+        places = {(row.request_id, row.row): place for place, row in enumerate(rows)}
+        of_version: dict[int, list[tuple[int, Any]]] = {}
+        for row in [*rows, *connection.execute(shadows)]:
+            if (place := places.get((row.request_id, row.row))) is not None:
+                of_version.setdefault(row.version, []).append((place, row))
+        known = select(_classes.c.version, _classes.c.labels).where(_classes.c.model == model)
+        labels = {version: found for version, found in connection.execute(known) if version in of_version}
+        ids: dict[str, int] = {}
+        return Answers(
+            requests=np.array([ids.setdefault(row.request_id, len(ids)) for row in rows], dtype=np.intp),
+            times=np.array([_naive_utc(row.time) for row in rows], dtype="datetime64[us]"),
+            truths=np.array([row.truth for row in rows], dtype=np.float64),  # None becomes NaN
+            replied=np.array([row.version for row in rows], dtype=np.int64),
+            answers={
+                version: _answers(found, len(rows), len(labels.get(version, ())))
+                for version, found in sorted(of_version.items())
+            },
+            labels=labels,
+            cells=[(row.features or {}).get(feature) for row in rows] if feature else (),
+        )
+
+    def has_shadows(self) -> bool:
+        """Return whether the log has answers of versions whose answer was not the reply."""
+        with self._transaction() as connection:
+            return connection.scalar(select(_shadows.c.version).limit(1)) is not None
+
     def rows_by_version(self, model: str, *, since: datetime) -> dict[int, int]:
         """Return the number of rows logged since a time for each version of a model."""
         table = _predictions.c
@@ -443,7 +558,7 @@ class PredictionLog:
             return _ROWS_PER_REMOVAL if sqlite_file.used_bytes(_executor(connection)) > max_bytes else 0
         from model.live.postgresql import count_excess  # here, since SQLite does not need it
 
-        return count_excess(_executor(connection), _predictions.name, max_bytes)
+        return count_excess(_executor(connection), _predictions.name, max_bytes, with_rows_of=_shadows.name)
 
     def _remove_oldest(self, connection: Connection, n_rows: int, *conditions: ColumnElement[bool]) -> int:
         table = _predictions.c
@@ -507,6 +622,19 @@ class PredictionLog:
             if isinstance(error, (DataError, IntegrityError)):
                 raise RefusedRowsError(f"the prediction log rejects these rows: {cause_name}") from None
             raise PredictionLogError(f"the prediction log cannot be used: {cause_name}") from None
+
+
+def _answers(found: Sequence[tuple[int, Any]], n_rows: int, n_classes: int) -> NDArray[np.float64]:
+    """Return answers with the numbers of their rows as `Answers` has them."""
+    places, rows = zip(*found)
+    predictions = [row.prediction for row in rows]
+    dense = np.full((n_rows, 1 + n_classes) if n_classes else n_rows, np.nan)
+    dense[np.array(places)] = (
+        classes.answers(predictions, [row.probabilities for row in rows], n_classes)
+        if n_classes
+        else np.array(predictions, dtype=np.float64)
+    )
+    return dense
 
 
 def _labels_of(connection: Connection, versions: Collection[tuple[str, int]]) -> dict[tuple[str, int], Cells]:

@@ -36,6 +36,7 @@ def configurer(*, timeout_seconds: float) -> Callable[[Any, object], None]:
                     raise
                 time.sleep(0.02)
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
 
     return set_up

@@ -55,6 +55,23 @@ OLD_LOGS["postgresql"][1] = [
     *OLD_LOGS["postgresql"][0],
     "COMMENT ON TABLE predictions IS 'tabserve prediction log, schema version 1'",
 ]
+CLASSES = [
+    "CREATE TABLE prediction_classes (model VARCHAR NOT NULL, version BIGINT NOT NULL, labels JSON NOT NULL, "
+    "PRIMARY KEY (model, version))",
+    "INSERT INTO prediction_classes VALUES ('c', 1, '[\"no\", \"yes\"]')",
+]
+OLD_LOGS["sqlite"][2] = [
+    *OLD_LOGS["sqlite"][0],
+    "ALTER TABLE predictions ADD COLUMN probabilities BLOB",
+    *CLASSES,
+    "PRAGMA user_version = 2",
+]
+OLD_LOGS["postgresql"][2] = [
+    *OLD_LOGS["postgresql"][0],
+    "ALTER TABLE predictions ADD COLUMN probabilities BYTEA",
+    *CLASSES,
+    "COMMENT ON TABLE predictions IS 'tabserve prediction log, schema version 2'",
+]
 # Opens a log with steps that change its table, and is killed before the last of them where it is told so.
 UPGRADE = """
 import os, signal, sys
@@ -113,7 +130,7 @@ def found_in(url: str, *, read_only: bool = False) -> list[list[float]]:
 OLD = [[0.1, 0.1], [1.5, 2.5], [3.25]]
 
 
-@pytest.fixture(params=[0, 1])
+@pytest.fixture(params=[0, 1, 2])
 def old(url: str, request: pytest.FixtureRequest) -> str:
     """The URL of a log of an older version, with two rows and a truth."""
     execute(url, *OLD_LOGS[url.partition(":")[0]][request.param])
@@ -150,18 +167,36 @@ def test_old_log_is_read_without_an_upgrade(old: str) -> None:
 
 def test_classifier_needs_a_log_that_has_classes(old: str) -> None:
     """A reader of a classifier says which version of the log has its answers, and what upgrades an older one."""
+    with closing(PredictionLog(old, read_only=True)) as log:
+        if version(old) == 2:
+            assert len(log.read("m", 1, features=(), since=LONG_AGO, n_classes=2).times) == 2
+            return
+        with pytest.raises(PredictionLogError, match=f"schema version {version(old)}, and version 2 or later can be"):
+            log.read("m", 1, features=(), since=LONG_AGO, n_classes=2)
+
+
+def test_comparison_needs_a_log_that_has_shadows(old: str) -> None:
+    """A reader of several versions' answers says which version of the log has them; an upgraded one takes them."""
     with (
         closing(PredictionLog(old, read_only=True)) as log,
-        pytest.raises(PredictionLogError, match=f"has schema version {version(old)}, and version 2 or later can be"),
+        pytest.raises(PredictionLogError, match=f"schema version {version(old)}, and version 3 or later can be"),
     ):
-        log.read("m", 1, features=(), since=LONG_AGO, n_classes=2)
+        list(log.answers("m", since=LONG_AGO))
+
+    with closing(PredictionLog(old)) as log:
+        shadows = [{"request_id": "old", "row": row, "version": 2, "prediction": row + 0.5} for row in range(2)]
+        assert log.write_shadows(shadows) == 2
+        (part,) = log.answers("m", since=LONG_AGO)
+        assert part.answers[2].tolist() == [0.5, 1.5]
+        assert log.prune(before=NOON) == 2
+        assert not log.has_shadows()
 
 
 def test_log_that_is_too_old_to_be_read(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the queries need a newer schema, a reader says which, and what upgrades the log."""
-    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 2)
+    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 3)
     before = version(old)
-    with pytest.raises(PredictionLogError, match=f"schema version {before}, and version 2 or later can be read; start"):
+    with pytest.raises(PredictionLogError, match=f"schema version {before}, and version 3 or later can be read; start"):
         found_in(old, read_only=True)
 
     assert found_in(old) == OLD
@@ -236,10 +271,13 @@ def test_step_that_fails_changes_nothing(old: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
-    """A user of PostgreSQL that does not own the table reads an older log, is told how to upgrade it, then uses it."""
+    """A user of PostgreSQL that does not own the table reads an older log, is told how to upgrade it, then uses it.
+
+    Its rights on the predictions are rights on the answers of other versions, too.
+    """
     execute(
         postgres.url(),
-        "DROP TABLE IF EXISTS predictions, prediction_classes",
+        "DROP TABLE IF EXISTS predictions, prediction_classes, shadow_predictions",
         *OLD_LOGS["postgresql"][1],
         "CREATE ROLE writer LOGIN",
     )
@@ -247,11 +285,15 @@ def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
     url = postgres.url().replace("tabserve:", "writer:")
     try:
         assert found_in(url, read_only=True) == OLD
-        with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 2; start a server"):
+        with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 3; start a server"):
             found_in(url)
         assert found_in(postgres.url()) == OLD
         assert found_in(url) == OLD
         with closing(PredictionLog(url)) as log:
             assert log.add_truths([("old", 1, 4.0)], oldest=NOON - timedelta(days=1)) == [Outcome.ACCEPTED]
+            assert log.write_shadows([{"request_id": "old", "row": 0, "version": 2, "prediction": 1.0}]) == 1
+            assert log.prune(before=NOON) == 2
+            assert not log.has_shadows()
+            assert log.trim(max_bytes=1) == 0
     finally:
         execute(postgres.url(), "DROP OWNED BY writer", "DROP ROLE writer")

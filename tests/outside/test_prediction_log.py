@@ -104,7 +104,7 @@ def any_floats(n: int) -> NDArray[np.float64]:
 def drop_table(url: str, postgres: Callable[[], Postgres]) -> None:
     """Drop the log's table from outside."""
     if url.startswith("postgresql"):
-        postgres().execute("DROP TABLE predictions")
+        postgres().execute("DROP TABLE predictions CASCADE")
         return
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         connection.execute("DROP TABLE predictions")
@@ -422,6 +422,103 @@ def test_version_that_becomes_a_regression(log: PredictionLog) -> None:
     assert [problem.reason for problem in caught.value.problems.values()] == ["not a number", "not a string"]
 
 
+def shadows(request_id: str, version: int, predictions: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the rows of a version whose answers to one request were not the reply, for `write_shadows`."""
+    return [
+        {"request_id": request_id, "row": i, "version": version, "prediction": prediction}
+        for i, prediction in enumerate(predictions)
+    ]
+
+
+def test_answers_of_several_versions(log: PredictionLog) -> None:
+    """Two versions have answers to the same rows: the reply, with features and truth, and that of the other one."""
+    log.write(rows("b", [1.0, 2.0], features=[{"a": 0.5}, {"a": None}]))
+    log.write(rows("a", [3.0], version=2, when=NOON + timedelta(seconds=1)))
+    log.write(rows("other", [9.0], model="other"))
+    found = [*shadows("b", 2, [1.5, 2.5]), *shadows("b", 3, [1.75]), *shadows("a", 1, [3.5])]
+    assert log.write_shadows(found) == 4
+    assert log.add_truths([("b", 1, 8.0)], oldest=LONG_AGO) == [Outcome.ACCEPTED]
+
+    (part,) = log.answers("boston-housing", since=NOON, feature="a")
+    assert part.requests.tolist() == [0, 0, 1]
+    assert part.replied.tolist() == [1, 1, 2]
+    assert part.times.tolist() == [row.replace(tzinfo=None) for row in (NOON, NOON, NOON + timedelta(seconds=1))]
+    assert np.array_equal(part.truths, [np.nan, 8.0, np.nan], equal_nan=True)
+    expected = {1: [1.0, 2.0, 3.5], 2: [1.5, 2.5, 3.0], 3: [1.75, np.nan, np.nan]}
+    assert part.answers.keys() == expected.keys()
+    assert all(np.array_equal(part.answers[key], expected[key], equal_nan=True) for key in expected)
+    assert part.cells == [0.5, None, None]
+
+
+def test_answers_of_classifiers(log: PredictionLog) -> None:
+    """Each version has probabilities by its own list of labels; rows that it did not answer are NaN."""
+    labels = {("m", 1): ("no", "yes"), ("m", 2): ("no", "perhaps", "yes")}
+    log.write([{**rows("r", [1.0], model="m")[0], "probabilities": np.array([0.25, 0.75])}], labels)
+    log.write_shadows([{**shadows("r", 2, [0.0])[0], "probabilities": np.array([0.5, 0.25, 0.25])}], labels)
+
+    (part,) = log.answers("m", since=LONG_AGO)
+    assert {version: found.tolist() for version, found in part.answers.items()} == {
+        1: [[1.0, 0.25, 0.75]],
+        2: [[0.0, 0.5, 0.25, 0.25]],
+    }
+    assert {version: tuple(found) for version, found in part.labels.items()} == {1: labels["m", 1], 2: labels["m", 2]}
+
+
+def test_answers_come_in_parts_of_whole_requests(log: PredictionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request is divided among parts, none is in two, and none is left out."""
+    monkeypatch.setattr(prediction_log, "_ROWS_AT_ONCE", 4)
+    sizes = [3, 1, 5, 1, 1, 2, 4, 1]
+    for number, size in enumerate(sizes):
+        log.write(rows(f"r{number}", [float(number)] * size, when=NOON + timedelta(seconds=number)))
+        log.write_shadows(shadows(f"r{number}", 2, [float(number)] * size))
+
+    parts = list(log.answers("boston-housing", since=NOON))
+    assert [part.answers[2].tolist() for part in parts] == [part.answers[1].tolist() for part in parts]
+    found = np.concatenate([part.answers[1] for part in parts])
+    assert found.tolist() == np.repeat(np.arange(8.0), sizes).tolist()
+    assert len(parts) > 2
+    assert all(set(np.unique(part.answers[1], return_counts=True)[1]) <= {*sizes} for part in parts)
+    assert len(list(log.answers("boston-housing", since=NOON + timedelta(seconds=6)))) == 2
+    assert list(log.answers("boston-housing", since=NOON + timedelta(days=1))) == []
+
+
+def test_shadows_of_unknown_and_repeated_requests(log: PredictionLog) -> None:
+    """Answers to a request that is not in the log are skipped, and so are those that it has already."""
+    log.write(rows("known", [1.0]))
+    assert not log.has_shadows()
+
+    assert log.write_shadows([*shadows("unknown", 2, [1.0]), *shadows("known", 2, [1.5])]) == 1
+    assert log.write_shadows(shadows("known", 2, [9.0])) == 0
+    (part,) = log.answers("boston-housing", since=LONG_AGO)
+    assert part.answers[2].tolist() == [1.5]
+    assert log.has_shadows()
+
+
+def test_shadows_go_with_their_rows(log: PredictionLog) -> None:
+    """A row that is removed takes the answers of other versions with it."""
+    for number in range(2):
+        log.write(rows(f"r{number}", [1.0, 2.0], when=NOON + timedelta(days=number)))
+        log.write_shadows(shadows(f"r{number}", 2, [1.5, 2.5]))
+    assert log.prune(before=NOON + timedelta(hours=1)) == 2
+
+    (part,) = log.answers("boston-housing", since=LONG_AGO)
+    assert part.answers[2].tolist() == [1.5, 2.5]
+    assert log.prune(before=NOON + timedelta(days=2)) == 2
+    assert not log.has_shadows()
+
+
+def test_shadows_count_for_the_size(log: PredictionLog, url: str) -> None:
+    """A log that is too large because of the answers of other versions loses its oldest rows."""
+    log.write(rows("old", [0.0] * 5_000))
+    log.write(rows("new", [0.0] * 5_000, when=NOON + timedelta(days=1)))
+    size = 1_500_000 if url.startswith("sqlite") else 4_400_000
+    assert log.trim(max_bytes=size) == 0
+    for version in range(2, 6):
+        log.write_shadows([*shadows("old", version, [0.0] * 5_000), *shadows("new", version, [0.0] * 5_000)])
+    assert log.trim(max_bytes=size) > 0
+    assert log.trim(max_bytes=size * 10) == 0
+
+
 def test_live_errors_since(log: PredictionLog) -> None:
     """Only truths stored since the time count, by the time of a row's last truth, not of its prediction."""
     log.write(rows("a", [1.0, 1.0, 1.0]))
@@ -678,7 +775,7 @@ def test_dropped_table_is_created_again(url: str, log: PredictionLog, request: p
 
 def test_database_restarts(postgres: Postgres) -> None:
     """Without the database every method fails at once; when it is back, the log continues with its rows."""
-    postgres.execute("DROP TABLE IF EXISTS predictions")
+    postgres.execute("DROP TABLE IF EXISTS predictions CASCADE")
     log = PredictionLog(postgres.url())
     log.write(rows("a", [1.0]))
     postgres.stop()
@@ -707,7 +804,7 @@ def test_database_restarts(postgres: Postgres) -> None:
 
 def test_locked_row(postgres: Postgres) -> None:
     """The wait for a row that another process locked ends after a few seconds."""
-    postgres.execute("DROP TABLE IF EXISTS predictions")
+    postgres.execute("DROP TABLE IF EXISTS predictions CASCADE")
     log = PredictionLog(postgres.url())
     log.write(rows("a", [1.0]))
     with psycopg.connect(postgres.url()) as other:

@@ -376,7 +376,7 @@ def test_hanging_database(store: Path, tmp_path: Path, houses: pd.DataFrame, pos
     """While the database says nothing predictions are answered as fast as ever and feedback is 503 after some seconds;
     a server that is stopped ends within its grace and says what was lost. When the database goes on, so does the log.
     """
-    postgres.execute("DROP TABLE IF EXISTS predictions")
+    postgres.execute("DROP TABLE IF EXISTS predictions CASCADE")
     settings = {"TABSERVE_PREDICTION_LOG": postgres.url(), "WEB_CONCURRENCY": "1"}
     stopped_folder = tmp_path / "stopped"
     stopped_folder.mkdir()
@@ -414,7 +414,7 @@ def test_stopped_database(store: Path, tmp_path: Path, houses: pd.DataFrame, pos
     """While the database is gone as many rows wait as there is room for, later ones are dropped and counted, whole
     requests at a time; when it is back those that waited are written.
     """
-    postgres.execute("DROP TABLE IF EXISTS predictions")
+    postgres.execute("DROP TABLE IF EXISTS predictions CASCADE")
     X = rows(houses, 10_000)
     with serve(store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_PREDICTION_LOG=postgres.url()) as server:
         predict(server, X[:1])
