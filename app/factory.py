@@ -90,7 +90,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         from model.live.prediction_log import PredictionLog  # here, since importing SQLAlchemy takes 0.15 s and 14 MB
 
         log = PredictionLog(config.prediction_log)
-        writer = LogWriter(log, metrics, live_errors, config)
+        writer = LogWriter(log, metrics, live_errors, config, lambda: serving.loaded.models)
     recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
     server = app.server = ServerFacts()
     runner = Runner(config, serving, Inference(serving), metrics, server)

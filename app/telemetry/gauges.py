@@ -16,6 +16,7 @@ from model import Artifact
 
 if TYPE_CHECKING:
     from model.engine.gpu import Usage
+    from model.live.comparison import LiveComparison
     from model.live.prediction_log import LiveError
 
 
@@ -51,9 +52,10 @@ class Served(Protocol):
 
 @dataclass(slots=True)
 class LiveErrors:
-    """The live errors as the prediction log's writer last found them."""
+    """The live errors, and the comparisons of versions, as the prediction log's writer last found them."""
 
     latest: Sequence[LiveError] = ()
+    comparisons: Sequence[LiveComparison] = ()
 
 
 class ModelCollector(Collector):
@@ -104,7 +106,8 @@ class ModelCollector(Collector):
                     shares.add_metric([*labels, feature, label], share)
             for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
                 prediction_shares.add_metric([*labels, label], share)
-        yield from (info, golden, shares, prediction_shares, rows, *self._errors(), *self._gpu())
+        yield from (info, golden, shares, prediction_shares, rows)
+        yield from (*self._errors(), *self._comparisons(), *self._gpu())
 
     def _errors(self) -> Iterable[GaugeMetricFamily]:
         """Do the predictions match the reported truths as well as they matched the validation rows?"""
@@ -131,6 +134,33 @@ class ModelCollector(Collector):
                 if value is not None:
                     live.add_metric([error.model, str(error.version)], value)
             yield from (validation, live)
+
+    def _comparisons(self) -> Iterable[GaugeMetricFamily]:
+        """Is one of two versions better where both answered? The rules make an interval of these sums."""
+        labels = ["model", "version", "against"]
+        of_difference = "the loss of the version it is compared with, less its own"
+        requests = GaugeMetricFamily(
+            "tabserve_comparison_requests", "Requests with true values that both versions answered.", labels=labels
+        )
+        differing = GaugeMetricFamily(
+            "tabserve_comparison_differing_requests", "Those in which the losses differ.", labels=labels
+        )
+        difference = GaugeMetricFamily("tabserve_comparison_difference", f"Sum of {of_difference}.", labels=labels)
+        squares = GaugeMetricFamily(
+            "tabserve_comparison_difference_squares", f"Sum of the squares of {of_difference}.", labels=labels
+        )
+        loss = GaugeMetricFamily(
+            "tabserve_comparison_loss", "Sum of the losses of the version it is compared with.", labels=labels
+        )
+        for each in self._live_errors.comparisons:
+            if sums := each.losses.differences:
+                pair = [each.model, str(each.second), str(each.first)]
+                requests.add_metric(pair, sums.n)
+                differing.add_metric(pair, sums.n_nonzero)
+                difference.add_metric(pair, sums.total)
+                squares.add_metric(pair, sums.squares)
+                loss.add_metric(pair, each.losses.first.total)
+        yield from (requests, differing, difference, squares, loss)
 
     def _gpu(self) -> Iterable[GaugeMetricFamily]:
         """Is the GPU full, and is it the bottleneck? Only the worker that has the GPU knows."""

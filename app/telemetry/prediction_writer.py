@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -23,6 +23,7 @@ from app.web.exchange import Exchange
 from model import PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
+    from model.live.comparison import LiveComparison
     from model.live.prediction_log import PredictionLog
 
 _log = logging.getLogger("tabserve")
@@ -41,12 +42,22 @@ MAX_WAITING_BYTES = 2**27
 class LogWriter:
     """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
 
-    `live_errors` gets those of about 10 s ago. `n_writes` counts how often the thread has written the queue.
+    `live_errors` gets those of about 10 s ago, and the comparisons of versions of the models that are served, for which
+    a part of the log is read every 10 s. `n_writes` counts how often the thread has written the queue.
     """
 
-    def __init__(self, log: PredictionLog, metrics: Metrics, live_errors: LiveErrors, config: Config) -> None:
+    def __init__(
+        self,
+        log: PredictionLog,
+        metrics: Metrics,
+        live_errors: LiveErrors,
+        config: Config,
+        models: Callable[[], Collection[str]],
+    ) -> None:
         self._log = log
         self._live_errors = live_errors
+        self._models = models
+        self._comparing: Iterator[Sequence[LiveComparison] | None] | None = None  # what reads the log, part by part
         self._metrics = metrics
         self._config = config
         self._waiting: deque[Exchange] = deque()
@@ -109,7 +120,7 @@ class LogWriter:
             self._trim(1)
             self._refresh()
         except PredictionLogError as error:
-            self._live_errors.latest = ()
+            self._live_errors.latest = self._live_errors.comparisons = ()
             self._metrics.count_log_failure()
             if not self._failing:
                 _log.error("%s; up to %d rows wait for it, more are dropped", error, MAX_WAITING_ROWS)
@@ -204,11 +215,29 @@ class LogWriter:
             self._next_refresh = clock + _REFRESH_SECONDS
             since = now - timedelta(days=self._config.live_error_days)
             self._live_errors.latest = self._log.live_errors(since=since)
+            self._compare(now)
         if clock >= self._next_prune:
             removed = self._log.prune(before=now - timedelta(days=self._config.prediction_log_days))
             self._metrics.count_removed(removed, "age")
             if not removed:  # otherwise there may be more
                 self._next_prune = clock + _PRUNE_SECONDS
+
+    def _compare(self, now: datetime) -> None:
+        """Read the next part of the log, and after the last one begin again."""
+        if self._comparing is None:
+            if not self._log.has_shadows():
+                self._live_errors.comparisons = ()
+                return
+            from model.live.comparison import live  # here, since it imports SQLAlchemy
+
+            since = now - timedelta(days=self._config.prediction_log_days)
+            self._comparing = live(self._log, sorted(self._models()), since=since)
+        parts, self._comparing = self._comparing, None  # an error ends them
+        found = next(parts)
+        if found is None:
+            self._comparing = parts
+        else:
+            self._live_errors.comparisons = found
 
 
 def _answer_bytes(exchange: Exchange) -> int:

@@ -11,14 +11,14 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, check, describe, diff, features, life, own, predict, report, sign, store, train
+from model.cli import archive, check, compare, describe, diff, features, life, own, predict, report, sign, store, train
 from model.errors import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 with the error on standard error, or 130 if interrupted.
 
-    A command that judges something, such as `check`, returns 1 for a bad verdict.
+    A command that judges something, such as `check`, returns 1 for a bad verdict; `compare` has a status for each.
 
     Raises `BrokenPipeError` when the reader of the output has closed the pipe.
     """
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     features.add_features(commands)
     predict.add_predict(commands)
     report.add_report(commands)
+    compare.add_compare(commands)
     archive.add_pack(commands)
     archive.add_pull(commands)
     store.add_find(commands)

@@ -517,6 +517,17 @@ class PredictionLog:
             cells=[(row.features or {}).get(feature) for row in rows] if feature else (),
         )
 
+    def versions(self, model: str, *, since: datetime) -> list[int]:
+        """Return the versions of a model that answered rows logged since a time, as the reply or beside it."""
+        table, shadow = _predictions.c, _shadows.c
+        chosen = (table.model == model) & (table.time >= since)
+        same = (shadow.request_id == table.request_id) & (shadow.row == table.row)
+        replied = select(table.version).where(chosen).distinct()
+        beside = select(shadow.version).join_from(_predictions, _shadows, same).where(chosen).distinct()
+        with self._transaction() as connection:
+            log_schema.check_readable(connection, log_schema.OLDEST_WITH_SHADOWS)
+            return sorted({*connection.scalars(replied), *connection.scalars(beside)})
+
     def has_shadows(self) -> bool:
         """Return whether the log has answers of versions whose answer was not the reply."""
         with self._transaction() as connection:

@@ -227,10 +227,13 @@ def _decide(losses: Losses, n: int, half: float, margin: float) -> Decision:
     return Decision.WORSE if has_begun and high < 0 else Decision.UNDECIDED
 
 
-def sentence(found: Comparison, first: str, second: str, loss: str) -> str:
-    """Return the comparison in one sentence with its interval, for the names of two versions and of the loss."""
+def sentence(found: Comparison, first: str, second: str, loss: str, *, unit: str = "requests") -> str:
+    """Return the comparison in one sentence with its interval, for the names of two versions and of the loss.
+
+    `unit` is what there is a loss of.
+    """
     if found.decision is Decision.UNDECIDED:
-        return f"undecided whether {second} is better than {first}: {_interval(found, loss)}; {_waiting(found)}"
+        return f"undecided whether {second} is better than {first}: {_interval(found, loss)}; {_waiting(found, unit)}"
     if found.decision is Decision.BETTER:
         return f"{second} is better than {first}: {_interval(found, loss)}, more than the margin of {_margin(found)}"
     if found.decision is Decision.WORSE:
@@ -244,7 +247,7 @@ def _interval(found: Comparison, loss: str) -> str:
     sign = -1 if found.difference < 0 else 1
     low, high = sorted((sign * found.low, sign * found.high))
     share = f"{abs(found.difference) / found.losses.first.mean:.1%}; " if found.losses.first.mean else ""
-    interval = f"interval {low:.4g} to {high:.4g}" if math.isfinite(low) else "too few for an interval"
+    interval = f"95 % interval {low:.4g} to {high:.4g}" if math.isfinite(low) else "too few for an interval"
     return f"its {loss} is {'more' if sign < 0 else 'less'} by {abs(found.difference):.4g} ({share}{interval})"
 
 
@@ -253,9 +256,9 @@ def _margin(found: Comparison) -> str:
     return f"{found.margin:.4g}" + (f" ({found.margin / mean:.2%})" if mean else "")
 
 
-def _waiting(found: Comparison) -> str:
+def _waiting(found: Comparison, unit: str) -> str:
     more = found.more
     if more is None:
-        return f"at this difference more than {MAX_MORE:,} more true values would not decide it"
+        return f"at this difference {MAX_MORE:,} more {unit} with true values would not decide it"
     about = more if more < 100 else int(float(f"{more:.2g}"))
-    return f"about {about:,} more requests with true values decide it if the difference stays"
+    return f"about {about:,} more {unit} with true values decide it if the difference stays"

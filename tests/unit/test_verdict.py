@@ -236,22 +236,22 @@ def test_without_truths() -> None:
     [
         (
             alternating(1.0, 1_000),
-            "version 2 is better than version 1: its squared error is less by 1 (10.0%; interval 0.904 to 1.096), more "
-            "than the margin of 0.1 (1.00%)",
+            "version 2 is better than version 1: its squared error is less by 1 (10.0%; 95 % interval 0.904 to 1.096), "
+            "more than the margin of 0.1 (1.00%)",
         ),
         (
             alternating(-1.0, 1_000),
-            "version 2 is worse than version 1: its squared error is more by 1 (10.0%; interval 0.904 to 1.096)",
+            "version 2 is worse than version 1: its squared error is more by 1 (10.0%; 95 % interval 0.904 to 1.096)",
         ),
         (
             alternating(0.0, 10_000),
-            "version 2 is practically equal to version 1: its squared error is less by 0 (0.0%; interval -0.03242 to "
-            "0.03242), within the margin of 0.1 (1.00%)",
+            "version 2 is practically equal to version 1: its squared error is less by 0 (0.0%; 95 % interval "
+            "-0.03242 to 0.03242), within the margin of 0.1 (1.00%)",
         ),
         (
             alternating(0.2, 500),
-            "undecided whether version 2 is better than version 1: its squared error is less by 0.2 (2.0%; interval "
-            "0.0621 to 0.3379); about 420 more requests with true values decide it if the difference stays",
+            "undecided whether version 2 is better than version 1: its squared error is less by 0.2 (2.0%; 95 % "
+            "interval 0.0621 to 0.3379); about 420 more requests with true values decide it if the difference stays",
         ),
         (
             alternating(0.2, 50),

@@ -1,0 +1,119 @@
+"""Owns `compare --data`: two trained versions on a table with the target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from model import Store
+from model.cli.main import main
+from tests.support import classifiers, houses
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of 800 rows in two files, and a store with two versions that are fitted on the first."""
+    folder = tmp_path_factory.mktemp("compare")
+    houses.write(str(folder / "houses.csv"))
+    head, *lines = (folder / "houses.csv").read_text().splitlines()
+    for name, part in (("train", lines[:400]), ("holdout", lines[400:])):
+        (folder / f"{name}.csv").write_text("\n".join([head, *part]) + "\n")
+    for learner in ("baseline", "linear"):
+        train = ["train", "prices", "--data", str(folder / "train.csv"), "--target", "price", "--learner", learner]
+        assert main(["--store", str(folder / "store"), *train]) == 0
+    return folder
+
+
+def compare(folder: Path, *arguments: str) -> int:
+    return main(["--store", str(folder / "store"), "compare", "prices", *arguments])
+
+
+def test_better_and_worse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A linear model is better than the baseline, and the baseline is worse than it, on rows that neither saw."""
+    holdout = str(folder / "holdout.csv")
+    assert compare(folder, "1", "2", "--data", holdout) == 0
+    assert capsys.readouterr().out.startswith("version 2 is better than version 1: its squared error is less by")
+    assert compare(folder, "2", "1", "--data", holdout) == 3
+    assert compare(folder, "2", "2", "--data", holdout) == 5  # the same answers 400 times, and it takes 1,000
+
+
+def test_figures_are_those_of_the_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The losses are those of each version's own predictions of the table, which another dialect may have."""
+    table = pd.read_csv(folder / "holdout.csv", sep=";", decimal=",")
+    table.to_csv(folder / "holdout.tsv", sep="\t", index=False)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    means = []
+    for version in (1, 2):
+        model = Store(folder / "store").load(f"prices@{version}")
+        X = model.schema.matrix_from_records([{name: row[name] for name in model.schema.names} for row in rows])
+        means.append(float(np.mean((model.predict(X) - table["price"]) ** 2)))
+
+    for name in ("holdout.csv", "holdout.tsv"):
+        compare(folder, "1", "2", "--data", str(folder / name), "--json")
+        (found,) = json.loads(capsys.readouterr().out)
+        assert [found["loss_of_first"], found["loss_of_second"]] == pytest.approx(means)
+        assert found["requests"] == found["with_truths"] == 400
+
+
+def test_the_champion_and_the_newest_other_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without versions the champion is compared with the newest other version; slices are of any column."""
+    champion = Store(folder / "store").aliases("prices")["champion"]
+    compare(folder, "--data", str(folder / "holdout.csv"), "--by", "district", "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+
+    assert (found["first"], found["second"]) == (f"version {champion}", f"version {3 - champion}")
+    assert set(found["slices"]) == {"Altstadt", "Hafen", "Nord", "West"}
+    compare(folder, "--data", str(folder / "holdout.csv"), "--by", "area")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:-3]] == ["slice", "below"]
+
+
+def without(column: str) -> Any:
+    return lambda table: table.drop(columns=column)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (without("price"), [], "has no column 'price'"),
+        (without("area"), [], "has no column 'area'"),
+        (lambda table: table, ["--by", "distric"], "has no column 'distric'"),
+        (lambda table: table.assign(price="x"), [], "price"),
+        (lambda table: table.assign(area="x"), [], "area"),
+        (lambda table: table, ["--loss", "brier"], "--loss brier is no loss of this model; choose squared or absolute"),
+    ],
+)
+def test_tables_that_cannot_be_compared(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Any,
+    arguments: Sequence[str],
+    message: str,
+) -> None:
+    """A table without a column, or with cells of another kind, is an error that names it."""
+    path = tmp_path / "table.csv"
+    change(pd.read_csv(folder / "holdout.csv", sep=";", decimal=",")).to_csv(path, index=False)
+
+    assert compare(folder, "1", "2", "--data", str(path), *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_classifier_on_a_table(classifiers_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels of every kind are read from a table; a version compared with itself has the same loss."""
+    for name in classifiers.LABELS:
+        stones = classifiers.table(60, seed=3).fillna(57.0)
+        target = Store(classifiers_store).load(name).schema.target.name
+        labels = classifiers.labels(name, stones, seed=3)
+        stones.assign(**{target: labels}).to_csv(tmp_path / "stones.csv", index=False)
+        arguments = ["compare", name, "1", "1", "--data", str(tmp_path / "stones.csv"), "--json"]
+        assert main(["--store", str(classifiers_store), *arguments]) == 5
+        (found,) = json.loads(capsys.readouterr().out)
+        assert found["loss"] == "log loss"
+        assert found["difference"] == 0
+        assert 0 < found["loss_of_first"] < 5
