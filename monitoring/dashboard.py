@@ -309,6 +309,17 @@ def truth() -> Sequence[Panel]:
         error("accuracy", "accuracy", "Classifiers: share of right labels."),
         error("AUC", "auc", "Classifiers: how well probabilities order the rows; 0.5 is no better than chance."),
         graph(
+            "Versions on the same requests",
+            "By how much the loss of a version is less than that of the other one, and the interval, which holds at "
+            "every look. A difference beyond the margin for 10 minutes raises an alert.",
+            "none",
+            *(
+                (f"tabserve:comparison_{name}{{{MODEL}}}", f"{VERSION} against {{{{against}}}} {what}")
+                for name, what in (("difference:mean", "less loss"), ("low", "at least"), ("high", "at most"))
+            ),
+            (f"tabserve:comparison_margin{{{MODEL}}}", "margin"),
+        ),
+        graph(
             "Truths in the window",
             "Rows in the live errors; an alert needs 30.",
             "short",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.live.judge import MINIMUM_ROWS
-from monitoring import drift, service
+from monitoring import comparison, drift, service
 
 
 def groups(
@@ -20,6 +20,7 @@ def groups(
         {"name": "tabserve-objectives", "interval": interval, "rules": service.objectives()},
         {"name": "tabserve-outages", "interval": interval, "rules": service.outages()},
         {"name": "tabserve-live-error", "interval": interval, "rules": service.live_errors(hold=hold)},
+        {"name": "tabserve-comparison", "interval": interval, "rules": comparison.rules(hold=hold)},
         {
             "name": "tabserve-drift",
             "interval": interval,

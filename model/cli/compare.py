@@ -192,7 +192,7 @@ def _margin(text: str) -> Margin:
 
 
 def _as_text(each: _Compared, unit: str) -> Iterator[str]:
-    from model.live.verdict import sentence
+    from model.live.verdict import figure, sentence
 
     evidence, losses = each.evidence, each.evidence.losses
     yield sentence(each.found, each.first, each.second, each.loss.name, unit=unit)
@@ -205,7 +205,7 @@ def _as_text(each: _Compared, unit: str) -> Iterator[str]:
         )
     if losses.first.n and losses.second.n:
         means = [_mean(each.loss.name, mean) for mean in (losses.first.mean, losses.second.mean)]
-        yield f"  {means[0][0]} {means[0][1]:.4g} of {each.first}, {means[1][1]:.4g} of {each.second}"
+        yield f"  {means[0][0]} {figure(means[0][1])} of {each.first}, {figure(means[1][1])} of {each.second}"
     if each.slices:
         yield from _table(each.slices, unit)
 
@@ -224,6 +224,8 @@ def _mean(loss: str, mean: float) -> tuple[str, float]:
 
 
 def _table(slices: Mapping[str, tuple[Evidence, Comparison]], unit: str) -> Iterator[str]:
+    from model.live.verdict import figure
+
     head = ("slice", unit, "with truths", "less loss by", "95 % interval", "verdict")
     lines = [head]
     for name, (evidence, found) in slices.items():
@@ -234,8 +236,8 @@ def _table(slices: Mapping[str, tuple[Evidence, Comparison]], unit: str) -> Iter
                 name[:40],
                 f"{evidence.n_requests:,}",
                 f"{share:.1%}",
-                "" if math.isnan(found.difference) else f"{found.difference:.4g}",
-                f"{found.low:.4g} to {found.high:.4g}" if has_interval else "too few",
+                "" if math.isnan(found.difference) else figure(found.difference),
+                f"{figure(found.low)} to {figure(found.high)}" if has_interval else "too few",
                 str(found.decision),
             )
         )

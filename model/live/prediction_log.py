@@ -461,8 +461,10 @@ class PredictionLog:
             truths=np.concatenate([chunk.truths for chunk in parts]),
         )
 
-    def answers(self, model: str, *, since: datetime, feature: str | None = None) -> Iterator[Answers]:
-        """Yield the rows of a model logged since a time with the answers of every version, about 10,000 at once.
+    def answers(
+        self, model: str, *, since: datetime, feature: str | None = None, rows_at_once: int = _ROWS_AT_ONCE
+    ) -> Iterator[Answers]:
+        """Yield the rows of a model logged since a time with the answers of every version, about so many at once.
 
         Each part is read in a transaction of its own. With `feature` the parts have its cells.
         """
@@ -475,7 +477,7 @@ class PredictionLog:
                 log_schema.check_readable(connection, log_schema.OLDEST_WITH_SHADOWS)
                 times = select(table.time).where(chosen).order_by(table.time)
                 # All rows of a request have its time.
-                after = connection.scalar(times.offset(_ROWS_AT_ONCE - 1).limit(1))
+                after = connection.scalar(times.offset(rows_at_once - 1).limit(1))
                 if after is not None:
                     chosen &= table.time <= after
                 found = self._read_answers(connection, model, chosen, feature)

@@ -241,19 +241,24 @@ def sentence(found: Comparison, first: str, second: str, loss: str, *, unit: str
     return f"{second} is practically equal to {first}: {_interval(found, loss)}, within the margin of {_margin(found)}"
 
 
+def figure(value: float) -> str:
+    """Return a loss for people, with four digits or all of its whole ones."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def _interval(found: Comparison, loss: str) -> str:
     if math.isnan(found.difference):
         return "no true values of both"
     sign = -1 if found.difference < 0 else 1
     low, high = sorted((sign * found.low, sign * found.high))
     share = f"{abs(found.difference) / found.losses.first.mean:.1%}; " if found.losses.first.mean else ""
-    interval = f"95 % interval {low:.4g} to {high:.4g}" if math.isfinite(low) else "too few for an interval"
-    return f"its {loss} is {'more' if sign < 0 else 'less'} by {abs(found.difference):.4g} ({share}{interval})"
+    interval = f"95 % interval {figure(low)} to {figure(high)}" if math.isfinite(low) else "too few for an interval"
+    return f"its {loss} is {'more' if sign < 0 else 'less'} by {figure(abs(found.difference))} ({share}{interval})"
 
 
 def _margin(found: Comparison) -> str:
     mean = found.losses.first.mean
-    return f"{found.margin:.4g}" + (f" ({found.margin / mean:.2%})" if mean else "")
+    return f"{figure(found.margin)}" + (f" ({found.margin / mean:.2%})" if mean else "")
 
 
 def _waiting(found: Comparison, unit: str) -> str:

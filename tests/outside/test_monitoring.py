@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from app import create_app
 from app.config import Config
 from app.version import VERSION
-from model.live import drift
+from model.live import drift, verdict
 from model.live.judge import Distribution
 from model.store.reference import AnyBins, Bins, CategoryBins
 from monitoring import dashboard, files, prometheus, rules
@@ -382,6 +382,56 @@ def check_statistics(cases: Sequence[Case], folder: Path) -> None:
     path = folder / "statistics.json"
     path.write_text(json.dumps(tests))
 
+    promtool("test", "rules", str(path))
+
+
+@needs_promtool
+def test_comparisons(tmp_path: Path) -> None:
+    """The rules' interval and decision on two versions are those of the verdict; versions of one model share alpha."""
+    random = np.random.default_rng(5)
+    series, checks, decisions = [], [], set()
+    for model, n_pairs in (("one", 1), ("many", 3), *((f"m{number}", 1) for number in range(40))):
+        for version in range(2, 2 + n_pairs):
+            n = int(random.choice([50, 150, 1_500, 40_000]))
+            first = random.exponential(10, n)
+            second = first + random.normal(random.choice([-1, -0.05, 0, 0.05, 1]), 1, n)
+            second = np.where(random.random(n) < random.choice([0.02, 1]), second, first)
+            losses = verdict.Losses.paired(first, second)
+            found = verdict.compare(losses, sharing=n_pairs)
+            pair = f'job="tabserve", model="{model}", version="{version}", against="1"'
+            sums = losses.differences
+            assert sums
+            for name, value in (
+                ("requests", sums.n),
+                ("differing_requests", sums.n_nonzero),
+                ("difference", sums.total),
+                ("difference_squares", sums.squares),
+                ("loss", losses.first.total),
+            ):
+                series.append(
+                    {"series": f'tabserve_comparison_{name}{{instance="a", {pair}}}', "values": f"{value!r}x30"}
+                )
+            for name, value in (("low", found.low), ("high", found.high)):
+                same = [{"labels": f"{{{pair}}}", "value": 1}] if np.isfinite(value) else []
+                expr = (
+                    f"abs(tabserve:comparison_{name}{{{pair}}} - ({value!r})) < bool 1e-6"
+                    if same
+                    else (f"tabserve:comparison_{name}{{{pair}}}")
+                )
+                checks.append({"expr": expr, "eval_time": "30m", "exp_samples": same})
+            decided = (
+                [] if found.decision == "undecided" else [{"labels": f'{{decision="{found.decision}"}}', "value": 1}]
+            )
+            expr = f"count by (decision) (tabserve:comparison_decided{{{pair}}})"
+            checks.append({"expr": expr, "eval_time": "30m", "exp_samples": decided})
+            decisions.add(found.decision)
+    tests = [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]
+    path = tmp_path / "comparisons.json"
+    path.write_text(
+        json.dumps({"rule_files": [str(MONITORING / "rules.yaml")], "evaluation_interval": "30m", "tests": tests})
+    )
+
+    assert decisions == {*verdict.Decision}
     promtool("test", "rules", str(path))
 
 

@@ -464,21 +464,20 @@ def test_answers_of_classifiers(log: PredictionLog) -> None:
     assert {version: tuple(found) for version, found in part.labels.items()} == {1: labels["m", 1], 2: labels["m", 2]}
 
 
-def test_answers_come_in_parts_of_whole_requests(log: PredictionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_come_in_parts_of_whole_requests(log: PredictionLog) -> None:
     """No request is divided among parts, none is in two, and none is left out."""
-    monkeypatch.setattr(prediction_log, "_ROWS_AT_ONCE", 4)
     sizes = [3, 1, 5, 1, 1, 2, 4, 1]
     for number, size in enumerate(sizes):
         log.write(rows(f"r{number}", [float(number)] * size, when=NOON + timedelta(seconds=number)))
         log.write_shadows(shadows(f"r{number}", 2, [float(number)] * size))
 
-    parts = list(log.answers("boston-housing", since=NOON))
+    parts = list(log.answers("boston-housing", since=NOON, rows_at_once=4))
     assert [part.answers[2].tolist() for part in parts] == [part.answers[1].tolist() for part in parts]
     found = np.concatenate([part.answers[1] for part in parts])
     assert found.tolist() == np.repeat(np.arange(8.0), sizes).tolist()
     assert len(parts) > 2
     assert all(set(np.unique(part.answers[1], return_counts=True)[1]) <= {*sizes} for part in parts)
-    assert len(list(log.answers("boston-housing", since=NOON + timedelta(seconds=6)))) == 2
+    assert len(list(log.answers("boston-housing", since=NOON + timedelta(seconds=6), rows_at_once=4))) == 2
     assert list(log.answers("boston-housing", since=NOON + timedelta(days=1))) == []
 
 

@@ -36,6 +36,20 @@ from tests.support.houses import write
 write("houses.csv")
 main(["describe", "houses.csv", "--target", "price", "--out", "houses.toml"])
 """
+# What the example of a comparison takes for granted: rows that two versions were fitted on, and others.
+VERSIONS = """
+from model.cli.main import main
+from tests.support.houses import write
+
+write("houses.csv")
+with open("houses.csv") as file:
+    head, *lines = file
+for name, rows in (("train.csv", lines[:400]), ("holdout.csv", lines[400:])):
+    with open(name, "w") as file:
+        file.writelines([head, *rows])
+for learner in ("baseline", "linear"):
+    main(["train", "prices", "--data", "train.csv", "--target", "price", "--learner", learner])
+"""
 # What the examples of an export take for granted: a fitted pipeline, in memory and in files, and its tables.
 FITTED = """
 import joblib
@@ -115,10 +129,11 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     assert words[:3] == [".venv/bin/python", "-m", "model"]
     (tmp_path / "model").symlink_to(ROOT / "model")
     PredictionLog(f"sqlite:///{tmp_path}/predictions.db").write([])
-    if words[3] in ("describe", "import", "train"):  # which must not change the tests' own store
+    if words[3] in ("describe", "import", "train", "compare"):  # which must not change the tests' own store
         store = tmp_path / "store"
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", FITTED + TABLE], cwd=tmp_path, env=environ, check=True)
+        before = VERSIONS if words[3] == "compare" else FITTED + TABLE
+        subprocess.run([sys.executable, "-c", before], cwd=tmp_path, env=environ, check=True)
     if words[3] in ("diff", "promote", "rollback", "tag", "prune"):  # of a store with a second version
         store = Path(shutil.copytree(store, tmp_path / "store"))
         models = Store(store)

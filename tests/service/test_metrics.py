@@ -68,6 +68,10 @@ def test_names_and_labels(client: FlaskClient) -> None:
         },
         "tabserve_validation_rows": "gauge",
         "tabserve_live_error_rows": "gauge",
+        **{
+            f"tabserve_comparison_{name}": "gauge"
+            for name in ("requests", "differing_requests", "difference", "difference_squares", "loss")
+        },
     }
     assert labels["http_requests"] == {"method", "route", "status"}
     assert labels["http_request_duration_seconds"] == {"route", "le"}
