@@ -20,6 +20,7 @@ from model.errors import PredictionLogError
 from model.live.prediction_log import Answers, PredictionLog
 from model.live.verdict import Losses
 from model.metrics import brier_losses, log_losses
+from model.schema import dates
 from model.schema.feature import Category, to_text
 
 Floats = NDArray[np.float64]
@@ -212,26 +213,41 @@ def evidence(judged: Judged, *, is_paired: bool, rows: NDArray[np.bool_] | None 
 
 
 def slices(judged: Judged) -> dict[str, NDArray[np.bool_]]:
-    """Return the rows of each slice of the cells: categories, or quartiles of numbers of which there are many."""
+    """Return the rows of each slice of the cells: categories, or quartiles of many different numbers or dates."""
     cells = judged.cells
-    is_number = np.array([type(cell) in (int, float) and cell == cell for cell in cells], dtype=bool)
-    numbers = np.array(cells[is_number], dtype=np.float64)
-    if len(np.unique(numbers)) > MAX_SLICES:
-        edges = np.unique(np.quantile(numbers, np.arange(1, _QUARTILES) / _QUARTILES))
-        bounds = [f"below {edges[0]:.4g}", *(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))]
-        names = np.array([*bounds, f"{edges[-1]:.4g} and more"], dtype=object)
-        labels = np.array([_label(cell) for cell in cells], dtype=object)
-        labels[is_number] = names[np.searchsorted(edges, numbers, side="right")]
-        order = [*names.tolist(), *sorted(set(labels[~is_number]))]
-    else:
-        labels = np.array([_label(cell) for cell in cells], dtype=object)
-        found, counts = np.unique(labels.astype(str), return_counts=True)
-        order = found[np.argsort(-counts, kind="stable")].tolist()
-        if len(order) > MAX_SLICES:
-            kept = order[: MAX_SLICES - 1]
-            labels[~np.isin(labels.astype(str), kept)] = _OTHERS
-            order = [*kept, _OTHERS]
+    labels = np.array([_label(cell) for cell in cells], dtype=object)
+    has_value = ~np.isin(labels.astype(str), [_MISSING, _UNSEEN])
+    order = _by_frequency(labels)
+    ordered = _as_numbers(cells[has_value].tolist())
+    if ordered and len(np.unique(ordered[0])) > MAX_SLICES:
+        numbers, shown = ordered
+        edges = np.unique(np.quantile(numbers, np.arange(1, _QUARTILES) / _QUARTILES, method="higher"))
+        texts = [shown(edge) for edge in edges.tolist()]
+        names = [f"below {texts[0]}", *(f"{low} to {high}" for low, high in pairwise(texts)), f"{texts[-1]} and more"]
+        labels[has_value] = np.array(names, dtype=object)[np.searchsorted(edges, numbers, side="right")]
+        order = [*dict.fromkeys(names), *(name for name in (_MISSING, _UNSEEN) if name in order)]
+    elif len(order) > MAX_SLICES:
+        kept = order[: MAX_SLICES - 1]
+        labels[~np.isin(labels.astype(str), kept)] = _OTHERS
+        order = [*kept, _OTHERS]
     return {name: labels == name for name in order}
+
+
+def _by_frequency(labels: NDArray[np.object_]) -> list[str]:
+    """Return the different labels, the most frequent first."""
+    found, counts = np.unique(labels.astype(str), return_counts=True)
+    order: list[str] = found[np.argsort(-counts, kind="stable")].tolist()
+    return order
+
+
+def _as_numbers(cells: Sequence[Any]) -> tuple[Floats, Callable[[float], str]] | None:
+    """Return cells that are all numbers or all dates as numbers, and how one of these is written; else None."""
+    if all(type(cell) in (int, float) for cell in cells):
+        return np.array(cells, dtype=np.float64), "{:.4g}".format
+    seconds = [dates.parse(cell) if type(cell) is str else None for cell in cells]
+    if None in seconds:
+        return None
+    return np.array(seconds, dtype=np.float64), lambda second: dates.text_of(second)[:10]
 
 
 def _usual(part: Answers, first: int, second: int) -> Loss | None:

@@ -227,16 +227,24 @@ def sizes(cells: Sequence[Any]) -> dict[str, int]:
 
 
 def test_slices() -> None:
-    """Categories are slices, the most frequent first; many numbers are quartiles; missing and unseen ones are apart."""
+    """Categories are slices, the most frequent first; many numbers or dates are quartiles; missing ones are apart."""
     assert sizes(["b", "a", "b", None, {"unseen": True}, "b", "a"]) == {"b": 3, "a": 2, "missing": 1, "unseen": 1}
     assert sizes([True, False, True]) == {"true": 2, "false": 1}
     assert sizes([1, 2.0, 1]) == {"1": 2, "2.0": 1}
     assert sizes([*range(100), None, NAN]) == {
-        "below 24.75": 25,
-        "24.75 to 49.5": 25,
-        "49.5 to 74.25": 25,
-        "74.25 and more": 25,
+        "below 25": 25,
+        "25 to 50": 25,
+        "50 to 75": 25,
+        "75 and more": 25,
         "missing": 2,
+    }
+    days = [f"2026-{1 + day // 25:02}-{1 + day % 25:02}" for day in range(100)]
+    assert sizes([*days, None]) == {
+        "below 2026-02-01": 25,
+        "2026-02-01 to 2026-03-01": 25,
+        "2026-03-01 to 2026-04-01": 25,
+        "2026-04-01 and more": 25,
+        "missing": 1,
     }
     many = sizes([f"c{number:02}" for number in range(40) for _ in range(number)])
     assert len(many) == comparison.MAX_SLICES
