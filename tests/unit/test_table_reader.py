@@ -55,12 +55,12 @@ def test_interrupted_query(write: Callable[..., Path]) -> None:
     source = write("a\n1\n")
 
     def query() -> None:
-        with open_table(source) as relation:
-            timer.start()
-            # Some seconds: where another thread of DuckDB has all of the work, a query ends before it is interrupted.
-            relation.sql("SELECT count(*) FROM range(500000000) t(i) WHERE i % 7 = 3")
+        # Where another thread of DuckDB has all of the work, a query ends before it is interrupted.
+        for _ in range(8):
+            with open_table(source) as relation:
+                threading.Timer(0.2, interrupt_main).start()
+                relation.sql("SELECT count(*) FROM range(500000000) t(i) WHERE i % 7 = 3")
 
-    timer = threading.Timer(0.2, interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         query()
 
