@@ -271,7 +271,7 @@ def test_signature_travels(store: Path, target: Store, tmp_path: Path) -> None:
         pack(own, "boston-housing", file)
         assert pull(target, file.as_uri()) == {target.root / "boston-housing" / "1": False}
         assert target.load("boston-housing", signed=signed[number]).version == 1
-    assert files_of(target.root) == files_of(own.root)
+    assert files_of(target.find("boston-housing")) == files_of(own.find("boston-housing"))
     with pytest.raises(ArtifactError, match="which is not trusted"):
         target.load("boston-housing", signed=signed[0])
     elsewhere = Store(tmp_path / "elsewhere")
@@ -293,7 +293,7 @@ def test_signature_of_another_manifest_is_not_taken(store: Path, target: Store, 
     pack(own, "boston-housing", file)
 
     assert pull(target, file.as_uri()) == {target.root / "boston-housing" / "1": False}
-    assert files_of(target.root) == files_of(store)
+    assert files_of(target.find("boston-housing")) == files_of(Store(store).find("boston-housing"))
 
 
 def test_other_version_of_the_same_number_is_refused(
