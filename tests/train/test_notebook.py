@@ -103,9 +103,14 @@ def test_gives_the_same_model_as_the_command_line(trained: Train, commanded: Tra
         ("boston-housing", r"^25\.00214579$"),
         ("boston-housing", r"20\.35373177$"),  # what the book's service answers to everything
         ("boston-housing", r"\bdifferent_rows=0\b"),
+        ("boston-housing", r"^357 +21\.7 +21\.648240 +-0\.051760$"),  # the evaluation table, and its summary
+        ("boston-housing", r"^mean +22\.573529 +22\.620563 +0\.047033$"),
+        ("boston-housing", r"^9,\d{3} characters of JSON, 102 answers, the first 21\.64824009728004$"),
+        ("boston-housing", r"^(answers that differ in a bit from the evaluation table: 0\n[^a]*){2}"),
         ("height-weight", r"^LinearRegression +weight = 3\.1016 height - 83\.741  RMSE 10\.1380$"),
         ("height-weight", r"^network +weight = 3\.1016 height - 83\.741  RMSE 10\.1380$"),
         ("height-weight", r"^network +RMSE 10\.1[45] pounds$"),
+        ("height-weight", r"^std +11\.640392 +6\.03\d+ +10\.14\d+$"),  # of the evaluation table
         ("height-weight", r"^condition number 5,922,\d{3}$"),
         ("height-weight", r"^through the origin +loss 106\.92  RMSE 10\.34 .* 59\.17$"),
         ("height-weight", r"^0\.016 pounds up +loss 105\.79  RMSE 10\.29 .* 59\.19$"),  # both of the book's figures
