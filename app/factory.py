@@ -12,7 +12,7 @@ from app.config import Config
 from app.protocols import mlflow, native, v1, v2, vertex
 from app.protocols.runner import FastPath, Runner, add_routes
 from app.protocols.views import Views
-from app.routes import feedback, health, pages
+from app.routes import cards, feedback, health, pages
 from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.serving.inference import Inference
@@ -108,6 +108,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         add_routes(app, endpoint, runner)
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     document = Document(app, endpoints, views, config)
+    app.register_blueprint(cards.blueprint(serving, views))
     app.register_blueprint(pages.blueprint(serving, views, document, server))
     refusal.register(app, refusal.refuse_natively)
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))

@@ -53,6 +53,7 @@ from model.schema.features import (
     shortened,
 )
 from model.store.artifact import Artifact
+from model.store.card import card_of
 from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
 from model.store.versions import Store
@@ -98,6 +99,7 @@ __all__ = [
     "SchemaError",
     "Store",
     "TooManyRowsError",
+    "card_of",
     "check_width",
     "columns_from_csv",
     "described",

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_import(commands)
     store.add_list(commands)
     store.add_show(commands)
+    store.add_card(commands)
     store.add_verify(commands)
     diff.add_diff(commands)
     life.add_promote(commands)

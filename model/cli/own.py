@@ -40,6 +40,8 @@ def add_import(commands: Commands) -> None:
     own.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
     own.add_argument("--unit", default="", help="the unit of what it predicts")
     own.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
+    own.add_argument("--license", default="", help="under which terms it may be used; a tag in the manifest")
+    own.add_argument("--purpose", default="", help="what it is for; on the card")
     own.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
     own.add_argument(
         "--engine",
@@ -86,6 +88,8 @@ def _import(options: argparse.Namespace) -> None:
         unit=options.unit,
         source=options.data.name,
         owner=options.owner,
+        license=options.license,
+        purpose=options.purpose,
         limits=options.limits,
         engine=options.engine,
         tolerance=options.tolerance,

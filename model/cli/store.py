@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model import ArtifactError, NotInStoreError, Store
+from model import ArtifactError, NotInStoreError, Store, card_of
 from model.cli.arguments import REFERENCE, Commands, print_table
 from model.cli.sign import add_trusted_keys, trusted
 from model.store import artifact
+from model.store.card import CARD
 from model.store.mounts import find_store
 
 
@@ -90,6 +91,19 @@ def add_show(commands: Commands) -> None:
 def _show(options: argparse.Namespace) -> None:
     document, _ = artifact.read(Store(options.store).find(options.model), {})
     print(artifact.to_json(document).decode(), end="")
+
+
+def add_card(commands: Commands) -> None:
+    """Declare the command `card`."""
+    card = commands.add_parser("card", help="print the model card of one version, as Markdown")
+    card.add_argument("model", help=REFERENCE)
+    card.set_defaults(run=_card)
+
+
+def _card(options: argparse.Namespace) -> None:
+    folder = Store(options.store).find(options.model)
+    document, files = artifact.read(folder, {}, optional={CARD: artifact.MAX_ARTIFACT_BYTES})
+    print(card_of(document, files[CARD].decode(errors="replace") if CARD in files else None), end="")
 
 
 def add_verify(commands: Commands) -> None:

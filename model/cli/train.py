@@ -97,8 +97,10 @@ def add_train(commands: Commands) -> None:
     )
     train.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
     train.add_argument("--unit", default="", help="the unit of what it predicts, such as EUR; for a regression")
+    train.add_argument("--purpose", default="", help="what it is for; on the card")
     train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
     train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
+    train.add_argument("--license", default="", help="under which terms it may be used; a tag in the manifest")
     train.add_argument("--notebook", action="store_true", help="train through a notebook, which the artifact keeps")
     train.add_argument(
         "--promote",
@@ -156,8 +158,10 @@ def _plan(options: argparse.Namespace) -> Plan:
         random_state=options.random_state,
         title=options.title,
         unit=options.unit,
+        purpose=options.purpose,
         limits=options.limits,
         owner=options.owner,
+        license=options.license,
     )
     return _with_options(plan, vars(options))
 

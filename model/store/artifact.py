@@ -46,6 +46,7 @@ from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
 from model.store import manifest as manifests
 from model.store import reference
+from model.store.card import CARD
 from model.store.files import MAX_JSON_BYTES, open_regular, parse_json
 from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, TREES_ENGINE, File, Manifest
 from model.store.reference import Reference
@@ -64,6 +65,7 @@ REFERENCE = "reference.json"
 # All files together, since each is read completely for its hash. `_MAX_BYTES` limits those that are kept in memory: a
 # forest has 17 MiB at most (`engine.forest.MAX_VECTOR_BYTES`).
 MAX_ARTIFACT_BYTES = 2**31
+MAX_CARD_BYTES = 2**16  # cards have 5 to 30 KB; the worst text of this size takes a second or two to render
 MAX_GOLDEN_ROWS = 1_024  # exports write 64; each is replayed three times
 _MAX_BYTES = {
     GRAPH: MAX_GRAPH_BYTES,
@@ -97,7 +99,8 @@ class Artifact:
     """One verified version of a model, ready to predict.
 
     `golden_predictions` are the trained model's for `golden_rows` `(n_rows, n_features)`, in the form of `predict`.
-    Every engine of this version reproduces them to the `tolerance`, or to the last bit if it is 0.
+    Every engine of this version reproduces them to the `tolerance`, or to the last bit if it is 0. `card` is the text
+    of its model card, None if there is none of at most `MAX_CARD_BYTES`.
     """
 
     path: Path
@@ -110,6 +113,7 @@ class Artifact:
     golden_predictions: NDArray[np.float64]
     tolerance: float
     reference: Reference
+    card: str | None = None
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return `(n_rows,)` float64 for `X` of shape `(n_rows, n_features)`, in the schema's order.
@@ -186,7 +190,7 @@ def load(folder: Path, *, converted: bool = True, signed: Signed | None = None) 
     Raises `ArtifactError`, which names the file and what to do; without `converted` for a converted graph, too, and
     with `signed` for anything that the signature does not cover.
     """
-    document, files = read(folder, _MAX_BYTES, signed=signed)
+    document, files = read(folder, _MAX_BYTES, optional={CARD: MAX_CARD_BYTES}, signed=signed)
     try:
         to_json(document)  # neither a log line nor a page can show strings that are not valid UTF-8
         manifest = manifests.parse(document)
@@ -224,6 +228,7 @@ def load(folder: Path, *, converted: bool = True, signed: Signed | None = None) 
         golden_predictions=answers,
         tolerance=manifest.tolerance,
         reference=distribution,
+        card=files[CARD].decode(errors="replace") if CARD in files else None,
     )
     check_golden_rows(loaded, replayed)
     return loaded
@@ -385,11 +390,16 @@ def _parse_manifest(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def read(
-    folder: Path, max_bytes: Mapping[str, int] | None = None, *, signed: Signed | None = None
+    folder: Path,
+    max_bytes: Mapping[str, int] | None = None,
+    *,
+    optional: Mapping[str, int] | None = None,
+    signed: Signed | None = None,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the manifest's document and the bytes of its files, after checking every file against its hash.
 
-    Keeps only the files in `max_bytes`, which also limits their sizes; all files where it is None. With `signed` the
+    Keeps only the files in `max_bytes`, which also limits their sizes, and those in `optional` that are not larger than
+    it says; all files where `max_bytes` is None. With `signed` the
     signature is verified first, and must cover the manifest and every file that it lists; the folder may have no other.
     Every file is read once, so what is returned is what was verified. Raises `ArtifactError`.
     """
@@ -418,7 +428,7 @@ def read(
             raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
         if file.size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
             raise ArtifactError(folder / name, f"has {file.size} bytes, more than are allowed", "do not use it")
-        in_memory = max_bytes is None or name in max_bytes
+        in_memory = max_bytes is None or name in max_bytes or file.size <= (optional or {}).get(name, -1)
         sha256, content = _read(folder, relative, file.size, in_memory=in_memory)
         if sha256 != file.sha256:
             raise ArtifactError(folder / name, "was changed after it was written: its hash differs", _RESTORE)

@@ -38,7 +38,10 @@ _HEAD = (
     "What is known about a table. Edit it, and give it back: python -m model describe --schema FILE.",
     "A comment says why a column was taken for its type. docs/tables.md explains every key.",
 )
-_TEXTS = ("name", "title", "source", "limits", "data", "notebook", "learner", "target", "task", "group", "time", "date")
+_TEXTS = (
+    *("name", "title", "source", "purpose", "limits", "license", "data", "notebook", "learner"),
+    *("target", "task", "group", "time", "date"),
+)
 _TOP = {**dict.fromkeys(_TEXTS, str), "max_age_days": int}
 _TABLES = {"options": Mapping, "dialect": Mapping, "columns": Mapping, "rules": list, "features": list}
 _DIALECT = {each.name: bool if each.name == "header" else str for each in fields(Dialect)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from model.schema.numbers import is_number
 from model.store.artifact import Artifact
 from model.store.manifest import CONVERTED_ENGINE, Manifest, Proof
 from model.store.versions import CHAMPION, Store
+from model.train.card import curl
 
 _MAX_SHOWN = 6  # categories in a line
 
@@ -71,7 +71,7 @@ def print_use(model: Artifact, store: Store) -> None:
     is_converted = model.manifest.engine == CONVERTED_ENGINE
     serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
     print(f"serve    in a clone of Tabserve: {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}")
-    print(f"ask      {_curl_line(model)}")
+    print(f"ask      {curl(model.name, model.schema, model.golden_rows[0])}")
 
 
 def _promote_line(model: Artifact, store: Store) -> str:
@@ -110,12 +110,3 @@ def _scores_line(scores: AnyScores) -> str:
         auc = "not defined" if scores.auc is None else f"{scores.auc:.4f}"
         return f"{scores.rows:,} rows: log loss {scores.log_loss:.4g}, accuracy {scores.accuracy:.2%}, AUC {auc}"
     return f"{scores.rows:,} rows: RMSE {short(scores.rmse)}, MAE {short(scores.mae)}, R² {scores.r2:.4f}"
-
-
-def _curl_line(model: Artifact) -> str:
-    """Return the request for the first golden row, which is the table's first."""
-    cells = zip(model.schema.names, model.schema.cells, model.golden_rows[0].tolist())
-    row = json.dumps({name: kind.cell(number) for name, kind, number in cells}, ensure_ascii=False)
-    return (
-        f"curl -s localhost:8000/models/{model.name}/predict -H 'Content-Type: application/json' -d {shlex.quote(row)}"
-    )

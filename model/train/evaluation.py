@@ -24,6 +24,7 @@ from model.plots import training as plots
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, NUMBER, Feature, to_text
 from model.schema.features import Matrix, Schema
 from model.task import CLASSIFICATION
+from model.train import baselines
 from model.train.subject import Subject
 
 SMALL_GROUP = 30  # rows below which a group says little
@@ -108,11 +109,23 @@ class Dependence:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """The error of a simpler model on the same rows, and by how much it is larger than the model's, with its interval.
+
+    Both answer the same rows, so the interval of the difference is that of pairs.
+    """
+
+    name: str
+    error: Estimate
+    gain: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What the held-out rows say of a model.
 
-    `loss` names the metric of groups: the RMSE of a regression, the log loss of a classification. `about` is what a
-    partial dependence is of: the prediction, or the probability of a class.
+    `loss` names the metric of groups and baselines: the RMSE of a regression, the log loss of a classification. `about`
+    is what a partial dependence is of: the prediction, or the probability of a class.
     """
 
     rows: int
@@ -124,6 +137,7 @@ class Evaluation:
     importance: Importance | None
     about: str
     dependences: Sequence[Dependence]
+    baselines: Sequence[Comparison]
 
     def facts(self) -> dict[str, Any]:
         """Return the evaluation for the manifest, rounded to six digits."""
@@ -159,6 +173,7 @@ def evaluate(subject: Subject, predict: Predict, schema: Schema, scores: AnyScor
             importance=ranked,
             about=about,
             dependences=list(_dependences(predict, X, schema, order, place)) if ranked else [],
+            baselines=list(_comparisons(subject, schema, losses, overall)),
         )
 
 
@@ -259,6 +274,23 @@ def _error(losses: NDArray[np.float64], answers: NDArray[np.float64]) -> Estimat
     interval: Interval | tuple[None, None] = metrics.mean_interval(losses) if len(losses) > 1 else (None, None)
     ends = [value, *interval]
     return Estimate(*ends) if answers.ndim > 1 else Estimate(*(None if end is None else math.sqrt(end) for end in ends))
+
+
+def _comparisons(
+    subject: Subject, schema: Schema, losses: NDArray[np.float64], overall: Estimate
+) -> Iterator[Comparison]:
+    """Yield how each baseline compares with a model of these losses. Differences of RMSEs are by the delta method."""
+    assert subject.validation
+    for name, answers in baselines.answers(subject, schema).items():
+        theirs = _losses(subject.validation[1], answers)
+        error = _error(theirs, answers)
+        gain = _number(error.value) - _number(overall.value)
+        influences = theirs - losses
+        if answers.ndim == 1:  # how much a row moves each RMSE, which is 0 where all errors are
+            influences = theirs / (2 * (error.value or math.inf)) - losses / (2 * (overall.value or math.inf))
+        low, high = metrics.normal_interval(influences)
+        shift = gain - float(influences.mean())
+        yield Comparison(name, error, Estimate(gain, low + shift, high + shift))
 
 
 def _metrics(scores: AnyScores, y: NDArray[np.float64], answers: NDArray[np.float64]) -> dict[str, Estimate]:

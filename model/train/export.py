@@ -21,6 +21,7 @@ from model.schema.feature import BOOLEAN, CATEGORY, Feature
 from model.schema.features import Matrix, Schema
 from model.store import artifact, reference
 from model.store.artifact import Draft
+from model.store.card import CARD
 from model.store.manifest import Metrics
 from model.task import REGRESSION
 from model.train import card, conformal, evaluation, proof
@@ -88,6 +89,7 @@ def draft_of(
         },
         "tags": dict(subject.tags),
         "engine": {"tolerance": candidate.tolerance, **candidate.engine_facts, "parity": asdict(comparison)},
+        "purpose": subject.purpose,
         "limits": subject.limits,
     }
     # Where the fitted model differs from itself by the batch, servers repeat the compiled one.
@@ -97,7 +99,7 @@ def draft_of(
         artifact.GOLDEN: artifact.to_golden(schema.names, golden, golden_predict(golden)),
         artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),
         **candidate.files,
-        "card.md": card.render(subject, candidate, schema, scores, comparison, found, intervals).encode(),
+        CARD: card.render(subject, candidate, schema, scores, comparison, found, intervals).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in pictures.items()},
     }
     draft = Draft(manifest=facts, files=files)

@@ -47,6 +47,8 @@ def export(
     unit: str = "",
     source: str = "a table in memory",
     owner: str = "",
+    license: str = "",
+    purpose: str = "",
     limits: str = "",
     engine: str = EXACT,
     tolerance: float = 1e-6,
@@ -75,6 +77,8 @@ def export(
         "unit": unit,
         "source": source,
         "owner": owner,
+        "license": license,
+        "purpose": purpose,
         "limits": limits,
     }
     for argument, text in texts.items():
@@ -105,11 +109,13 @@ def export(
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
+        name=name,
         title=title or title_of(name),
         task=task,
         target=predicted,
+        purpose=purpose,
         limits=limits,
-        tags={"task": task.name, "owner": owner},
+        tags={"task": task.name, "owner": owner, "license": license},
         data=Data(
             source=source,
             sha256=hashlib.sha256(matrix.tobytes() + targets.tobytes()).hexdigest(),
@@ -117,6 +123,7 @@ def export(
             warnings=[],
             split=None,
         ),
+        was_checked=False,
         X=matrix,
         training=(matrix, targets),
         validation=validation,

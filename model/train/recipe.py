@@ -81,8 +81,10 @@ class Plan:
     random_state: int = 7
     title: str = ""
     unit: str = ""
+    purpose: str = ""
     limits: str = ""
     owner: str = ""
+    license: str = ""
 
     def resolved(self) -> Plan:
         """Return the plan with what a schema file, or the project's own of that name, says of learner and words.
@@ -92,7 +94,7 @@ class Plan:
         known = self.known()
         plan = self
         if known:
-            said = {name: getattr(known, name) for name in ("data", "learner", "title", "limits")}
+            said = {name: getattr(known, name) for name in ("data", "learner", "title", "purpose", "limits", "license")}
             plan = replace(self, **{name: value for name, value in said.items() if value and not getattr(self, name)})
             if plan.learner == known.learner and not plan.is_search:
                 own_options = options_of(plan.learner, known.options) if plan.learner in LEARNERS else {}
@@ -270,11 +272,13 @@ def subject_of(trained: Trained) -> Subject:
     warnings = [*loaded.warnings, *(trained.search.warnings if trained.search else ())]
     training, validation = fit.rows.training, fit.rows.validation
     return Subject(
+        name=plan.name,
         title=plan.title,
         task=task,
         target=replace(predicted, description=target.description),
+        purpose=plan.purpose,
         limits=plan.limits,
-        tags={"dataset": plan.name, "task": task.name, "owner": plan.owner},
+        tags={"dataset": plan.name, "task": task.name, "owner": plan.owner, "license": plan.license},
         data=Data(
             source=table.description.source or Path(table.source).name,
             sha256=table.sha256,
@@ -282,6 +286,7 @@ def subject_of(trained: Trained) -> Subject:
             warnings=warnings,
             split=Split(validation_share=HELD_OUT, random_state=plan.random_state),
         ),
+        was_checked=True,
         X=trained.X,
         training=(trained.X[training], trained.y[training]),
         validation=(trained.X[validation], trained.y[validation]),

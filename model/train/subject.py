@@ -18,16 +18,21 @@ from model.task import Task
 class Subject:
     """What a model is about, and the rows that it is judged by.
 
-    `X` `(n_rows, n_features)` are all rows of its table. `training` and `validation` are features and targets
-    `(n_rows,)`, of a classifier the positions of the labels; without rows that were held out there is no validation.
+    `name` is that in the store. `purpose` and `limits` are a person's words; `was_checked` says whether the faults of
+    the table were looked for. `X` `(n_rows, n_features)` are all rows of its table. `training` and `validation` are
+    features and targets `(n_rows,)`, of a classifier the positions of the labels; without rows that were held out there
+    is no validation.
     """
 
+    name: str
     title: str
     task: Task
     target: Feature
+    purpose: str
     limits: str
     tags: Mapping[str, str]
     data: Data
+    was_checked: bool
     X: Matrix
     training: tuple[Matrix, NDArray[np.float64]]
     validation: tuple[Matrix, NDArray[np.float64]] | None

@@ -168,10 +168,11 @@ def test_checklist(homes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFi
         "may be missing"
     )
     assert [line.split()[0] for line in lines[6:]] == [
-        *("steps", "compare", "proof", "golden", "training", "holdout", "written", "serve", "ask"),
+        *("steps", "compare", "proof", "golden", "training", "holdout", "written", "champion", "serve", "ask"),
     ]
     assert lines[8].endswith(": 0 differ in any bit")
-    assert lines[13] == f"serve    in a clone of Tabserve: make run MODEL=homes STORE={tmp_path}"
+    assert lines[13] == "champion version 1, which a server loads"
+    assert lines[14] == f"serve    in a clone of Tabserve: make run MODEL=homes STORE={tmp_path}"
     assert lines[-1].startswith("ask      curl -s localhost:8000/models/homes/predict -H")
 
 
@@ -527,7 +528,9 @@ def test_targets_whose_squares_overflow_are_refused(homes: pd.DataFrame, tmp_pat
         export(model, X, y, name="homes", store=tmp_path)
 
 
-@pytest.mark.parametrize("argument", ["name", "title", "target", "unit", "source", "owner", "limits"])
+@pytest.mark.parametrize(
+    "argument", ["name", "title", "target", "unit", "source", "owner", "license", "purpose", "limits"]
+)
 @pytest.mark.parametrize("value", [None, 5, "\ud800"])
 def test_texts_are_checked(homes: pd.DataFrame, tmp_path: Path, argument: str, value: Any) -> None:
     """A text that is none is refused by its name, and nothing is written."""

@@ -182,7 +182,7 @@ def test_learner_and_its_options(homes: Path, tmp_path: Path) -> None:
     assert "search" not in facts
     assert "observed" not in facts
     assert (facts["title"], facts["target"]["unit"], facts["limits"]) == ("Homes", "kEUR", "For no home.")
-    assert facts["tags"] == {"dataset": "homes", "task": "regression", "owner": "sales"}
+    assert facts["tags"] == {"dataset": "homes", "task": "regression", "owner": "sales", "license": ""}
     assert not (tmp_path / "homes" / "runs").exists()
 
 

@@ -56,7 +56,20 @@ def classify(X: Matrix) -> Numbers:
 def subject(X: Matrix, y: Numbers, schema: Schema = SCHEMA, *, task: Any = REGRESSION, target: Feature) -> Subject:
     """Return a subject with these held-out rows."""
     data = Data("a test", "", len(X), [], None)
-    return Subject("Prices", task, target, "", {}, data, X=X, training=(X, y), validation=(X, y))
+    return Subject(
+        name="prices",
+        title="Prices",
+        task=task,
+        target=target,
+        purpose="",
+        limits="",
+        tags={},
+        data=data,
+        was_checked=True,
+        X=X,
+        training=(X, y),
+        validation=(X, y),
+    )
 
 
 def evaluate(about: Subject, asked: Predict, schema: Schema) -> Evaluation | None:
