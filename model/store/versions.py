@@ -184,7 +184,8 @@ class Store:
     def load(self, reference: str, *, converted: bool = True, signed: Signed | None = None) -> Artifact:
         """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`.
 
-        Without `converted` a converted graph is refused; with `signed` what the version's signature does not cover.
+        Without `converted` a converted graph is refused; with `signed` what the version's signature does not cover. A
+        version that an alias names must have the digest that the alias carries.
         """
         path = self.find(reference)
         found = artifact.load(path, converted=converted, signed=signed)
@@ -194,7 +195,20 @@ class Store:
                 f"is of {found.name} version {found.version}, which belongs in another folder",
                 "move it there, or train this version again",
             )
+        if not _VERSION.fullmatch(reference.partition("@")[2]):
+            self._check_is_aliased(found)
         return found
+
+    def _check_is_aliased(self, found: Artifact) -> None:
+        """Raise `ArtifactError` if an alias of a version carries the digest of another one."""
+        move = self.last_move(found.name)
+        aliased = move.aliases.values() if move else ()
+        if any(each.version == found.version and each.digest != found.manifest.digest for each in aliased):
+            raise ArtifactError(
+                found.path / artifact.MANIFEST,
+                "is of another version than the alias was moved to",
+                "restore it from a copy of the store",
+            )
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:

@@ -14,7 +14,7 @@ def test_loading_opens_no_pickle(store: Path, tmp_path: Path) -> None:
     """`verify` accepts an artifact whose pickle is garbage of the right hash, and loads no training package."""
     root = shutil.copytree(store, tmp_path / "store")
     rewrite(root / "boston-housing" / "1", lambda manifest: None, {"pipeline.joblib": b"garbage"})
-    shutil.rmtree(root / "boston-housing" / "moves")  # they know the version of before
+    shutil.rmtree(root / "boston-housing" / "moves")  # by which the version is another one
     script = """if True:
         import sys
         sys.addaudithook(lambda event, _: sys.exit(event) if event == "pickle.find_class" else None)

@@ -20,7 +20,7 @@ NAME = "boston-housing"
 
 def sign(store: Path, key: Path) -> None:
     """Sign the version by the command."""
-    assert main(["--store", str(store), "sign", NAME, "--key", str(key)]) == 0
+    assert main(["--store", str(store), "sign", f"{NAME}@1", "--key", str(key)]) == 0
 
 
 def reload(server: Server) -> None:
@@ -40,7 +40,8 @@ def test_reload_keeps_what_was_signed(store: Path, tmp_path: Path) -> None:
     private, public = key_pair(tmp_path)
     sign(own, private)
     before = artifact.read_manifest(folder)["digest"]
-    with serve(own, tmp_path, WEB_CONCURRENCY="1", TABSERVE_TRUSTED_KEYS=str(public)) as server:
+    settings = {"TABSERVE_MODELS": f"{NAME}@1", "TABSERVE_TRUSTED_KEYS": str(public)}
+    with serve(own, tmp_path, WEB_CONCURRENCY="1", **settings) as server:
         rewrite(folder, lambda manifest: manifest.update(title="other"))
         after = artifact.read_manifest(folder)["digest"]
         reload(server)

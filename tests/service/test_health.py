@@ -17,7 +17,7 @@ from app.config import Config
 from model import Store
 from model.store.artifact import read_draft
 from tests.support.health import BROWSER, curl_line
-from tests.support.service import HOUSE
+from tests.support.service import HOUSE, rewrite
 
 NAME = "boston-housing"
 
@@ -117,6 +117,16 @@ def test_folder_of_another_version(own_store: Path) -> None:
 
     assert client.get("/readyz").status_code == 503
     assert client.post("/predict", json=HOUSE).status_code == 503
+
+
+def test_alias_of_another_version(own_store: Path) -> None:
+    """A version whose manifest is not the one that its alias was moved to is refused, however valid it is."""
+    rewrite(own_store / NAME / "1", lambda manifest: manifest.update(title="Another"))
+    reply = create_app(Config(store=own_store)).test_client().get("/readyz")
+
+    assert create_app(Config(store=own_store, models=(f"{NAME}@1",))).test_client().get("/readyz").status_code == 200
+    assert reply.status_code == 503
+    assert "is of another version than the alias was moved to" in reply.get_json()["reason"]
 
 
 def test_page(client: FlaskClient, store: Path) -> None:

@@ -32,7 +32,7 @@ def few(store: Path, tmp_path: Path) -> FlaskClient:
     copy = Path(shutil.copytree(store, tmp_path / "store"))
     facts = {"rows": 5, "levels": list(HALF_WIDTHS), "half_widths": list(HALF_WIDTHS.values())}
     rewrite(copy / NAME / "1", lambda manifest: manifest.update(intervals=facts))
-    return create_app(Config(store=copy), write_log=lambda pieces: None).test_client()
+    return create_app(Config(store=copy, models=(f"{NAME}@1",)), write_log=lambda pieces: None).test_client()
 
 
 def half_widths(store: Path) -> dict[float, float]:

@@ -58,7 +58,7 @@ def test_what_an_artifact_says_is_no_trust(own_store: Path, tmp_path: Path) -> N
     rewrite(
         folder, lambda manifest: manifest.update(trusted_keys=[public.read_text()]), {"key.pem": public.read_bytes()}
     )
-    assert main(["--store", str(own_store), "sign", NAME, "--key", str(private)]) == 0
+    assert main(["--store", str(own_store), "sign", f"{NAME}@1", "--key", str(private)]) == 0
 
     assert "which is not trusted" in reason(own_store, trusted)
 
