@@ -1,15 +1,15 @@
 """gunicorn's configuration for the service; `gunicorn` reads it by itself when started in this folder.
 
 `WEB_CONCURRENCY` is gunicorn's own variable. `PORT` names the port, or else Vertex AI's `AIP_HTTP_PORT`.
-`GUNICORN_CMD_ARGS` and flags override all other settings. SIGHUP loads the champions again, and keeps the old champions
-if the new ones do not verify on the CPU; a model that verifies on the CPU but not on its GPU leaves the new worker not
-ready. SIGTERM drains.
+`GUNICORN_CMD_ARGS` and flags override all other settings. SIGHUP loads again what the store names, as the move of an
+alias does, and keeps the old versions if the new ones do not verify on the CPU; a model that verifies on the CPU but
+not on its GPU leaves the new worker not ready. SIGTERM drains.
 """
 
 import os
 from functools import partial
 
-from app.server import hooks, settings
+from app.server import hooks, loading, settings
 from app.telemetry.log_lines import LOGGING
 
 server = settings.from_environ_or_exit(os.environ)
@@ -35,7 +35,7 @@ logconfig_dict = LOGGING
 # The life of the master: it reads this file, starts, becomes ready, and reloads at SIGHUP.
 on_starting = hooks.on_starting
 when_ready = partial(hooks.when_ready, server.service)
-on_reload = partial(hooks.on_reload, server.service)
+on_reload = partial(loading.on_reload, server.service)
 
 # The life of a worker.
 pre_fork = hooks.pre_fork

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,8 +40,46 @@ _DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
+# The name of a model, as model/store has them, with an alias or a version; and the role of that version.
+_NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_REFERENCE = re.compile(f"{_NAME}(?:@{_NAME})?")
+_WITH_SHARE = ("canary", "ab")
+_ROLE = re.compile(r"(shadow)|(canary|ab)=([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+
+# A header's name (RFC 9110, section 5.6.2) with the characters that gunicorn passes on.
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
+
 # The characters of a path (RFC 3986) without percent signs, which Flask decodes before it matches.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of `TABSERVE_MODELS`: `name`, `name@alias` or `name@version`, and the role of that version, if any.
+
+    The first entry of a name without a role answers requests for the name; a further one is reached by version alone.
+    `share` is the role's share of the requests, from 0 to 1.
+    """
+
+    reference: str
+    role: str = ""  # one of `app.serving.challengers.Mode`
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.reference.partition("@")[0]
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """Return the entry of a text; no store is asked for the model. Raises `ValueError` for an unknown role."""
+        reference, colon, role = text.partition(":")
+        if not colon:
+            return cls(reference)
+        found = _ROLE.fullmatch(role)
+        if not found or (found[3] and Decimal(found[3]) > 100):
+            raise ValueError(f"the role of {text!r} is none of :shadow, :canary=10% and :ab=50% with at most 100%")
+        return cls(reference, found[1] or found[2], float(Decimal(found[3]) / 100) if found[3] else 1.0)
 
 
 # Each parser returns a setting's text as a value, or raises `ValueError` with what is expected.
@@ -52,13 +91,13 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def _whole_number(maximum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from 1 to `maximum`."""
+def _whole_number(maximum: int, *, minimum: int = 1) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
         # The length first: Python refuses to convert thousands of digits.
-        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= maximum:
-            raise ValueError(f"not a whole number from 1 to {maximum}")
+        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not minimum <= int(text) <= maximum:
+            raise ValueError(f"not a whole number from {minimum} to {maximum}")
         return int(text)
 
     return parse
@@ -78,6 +117,35 @@ def _path(text: str) -> Path:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _models(text: str) -> tuple[str, ...]:
+    """Parse entries of models. Every mistake is named."""
+    texts, entries, mistakes = _names(text), [], []
+    for each in texts:
+        try:
+            entries.append(Entry.parse(each))
+        except ValueError as error:
+            mistakes.append(str(error))
+        if not _REFERENCE.fullmatch(each.partition(":")[0]):
+            mistakes.append(
+                f"{each!r} is not a name, name@alias or name@version of lower-case letters, digits and single dashes"
+            )
+    for name in dict.fromkeys(entry.name for entry in entries):
+        of_name = [entry for entry in entries if entry.name == name]
+        if all(entry.role for entry in of_name) and not mistakes:
+            mistakes.append(f"no entry of {name} is without a role: add the version that answers, such as {name}")
+        if sum(Decimal(str(entry.share)) for entry in of_name if entry.role in _WITH_SHARE) > 1:
+            mistakes.append(f"the shares of {name} add up to more than 100%")
+    if mistakes:
+        raise ValueError(f"not models to serve: {', and '.join(mistakes)}")
+    return texts
+
+
+def _header(text: str) -> str:
+    if not _HEADER.fullmatch(text):
+        raise ValueError("not a header's name")
+    return text
 
 
 def _files(text: str) -> tuple[Path, ...]:
@@ -140,9 +208,31 @@ class Config:
     models: tuple[str, ...] = setting(
         "TABSERVE_MODELS",
         (),
-        _names,
+        _models,
         "models to serve, separated by commas, each `name`, `name@alias` or `name@version`; the first answers "
-        "`/predict`; empty: every model of the store, in alphabetical order",
+        "`/predict`; empty: every model of the store, in alphabetical order. Further entries of a name are reached by "
+        "version, and one that ends in `:shadow`, `:canary=10%` or `:ab=50%` is a "
+        "challenger",
+    )
+    reload_seconds: int = setting(
+        "TABSERVE_RELOAD_SECONDS",
+        10,
+        _whole_number(_MAX_SECONDS, minimum=0),
+        "how often the store is asked whether an alias that is served has moved; a version that it moved to is loaded "
+        "without a gap; 0: at SIGHUP alone",
+    )
+    sticky_header: str = setting(
+        "TABSERVE_STICKY_HEADER",
+        "X-Sticky-Id",
+        _header,
+        "header by which a client always gets the same version in a canary or A/B test; without it, the request id "
+        "decides",
+    )
+    challenger_milliseconds: int = setting(
+        "TABSERVE_CHALLENGER_MILLISECONDS",
+        250,
+        _whole_number(1_000 * _MAX_SECONDS),
+        "longest time that a request waits for the challenger of a canary or A/B test; then the champion answers",
     )
     max_body_bytes: int = setting(
         "TABSERVE_MAX_BODY_BYTES",
@@ -251,6 +341,16 @@ class Config:
     aip_predict_route: str = setting(
         "AIP_PREDICT_ROUTE", "", _route, "path at which Vertex AI asks for predictions of the default model"
     )
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the entries of `models`. Raises `ValueError` for a role that does not exist."""
+        return tuple(map(Entry.parse, self.models))
+
+    @property
+    def sticky_key(self) -> str:
+        """Return where a request's environment has the sticky header."""
+        return f"HTTP_{self.sticky_header.upper().replace('-', '_')}"
 
     @property
     def max_batch_rows(self) -> int:

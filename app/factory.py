@@ -48,7 +48,7 @@ class Service(Flask):
 
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
-        self.metrics.count_bins_from_zero(loaded.models.values())
+        self.metrics.count_versions_from_zero(loaded)
         self.serving.swap(loaded)
 
     def is_immediate(self, environ: WSGIEnvironment) -> bool:
@@ -57,6 +57,7 @@ class Service(Flask):
             self.fast_path.is_immediate(environ["REQUEST_METHOD"], environ["PATH_INFO"])
             and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
+            and not self.fast_path.may_block(environ)
         )
 
     def make_response(self, rv: Any) -> Response:
@@ -75,7 +76,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     loaded = load(
         config.store,
-        config.models,
+        config.entries,
         device=config.device,
         max_batch_rows=config.max_batch_rows,
         ignore_unknown=config.ignore_unknown_columns,
@@ -120,10 +121,10 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
             exchange.route = request.url_rule.rule
             exchange.is_probe = app.view_functions[request.url_rule.endpoint] in views.probes
 
-    app.fast_path = FastPath(app, serving, runner, endpoints, views)
+    app.fast_path = FastPath(app, config, serving, runner, endpoints, views)
     # Pages of other origins may call predictions and feedback.
     routes = {feedback.PATH, *(rule for endpoint in endpoints for rule in endpoint.rules)}
-    cors = Cors(config.cors_origins, routes) if config.cors_origins else None
+    cors = Cors(config.cors_origins, routes, config.sticky_header) if config.cors_origins else None
     middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)
     app.wsgi_app, app.answer_together = middleware, middleware.answer  # type: ignore[method-assign]
     return app

@@ -56,7 +56,7 @@ from model.store.artifact import Artifact
 from model.store.card import card_of
 from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
-from model.store.versions import Store
+from model.store.versions import CHAMPION, Store
 
 if TYPE_CHECKING:
     from model.train.own_model import export
@@ -66,6 +66,7 @@ __all__ = [
     "AS_OTHER",
     "BOOLEAN",
     "CATEGORY",
+    "CHAMPION",
     "DATE",
     "ERROR",
     "INTEGER",

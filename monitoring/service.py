@@ -19,6 +19,7 @@ SLOW = "0.05"  # seconds; a bucket of http_request_duration_seconds
 # the alert soon after its cause ends.
 BURN_RATES = (("1h", 3600, "5m", 14.4, "2m", "critical"), ("6h", 21600, "30m", 6, "15m", "warning"))
 WINDOWS = ("5m", "30m", "1h", "6h")
+CHALLENGER_BUDGET = 0.01  # requests for a challenger that it may leave to the champion
 # With few requests one failure is a large share, but not worth a page.
 MINIMUM_FAILURES = 5
 
@@ -83,8 +84,12 @@ def _burning(name: str, kind: str, budget: float, how: str) -> list[Rule]:
 
 
 def outages() -> list[Rule]:
-    """Return the alerts for a service that is down, lacks a model, gets no traffic or is overloaded."""
+    """Return the alerts for a service that is down, lacks a version, gets no traffic or is overloaded."""
     predictions = f"sum by ({SERVICE}) (increase(http_requests_total{{{PREDICTIONS}}}"
+    challenger = f"{SERVICE}, model, version"
+    failing = f'sum by ({challenger}) (rate(tabserve_challenger_fallbacks_total{{job="tabserve"}}[5m]))'
+    inferences = 'tabserve_inference_duration_seconds_count{job="tabserve", outcome="success"}'
+    answered = f"(sum by ({challenger}) (rate({inferences}[5m])) or 0 * {failing})"
     return [
         alert(
             "TabserveDown",
@@ -112,6 +117,32 @@ def outages() -> list[Rule]:
         ),
         # At the rate of the hour before there would be 15 requests; none arrives by chance once in 3 million quarter
         # hours. If yesterday was as quiet at this time, it is the end of a working day.
+        alert(
+            "TabserveReloadRefused",
+            f'max by ({SERVICE}) (tabserve_reload_refused{{job="tabserve"}}) > 0',
+            hold="2m",  # longer than it takes to write a version's files
+            severity="warning",
+            summary=f"{NAMED} does not serve what its store names: it does not verify.",
+            description="The versions of before answer; the log says why the new ones are refused.",
+        ),
+        alert(
+            "TabserveVersionsNotLoaded",
+            f'max by ({SERVICE}, model) (tabserve_versions_not_loaded{{job="tabserve"}}) > 0',
+            hold="2m",
+            severity="warning",
+            summary="{{ $labels.model }} lacks {{ $value }} of the versions beside its champion.",
+            description=f"On {NAMED} they are missing or do not verify; the champion answers in their place.",
+        ),
+        # What a challenger answered is counted as its inferences; the rest of what was for it are the fallbacks.
+        alert(
+            "TabserveChallengerFails",
+            f"{failing} / ({failing} + {answered}) > {CHALLENGER_BUDGET:g} and\n{failing} * 300 >= {MINIMUM_FAILURES}",
+            hold="5m",
+            severity="warning",
+            summary="The champion answers requests for {{ $labels.model }} version {{ $labels.version }}.",
+            description=f"On {NAMED}, {{{{ $value | humanizePercentage }}}} of the requests for this challenger were "
+            "too slow, failed or were refused by it.",
+        ),
         alert(
             "TabserveNoTraffic",
             f'count by ({SERVICE}) (up{{job="tabserve"}} == 1)\n'

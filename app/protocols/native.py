@@ -1,4 +1,4 @@
-"""POST /predict and /models/<name>/predict: the native API.
+"""POST /predict, /models/<name>/predict and /models/<name>/versions/<version>/predict: the native API.
 
 The forms of `application/json`, which differ in shape:
 
@@ -48,10 +48,19 @@ def blueprint(serving: Serving, views: Views) -> Blueprint:
     @routes.get("/models")
     @views.describe(describe.get(describe.NATIVE, "The loaded models, and which is the default", describe.NAMES))
     def models() -> dict[str, object]:
-        """List the loaded models, and the default one, which `/predict` uses."""
+        """List the loaded models with the version that answers and all others, and the default one."""
         loaded = serving.loaded
         return {
-            "models": [{"name": model.name, "version": model.version} for model in loaded.models.values()],
+            "models": [
+                {
+                    "name": name,
+                    "version": model.version,
+                    "versions": [
+                        {"version": each.version, "role": loaded.role(each)} for each in loaded.versions(name)
+                    ],
+                }
+                for name, model in loaded.models.items()
+            ],
             "default": loaded.default_name,
         }
 
@@ -62,7 +71,7 @@ def endpoint() -> Endpoint:
     """Return the endpoint of the native API."""
     return Endpoint(
         name="predict",
-        rules=("/predict", "/models/<name>/predict"),
+        rules=("/predict", "/models/<name>/predict", "/models/<name>/versions/<version>/predict"),
         media_types=(JSON_TYPE, CSV_TYPE),
         decode=_decode,
         encode=_encode,
@@ -134,9 +143,7 @@ def _encode(answer: Answer) -> Reply:
         fields[INTERVAL] = answer.detail
         fields[LOWER], fields[UPPER] = model.manifest.intervals.around(y, answer.detail)
     fields["model"], fields["version"], fields["request_id"] = model.name, model.version, answer.request_id
-    reply = to_json(fields)
-    reply.headers.append(("X-Model-Version", str(model.version)))
-    return reply
+    return to_json(fields)
 
 
 def probabilities(answer: Answer) -> list[dict[str, float]]:

@@ -16,13 +16,15 @@ from app.errors import OverloadedError
 from app.protocols.endpoint import Answer, Endpoint, Request
 from app.protocols.paths import Paths, paths_for
 from app.protocols.views import Views
+from app.serving.challengers import Challenger, Choice
 from app.serving.current import Serving
 from app.serving.inference import Inference, Rows
+from app.serving.lane import BusyError, SlowError
 from app.serving.loaded import Loaded
 from app.telemetry import log_lines
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import BUSY, FAILED, REFUSED, SLOW, Metrics
 from app.web import body, refusal
-from app.web.exchange import KEY, Exchange, WSGICall, exchange_of
+from app.web.exchange import KEY, Exchange, WSGICall, exchange_of, request_id
 from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
 from model import REASONS, Artifact, Schema, SchemaError
@@ -52,6 +54,7 @@ class Runner:
         decoded: list[tuple[int, Any]] = []
         tables: list[Rows] = []
         loaded, config = self._serving.loaded, self._config
+        choices = loaded.choices
         n_free = config.max_in_flight - self._server.in_flight() + n_answered
         started = time.perf_counter()
         for number, (environ, endpoint, values, route_model) in enumerate(requests):
@@ -67,9 +70,19 @@ class Runner:
                 content = body.read(environ, max_bytes=config.max_body_bytes, min_expanded_bytes=max_table)
                 intervals = model.manifest.intervals
                 request = Request(content, media_type, parameters, environ, model.schema, config.max_rows, intervals)
-                exchange.X, detail = endpoint.decode(request)
-                decoded.append((number, detail))
-                tables.append((model, exchange.X))
+                fallback = None
+                if choices and "version" not in values and (challenger := self._challenger(choices, model, environ)):
+                    answered = self._challenge(challenger, endpoint, request)
+                    if isinstance(answered, Reply):
+                        replies[number] = answered
+                    else:
+                        fallback = challenger, answered
+                if not replies[number]:
+                    exchange.X, detail = endpoint.decode(request)
+                    decoded.append((number, detail))
+                    tables.append((model, exchange.X))
+                    if fallback:  # not for a request that the champion refuses, too
+                        self._metrics.count_fallback(fallback[0].model, fallback[1])
             except Exception as error:
                 replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
@@ -83,7 +96,7 @@ class Runner:
             try:
                 if outcome.y is None:
                     raise outcome.error or RuntimeError("no predictions")
-                replies[number] = endpoint.encode(Answer(outcome.y, model, detail, exchange.request_id, environ))
+                replies[number] = _encode(endpoint, Answer(outcome.y, model, detail, exchange.request_id, environ))
                 exchange.rows, exchange.y = len(X), outcome.y
             except Exception as error:
                 exchange.X = None  # frees memory: the exchange waits to be counted
@@ -91,6 +104,36 @@ class Runner:
             now = time.perf_counter()
             exchange.seconds, started = exchange.seconds + outcome.seconds + now - started, now
         return list(filter(None, replies))
+
+    def _challenger(
+        self, choices: Mapping[str, Choice], model: Artifact, environ: WSGIEnvironment
+    ) -> Challenger | None:
+        """Return which challenger a request without a version is for, if any."""
+        choice = choices.get(model.name)
+        return choice.pick(sticky(environ, self._config)) if choice else None
+
+    def _challenge(self, challenger: Challenger, endpoint: Endpoint, request: Request) -> Reply | str:
+        """Return a challenger's reply, with what is counted in the exchange; or why the champion has to answer."""
+        model, environ = challenger.model, request.environ
+        exchange, reason = exchange_of(environ), REFUSED
+        try:
+            X, detail = endpoint.decode(request._replace(schema=model.schema, intervals=model.manifest.intervals))
+            reason = FAILED
+            outcome = self._inference.run_within(model, X, seconds=self._config.challenger_milliseconds / 1_000)
+            if outcome.y is None:
+                raise outcome.error or RuntimeError("no predictions")
+            reply = _encode(endpoint, Answer(outcome.y, model, detail, exchange.request_id, environ))
+        except BusyError:
+            return BUSY
+        except SlowError:
+            return SLOW
+        except Exception as error:  # whatever it is, the champion answers
+            if reason == FAILED:
+                log_lines.failure((type(error), error, error.__traceback__), exchange.request_id)
+            return reason
+        exchange.model, exchange.X, exchange.y, exchange.rows = model, X, outcome.y, len(X)
+        exchange.engine_seconds = outcome.seconds
+        return reply
 
     def _refuse(self, environ: WSGIEnvironment, endpoint: Endpoint, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""
@@ -105,6 +148,18 @@ class Runner:
         return endpoint.refuse(error)
 
 
+def sticky(environ: WSGIEnvironment, config: Config) -> str:
+    """Return what decides which version answers a request: the client's header, or else the request's id."""
+    return environ.get(config.sticky_key) or request_id(environ)
+
+
+def _encode(endpoint: Endpoint, answer: Answer) -> Reply:
+    """Return an endpoint's reply, whose header says which version answered."""
+    reply = endpoint.encode(answer)
+    reply.headers.append(("X-Model-Version", str(answer.model.version)))
+    return reply
+
+
 class FastPath:
     """Answers requests whose path is known before Flask looks at them, by the runner; has Flask answer the others.
 
@@ -114,8 +169,15 @@ class FastPath:
     """
 
     def __init__(
-        self, app: Flask, serving: Serving, runner: Runner, endpoints: Sequence[Endpoint], views: Views
+        self,
+        app: Flask,
+        config: Config,
+        serving: Serving,
+        runner: Runner,
+        endpoints: Sequence[Endpoint],
+        views: Views,
     ) -> None:
+        self._config = config
         self._flask: WSGIApplication = app.wsgi_app
         self._serving = serving
         self._runner = runner
@@ -125,6 +187,11 @@ class FastPath:
     def is_immediate(self, method: str, path: str) -> bool:
         """Return whether the reply never blocks: the server may make it in its event loop."""
         return (method, path) in self._current().immediate
+
+    def may_block(self, environ: WSGIEnvironment) -> bool:
+        """Return whether a request, at a path whose replies never block by themselves, is for a challenger."""
+        choice = self._current().choices.get(environ["PATH_INFO"])
+        return choice is not None and choice.pick(sticky(environ, self._config)) is not None
 
     def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise.

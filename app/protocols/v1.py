@@ -44,10 +44,12 @@ def blueprint(serving: Serving, views: Views) -> Blueprint:
     @views.describe(describe.get(describe.V1, "whether it is ready", _READY, unready=_READY))
     def status(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether a model is ready: `ready` for KServe's client, `model_version_status` for TensorFlow's."""
-        model = serving.loaded.get(name, version)
+        loaded = serving.loaded
+        model = loaded.get(name, version)
         state = "UNLOADING" if serving.draining else "AVAILABLE"
         statuses = [
-            {"version": str(model.version), "state": state, "status": {"error_code": "OK", "error_message": ""}}
+            {"version": str(each.version), "state": state, "status": {"error_code": "OK", "error_message": ""}}
+            for each in (loaded.versions(name) if version is None else [model])
         ]
         ready = not serving.draining
         return refusal.readiness({"name": model.name, "ready": ready, "model_version_status": statuses}, ready=ready)

@@ -137,12 +137,21 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
         loaded = serving.loaded
         models = [
             {"name": model.name, "version": str(model.version), "state": state, "reason": reason}
-            for model in loaded.models.values()
+            for model in loaded.all_versions
         ]
         models += [
             {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "; ".join(loaded.problems)}
             for name in loaded.requested
             if name not in loaded.models
+        ]
+        models += [
+            {
+                "name": reference.partition("@")[0],
+                "version": reference.partition("@")[2],
+                "state": "UNAVAILABLE",
+                "reason": why,
+            }
+            for reference, why in loaded.absent.items()
         ]
         return [model for model in models if model["state"] == "READY"] if options.get("ready") else models
 
@@ -151,8 +160,10 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
     @views.describe(describe.get(describe.V2, "its tensors", _METADATA))
     def metadata(name: str, version: str | None = None) -> dict[str, object]:
         """Return a model's input and output tensors."""
-        model = serving.loaded.get(name, version)
-        facts = {"name": model.name, "versions": [str(model.version)], "platform": PLATFORM}
+        loaded = serving.loaded
+        model = loaded.get(name, version)
+        versions = [str(each.version) for each in loaded.versions(name)]
+        facts = {"name": model.name, "versions": versions, "platform": PLATFORM}
         return {**facts, **v2_tensors.metadata(model)}
 
     @routes.get("/models/<name>/ready")
@@ -162,7 +173,7 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
     def model_ready(name: str, version: str | None = None) -> tuple[dict[str, object], int, dict[str, str]]:
         """Report whether a model is loaded and the server is not stopping."""
         loaded = serving.loaded
-        ready = name not in loaded.requested or name in loaded.models
+        ready = name not in loaded.requested or loaded.find(name, version) is not None or name in loaded.models
         if ready:
             name, ready = loaded.get(name, version).name, not serving.draining
         return refusal.readiness({"name": name, "ready": ready}, ready=ready)
@@ -187,19 +198,25 @@ def blueprint(serving: Serving, views: Views, metrics: Metrics, recorder: Record
     @routes.get("/models/stats")
     @views.describe(describe.get(describe.V2, "Statistics of all models", _STATISTICS))
     def all_statistics() -> dict[str, object]:
-        """Return the statistics of all models."""
+        """Return the statistics of all versions of all models."""
         recorder.flush()
         counted = metrics.statistics()
-        return {"model_stats": [_statistics(model, counted) for model in serving.loaded.models.values()]}
+        return {"model_stats": [_statistics(model, counted) for model in serving.loaded.all_versions]}
 
     @routes.get("/models/<name>/stats")
     @routes.get("/models/<name>/versions/<version>/stats")
     @views.describe(describe.get(describe.V2, "statistics", _STATISTICS))
     def statistics(name: str, version: str | None = None) -> dict[str, object]:
-        """Return a model's statistics since the start (Triton's extension_statistics.md)."""
-        model = serving.loaded.get(name, version)
+        """Return a model's statistics since the start, of all its versions (Triton's extension_statistics.md)."""
+        loaded = serving.loaded
+        model = loaded.get(name, version)
         recorder.flush()
-        return {"model_stats": [_statistics(model, metrics.statistics())]}
+        counted = metrics.statistics()
+        return {
+            "model_stats": [
+                _statistics(each, counted) for each in (loaded.versions(name) if version is None else [model])
+            ]
+        }
 
     return routes
 

@@ -8,7 +8,7 @@ from app.config import Config
 from app.protocols import describe
 from app.protocols.describe import JSON
 from app.serving.loaded import Loaded
-from app.web.middleware import REQUEST_ID
+from app.web.exchange import REQUEST_ID
 from model import listed
 
 

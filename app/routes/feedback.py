@@ -29,7 +29,7 @@ from app.telemetry import prediction_writer, recorder
 from app.telemetry.metrics import OUTCOMES, Metrics
 from app.telemetry.prediction_writer import LogWriter
 from app.web import body
-from app.web.middleware import REQUEST_ID
+from app.web.exchange import REQUEST_ID
 from app.web.refusal import MAX_DETAILS
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import (

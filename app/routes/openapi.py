@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from flask import Flask
 from werkzeug.routing import Rule
@@ -19,6 +20,7 @@ from app.protocols.paths import paths_of
 from app.protocols.views import Views
 from app.serving.loaded import Loaded
 from app.version import VERSION
+from model import Artifact
 
 _TAGS = (describe.NATIVE, describe.V2, describe.V1, describe.MLFLOW, describe.VERTEX, describe.SERVICE)
 
@@ -82,11 +84,17 @@ class Document:
                     name = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
                     paths.setdefault(path, {})[method] = {**operation, "operationId": name}
         components = dict(_COMPONENTS)
-        for model in loaded.models.values():
-            components[f"{model.name}.row"] = describe.row(model)
-            components[f"{model.name}.native"] = native.describe_body(model, self._config.max_rows)
-            components[f"{model.name}.instances"] = describe.instances(model, self._config.max_rows)
-            components[f"{model.name}.inputs"] = describe.inputs(model, self._config.max_rows)
+        for model in loaded.all_versions:
+            parts = {
+                "row": describe.row(model),
+                "native": native.describe_body(model, self._config.max_rows),
+                "instances": describe.instances(model, self._config.max_rows),
+                "inputs": describe.inputs(model, self._config.max_rows),
+            }
+            for part, schema in parts.items():
+                reference = {"$ref": describe.shared(model, part)["$ref"]}
+                (name,) = _of_version(reference, model, loaded).values()
+                components[name.rpartition("/")[2]] = _of_version(schema, model, loaded)
         return {
             "openapi": "3.1.0",
             "info": {
@@ -109,7 +117,31 @@ class Document:
         for path, model in paths_of(rule, loaded):
             if endpoint:
                 if answering := model or loaded.find(None):
-                    yield "post", path, {**endpoint.describe(answering, self._config)}
+                    described = endpoint.describe(answering, self._config)
+                    if "version" in rule.arguments:
+                        summary = f"{described['summary']} version {answering.version}"
+                        described = {**_of_version(described, answering, loaded), "summary": summary}
+                    yield "post", path, {**described}
             elif operation:
-                summary = f"{model.name}: {operation['summary']}" if model else operation["summary"]
+                summary = operation["summary"]
+                if model:
+                    version = f" version {model.version}" if "version" in rule.arguments else ""
+                    summary = f"{model.name}{version}: {summary}"
                 yield "post" if "requestBody" in operation else "get", path, {**operation, "summary": summary}
+
+
+def _of_version(value: Any, model: Artifact, loaded: Loaded) -> Any:
+    """Return a part of the document in which references to a model's schemas are to those of this version.
+
+    The schemas of the version that answers are named by the model alone, so that a new version changes no name.
+    """
+    if loaded.models.get(model.name) is model:
+        return value
+    if isinstance(value, dict):
+        return {key: _of_version(inner, model, loaded) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_of_version(inner, model, loaded) for inner in value]
+    prefix = f"#/components/schemas/{model.name}."
+    if isinstance(value, str) and value.startswith(prefix):
+        return f"{prefix}{model.version}.{value.removeprefix(prefix)}"
+    return value

@@ -21,6 +21,7 @@ from app.server import bodies
 from app.server.plain import Client, PlainHeads
 
 _MAX_BODY_BYTES = 16_384  # the longest body of a request that the loop answers itself
+_NOTES = "tabserve."  # how the application's own keys of an environment begin
 _MAX_OVERHEAD_BYTES = 2**20  # of a head and of chunk framing, on top of twice the longest body
 
 
@@ -69,6 +70,7 @@ class Connection:
         self.head = b""
         self.head_environ: dict[str, Any] = {}
         self.environ: dict[str, Any] = {}  # of a plain request that is answered in this turn
+        self.notes: dict[str, Any] = {}  # what the application noted about a plain request that a thread answers
 
     def whole_request(self) -> Any:
         """Return gunicorn's request, and parse it if needed; raises what gunicorn's parser raises."""
@@ -150,6 +152,7 @@ class Receiver:
             self._log.exception("The application cannot tell whether a request is immediate")
             immediate = False
         if not immediate:
+            connection.notes = {key: value for key, value in environ.items() if key.startswith(_NOTES)}
             return Next.THREAD
         connection.received, connection.environ = data[start + length :], environ
         return IMMEDIATE

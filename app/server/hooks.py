@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import socket
-import threading
 from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.sock import TCP6Socket
 
 from app.config import Config
+from app.server import loading
 from app.server.worker import ServiceWorker
-from app.serving import loaded, verification
-from app.serving.store_watch import watch
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 
 if TYPE_CHECKING:
@@ -83,20 +81,8 @@ def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
 
 
 def when_ready(settings: Config, server: Any) -> None:
-    """Keep the garbage collector from copying the memory pages that workers share.
-
-    While models cannot be loaded, watch the store and the trusted keys: once repaired, they are loaded as after SIGHUP.
-    """
-
-    def seen_before_failure() -> Any:
-        served = server.app.callable.serving.loaded  # replaced by a reload
-        return served.seen if served.problems else None
-
-    def load_again() -> None:
-        os.kill(os.getpid(), signal.SIGHUP)
-
-    paths = (settings.store, *settings.trusted_keys)
-    threading.Thread(target=watch, args=(paths, seen_before_failure, load_again), daemon=True).start()
+    """Watch the store, and keep the garbage collector from copying the memory pages that workers share."""
+    loading.start_watching(settings, server)
     gc.collect()
     gc.freeze()
 
@@ -133,45 +119,3 @@ def worker_exit(server: Any, worker: Any) -> None:
     if hasattr(worker.wsgi, "metrics"):  # the application was loaded
         worker.wsgi.recorder.close()
         worker.wsgi.metrics.set_in_flight(0)
-
-
-def on_reload(settings: Config, server: Any) -> None:
-    """Load the models again for the new workers; keep the served models if the new ones do not verify.
-
-    A separate process verifies the new models first. If no model is served yet, every model that loads is served, and
-    `/readyz` names the models that do not load.
-    """
-    stop_signals = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
-
-    def stop(number: int, frame: Any) -> None:
-        stop_signals.append(number)
-        handlers[signal.Signals(number)](number, frame)  # type: ignore[operator, misc]  # the master's own functions
-
-    for number in handlers:
-        signal.signal(number, stop)
-    problems, golden = verification.verify_apart(
-        lambda: loaded.load(
-            settings.store,
-            settings.models,
-            device=settings.device,
-            allow_converted=settings.allow_converted,
-            trusted_keys=settings.trusted_keys,
-        ),
-        is_stopping=lambda: bool(stop_signals),
-    )
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    serving = server.app.callable.serving
-    is_served = bool(serving.loaded.models)
-    if golden is not None and not (problems and is_served):
-        try:
-            fresh = server.app.load()
-            problems = fresh.serving.loaded.problems  # the store may have changed since the verification
-            if not (problems and is_served):
-                server.app.callable = fresh
-                return
-        except Exception as error:  # whatever it is, the server keeps the served models
-            problems = (repr(error),)
-    server.log.error("the models are not loaded again: %s", "; ".join(problems))
-    serving.add_golden(golden or {})

@@ -174,6 +174,8 @@ def handle_request(worker: Any, request: Any, connection: Connection) -> bool:
         response, environ = create(request, sink, connection.client, connection.server, worker.cfg)
         environ["gunicorn.socket"] = connection.sock
         environ["wsgi.multithread"] = True
+        environ.update(connection.notes)
+        connection.notes = {}
         worker.count_request()
         if connection.is_truncated or not worker.keeps_connection():
             response.force_close()

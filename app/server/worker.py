@@ -9,6 +9,7 @@ loop receives bytes until a request is complete, and answers the request at once
   takes about a millisecond. `answer_together` then gets all immediate requests that arrived together, as a list of
   pairs of environment and `start_response`. It returns a list with an entry for every request: what the application
   would return, or the exception that it would raise. The bodies are complete, and there is no `wsgi.early_hints`.
+  What `is_immediate` adds to an environment under keys that begin with `tabserve.` is in that of a thread, too.
 
 Threads answer all other requests, after the loop has received them: chunked bodies, `Expect`, HTTP/1.0, and requests
 that are malformed, truncated, long or slow. For these the loop asks gunicorn's parser how the body is framed, and waits

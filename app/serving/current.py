@@ -80,15 +80,15 @@ class Serving:
 
     def _on_device(self, loaded: Loaded, device: Device) -> Loaded:
         """Return a snapshot with its networks on the device, and without those that fail there."""
-        for model in [model for model in loaded.models.values() if has_network(model)]:
+        for model in [model for model in loaded.all_versions if has_network(model)]:
             try:
                 loaded = loaded.with_model(batched(device.load(model), self._max_batch_rows))
             except Exception as error:  # anything that PyTorch and the driver raise
                 if isinstance(error, GoldenRowsError):
                     loaded = loaded.with_golden({(model.name, model.version): False})
                 reason = str(error) if isinstance(error, ModelError) else f"{model.name}: {error!r}"
-                _log.error("not ready: %s", reason)
-                loaded = loaded.without([model.name], reason)
+                _log.error("not on its device: %s", reason)
+                loaded = loaded.without([model], reason)
             else:
                 fields = {"model": model.name, "version": model.version, "device": str(device)}
                 _log.info("model loaded on its device", extra={"fields": fields})
@@ -129,10 +129,10 @@ class Serving:
 
 
 def _without_networks(loaded: Loaded, reason: str) -> Loaded:
-    return loaded.without([model.name for model in loaded.models.values() if has_network(model)], reason)
+    return loaded.without([model for model in loaded.all_versions if has_network(model)], reason)
 
 
 def _batchers(loaded: Loaded) -> list[tuple[tuple[str, int], Batcher]]:
     """Return the engines that batch requests, each with the name and version of its model."""
-    models = loaded.models.values()
+    models = loaded.all_versions
     return [((model.name, model.version), model.engine) for model in models if isinstance(model.engine, Batcher)]

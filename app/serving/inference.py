@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.serving.current import Serving
+from app.serving.lane import Lane
 from model import Artifact, DeviceError, Matrix
 
 Rows = tuple[Artifact, Matrix]
@@ -29,6 +31,8 @@ class Inference:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._lanes: dict[tuple[str, int], Lane] = {}  # made when they are needed: threads do not survive a fork
+        self._making = threading.Lock()
 
     def run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Return the outcome of each request.
@@ -45,6 +49,19 @@ class Inference:
         for numbers in groups.values():
             outcomes.update(zip(numbers, self._run([requests[number] for number in numbers])))
         return [outcomes[number] for number in range(len(requests))]
+
+    def run_within(self, model: Artifact, X: Matrix, *, seconds: float) -> Outcome:
+        """Return the outcome of rows that a version answers in a thread of its own, within so many seconds.
+
+        Raises `BusyError` and `SlowError`, and `ValueError` if the answers cannot be right.
+        """
+        version = model.name, model.version
+        with self._making:
+            lane = self._lanes.get(version) or self._lanes.setdefault(version, Lane(f"{model.name}@{model.version}"))
+        (outcome,) = lane.run(lambda: self._run([(model, X)]), seconds=seconds)
+        if outcome.y is not None and not (len(outcome.y) == len(X) and np.isfinite(outcome.y).all()):
+            raise ValueError("not a finite answer for each row")
+        return outcome
 
     def _run(self, requests: Sequence[Rows]) -> list[Outcome]:
         """Run one engine once; if that fails for several requests, run each alone, so that only bad requests fail."""

@@ -1,6 +1,7 @@
-"""Watches a store whose models could not be loaded, so that the server loads a repaired store without a restart.
+"""Watches a store, so that the server loads what aliases have moved to, and a repaired store, without a restart.
 
-Knows nothing about models: it compares names, sizes, times and permissions of files.
+Knows nothing about models: it compares what the store names with what is served, and names, sizes, times and
+permissions of files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 _log = logging.getLogger("tabserve")
 
@@ -41,15 +43,66 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
     return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, readable
 
 
-def watch(paths: Sequence[Path], failed: Callable[[], Fingerprint | None], load_again: Callable[[], object]) -> None:
-    """Call `load_again` when a store or other files have changed since a failed load and are stable; never return.
+class Moves:
+    """Tells whether the store names other versions than are served, once for each state of the store.
 
-    `paths` are the store and these files. `failed` returns their fingerprint from before the failed load, or None if no
-    load failed. Each state is tried only once, so that a broken artifact is not verified in a loop.
+    `read` returns what the store names now, `served` what it named when the served versions were loaded. `is_back` is
+    called with it while the two are equal. A store that cannot be read is as if it had not changed.
+    """
+
+    def __init__(
+        self, read: Callable[[], object], served: Callable[[], object], is_back: Callable[[Any], object]
+    ) -> None:
+        self._read, self._served, self._is_back = read, served, is_back
+        self._tried: object = None
+        self._is_gone = False
+
+    def __call__(self) -> bool:
+        """Return whether to load again."""
+        try:
+            now = self._read()
+        except OSError as error:
+            if not self._is_gone:
+                _log.error("the store cannot be read, and what is loaded is served on: %s", error)
+            self._is_gone = True
+            return False
+        if self._is_gone:
+            _log.info("the store can be read again")
+        self._is_gone = False
+        if now == self._served():
+            self._tried = None
+            self._is_back(now)
+            return False
+        if now == self._tried:
+            return False
+        self._tried = now
+        _log.info("the store names other versions than are served; loading them")
+        return True
+
+
+def watch(
+    paths: Sequence[Path],
+    failed: Callable[[], Fingerprint | None],
+    load_again: Callable[[], object],
+    moves: Moves,
+    move_seconds: int,
+) -> None:
+    """Call `load_again` when the models should be loaded again; never return.
+
+    That is when `moves`, asked every `move_seconds` if that is not 0, says so; and when the files have changed since a
+    failed load and are stable. `paths` are the store and other files. `failed` returns their fingerprint from before
+    the failed load, or None if no load failed. Each state is tried only once, so that a broken artifact is not verified
+    in a loop.
     """
     tried = last = None
+    next_move = time.monotonic() + move_seconds
     while True:
         time.sleep(_INTERVAL_SECONDS)
+        if move_seconds and time.monotonic() >= next_move:
+            next_move = time.monotonic() + move_seconds - _INTERVAL_SECONDS / 2
+            if moves():
+                load_again()
+                continue
         before = failed()
         if before is None:
             last = None

@@ -84,6 +84,19 @@ REJECTED_ROWS = partial(
     [*_VERSION, "reason", "feature"],
 )
 
+# Does a challenger answer what it is to answer? A request that it fails is answered by the champion.
+FALLBACKS = partial(
+    Counter,
+    "tabserve_challenger_fallbacks_total",
+    "Requests for a challenger that the champion answered, by the reason.",
+    [*_VERSION, "reason"],
+)
+
+# Does the server serve what the store names? A version that does not verify is refused, and the old one answers.
+RELOAD_REFUSED = partial(
+    Gauge, "tabserve_reload_refused", "1 while the store names versions that the server refuses to load, else 0."
+)
+
 # Is there more load than capacity? Then scale out.
 OVERLOAD = partial(Counter, "tabserve_overload_rejections_total", "Requests refused because too many wait.")
 

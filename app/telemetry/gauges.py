@@ -25,7 +25,23 @@ class Snapshot(Protocol):
 
     @property
     def models(self) -> Mapping[str, Artifact]:
-        """Return the models by name."""
+        """Return by name the version that answers."""
+
+    @property
+    def all_versions(self) -> Sequence[Artifact]:
+        """Return every loaded version."""
+
+    @property
+    def requested(self) -> Sequence[str]:
+        """Return the names of all configured models."""
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        """Return the references to versions beside those that answer that could not be loaded, and why."""
+
+    @property
+    def shares(self) -> Mapping[tuple[str, int, str], float]:
+        """Return by name, version and role the share of the requests that a version answers."""
 
     @property
     def golden(self) -> Mapping[tuple[str, int], bool]:
@@ -97,7 +113,7 @@ class ModelCollector(Collector):
         )
         for (name, number), equal in self._served.loaded.golden.items():
             golden.add_metric([name, str(number)], equal)
-        for model in self._served.loaded.models.values():
+        for model in self._served.loaded.all_versions:
             manifest, labels = model.manifest, [model.name, str(model.version)]
             info.add_metric([*labels, manifest.algorithm, manifest.engine, manifest.digest], 1)
             rows.add_metric(labels, manifest.metrics.training.rows)
@@ -107,7 +123,26 @@ class ModelCollector(Collector):
             for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
                 prediction_shares.add_metric([*labels, label], share)
         yield from (info, golden, shares, prediction_shares, rows)
-        yield from (*self._errors(), *self._comparisons(), *self._gpu())
+        yield from (*self._roles(), *self._errors(), *self._comparisons(), *self._gpu())
+
+    def _roles(self) -> Iterable[GaugeMetricFamily]:
+        """Which version is to answer which share of the requests, and is every challenger loaded?"""
+        loaded = self._served.loaded
+        shares = GaugeMetricFamily(
+            "tabserve_model_share",
+            "Share of the requests without a version that a version is to answer, by its role.",
+            labels=["model", "version", "role"],
+        )
+        for (name, number, role), share in loaded.shares.items():
+            shares.add_metric([name, str(number), role], share)
+        absent = GaugeMetricFamily(
+            "tabserve_versions_not_loaded",
+            "Challengers and further versions of the settings that could not be loaded; another version answers.",
+            labels=["model"],
+        )
+        for name in loaded.requested:
+            absent.add_metric([name], sum(each.partition("@")[0] == name for each in loaded.absent))
+        yield from (shares, absent)
 
     def _errors(self) -> Iterable[GaugeMetricFamily]:
         """Do the predictions match the reported truths as well as they matched the validation rows?"""
@@ -124,7 +159,7 @@ class ModelCollector(Collector):
             ("rows", "True values behind the error: with few of them a difference means little"),
         ):
             validation = GaugeMetricFamily(f"tabserve_validation_{name}", f"{meaning}, in validation.", labels=labels)
-            for model in self._served.loaded.models.values():
+            for model in self._served.loaded.all_versions:
                 value = getattr(model.manifest.metrics.validation, name, None)  # each task has metrics of its own
                 if value is not None:
                     validation.add_metric([model.name, str(model.version)], value)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
 
 from app.telemetry import definitions
-from app.telemetry.gauges import LiveErrors, ModelCollector, Served
+from app.telemetry.gauges import LiveErrors, ModelCollector, Served, Snapshot
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import Exchange
 from model import MISSING, AnyBins, Artifact
@@ -24,6 +24,9 @@ from model import MISSING, AnyBins, Artifact
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
 OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what happened to a true value
+
+# Why the champion answered a request that was for a challenger.
+FALLBACKS = REFUSED, FAILED, SLOW, BUSY = "refused", "failed", "slow", "busy"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -73,6 +76,8 @@ class Metrics:
         self._in_flight = definitions.IN_FLIGHT(registry=registry)
         self._rows = definitions.ROWS(registry=registry)
         self._rejected = definitions.REJECTED_ROWS(registry=registry)
+        self._fallbacks = definitions.FALLBACKS(registry=registry)
+        self._reload_refused = definitions.RELOAD_REFUSED(registry=registry)
         self._overload = definitions.OVERLOAD(registry=registry)
         self._feature_bins = definitions.FEATURE_BINS(registry=registry)
         self._prediction_bins = definitions.PREDICTION_BINS(registry=registry)
@@ -87,14 +92,17 @@ class Metrics:
             self._child(self._removed, reason)
         for outcome in OUTCOMES:
             self._child(self._feedback, outcome)
-        self.count_bins_from_zero(served.loaded.models.values())
+        self.count_versions_from_zero(served.loaded)
 
-    def count_bins_from_zero(self, models: Iterable[Artifact]) -> None:
-        """Start the counters of every bin of these models at 0, so that the first value in a bin is an increase.
+    def count_versions_from_zero(self, loaded: Snapshot) -> None:
+        """Start the counters of every bin of these versions at 0, so that the first value in a bin is an increase.
 
-        The same for refused missing values, which are in no bin.
+        The same for refused missing values, which are in no bin, and for what a challenger does not answer.
         """
-        for model in models:
+        for model in loaded.all_versions:
+            if model is not loaded.models.get(model.name):
+                for reason in FALLBACKS:
+                    self._child(self._fallbacks, model.name, model.version, reason)
             for name, bins in model.reference.features.items():
                 self._child(self._rejected, model.name, model.version, MISSING, name)
                 for label in bins.labels:
@@ -144,6 +152,14 @@ class Metrics:
     def count_rejected(self, model: Artifact, n_rows: int, reason: str, feature: str) -> None:
         """Count rows that were refused for one of `model.REASONS` or for their shape; `feature` may be empty."""
         self._child(self._rejected, model.name, model.version, reason, feature).inc(n_rows)
+
+    def count_fallback(self, challenger: Artifact, reason: str) -> None:
+        """Count one request for a challenger that the champion answered, for one of `FALLBACKS`."""
+        self._child(self._fallbacks, challenger.name, challenger.version, reason).inc()
+
+    def set_reload_refused(self, refused: bool) -> None:
+        """Set whether the store names versions that are refused; gunicorn's master does, for all its workers."""
+        self._reload_refused.set(refused)
 
     def count_overload(self) -> None:
         """Count one request that was refused because too many wait."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -12,6 +14,9 @@ from model import Artifact, Matrix
 
 UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
 KEY = "tabserve.exchange"  # of the exchange in the environment of its request
+_ID_KEY = "tabserve.request_id"  # of an id that was made for a request
+# A client's request id that is kept: it is sent back in a header and written to the log.
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass(slots=True)
@@ -37,6 +42,17 @@ def exchange_of(environ: WSGIEnvironment) -> Exchange:
     """Return the exchange of a request, which the middleware stored."""
     found: Exchange = environ[KEY]
     return found
+
+
+def request_id(environ: WSGIEnvironment) -> str:
+    """Return the id of a request: the client's, if that is 1 to 128 visible ASCII characters, else one made for it."""
+    sent: str | None = environ.get("HTTP_X_REQUEST_ID")
+    if sent and REQUEST_ID.fullmatch(sent):
+        return sent
+    made: str | None = environ.get(_ID_KEY)
+    if not made:
+        made = environ[_ID_KEY] = os.urandom(16).hex()
+    return made
 
 
 WSGICall = tuple[WSGIEnvironment, StartResponse]

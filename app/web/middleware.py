@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.web.exchange import KEY, Exchange, WSGICall
-
-# A client's request id that is kept: it is sent back in a header and written to the log.
-REQUEST_ID = re.compile(r"[!-~]{1,128}")
+from app.web.exchange import KEY, Exchange, WSGICall, request_id
 
 # Headers that a page of an allowed origin may send, and read from a reply (the Fetch standard, section 3.3).
 _CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
@@ -23,10 +18,11 @@ _CORS_SECONDS = 600  # how long a browser caches the answer to a preflight reque
 
 @dataclass(frozen=True, slots=True)
 class Cors:
-    """The origins whose pages may send requests, and the routes that allow it."""
+    """The origins whose pages may send requests, the routes that allow it, and a header of ours that they may send."""
 
     origins: Collection[str]
     routes: Collection[str]
+    sticky_header: str
 
     def headers(self, environ: WSGIEnvironment, route: str) -> list[tuple[str, str]]:
         """Return the CORS headers of a reply of `route`; to OPTIONS, those of a preflight reply."""
@@ -38,7 +34,7 @@ class Cors:
             headers.append(("Access-Control-Allow-Origin", origin))
             if environ["REQUEST_METHOD"] == "OPTIONS":
                 headers.append(("Access-Control-Allow-Methods", "POST"))
-                headers.append(("Access-Control-Allow-Headers", _CORS_REQUEST))
+                headers.append(("Access-Control-Allow-Headers", f"{_CORS_REQUEST}, {self.sticky_header}"))
                 headers.append(("Access-Control-Max-Age", str(_CORS_SECONDS)))
             else:
                 headers.append(("Access-Control-Expose-Headers", _CORS_REPLY))
@@ -87,10 +83,8 @@ class ExchangeMiddleware:
 
 def _exchange(environ: WSGIEnvironment) -> Exchange:
     """Attach a new exchange to a request, and return it."""
-    request_id = environ.get("HTTP_X_REQUEST_ID")
-    if not request_id or not REQUEST_ID.fullmatch(request_id):
-        request_id = os.urandom(16).hex()
-    exchange = Exchange(request_id, environ["REQUEST_METHOD"], traceparent=environ.get("HTTP_TRACEPARENT", ""))
+    traceparent = environ.get("HTTP_TRACEPARENT", "")
+    exchange = Exchange(request_id(environ), environ["REQUEST_METHOD"], traceparent=traceparent)
     environ[KEY] = exchange
     return exchange
 

@@ -28,7 +28,7 @@ import pytest
 import requests
 from onnx import helper, numpy_helper
 
-from model import Store
+from model import CHAMPION, Store
 from model.store.artifact import read_draft
 from model.train.compile.onnx import to_onnx
 from tests.support.server import NGINX, Server, end, serve, wait_until
@@ -98,6 +98,18 @@ def load(server: Server) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
+
+
+def add_champion(store: Path) -> Path:
+    """Add a version that is like the first one, promote it, and return its folder."""
+    folder = Store(store).add(NAME, read_draft(store / NAME / "1"))
+    promote(store, int(folder.name))
+    return folder
+
+
+def promote(store: Path, version: int) -> None:
+    """Make a version the champion."""
+    Store(store).move(NAME, "promote", {CHAMPION: version}, after=Store(store).last_move(NAME))
 
 
 @pytest.fixture
@@ -605,7 +617,7 @@ def test_sighup_loads_the_new_champion(own_store: Path, tmp_path: Path) -> None:
     """After SIGHUP the server serves the new champion, and no request fails."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
         assert versions(server) == {"1"}
-        Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
+        add_champion(own_store)
         assert versions(server) == {"1"}
         reload(server)
         assert versions(server) == {"2"}
@@ -630,7 +642,7 @@ def test_sighup_loads_a_second_model(own_store: Path, tmp_path: Path) -> None:
 def test_sighup_keeps_the_old_champion(own_store: Path, tmp_path: Path) -> None:
     """SIGHUP with a champion that does not verify keeps the old champion, ready, and the log names the damaged file."""
     with serve(own_store, tmp_path, WEB_CONCURRENCY="2") as server, load(server) as statuses:
-        damaged = Store(own_store).add(NAME, read_draft(own_store / NAME / "1")) / "trees.npz"
+        damaged = add_champion(own_store) / "trees.npz"
         damaged.write_bytes(b"damaged")
         reload(server)
         assert versions(server) == {"1"}
@@ -651,6 +663,7 @@ def test_slow_verification_does_not_block_the_master(own_store: Path, tmp_path: 
         slow = Store(own_store).add(NAME, read_draft(own_store / NAME / "1"))
         engine = {"kind": "onnx", "tolerance": 1e-9}
         rewrite(slow, lambda manifest: manifest["engine"].update(engine), slow_model(own_store / NAME / "1"))
+        promote(own_store, int(slow.name))
         old = set(server.workers())
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.workers()) > 2)

@@ -51,6 +51,10 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_ready": "gauge",
         "tabserve_model_info": "gauge",
         "tabserve_golden_check_success": "gauge",
+        "tabserve_model_share": "gauge",
+        "tabserve_versions_not_loaded": "gauge",
+        "tabserve_challenger_fallbacks": "counter",
+        "tabserve_reload_refused": "gauge",
         "tabserve_feature_bin": "counter",
         "tabserve_feature_bin_reference_ratio": "gauge",
         "tabserve_prediction_bin": "counter",
@@ -88,6 +92,9 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert labels["tabserve_prediction_log_dropped_rows"] == {"reason"}
     assert labels["tabserve_prediction_log_removed_rows"] == {"reason"}
     assert labels["tabserve_feedback_rows"] == {"outcome"}
+    assert labels["tabserve_model_share"] == {"model", "version", "role"}
+    assert labels["tabserve_versions_not_loaded"] == {"model"}
+    assert labels["tabserve_reload_refused"] == set()
     assert labels["tabserve_model_info"] == {"model", "version", "algorithm", "engine", "digest"}
     assert all(family.documentation for family in families.values())
 

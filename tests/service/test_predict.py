@@ -265,7 +265,9 @@ def test_random_rows(client: FlaskClient, pipeline: Any, rows: list[tuple[float,
 def test_models_are_listed(client: FlaskClient) -> None:
     """`/models` lists every loaded model, its version, and the default model."""
     assert client.get("/models").get_json() == {
-        "models": [{"name": "boston-housing", "version": 1}],
+        "models": [
+            {"name": "boston-housing", "version": 1, "versions": [{"version": 1, "role": "champion"}]},
+        ],
         "default": "boston-housing",
     }
 

@@ -55,7 +55,8 @@ def serve(
 ) -> Iterator[Server]:
     """Run gunicorn as `make run` does until the block ends; `wait` for a path to reply 200. Port "" is any free one.
 
-    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; by default there is no prediction log.
+    `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; by default there is no prediction log, and models
+    are loaded again at SIGHUP alone.
     `prefix` is a command that runs the server.
     """
     if not port:
@@ -63,7 +64,8 @@ def serve(
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TABSERVE_", "PROMETHEUS_", "PORT"))}
-    environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TMPDIR": str(folder), **settings}
+    environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TABSERVE_RELOAD_SECONDS": "0"}
+    environ |= {"TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"
     command = [*prefix, str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
     with stdout.open("wb") as out, stderr.open("wb") as err:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Config, ConfigError
+from app.config import Config, ConfigError, Entry
 
 
 def mistakes(environ: dict[str, str]) -> str:
@@ -47,6 +47,9 @@ def test_defaults() -> None:
         ("MODELS", "a", "models", ("a",)),
         ("MODELS", " a, b@challenger,c@3 ,", "models", ("a", "b@challenger", "c@3")),
         ("MODELS", "", "models", ()),
+        ("MODELS", "a,a@b:shadow,a@2", "models", ("a", "a@b:shadow", "a@2")),
+        ("RELOAD_SECONDS", "0", "reload_seconds", 0),
+        ("STICKY_HEADER", "X-User", "sticky_header", "X-User"),
         ("TRUSTED_KEYS", "", "trusted_keys", ()),
         ("TRUSTED_KEYS", "/keys/a.pem, b.pem", "trusted_keys", (Path("/keys/a.pem"), Path("b.pem"))),
         ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
@@ -80,6 +83,66 @@ def test_invalid_share(text: str) -> None:
     message = mistakes({"TABSERVE_PREDICTION_LOG_SHARE": text})
 
     assert message == f"TABSERVE_PREDICTION_LOG_SHARE is {text!r}, not a number from 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a,A", "'A' is not a name, name@alias or name@version of lower-case letters, digits and single dashes"),
+        ("a@", "'a@' is not a name, name@alias or name@version of lower-case letters, digits and single dashes"),
+        ("a@b@c", "'a@b@c' is not a name, name@alias or name@version of lower-case letters, digits and single dashes"),
+        *(
+            (f"a,a@2:{role}", f"the role of 'a@2:{role}' is none of :shadow, :canary=10% and :ab=50% with at most 100%")
+            for role in ("", "x", "canary", "canary=10", "ab=-1%", "shadow=5%", "ab=100.5%", "ab=1e1%", "shadow:ab=1%")
+        ),
+        ("a@2:shadow", "no entry of a is without a role: add the version that answers, such as a"),
+        ("a,a@2:canary=60%,a@3:ab=40.1%", "the shares of a add up to more than 100%"),
+    ],
+)
+def test_invalid_models(text: str, expected: str) -> None:
+    """An entry is a reference with or without a role, a name has an entry without one, and shares are of a whole."""
+    assert mistakes({"TABSERVE_MODELS": text}) == f"TABSERVE_MODELS is {text!r}, not models to serve: {expected}"
+
+
+def test_every_mistake_in_models() -> None:
+    """All mistakes of the entries are reported at once."""
+    message = mistakes({"TABSERVE_MODELS": "A,b:x,c,c:ab=99%,c:canary=2%"})
+
+    assert [part in message for part in ("'A' is not", "'b:x' is none", "the shares of c")] == [True] * 3
+
+
+_NAMES = st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,3})?", fullmatch=True)
+_PERCENT = st.integers(0, 400).map(lambda quarters: quarters / 4)
+
+
+@given(
+    name=_NAMES,
+    versions=st.lists(_NAMES, max_size=3),
+    roles=st.lists(st.tuples(st.sampled_from(["canary", "ab"]), _PERCENT), max_size=3),
+    shadows=st.lists(_NAMES, max_size=2),
+)
+def test_models_are_read_as_they_are_written(
+    name: str, versions: list[str], roles: list[tuple[str, float]], shadows: list[str]
+) -> None:
+    """Every entry of the grammar is read; shares are exact, and more than 100 % of a name is refused."""
+    expected = [Entry(name), *(Entry(f"{name}@{version}") for version in versions)]
+    expected += [Entry(f"{name}@x", role, percent / 100) for role, percent in roles]
+    expected += [Entry(f"{name}@{version}", "shadow") for version in shadows]
+    texts = [name, *(f"{name}@{version}" for version in versions)]
+    texts += [f"{name}@x:{role}={percent:g}%" for role, percent in roles]
+    texts += [f"{name}@{version}:shadow" for version in shadows]
+    environ = {"TABSERVE_MODELS": " , ".join(texts)}
+
+    if sum(percent for _, percent in roles) > 100:
+        assert "add up to more than 100%" in mistakes(environ)
+    else:
+        assert list(Config.from_environ(environ).entries) == expected
+
+
+@pytest.mark.parametrize("text", ["", "X User", "X_User", "X:", "é", "x" * 101])
+def test_invalid_header(text: str) -> None:
+    """The sticky header is a name that gunicorn passes on."""
+    assert mistakes({"TABSERVE_STICKY_HEADER": text}) == f"TABSERVE_STICKY_HEADER is {text!r}, not a header's name"
 
 
 @pytest.mark.parametrize(
@@ -133,9 +196,9 @@ def test_number_that_is_too_large(name: str, text: str) -> None:
     message = mistakes({name: text})
 
     start, _, most = message.rpartition(" ")
-    assert start == f"{name} is {text!r}, not a whole number from 1 to"
+    assert start in {f"{name} is {text!r}, not a whole number from {least} to" for least in (0, 1)}
     assert Config.from_environ({name: most}) != Config()
-    assert mistakes({name: str(int(most) + 1)}).endswith(f"from 1 to {most}")
+    assert mistakes({name: str(int(most) + 1)}).endswith(f" to {most}")
 
 
 @pytest.mark.parametrize(

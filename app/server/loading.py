@@ -1,0 +1,114 @@
+"""How the master replaces the served versions: at SIGHUP, after a move of an alias, and when a store is repaired.
+
+New workers serve the new versions, and the old workers answer the requests that they have. What does not verify is
+refused, and the old versions go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any, NamedTuple
+
+from app.config import Config
+from app.serving import loaded, verification
+from app.serving.loaded import Wanted, wanted
+from app.serving.store_watch import Fingerprint, Moves, fingerprint, watch
+from model import Store
+
+
+class _Refusal(NamedTuple):
+    """What the store named, and its state, when the server refused to load it."""
+
+    wanted: Wanted
+    seen: Fingerprint
+
+
+_refusal: _Refusal | None = None  # of the last reload, in the master
+
+
+def start_watching(settings: Config, server: Any) -> None:
+    """Watch the store in a thread, and have the server load it as after SIGHUP when that may change what is served.
+
+    That is when an alias has moved that the settings name, or, where something could not be loaded, when the store or
+    the trusted keys have changed.
+    """
+
+    def seen_before_failure() -> Fingerprint | None:
+        if settings.reload_seconds and _refusal:
+            return _refusal.seen
+        served = server.app.callable.serving.loaded  # replaced by a reload
+        return served.seen if served.problems or served.absent else None
+
+    def is_back(now: Wanted) -> None:
+        """Forget a refusal after the store has gone back to what is served."""
+        global _refusal
+        if _refusal and _refusal.wanted != now:
+            _refusal = None
+            server.app.callable.metrics.set_reload_refused(False)
+
+    def load_again() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    moves = Moves(
+        lambda: wanted(Store(settings.store), settings.entries),
+        lambda: server.app.callable.serving.loaded.wanted,
+        is_back,
+    )
+    paths = (settings.store, *settings.trusted_keys)
+    arguments = paths, seen_before_failure, load_again, moves, settings.reload_seconds
+    threading.Thread(target=watch, args=arguments, daemon=True).start()
+
+
+def on_reload(settings: Config, server: Any) -> None:
+    """Load the models again for the new workers; keep the served models if the new ones do not verify.
+
+    A separate process verifies the new models first. If no model is served yet, every model that loads is served, and
+    `/readyz` names the models that do not load.
+    """
+    global _refusal
+    stop_signals = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+
+    def stop(number: int, frame: Any) -> None:
+        stop_signals.append(number)
+        handlers[signal.Signals(number)](number, frame)  # type: ignore[operator, misc]  # the master's own functions
+
+    for number in handlers:
+        signal.signal(number, stop)
+    seen = fingerprint(settings.store, *settings.trusted_keys)
+    try:
+        now = wanted(Store(settings.store), settings.entries)
+    except OSError as error:
+        now = (("", str(error), ""),)
+    problems, golden = verification.verify_apart(
+        lambda: loaded.load(
+            settings.store,
+            settings.entries,
+            device=settings.device,
+            allow_converted=settings.allow_converted,
+            trusted_keys=settings.trusted_keys,
+        ),
+        is_stopping=lambda: bool(stop_signals),
+    )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    serving = server.app.callable.serving
+    is_served = bool(serving.loaded.models)
+    if golden is not None and not (problems and is_served):
+        try:
+            fresh = server.app.load()
+            problems = fresh.serving.loaded.problems  # the store may have changed since the verification
+            if not (problems and is_served):
+                _refusal = None
+                fresh.metrics.set_reload_refused(False)
+                server.app.callable = fresh
+                return
+        except Exception as error:  # whatever it is, the server keeps the served models
+            problems = (repr(error),)
+    server.log.error("the models are not loaded again: %s", "; ".join(problems))
+    serving.add_golden(golden or {})
+    if not stop_signals:
+        _refusal = _Refusal(now, seen)
+        server.app.callable.metrics.set_reload_refused(True)
