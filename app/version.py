@@ -1,3 +1,3 @@
-"""The version of Tabserve, which protocols report as the server's and images have as a label."""
+"""The version of Tabserve, as the service names it."""
 
-VERSION = "0.1.0"
+from model import VERSION as VERSION

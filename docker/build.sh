@@ -14,7 +14,7 @@ fi
 docker info >/dev/null 2>&1 ||
   { echo "the Docker engine does not answer: start Docker, or install it (https://docs.docker.com/engine/install)" >&2; exit 1; }
 
-version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' app/version.py)
+version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' model/version.py)
 suffix=${TARGET:+-$TARGET}
 [[ ${VARIANT:-cpu} == cpu ]] || suffix=-$VARIANT
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)${changed:+-dirty}

@@ -57,6 +57,7 @@ from model.store.card import card_of
 from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
 from model.store.versions import CHAMPION, Store
+from model.version import VERSION
 
 if TYPE_CHECKING:
     from model.train.own_model import export
@@ -78,6 +79,7 @@ __all__ = [
     "OUT_OF_RANGE",
     "REASONS",
     "UNKNOWN",
+    "VERSION",
     "AnyBins",
     "Artifact",
     "ArtifactError",

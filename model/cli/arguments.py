@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
@@ -30,6 +30,15 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a command for the record of its run; those that are empty are left out."""
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("name", "run", "store") and (value or type(value) in (int, float))
+    }
 
 
 def days(text: str) -> int:

@@ -11,7 +11,22 @@ from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
-from model.cli import archive, check, compare, describe, diff, features, life, own, predict, report, sign, store, train
+from model.cli import (
+    archive,
+    check,
+    compare,
+    describe,
+    diff,
+    features,
+    life,
+    own,
+    predict,
+    report,
+    runs,
+    sign,
+    store,
+    train,
+)
 from model.errors import one_line
 
 
@@ -68,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     life.add_tag(commands)
     life.add_prune(commands)
     life.add_history(commands)
+    runs.add_runs(commands)
     sign.add_sign(commands)
     features.add_features(commands)
     predict.add_predict(commands)

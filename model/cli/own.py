@@ -7,7 +7,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from model.cli.arguments import Commands
+from model import Store
+from model.cli.arguments import Commands, given
+from model.store import runs
 
 
 def add_import(commands: Commands) -> None:
@@ -71,26 +73,31 @@ def _type(text: str) -> tuple[str, str]:
 def _import(options: argparse.Namespace) -> None:
     from model.train import model_files, model_table, own_model
 
-    if model_files.runs_code(options.file):
-        print(f"opening  {options.file}, which runs the code in it; no server opens it", file=sys.stderr)
-    fitted = model_files.load(options.file)
-    read = partial(model_table.read, fitted=fitted, target=options.target, types=dict(options.types))
-    X, y = read(options.data)
-    holdout = read(options.holdout, like=X) if options.holdout else None
-    own_model.export(
-        fitted,
-        X,
-        y,
-        name=options.name,
-        holdout=holdout,
-        store=options.store,
-        title=options.title,
-        unit=options.unit,
-        source=options.data.name,
-        owner=options.owner,
-        license=options.license,
-        purpose=options.purpose,
-        limits=options.limits,
-        engine=options.engine,
-        tolerance=options.tolerance,
-    )
+    store = Store(options.store)
+    with runs.recording(store, options.name, runs.IMPORT, parameters=given(options)) as run:
+        run.add(data={"source": str(options.data)})
+        if model_files.runs_code(options.file):
+            print(f"opening  {options.file}, which runs the code in it; no server opens it", file=sys.stderr)
+        fitted = model_files.load(options.file)
+        read = partial(model_table.read, fitted=fitted, target=options.target, types=dict(options.types))
+        X, y = read(options.data)
+        holdout = read(options.holdout, like=X) if options.holdout else None
+        model = own_model.add(
+            fitted,
+            X,
+            y,
+            name=options.name,
+            holdout=holdout,
+            store=store,
+            title=options.title,
+            target="",
+            unit=options.unit,
+            source=options.data.name,
+            owner=options.owner,
+            license=options.license,
+            purpose=options.purpose,
+            limits=options.limits,
+            engine=options.engine,
+            tolerance=options.tolerance,
+        )
+        run.add_version(model.manifest.document)

@@ -15,6 +15,7 @@ from model.cli.sign import add_trusted_keys, trusted
 from model.store import artifact
 from model.store.card import CARD
 from model.store.mounts import find_store
+from model.store.runs import headline
 
 
 def add_list(commands: Commands) -> None:
@@ -47,10 +48,7 @@ def _version(store: Store, name: str, version: int) -> dict[str, Any]:
         document = artifact.read_manifest(store.find(f"{name}@{version}"))
     except ArtifactError as error:
         problem = str(error)
-    metrics = document.get("metrics", {})
-    part = "validation" if metrics.get("validation") else "training"
-    scores = metrics.get(part, {})
-    metric = "log_loss" if "log_loss" in scores else "rmse"
+    metric, part, value = headline(document.get("metrics", {}))
     return {
         "model": name,
         "version": version,
@@ -60,7 +58,7 @@ def _version(store: Store, name: str, version: int) -> dict[str, Any]:
         "rows": document.get("data", {}).get("rows"),
         "metric": metric,
         "of": part,
-        "value": scores.get(metric),
+        "value": value,
         "owner": document.get("tags", {}).get("owner", ""),
         "digest": document.get("digest"),
         "problem": problem,

@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import Commands, count, days
+from model.cli.arguments import Commands, count, days, given
 from model.cli.reading import add_reading, reading
-from model.store import differences, life
+from model.store import differences, life, runs
+from model.store.runs import Recording
 from model.store.versions import CHAMPION
 from model.train.learners import LEARNER_NAMES, LEARNERS
 
@@ -166,49 +167,64 @@ def _plan(options: argparse.Namespace) -> Plan:
     return _with_options(plan, vars(options))
 
 
-def _with_options(plan: Plan, given: dict[str, Any]) -> Plan:
+def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
     """Return the plan with the options of its learner. Raises `ValueError` for those of another one."""
     from dataclasses import replace
 
     learner = plan.resolved().learner
     chosen = {}
     for name, each in LEARNERS.items():
-        for option in given.keys() & each.options.keys():
+        for option in said.keys() & each.options.keys():
             if name != learner:
                 flag = f"--{option.replace('_', '-')}"
                 raise ValueError(f"{flag} is an option of the {name}; leave it out for the {learner}")
-            chosen[option] = given[option]
+            chosen[option] = said[option]
     return replace(plan, options=chosen)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from model.train import checklist, findings, recipe
-    from model.train.search import journal
-
     models = Store(options.store)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
+    with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
+        _train_recorded(options, models, run)
+
+
+def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) -> None:
+    from model.train import checklist, findings, recipe
+    from model.train.search import journal
+    from model.train.search.trials import steps
+
     plan = _plan(options)
+    run.add(learner=plan.resolved().learner)
     if options.notebook and options.promote == IF_BETTER:
         raise ValueError(
             "--promote if-better needs the held-out rows, which a notebook keeps; leave out one of the two"
         )
-    runs = models.root / options.name / "runs"
+    folder = models.root / options.name / runs.RUNS
+    before = journal.state(folder)
     trained = None
     try:
         if options.notebook:
-            made = recipe.draft_from_notebook(plan, runs=runs)
+            run.add(data={"source": plan.resolved().data})
+            made = recipe.draft_from_notebook(plan, runs=folder)
         else:
-            loaded = recipe.load(plan)
+            loaded = recipe.load(plan, tell=run.add)
             findings.print_loaded(loaded)
-            trained = recipe.train(loaded, runs=runs)
+            trained = recipe.train(loaded, runs=folder)
             findings.print_trained(trained)
             checklist.print_comparing()
             made = recipe.draft(trained)
-    except KeyboardInterrupt as interrupt:
-        if plan.resolved().is_search and journal.n_finished(runs):
-            interrupt.add_note("finished trials are kept, and the same command goes on behind them")
+    except BaseException as error:
+        if journal.state(folder) != before:
+            run.add(search=steps(journal.finished_trials(folder), None))
+        if isinstance(error, KeyboardInterrupt) and plan.resolved().is_search and journal.finished_trials(folder):
+            error.add_note("finished trials are kept, and the same command goes on behind them")
         raise
+    if found := made.manifest.get("search"):
+        trials = trained.search.trials if trained and trained.search else journal.finished_trials(folder)
+        run.add(search=steps(trials[: found["leaderboard"]["trials"]], found))
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
+    run.add_version(model.manifest.document)
     checklist.print_version(model)
     _promote(models, model, trained, options.promote)
     checklist.print_use(model, models)

@@ -131,7 +131,7 @@ def following(
     `by` is who moves; empty: this user on this machine. Raises `ValueError` for texts that are no line, and for a name
     that no alias may have.
     """
-    by = by or _who()
+    by = by or who()
     check_texts(why, by)
     check_aliases(aliases)
     return Move(
@@ -247,6 +247,15 @@ def moved(move: Move, name: str) -> MovedError:
     )
 
 
+def who() -> str:
+    """Return who runs this process, as user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}" if _is_line(user) else f"{os.getuid()}@{os.uname().nodename}"
+
+
 def check_texts(why: str, by: str) -> None:
     """Raise `ValueError` for a reason, or for who moves, that is not one line which a terminal shows as it is."""
     for name, text in (("the reason", why), ("who moves it", by)):
@@ -298,15 +307,6 @@ def _read(folder: Path, number: int) -> Move:
         raise ArtifactError(
             path, f"is not a move of aliases: {reason}", f"{_RESTORE}, or remove the move if it is the last"
         ) from None
-
-
-def _who() -> str:
-    """Return user@machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = str(os.getuid())
-    return f"{user}@{os.uname().nodename}" if _is_line(user) else f"{os.getuid()}@{os.uname().nodename}"
 
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -23,6 +22,7 @@ from model.store import artifact, reference
 from model.store.artifact import Draft
 from model.store.card import CARD
 from model.store.manifest import Metrics
+from model.store.runs import git_commit
 from model.task import REGRESSION
 from model.train import card, conformal, evaluation, proof
 from model.train.candidate import Candidate
@@ -153,13 +153,3 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
 def _distributions() -> Mapping[str, Sequence[str]]:
     """Return the installed packages by the names that they are imported by, which takes half a second to find."""
     return packages_distributions()
-
-
-def git_commit() -> str | None:
-    """Return the commit of the running code, with `-dirty` if files were changed; None outside git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        completed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return completed.stdout.strip()

@@ -18,6 +18,7 @@ from model.schema.feature import DATE, INTEGER, Category
 from model.schema.features import Matrix
 from model.store.artifact import Artifact
 from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data
+from model.store.runs import EXPORT, recording
 from model.store.versions import Store
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import checklist, frames
@@ -84,8 +85,52 @@ def export(
     for argument, text in texts.items():
         if not isinstance(text, str) or not is_utf8(text):
             raise ExportError(f"{argument} is {text!r}; pass a string that can be written in UTF-8")
+    parameters = {**texts, "engine": engine, "tolerance": tolerance}
     models = Store(Path(store))
-    models.versions(name)  # refuses a name that cannot be one, before the work
+    with recording(models, name, EXPORT, parameters={key: value for key, value in parameters.items() if value}) as run:
+        model = add(
+            fitted,
+            X,
+            y,
+            name=name,
+            holdout=holdout,
+            store=models,
+            title=title,
+            target=target,
+            unit=unit,
+            source=source,
+            owner=owner,
+            license=license,
+            purpose=purpose,
+            limits=limits,
+            engine=engine,
+            tolerance=tolerance,
+        )
+        run.add_version(model.manifest.document)
+    return model
+
+
+def add(
+    fitted: Any,
+    X: Any,
+    y: Any,
+    *,
+    name: str,
+    holdout: tuple[Any, Any] | None,
+    store: Store,
+    title: str,
+    target: str,
+    unit: str,
+    source: str,
+    owner: str,
+    license: str,
+    purpose: str,
+    limits: str,
+    engine: str,
+    tolerance: float,
+) -> Artifact:
+    """Do what `export` does, but for the record of the run."""
+    store.versions(name)  # refuses a name that cannot be one, before the work
     if engine not in ENGINES:
         raise ExportError(f"the engine {engine!r} does not exist; choose one of {', '.join(ENGINES)}")
     if not 0 < tolerance <= MAX_ALLOWED:
@@ -136,9 +181,9 @@ def export(
         print(f"mind     {candidate.allowance.reason}")
     checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures={})
-    model = models.load(f"{name}@{models.add(name, draft).name}")
+    model = store.load(f"{name}@{store.add(name, draft).name}")
     checklist.print_version(model)
-    checklist.print_use(model, models)
+    checklist.print_use(model, store)
     return model
 
 

@@ -24,6 +24,7 @@ from model.schema.features import Matrix
 from model.store import artifact
 from model.store.artifact import Draft
 from model.store.manifest import Data, Split
+from model.store.runs import Tell
 from model.store.versions import Store
 from model.table import checks, infer, recipes
 from model.table.checks import Quality
@@ -189,12 +190,19 @@ class Trained:
         return {"losses": losses}
 
 
-def load(plan: Plan, *, today: date | None = None) -> Loaded:
-    """Read and check the table. Raises `DataError` with a report of all that prevents training on it."""
+def load(plan: Plan, *, today: date | None = None, tell: Tell | None = None) -> Loaded:
+    """Read and check the table. Raises `DataError` with a report of all that prevents training on it.
+
+    `tell` takes what becomes known of the table for the record of a run, before it is checked.
+    """
     started = monotonic()
     plan = plan.resolved()
     known = plan.known()
+    if tell:
+        tell(data={"source": plan.data})
     with open_table(plan.data, **recipes.reading(known, plan.reading)) as relation:
+        if tell:
+            tell(data={"sha256": relation.sha256, "rows": relation.n_rows})
         described = infer.describe(
             relation,
             target=plan.target,

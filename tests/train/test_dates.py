@@ -104,7 +104,7 @@ def test_step_that_does_not_know_dates_is_refused(
         with pytest.raises(ExportError, match="turn them into numbers by Formulas, such as month\\(sold\\)") as caught:
             export(fitted, X, table["price"][X.index], name="sales", store=tmp_path / "store")
         assert sentence in str(caught.value)
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 def test_dates_that_reach_the_model_are_refused(table: pd.DataFrame, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_text_that_is_no_date_in_a_file(
 
     assert main(arguments) != 0
     assert "sales.csv has '3/4/2021' in the column 'sold', which is no date in ISO 8601" in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 def test_report_of_dates(sales_store: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from model import Store
 from model.cli.main import main
 from model.errors import DeviceError
 from model.train import gpu_clocks
@@ -151,4 +152,4 @@ def test_training_on_another_device_is_refused(asked: Path, tmp_path: Path, caps
     assert main([*command, "--gpu-clocks", "2619,1980"]) == 1
     assert "the training runs on cpu, which is no NVIDIA GPU; leave --gpu-clocks out" in capsys.readouterr().err
     assert not asked.exists()
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []

@@ -131,7 +131,7 @@ def test_hostile_table_is_described_or_refused(tmp_path: Path, seed: int) -> Non
 
 @pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds[0]} to {seeds[-1]}")
 def test_hostile_table_gives_a_candidate_or_one_report(tmp_path: Path, seeds: range) -> None:
-    """`train` adds a version that can be served, or one report with its number of faults; nothing else, in 1 GB."""
+    """`train` adds a version that can be served, or one report with its faults; beside it the run's record; in 1 GB."""
     for seed in seeds:
         (tmp_path / f"{seed}.csv").write_bytes(hostile(seed, target=has_target(seed)))
     code = f"""
@@ -153,11 +153,11 @@ if __name__ == "__main__":
         if status == 0:
             n_candidates += 1
             assert store.load(name).manifest.version == 1
-            assert {entry.name for entry in (tmp_path / "store" / name).iterdir()} == {"1", "aliases.json"}
+            assert {entry.name for entry in (tmp_path / "store" / name).iterdir()} == {"1", "moves", "runs"}
             continue
         assert status == 1
         assert said.startswith(f"error: {seed}.csv")
-        assert not list((tmp_path / "store").glob(f"{name}/*"))
+        assert [entry.name for entry in (tmp_path / "store").glob(f"{name}/*")] == ["runs"]
         if counted := re.search(r"is not a table: (\d+) fault", said):
             assert min(int(counted[1]), 10) == len(re.findall(r"^  (?!…)", said, re.MULTILINE))
     assert n_candidates >= 5

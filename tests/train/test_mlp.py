@@ -293,7 +293,7 @@ def test_missing_device_is_refused(capsys: pytest.CaptureFixture[str], tmp_path:
     error = capsys.readouterr().err
     assert "there is no cuda here: PyTorch" in error
     assert "use cpu" in error
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 @pytest.mark.parametrize("name", ["tpu", "gpu0", "cpu:x", ""])
@@ -483,7 +483,7 @@ def test_options_that_do_not_go_together_are_refused(
     assert main(["--store", str(tmp_path / "store"), "train", *arguments]) == 1
 
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 def test_any_table_can_have_an_mlp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,12 +180,12 @@ def test_text_in_front_of_a_network_is_refused() -> None:
 
 
 def test_step_that_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
-    """A step of one's own in front of a network is refused by name, and nothing is written."""
+    """A step of one's own in front of a network is refused by name, and no version is written."""
     table = rows()[["area", "rooms"]].fillna(0)
     model = make_pipeline(PCA(), NetworkRegressor(max_epochs=1, device="cpu")).fit(table, table["rooms"])
     with pytest.raises(ExportError, match="PCA"):
         export(model, table, table["rooms"], name="rents", store=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert Store(tmp_path).versions("rents") == []
 
 
 @pytest.mark.parametrize("labels", [["a", "b", "a", "b"], [1, 2, 1, 2], [2.0, 1.0, 2.0, 1.0], [True, False] * 2])

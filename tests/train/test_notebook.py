@@ -154,7 +154,7 @@ def test_bad_data_stops_the_notebook_and_writes_nothing(
 
     assert main(["--store", str(tmp_path / "store"), "train", name, "--notebook", "--data", str(path)]) == 1
     assert problem in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

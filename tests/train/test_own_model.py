@@ -46,7 +46,7 @@ from sklearn.preprocessing import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import check_array
 
-from model import export
+from model import Store, export
 from model.cli.main import main
 from model.errors import ExportError, SchemaError
 from model.store import artifact
@@ -291,7 +291,7 @@ def test_rows_that_the_model_does_not_predict_are_refused(tmp_path: Path, X: Any
 
     with pytest.raises(ExportError, match=sentence):
         export(fitted, X, np.arange(float(len(X))), name="m", holdout=holdout, store=tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_trees_beyond_what_is_served_are_refused(
 
     with pytest.raises(ExportError, match=r"it has 5 trees with .* smaller ones by max_leaf_nodes"):
         export(fitted, homes[["rooms"]], homes["price"], name="homes", store=tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 def test_whole_numbers_that_the_steps_take_for_categories(tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_model_that_cannot_be_exact_is_refused(
     with pytest.raises(ExportError, match=r".") as caught:
         export(fitted, X, homes["price"], name="homes", store=tmp_path / "store")
     assert sentence in str(caught.value)
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 @pytest.mark.parametrize(
@@ -494,7 +494,7 @@ def test_table_that_cannot_be_served_is_refused(
     with pytest.raises(ExportError, match=r".") as caught:
         export(fitted, change(X), homes["price"], name="homes", store=tmp_path / "store")
     assert sentence in str(caught.value)
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []
 
 
 @pytest.mark.parametrize(

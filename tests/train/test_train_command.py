@@ -18,7 +18,7 @@ import pytest
 
 from model import Store
 from model.cli.main import main
-from model.store import artifact
+from model.store import artifact, runs
 from model.store.artifact import Artifact
 from model.train import proof
 from tests.support.service import ROOT
@@ -97,6 +97,15 @@ def test_own_regression(homes: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["observed"]["leaderboard"][facts["search"]["learner"]]["fit_seconds"] > 0
     assert "## How it was found" in (found.path / "card.md").read_text()
     assert found.manifest.intervals is not None
+    ((run,), _) = runs.read(Store(tmp_path), "homes")
+    assert (run.outcome, run.version, run.facts["digest"]) == ("finished", 1, found.manifest.digest)
+    assert run.parameters["trials"] == 3
+    assert run.part("data") == {"source": str(homes), "sha256": facts["data"]["sha256"], "rows": N_ROWS - 2}
+    assert run.part("metrics") == facts["metrics"]
+    assert [(each["learner"], each["state"]) for each in run.part("search")["trials"]] == [
+        (family, "complete") for family in ("baseline", "linear", "lightgbm")
+    ]
+    assert {each["learner"] for each in run.part("search")["leaderboard"]} == {each.family for each in board.standings}
 
 
 def test_own_classification(homes: Path, tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_learner_and_its_options(homes: Path, tmp_path: Path) -> None:
     assert "observed" not in facts
     assert (facts["title"], facts["target"]["unit"], facts["limits"]) == ("Homes", "kEUR", "For no home.")
     assert facts["tags"] == {"dataset": "homes", "task": "regression", "owner": "sales", "license": ""}
-    assert not (tmp_path / "homes" / "runs").exists()
+    assert not (tmp_path / "homes" / "runs" / "journal.jsonl").exists()
 
 
 def test_derived_feature_is_served(homes: Path, tmp_path: Path) -> None:
@@ -277,11 +286,14 @@ def test_interrupted_command_says_how_to_go_on(homes: Path, tmp_path: Path) -> N
         assert process.stderr is not None
         lines = process.stderr.read().splitlines()
     n_trials = journal.read_bytes().count(b"\n") - 1
+    ((stopped,), _) = runs.read(Store(tmp_path), "homes")
     again = subprocess.run(
         [sys.executable, "-m", "model", *words], cwd=ROOT, check=True, capture_output=True, text=True, timeout=600
     )
 
     assert lines[-1] == "interrupted; finished trials are kept, and the same command goes on behind them"
+    assert (stopped.outcome, stopped.version) == ("interrupted", None)
+    assert len(stopped.part("search")["trials"]) == stopped.part("search")["n_trials"] == n_trials
     assert f"search   goes on behind {n_trials} trials that were finished" in again.stderr.splitlines()
 
 
@@ -304,6 +316,7 @@ def test_killed_command_goes_on(homes: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
 
     assert not list(store.glob("homes/*/manifest.json"))
+    assert runs.read(Store(store), "homes") == ([], [])
     kept = journal.read_bytes().splitlines()[:3]
     found = alone(store, homes, *options)
     assert journal.read_bytes().splitlines()[:3] == kept
@@ -337,7 +350,7 @@ def test_killed_command_goes_on(homes: Path, tmp_path: Path) -> None:
 def test_bad_input_is_one_line(
     homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    """What cannot be done is one line with exit status 1; a store that has versions is left as it was."""
+    """What cannot be done is one line with exit status 1; the store is as it was, but for the record of the run."""
     store = tmp_path / "store"
     (store / "homes" / "1").mkdir(parents=True)
 
@@ -346,7 +359,11 @@ def test_bad_input_is_one_line(
     assert error.count("\n") == 1
     assert error.startswith("error: ")
     assert message in error
-    assert [str(path.relative_to(store)) for path in sorted(store.rglob("*"))] == ["homes", "homes/1"]
+    ((run,), damaged) = runs.read(Store(store), "homes")
+    assert (run.outcome, f"error: {run.error}\n", damaged) == ("failed", error, [])
+    assert {str(path.relative_to(store)) for path in store.rglob("*")} == {
+        *("homes", "homes/1", "homes/runs", f"homes/runs/{run.id}.json"),
+    }
 
 
 @pytest.mark.parametrize(

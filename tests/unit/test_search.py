@@ -18,7 +18,7 @@ from model.train import frames
 from model.train.learners import LEARNERS
 from model.train.learners.family import Size
 from model.train.search.choice import next_trial
-from model.train.search.journal import NAME, Journal, n_finished
+from model.train.search.journal import NAME, Journal, finished_trials
 from model.train.search.leaderboard import interval, leaderboard
 from model.train.search.progress import Progress, print_resumed
 from model.train.search.rows import part
@@ -159,10 +159,10 @@ def test_journal_gives_its_trials_back(tmp_path: Path) -> None:
 
     with Journal(folder, {"key": "a" * 64}) as again:
         assert (again.trials, again.finished) == (trials, {60.0: 4, 90.5: 6})
-    assert n_finished(folder) == 6
+    assert finished_trials(folder) == trials[:6]
     with Journal(folder, {"key": "b" * 64}) as other:
         assert (other.trials, other.finished) == ([], {})
-    assert n_finished(folder) == n_finished(tmp_path / "none") == 0
+    assert finished_trials(folder) == finished_trials(tmp_path / "none") == []
     assert sorted(path.name for path in folder.iterdir()) == ["journal-aaaaaaaaaaaa.jsonl", NAME]
 
 

@@ -95,9 +95,18 @@ class Journal:
                 os.close(descriptor)
 
 
-def n_finished(folder: Path) -> int:
-    """Return how many trials of the last search in this folder are finished."""
-    return sum(_TRIAL in line for line in _lines(folder / NAME)[0])
+def finished_trials(folder: Path) -> list[Trial]:
+    """Return the finished trials of the last search in this folder."""
+    return [Trial.of(line[_TRIAL]) for line in _lines(folder / NAME)[0] if _TRIAL in line]
+
+
+def state(folder: Path) -> tuple[int, int] | None:
+    """Return what each finished trial in this folder changes, and each other search; None where there was no search."""
+    try:
+        found = (folder / NAME).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size
 
 
 def _locked(folder: Path) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from model.store.runs import MAX_TRIALS
+
 BASELINE, LINEAR = "baseline", "linear"
 COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
 _MANY = 1_000  # rows of a fold, from which the first may stop a trial
@@ -55,6 +57,37 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     """Return the complete trial with the lowest score, the earliest of equal ones; None if there is none."""
     complete = [trial for trial in trials if trial.state == COMPLETE]
     return min(complete, key=lambda trial: trial.score, default=None)
+
+
+def steps(trials: Sequence[Trial], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the record of a run keeps of a search: every trial, the best ones where there are too many.
+
+    `found` are the search's facts in the manifest, None for a search that did not end.
+    """
+    kept = sorted(sorted(trials, key=lambda trial: trial.score)[:MAX_TRIALS], key=lambda trial: trial.number)
+    facts: dict[str, Any] = {
+        "n_trials": len(trials),
+        "trials": [
+            {
+                "number": trial.number,
+                "learner": trial.family,
+                "state": trial.state,
+                "scores": list(trial.scores),
+                "seconds": round(trial.seconds, 3),
+                "parameters": dict(trial.parameters),
+                **({"reason": trial.reason} if trial.reason else {}),
+            }
+            for trial in kept
+        ],
+    }
+    if found:
+        board = found["leaderboard"]
+        facts |= {"learner": found["learner"], "metric": board["metric"], "left_out": board["left_out"]}
+        facts["leaderboard"] = [
+            {"learner": each["family"], "trial": each["trial"], "trials": each["n_trials"], **each["score"]}
+            for each in board["entries"]
+        ]
+    return facts
 
 
 def stops(scores: Sequence[float], best: Sequence[float] | None, n_judged: int) -> bool:
