@@ -41,8 +41,16 @@ def add_runs(commands: Commands) -> None:
         metavar="N",
         help="remove all but the N newest runs; those that wrote a version of the store stay",
     )
+    add_mlflow(what, "send the runs, versions and aliases that are not there yet to an MLflow server")
     command.add_argument("--json", action="store_true", help="print JSON instead")
     command.set_defaults(run=_runs)
+
+
+def add_mlflow(parser: argparse._ActionsContainer, help: str) -> None:
+    """Declare the option that names an MLflow server."""
+    parser.add_argument(
+        "--mlflow", nargs="?", const="", metavar="URI", help=f"{help} (default: the one in MLFLOW_TRACKING_URI)"
+    )
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -56,7 +64,7 @@ def _runs(options: argparse.Namespace) -> None:
         found[name], damaged = runs.read(store, name)
         for error in damaged:
             print(f"damaged  {one_line(str(error))}", file=sys.stderr)
-        if not found[name] and not damaged and options.name:
+        if not found[name] and not damaged and options.name and options.mlflow is None:
             if not store.versions(name):
                 store.find(name)  # an unknown model has its own message
             raise NotInStoreError(f"no run of the model {name!r} was recorded in the store {store.root}")
@@ -66,6 +74,9 @@ def _runs(options: argparse.Namespace) -> None:
         _compare(*(_find(store, found[options.name], each) for each in options.compare), as_json=options.json)
     elif options.keep:
         _keep(store, options.name, options.keep)
+    elif options.mlflow is not None:
+        for name in dict.fromkeys([*found, *([] if options.name else store.names())]):
+            send(store, name, options.mlflow)
     elif options.plot:
         _plot(found, options.plot)
     else:
@@ -190,6 +201,20 @@ def _keep(store: Store, name: str, keep: int) -> None:
         print(f"{id} is gone")
     if not gone:
         print("nothing to remove: no older run is without a version of the store")
+
+
+def send(store: Store, name: str, uri: str) -> None:
+    """Send the runs, versions and aliases of a model to an MLflow server, and print what was new to it."""
+    from model import on_mlflow
+
+    sent = on_mlflow.send(store, name, uri)
+    numbers = [f"{version} as its {number}" for version, number in sent.versions.items() if str(version) != number]
+    print(
+        f"mlflow   {name}: {sent.n_runs} runs and {sent.n_versions} versions are new there, {sent.n_aliases} aliases "
+        f"moved{'; it has version ' if numbers else ''}{', '.join(numbers)}"
+    )
+    for problem in sent.problems:
+        print(f"mlflow   {name}: not sent: {one_line(problem)}", file=sys.stderr)
 
 
 def _points(found: Sequence[Run], metric: str) -> list[Point]:

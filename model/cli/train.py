@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
 from model.cli.arguments import Commands, count, days, given
 from model.cli.reading import add_reading, reading
+from model.cli.runs import add_mlflow, send
 from model.store import differences, life, runs
 from model.store.runs import Recording
 from model.store.versions import CHAMPION
@@ -110,6 +112,7 @@ def add_train(commands: Commands) -> None:
         help="make it the champion where there is one: always, or if it is better on the held-out rows beyond the "
         "95 %% interval of the difference (default: %(default)s)",
     )
+    add_mlflow(train, "then send what is new of the model to an MLflow server")
     add_reading(train)
     for name, learner in LEARNERS.items():
         if learner.options:
@@ -185,8 +188,15 @@ def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
 def _train(options: argparse.Namespace) -> None:
     models = Store(options.store)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
-    with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
-        _train_recorded(options, models, run)
+    try:
+        with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
+            _train_recorded(options, models, run)
+    finally:
+        if options.mlflow is not None:
+            try:
+                send(models, options.name, options.mlflow)
+            except ModelError as error:  # the run is kept, and its version is in the store
+                print(f"mlflow   not sent: {error}", file=sys.stderr)
 
 
 def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) -> None:

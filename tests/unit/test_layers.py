@@ -30,8 +30,10 @@ ROOMS: dict[str, set[str]] = {
     },
     "model.cli": {
         *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
-        *("model.plots", "model.train"),
+        *("model.plots", "model.train", "model.on_mlflow"),
     },
+    "model.on_mlflow": {"model.errors", "model.schema", "model.store"},
+    "model.pyfunc": {"model.store"},
     "model.__main__": {"model.cli"},
     "app.config": set(),
     "app.version": {"model"},
@@ -73,6 +75,7 @@ MAY_IMPORT = {
     "model.live": {"matplotlib"},
     "model.table": {"duckdb", "fsspec", "pandas", "tomlkit"},
     "model.train": HEAVY,
+    "model.on_mlflow": {"mlflow"},
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},
     "model.store.device": {"torch"},
@@ -96,6 +99,7 @@ WEB = {"flask", "werkzeug", "gunicorn", "prometheus_client", "requests"}
 # Modules that set an environment variable for a library.
 SETTERS = {
     "model.engine.runtime": "ORT_DISABLE_TELEMETRY",
+    "model.on_mlflow": "MLFLOW_DISABLE_TELEMETRY",
     "model.train": "OMP_WAIT_POLICY",
     "model.train.learners.mlp": "CUBLAS_WORKSPACE_CONFIG",
 }
@@ -180,7 +184,7 @@ def test_compiling_knows_no_learner() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("model")])
 def test_model_knows_nothing_of_the_service(name: str) -> None:
-    """The model imports nothing of the web and reads no environment variable; three modules set one for a library."""
+    """The model imports nothing of the web and reads no environment variable; four modules set one for a library."""
     source = MODULES[name].read_text()
     uses = [line.strip() for line in source.splitlines() if "os.environ" in line]
 

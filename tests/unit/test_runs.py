@@ -77,14 +77,13 @@ SEARCH = {
 @pytest.fixture
 def kept(shelf: Store) -> Store:
     """A store with three versions and four runs: of version 1, a failed one, one that was interrupted, of version 2."""
-    for number, changes in enumerate(
-        [
-            {"facts": {**SMALL.facts, "search": SEARCH}},
-            {"outcome": FAILED, "error": "no column\n\x1b[31mred", "facts": {"data": {"sha256": "b"}}},
-            {"outcome": INTERRUPTED, "facts": {}},
-            {"facts": {**SMALL.facts, "version": 2, "metrics": {"training": {"log_loss": 0.5}}}, "parameters": {}},
-        ]
-    ):
+    changed: list[dict[str, Any]] = [
+        {"facts": {**SMALL.facts, "search": SEARCH}},
+        {"outcome": FAILED, "error": "no column\n\x1b[31mred", "facts": {"data": {"sha256": "b"}}},
+        {"outcome": INTERRUPTED, "facts": {}},
+        {"facts": {**SMALL.facts, "version": 2, "metrics": {"training": {"log_loss": 0.5}}}, "parameters": {}},
+    ]
+    for number, changes in enumerate(changed):
         runs.write(shelf.root / "m" / "runs", replace(SMALL, id=f"2026010{number + 1}-000000-000000", **changes))
     return shelf
 
