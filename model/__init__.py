@@ -54,6 +54,7 @@ from model.schema.features import (
 )
 from model.store.artifact import Artifact
 from model.store.card import card_of
+from model.store.differences import RowDifferences, check_comparable, row_differences, translated
 from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
 from model.store.versions import CHAMPION, Store
@@ -98,20 +99,24 @@ __all__ = [
     "Problem",
     "Reference",
     "RefusedRowsError",
+    "RowDifferences",
     "Schema",
     "SchemaError",
     "Store",
     "TooManyRowsError",
     "card_of",
+    "check_comparable",
     "check_width",
     "columns_from_csv",
     "described",
     "export",
     "listed",
+    "row_differences",
     "shape_problems",
     "short",
     "shortened",
     "to_text",
+    "translated",
 ]
 
 

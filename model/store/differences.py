@@ -42,6 +42,19 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
+class RowDifferences:
+    """How two versions answer each row, `(n_rows,)`: differently in any bit, by how much, and with another label.
+
+    A size is the difference of two predictions, or the largest difference of two probabilities of one label; it is 0
+    for answers that differ in the sign of a zero only, and may be NaN or infinite. A regression has no labels.
+    """
+
+    differ: NDArray[np.bool_]
+    sizes: NDArray[np.float64]
+    relabelled: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Gain:
     """By how much the mean loss of an old version is above a new one's, over the same rows, with its 95 % interval.
 
@@ -88,13 +101,35 @@ def answers(old: Artifact, of_old: Matrix, new: Artifact, of_new: Matrix) -> Ans
 
     Raises `ModelError` if their answers are of other kinds.
     """
-    before, after = _in_labels_of(old, old.predict(of_old), new), new.predict(of_new)
+    found = row_differences(old, old.predict(of_old), new, new.predict(of_new))
+    labels = None if found.relabelled is None else int(found.relabelled.sum())
+    return Answers(len(found.differ), int(found.differ.sum()), float(found.sizes.max(initial=0.0)), labels)
+
+
+def row_differences(
+    old: Artifact, before: NDArray[np.float64], new: Artifact, after: NDArray[np.float64]
+) -> RowDifferences:
+    """Compare two versions' answers to the same rows, in the form of `Artifact.predict`.
+
+    Raises `ModelError` if their answers are of other kinds.
+    """
+    before = _in_labels_of(old, before, new)
     differ = before.view(np.int64) != after.view(np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes = np.abs(before - after)
     if before.ndim == 1:
-        return Answers(len(before), int(differ.sum()), float(np.abs(before - after).max(initial=0.0)), None)
-    largest = float(np.abs(before[:, 1:] - after[:, 1:]).max(initial=0.0))
-    labels = int((before[:, 0] != after[:, 0]).sum())
-    return Answers(len(before), int(differ.any(axis=1).sum()), largest, labels)
+        return RowDifferences(differ, sizes, None)
+    relabelled = before[:, 0] != after[:, 0]
+    return RowDifferences(differ.any(axis=1), sizes[:, 1:].max(axis=1, initial=0.0), relabelled)
+
+
+def check_comparable(old: Artifact, new: Artifact) -> None:
+    """Raise `ModelError` if the answers of two versions are of other kinds, or have other labels."""
+    if old.manifest.task is not new.manifest.task or set(old.manifest.classes) != set(new.manifest.classes):
+        raise ModelError(
+            f"{old.name}@{old.version} and {new.name}@{new.version} give other kinds of answers, or other labels, so "
+            "they cannot be compared"
+        )
 
 
 def gain(old: Artifact, new: Artifact, X: Matrix, y: NDArray[np.float64]) -> Gain:
@@ -151,12 +186,8 @@ def _shown(value: Any) -> str:
 
 def _in_labels_of(old: Artifact, found: NDArray[np.float64], new: Artifact) -> NDArray[np.float64]:
     """Return the old version's answers with the labels in the order of the new one's. Raises `ModelError`."""
+    check_comparable(old, new)
     theirs, ours = old.manifest.classes, new.manifest.classes
-    if old.manifest.task is not new.manifest.task or set(theirs) != set(ours):
-        raise ModelError(
-            f"{old.name}@{old.version} and {new.name}@{new.version} give other kinds of answers, or other labels, so "
-            "they cannot be compared"
-        )
     if not ours:
         return found
     places = np.array([ours.index(label) for label in theirs])
