@@ -17,6 +17,7 @@ from app.routes.openapi import Document
 from app.serving.current import Serving
 from app.serving.inference import Inference
 from app.serving.loaded import Loaded, load
+from app.serving.shadow import Shadow
 from app.telemetry import log_lines
 from app.telemetry.gauges import LiveErrors
 from app.telemetry.metrics import Metrics
@@ -42,6 +43,7 @@ class Service(Flask):
     serving: Serving
     metrics: Metrics
     recorder: Recorder
+    shadow: Shadow
     server: ServerFacts
     fast_path: FastPath
     answer_together: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]]
@@ -49,6 +51,7 @@ class Service(Flask):
     def swap(self, loaded: Loaded) -> None:
         """Serve another snapshot: requests, the fast path, the pages and the metrics see it from now on."""
         self.metrics.count_versions_from_zero(loaded)
+        self.shadow.prepare(loaded)
         self.serving.swap(loaded)
 
     def is_immediate(self, environ: WSGIEnvironment) -> bool:
@@ -92,9 +95,12 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
 
         log = PredictionLog(config.prediction_log)
         writer = LogWriter(log, metrics, live_errors, config, lambda: serving.loaded.models)
-    recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None)
     server = app.server = ServerFacts()
-    runner = Runner(config, serving, Inference(serving), metrics, server)
+    inference = Inference(serving)
+    shadow = app.shadow = Shadow(serving, inference, metrics, writer, server)
+    shadow.prepare(loaded)
+    recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None, shadow)
+    runner = Runner(config, serving, inference, metrics, server)
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     views = Views()

@@ -63,6 +63,7 @@ class Runner:
                 model = route_model or loaded.get(values.get("name"), values.get("version"))
                 media_type, parameters = body.content_type(environ, endpoint.media_types)
                 exchange.model = model  # from here on it counts as a request for it
+                exchange.names_version = "version" in values
                 # Those before this one in the same batch are decoded, and wait no more.
                 if n_free + number < 0:
                     raise OverloadedError(f"more than {config.max_in_flight} requests are in flight here; try again")

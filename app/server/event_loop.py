@@ -57,6 +57,7 @@ class EventLoop:
     ) -> None:
         self.n_connections = 0
         self.ready = 0
+        self._waits = False  # for events
         self.max_connections: int = worker.cfg.worker_connections
         self._worker = worker
         self._threads = threads
@@ -91,10 +92,17 @@ class EventLoop:
         """How many requests are being answered or wait for an answer."""
         return self.n_connections - len(self._waiting) + self.ready
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the loop waits for events, and no thread answers a request."""
+        return self._waits and self.n_connections == len(self._waiting)
+
     def turn(self) -> None:
         """Wait for events, and handle them all."""
         pause = self._acceptor.update()
+        self._waits = True
         events = self._poller.select(0 if self._pipelined else min(pause or _TURN_SECONDS, _TURN_SECONDS))
+        self._waits = False
         self.ready = max(0, len(events) - 1)
         now = time.monotonic()
         is_check_due = now >= self._next_check

@@ -106,6 +106,7 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     service = worker.wsgi
     service.serving.open()
     service.server.in_flight = lambda: worker.loop.in_flight
+    service.server.is_idle = lambda: worker.loop.is_idle
     # The client of a Unix socket has no address.
     service.server.trusts_proxy = lambda address: worker.is_trusted_proxy(address or None)
     service.recorder.start()

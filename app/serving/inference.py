@@ -68,7 +68,10 @@ class Inference:
         model, X = requests[0]
         started = time.perf_counter()
         try:
-            y = model.engine.predict(np.concatenate([X for _, X in requests]) if len(requests) > 1 else X)
+            X = np.concatenate([X for _, X in requests]) if len(requests) > 1 else X
+            y = model.engine.predict(X)
+            if len(y) != len(X):
+                raise ValueError(f"{len(y)} answers to {len(X)} rows")
         except Exception as error:
             seconds = time.perf_counter() - started
             if len(requests) > 1:

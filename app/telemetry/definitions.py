@@ -16,9 +16,13 @@ DURATION_BUCKETS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
+# Steps of about a half in order of magnitude, in the unit of any target.
+DIFFERENCE_BUCKETS = tuple(float(f"{digit}e{power}") for power in range(-6, 7) for digit in (1, 3))
+
 BATCH_BUCKETS = tuple(2**power for power in range(15))  # from a single row to more than a request may have by default
 
 _VERSION = ["model", "version"]
+_PAIR = [*_VERSION, "against"]
 
 # Does the service answer, and with which status? Rate and errors, by route.
 REQUESTS = partial(Counter, "http_requests_total", "Requests answered.", ["method", "route", "status"])
@@ -114,8 +118,45 @@ PREDICTION_BINS = partial(
     [*_VERSION, "bin"],
 )
 
+# What would change if a challenger were the champion, before any truth comes? The exact share of answers.
+SHADOW_ROWS = partial(
+    Counter,
+    "tabserve_shadow_rows_total",
+    "Rows that a challenger answered behind the champion; outcome is equal (in every bit), different or relabelled.",
+    [*_PAIR, "outcome"],
+)
+
+# By how much?
+SHADOW_DIFFERENCES = partial(
+    Histogram,
+    "tabserve_shadow_difference",
+    "Differences of the answers that differ: of predictions, or for a classifier the largest one of a probability.",
+    _PAIR,
+    buckets=DIFFERENCE_BUCKETS,
+)
+LARGEST_SHADOW_DIFFERENCE = partial(
+    Gauge,
+    "tabserve_shadow_largest_difference",
+    "The largest of these differences since the server started.",
+    _PAIR,
+    multiprocess_mode="max",
+)
+
+# Is that of all rows, or does a challenger answer too slowly, fail, or need other columns?
+MISSED_SHADOW_ROWS = partial(
+    Counter,
+    "tabserve_shadow_missed_rows_total",
+    "Rows that a challenger did not answer behind the champion, or not comparably, by reason.",
+    [*_PAIR, "reason"],
+)
+
 # Is the prediction log complete, so that feedback finds its predictions?
 LOGGED_ROWS = partial(Counter, "tabserve_prediction_log_rows_total", "Rows written to the prediction log.")
+LOGGED_SHADOWS = partial(
+    Counter,
+    "tabserve_prediction_log_shadow_rows_total",
+    "Answers of challengers written to the prediction log, beside the rows that clients got.",
+)
 DROPPED_ROWS = partial(
     Counter,
     "tabserve_prediction_log_dropped_rows_total",

@@ -12,17 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
 
 from app.telemetry import definitions
 from app.telemetry.gauges import LiveErrors, ModelCollector, Served, Snapshot
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import Exchange
-from model import MISSING, AnyBins, Artifact
+from model import MISSING, AnyBins, Artifact, RowDifferences
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
+COMPARED = ("equal", "different", "relabelled")  # how a challenger's answer compares with the champion's
+MISSED = ("queue_full", "stopped", "failed", "columns", "answers")  # why it is not compared
 OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # what happened to a true value
 
 # Why the champion answered a request that was for a challenger.
@@ -30,7 +32,7 @@ FALLBACKS = REFUSED, FAILED, SLOW, BUSY = "refused", "failed", "slow", "busy"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-M = TypeVar("M", Counter, Histogram, Summary)
+M = TypeVar("M", Counter, Gauge, Histogram, Summary)
 
 
 @dataclass(slots=True)
@@ -81,7 +83,12 @@ class Metrics:
         self._overload = definitions.OVERLOAD(registry=registry)
         self._feature_bins = definitions.FEATURE_BINS(registry=registry)
         self._prediction_bins = definitions.PREDICTION_BINS(registry=registry)
+        self._shadow_rows = definitions.SHADOW_ROWS(registry=registry)
+        self._shadow_differences = definitions.SHADOW_DIFFERENCES(registry=registry)
+        self._largest_shadow_difference = definitions.LARGEST_SHADOW_DIFFERENCE(registry=registry)
+        self._missed_shadow_rows = definitions.MISSED_SHADOW_ROWS(registry=registry)
         self._logged = definitions.LOGGED_ROWS(registry=registry)
+        self._logged_shadows = definitions.LOGGED_SHADOWS(registry=registry)
         self._dropped = definitions.DROPPED_ROWS(registry=registry)
         self._removed = definitions.REMOVED_ROWS(registry=registry)
         self._log_failures = definitions.LOG_FAILURES(registry=registry)
@@ -109,6 +116,19 @@ class Metrics:
                     self._child(self._feature_bins, model.name, model.version, name, label)
             for label in model.reference.prediction.labels:
                 self._child(self._prediction_bins, model.name, model.version, label)
+
+    def count_shadows_from_zero(self, champion: Artifact, challenger: Artifact) -> None:
+        """Start all counters of a challenger that answers behind the champion at 0."""
+        pair = champion.name, challenger.version, champion.version
+        for outcome in COMPARED:
+            if outcome != "relabelled" or challenger.manifest.classes:
+                self._child(self._shadow_rows, *pair, outcome)
+        for reason in MISSED:
+            self._child(self._missed_shadow_rows, *pair, reason)
+        self._child(self._shadow_differences, *pair)
+        self._child(self._largest_shadow_difference, *pair)
+        for label in challenger.reference.prediction.labels:
+            self._child(self._prediction_bins, challenger.name, challenger.version, label)
 
     def count_failures_from_zero(self, routes: Iterable[str]) -> None:
         """Start the counters of failed POSTs to these routes at 0, so that a first burst is an increase."""
@@ -172,6 +192,39 @@ class Metrics:
     def count_dropped(self, n_rows: int, reason: str) -> None:
         """Count rows that are missing from the prediction log."""
         self._child(self._dropped, reason).inc(n_rows)
+
+    def count_logged_shadows(self, n_rows: int) -> None:
+        """Count answers of challengers written to the prediction log."""
+        self._logged_shadows.inc(n_rows)
+
+    def count_shadows(
+        self, champion: Artifact, challenger: Artifact, found: RowDifferences, y: NDArray[np.float64]
+    ) -> None:
+        """Count the answers `y` of a challenger, which differ from the champion's as `found` says, and their bins.
+
+        One thread of a process calls this.
+        """
+        pair = champion.name, challenger.version, champion.version
+        n_differing = int(found.differ.sum())
+        n_relabelled = 0 if found.relabelled is None else int(found.relabelled.sum())
+        for outcome, n_rows in zip(COMPARED, (len(y) - n_differing, n_differing - n_relabelled, n_relabelled)):
+            if n_rows:
+                self._child(self._shadow_rows, *pair, outcome).inc(n_rows)
+        if n_differing:
+            sizes = np.nan_to_num(found.sizes[found.differ], nan=np.inf, posinf=np.inf)
+            histogram = self._child(self._shadow_differences, *pair)
+            finite = sizes[np.isfinite(sizes)]
+            _observe_each(histogram, finite.tolist())
+            histogram._buckets[-1].inc(n_differing - len(finite))  # they would make the sum infinite for ever
+            largest = self._child(self._largest_shadow_difference, *pair)
+            largest.set(max(largest._value.get(), float(sizes.max())))
+        predictions = y if y.ndim == 1 else y[:, 0]
+        version = challenger.name, challenger.version
+        self._count(self._prediction_bins, version, challenger.reference.prediction, predictions)
+
+    def count_missed_shadows(self, champion: Artifact, challenger: Artifact, n_rows: int, reason: str) -> None:
+        """Count rows that a challenger did not answer behind the champion, or not comparably."""
+        self._child(self._missed_shadow_rows, champion.name, challenger.version, champion.version, reason).inc(n_rows)
 
     def count_removed(self, n_rows: int, reason: str) -> None:
         """Count rows that were removed from the prediction log."""

@@ -6,12 +6,11 @@ import logging
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,15 @@ from numpy.typing import NDArray
 from app.config import Config
 from app.telemetry.gauges import LiveErrors
 from app.telemetry.metrics import Metrics
+from app.telemetry.waiting import Waiting
 from app.web.exchange import Exchange
-from model import PredictionLogError, RefusedRowsError
+from model import Artifact, Category, PredictionLogError, RefusedRowsError
 
 if TYPE_CHECKING:
     from model.live.comparison import LiveComparison
     from model.live.prediction_log import PredictionLog
+
+T = TypeVar("T")
 
 _log = logging.getLogger("tabserve")
 
@@ -39,8 +41,18 @@ MAX_WAITING_ROWS = 50_000
 MAX_WAITING_BYTES = 2**27
 
 
+class Shadowed(NamedTuple):
+    """An exchange, and what another version answers to its rows, as of `Artifact.predict`."""
+
+    exchange: Exchange
+    model: Artifact
+    y: NDArray[np.float64]
+
+
 class LogWriter:
     """A queue of predictions and the thread that writes them; the thread also prunes the log and computes live errors.
+
+    The answers of other versions have a queue of their own, and are written after those that clients got.
 
     `live_errors` gets those of about 10 s ago, and the comparisons of versions of the models that are served, for which
     a part of the log is read every 10 s. `n_writes` counts how often the thread has written the queue.
@@ -60,9 +72,9 @@ class LogWriter:
         self._comparing: Iterator[Sequence[LiveComparison] | None] | None = None  # what reads the log, part by part
         self._metrics = metrics
         self._config = config
-        self._waiting: deque[Exchange] = deque()
-        self._rows_queued = self._rows_dequeued = 0  # one thread changes each
-        self._bytes_queued = self._bytes_dequeued = 0
+        bounds = {"max_rows": MAX_WAITING_ROWS, "max_bytes": MAX_WAITING_BYTES}
+        self._waiting: Waiting[Exchange] = Waiting(_size, **bounds)
+        self._shadows: Waiting[Shadowed] = Waiting(lambda found: (len(found.y), found.y.nbytes), **bounds)
         self._next_refresh = self._next_prune = 0.0
         self._failing = False
         self._written = threading.Condition()
@@ -77,19 +89,19 @@ class LogWriter:
 
     def put(self, exchange: Exchange) -> None:
         """Queue the predictions of an exchange if it is in the logged share; drop them if too many rows wait."""
-        # By the request id, so that all pods choose the same requests.
-        if zlib.crc32(exchange.request_id.encode()) >= self._config.prediction_log_share * 2**32:
+        if not self._is_logged(exchange):
             return
-        n_rows, n_bytes = exchange.rows, _answer_bytes(exchange)
-        if (
-            self._rows_queued - self._rows_dequeued + n_rows > MAX_WAITING_ROWS
-            or self._bytes_queued - self._bytes_dequeued + n_bytes > MAX_WAITING_BYTES
-        ):
-            self._metrics.count_dropped(n_rows, "queue_full")
-            return
-        self._rows_queued += n_rows
-        self._bytes_queued += n_bytes
-        self._waiting.append(exchange if self._config.prediction_log_features else replace(exchange, X=None))
+        if not self._waiting.put(exchange if self._config.prediction_log_features else replace(exchange, X=None)):
+            self._metrics.count_dropped(exchange.rows, "queue_full")
+
+    def put_shadow(self, found: Shadowed) -> None:
+        """Queue what another version answers to the rows of an exchange that was given to `put` before."""
+        if self._is_logged(found.exchange) and not self._shadows.put(found):
+            self._metrics.count_dropped(len(found.y), "queue_full")
+
+    def _is_logged(self, exchange: Exchange) -> bool:
+        """Return whether a request is in the logged share: by its id, so that all pods choose the same requests."""
+        return zlib.crc32(exchange.request_id.encode()) < self._config.prediction_log_share * 2**32
 
     def wait_for_write(self, n_seen: int, seconds: float) -> int:
         """Wait until `n_writes` is more than `n_seen`, for so many seconds at most, and return it."""
@@ -104,7 +116,7 @@ class LogWriter:
             self._thread.join(_STOP_SECONDS)
         else:
             self._log.close()
-        if lost := self._rows_queued - self._rows_dequeued:
+        if lost := self._waiting.n_rows + self._shadows.n_rows:
             self._metrics.count_dropped(lost, "stopped")
             _log.error("the worker stopped before %d rows of predictions were logged", lost)
 
@@ -135,47 +147,58 @@ class LogWriter:
 
     def _write(self) -> None:
         had_work = bool(self._waiting)
-        while batch := self._next_batch():
-            try:
-                self._write_requests(batch)
-            except RefusedRowsError:  # one at a time, so that only the refused ones are dropped
-                for exchange in batch:
-                    try:
-                        self._write_requests([exchange])
-                    except RefusedRowsError as error:
-                        _log.error("%s", error)
-                        self._dequeue(1)
-                        self._metrics.count_dropped(exchange.rows, "refused")
+        n_shadows = len(self._shadows)  # of exchanges that are in the other queue by now, or were
+        while batch := self._waiting.first(max_items=_REQUESTS_A_WRITE, max_rows=_ROWS_A_WRITE):
+            self._write_all(batch, self._write_requests, self._waiting)
+        while n_shadows > 0 and (
+            shadows := self._shadows.first(max_items=min(n_shadows, _REQUESTS_A_WRITE), max_rows=_ROWS_A_WRITE)
+        ):
+            n_shadows -= len(shadows)
+            self._write_all(shadows, self._write_shadows, self._shadows)
         if had_work:
             with self._written:
                 self.n_writes += 1
                 self._written.notify_all()
 
-    def _next_batch(self) -> list[Exchange]:
-        """Return the exchanges that have waited longest."""
-        n_rows = 0
-        waiting = list(self._waiting)[:_REQUESTS_A_WRITE]  # one call, since other threads add to the queue
-        for number, exchange in enumerate(waiting):
-            n_rows += exchange.rows
-            if number and n_rows > _ROWS_A_WRITE:
-                return waiting[:number]
-        return waiting
+    def _write_all(self, batch: Sequence[T], write: Callable[[Sequence[T]], None], queue: Waiting[T]) -> None:
+        """Write a batch, which `write` then removes from its queue: until then a failed write can be repeated."""
+        try:
+            write(batch)
+        except RefusedRowsError:  # one at a time, so that only the refused ones are dropped
+            for each in batch:
+                try:
+                    write([each])
+                except RefusedRowsError as error:
+                    _log.error("%s", error)
+                    queue.done(1)
+                    self._metrics.count_dropped(queue.size_of(each)[0], "refused")
 
     def _write_requests(self, batch: Sequence[Exchange]) -> None:
         first: dict[str, Exchange] = {}
         for exchange in batch:
             first.setdefault(exchange.request_id, exchange)
         rows = [row for exchange in first.values() for row in self._rows(exchange)]
-        models = {id(exchange.model): exchange.model for exchange in first.values() if exchange.model}
-        labels = {
-            (model.name, model.version): model.manifest.classes for model in models.values() if model.manifest.classes
-        }
-        written = self._log.write(rows, labels)
-        self._dequeue(len(batch))
+        written = self._log.write(rows, _labels([exchange.model for exchange in first.values() if exchange.model]))
+        self._waiting.done(len(batch))
         self._metrics.count_logged(written)
         self._metrics.count_dropped(sum(exchange.rows for exchange in batch) - written, "repeated")
         if written:
             self._trim(2 * written)  # faster than the log grows
+
+    def _write_shadows(self, batch: Sequence[Shadowed]) -> None:
+        """Write the answers beside those of the same requests; not beside an earlier one that had the same id."""
+        times = self._log.times({found.exchange.request_id for found in batch})
+        known = [found for found in batch if times.get(found.exchange.request_id) == _time(found.exchange)]
+        rows = [
+            {"request_id": exchange.request_id, "version": model.version, **answer}
+            for exchange, model, y in known
+            for answer in _answers(y)
+        ]
+        written = self._log.write_shadows(rows, _labels([found.model for found in known]))
+        self._shadows.done(len(batch))
+        self._metrics.count_logged_shadows(written)
+        if written:
+            self._trim(written)
 
     def _trim(self, n_rows: int) -> None:
         """Remove the oldest rows of a log that is too large: `n_rows` or a few more."""
@@ -184,30 +207,19 @@ class LogWriter:
             self._metrics.count_removed(some, "size")
             removed += some
 
-    def _dequeue(self, requests: int) -> None:
-        """Remove requests from the queue after they were written: until then a failed write can be repeated."""
-        for _ in range(requests):
-            exchange = self._waiting.popleft()
-            self._rows_dequeued += exchange.rows
-            self._bytes_dequeued += _answer_bytes(exchange)
-
     def _rows(self, exchange: Exchange) -> Iterator[dict[str, Any]]:
         assert exchange.model  # an exchange with predictions has one
         assert exchange.y is not None
         common = {
             "request_id": exchange.request_id,
-            "time": datetime.fromtimestamp(exchange.time, UTC),
+            "time": _time(exchange),
             "model": exchange.model.name,
             "version": exchange.model.version,
         }
-        schema, y = exchange.model.schema, exchange.y
+        schema = exchange.model.schema
         rows: Iterable[Sequence[Any] | None] = repeat(None) if exchange.X is None else schema.to_log(exchange.X)
-        probabilities: Iterable[NDArray[np.float64] | None] = repeat(None)
-        if y.ndim > 1:
-            y, probabilities = y[:, 0], y[:, 1:]
-        for number, (values, prediction, of_row) in enumerate(zip(rows, y.tolist(), probabilities)):
-            features = values and dict(zip(schema.names, values))
-            yield {**common, "row": number, "features": features, "prediction": prediction, "probabilities": of_row}
+        for values, answer in zip(rows, _answers(exchange.y)):
+            yield {**common, "features": values and dict(zip(schema.names, values)), **answer}
 
     def _refresh(self) -> None:
         now, clock = datetime.now(UTC), time.monotonic()
@@ -240,5 +252,24 @@ class LogWriter:
             self._live_errors.comparisons = found
 
 
-def _answer_bytes(exchange: Exchange) -> int:
-    return 0 if exchange.y is None else exchange.y.nbytes
+def _size(exchange: Exchange) -> tuple[int, int]:
+    return exchange.rows, 0 if exchange.y is None else exchange.y.nbytes
+
+
+def _time(exchange: Exchange) -> datetime:
+    return datetime.fromtimestamp(exchange.time, UTC)
+
+
+def _labels(models: Iterable[Artifact]) -> dict[tuple[str, int], Sequence[Category]]:
+    """Return the labels of those versions that are classifiers."""
+    different = {id(model): model for model in models}.values()
+    return {(model.name, model.version): model.manifest.classes for model in different if model.manifest.classes}
+
+
+def _answers(y: NDArray[np.float64]) -> Iterator[dict[str, Any]]:
+    """Yield what the log has of each answer."""
+    probabilities: Iterable[NDArray[np.float64] | None] = repeat(None)
+    if y.ndim > 1:
+        y, probabilities = y[:, 0], y[:, 1:]
+    for number, (prediction, of_row) in enumerate(zip(y.tolist(), probabilities)):
+        yield {"row": number, "prediction": prediction, "probabilities": of_row}

@@ -1,4 +1,4 @@
-"""Records each exchange after its reply: the log line, metrics, drift counters and the prediction log.
+"""Records each exchange after its reply: the log line, metrics, drift counters, the prediction log and shadows.
 
 A request only queues its exchange here. Exchanges are processed many at a time, which takes a fraction of the time
 that it takes one by one: by a thread every 0.2 s, by the request that fills the queue, or before metrics are read.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from app.telemetry import log_lines
 from app.telemetry.metrics import Metrics
@@ -32,6 +33,19 @@ def is_logged(exchange: Exchange) -> bool:
     return not (exchange.is_probe and exchange.status == 200)
 
 
+class Shadowing(Protocol):
+    """What answers exchanges again after their replies; `app/serving` implements it."""
+
+    def start(self) -> None:
+        """Start the thread, in the worker process."""
+
+    def put(self, exchanges: Sequence[Exchange]) -> None:
+        """Queue exchanges that were given to the prediction log."""
+
+    def close(self) -> None:
+        """Answer or drop what is queued, and stop."""
+
+
 class Recorder:
     """Records the exchanges of one process. The server calls `start` and `close`; without them nothing is queued."""
 
@@ -40,10 +54,12 @@ class Recorder:
         metrics: Metrics,
         writer: LogWriter | None,
         write_log: Callable[[Iterable[bytes]], None] | None,
+        shadow: Shadowing,
     ) -> None:
         self._metrics = metrics
         self._writer = writer
         self._write_log = write_log
+        self._shadow = shadow
         self._pending: deque[Exchange] = deque()
         self._pending_rows = 0
         self._pieces: deque[bytes] = deque(maxlen=_MAX_PIECES)
@@ -57,6 +73,7 @@ class Recorder:
         self._thread.start()
         if self._writer:
             self._writer.start()
+        self._shadow.start()
 
     def record(self, exchange: Exchange) -> None:
         """Queue an exchange whose reply was made."""
@@ -80,6 +97,7 @@ class Recorder:
                 for exchange in exchanges:
                     if exchange.rows:
                         self._writer.put(exchange)
+            self._shadow.put(exchanges)
             try:
                 self._metrics.count(exchanges)
             except Exception as error:  # whatever it is, later exchanges are counted
@@ -95,6 +113,7 @@ class Recorder:
         self.flush()
         if not (self._thread and self._thread.is_alive()):
             self._write()
+        self._shadow.close()
         if self._writer:
             self._writer.close()
 

@@ -1,8 +1,9 @@
 """Metric values in memory that all workers share, in place of prometheus_client's files.
 
 The memory belongs to no file: it needs no disk, cannot be removed, and ends with the server. It is mapped before
-workers are forked. Each worker has a slot and writes only to the region of that slot; a scrape adds up all regions. A
-worker that takes over the slot of a dead one continues from its values.
+workers are forked. Each worker has a slot and writes only to the region of that slot; a scrape adds up all regions, or
+takes the largest value of a gauge whose `multiprocess_mode` is "max". A worker that takes over the slot of a dead one
+continues from its values.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _own = _regions[0]
 
 
 class SharedValue:
-    """A value of a prometheus_client metric, which is summed over all processes."""
+    """A value of a prometheus_client metric: the sum, or the largest, over all processes."""
 
     _multiprocess = True
 
@@ -78,9 +79,11 @@ class SharedValue:
         labelnames: Sequence[str],
         labelvalues: Sequence[str],
         help_text: str,
+        multiprocess_mode: str = "",
         **_: object,
     ) -> None:
-        self._name = orjson.dumps([metric_name, typ, name, dict(zip(labelnames, labelvalues)), help_text])
+        labels = dict(zip(labelnames, labelvalues))
+        self._name = orjson.dumps([metric_name, typ, name, labels, help_text, multiprocess_mode == "max"])
         with _lock:
             self._find()
 
@@ -122,23 +125,24 @@ class SharedValue:
 
 
 class SharedCollector(Collector):
-    """Adds up the values of all slots."""
+    """Joins the values of all slots."""
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of all processes."""
-        totals: dict[bytes, float] = {}
+        found: dict[bytes, list[float]] = {}
         for region in _regions:
             for key, value in region.read():
-                totals[key] = totals.get(key, 0.0) + value
+                found.setdefault(key, []).append(value)
         metrics: dict[str, Metric] = {}
-        for key, total in totals.items():
-            metric_name, typ, name, labels, help_text = orjson.loads(key)
+        for key, of_slots in found.items():
+            metric_name, typ, name, labels, help_text, is_largest = orjson.loads(key)
+            total = max(of_slots) if is_largest else sum(of_slots)
             if metric_name not in metrics:
                 metrics[metric_name] = Metric(metric_name, help_text, typ)
                 metrics[metric_name]._multiprocess_mode = "sum"  # type: ignore[attr-defined]
             metrics[metric_name].add_sample(name, tuple(sorted(labels.items())), total)  # type: ignore[arg-type]
-        found: Iterable[Metric] = MultiProcessCollector._accumulate_metrics(metrics, True)  # type: ignore[no-untyped-call]
-        return found
+        joined: Iterable[Metric] = MultiProcessCollector._accumulate_metrics(metrics, True)  # type: ignore[no-untyped-call]
+        return joined
 
 
 def share_values() -> None:

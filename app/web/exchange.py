@@ -29,6 +29,7 @@ class Exchange:
     is_probe: bool = False  # a health check
     traceparent: str = ""  # as the client sent it
     model: Artifact | None = None  # which the request is for, also if it is refused
+    names_version: bool = False  # the path does
     rows: int = 0  # rows with a prediction
     X: Matrix | None = None  # (rows, n_features)
     y: NDArray[np.float64] | None = None  # the answers, as of `Artifact.predict`

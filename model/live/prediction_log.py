@@ -254,6 +254,17 @@ class PredictionLog:
         self._kept.update(new)
         return written
 
+    def times(self, request_ids: Collection[str]) -> dict[str, datetime]:
+        """Return the time, in UTC, of those of these requests that the log has."""
+        table = _predictions.c
+        found: dict[str, datetime] = {}
+        with self._transaction() as connection:
+            for chunk in _chunks(sorted(request_ids), _KEYS_PER_QUERY):
+                query = select(table.request_id, func.min(table.time)).where(table.request_id.in_(chunk))
+                for request_id, time in connection.execute(query.group_by(table.request_id)):
+                    found[request_id] = _naive_utc(time).replace(tzinfo=UTC)
+        return found
+
     def _keep_labels(
         self, connection: Connection, labels: Mapping[tuple[str, int], Sequence[Category]]
     ) -> Mapping[tuple[str, int], Sequence[Category]]:

@@ -494,6 +494,15 @@ def test_shadows_of_unknown_and_repeated_requests(log: PredictionLog) -> None:
     assert log.has_shadows()
 
 
+def test_times_of_requests(log: PredictionLog) -> None:
+    """The time of each request that the log has is found to the microsecond, in UTC, by its id."""
+    exact = datetime.fromtimestamp(1_795_751_999.1234567, UTC)
+    log.write([*rows("a", [1.0, 2.0], when=exact), *rows("b", [3.0], when=NOON)])
+
+    assert log.times({"a", "b", "unknown"}) == {"a": exact, "b": NOON}
+    assert log.times(set()) == {}
+
+
 def test_shadows_go_with_their_rows(log: PredictionLog) -> None:
     """A row that is removed takes the answers of other versions with it."""
     for number in range(2):

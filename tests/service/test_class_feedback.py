@@ -217,8 +217,8 @@ def test_log_has_the_labels_of_each_version(client: FlaskClient, service: Servic
 
 def test_waiting_answers_are_bounded(classifiers_store: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of many classes that wait for the database are bounded in bytes; more are dropped and counted."""
-    app = create_app(Config(store=classifiers_store, models=("many",), prediction_log=database))
     monkeypatch.setattr(prediction_writer, "MAX_WAITING_BYTES", 3 * 26 * 8)
+    app = create_app(Config(store=classifiers_store, models=("many",), prediction_log=database))
     client = app.test_client()  # without the thread that writes
     for n_rows in (2, 2, 1, 1):
         assert client.post("/predict", json=RECORDS[:n_rows]).status_code == 200
