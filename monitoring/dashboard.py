@@ -1,4 +1,4 @@
-"""The Grafana dashboard: health of the service, models, batches, drift and live errors."""
+"""The Grafana dashboard: health of the service, models, batches, drift, versions and live errors."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ SERVICE = 'namespace=~"$namespace", job=~"$job"'
 MODEL = f'{SERVICE}, model=~"$model", version=~"$version"'
 ROUTES = f"http_requests_total{{{SERVICE}, {PREDICTIONS}}}"
 VERSION = "{{model}} {{version}}"
+PAIR = f"{VERSION} against {{{{against}}}}"
 
 
 def to_json() -> str:
@@ -54,6 +55,7 @@ def to_json() -> str:
         ("Model", model()),
         ("Batches", batches()),
         ("Drift", drift()),
+        ("Versions", versions()),
         ("Truth", truth()),
     ):
         dashboard.with_row(Row(title))
@@ -269,6 +271,40 @@ def drift() -> Sequence[Panel]:
     ]
 
 
+def versions() -> Sequence[Panel]:
+    """Return the panels on challengers that answer behind the champion."""
+    pair = "model, version, against"
+    answered = f"sum by ({pair}, outcome) (rate(tabserve_shadow_rows_total{{{MODEL}}}[$__rate_interval]))"
+    missed = f"sum by ({pair}, reason) (rate(tabserve_shadow_missed_rows_total{{{MODEL}}}[$__rate_interval]))"
+    sizes = f"sum by ({pair}, le) (rate(tabserve_shadow_difference_bucket{{{MODEL}}}[$__rate_interval]))"
+    return [
+        graph(
+            "Answers that would change",
+            "Share of the champion's answers of the last hour to which a challenger's differ in any bit, and of a "
+            "classifier those with another label.",
+            "percentunit",
+            (f"tabserve:shadow_differing:ratio{{{MODEL}}}", PAIR),
+            (f"tabserve:shadow_relabelled:ratio{{{MODEL}}}", f"{PAIR} label"),
+        ),
+        graph(
+            "By how much",
+            "Of the answers that differ, in the target's unit, or in probability; the largest is since the start.",
+            "none",
+            *((f"histogram_quantile({q}, {sizes})", f"{PAIR} p{100 * q:g}") for q in (0.5, 0.99)),
+            (f"max by ({pair}) (tabserve_shadow_largest_difference{{{MODEL}}})", f"{PAIR} largest"),
+        ),
+        stacked(
+            graph(
+                "Rows behind the champion",
+                "Compared, by outcome, and missed, by reason: a full queue drops shadows first when there is no time.",
+                "rowsps",
+                (answered, f"{PAIR} {{{{outcome}}}}"),
+                (missed, f"{PAIR} missed: {{{{reason}}}}"),
+            )
+        ),
+    ]
+
+
 def truth() -> Sequence[Panel]:
     """Return the panels on feedback, live errors and the prediction log."""
 
@@ -314,7 +350,7 @@ def truth() -> Sequence[Panel]:
             "every look. A difference beyond the margin for 10 minutes raises an alert.",
             "none",
             *(
-                (f"tabserve:comparison_{name}{{{MODEL}}}", f"{VERSION} against {{{{against}}}} {what}")
+                (f"tabserve:comparison_{name}{{{MODEL}}}", f"{PAIR} {what}")
                 for name, what in (("difference:mean", "less loss"), ("low", "at least"), ("high", "at most"))
             ),
             (f"tabserve:comparison_margin{{{MODEL}}}", "margin"),

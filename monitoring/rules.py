@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.live.judge import MINIMUM_ROWS
-from monitoring import comparison, drift, service
+from monitoring import comparison, drift, service, shadow
 
 
 def groups(
@@ -21,6 +21,7 @@ def groups(
         {"name": "tabserve-outages", "interval": interval, "rules": service.outages()},
         {"name": "tabserve-live-error", "interval": interval, "rules": service.live_errors(hold=hold)},
         {"name": "tabserve-comparison", "interval": interval, "rules": comparison.rules(hold=hold)},
+        {"name": "tabserve-shadow", "interval": interval, "rules": shadow.rules(window=window, hold=hold)},
         {
             "name": "tabserve-drift",
             "interval": interval,

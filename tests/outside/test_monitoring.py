@@ -210,6 +210,7 @@ def test_dashboard_is_valid() -> None:
         "Model",
         "Batches",
         "Drift",
+        "Versions",
         "Truth",
     ]
     assert len(places) == len(set(places))

@@ -24,11 +24,12 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
+from model.live import verdict
 from monitoring import dashboard, rules
-from tests.support import classifiers
+from tests.support import classifiers, shadow_app
 from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.server import Server, serve
-from tests.support.service import COLUMNS, HOUSE, ROOT
+from tests.support.service import COLUMNS, HOUSE, ROOT, rewrite
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="needs prometheus (Debian: apt-get install prometheus)"
@@ -210,15 +211,20 @@ def filled(expr: str, chosen: dict[str, str]) -> str:
     return re.sub(r"\$\w+", lambda name: chosen[name[0]], expr)
 
 
-def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path) -> None:
+def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: Path, tmp_path: Path) -> None:
     """After predictions, errors and truths every query of the dashboard has data, except those about a GPU.
 
-    Those about live errors have it for a regression or for a classifier.
+    Those about live errors have it for a regression or for a classifier, and those about shadows for version 2.
     """
     both = tmp_path / "both"
-    both.mkdir()
-    (both / "boston-housing").symlink_to(store / "boston-housing")
-    (both / "precious").symlink_to(classifiers_store / "precious")
+    for name, champion, challenger in (
+        ("boston-housing", store, worse_store),
+        ("precious", classifiers_store, classifiers_store),
+    ):
+        shutil.copytree(champion / name, both / name)
+        shutil.copytree(challenger / name / "1", both / name / "2")
+        rewrite(both / name / "2", lambda manifest: manifest.update(version=2))
+    (tmp_path / "conf.py").write_text(shadow_app.CONFIGURATION)
     stones = classifiers.table(100, seed=1)
     labels = classifiers.labels("precious", stones, seed=1).tolist()
     table = rows_of(BOSTON_HOUSING)
@@ -233,6 +239,7 @@ def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path
             TABSERVE_MODELS="boston-housing,precious",
             TABSERVE_BATCH_ROWS="64",
             TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db",
+            GUNICORN_CMD_ARGS=f"--config {tmp_path / 'conf.py'}",
         ) as server,
         watch(tmp_path, server) as prometheus,
     ):
@@ -251,6 +258,12 @@ def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path
             assert post("/models/precious/predict", classifiers.rows(stones), **of_stones) == 200
             assert post("/feedback", {"request_id": f"{request_id}-stones", "truth": labels}) == 200
             time.sleep(1.5)
+        ids = [f"r{number}" for number in range(verdict.START + 20)]
+        for request_id, row in zip(ids, X.tolist()):
+            assert post("/predict", {"columns": COLUMNS, "data": [row]}, **{"X-Request-Id": request_id}) == 200
+        truths = [{"request_id": request_id, "truth": y} for request_id, y in zip(ids, truth)]
+        assert post("/feedback", truths) == 200
+        prometheus.wait_for("tabserve:comparison_margin and tabserve:comparison_low")
         prometheus.wait_for("tabserve:live_error_rmse_threshold")
         prometheus.wait_for("tabserve:live_error_log_loss_threshold")
         chosen = variables(prometheus, board)
@@ -259,7 +272,11 @@ def test_dashboard_has_data(store: Path, classifiers_store: Path, tmp_path: Path
         empty = [
             (title, expr)
             for title, expr in panels
-            if not any(prometheus.query(filled(expr, which)) for which in (chosen, classifier))
+            if not any(
+                prometheus.query(filled(expr, {**which, "$version": version}))
+                for which in (chosen, classifier)
+                for version in "12"
+            )
         ]
 
     assert chosen == {

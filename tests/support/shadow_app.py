@@ -1,4 +1,4 @@
-"""The service in which version 2 of each model answers behind version 1."""
+"""The service in which version 2 of each model answers behind the champion."""
 
 from __future__ import annotations
 
