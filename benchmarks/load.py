@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import random
+import selectors
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +60,45 @@ def load(port: int, path: str, body: bytes, *, connections: int, seconds: int) -
         broken=counted["broken"],
         starved=max(0, round(connections - under_way)),
     )
+
+
+def open_load(
+    port: int, path: str, body: bytes, *, per_second: float, seconds: float, connections: int, seed: int
+) -> list[float]:
+    """Post the same body at random times (a Poisson process); return the seconds from when each was due to its reply.
+
+    A request that finds all connections busy waits, and that counts. Raises `OSError` for a reply of another status.
+    """
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"\r\n" + body
+    gaps = random.Random(seed)
+    due = list(itertools.accumulate(gaps.expovariate(per_second) for _ in range(round(per_second * seconds))))
+    waits: list[float] = []
+    with (
+        ExitStack() as opened,
+        selectors.SelectSelector() as selector,
+    ):  # whose time limit is not rounded to milliseconds
+        free = [opened.enter_context(socket.create_connection((HOST, port), timeout=30)) for _ in range(connections)]
+        asked_at: dict[object, float] = {}
+        n_sent, start = 0, time.perf_counter()
+        while len(waits) < len(due):
+            now = time.perf_counter() - start
+            while free and n_sent < len(due) and due[n_sent] <= now:
+                sock = free.pop()
+                sock.sendall(request)
+                asked_at[sock] = due[n_sent]
+                selector.register(sock, selectors.EVENT_READ)
+                n_sent += 1
+            is_next_due = free and n_sent < len(due)
+            for key, _ in selector.select(max(0.0, due[n_sent] - now) if is_next_due else None):
+                answered = key.fileobj
+                assert isinstance(answered, socket.socket)
+                if not answered.recv(65_536).startswith(b"HTTP/1.1 200"):
+                    raise OSError("a reply without status 200")
+                waits.append(time.perf_counter() - start - asked_at.pop(answered))
+                selector.unregister(answered)
+                free.append(answered)
+    return waits
 
 
 def post(port: int, path: str, body: bytes, *, timeout_seconds: float = 30) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import families, families_report, first_answer, own_table, report
+from benchmarks import families, families_report, first_answer, own_table, report, shadow
 from benchmarks.contenders import PEERS
 from benchmarks.families_report import ALONE, LIBRARY, OURS, RANDOM, SPLITS, Difference, Engine, Measured
 from benchmarks.servers import with_named
@@ -30,6 +30,7 @@ def rows_of(text: str) -> list[list[str]]:
         (families_report, "families.json", "families.md"),
         (first_answer, "first-answer.json", "first-answer.md"),
         (own_table, "own-table.json", "own-table.md"),
+        (shadow, "shadow.json", "shadow.md"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -158,3 +159,22 @@ def test_lines_are_counted_as_written() -> None:
     """A way's lines are its statements, without blank ones, and the command: ours are an import, a call, `make run`."""
     assert first_answer.lines_of("tabserve") == 3
     assert set(first_answer.WAYS) == {path.parent.name for path in first_answer.FOLDER.glob("*/save.py")}
+
+
+def test_ratios_of_shadows(tmp_path: Path) -> None:
+    """A ratio is the median of the rounds' ratios, in which both servers took turns; the file can be read again."""
+    servers = {
+        "without": shadow.Found([0.5, 0.5, 0.5], [2.0, 1.0, 4.0], [6_000.0] * 3),
+        "with": shadow.Found([0.5, 0.5, 1.0], [2.0, 1.1, 4.8], [5_940.0] * 3, 1_000, 900),
+    }
+    results = shadow.Results({"CPU": "a fast one"}, 3, 10, 3_000, servers)
+    results.write(tmp_path / "shadow.json")
+    text = shadow.render(results)
+
+    assert shadow.Results.read(tmp_path / "shadow.json") == results
+    assert rows_of(text)[2:] == [
+        ["p50 ms, 3,000 requests/s", "0.500", "0.500", "1.000", "1.00 to 2.00"],
+        ["p99 ms, 3,000 requests/s", "2.000", "2.000", "1.100", "1.00 to 1.20"],
+        ["requests/s, 8 connections of wrk", "6,000", "5,940", "0.990", "0.99 to 0.99"],
+    ]
+    assert "Of 1,000 rows the shadow answered and compared 90.0%" in text

@@ -1,0 +1,191 @@
+"""What a shadow costs the requests: the same server with and without one, in turns.
+
+Clients send one row at random times, at a rate that is half of what the server can answer. Latency counts from the time
+at which a request was due (no coordinated omission). Then wrk sends as many requests as the server takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.contenders import COLUMNS, MODEL, ROOT
+from benchmarks.load import HOST, load, open_load, post
+from benchmarks.machine import machine
+from benchmarks.report import markdown, number
+from benchmarks.servers import environ_of, free_port, stop, wait_for
+from benchmarks.tables import rows_of
+from model.cli.main import main as run_command
+
+SETTINGS = {
+    "without": {"TABSERVE_MODELS": f"{MODEL}@1"},
+    "with": {"TABSERVE_MODELS": f"{MODEL}@1,{MODEL}@2:shadow"},
+}
+CONNECTIONS = 32
+SATURATING = 8
+N_TREES = 390  # of the challenger: about as many as the champion has
+WARM_UP_SECONDS = 2
+
+
+@dataclass(slots=True)
+class Found:
+    """What one server did; every list has one entry per round."""
+
+    p50_ms: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    per_second: list[float] = field(default_factory=list)  # under wrk
+    asked: int = 0  # of the shadow, in rows
+    compared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One run: its machine and settings, and both servers."""
+
+    machine: dict[str, str]
+    rounds: int
+    seconds: int
+    per_second: int  # of the clients with a rate
+    servers: dict[str, Found]
+
+    def write(self, path: Path) -> None:
+        """Write the run as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read what `write` wrote."""
+        raw = json.loads(path.read_text())
+        return cls(servers={name: Found(**found) for name, found in raw.pop("servers").items()}, **raw)
+
+
+def render(results: Results) -> str:
+    """Return the tables of a run as Markdown."""
+    without, shadowed = results.servers["without"], results.servers["with"]
+    facts = "; ".join(f"{name} {value}" for name, value in results.machine.items())
+    rows = []
+    for label, name, digits in (
+        (f"p50 ms, {results.per_second:,} requests/s", "p50_ms", 3),
+        (f"p99 ms, {results.per_second:,} requests/s", "p99_ms", 3),
+        (f"requests/s, {SATURATING} connections of wrk", "per_second", 0),
+    ):
+        before, after = getattr(without, name), getattr(shadowed, name)
+        ratios = [b / a for a, b in zip(before, after)]
+        between = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        figures = [number(statistics.median(before), digits), number(statistics.median(after), digits)]
+        rows.append([label, *figures, number(statistics.median(ratios), 3), between])
+    table = markdown(["one row a request", "without", "with a shadow", "ratio", "in rounds"], rows)
+    share = f"{shadowed.compared / shadowed.asked:.1%}" if shadowed.asked else "none"
+    return (
+        f"# A shadow beside the champion\n\nMade by `python -m benchmarks.shadow`: {facts}.\n\n"
+        f"Medians of {results.rounds} rounds of {results.seconds} s, in which both servers take turns. A ratio is the "
+        f"median of those of the rounds.\n\n{table}\n\n"
+        f"Of {shadowed.asked:,} rows the shadow answered and compared {share}. It drops rows if there is no time.\n"
+    )
+
+
+def main() -> None:
+    """Run the rounds, and write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shadow", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds of each load in a round (default: 10)")
+    parser.add_argument("--rate", type=int, help="requests a second (default: half of what the server answers)")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
+    )
+    options = parser.parse_args()
+    body = json.dumps(dict(zip(COLUMNS, rows_of(MODEL)[0].tolist()))).encode()
+    found = {name: Found() for name in SETTINGS}
+    with tempfile.TemporaryDirectory(prefix="b") as folder, ExitStack() as servers:
+        store = with_challenger(Path(folder))
+        ports = {
+            name: servers.enter_context(serving(store, Path(folder) / name, settings, body))
+            for name, settings in SETTINGS.items()
+        }
+        for port in ports.values():
+            load(port, "/predict", body, connections=SATURATING, seconds=WARM_UP_SECONDS)
+        capacity = load(ports["without"], "/predict", body, connections=SATURATING, seconds=WARM_UP_SECONDS)
+        rate = options.rate or round(capacity.per_second / 2, -2) or 100
+        results = Results(machine(), options.rounds, options.seconds, int(rate), found)
+        for turn in range(options.rounds):
+            for name in list(ports)[:: 1 if turn % 2 else -1]:
+                waits = open_load(
+                    ports[name],
+                    "/predict",
+                    body,
+                    per_second=rate,
+                    seconds=options.seconds,
+                    connections=CONNECTIONS,
+                    seed=turn,
+                )
+                p50, p99 = np.percentile(waits, [50, 99]) * 1e3
+                found[name].p50_ms.append(float(p50))
+                found[name].p99_ms.append(float(p99))
+            for name in list(ports)[:: 1 if turn % 2 else -1]:
+                most = load(ports[name], "/predict", body, connections=SATURATING, seconds=options.seconds)
+                found[name].per_second.append(most.per_second)
+            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        found["with"].compared, found["with"].asked = compared_rows(ports["with"])
+    results.write(options.results / "shadow.json")
+    (options.results / "shadow.md").write_text(render(results))
+    print(render(results))
+
+
+def with_challenger(folder: Path) -> Path:
+    """Return a store with the champion, version 1, and another version with nearly as many trees."""
+    store = folder / "store"
+    shutil.copytree(Path(os.environ.get("TABSERVE_STORE", "store")).resolve() / MODEL / "1", store / MODEL / "1")
+    assert run_command(["--store", str(store), "train", MODEL, "--n-estimators", str(N_TREES)]) == 0
+    return store
+
+
+@contextmanager
+def serving(store: Path, folder: Path, settings: Mapping[str, str], body: bytes) -> Iterator[int]:
+    """Run a server with two workers until the block ends; yield its port when it answers."""
+    folder.mkdir()
+    port = free_port()
+    binaries = Path(sys.executable).parent
+    environ = {
+        **environ_of(binaries, home=str(folder), port=port),
+        "TABSERVE_STORE": str(store),
+        "TABSERVE_PREDICTION_LOG": "",
+        "WEB_CONCURRENCY": "2",
+        **settings,
+    }
+    with (folder / "log").open("wb") as log:
+        command = [str(binaries / "gunicorn"), "--bind", f"{HOST}:{port}"]
+        process = psutil.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: post(port, "/predict", body), process)
+            yield port
+        finally:
+            stop(process)
+
+
+def compared_rows(port: int) -> tuple[int, int]:
+    """Return how many rows the shadow has answered comparably, and how many it should have."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=30) as reply:
+        text = reply.read().decode()
+    counts = {
+        name: sum(float(count) for count in re.findall(rf"^{name}_rows_total\{{.*\}} (\S+)$", text, re.MULTILINE))
+        for name in ("tabserve_shadow", "tabserve_shadow_missed")
+    }
+    return int(counts["tabserve_shadow"]), int(sum(counts.values()))
+
+
+if __name__ == "__main__":
+    main()
