@@ -100,8 +100,8 @@ run: $(INSTALLED) | $(CHAMPION) ##1 serve on PORT of HOST; trains first if there
 monitor: $(INSTALLED) ##7 run Prometheus with our rules against the server at URL
 	@exec $(BIN)/python -m monitoring run --url "$(URL)" --port "$(MONITOR_PORT)" $(ARGS)
 
-image: ##5 build the image; with MODEL=NAME on the command line, with that model in it
-	@$(BAKED) docker/build.sh
+image: ##5 build the image; with MODEL=NAME, with that model in it; with EXTRAS=s3, for stores there
+	@$(BAKED) EXTRAS="$(EXTRAS)" docker/build.sh
 
 image-cuda: ## the same with PyTorch and CUDA
 	@$(BAKED) VARIANT=cuda docker/build.sh
@@ -146,7 +146,7 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-extras.txt requirements-tables.txt $(TEST) $(TORCH)
+$(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-tables.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
 	$(PIP) --no-deps -r requirements-tables.txt

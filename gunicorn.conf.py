@@ -13,7 +13,7 @@ from app.server import hooks, loading, settings
 from app.telemetry.log_lines import LOGGING
 
 server = settings.from_environ_or_exit(os.environ)
-hooks.before_load(server.service)
+hooks.before_load(server.service, server.mirror)
 
 wsgi_app = "app.server.hooks:load()"  # with the settings that were just read
 # Loaded once before the fork: all workers share the memory of one model, and serve the same version.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 PREFIX = "TABSERVE_"
 
@@ -37,6 +38,7 @@ _SERVICE_LINK = re.compile(r"TABSERVE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)|PORT)(_
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DATABASE_URL = re.compile(r"(sqlite:///.|postgresql://.).*", re.DOTALL)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]\S*")
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
@@ -82,6 +84,8 @@ class Entry:
         return cls(reference, found[1] or found[2], float(Decimal(found[3]) / 100) if found[3] else 1.0)
 
 
+_STORE: Path | str = Path("store")
+
 # Each parser returns a setting's text as a value, or raises `ValueError` with what is expected.
 
 
@@ -113,6 +117,15 @@ def _path(text: str) -> Path:
     if not text:
         raise ValueError("not a path")
     return Path(text)
+
+
+def _place(text: str) -> Path | str:
+    """Parse a path or a URL; file:///PATH is that path."""
+    if text.startswith("file:///"):
+        return Path(unquote(text.removeprefix("file://")))
+    if "://" in text and (text.startswith("file:") or not _URL.fullmatch(text)):
+        raise ValueError("neither a folder nor a URL such as s3://bucket/models")
+    return text if "://" in text else _path(text)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -202,8 +215,18 @@ def setting(name: str, default: T, parse: Callable[[str], T], help_text: str, *,
 class Config:
     """The settings of one service."""
 
-    store: Path = setting(
-        "TABSERVE_STORE", Path("store"), _path, "folder of models: `<name>/<version>/`, or one version's own folder"
+    store: Path | str = setting(
+        "TABSERVE_STORE",
+        _STORE,
+        _place,
+        "folder of models: `<name>/<version>/`, or one version's own folder; or the URL of a store, such as "
+        "`s3://bucket/models`",
+    )
+    store_cache: Path = setting(
+        "TABSERVE_STORE_CACHE",
+        Path("~/.cache/tabserve"),
+        _path,
+        "folder for verified copies of what is behind a URL, from which a server starts if the store is gone",
     )
     models: tuple[str, ...] = setting(
         "TABSERVE_MODELS",
@@ -351,6 +374,11 @@ class Config:
     def sticky_key(self) -> str:
         """Return where a request's environment has the sticky header."""
         return f"HTTP_{self.sticky_header.upper().replace('-', '_')}"
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the store; where that is behind a URL, `server.settings` names its copy instead."""
+        return Path(self.store)
 
     @property
     def max_batch_rows(self) -> int:

@@ -78,7 +78,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     loaded = load(
-        config.store,
+        config.folder,
         config.entries,
         device=config.device,
         max_batch_rows=config.max_batch_rows,

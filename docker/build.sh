@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the image: IMAGE:version, with VARIANT=cuda IMAGE:version-cuda, with TARGET=train IMAGE:version-train.
-# MODEL=boston-housing bakes a model in; CLEAN=1 refuses uncommitted changes. The last line is the image's name.
+# MODEL=boston-housing bakes a model in; EXTRAS=s3 adds the packages for stores there; CLEAN=1 refuses uncommitted changes. The last line is the image's name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Changes to files that go into the image.
@@ -20,7 +20,8 @@ suffix=${TARGET:+-$TARGET}
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)${changed:+-dirty}
 name=${IMAGE:-tabserve}:$version$suffix
 docker build --tag "$name" ${TARGET:+--target "$TARGET"} \
-  --build-arg VARIANT="${VARIANT:-cpu}" --build-arg MODEL="${MODEL:-}" --build-arg VERSION="$version" \
+  --build-arg VARIANT="${VARIANT:-cpu}" --build-arg MODEL="${MODEL:-}" --build-arg EXTRAS="${EXTRAS:-}" \
+  --build-arg VERSION="$version" \
   --build-arg REVISION="$revision" \
   --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct 2>/dev/null || echo 0)" . >&2
 echo "$name"

@@ -42,7 +42,7 @@ sys.exit(connection.getresponse().status != 200)"
     }
     exec python -m model --store "${TABSERVE_STORE:-/models}" "$@"
     ;;
-  list | show | diff | verify | predict | pull | pack | promote | rollback | tag | prune | history)
+  list | show | diff | verify | predict | pull | pack | promote | rollback | tag | prune | history | mirror)
     find_store
     exec python -m model --store "$TABSERVE_STORE" "$@"
     ;;

@@ -161,6 +161,15 @@ class MovedError(ModelError):
     """The aliases of a model were moved meanwhile by another writer, and nothing was changed; says what moved."""
 
 
+class StoreError(ModelError):
+    """A store behind a URL cannot be used; carries its URL without credentials, and the reason with what to do."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
 class ArchiveError(ModelError):
     """An archive could not be pulled, and the store is unchanged; names its URL without the credentials."""
 

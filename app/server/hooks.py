@@ -15,6 +15,7 @@ from gunicorn.sock import TCP6Socket
 
 from app.config import Config
 from app.server import loading
+from app.server.mirror import Mirror
 from app.server.worker import ServiceWorker
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
 
@@ -25,12 +26,15 @@ _M_ARENA_MAX = -8  # from malloc.h
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 _settings: Config  # read by gunicorn.conf.py at the start and at every reload
+_mirror: Mirror | None = None  # of the start
+_has_started = False
 
 
-def before_load(settings: Config) -> None:
+def before_load(settings: Config, mirror: Mirror | None = None) -> None:
     """Prepare the process before any model or metric is created; keep the settings for `load`."""
-    global _settings
+    global _settings, _mirror
     _settings = settings
+    _mirror = _mirror or mirror
     share_values()
     # glibc keeps a heap for each thread, as large as the largest request that the thread has answered. Our threads take
     # turns anyway, so they share a heap.
@@ -41,6 +45,10 @@ def before_load(settings: Config) -> None:
 
 def load() -> Service:
     """Return the service with the settings of `before_load`; gunicorn calls `load` by name, without arguments."""
+    global _has_started
+    if _mirror and not _has_started:
+        _mirror.start()
+    _has_started = True
     from app.factory import create_app  # here, so that wrong settings end the start before the slow imports
 
     return create_app(_settings)

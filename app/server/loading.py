@@ -52,11 +52,11 @@ def start_watching(settings: Config, server: Any) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
 
     moves = Moves(
-        lambda: wanted(Store(settings.store), settings.entries),
+        lambda: wanted(Store(settings.folder), settings.entries),
         lambda: server.app.callable.serving.loaded.wanted,
         is_back,
     )
-    paths = (settings.store, *settings.trusted_keys)
+    paths = (settings.folder, *settings.trusted_keys)
     arguments = paths, seen_before_failure, load_again, moves, settings.reload_seconds
     threading.Thread(target=watch, args=arguments, daemon=True).start()
 
@@ -77,14 +77,14 @@ def on_reload(settings: Config, server: Any) -> None:
 
     for number in handlers:
         signal.signal(number, stop)
-    seen = fingerprint(settings.store, *settings.trusted_keys)
+    seen = fingerprint(settings.folder, *settings.trusted_keys)
     try:
-        now = wanted(Store(settings.store), settings.entries)
+        now = wanted(Store(settings.folder), settings.entries)
     except OSError as error:
         now = (("", str(error), ""),)
     problems, golden = verification.verify_apart(
         lambda: loaded.load(
-            settings.store,
+            settings.folder,
             settings.entries,
             device=settings.device,
             allow_converted=settings.allow_converted,

@@ -9,12 +9,13 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging.config import dictConfig
 
 from app.config import Config, ConfigError
+from app.server.mirror import Mirror
 from app.telemetry.log_lines import LOGGING
-from model import ModelError
+from model import ModelError, folder_of
 
 # Batched requests wait for each other in threads, so a batch has no more requests than there are threads. In a test,
 # throughput stopped growing at 16 threads for an engine that takes 0.5 ms, and at 32 for an engine that takes 2 ms.
@@ -22,6 +23,8 @@ _BATCH_THREADS = 32
 # For requests that the loop does not answer itself: long bodies, pages, metrics. Few, since threads share the
 # interpreter lock.
 _THREADS = 4
+# How often a store behind a URL is asked where only SIGHUP loads what it has.
+_POLL_SECONDS = 10
 # Connections that only wait for their next request, on top of the requests in flight.
 _IDLE_CONNECTIONS = 1_000
 # Every connection is an open file. A worker has 30 more for its databases and metrics; PyTorch opens further files.
@@ -30,9 +33,13 @@ _OTHER_FILES = 100
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The service's own settings, and gunicorn's settings derived from them; an empty `bind` is left to gunicorn."""
+    """The service's own settings, and gunicorn's settings derived from them; an empty `bind` is left to gunicorn.
+
+    Where the store is behind a URL, `mirror` brings here what is served, and the service's store is its folder.
+    """
 
     service: Config
+    mirror: Mirror | None
     workers: int
     threads: int
     connections: int
@@ -67,14 +74,34 @@ def from_environ(environ: Mapping[str, str]) -> ServerSettings:
             raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
     threads = _THREADS if service.max_batch_rows == 1 else _BATCH_THREADS
     connections = min(service.max_in_flight + _IDLE_CONNECTIONS, _raise_open_files() - _OTHER_FILES)
+    mirror = None
+    if isinstance(service.store, str):
+        service, mirror = _mirrored(service, service.store)
     return ServerSettings(
         service=service,
+        mirror=mirror,
         workers=workers,
         threads=threads,
         connections=max(2 * threads, connections),
         bind=_addresses(environ, service.host),
         heartbeat_folder=_heartbeat_folder(environ),
     )
+
+
+def _mirrored(service: Config, url: str) -> tuple[Config, Mirror]:
+    """Return the settings with a folder as the store, and what keeps that folder."""
+    try:
+        folder = folder_of(url, service.store_cache, is_mirror=True)
+    except ModelError as error:
+        raise ConfigError(f"TABSERVE_STORE_CACHE: {error}") from None
+    mirror = Mirror(
+        url,
+        service.store_cache,
+        [entry.reference for entry in service.entries],
+        every=service.reload_seconds or _POLL_SECONDS,
+        signatures=bool(service.trusted_keys),
+    )
+    return replace(service, store=folder), mirror
 
 
 def from_environ_or_exit(environ: Mapping[str, str]) -> ServerSettings:

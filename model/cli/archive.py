@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model import Store
-from model.cli.arguments import REFERENCE, Commands
+from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store import archive
 
 
@@ -19,7 +18,7 @@ def add_pack(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    print(f"{archive.pack(Store(options.store), options.model, options.file)}  {options.file}")
+    print(f"{archive.pack(store_of(options), options.model, options.file)}  {options.file}")
 
 
 def add_pull(commands: Commands) -> None:
@@ -51,7 +50,7 @@ def add_pull(commands: Commands) -> None:
 
 def _pull(options: argparse.Namespace) -> None:
     versions = archive.pull(
-        Store(options.store),
+        store_of(options),
         options.url,
         sha256=options.sha256,
         alias=options.alias,

@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from model import Store
+from model.store.location import open_store
+from model.store.urls import CACHE, parse_location
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
 
 REFERENCE = "the model: NAME, NAME@ALIAS or NAME@VERSION"
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Declare where the store is; `store_of` opens it."""
+    parser.add_argument(
+        "--store",
+        type=_location,
+        default=Path("store"),
+        metavar="PLACE",
+        help="the folder of models, or a URL such as s3://bucket/models (default: store)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=CACHE,
+        metavar="FOLDER",
+        help="where verified copies of what is behind a URL are kept (default: %(default)s)",
+    )
+
+
+def _location(text: str) -> Path | str:
+    try:
+        return parse_location(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is {error}") from None
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """Return the store that was named. Raises `StoreError` for a URL that cannot be used."""
+    return open_store(options.store, cache=options.cache)
 
 
 def add_reasons(command: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, NotInStoreError, Store
-from model.cli.arguments import Commands, days
+from model.cli.arguments import Commands, days, store_of
 from model.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def add_compare(commands: Commands) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from model.live import comparison, verdict
 
-    margin, store = _margin(options.margin), Store(options.store)
+    margin, store = _margin(options.margin), store_of(options)
     compared = list(_of_table(options, store) if options.data else _of_log(options, store))
     found: list[_Compared] = []
     for first, second, judged, loss in compared:

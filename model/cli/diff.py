@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from model import Artifact, Matrix, ModelError, Schema, Store, columns_from_csv
-from model.cli.arguments import REFERENCE, Commands
+from model import Artifact, Matrix, ModelError, Schema, columns_from_csv
+from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store import differences
 from model.store.differences import Answers, translated
 
@@ -22,7 +22,7 @@ def add_diff(commands: Commands) -> None:
 
 
 def _diff(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     old, new = store.load(options.old), store.load(options.new)
     facts = list(differences.facts(old.manifest.document, new.manifest.document))
     found = golden(old, new)

@@ -7,8 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from model import Store
-from model.cli.arguments import Commands
+from model.cli.arguments import Commands, store_of
 from model.train import feature_file
 
 
@@ -28,8 +27,9 @@ def add_features(commands: Commands) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    shared = feature_file.read(options.file or options.store / feature_file.NAME)
-    found, problems = feature_file.uses(shared.values(), Store(options.store))
+    store = store_of(options)
+    shared = feature_file.read(options.file or store.root / feature_file.NAME)
+    found, problems = feature_file.uses(shared.values(), store)
     for problem in problems:
         print(problem, file=sys.stderr)
     if options.json:

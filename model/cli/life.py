@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_table
+from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_table, store_of
 from model.cli.diff import golden, name_of, print_answers, rows_of
 from model.store import differences, life
 from model.store.differences import Answers
@@ -36,7 +36,7 @@ def add_promote(commands: Commands) -> None:
 
 
 def _promote(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     after = store.last_move(options.model.partition("@")[0])
     model = store.load(options.model)
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
@@ -107,7 +107,7 @@ def add_rollback(commands: Commands) -> None:
 
 
 def _rollback(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     print_moved(options.name, life.rollback(store, options.name, why=options.why, by=options.by))
 
 
@@ -123,7 +123,7 @@ def add_tag(commands: Commands) -> None:
 
 def _tag(options: argparse.Namespace) -> None:
     change = life.untag if options.remove else life.tag
-    move = change(Store(options.store), options.model, options.alias, why=options.why, by=options.by)
+    move = change(store_of(options), options.model, options.alias, why=options.why, by=options.by)
     print_moved(options.model.partition("@")[0], move)
 
 
@@ -144,7 +144,7 @@ def add_prune(commands: Commands) -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     if not store.versions(options.name):
         store.find(options.name)  # raises
     if options.dry_run:
@@ -168,12 +168,12 @@ def add_history(commands: Commands) -> None:
 
 
 def _history(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     moves = store.history(options.name)
     if not moves:
         store.find(options.name)  # an unknown model has its own message
         raise NotInStoreError(
-            f"the model {options.name!r} has no history: {store.root} is one artifact and not a store"
+            f"the model {options.name!r} has no history: {store.place} is one artifact and not a store"
         )
     if options.json:
         print(json.dumps([move.to_document() for move in moves], indent=1))

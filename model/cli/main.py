@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from traceback import clear_frames
 
 from model import ModelError, SchemaError
@@ -19,6 +18,7 @@ from model.cli import (
     diff,
     features,
     life,
+    mirror,
     own,
     predict,
     report,
@@ -27,6 +27,7 @@ from model.cli import (
     store,
     train,
 )
+from model.cli.arguments import add_store
 from model.errors import one_line
 
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="COMMAND --help explains each command; --store comes before it. A model of your own table: describe, "
         "check, train, then make run in a clone of Tabserve.",
     )
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of models (default: store)")
+    add_store(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     describe.add_describe(commands)
     check.add_check(commands)
@@ -91,5 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_compare(commands)
     archive.add_pack(commands)
     archive.add_pull(commands)
+    mirror.add_mirror(commands)
     store.add_find(commands)
     return parser

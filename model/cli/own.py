@@ -7,8 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from model import Store
-from model.cli.arguments import Commands, given
+from model.cli.arguments import Commands, given, store_of
 from model.store import runs
 
 
@@ -73,7 +72,7 @@ def _type(text: str) -> tuple[str, str]:
 def _import(options: argparse.Namespace) -> None:
     from model.train import model_files, model_table, own_model
 
-    store = Store(options.store)
+    store = store_of(options)
     with runs.recording(store, options.name, runs.IMPORT, parameters=given(options)) as run:
         run.add(data={"source": str(options.data)})
         if model_files.runs_code(options.file):

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model import Artifact, Store, columns_from_csv
-from model.cli.arguments import REFERENCE, Commands
+from model import Artifact, columns_from_csv
+from model.cli.arguments import REFERENCE, Commands, store_of
 from model.cli.reading import add_dialect, reading
 from model.schema.reading import Reading
 
@@ -49,7 +49,7 @@ def add_predict(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    model = Store(options.store).load(options.model)
+    model = store_of(options).load(options.model)
     given, known = reading(options), model.manifest.reading
     if options.plain and given:
         raise ValueError(f"--plain says how the table is written; leave out --{next(iter(given))}")

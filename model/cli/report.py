@@ -6,8 +6,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from model import Store
-from model.cli.arguments import REFERENCE, Commands
+from model.cli.arguments import REFERENCE, Commands, store_of
 
 
 def add_report(commands: Commands) -> None:
@@ -29,7 +28,7 @@ def _report(options: argparse.Namespace) -> None:
     from model.live import report
     from model.live.prediction_log import PredictionLog
 
-    model = Store(options.store).load(options.model)
+    model = store_of(options).load(options.model)
     with closing(PredictionLog(options.log, read_only=True)) as log:
         for _, sentence in report.write(model, log, options.output, days=options.days):
             print(sentence)

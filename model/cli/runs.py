@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model import NotInStoreError, Store, short
-from model.cli.arguments import Commands, count, print_table
+from model.cli.arguments import Commands, count, print_table, store_of
 from model.errors import one_line
 from model.store import runs
 from model.store.runs import FINISHED, Run
@@ -54,7 +54,7 @@ def add_mlflow(parser: argparse._ActionsContainer, help: str) -> None:
 
 
 def _runs(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     one = options.show or options.compare or options.keep
     if one and not options.name:
         raise ValueError("name the model, too: --show, --compare and --keep are about the runs of one")

@@ -6,8 +6,8 @@ import argparse
 import getpass
 from pathlib import Path
 
-from model import KeyFileError, Store
-from model.cli.arguments import REFERENCE, Commands
+from model import KeyFileError
+from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store.signed import Signed
 
 
@@ -29,8 +29,10 @@ def _sign(options: argparse.Namespace) -> None:
     from model.store import signature  # here, since importing cryptography takes 60 ms
 
     key = signature.read_private_key(options.key, lambda: _password(options.key))
-    model = Store(options.store).load(options.model)
+    store = store_of(options)
+    model = store.load(options.model)
     path = signature.sign(model, key)
+    store.share_signature(model.path)
     print(
         f"{model.name} version {model.version}: {len(model.manifest.files) + 1} files signed with the key "
         f"{signature.key_id(key.public_key())}, in {path}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model import ArtifactError, NotInStoreError, Store, card_of
-from model.cli.arguments import REFERENCE, Commands, print_table
+from model.cli.arguments import REFERENCE, Commands, print_table, store_of
 from model.cli.sign import add_trusted_keys, trusted
 from model.store import artifact
 from model.store.card import CARD
@@ -27,9 +27,9 @@ def add_list(commands: Commands) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     if not store.names():
-        print(f"the store {store.root} has no model; train one: python -m model train boston-housing", file=sys.stderr)
+        print(f"the store {store.place} has no model; train one: python -m model train boston-housing", file=sys.stderr)
     if options.name and not store.versions(options.name):
         store.find(options.name)  # raises
     names = [options.name] if options.name else store.names()
@@ -87,7 +87,7 @@ def add_show(commands: Commands) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    document, _ = artifact.read(Store(options.store).find(options.model), {})
+    document, _ = artifact.read(store_of(options).find(options.model), {})
     print(artifact.to_json(document).decode(), end="")
 
 
@@ -99,7 +99,7 @@ def add_card(commands: Commands) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
-    folder = Store(options.store).find(options.model)
+    folder = store_of(options).find(options.model)
     document, files = artifact.read(folder, {}, optional={CARD: artifact.MAX_ARTIFACT_BYTES})
     print(card_of(document, files[CARD].decode(errors="replace") if CARD in files else None), end="")
 
@@ -113,7 +113,7 @@ def add_verify(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    store = Store(options.store)
+    store = store_of(options)
     model = store.load(options.model, signed=trusted(options))
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(

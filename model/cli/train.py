@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import Commands, count, days, given
+from model.cli.arguments import Commands, count, days, given, store_of
 from model.cli.reading import add_reading, reading
 from model.cli.runs import add_mlflow, send
 from model.store import differences, life, runs
@@ -186,7 +186,7 @@ def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
 
 
 def _train(options: argparse.Namespace) -> None:
-    models = Store(options.store)
+    models = store_of(options)
     models.versions(options.name)  # refuses a name that cannot be one, before the work
     try:
         with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:

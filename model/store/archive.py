@@ -121,6 +121,7 @@ def pull(
         for path, is_new in versions.items():
             if not is_new:
                 _take_signature(downloaded.find(f"{path.parent.name}@{path.name}"), path)
+                store.share_signature(path)
         return versions
 
 

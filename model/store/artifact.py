@@ -334,13 +334,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises `ArtifactError`.
     """
-    return _parse_manifest(folder / MANIFEST, _manifest_bytes(folder))
+    return parse_manifest(folder / MANIFEST, _manifest_bytes(folder))
 
 
 def manifest_content(model: Artifact) -> bytes:
     """Return the bytes of a loaded version's manifest. Raises `ArtifactError` if it has changed since."""
     path, content = model.path / MANIFEST, _manifest_bytes(model.path)
-    if _parse_manifest(path, content) != model.manifest.document:
+    if parse_manifest(path, content) != model.manifest.document:
         raise ArtifactError(path, "has changed since it was verified", "try again")
     return content
 
@@ -365,7 +365,8 @@ def _manifest_bytes(folder: Path) -> bytes:
         raise _unreadable(folder / MANIFEST, error) from None
 
 
-def _parse_manifest(path: Path, content: bytes) -> dict[str, Any]:
+def parse_manifest(path: Path, content: bytes) -> dict[str, Any]:
+    """Return a manifest's document after checking its format and digest. Raises `ArtifactError` that names `path`."""
     try:
         document: dict[str, Any] = parse_json(content)
         format_version = document["format_version"]
@@ -410,22 +411,15 @@ def read(
     if digests is not None:  # before anything in the manifest is read
         signed_manifest = {name: sha256 for name, sha256 in digests.items() if name == MANIFEST}
         check_digests(folder, signed_manifest, {MANIFEST: manifest_sha256})
-    document = _parse_manifest(path, content)
-    try:
-        expected = manifests.files(document)
-    except ValueError:
-        raise ArtifactError(path, "does not list its files", _RESTORE) from None
+    document = parse_manifest(path, content)
+    expected = listed_files(path, document)
     if digests is not None:
         actual = {name: file.sha256 for name, file in expected.items()} | {MANIFEST: manifest_sha256}
         check_digests(folder, digests, actual)
         check_no_other_files(folder, actual)
-    if sum(file.size for file in expected.values()) > MAX_ARTIFACT_BYTES:
-        raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
     files = {}
     for name, file in expected.items():
         relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
         if file.size > (max_bytes or {}).get(name, MAX_ARTIFACT_BYTES):
             raise ArtifactError(folder / name, f"has {file.size} bytes, more than are allowed", "do not use it")
         in_memory = max_bytes is None or name in max_bytes or file.size <= (optional or {}).get(name, -1)
@@ -435,6 +429,24 @@ def read(
         if in_memory:
             files[name] = content
     return document, files
+
+
+def listed_files(path: Path, document: Mapping[str, Any]) -> dict[str, File]:
+    """Return the files that a manifest lists, by their names. `path` is the manifest's, for errors.
+
+    Raises `ArtifactError` if they are too large together, or one is not in the folder.
+    """
+    try:
+        found = manifests.files(document)
+    except ValueError:
+        raise ArtifactError(path, "does not list its files", _RESTORE) from None
+    if sum(file.size for file in found.values()) > MAX_ARTIFACT_BYTES:
+        raise ArtifactError(path, f"names files of more than {MAX_ARTIFACT_BYTES} bytes", "do not use it")
+    for name in found:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise ArtifactError(path, f"names a file outside its folder: {name!r}", "do not use it")
+    return found
 
 
 def read_draft(folder: Path) -> Draft:

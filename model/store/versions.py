@@ -40,6 +40,11 @@ class Store:
 
     root: Path
 
+    @property
+    def place(self) -> str:
+        """Return where the store is, for people: a path, or a URL without credentials."""
+        return str(self.root)
+
     def names(self) -> list[str]:
         """Return the names of models with a version. Raises `ArtifactError` if the root is a broken artifact."""
         if root_artifact := self._root_artifact():
@@ -52,12 +57,10 @@ class Store:
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, oldest first; none if there is no such model."""
-        folder = self._folder(name)
+        self._folder(name)  # refuses what is no name
         if root_artifact := self._root_artifact():
             return [root_artifact[name]] if name in root_artifact else []
-        if not folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
+        return self._on_disk(name)
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return the version of each alias of a model."""
@@ -89,7 +92,7 @@ class Store:
         known = {
             each.new: move.aliases[each.alias].digest for move in moves for each in move.changes if each.new is not None
         }
-        for version in self.versions(name):
+        for version in self._on_disk(name):
             path = folder / str(version)
             if version in known and artifact.read_manifest(path)["digest"] != known[version]:
                 raise ArtifactError(
@@ -106,17 +109,14 @@ class Store:
         history.check_texts(why, by)
         folder = self._folder(name)
         artifact.make_folder(folder)
-        with _locked(folder) as descriptor:
+        with locked(folder) as descriptor:
             for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
                 shutil.rmtree(abandoned)
             version = max([0, *self.versions(name), *self.aliases(name).values()]) + 1
             path = artifact.save(draft, folder / str(version), name=name, version=version)
             os.fsync(descriptor)  # the new version's name before the aliases that point to it
 
-            def new(table: Mapping[str, int]) -> dict[str, int]:
-                return {CANDIDATE: version} if CHAMPION in table else {CANDIDATE: version, CHAMPION: version}
-
-            self._register(name, REGISTER, new, why=why, by=by)
+            self._register(name, REGISTER, lambda table: with_new(table, version), why=why, by=by)
         return path
 
     def move(
@@ -140,7 +140,7 @@ class Store:
         versions = self.versions(name)
         if not versions:
             self.find(name)  # raises
-        with _locked(folder):
+        with locked(folder):
             last = self.last_move(name)
             if last and last != after:
                 raise history.moved(last, name)
@@ -150,9 +150,7 @@ class Store:
                 raise NotInStoreError(f"the model {name!r} has no version {absent[0]}; its versions are {versions}")
             move = self._append(name, last, action, aliases, removed=removed, why=why, by=by)
             for version in removed:
-                gone = folder / (artifact.INCOMING + uuid.uuid4().hex)
-                (folder / str(version)).rename(gone)  # so that no reader finds a part of it
-                shutil.rmtree(gone)
+                self._take_away(name, version)
         return move
 
     def find(self, reference: str) -> Path:
@@ -168,7 +166,7 @@ class Store:
             names = self.names()
             advice = "name one of those" if names else "train one, as with `python -m model train boston-housing`"
             raise NotInStoreError(
-                f"there is no model {name!r} in the store {self.root}, which has "
+                f"there is no model {name!r} in the store {self.place}, which has "
                 f"{', '.join(names) or 'no model at all'}; {advice}, or name another store"
             )
         version = {str(number): number for number in versions}.get(wanted)
@@ -176,7 +174,7 @@ class Store:
         version = version or aliases.get(wanted or CHAMPION)
         if version is None or version not in versions:
             raise NotInStoreError(
-                f"the model {name!r} in the store {self.root} has no version {wanted or CHAMPION!r}; "
+                f"the model {name!r} in the store {self.place} has no version {wanted or CHAMPION!r}; "
                 f"its versions are {versions}, its aliases {aliases}"
             )
         return version
@@ -199,6 +197,9 @@ class Store:
             self._check_is_aliased(found)
         return found
 
+    def share_signature(self, folder: Path) -> None:
+        """Let others see the signature that was written to a version's folder; in a folder they do already."""
+
     def _check_is_aliased(self, found: Artifact) -> None:
         """Raise `ArtifactError` if an alias of a version carries the digest of another one."""
         move = self.last_move(found.name)
@@ -220,13 +221,13 @@ class Store:
         artifact.make_folder(self.root)
         folder = self.root / (artifact.INCOMING + uuid.uuid4().hex)
         with ExitStack() as held:
-            with _locked(self.root):
+            with locked(self.root):
                 for other in self.root.glob(artifact.INCOMING + "*"):
                     # A live process holds the lock of its folder.
-                    with suppress(BlockingIOError, FileNotFoundError), _locked(other, wait=False):
+                    with suppress(BlockingIOError, FileNotFoundError), locked(other, wait=False):
                         shutil.rmtree(other)
                 folder.mkdir()
-                held.enter_context(_locked(folder))
+                held.enter_context(locked(folder))
                 held.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
 
@@ -244,7 +245,7 @@ class Store:
             locks: dict[str, int] = {}
             for name in other.names():  # sorted, so that two merges cannot deadlock
                 artifact.make_folder(self._folder(name))
-                locks[name] = held.enter_context(_locked(self._folder(name)))
+                locks[name] = held.enter_context(locked(self._folder(name)))
                 self.aliases(name)  # refuses a store with a broken history, before anything moves
             moves = self._plan_moves(other)
             aliases = {
@@ -252,8 +253,7 @@ class Store:
             }
             for path, source in moves.items():
                 if source:
-                    artifact.sync_folders(source)
-                    source.rename(path)
+                    self._take_in(source, path)
             for descriptor in locks.values():
                 os.fsync(descriptor)  # the new versions' names before the aliases that point to them
             for name, theirs in aliases.items():
@@ -292,13 +292,40 @@ class Store:
             if version is None:
                 table.pop(alias, None)
             else:
-                digest = artifact.read_manifest(self._folder(name) / str(version))["digest"]
-                table[alias] = Aliased(version, digest)
+                table[alias] = Aliased(version, self._digest(name, version))
         move = history.following(last, action, table, removed=removed, why=why, by=by)
         if last and not move.changes and not removed:
             return last
-        history.append(self._folder(name) / MOVES, move)
+        self._write_move(name, move)
         return move
+
+    def _write_move(self, name: str, move: Move) -> None:
+        """Write the next move. Raises `MovedError` if another writer came first."""
+        history.append(self._folder(name) / MOVES, move)
+
+    def _digest(self, name: str, version: int) -> str:
+        """Return the digest of a version's manifest."""
+        digest: str = artifact.read_manifest(self._folder(name) / str(version))["digest"]
+        return digest
+
+    def _take_in(self, source: Path, path: Path) -> None:
+        """Make a folder on the same file system a version of the store, whose number is free."""
+        artifact.sync_folders(source)
+        source.rename(path)
+
+    def _take_away(self, name: str, version: int) -> None:
+        """Remove a version that no alias points to."""
+        folder = self._folder(name)
+        gone = folder / (artifact.INCOMING + uuid.uuid4().hex)
+        (folder / str(version)).rename(gone)  # so that no reader finds a part of it
+        shutil.rmtree(gone)
+
+    def _on_disk(self, name: str) -> list[int]:
+        """Return the versions that have a folder, oldest first."""
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def _plan_moves(self, other: Store) -> dict[Path, Path | None]:
         """Return the target folder of each version of `other` with its source, None if this store has it already."""
@@ -336,8 +363,13 @@ class Store:
         return self.root / name
 
 
+def with_new(table: Mapping[str, int], version: int) -> dict[str, int]:
+    """Return the aliases that a new version gets: it is the candidate, and the champion if there is none."""
+    return {CANDIDATE: version} if CHAMPION in table else {CANDIDATE: version, CHAMPION: version}
+
+
 @contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold the folder's lock and yield its descriptor, so that two concurrent trainings get two versions.
 
     Raises `BlockingIOError` if another process holds the lock and `wait` is False.

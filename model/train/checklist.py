@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -69,14 +68,15 @@ def print_use(model: Artifact, store: Store) -> None:
     else:
         print(f"champion is still version {champion}; to change that: {_promote_line(model, store)}")
     is_converted = model.manifest.engine == CONVERTED_ENGINE
-    serve = f"make run MODEL={model.name} STORE={shlex.quote(str(store.root.resolve()))}"
+    place = store.place if "://" in store.place else str(store.root.resolve())
+    serve = f"make run MODEL={model.name} STORE={shlex.quote(place)}"
     print(f"serve    in a clone of Tabserve: {'TABSERVE_ALLOW_CONVERTED=true ' if is_converted else ''}{serve}")
     print(f"ask      {curl(model.name, model.schema, model.golden_rows[0])}")
 
 
 def _promote_line(model: Artifact, store: Store) -> str:
     """Return the command that makes a version the champion."""
-    named = "" if store.root == Path("store") else f"--store {shlex.quote(str(store.root))} "
+    named = "" if store.place == "store" else f"--store {shlex.quote(store.place)} "
     return f"python -m model {named}promote {model.name}@{model.version}"
 
 

@@ -17,6 +17,7 @@ from model.errors import ExportError, first_line
 from model.schema.feature import DATE, INTEGER, Category
 from model.schema.features import Matrix
 from model.store.artifact import Artifact
+from model.store.location import open_store
 from model.store.manifest import CONVERTED_ENGINE, MAX_ALLOWED, Data
 from model.store.runs import EXPORT, recording
 from model.store.versions import Store
@@ -42,7 +43,7 @@ def export(
     *,
     name: str,
     holdout: tuple[Any, Any] | None = None,
-    store: Path | str = "store",
+    store: Store | Path | str = "store",
     title: str = "",
     target: str = "",
     unit: str = "",
@@ -86,7 +87,7 @@ def export(
         if not isinstance(text, str) or not is_utf8(text):
             raise ExportError(f"{argument} is {text!r}; pass a string that can be written in UTF-8")
     parameters = {**texts, "engine": engine, "tolerance": tolerance}
-    models = Store(Path(store))
+    models = store if isinstance(store, Store) else open_store(store)
     with recording(models, name, EXPORT, parameters={key: value for key, value in parameters.items() if value}) as run:
         model = add(
             fitted,

@@ -51,7 +51,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def serve(
-    store: Path, folder: Path, *, wait: str = "/readyz", port: str = "", prefix: Sequence[str] = (), **settings: str
+    store: Path | str,
+    folder: Path,
+    *,
+    wait: str = "/readyz",
+    port: str = "",
+    prefix: Sequence[str] = (),
+    **settings: str,
 ) -> Iterator[Server]:
     """Run gunicorn as `make run` does until the block ends; `wait` for a path to reply 200. Port "" is any free one.
 

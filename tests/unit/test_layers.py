@@ -79,6 +79,7 @@ MAY_IMPORT = {
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},
     "model.store.device": {"torch"},
+    "model.store.objects": {"fsspec"},
     "model.store.signature": {"cryptography"},
 }
 # What of gunicorn the worker and its hooks use, all of which gunicorn has had since 20.1 (`ssl_context` since 21.0).

@@ -1,0 +1,217 @@
+"""Objects behind a URL that fsspec knows, such as s3://bucket/models: read, created once, written, listed, removed.
+
+Every request is bounded in time, and every failure is a `StoreError` that names the URL without its credentials and
+says what to do. Knows nothing of what the objects are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.asyn import sync
+
+from model.errors import StoreError, first_line, one_line
+from model.store.urls import EXTRAS, missing_package, shown
+
+_REQUEST_SECONDS = 60.0  # with all tries; a transfer has as much for each _PIECE_BYTES on top
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 15
+_PIECE_BYTES = 2**24
+_TRIES = 3  # to create an object, after replies that were lost
+_MAX_SHOWN = 300  # characters of a provider's message
+
+# Where the creation of an object fails if there is one, in one step on the provider's side. Others are only read.
+_CREATES = {*EXTRAS, "memory"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    scheme: {
+        "config_kwargs": {
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": 3},
+        }
+    }
+    for scheme in ("s3", "s3a")
+}
+
+
+class Objects:
+    """The objects below one URL; their names are paths relative to it. Not to be used across a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = shown(url)
+        self._scheme = url.partition("://")[0]
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(
+                url, skip_instance_cache=True, use_listings_cache=False, **_OPTIONS.get(self._scheme, {})
+            )
+        except ImportError:
+            raise missing_package(url) from None
+        except Exception as error:  # whatever a provider raises for a URL, or for settings that it cannot use
+            raise StoreError(self.url, f"cannot be opened: {_reason(error)}") from None
+
+    def read(self, name: str, *, max_bytes: int) -> bytes | None:
+        """Return the bytes of an object, at most `max_bytes` and one more; None if there is none."""
+        try:
+            return bytes(self._call("cat_file", self._path(name), start=0, end=max_bytes + 1))
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # an empty object has no range, so this is also how it answers
+            if self._size(name) == 0:
+                return b""
+            raise self._failed(error) from None
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """Return the bytes of those of these objects that exist, in order, up to the first that does not."""
+        found = self._guarded("cat", [self._path(name) for name in names], on_error="omit")
+        contents = [found.get(self._path(name)) for name in names]
+        return contents[: contents.index(None)] if None in contents else contents
+
+    def download(self, name: str, file: Path, size: int) -> None:
+        """Write an object to a new file, and at most one byte more than `size` of it. Raises `StoreError`."""
+        with file.open("xb") as output:
+            for start in range(0, size, _PIECE_BYTES):
+                end = min(start + _PIECE_BYTES, size)
+                try:
+                    output.write(self._call("cat_file", self._path(name), start=start, end=end))
+                except FileNotFoundError:
+                    raise StoreError(f"{self.url}/{name}", "is missing; add it again, or another version") from None
+                except OSError as error:
+                    raise self._failed(error) from None
+            output.flush()
+            os.fsync(output.fileno())
+
+    def create(self, name: str, content: bytes) -> None:
+        """Create an object that does not exist, in one step. Raises `FileExistsError` if there is another one.
+
+        A reply that was lost does not count as another one: what exists is compared with the content.
+        """
+        self.check_creates()
+        failure: OSError | StoreError | None = None
+        for _ in range(_TRIES):
+            try:
+                self._call("pipe_file", self._path(name), content, mode="create")
+                return
+            except (OSError, StoreError) as error:
+                failure = error
+            found = self.read(name, max_bytes=len(content))
+            if found == content:
+                return
+            if found is not None:
+                raise FileExistsError(name) from None
+        raise failure if isinstance(failure, StoreError) else self._failed(failure)
+
+    def check_refuses(self, name: str, content: bytes) -> None:
+        """Raise `StoreError` if the store lets an object be created again, given one that exists with this content.
+
+        Such a store does not know conditional writes, so that of two writers at once the second would win unnoticed.
+        """
+        try:
+            self._call("pipe_file", self._path(name), content, mode="create")
+        except (OSError, StoreError):
+            return  # refused, or not answered: then what comes next is not answered either
+        raise StoreError(
+            self.url,
+            "does not refuse to write over an object (If-None-Match), so two writers at once would not notice each "
+            "other; use a newer version of the storage server, or write to a folder and copy it",
+        )
+
+    def check_creates(self) -> None:
+        """Raise `StoreError` if this kind of URL has no way to create an object only if there is none."""
+        if self._scheme not in _CREATES:
+            raise StoreError(
+                self.url, f"can only be read: {self._scheme} cannot refuse a second writer; use {', '.join(_CREATES)}"
+            )
+
+    def upload(self, name: str, file: Path) -> None:
+        """Write an object from a file."""
+        seconds = _REQUEST_SECONDS * (1 + file.stat().st_size / _PIECE_BYTES)
+        self._guarded("put_file", str(file), self._path(name), seconds=seconds)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write an object, over one that there may be."""
+        self._guarded("pipe_file", self._path(name), content)
+
+    def folders(self) -> list[str]:
+        """Return the names before the first slash of all objects; a listing may be late."""
+        try:
+            found = self._call("ls", self._root, detail=True)
+        except FileNotFoundError as error:
+            if re.search("(bucket|container) does not exist", str(error)):
+                raise self._failed(error) from None
+            return []
+        except OSError as error:
+            raise self._failed(error) from None
+        return sorted(each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of the objects directly in a folder, without it; a listing may be late."""
+        try:
+            found = self._call("ls", self._path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._failed(error) from None
+        return sorted(each["name"].rpartition("/")[2] for each in found if each["type"] == "file")
+
+    def remove(self, folder: str) -> None:
+        """Remove every object of a folder that is listed."""
+        try:
+            self._call("rm", self._path(folder), recursive=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return int(self._call("info", self._path(name))["size"])
+        except OSError:
+            return None
+
+    def _guarded(self, method: str, *arguments: Any, **named: Any) -> Any:
+        try:
+            return self._call(method, *arguments, **named)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _call(self, method: str, *arguments: Any, seconds: float = _REQUEST_SECONDS, **named: Any) -> Any:
+        """Call a method of the file system within a time. Raises `OSError`, or `StoreError` for any other failure."""
+        try:
+            if self._fs.async_impl:
+                call: Callable[..., Any] = getattr(self._fs, f"_{method}")
+                return sync(self._fs.loop, call, *arguments, timeout=seconds, **named)
+            return getattr(self._fs, method)(*arguments, **named)
+        except OSError:
+            raise
+        except Exception as error:  # each provider's own: no credentials, a connection that was lost
+            raise self._failed(error) from None
+
+    def _failed(self, error: BaseException | None) -> StoreError:
+        if isinstance(error, PermissionError):
+            reason = "access is denied"
+            remedy = (
+                "check the credentials, and that they may list and read the store, and to change it write and delete"
+            )
+        elif isinstance(error, FileNotFoundError):
+            reason, remedy = "does not exist", "make it, or correct the URL"
+        elif type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"):
+            reason, remedy = "no credentials were found", "set those of the provider, as its own tools read them"
+        elif isinstance(error, TimeoutError):
+            reason, remedy = "it did not answer in time", "check the network and try again"
+        else:
+            reason, remedy = "it did not answer", "check the network and the URL, and try again"
+        return StoreError(self.url, f"{reason} ({_reason(error)}); {remedy}")
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return what a provider says in one line, without what follows the path in a URL, which may be a signature."""
+    text = re.sub(r"\?\S+", "", one_line(first_line(error))) if isinstance(error, Exception) else "no reason"
+    return text[:_MAX_SHOWN]

@@ -1,0 +1,360 @@
+"""A store behind a URL: its moves and versions as objects, and a verified copy of what was used, in a folder.
+
+The objects have the names that files of a store have, `<name>/moves/<number>.json` and `<name>/<version>/…`. A version
+exists if a move names it. So nothing depends on a listing, which may be late: the next move is the one after the last,
+and a version is uploaded whole, its manifest last, before the move that names it. A move, and the claim of a version's
+number, is an object that only one writer can create. The folder is a store itself, and never has what is not verified:
+moves follow each other by their hashes, and a version is moved into place after every hash in its manifest was checked,
+with the digest that the move names.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import ArtifactError, MovedError, StoreError
+from model.store import artifact, history
+from model.store.artifact import Draft
+from model.store.files import MAX_JSON_BYTES
+from model.store.history import MOVES, NAME, Move
+from model.store.objects import Objects
+from model.store.signed import MAX_SIGNATURE_BYTES, SIGNATURE, read_signature
+from model.store.urls import folder_of
+from model.store.versions import CHAMPION, REGISTER, Store, locked, with_new
+
+_CLAIM = ".claim"  # beside a version's files: whose number it is
+_FRESH_SECONDS = 1.0  # how long a command takes what it has asked for as known
+_AHEAD = 8  # moves that are asked for together, where there is a next one
+
+
+@dataclass(frozen=True)  # without slots, which `super()` does not survive
+class RemoteStore(Store):
+    """The store at a URL; `root` is the folder with what was brought here. Everything may raise `StoreError`, too."""
+
+    objects: Objects
+    _asked: dict[str, float] = field(default_factory=dict, compare=False, repr=False)  # when, of each name
+    _followed: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @classmethod
+    def at(cls, url: str, cache: Path, *, is_mirror: bool = False) -> RemoteStore:
+        """Return the store at a URL, with what is brought here in a folder in `cache`."""
+        return cls(folder_of(url, cache, is_mirror=is_mirror), Objects(url))
+
+    @property
+    def place(self) -> str:
+        """Return the URL without credentials."""
+        return self.objects.url
+
+    def names(self) -> list[str]:
+        """Return the names of models with a version; a new one may be missing where listings are late."""
+        return [name for name in self.listed() if self.versions(name)]
+
+    def listed(self) -> list[str]:
+        """Return the names that a listing has, or that are here, whether they have a version or not."""
+        kept = [path.name for path in self.root.iterdir()] if self.root.is_dir() else []
+        return sorted({name for name in (*self.objects.folders(), *kept) if NAME.fullmatch(name)})
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of a model that a move names and none has taken away, oldest first."""
+        return sorted(self._digests(name))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return the version of each alias of a model."""
+        self._sync(name, max_age=_FRESH_SECONDS)
+        move = history.last(self._moves(name))
+        return move.versions if move else {}
+
+    def last_move(self, name: str) -> Move | None:
+        """Return the last move of a model's aliases, None if there is none, by one request if there is no new one."""
+        self._sync(name)
+        return history.last(self._moves(name))
+
+    def history(self, name: str) -> list[Move]:
+        """Return every move of a model's aliases, the oldest first, after checking the chain."""
+        self._sync(name)
+        return super().history(name)
+
+    def find(self, reference: str) -> Path:
+        """Return the folder with the version that `reference` names, which is downloaded and verified if need be."""
+        version = self.version(reference)
+        name = reference.partition("@")[0]
+        return self._fetch(name, version, self._digests(name)[version])
+
+    def add(self, name: str, draft: Draft, *, why: str = "", by: str = "") -> Path:
+        """Upload the draft as the next version of `name`, its candidate, and return its folder here."""
+        history.check_texts(why, by)
+        moves = [*self._read_moves(name), *self._new_moves(name)]
+        used = [each.new or 0 for move in moves for each in move.changes]
+        version = max([0, *used, *(number for move in moves for number in move.removed)]) + 1
+        with self.incoming() as folder:
+            while True:
+                try:
+                    self._claim(name, version)
+                    break
+                except FileExistsError:  # by another writer, who is at it or was stopped
+                    version += 1
+            path = self._folder(name) / str(version)
+            self._upload(artifact.save(draft, folder / str(version), name=name, version=version), path)
+        self._register(name, REGISTER, lambda table: with_new(table, version), why=why, by=by)
+        return path
+
+    def merge(self, other: Store, *, alias: str | None = None, why: str = "", by: str = "") -> dict[Path, bool]:
+        """Upload all versions of `other` and set its aliases; as in a folder, if each has an alias."""
+        for name in other.names():
+            named = {other.versions(name)[-1]} if alias else {*other.aliases(name).values()}
+            if without := {*other.versions(name)} - named - {*self.versions(name)}:
+                raise StoreError(
+                    self.place,
+                    f"knows a version by the moves that name it, and {name}@{min(without)} has no alias; "
+                    "give it one before packing the store, or pack and pull it by itself",
+                )
+        return super().merge(other, alias=alias, why=why, by=by)
+
+    def share_signature(self, folder: Path) -> None:
+        """Upload the signature that a version's folder here has."""
+        signature = read_signature(folder)
+        if signature is not None:
+            self.objects.write(f"{folder.parent.name}/{folder.name}/{SIGNATURE}", signature)
+
+    def follow(self, name: str, wanted: Collection[str], *, signatures: bool = False) -> None:
+        """Bring the moves of a model here, but only with the versions that `wanted` names: aliases and numbers.
+
+        So the folder always has the versions that its last move points to. Those that it wanted before the new moves
+        stay, as a server may be on them, and all others are removed. Raises `StoreError` and leaves the folder as it is
+        if a version cannot be downloaded or verified.
+        """
+        new = self._new_moves(name)
+        if new or name not in self._followed:
+            old = self._read_moves(name)
+            digests = _digests([*old, *new])
+            current = _named(wanted, [*old, *new]) & digests.keys()
+            for version in current:
+                self._fetch(name, version, digests[version])
+            self._take(name, new)
+            self._followed.add(name)
+            for version in {*self._on_disk(name)} - current - _named(wanted, old):
+                super()._take_away(name, version)
+        elif signatures:
+            for version in self._on_disk(name):
+                self._refresh_signature(name, version)
+
+    def _sync(self, name: str, *, max_age: float = 0.0) -> None:
+        """Bring the moves here that are new, unless that was done a moment ago."""
+        if time.monotonic() - self._asked.get(name, -max_age - 1) > max_age:
+            self._take(name, self._new_moves(name))
+
+    def _new_moves(self, name: str) -> list[Move]:
+        """Return the moves after the last one that is here, each checked to follow the one before.
+
+        The first time, the last one here is compared with the store's.
+        """
+        last = history.last(self._moves(name))
+        if last and name not in self._asked and self._read_move(name, last.number) != history.encode(last):
+            raise StoreError(
+                self.place,
+                f"has another history of {name} than when it was read last: it was replaced, or moves were taken away; "
+                f"if that is right, remove {self.root / name}",
+            )
+        moves: list[Move] = []
+        while contents := self._next_moves(name, last.number if last else 0):
+            for content in contents:
+                last = self._following(name, last, content)
+                moves.append(last)
+        self._asked[name] = time.monotonic()
+        return moves
+
+    def _next_moves(self, name: str, number: int) -> list[bytes]:
+        """Return what is in the objects of the next moves, of all or of the first few; one request if there is none."""
+        content = self._read_move(name, number + 1)
+        if content is None:
+            return []
+        ahead = range(number + 2, number + 2 + _AHEAD)
+        return [content, *self.objects.read_many([_move_object(name, each) for each in ahead])]
+
+    def _read_move(self, name: str, number: int) -> bytes | None:
+        return self.objects.read(_move_object(name, number), max_bytes=MAX_JSON_BYTES)
+
+    def _following(self, name: str, last: Move | None, content: bytes) -> Move:
+        """Return the move in an object after checking that it follows the last one."""
+        number = last.number + 1 if last else 1
+        place = f"{self.place}/{_move_object(name, number)}"
+        try:
+            move = history.decode(content)
+        except ValueError as error:
+            raise StoreError(place, f"is not a move of aliases: {error}; restore it from a copy") from None
+        if (move.number, move.before) != (number, last.sha256 if last else None):
+            raise StoreError(place, "does not follow the move before; restore the history from a copy")
+        return move
+
+    def _take(self, name: str, moves: list[Move]) -> None:
+        """Write moves to the folder here, those that another process has not written."""
+        if not moves:
+            return
+        folder = self._moves(name)
+        artifact.make_folder(folder)
+        with locked(folder):
+            for move in moves:
+                with suppress(MovedError):
+                    history.append(folder, move)
+
+    def _read_moves(self, name: str) -> list[Move]:
+        return history.read(self._moves(name))
+
+    def _digests(self, name: str) -> dict[int, str]:
+        """Return the versions of a model with the digest that an alias was moved to."""
+        self._sync(name, max_age=_FRESH_SECONDS)
+        return _digests(self._read_moves(name))
+
+    def _digest(self, name: str, version: int) -> str:
+        known = self._digests(name).get(version)
+        return known or super()._digest(name, version)  # a new one, which was just uploaded from here
+
+    def _write_move(self, name: str, move: Move) -> None:
+        if move.number > 1:  # the cheapest object of which we know what it should be
+            last = history.encode(self._read_moves(name)[move.number - 2])
+            self.objects.check_refuses(_move_object(name, move.number - 1), last)
+        try:
+            self.objects.create(_move_object(name, move.number), history.encode(move))
+        except FileExistsError:
+            self._sync(name)
+            raise history.moved(self._read_moves(name)[move.number - 1], name) from None
+        self._take(name, [move])
+
+    def _claim(self, name: str, version: int) -> None:
+        """Reserve a version's number for this writer. Raises `FileExistsError` if another one has it."""
+        content, claim = uuid.uuid4().hex.encode(), f"{name}/{version}/{_CLAIM}"
+        self.objects.create(claim, content)
+        self.objects.check_refuses(claim, content)
+
+    def _upload(self, source: Path, path: Path) -> None:
+        """Upload a version whose number is claimed, the manifest last, and move its folder to `path`."""
+        artifact.sync_folders(source)
+        files = sorted(file for file in source.rglob("*") if file.is_file())
+        for file in sorted(files, key=lambda file: file == source / artifact.MANIFEST):
+            relative = file.relative_to(source).as_posix()
+            self.objects.upload(f"{path.parent.name}/{path.name}/{relative}", file)
+        if path.is_dir():  # of an upload that no move followed
+            shutil.rmtree(path)
+        artifact.make_folder(path.parent)
+        source.rename(path)
+
+    def _take_in(self, source: Path, path: Path) -> None:
+        name, version = path.parent.name, int(path.name)
+        place = f"{self.place}/{name}/{version}"
+        if any(version in move.removed for move in self._read_moves(name)):
+            raise StoreError(place, "was pruned, and a number is not given again; add the version anew")
+        try:
+            self._claim(name, version)
+        except FileExistsError:
+            reason = "is being written by another, who may have been stopped; try again later, or remove it there"
+            raise StoreError(place, reason) from None
+        self._upload(source, path)
+
+    def _take_away(self, name: str, version: int) -> None:
+        if (self._folder(name) / str(version)).is_dir():
+            super()._take_away(name, version)
+        self.objects.remove(f"{name}/{version}")
+
+    def _fetch(self, name: str, version: int, digest: str) -> Path:
+        """Return the folder here of a version, which is whole, unchanged and the one with this digest.
+
+        What is not is downloaded again. Raises `StoreError` if that does not verify either.
+        """
+        path = self._folder(name) / str(version)
+        if path.is_dir():
+            with suppress(ArtifactError):
+                if artifact.read(path, {})[0]["digest"] == digest:
+                    self._refresh_signature(name, version)
+                    return path
+        with self.incoming() as folder:
+            target = folder / str(version)
+            self._download(name, version, digest, target)
+            artifact.make_folder(path.parent)
+            with locked(path.parent):
+                if path.is_dir():
+                    path.rename(folder / "replaced")
+                target.rename(path)
+        return path
+
+    def _download(self, name: str, version: int, digest: str, target: Path) -> None:
+        """Write the files of a version to a new folder and check them. Raises `StoreError`."""
+        base = f"{name}/{version}"
+        target.mkdir()
+        content = self.objects.read(f"{base}/{artifact.MANIFEST}", max_bytes=MAX_JSON_BYTES)
+        if content is None:
+            raise StoreError(f"{self.place}/{base}/{artifact.MANIFEST}", "is missing; restore it from a copy")
+        try:
+            document = artifact.parse_manifest(target / artifact.MANIFEST, content)
+            if (document["digest"], document.get("name"), document.get("version")) != (digest, name, version):
+                reason = "is another version than when an alias was moved to it"
+                raise ArtifactError(target / artifact.MANIFEST, reason, "restore it from a copy")
+            for relative, file in artifact.listed_files(target / artifact.MANIFEST, document).items():
+                (target / relative).parent.mkdir(parents=True, exist_ok=True)
+                self.objects.download(f"{base}/{relative}", target / relative, file.size)
+            artifact.write(target / artifact.MANIFEST, content)
+            artifact.read(target, {})
+        except ArtifactError as error:
+            inside = error.path.relative_to(target).as_posix()
+            raise StoreError(f"{self.place}/{base}/{inside}", f"{error.reason}; {error.remedy}") from None
+        signature = self.objects.read(f"{base}/{SIGNATURE}", max_bytes=MAX_SIGNATURE_BYTES)
+        if signature is not None:
+            artifact.write(target / SIGNATURE, signature)
+        artifact.sync_folders(target)
+
+    def _refresh_signature(self, name: str, version: int) -> None:
+        """Take the signature that a version has in the store now."""
+        path = self._folder(name) / str(version)
+        signature = self.objects.read(f"{name}/{version}/{SIGNATURE}", max_bytes=MAX_SIGNATURE_BYTES)
+        if signature is not None and signature != read_signature(path):
+            artifact.write_signature(path, signature)
+
+    def _moves(self, name: str) -> Path:
+        return self._folder(name) / MOVES
+
+
+def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool = False) -> list[StoreError]:
+    """Bring here what `references` name, or the champion of every model, and return what was not possible.
+
+    What a model has here stays as it is if its newest state cannot be brought here whole.
+    """
+    problems: list[StoreError] = []
+    wanted: dict[str, set[str]] = {}
+    try:
+        for reference in references or store.listed():
+            name, _, which = reference.partition("@")
+            wanted.setdefault(name, set()).add(which or CHAMPION)
+    except StoreError as error:
+        return [error]
+    for name, which_ones in wanted.items():
+        try:
+            store.follow(name, which_ones, signatures=signatures)
+        except StoreError as error:
+            problems.append(error)
+    return problems
+
+
+def _digests(moves: Collection[Move]) -> dict[int, str]:
+    """Return the versions that moves name, without those that were taken away, with their digests."""
+    found: dict[int, str] = {}
+    for move in moves:
+        found |= {each.new: move.aliases[each.alias].digest for each in move.changes if each.new is not None}
+        for version in move.removed:
+            found.pop(version, None)
+    return found
+
+
+def _named(wanted: Collection[str], moves: Sequence[Move]) -> set[int]:
+    """Return the versions that aliases and numbers name after these moves; an alias that does not exist names none."""
+    table = moves[-1].versions if moves else {}
+    found = {table.get(each, int(each) if each.isdecimal() else 0) for each in wanted}
+    return found - {0}
+
+
+def _move_object(name: str, number: int) -> str:
+    return f"{name}/{MOVES}/{number}.json"
