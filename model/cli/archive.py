@@ -6,19 +6,37 @@ import argparse
 from pathlib import Path
 
 from model.cli.arguments import REFERENCE, Commands, store_of
-from model.store import archive
+from model.store import archive, oci
 
 
 def add_pack(commands: Commands) -> None:
     """Declare the command `pack`."""
-    pack = commands.add_parser("pack", help="write one version to an archive and print the archive's SHA-256")
+    pack = commands.add_parser(
+        "pack", help="write one version to an archive or an OCI layout, and print its SHA-256 or digest"
+    )
     pack.add_argument("model", help=REFERENCE)
-    pack.add_argument("file", type=Path, help="the archive, a .tar.gz; the same version gives the same bytes")
+    pack.add_argument(
+        "file", type=Path, nargs="?", help="the archive, a .tar.gz; the same version gives the same bytes"
+    )
+    pack.add_argument(
+        "--oci", type=Path, metavar="FOLDER", help="write an OCI layout with a ModelPack to a new folder, in its place"
+    )
+    pack.add_argument(
+        "--image", action="store_true", help="with --oci: an image with the files in /models, as KServe asks for"
+    )
     pack.set_defaults(run=_pack)
 
 
 def _pack(options: argparse.Namespace) -> None:
-    print(f"{archive.pack(store_of(options), options.model, options.file)}  {options.file}")
+    if (options.file is None) == (options.oci is None):
+        raise ValueError("name either the archive, or a folder with --oci")
+    if options.oci is None:
+        if options.image:
+            raise ValueError("--image is a form of --oci; name its folder")
+        print(f"{archive.pack(store_of(options), options.model, options.file)}  {options.file}")
+        return
+    digest = oci.pack(store_of(options), options.model, options.oci, is_image=options.image)
+    print(f"{digest}  {options.oci}")
 
 
 def add_pull(commands: Commands) -> None:
