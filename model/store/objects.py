@@ -67,6 +67,8 @@ class Objects:
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Return the bytes of those of these objects that exist, in order, up to the first that does not."""
+        if not names:
+            return []
         found = self._guarded("cat", [self._path(name) for name in names], on_error="omit")
         contents = [found.get(self._path(name)) for name in names]
         return contents[: contents.index(None)] if None in contents else contents

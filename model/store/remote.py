@@ -26,7 +26,7 @@ from model.store.history import MOVES, NAME, Move
 from model.store.objects import Objects
 from model.store.signed import MAX_SIGNATURE_BYTES, SIGNATURE, read_signature
 from model.store.urls import folder_of
-from model.store.versions import CHAMPION, REGISTER, Store, locked, with_new
+from model.store.versions import CHAMPION, KEY, REGISTER, Store, locked, with_new
 
 _CLAIM = ".claim"  # beside a version's files: whose number it is
 _FRESH_SECONDS = 1.0  # how long a command takes what it has asked for as known
@@ -115,6 +115,17 @@ class RemoteStore(Store):
                     "give it one before packing the store, or pack and pull it by itself",
                 )
         return super().merge(other, alias=alias, why=why, by=by)
+
+    def keep(self, name: str, kind: str, key: str, content: bytes) -> None:
+        """Write the record `<name>/<kind>/<key>` beside a model's versions, once and for ever."""
+        self._records(name, kind, key)  # refuses what is no name
+        self.objects.create(f"{name}/{kind}/{key}", content)
+
+    def kept(self, name: str, kind: str) -> dict[str, bytes]:
+        """Return the records of a kind by their keys; a new one may be missing where listings are late."""
+        self._records(name, kind)
+        keys = [key for key in self.objects.files(f"{name}/{kind}") if KEY.fullmatch(key)]
+        return dict(zip(keys, self.objects.read_many([f"{name}/{kind}/{key}" for key in keys])))
 
     def share_signature(self, folder: Path) -> None:
         """Upload the signature that a version's folder here has."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from model.errors import ArtifactError, MovedError, NotInStoreError
 from model.store import artifact, history
 from model.store.artifact import Artifact, Draft
+from model.store.files import MAX_JSON_BYTES, open_regular
 from model.store.history import MOVES, NAME, Aliased, Move
 from model.store.manifest import MAX_VERSION
 from model.store.signed import Signed
@@ -29,6 +30,7 @@ REGISTER, PULL = "register", "pull"
 
 _OLD_ALIASES = "aliases.json"  # of stores before there was a history
 _VERSION = re.compile(r"[1-9][0-9]*")
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # of a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,38 @@ class Store:
         if not _VERSION.fullmatch(reference.partition("@")[2]):
             self._check_is_aliased(found)
         return found
+
+    def keep(self, name: str, kind: str, key: str, content: bytes) -> None:
+        """Write the record `<name>/<kind>/<key>` beside a model's versions, once and for ever.
+
+        Raises `FileExistsError` if there is one, and `ValueError` for what is no name of a folder or a file.
+        """
+        self._check_is_store()
+        folder = self._records(name, kind, key)
+        artifact.make_folder(folder)
+        incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)
+        try:
+            artifact.write(incoming, content)
+            os.link(incoming, folder / key)  # a rename would replace the other one
+        finally:
+            incoming.unlink(missing_ok=True)
+        artifact.sync_folder(folder)
+
+    def kept(self, name: str, kind: str) -> dict[str, bytes]:
+        """Return the records of a kind by their keys, in the order of these. Raises `OSError` for one that is none."""
+        folder = self._records(name, kind)
+        keys = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        found = {}
+        for key in filter(KEY.fullmatch, keys):
+            with open_regular(folder / key) as file:
+                found[key] = file.read(MAX_JSON_BYTES)
+        return found
+
+    def _records(self, name: str, kind: str, key: str = "") -> Path:
+        """Return the folder of a kind of records. Raises `ValueError`."""
+        if not NAME.fullmatch(kind) or kind == MOVES or kind.isdecimal() or (key and not KEY.fullmatch(key)):
+            raise ValueError(f"{kind}/{key} is no name of a record; use letters, digits, dashes and dots")
+        return self._folder(name) / kind
 
     def share_signature(self, folder: Path) -> None:
         """Let others see the signature that was written to a version's folder; in a folder they do already."""

@@ -115,7 +115,7 @@ def test_connection_that_is_lost_while_reading(one: RemoteStore, other: RemoteSt
     big = Draft({"title": "x"}, {"a.bin": os.urandom(300_000)})
     one.add("m", big)
     other.last_move("m")
-    for n_bytes in (1, 200, 5_000, 250_000):
+    for n_bytes in (200, 250_000):  # each try takes half a minute, with all its retries
 
         def cut(request: Request, n_bytes: int = n_bytes) -> int | None:
             return -n_bytes if request.path.endswith("/a.bin") else None

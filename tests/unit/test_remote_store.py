@@ -335,6 +335,24 @@ def test_signature_that_comes_later(one: RemoteStore, other: RemoteStore, url: s
     assert (mirrored.root / "m" / "1" / "model.sig").read_bytes() == b"signed"
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_records(url: str, tmp_path: Path, is_remote: bool) -> None:
+    """Records beside versions are written once, in a folder and behind a URL, and read elsewhere by their keys."""
+    store = at(url, tmp_path / "here") if is_remote else Store(tmp_path / "store")
+    elsewhere = at(url, tmp_path / "elsewhere") if is_remote else store
+    assert elsewhere.kept("m", "runs") == {}
+    store.keep("m", "runs", "b.json", b"{}")
+    store.keep("m", "runs", "a.json", b"1")
+    with pytest.raises(FileExistsError):
+        elsewhere.keep("m", "runs", "a.json", b"2")
+    for kind, key in (("moves", "1.json"), ("1", "a.txt"), ("runs", "../x"), ("runs", ".claim"), ("../n", "x")):
+        with pytest.raises(ValueError, match="is no name of a record"):
+            store.keep("m", kind, key, b"")
+
+    assert list(elsewhere.kept("m", "runs").items()) == [("a.json", b"1"), ("b.json", b"{}")]
+    assert (elsewhere.versions("m"), elsewhere.aliases("m")) == ([], {})
+
+
 def test_places(tmp_path: Path) -> None:
     """A path and a URL of a file are a folder; what is neither a path nor a URL is refused."""
     assert open_store(tmp_path) == open_store(str(tmp_path)) == open_store(tmp_path.as_uri()) == Store(tmp_path)
