@@ -58,7 +58,7 @@ def _runs(options: argparse.Namespace) -> None:
     one = options.show or options.compare or options.keep
     if one and not options.name:
         raise ValueError("name the model, too: --show, --compare and --keep are about the runs of one")
-    names = [options.name] if options.name else runs.names(store)
+    names = [options.name] if options.name else store.listed()
     found: dict[str, list[Run]] = {}
     for name in names:
         found[name], damaged = runs.read(store, name)
@@ -67,7 +67,7 @@ def _runs(options: argparse.Namespace) -> None:
         if not found[name] and not damaged and options.name and options.mlflow is None:
             if not store.versions(name):
                 store.find(name)  # an unknown model has its own message
-            raise NotInStoreError(f"no run of the model {name!r} was recorded in the store {store.root}")
+            raise NotInStoreError(f"no run of the model {name!r} was recorded in the store {store.place}")
     if options.show:
         _show(_find(store, found[options.name], options.show), as_json=options.json)
     elif options.compare:
@@ -98,7 +98,7 @@ def _list(found: Sequence[Run], store: Store, *, as_json: bool) -> None:
         head = ("run", "model", "kind", "outcome", "learner", "rows", "result", "seconds")
         print_table([head, *map(_row, found)])
     else:
-        print(f"no run was recorded in the store {store.root}", file=sys.stderr)
+        print(f"no run was recorded in the store {store.place}", file=sys.stderr)
 
 
 def _row(run: Run) -> tuple[str, ...]:

@@ -65,13 +65,12 @@ class Objects:
                 return b""
             raise self._failed(error) from None
 
-    def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """Return the bytes of those of these objects that exist, in order, up to the first that does not."""
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of those of these objects that exist, by name, in order."""
         if not names:
-            return []
+            return {}
         found = self._guarded("cat", [self._path(name) for name in names], on_error="omit")
-        contents = [found.get(self._path(name)) for name in names]
-        return contents[: contents.index(None)] if None in contents else contents
+        return {name: found[self._path(name)] for name in names if self._path(name) in found}
 
     def download(self, name: str, file: Path, size: int) -> None:
         """Write an object to a new file, and at most one byte more than `size` of it. Raises `StoreError`."""
@@ -160,10 +159,10 @@ class Objects:
             raise self._failed(error) from None
         return sorted(each["name"].rpartition("/")[2] for each in found if each["type"] == "file")
 
-    def remove(self, folder: str) -> None:
-        """Remove every object of a folder that is listed."""
+    def remove(self, name: str) -> None:
+        """Remove an object, or every object of a folder that is listed."""
         try:
-            self._call("rm", self._path(folder), recursive=True)
+            self._call("rm", self._path(name), recursive=True)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from model.errors import ArtifactError, MovedError, StoreError
@@ -121,11 +122,17 @@ class RemoteStore(Store):
         self._records(name, kind, key)  # refuses what is no name
         self.objects.create(f"{name}/{kind}/{key}", content)
 
-    def kept(self, name: str, kind: str) -> dict[str, bytes]:
+    def kept(self, name: str, kind: str) -> dict[str, bytes | OSError]:
         """Return the records of a kind by their keys; a new one may be missing where listings are late."""
         self._records(name, kind)
         keys = [key for key in self.objects.files(f"{name}/{kind}") if KEY.fullmatch(key)]
-        return dict(zip(keys, self.objects.read_many([f"{name}/{kind}/{key}" for key in keys])))
+        found = self.objects.read_many([f"{name}/{kind}/{key}" for key in keys])
+        return {record.rpartition("/")[2]: content for record, content in found.items()}
+
+    def discard(self, name: str, kind: str, key: str) -> None:
+        """Remove the record `<name>/<kind>/<key>`, if there is one."""
+        self._records(name, kind, key)
+        self.objects.remove(f"{name}/{kind}/{key}")
 
     def share_signature(self, folder: Path) -> None:
         """Upload the signature that a version's folder here has."""
@@ -185,8 +192,9 @@ class RemoteStore(Store):
         content = self._read_move(name, number + 1)
         if content is None:
             return []
-        ahead = range(number + 2, number + 2 + _AHEAD)
-        return [content, *self.objects.read_many([_move_object(name, each) for each in ahead])]
+        ahead = [_move_object(name, each) for each in range(number + 2, number + 2 + _AHEAD)]
+        found = self.objects.read_many(ahead)
+        return [content, *(found[each] for each in takewhile(found.__contains__, ahead))]
 
     def _read_move(self, name: str, number: int) -> bytes | None:
         return self.objects.read(_move_object(name, number), max_bytes=MAX_JSON_BYTES)

@@ -16,7 +16,6 @@ import platform
 import re
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +28,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from model.errors import ArtifactError, NotInStoreError
+from model.errors import ModelError, NotInStoreError
 from model.store import artifact
-from model.store.files import MAX_JSON_BYTES, open_regular, parse_json
+from model.store.files import parse_json
 from model.store.history import NAME, who
 from model.store.manifest import MAX_VERSION
 from model.store.versions import Store
@@ -48,6 +47,7 @@ Tell: TypeAlias = Callable[..., None]
 """What takes facts of a run, by keyword, as `Recording.add` does."""
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]{6}")
+_FILE = re.compile(rf"{_ID.pattern}\.json")
 _ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _MAX_TEXT = 2_000  # characters
@@ -184,30 +184,22 @@ def recording(
         )
         try:
             if not (store.root / artifact.MANIFEST).exists():
-                write(store.root / name / RUNS, run)
-        except (OSError, ValueError) as failure:
-            print(f"mind     this run is not kept in {store.root / name / RUNS}: {failure}", file=sys.stderr)
+                write(store, run)
+        except (ModelError, OSError, ValueError) as failure:
+            print(f"mind     this run is not kept in {store.place}/{name}/{RUNS}: {failure}", file=sys.stderr)
 
 
-def write(folder: Path, run: Run) -> Run:
-    """Write a run to a folder of runs, all of it or nothing, and return it with its id.
+def write(store: Store, run: Run) -> Run:
+    """Write a run beside the versions of its model, all of it or nothing, and return it with its id.
 
     If another run began in the same microsecond, this one is written with a later id.
     """
-    artifact.make_folder(folder)
-    incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)
-    try:
-        while True:
-            artifact.write(incoming, encode(run))
-            try:
-                os.link(incoming, folder / f"{run.id}.json")  # a rename would replace the other's record
-                break
-            except FileExistsError:
-                run = _later(run)
-    finally:
-        incoming.unlink(missing_ok=True)
-    artifact.sync_folder(folder)
-    return run
+    while True:
+        try:
+            store.keep(run.model, RUNS, f"{run.id}.json", encode(run))
+            return run
+        except FileExistsError:
+            run = _later(run)
 
 
 def encode(run: Run) -> bytes:
@@ -248,46 +240,30 @@ def decode(content: bytes) -> Run:
     return run
 
 
-def read(store: Store, name: str) -> tuple[list[Run], list[ArtifactError]]:
+def read(store: Store, name: str) -> tuple[list[Run], list[ModelError]]:
     """Return the runs of a model, the oldest first, and an error for each record that cannot be read.
 
     Raises `NotInStoreError` for a name that no model can have.
     """
     _check_name(name)
-    folder = store.root / name / RUNS
     found, damaged = [], []
-    for id in ids(store, name):
-        path = folder / f"{id}.json"
+    for key, content in store.kept(name, RUNS).items():
+        if not _FILE.fullmatch(key):
+            continue
         try:
-            with open_regular(path) as file:
-                run = decode(file.read(MAX_JSON_BYTES + 1))
-            if (run.id, run.model) != (id, name):
+            if isinstance(content, OSError):
+                raise content
+            run = decode(content)
+            if (f"{run.id}.json", run.model) != (key, name):
                 raise ValueError(f"it is of the run {run.id} of {run.model}")
             found.append(run)
-        except FileNotFoundError:  # removed meanwhile
-            continue
         except (OSError, ValueError) as error:
             reason = error.strerror or error if isinstance(error, OSError) else error
+            place = f"{store.place}/{name}/{RUNS}/{key}"
             damaged.append(
-                ArtifactError(path, f"is not the record of this run: {reason}", "restore it from a copy, or remove it")
+                ModelError(f"{place}: is not the record of this run: {reason}; restore it from a copy, or remove it")
             )
     return found, damaged
-
-
-def ids(store: Store, name: str) -> list[str]:
-    """Return the ids of a model's runs, the oldest first."""
-    try:
-        files = os.listdir(store.root / name / RUNS)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(file.removesuffix(".json") for file in files if _ID.fullmatch(file.removesuffix(".json")))
-
-
-def names(store: Store) -> list[str]:
-    """Return the names of the models that have a run, in alphabetical order."""
-    if not store.root.is_dir():
-        return []
-    return sorted(path.name for path in store.root.iterdir() if NAME.fullmatch(path.name) and ids(store, path.name))
 
 
 def find(runs: Sequence[Run], wanted: str) -> Run:
@@ -320,7 +296,7 @@ def removable(store: Store, name: str, *, keep: int) -> list[str]:
 def remove(store: Store, name: str, ids: Sequence[str]) -> None:
     """Remove the records of runs."""
     for id in ids:
-        (store.root / name / RUNS / f"{id}.json").unlink(missing_ok=True)
+        store.discard(name, RUNS, f"{id}.json")
 
 
 def headline(metrics: Mapping[str, Any]) -> tuple[str, str, float | None]:

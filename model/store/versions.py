@@ -215,15 +215,29 @@ class Store:
             incoming.unlink(missing_ok=True)
         artifact.sync_folder(folder)
 
-    def kept(self, name: str, kind: str) -> dict[str, bytes]:
-        """Return the records of a kind by their keys, in the order of these. Raises `OSError` for one that is none."""
+    def kept(self, name: str, kind: str) -> dict[str, bytes | OSError]:
+        """Return the records of a kind by their keys, in the order of these; the error of one that cannot be read."""
         folder = self._records(name, kind)
         keys = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        found = {}
+        found: dict[str, bytes | OSError] = {}
         for key in filter(KEY.fullmatch, keys):
-            with open_regular(folder / key) as file:
-                found[key] = file.read(MAX_JSON_BYTES)
+            try:
+                with open_regular(folder / key) as file:
+                    found[key] = file.read(MAX_JSON_BYTES + 1)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            except OSError as error:
+                found[key] = error
         return found
+
+    def discard(self, name: str, kind: str, key: str) -> None:
+        """Remove the record `<name>/<kind>/<key>`, if there is one."""
+        (self._records(name, kind, key) / key).unlink(missing_ok=True)
+
+    def listed(self) -> list[str]:
+        """Return the names of the folders of models, whether these have a version or not."""
+        folders = self.root.iterdir() if self.root.is_dir() else []
+        return sorted(path.name for path in folders if NAME.fullmatch(path.name))
 
     def _records(self, name: str, kind: str, key: str = "") -> Path:
         """Return the folder of a kind of records. Raises `ValueError`."""

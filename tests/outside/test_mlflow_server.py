@@ -85,7 +85,7 @@ def models(store: Path, worse_store: Path, tmp_path: Path, request: pytest.Fixtu
     trained = replace(run, model=name, facts={**run.facts, "digest": found.load(f"{name}@1").manifest.digest})
     failed = replace(run, model=name, outcome=FAILED, error="no rows", facts={})
     for each in (trained, failed):
-        runs.write(found.root / name / "runs", each)
+        runs.write(found, each)
     return found, name
 
 

@@ -84,7 +84,7 @@ def kept(shelf: Store) -> Store:
         {"facts": {**SMALL.facts, "version": 2, "metrics": {"training": {"log_loss": 0.5}}}, "parameters": {}},
     ]
     for number, changes in enumerate(changed):
-        runs.write(shelf.root / "m" / "runs", replace(SMALL, id=f"2026010{number + 1}-000000-000000", **changes))
+        runs.write(shelf, replace(SMALL, id=f"2026010{number + 1}-000000-000000", **changes))
     return shelf
 
 
@@ -133,7 +133,7 @@ def test_record_of_a_later_format_says_so() -> None:
 
 def test_runs_of_the_same_moment_have_ids_of_their_own(tmp_path: Path) -> None:
     """A run that began in the same microsecond as others gets the next id; none replaces another."""
-    written = [runs.write(tmp_path / "m" / "runs", replace(SMALL, seconds=float(number))) for number in range(3)]
+    written = [runs.write(Store(tmp_path), replace(SMALL, seconds=float(number))) for number in range(3)]
     found, damaged = runs.read(Store(tmp_path), "m")
 
     assert [run.id[-6:] for run in written] == ["000000", "000001", "000002"]
@@ -243,7 +243,7 @@ def test_store_without_runs(shelf: Store, capsys: pytest.CaptureFixture[str]) ->
 def test_keep_removes_old_runs_without_a_version(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """`--keep` removes the oldest runs, but not those that wrote a version which is still in the store."""
     assert said(kept, capsys, "m", "--keep", "2") == "20260102-000000-000000 is gone\n"
-    assert runs.ids(kept, "m") == [f"2026010{number}-000000-000000" for number in (1, 3, 4)]
+    assert [run.id for run in runs.read(kept, "m")[0]] == [f"2026010{number}-000000-000000" for number in (1, 3, 4)]
     assert said(kept, capsys, "m", "--keep", "2").startswith("nothing to remove")
 
 
@@ -252,9 +252,7 @@ def test_plot_is_a_picture(kept: Store, tmp_path: Path, capsys: pytest.CaptureFi
     picture = tmp_path / "runs.png"
     assert said(kept, capsys, "m", "--plot", str(picture)) == f"written  {picture}: 4 runs\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    for run in runs.ids(kept, "m"):
-        if run.startswith(("20260101", "20260104")):
-            runs.remove(kept, "m", [run])
+    runs.remove(kept, "m", [f"2026010{number}-000000-000000" for number in (1, 4)])
 
     assert "nothing to draw" in said(kept, capsys, "m", "--plot", str(picture), status=1)
 
