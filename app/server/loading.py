@@ -25,7 +25,9 @@ class _Refusal(NamedTuple):
     seen: Fingerprint
 
 
-_refusal: _Refusal | None = None  # of the last reload, in the master
+# In the master: whether the last reload was refused, and whether one was asked for that is not over.
+_refusal: _Refusal | None = None
+_is_loading = False
 
 
 def start_watching(settings: Config, server: Any) -> None:
@@ -49,15 +51,18 @@ def start_watching(settings: Config, server: Any) -> None:
             server.app.callable.metrics.set_reload_refused(False)
 
     def load_again() -> None:
+        global _is_loading
+        _is_loading = True
         os.kill(os.getpid(), signal.SIGHUP)
 
     moves = Moves(
         lambda: wanted(Store(settings.folder), settings.entries),
         lambda: server.app.callable.serving.loaded.wanted,
+        lambda: _refusal and _refusal.wanted,
         is_back,
     )
     paths = (settings.folder, *settings.trusted_keys)
-    arguments = paths, seen_before_failure, load_again, moves, settings.reload_seconds
+    arguments = paths, seen_before_failure, load_again, lambda: _is_loading, moves, settings.reload_seconds
     threading.Thread(target=watch, args=arguments, daemon=True).start()
 
 
@@ -67,6 +72,14 @@ def on_reload(settings: Config, server: Any) -> None:
     A separate process verifies the new models first. If no model is served yet, every model that loads is served, and
     `/readyz` names the models that do not load.
     """
+    global _is_loading
+    try:
+        _load_again(settings, server)
+    finally:
+        _is_loading = False
+
+
+def _load_again(settings: Config, server: Any) -> None:
     global _refusal
     stop_signals = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}

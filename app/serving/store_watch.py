@@ -44,17 +44,21 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
 
 
 class Moves:
-    """Tells whether the store names other versions than are served, once for each state of the store.
+    """Tells whether the store names versions that are neither served nor refused.
 
-    `read` returns what the store names now, `served` what it named when the served versions were loaded. `is_back` is
-    called with it while the two are equal. A store that cannot be read is as if it had not changed.
+    `read` returns what the store names now, `served` what it named when the served versions were loaded, `refused` what
+    it named at a load that failed since then. `is_back` is called with what it names while that is served. A store that
+    cannot be read is as if it had not changed.
     """
 
     def __init__(
-        self, read: Callable[[], object], served: Callable[[], object], is_back: Callable[[Any], object]
+        self,
+        read: Callable[[], object],
+        served: Callable[[], object],
+        refused: Callable[[], object],
+        is_back: Callable[[Any], object],
     ) -> None:
-        self._read, self._served, self._is_back = read, served, is_back
-        self._tried: object = None
+        self._read, self._served, self._refused, self._is_back = read, served, refused, is_back
         self._is_gone = False
 
     def __call__(self) -> bool:
@@ -70,12 +74,10 @@ class Moves:
             _log.info("the store can be read again")
         self._is_gone = False
         if now == self._served():
-            self._tried = None
             self._is_back(now)
             return False
-        if now == self._tried:
+        if now == self._refused():
             return False
-        self._tried = now
         _log.info("the store names other versions than are served; loading them")
         return True
 
@@ -84,6 +86,7 @@ def watch(
     paths: Sequence[Path],
     failed: Callable[[], Fingerprint | None],
     load_again: Callable[[], object],
+    is_loading: Callable[[], bool],
     moves: Moves,
     move_seconds: int,
 ) -> None:
@@ -92,12 +95,14 @@ def watch(
     That is when `moves`, asked every `move_seconds` if that is not 0, says so; and when the files have changed since a
     failed load and are stable. `paths` are the store and other files. `failed` returns their fingerprint from before
     the failed load, or None if no load failed. Each state is tried only once, so that a broken artifact is not verified
-    in a loop.
+    in a loop, and none while `is_loading`.
     """
     tried = last = None
     next_move = time.monotonic() + move_seconds
     while True:
         time.sleep(_INTERVAL_SECONDS)
+        if is_loading():
+            continue
         if move_seconds and time.monotonic() >= next_move:
             next_move = time.monotonic() + move_seconds - _INTERVAL_SECONDS / 2
             if moves():
