@@ -82,3 +82,13 @@ def days(text: str) -> int:
     if not (number.isascii() and number.isdecimal() and len(number) <= 6):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of days, such as 30d")
     return int(number)
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a time such as 90s, 10m or 2h. Raises argparse's error for anything else."""
+    from model.train.search.run import parse_budget
+
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -62,26 +62,53 @@ def add_compare(commands: Commands) -> None:
         help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
     )
     compare.add_argument("--days", type=days, default=30, help="how far back in the log (default: %(default)s)")
-    compare.add_argument(
-        "--loss",
-        choices=("squared", "absolute", "log-loss", "brier"),
-        help="how wrong an answer is (default: squared, or log-loss for a classifier)",
-    )
-    compare.add_argument(
-        "--margin",
-        default="1%",
-        help="the difference that matters: a share of the first version's loss, such as 1%%, or a loss (default: 1%%)",
-    )
+    add_judging(compare)
     compare.add_argument("--by", metavar="COLUMN", help="also compare by the values of this feature")
     compare.add_argument("--json", action="store_true", help="print JSON")
     add_reading(compare)
     compare.set_defaults(run=_compare)
 
 
+def add_judging(command: argparse.ArgumentParser) -> None:
+    """Declare how two versions are compared."""
+    command.add_argument(
+        "--loss",
+        choices=("squared", "absolute", "log-loss", "brier"),
+        help="how wrong an answer is (default: squared, or log-loss for a classifier)",
+    )
+    command.add_argument(
+        "--margin",
+        default="1%",
+        help="the difference that matters: a share of the first version's loss, such as 1%%, or a loss (default: 1%%)",
+    )
+
+
 def _compare(options: argparse.Namespace) -> int:
+    found = _compared(options, store_of(options))
+    if options.json:
+        print(json.dumps([_as_json(each) for each in found], indent=1))
+    else:
+        for each in found:
+            print("\n".join(_as_text(each, "rows" if options.data else "requests")))
+    decisions = {str(each.found.decision) for each in found}
+    return next(status for decision, status in STATUS.items() if decision in decisions)
+
+
+def judge(store: Store, name: str, first: int, second: int, options: argparse.Namespace) -> tuple[str, str]:
+    """Return the decision, a key of `STATUS`, on a second version of a model, and the sentence that says it.
+
+    The options are those of `compare` but for its versions and slices.
+    """
+    asked = argparse.Namespace(**{**vars(options), "name": name, "versions": [str(first), str(second)], "by": None})
+    (each,) = _compared(asked, store)
+    sentence, *_ = _as_text(each, "rows" if options.data else "requests")
+    return str(each.found.decision), sentence
+
+
+def _compared(options: argparse.Namespace, store: Store) -> list[_Compared]:
     from model.live import comparison, verdict
 
-    margin, store = _margin(options.margin), store_of(options)
+    margin = margin_of(options.margin)
     compared = list(_of_table(options, store) if options.data else _of_log(options, store))
     found: list[_Compared] = []
     for first, second, judged, loss in compared:
@@ -95,13 +122,7 @@ def _compare(options: argparse.Namespace) -> int:
             for name, part in of_slices.items()
         }
         found.append(_Compared(first, second, loss, is_paired, evidence, whole, slices))
-    if options.json:
-        print(json.dumps([_as_json(each) for each in found], indent=1))
-    else:
-        for each in found:
-            print("\n".join(_as_text(each, "rows" if options.data else "requests")))
-    decisions = {str(each.found.decision) for each in found}
-    return next(status for decision, status in STATUS.items() if decision in decisions)
+    return found
 
 
 def _of_log(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss]]:
@@ -178,7 +199,8 @@ def _number(store: Store, name: str, version: str) -> int:
     return aliases[version]
 
 
-def _margin(text: str) -> Margin:
+def margin_of(text: str) -> Margin:
+    """Return the margin that a text such as 1% or 0.5 says. Raises `ValueError`."""
     from model.live.verdict import Margin
 
     number = text.strip().removesuffix("%")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 from model import Artifact, ModelError, NotInStoreError, Store
 from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_table, store_of
+from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
+from model.cli.reading import add_reading
+from model.errors import MovedError
 from model.store import differences, life
 from model.store.differences import Answers
-from model.store.history import Move
+from model.store.history import Move, check_aliases
 from model.store.versions import CHAMPION
 
 _MAX_LOGGED = 10_000  # rows, of which a million take a minute
@@ -30,12 +33,27 @@ def add_promote(commands: Commands) -> None:
     promote.add_argument("model", help=REFERENCE)
     promote.add_argument("--log", metavar="URL", default="", help="a prediction log that keeps features")
     promote.add_argument("--days", type=count, default=7, help="how far back in the log (default: %(default)s)")
+    promote.add_argument(
+        "--if-better",
+        action="store_true",
+        help="only if compare says that it is better than the champion, by --data or --log; else the exit status is "
+        "compare's: 3 worse, 4 practically equal, 5 undecided",
+    )
+    promote.add_argument(
+        "--data", metavar="TABLE", help="with --if-better, a table with the target, which neither was fitted on"
+    )
+    add_judging(promote)
+    add_reading(promote)
     promote.add_argument("--dry-run", action="store_true", help="say what changes, and move nothing")
     add_reasons(promote)
     promote.set_defaults(run=_promote)
 
 
-def _promote(options: argparse.Namespace) -> None:
+def _promote(options: argparse.Namespace) -> int:
+    if options.if_better and not (options.data or options.log):
+        raise ValueError("--if-better needs true values: name a table by --data, or the prediction log by --log")
+    if options.data and not options.if_better:
+        raise ValueError("--data is of --if-better; add it, or leave out the table")
     store = store_of(options)
     after = store.last_move(options.model.partition("@")[0])
     model = store.load(options.model)
@@ -47,15 +65,24 @@ def _promote(options: argparse.Namespace) -> None:
     version = after.versions.get(CHAMPION) if after else None
     if version == model.version:
         print(f"champion {name_of(model)} is the champion already")
-        return
+        return 0
     if version is None:
         print(f"champion {model.name} has none, so no answer changes")
     else:
         _print_changes(store, f"{model.name}@{version}", model, options)
+    why = options.why
+    if options.if_better and version is not None:
+        decision, sentence = judge(store, model.name, version, model.version, options)
+        print(f"compare  {sentence}")
+        if status := STATUS[decision]:
+            print(f"moved    nothing: version {version} stays the champion")
+            return status
+        why = why or f"--if-better: {sentence}"
     if options.dry_run:
         print("moved    nothing: this is a dry run")
-        return
-    print_moved(model.name, life.promote(store, model, after=after, why=options.why, by=options.by))
+        return 0
+    print_moved(model.name, life.promote(store, model, after=after, why=why, by=options.by))
+    return 0
 
 
 def _print_changes(store: Store, reference: str, new: Artifact, options: argparse.Namespace) -> None:
@@ -125,6 +152,28 @@ def _tag(options: argparse.Namespace) -> None:
     change = life.untag if options.remove else life.tag
     move = change(store_of(options), options.model, options.alias, why=options.why, by=options.by)
     print_moved(options.model.partition("@")[0], move)
+
+
+def add_new_tag(command: argparse.ArgumentParser) -> None:
+    """Declare the alias that a new version gets."""
+    command.add_argument(
+        "--tag", default="", metavar="ALIAS", help="point this alias, such as challenger, to the new version, too"
+    )
+
+
+def check_tag(alias: str) -> None:
+    """Raise `ValueError` for what cannot be an alias of a new version; empty is none."""
+    if alias:
+        check_aliases([alias])
+        life.check_own(alias)
+
+
+def tag_new(store: Store, model: Artifact, alias: str) -> None:
+    """Point an alias, if there is one, to a version that was just added, whoever else moves aliases meanwhile."""
+    while alias:
+        with suppress(MovedError):
+            life.tag(store, name_of(model), alias)
+            return
 
 
 def add_prune(commands: Commands) -> None:

@@ -22,6 +22,7 @@ from model.cli import (
     own,
     predict,
     report,
+    retrain,
     runs,
     sign,
     store,
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_describe(commands)
     check.add_check(commands)
     train.add_train(commands)
+    retrain.add_retrain(commands)
     own.add_import(commands)
     store.add_list(commands)
     store.add_show(commands)

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import Commands, count, days, given, store_of
+from model.cli.arguments import Commands, count, days, given, seconds, store_of
+from model.cli.life import add_new_tag, check_tag, tag_new
 from model.cli.reading import add_reading, reading
 from model.cli.runs import add_mlflow, send
 from model.store import differences, life, runs
@@ -83,7 +84,7 @@ def add_train(commands: Commands) -> None:
         "--learner", default="", choices=LEARNER_NAMES, help="what to fit (default: auto, which compares them all)"
     )
     train.add_argument(
-        "--budget", type=_seconds, metavar="TIME", help="time for all, such as 90s, 10m or 2h (default: 2m)"
+        "--budget", type=seconds, metavar="TIME", help="time for all, such as 90s, 10m or 2h (default: 2m)"
     )
     train.add_argument(
         "--trials", type=count, metavar="COUNT", help="compare so many models instead, the same ones each time"
@@ -113,6 +114,7 @@ def add_train(commands: Commands) -> None:
         "95 %% interval of the difference (default: %(default)s)",
     )
     add_mlflow(train, "then send what is new of the model to an MLflow server")
+    add_new_tag(train)
     add_reading(train)
     for name, learner in LEARNERS.items():
         if learner.options:
@@ -120,15 +122,6 @@ def add_train(commands: Commands) -> None:
             for option, details in learner.options.items():
                 group.add_argument(f"--{option.replace('_', '-')}", default=argparse.SUPPRESS, **details)
     train.set_defaults(run=_train)
-
-
-def _seconds(text: str) -> float:
-    from model.train.search.run import parse_budget
-
-    try:
-        return parse_budget(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int:
@@ -204,6 +197,7 @@ def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) 
     from model.train.search import journal
     from model.train.search.trials import steps
 
+    check_tag(options.tag)
     plan = _plan(options)
     run.add(learner=plan.resolved().learner)
     if options.notebook and options.promote == IF_BETTER:
@@ -235,6 +229,7 @@ def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) 
         run.add(search=steps(trials[: found["leaderboard"]["trials"]], found))
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     run.add_version(model.manifest.document)
+    tag_new(models, model, options.tag)
     checklist.print_version(model)
     _promote(models, model, trained, options.promote)
     checklist.print_use(model, models)

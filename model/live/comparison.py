@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import PredictionLogError
+from model.errors import ModelError, PredictionLogError
 from model.live.prediction_log import Answers, PredictionLog
 from model.live.verdict import Losses
 from model.metrics import brier_losses, log_losses
 from model.schema import dates
 from model.schema.feature import Category, to_text
+from model.schema.features import Matrix
+from model.store.artifact import Artifact
+from model.store.differences import translated
+from model.store.fitted_rows import of_labels
 
 Floats = NDArray[np.float64]
 
@@ -104,6 +108,21 @@ def of_table(first: Floats, second: Floats, cells: Sequence[Any] = ()) -> Judged
     yes = np.ones(n_rows, dtype=bool)
     times = np.zeros(n_rows, "datetime64[us]")
     return Judged(np.arange(n_rows), times, first, second, yes, yes, yes, _objects(cells, n_rows))
+
+
+def of_versions(first: Artifact, second: Artifact, X: Matrix, y: Floats) -> tuple[Judged, Loss]:
+    """Return the rows `X` `(n_rows, n_features)` of the second version as both answer them, and the usual loss.
+
+    `y` `(n_rows,)` are targets, of a classifier positions among the second version's labels. Raises `SchemaError` for
+    rows that the first version refuses, and `ModelError` if one is a classifier and the other is not.
+    """
+    if first.manifest.task is not second.manifest.task:
+        raise ModelError(f"one of {first.name}@{first.version} and @{second.version} is a classifier, the other is not")
+    classes = second.manifest.classes
+    loss = LOSSES[(FOR_CLASSIFICATION if classes else FOR_REGRESSION)[0]]
+    of_first = first.predict(translated(X, second.schema, first.schema))
+    losses = row_losses(loss, of_labels(y, classes, first.manifest.classes), of_first)
+    return of_table(losses, row_losses(loss, y, second.predict(X))), loss
 
 
 def row_losses(loss: Loss, y: Floats, answers: Floats) -> Floats:

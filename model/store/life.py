@@ -59,7 +59,7 @@ def champion_before(moves: Sequence[Move], versions: Collection[int]) -> int | N
 
 def tag(store: Store, reference: str, alias: str, *, why: str = "", by: str = "") -> Move:
     """Point an alias to the version that `reference` names. Raises `ValueError` for the champion and the candidate."""
-    _check_own(alias)
+    check_own(alias)
     name = reference.partition("@")[0]
     after, version = store.last_move(name), store.version(reference)
     return store.move(name, TAG, {alias: version}, after=after, why=why, by=by)
@@ -67,7 +67,7 @@ def tag(store: Store, reference: str, alias: str, *, why: str = "", by: str = ""
 
 def untag(store: Store, name: str, alias: str, *, why: str = "", by: str = "") -> Move:
     """Take an alias away. Raises `NotInStoreError` if there is none, and `ValueError` for the store's own ones."""
-    _check_own(alias)
+    check_own(alias)
     store.versions(name)  # refuses what is no name
     after = store.last_move(name)
     if after is None or alias not in after.aliases:
@@ -93,7 +93,8 @@ def prune(store: Store, name: str, *, keep: int, why: str = "", by: str = "") ->
     return gone
 
 
-def _check_own(alias: str) -> None:
+def check_own(alias: str) -> None:
+    """Raise `ValueError` for the champion and the candidate, which only the store itself points to a version."""
     if alias in (CHAMPION, CANDIDATE):
         how = "promote and rollback move it" if alias == CHAMPION else "it is the version that was added last"
         raise ValueError(f"{alias} is an alias of the store's own: {how}; choose another one")

@@ -21,7 +21,7 @@ from model.plots import table as table_plots
 from model.plots import training as plots
 from model.schema import reading
 from model.schema.features import Matrix
-from model.store import artifact
+from model.store import artifact, fitted_rows
 from model.store.artifact import Draft
 from model.store.manifest import Data, Split
 from model.store.runs import Tell
@@ -34,7 +34,7 @@ from model.table.infer import Described
 from model.table.reader import open_table
 from model.table.rows import reading_of
 from model.task import TASKS, Task
-from model.train import export, feature_file, labels
+from model.train import export, feature_file, labels, recipe_file
 from model.train.candidate import Candidate
 from model.train.derive import Formulas
 from model.train.frames import Frames
@@ -46,6 +46,7 @@ from model.train.subject import Subject, title_of
 from model.train.table_frames import frames_of
 
 MAX_ROWS = 1_000_000
+RANDOM_STATE = 7
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 
 
@@ -79,7 +80,7 @@ class Plan:
     budget_seconds: float | None = None
     trials: int | None = None
     max_rows: int = MAX_ROWS
-    random_state: int = 7
+    random_state: int = RANDOM_STATE
     title: str = ""
     unit: str = ""
     purpose: str = ""
@@ -301,16 +302,20 @@ def subject_of(trained: Trained) -> Subject:
     )
 
 
-def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
-    """Prove the model equal to its compiled form, and collect the contents of the artifact."""
+def draft(trained: Trained, *, notebook: str | None = None, written_as: Description | None = None) -> Draft:
+    """Prove the model equal to its compiled form, and collect the contents of the artifact.
+
+    `written_as` says how people write such a table, where the one that was trained on was put into another form.
+    """
     loaded, table = trained.loaded, trained.loaded.table
+    description = written_as or table.description
     rows = {
         "read": table.n_rows_read,
         "set_aside": dict(table.set_aside),
         "used": table.n_rows,
         "parted": trained.fit.rows.how,
     }
-    read = reading.to_document(reading_of(table.description))
+    read = reading.to_document(reading_of(description))
     facts: dict[str, Any] = {**trained.candidate.facts, "rows": rows, "reading": read}
     if trained.search:
         facts["search"] = trained.search.to_facts()
@@ -319,7 +324,28 @@ def draft(trained: Trained, *, notebook: str | None = None) -> Draft:
         subject_of(trained), candidate, figures={**loaded.figures(), **trained.figures()}, notebook=notebook
     )
     measured = trained.search.leaderboard.measured() if trained.search else {}
-    return replace(made, observed={"leaderboard": measured} if measured else {})
+    fitted_on = trained.fit.rows.training
+    files = {
+        recipe_file.FILE: _recipe(trained, description),
+        fitted_rows.FILE: fitted_rows.pack(trained.X[fitted_on], trained.y[fitted_on]),
+    }
+    return replace(made, files={**made.files, **files}, observed={"leaderboard": measured} if measured else {})
+
+
+def _recipe(trained: Trained, description: Description) -> bytes:
+    """Return what repeats the training on other rows."""
+    loaded, plan = trained.loaded, trained.loaded.plan
+    return recipe_file.render(
+        description,
+        name=plan.name,
+        learner=trained.fit.family,
+        parameters=trained.fit.parameters,
+        derived=loaded.derived,
+        task=loaded.table.task,
+        title=plan.title,
+        limits=plan.limits,
+        unit=plan.unit or description.column(description.target).unit,
+    )
 
 
 def draft_from_notebook(plan: Plan, *, runs: Path | None = None) -> Draft:

@@ -129,10 +129,10 @@ def test_model_commands_work(store: Path, tmp_path: Path, command: str) -> None:
     assert words[:3] == [".venv/bin/python", "-m", "model"]
     (tmp_path / "model").symlink_to(ROOT / "model")
     PredictionLog(f"sqlite:///{tmp_path}/predictions.db").write([])
-    if words[3] in ("describe", "import", "train", "compare"):  # which must not change the tests' own store
+    if words[3] in ("describe", "import", "train", "compare", "retrain"):  # which must not change the tests' own store
         store = tmp_path / "store"
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        before = VERSIONS if words[3] == "compare" else FITTED + TABLE
+        before = VERSIONS if words[3] in ("compare", "retrain") else FITTED + TABLE
         subprocess.run([sys.executable, "-c", before], cwd=tmp_path, env=environ, check=True)
     if words[3] in ("diff", "promote", "rollback", "tag", "prune"):  # of a store with a second version
         store = Path(shutil.copytree(store, tmp_path / "store"))

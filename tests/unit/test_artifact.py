@@ -26,6 +26,7 @@ from tests.support.service import bits, rewrite
 
 FILES = [
     "card.md",
+    "fitted-rows.bin",
     "golden.json",
     "pipeline.joblib",
     "plots/calibration.png",
@@ -36,6 +37,7 @@ FILES = [
     "plots/partial_dependence.png",
     "plots/predicted_against_actual.png",
     "plots/residuals.png",
+    "recipe.toml",
     "reference.json",
     "trees.npz",
 ]

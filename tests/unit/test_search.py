@@ -55,7 +55,7 @@ def test_first_trials_are_the_defaults() -> None:
     found = tried(12)
 
     assert [each.family for each in found[:3]] == ["baseline", "linear", "hist-gbm"]
-    assert found[1].parameters == {"penalty": "ridge", "alpha": 1.0, "min_frequency": 1}
+    assert found[1].parameters == {"penalty": "ridge", "alpha": 1.0, "l1_ratio": 0.5, "min_frequency": 1}
     assert {each.family for each in found[3:]} <= {"linear", "hist-gbm"}
     assert len({json.dumps(each.asked) for each in found[3:]}) == 9
 

@@ -45,7 +45,7 @@ def _estimator(settings: dict[str, Any], task: Task, seed: int) -> Any:
 
 
 def _defaults(task: Task) -> Parameters:
-    penalty = {"penalty": "ridge", "alpha": 1.0} if task is REGRESSION else {"C": 1.0}
+    penalty = {"penalty": "ridge", "alpha": 1.0, "l1_ratio": 0.5} if task is REGRESSION else {"C": 1.0}
     return {**penalty, "min_frequency": 1}
 
 
