@@ -23,6 +23,7 @@ from kubernetes_validate.utils import all_versions  # type: ignore[import-untype
 from app import create_app
 from app.config import Config
 from app.version import VERSION
+from model.cli.main import main
 from model.store import archive
 from tests.support.service import ROOT
 
@@ -35,10 +36,11 @@ MODELS = ["model-volume", "model-pull"]
 # Every overlay, and cpu with every component that changes something.
 RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log", "trusted-keys"]
 # These are applied beside the server of another overlay.
-BESIDE = {"canary", "fill", "monitoring", "retrain", "shadow"}
+BESIDE = {"canary", "fill", "monitoring", "shadow"}
 # Labels that KServe adds to the pods of an InferenceService.
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"
-SUFFIXES = {"gpu": "-cuda", "retrain": "-train"}
+SUFFIXES = {"gpu": "-cuda"}
+JOB_SUFFIX = "-train"  # of images that train
 # Kinds of other projects, without a schema in Kubernetes: tests below check them one by one.
 CUSTOM = {"HTTPRoute", "InferenceService", "PrometheusRule", "ServiceMonitor"}
 # From 1.30, which added preStop's sleep, to the newest release in kubernetes-validate.
@@ -213,9 +215,11 @@ def test_labels(name: str) -> None:
 
 def test_images(name: str) -> None:
     """Every image is Tabserve's of this version; a variant differs in the tag's suffix alone."""
-    found = {container["image"] for _, _, pod in pods(render(name)) for container in containers(pod)}
+    found = {(kind, container["image"]) for kind, _, pod in pods(render(name)) for container in containers(pod)}
 
-    assert found == (set() if name == "monitoring" else {f"tabserve:{VERSION}{SUFFIXES.get(name, '')}"})
+    assert bool(found) == (name != "monitoring")
+    for kind, image in found:
+        assert image == f"tabserve:{VERSION}{JOB_SUFFIX if kind == 'CronJob' else SUFFIXES.get(name, '')}"
 
 
 def test_one_place_sets_image_and_version(tmp_path: Path) -> None:
@@ -229,10 +233,11 @@ def test_one_place_sets_image_and_version(tmp_path: Path) -> None:
     everything |= {name: compose("release", name, k8s=tmp_path / "k8s") for name in MODELS}
 
     for overlay, objects in everything.items():
-        for _, labels, pod in pods(objects):
+        for kind, labels, pod in pods(objects):
             assert labels["app.kubernetes.io/version"] == "9.8.7"
             for container in containers(pod):
-                assert container["image"] == f"r/t:9.8.7{SUFFIXES.get(overlay, '')}"
+                suffix = JOB_SUFFIX if kind == "CronJob" else SUFFIXES.get(overlay, "")
+                assert container["image"] == f"r/t:9.8.7{suffix}"
 
 
 def test_restricted(name: str) -> None:
@@ -318,7 +323,7 @@ def test_settings(name: str) -> None:
             environ = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
             secret = {entry["name"]: entry["valueFrom"] for entry in entries if "valueFrom" in entry}
             expected = {"TABSERVE_PREDICTION_LOG": {"secretKeyRef": {"name": "tabserve-prediction-log", "key": "url"}}}
-            assert secret == (expected if name == "prediction-log" else {})
+            assert secret == (expected if name in ("prediction-log", "retrain") else {})
             environ |= dict.fromkeys(secret, "postgresql://user:password@host/name")
             for source in container.get("envFrom", []):
                 environ |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else {}
@@ -386,13 +391,14 @@ def test_selectors(name: str) -> None:
 
 def test_every_pod_has_a_policy(name: str) -> None:
     """Ingress is to port 8080 only; egress is to DNS only, and for a pull or a database to their ports."""
-    opened = {"model-pull": {9443}, "prediction-log": {5432}}.get(name, set())
+    opened = {"model-pull": {9443}, "prediction-log": {5432}, "retrain": {5432}}.get(name, set())
     policies = of_kind(render(name), "NetworkPolicy")
     for kind, labels, _ in pods(render(name)):
         (spec,) = (item["spec"] for item in policies if selects(item["spec"]["podSelector"]["matchLabels"], labels))
         assert spec["policyTypes"] == ["Ingress", "Egress"]
         outward = {port["port"] for rule in spec.get("egress", []) for port in rule["ports"]}
-        assert outward == (set() if kind in ("CronJob", "Pod") else {53, *opened})
+        asks_prometheus = {9090} if kind == "CronJob" else set()
+        assert outward == (set() if kind == "Pod" else {53, *opened, *asks_prometheus})
 
 
 def test_rollout(name: str) -> None:
@@ -576,19 +582,38 @@ def test_dashboard() -> None:
     assert len(json.dumps(board)) < 2**18  # the limit of an annotation of `kubectl apply`
 
 
-def test_retraining_changes_nothing_that_serves() -> None:
-    """The CronJob trains into a claim that no server mounts, one job at a time, within a deadline."""
+def test_retraining_writes_where_the_servers_read() -> None:
+    """The CronJob writes to the claim from which the servers of the same overlay read, as the same user."""
     (job,) = of_kind(render("retrain"), "CronJob")
+    ((server, container),) = servers(render("retrain"))
     ((_, _, pod),) = pods([job])
-    (container,) = pod["containers"]
-    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume}
+    (own,) = pod["containers"]
+    models = [[each for each in found["volumes"] if each["name"] == "models"] for found in (pod, server)]
 
-    assert container["args"] == ["python", "-m", "model", "--store", "/models", "train", "boston-housing"]
-    assert claims == names(render("retrain"), "PersistentVolumeClaim")
-    assert not claims & names(render("model-volume"), "PersistentVolumeClaim")
+    assert models[0] == models[1]
+    assert models[0][0]["persistentVolumeClaim"]["claimName"] in names(render("retrain"), "PersistentVolumeClaim")
+    assert {"name": "models", "mountPath": "/models"} in own["volumeMounts"]
+    assert {"name": "models", "mountPath": "/models", "readOnly": True} in container["volumeMounts"]
+    assert pod["securityContext"].items() >= server["securityContext"].items()
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     assert job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
     assert pod["restartPolicy"] == "Never"
+
+
+def test_retraining_is_a_command_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The CronJob's command has the options that `retrain` takes: in a store without the model it ends for that."""
+    (job,) = of_kind(render("retrain"), "CronJob")
+    ((_, _, pod),) = pods([job])
+    python, module, package, store, *arguments = pod["containers"][0]["args"]
+
+    assert [python, module, package, store] == ["python", "-m", "model", "--store=/models"]
+    assert main(["--store", str(tmp_path), *arguments]) == 1
+    assert "there is no model 'boston-housing'" in capsys.readouterr().err
+    (old,) = [argument.removeprefix("--with=") for argument in arguments if argument.startswith("--with=")]
+    assert (ROOT / old).is_file()
+    assert "--from-log=$(TABSERVE_PREDICTION_LOG)" in arguments
+    settings = next(item["data"] for item in of_kind(render("retrain"), "ConfigMap"))
+    assert settings["TABSERVE_PREDICTION_LOG_FEATURES"] == "true"
 
 
 def test_kserve_runs_the_same_container() -> None:
