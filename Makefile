@@ -27,6 +27,7 @@ TEST := .venv/.installed-test
 DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
+WORKFLOWS := .venv-workflows/.installed
 EMPTY :=
 # As the name of a target, in which make takes a space for the end of the word.
 CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/moves/1.json)
@@ -82,7 +83,7 @@ test: $(TEST) ##3 run the quick tests, then train, serve and predict over HTTP
 	@echo "Left out: tests of the running server, of training, and with Docker, databases, Prometheus and the platforms'"
 	@echo "clients. make test-all runs everything."
 
-test-slow: $(DEV) $(CLIENTS) ## run the tests that `make test` leaves out
+test-slow: $(DEV) $(CLIENTS) $(WORKFLOWS) ## run the tests that `make test` leaves out
 	$(PYTEST) $(SLOW_PROCESSES) $(ARGS) $(SLOW) --ignore $(MAIN_JOB)
 
 test-all: test test-slow ## run every test
@@ -122,7 +123,7 @@ bench: $(DEV) | $(CHAMPION) ##4 measure the engine, and the service beside its p
 	TABSERVE_STORE="$(STORE)" $(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays
-	rm -rf .venv .venv-clients benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients .venv-workflows benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CHAMPION): | $(TRAINING)
@@ -158,6 +159,11 @@ $(CLIENTS): requirements-clients.txt constraints-clients.txt | $(SETUP)
 		$(BIN)/python -m venv .venv-clients && \
 		.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt; \
 	else echo "kserve's client needs a Python before 3.14: tests with the platforms' clients are skipped" >&2; fi
+	@touch $@
+
+$(WORKFLOWS): requirements-workflows.txt constraints-workflows.txt | $(SETUP)
+	$(BIN)/python -m venv .venv-workflows
+	.venv-workflows/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-workflows.txt
 	@touch $@
 
 $(NOTEBOOK): requirements-notebook.txt $(INSTALLED)

@@ -1,4 +1,4 @@
 """What pytest finds in this folder."""
 
-# These run in an environment of their own, by test_clients.py.
-collect_ignore = ["clients"]
+# These run in environments of their own, by test_clients.py and test_workflows.py.
+collect_ignore = ["clients", "workflows"]
