@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +37,13 @@ def table(n_rows: int, *, low: float, slope: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"area": area, "rooms": rooms, "price": slope * area + rooms + random.normal(0, 1, n_rows)})
 
 
+def known(session: requests.Session, server: Server, truths: dict[str, Any]) -> bool:
+    """Send true values; return whether the log has their request."""
+    status = session.post(f"{server.url}/feedback", json=truths, timeout=30).status_code
+    assert status in (200, 404)
+    return status == 200
+
+
 def send(server: Server, rows: pd.DataFrame, name: str) -> set[int]:
     """Predict rows, some a request, and send their true values; return the versions that answered."""
     versions = set()
@@ -47,7 +56,7 @@ def send(server: Server, rows: pd.DataFrame, name: str) -> set[int]:
             ).json()
             versions.add(reply["version"])
             truths = {"request_id": request_id, "truth": part["price"].tolist()}
-            assert session.post(f"{server.url}/feedback", json=truths, timeout=30).ok
+            wait_until(partial(known, session, server, truths))  # the log is written behind the reply
     return versions
 
 
