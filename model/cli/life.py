@@ -122,7 +122,7 @@ def _logged(old: Artifact, new: Artifact, url: str, days: int) -> Answers | str:
 def print_moved(name: str, move: Move) -> None:
     """Print a move, and what makes a server follow it."""
     print(f"moved    {name}, move {move.number}: {move}")
-    print("serve    a running server follows at SIGHUP: kill -HUP to the process that its log names at Listening at")
+    print("serve    a running server follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to load it")
 
 
 def add_rollback(commands: Commands) -> None:

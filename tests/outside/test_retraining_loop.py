@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -71,6 +69,7 @@ def test_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     train = ["train", "prices", "--data", str(tmp_path / "prices.csv"), "--target", "price", "--learner", "linear"]
     assert main(["--store", str(store.root), *train]) == 0
     settings = {"TABSERVE_PREDICTION_LOG": url, "TABSERVE_PREDICTION_LOG_FEATURES": "true", "WEB_CONCURRENCY": "2"}
+    settings["TABSERVE_RELOAD_SECONDS"] = "1"
 
     with serve(store.root, tmp_path, **settings) as server, watch(tmp_path, server) as prometheus:
 
@@ -90,13 +89,12 @@ def test_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         fired = time.monotonic()
         assert "fires, and --cool-down is 24 h 0 min" in retrain()
         assert store.versions("prices") == [1]
+        before = set(server.workers())
         output = retrain("--cool-down", "1s")
         promoted = time.monotonic()
         assert "compare  version 2 is better than version 1" in output
         assert store.aliases("prices") == {"candidate": 2, "champion": 2}
         assert store.history("prices")[-1].why.startswith("retrain --promote if-better: version 2 is better")
-        before = set(server.workers())
-        os.kill(server.process.pid, signal.SIGHUP)
         wait_until(lambda: replaced(server, before))
         assert send(server, table(400, low=18, slope=5, seed=2), "after") == {2}
         served = time.monotonic()
