@@ -23,6 +23,7 @@ from hypothesis import settings
 from app import create_app
 from app.config import Config
 from model.cli.main import main
+from model.store.runs import git_commit
 from tests.support import classifiers, gems, sales
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.server import Server, serve
@@ -55,6 +56,11 @@ if sys.version_info < (3, 13):  # later versions raise this event themselves
 
 events: set[str] = set()
 sys.addaudithook(lambda event, arguments: events.add(event) if event in COSTLY else None)
+
+
+def pytest_sessionstart() -> None:
+    """Ask git for the commit, which takes a process, once and before any test."""
+    git_commit()
 
 
 def is_quick(item: pytest.Item) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
@@ -346,8 +347,9 @@ def flat(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
         yield before, value
 
 
+@cache
 def git_commit() -> str | None:
-    """Return the commit of the running code, with `-dirty` if files were changed; None outside git."""
+    """Return the commit of the running code at the first call, with `-dirty` if files were changed; None outside git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         completed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import duckdb
@@ -174,13 +177,34 @@ def open_table(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for Ctrl-C during a query, which DuckDB turns into a `RuntimeError`."""
+    """Raise `KeyboardInterrupt` for Ctrl-C during a query, at the latest at the end.
+
+    DuckDB turns it into a `RuntimeError`, or loses it where the query ends before it notices.
+    """
+    is_pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal is_pressed
+        is_pressed = True
+        signal.default_int_handler(number, frame)
+
+    is_usual = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if is_usual:
+        signal.signal(signal.SIGINT, press)
     try:
         yield
+        if is_pressed:
+            raise KeyboardInterrupt
     except RuntimeError as error:
         if str(error) != "Query interrupted":
             raise
         raise KeyboardInterrupt from None
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _given(

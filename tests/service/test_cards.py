@@ -190,7 +190,7 @@ def test_large_card_is_not_kept(store: Path, tmp_path: Path, size: int) -> None:
     """A card that is larger than a page may be is left out, and the model is served."""
     shutil.copytree(store, tmp_path / "store")
     rewrite(tmp_path / "store" / NAME / "1", lambda facts: None, {"card.md": b"x" * size})
-    client = create_app(Config(store=tmp_path / "store")).test_client()
+    client = create_app(Config(store=tmp_path / "store", models=(f"{NAME}@1",))).test_client()
 
     assert client.get("/readyz").status_code == 200
     assert ("no card.md" in client.get(PATH).text) is (size > MAX_CARD_BYTES)
@@ -201,9 +201,16 @@ def test_version_without_a_card(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
     folder = tmp_path / "store" / NAME / "1"
     rewrite(folder, lambda facts: None, {"card.md": b"# \xff"})
-    assert "# \ufffd" in create_app(Config(store=tmp_path / "store")).test_client().get(PATH).text
+    assert (
+        "# \ufffd" in create_app(Config(store=tmp_path / "store", models=(f"{NAME}@1",))).test_client().get(PATH).text
+    )
 
     rewrite(folder, lambda facts: facts["files"].pop("card.md"))
-    page = create_app(Config(store=tmp_path / "store")).test_client().get(PATH, headers=BROWSER).text
+    page = (
+        create_app(Config(store=tmp_path / "store", models=(f"{NAME}@1",)))
+        .test_client()
+        .get(PATH, headers=BROWSER)
+        .text
+    )
     assert "This version has no card.md" in page
     assert "Digest: " in page

@@ -71,7 +71,9 @@ def written(folder: Path, search: Any) -> Leaderboard | None:
 
 def page_of(folder: Path) -> str:
     """Return the page for people of the store that a version is in."""
-    client = create_app(Config(store=folder.parents[1]), write_log=lambda pieces: None).test_client()
+    client = create_app(
+        Config(store=folder.parents[1], models=(f"{folder.parent.name}@{folder.name}",)), write_log=lambda pieces: None
+    ).test_client()
     reply = client.get("/", headers={"Accept": "text/html"})
     assert reply.status_code == 200
     return reply.text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model import Store
 from model.cli.main import main
 from model.errors import DataError
 from model.table import recipes
@@ -57,9 +58,9 @@ def test_options_of_a_schema_file_are_those_of_the_command_line() -> None:
 def test_learner_without_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
-    """Training with a learner whose package is not installed exits with 1, says how to install it, writes nothing."""
+    """Training with a learner whose package is not installed exits with 1, says how to install it, writes none."""
     monkeypatch.setitem(sys.modules, "torch", None)  # Python then finds no such package
 
     assert main(["--store", str(tmp_path / "store"), "train", "height-weight", *more]) == 1
     assert "error: an MLP needs PyTorch, which is not installed; run make train" in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from model import Store
 from model.cli.main import main
 from model.errors import DataError
 from model.train import recipe
@@ -69,7 +70,7 @@ def test_all_errors_are_in_one_report(write: Write) -> None:
 def test_training_on_a_bad_table_writes_nothing(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`train --data` with a bad table exits with 1 and the report on standard error, and leaves no store behind."""
+    """`train --data` with a bad table exits with 1 and the report on standard error, and leaves no version behind."""
     path = write([*LINES, "0,six,,15,396.9,4.98,24"])
 
     assert main(["--store", str(tmp_path / "store"), "train", "boston-housing", "--data", str(path)]) == 1
@@ -79,4 +80,4 @@ def test_training_on_a_bad_table_writes_nothing(
     assert output.out == ""
     assert output.err == f"error: {caught.value}\n"
     assert "row 40, column 'RM': 'six'" in output.err
-    assert not (tmp_path / "store").exists()
+    assert Store(tmp_path / "store").names() == []

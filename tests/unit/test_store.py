@@ -411,6 +411,7 @@ def test_predict_prints_a_line_per_row(
 )
 def test_error_is_one_message(
     store: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -419,7 +420,9 @@ def test_error_is_one_message(
     """Every error exits with 1 and one message on standard error, without a traceback and without output."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\n1\n")))
 
-    assert main(["--store", str(store), *arguments]) == 1
+    own = shutil.copytree(store, tmp_path / "store")  # a failed training leaves its record
+
+    assert main(["--store", str(own), *arguments]) == 1
     output = capsys.readouterr()
     assert re.match(f"error: .*{message}", output.err)
     assert (output.out, output.err.count("\n")) == ("", 1)
