@@ -349,7 +349,7 @@ def flat(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the running code at the first call, with `-dirty` if files were changed; None outside git."""
+    """Return the commit of the code that runs, with `-dirty` if it was changed; None without git. Asks git once."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         completed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
