@@ -45,8 +45,8 @@ class Lane:
         try:
             return future.result(seconds)
         except TimeoutError:
-            if future.done():  # the call's own error
-                raise
+            if future.done():  # just now, or with a `TimeoutError` of its own
+                return future.result()
             future.cancel()
             raise SlowError from None
 

@@ -163,7 +163,10 @@ class Loaded:
                 name: tuple(each for each in versions if id(each) not in ids) for name, versions in self.further.items()
             },
             problems=problems,
-            absent={**self.absent, **{str(each): reason for each in gone if id(each) not in answering}},
+            absent={
+                **self.absent,
+                **{f"{each.name}@{each.version}": reason for each in gone if id(each) not in answering},
+            },
         )
 
 
@@ -266,8 +269,13 @@ def load(
             absent[entry.reference] = _describe(error, store)
             continue
         fields = {"model": model.name, "version": model.version, "entry": entry.reference, "role": entry.role}
+        shadows = [each.model for each in challengers.get(entry.name, ()) if each.mode is Mode.SHADOW]
         if model is models.get(entry.name):
             _log.info("an entry names the version that answers, and changes nothing", extra={"fields": fields})
+        elif entry.role == Mode.SHADOW and any(model is each for each in shadows):
+            _log.info(
+                "an entry names a version that is a shadow already, and changes nothing", extra={"fields": fields}
+            )
         elif entry.role:
             one = Challenger(model, Mode(entry.role), entry.share)
             challengers[entry.name] = (*challengers.get(entry.name, ()), one)

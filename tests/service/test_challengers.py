@@ -332,6 +332,29 @@ def test_challenger_that_cannot_be_loaded(two: Path, tmp_path: Path) -> None:
     assert states == [("1", "READY"), ("challenger", "UNAVAILABLE"), ("7", "UNAVAILABLE")]
 
 
+def test_challenger_that_its_device_refuses(two: Path) -> None:
+    """A challenger that is lost with its device is named as one that is not loaded, and the champion answers."""
+    client = serve(two, *CANARY)
+    service = service_of(client)
+    loaded = service.serving.loaded
+    service.swap(loaded.without([loaded.get(NAME, "2")], "the device is lost"))
+
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/predict", json=HOUSE).get_json()["prediction"] == [ANSWER]
+    assert value(scrape(client), "tabserve_versions_not_loaded", model=NAME) == 1
+    states = [(each["name"], each["version"]) for each in client.post("/v2/repository/index").get_json()]
+    assert states == [(NAME, "1"), (NAME, "2")]
+
+
+def test_version_that_is_named_twice(two: Path) -> None:
+    """Two entries of one version are one shadow, and the shares of a canary are added."""
+    client = serve(two, NAME, f"{NAME}@challenger:shadow", f"{NAME}@2:shadow")
+    assert len(service_of(client).serving.loaded.challengers[NAME]) == 1
+
+    client = serve(two, NAME, f"{NAME}@challenger:canary=20%", f"{NAME}@2:canary=30%")
+    assert value(scrape(client), "tabserve_model_share", **WORSE, role="canary") == 0.5
+
+
 def test_champion_that_cannot_be_loaded(two: Path, tmp_path: Path) -> None:
     """Without its champion a name is not ready, and no challenger takes its place; versions still answer by number."""
     own = Path(shutil.copytree(two, tmp_path / "store"))
