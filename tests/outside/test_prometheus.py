@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from model.live import verdict
 from monitoring import dashboard, rules
-from tests.support import classifiers, shadow_app
+from tests.support import classifiers
 from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT, rewrite
@@ -224,7 +224,6 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
         shutil.copytree(champion / name, both / name)
         shutil.copytree(challenger / name / "1", both / name / "2")
         rewrite(both / name / "2", lambda manifest: manifest.update(version=2))
-    (tmp_path / "conf.py").write_text(shadow_app.CONFIGURATION)
     stones = classifiers.table(100, seed=1)
     labels = classifiers.labels("precious", stones, seed=1).tolist()
     table = rows_of(BOSTON_HOUSING)
@@ -236,10 +235,9 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
             both,
             tmp_path,
             WEB_CONCURRENCY="2",
-            TABSERVE_MODELS="boston-housing,precious",
+            TABSERVE_MODELS="boston-housing,boston-housing@2:shadow,precious,precious@2:shadow",
             TABSERVE_BATCH_ROWS="64",
             TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db",
-            GUNICORN_CMD_ARGS=f"--config {tmp_path / 'conf.py'}",
         ) as server,
         watch(tmp_path, server) as prometheus,
     ):

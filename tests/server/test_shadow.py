@@ -24,7 +24,6 @@ from tests.support.feedback import LONG_AGO, opened
 from tests.support.metrics import by_label, scrape, series, value
 from tests.support.server import Server, serve, wait_until
 from tests.support.service import COLUMNS, TABLE, rewrite
-from tests.support.shadow_app import CONFIGURATION
 
 NAME = "boston-housing"
 PAIR = {"model": NAME, "version": "2", "against": "1"}
@@ -51,9 +50,8 @@ def log(tmp_path: Path) -> str:
 @pytest.fixture
 def shadowing(two: Path, tmp_path: Path, log: str) -> Iterator[Server]:
     """A server with two workers and a shadow."""
-    (tmp_path / "conf.py").write_text(CONFIGURATION)
-    settings = {"WEB_CONCURRENCY": "2", "TABSERVE_PREDICTION_LOG": log}
-    with serve(two, tmp_path, GUNICORN_CMD_ARGS=f"--config {tmp_path / 'conf.py'}", **settings) as server:
+    models = f"{NAME},{NAME}@2:shadow"
+    with serve(two, tmp_path, WEB_CONCURRENCY="2", TABSERVE_PREDICTION_LOG=log, TABSERVE_MODELS=models) as server:
         wait_until(lambda: len(server.workers()) == 2)
         yield server
 
