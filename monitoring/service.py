@@ -115,14 +115,12 @@ def outages() -> list[Rule]:
             summary="{{ $labels.model }} version {{ $labels.version }} does not predict as it did in training.",
             description="On {{ or $labels.pod $labels.instance }}, golden rows are predicted differently; not served.",
         ),
-        # At the rate of the hour before there would be 15 requests; none arrives by chance once in 3 million quarter
-        # hours. If yesterday was as quiet at this time, it is the end of a working day.
         alert(
             "TabserveReloadRefused",
             f'max by ({SERVICE}) (tabserve_reload_refused{{job="tabserve"}}) > 0',
             hold="2m",  # longer than it takes to write a version's files
             severity="warning",
-            summary=f"{NAMED} does not serve what its store names: it does not verify.",
+            summary=f"{NAMED} does not serve what its store names: it does not verify or cannot be read.",
             description="The versions of before answer; the log says why the new ones are refused.",
         ),
         alert(
@@ -143,6 +141,8 @@ def outages() -> list[Rule]:
             description=f"On {NAMED}, {{{{ $value | humanizePercentage }}}} of the requests for this challenger were "
             "too slow, failed or were refused by it.",
         ),
+        # At the rate of the hour before there would be 15 requests; none arrives by chance once in 3 million quarter
+        # hours. If yesterday was as quiet at this time, it is the end of a working day.
         alert(
             "TabserveNoTraffic",
             f'count by ({SERVICE}) (up{{job="tabserve"}} == 1)\n'

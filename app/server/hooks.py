@@ -90,7 +90,7 @@ def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
 
 def when_ready(settings: Config, server: Any) -> None:
     """Watch the store, and keep the garbage collector from copying the memory pages that workers share."""
-    loading.start_watching(settings, server)
+    loading.start_watching(settings, server, _mirror)
     gc.collect()
     gc.freeze()
 

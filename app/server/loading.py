@@ -12,6 +12,7 @@ import threading
 from typing import Any, NamedTuple
 
 from app.config import Config
+from app.server.mirror import Mirror
 from app.serving import loaded, verification
 from app.serving.loaded import Wanted, wanted
 from app.serving.store_watch import Fingerprint, Moves, fingerprint, watch
@@ -25,13 +26,17 @@ class _Refusal(NamedTuple):
     seen: Fingerprint
 
 
-# In the master: whether the last reload was refused, and whether one was asked for that is not over.
+# In the master: the last load if it was refused, what reads a store behind a URL, and whether a load was asked for that
+# is not over.
 _refusal: _Refusal | None = None
+_mirror: Mirror | None = None
 _is_loading = False
 
 
-def start_watching(settings: Config, server: Any) -> None:
+def start_watching(settings: Config, server: Any, mirror: Mirror | None) -> None:
     """Watch the store in a thread, and have the server load it as after SIGHUP when that may change what is served.
+
+    `mirror` is what keeps the store, if that is a copy of one behind a URL.
 
     That is when an alias has moved that the settings name, or, where something could not be loaded, when the store or
     the trusted keys have changed.
@@ -43,27 +48,28 @@ def start_watching(settings: Config, server: Any) -> None:
         served = server.app.callable.serving.loaded  # replaced by a reload
         return served.seen if served.problems or served.absent else None
 
-    def is_back(now: Wanted) -> None:
-        """Forget a refusal after the store has gone back to what is served."""
-        global _refusal
-        if _refusal and _refusal.wanted != now:
-            _refusal = None
-            server.app.callable.metrics.set_reload_refused(False)
+    def tried() -> Wanted:
+        refusal, served = _refusal, server.app.callable.serving.loaded
+        return refusal.wanted if refusal else served.wanted
 
     def load_again() -> None:
         global _is_loading
         _is_loading = True
         os.kill(os.getpid(), signal.SIGHUP)
 
-    moves = Moves(
-        lambda: wanted(Store(settings.folder), settings.entries),
-        lambda: server.app.callable.serving.loaded.wanted,
-        lambda: _refusal and _refusal.wanted,
-        is_back,
-    )
+    moves = Moves(lambda: wanted(Store(settings.folder), settings.entries), tried)
     paths = (settings.folder, *settings.trusted_keys)
     arguments = paths, seen_before_failure, load_again, lambda: _is_loading, moves, settings.reload_seconds
     threading.Thread(target=watch, args=arguments, daemon=True).start()
+    global _mirror
+    _mirror = mirror
+    if mirror:
+        mirror.tell(lambda: _show_refusal(server))
+
+
+def _show_refusal(server: Any) -> None:
+    """Have the metrics say whether the server does not serve what its store names."""
+    server.app.callable.metrics.set_reload_refused(bool(_refusal or (_mirror and _mirror.has_problem)))
 
 
 def on_reload(settings: Config, server: Any) -> None:
@@ -73,6 +79,7 @@ def on_reload(settings: Config, server: Any) -> None:
     `/readyz` names the models that do not load.
     """
     global _is_loading
+    _is_loading = True
     try:
         _load_again(settings, server)
     finally:
@@ -115,8 +122,8 @@ def _load_again(settings: Config, server: Any) -> None:
             problems = fresh.serving.loaded.problems  # the store may have changed since the verification
             if not (problems and is_served):
                 _refusal = None
-                fresh.metrics.set_reload_refused(False)
                 server.app.callable = fresh
+                _show_refusal(server)
                 return
         except Exception as error:  # whatever it is, the server keeps the served models
             problems = (repr(error),)
@@ -124,4 +131,4 @@ def _load_again(settings: Config, server: Any) -> None:
     serving.add_golden(golden or {})
     if not stop_signals:
         _refusal = _Refusal(now, seen)
-        server.app.callable.metrics.set_reload_refused(True)
+        _show_refusal(server)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _log = logging.getLogger("tabserve")
@@ -21,7 +21,10 @@ _AGAIN_SECONDS = 5.0
 
 
 class Mirror:
-    """The process that brings here what `references` name, or every champion; started again if it ends."""
+    """The process that brings here what `references` name, or every champion; started again if it ends.
+
+    `has_problem` while something of that cannot be brought here.
+    """
 
     def __init__(self, url: str, cache: Path, references: Sequence[str], *, every: int, signatures: bool) -> None:
         self._command = [
@@ -29,12 +32,19 @@ class Mirror:
             *("--every", str(every), "--until-eof", *(["--signatures"] if signatures else []), "--", *references),
         ]
         self._first = threading.Event()
+        self._on_report: Callable[[], object] = lambda: None
+        self.has_problem = False
 
     def start(self) -> None:
         """Start the process and wait until it has read the store once, or could not, but not for ever."""
         threading.Thread(target=self._run, daemon=True).start()
         if not self._first.wait(_FIRST_SECONDS):
             _log.warning("the store was not read within %g s; starting with what is here", _FIRST_SECONDS)
+
+    def tell(self, on_report: Callable[[], object]) -> None:
+        """Call `on_report` now, and from another thread when `has_problem` may have changed."""
+        self._on_report = on_report
+        on_report()
 
     def _run(self) -> None:
         while True:
@@ -47,7 +57,7 @@ class Mirror:
                         self._report(line.strip())
             except OSError as error:
                 _log.error("the process that reads the store did not start: %s", error.strerror)
-            self._first.set()
+            self._note(has_problem=True)
             _log.error("the process that reads the store has ended; starting it again")
             time.sleep(_AGAIN_SECONDS)
 
@@ -57,4 +67,9 @@ class Mirror:
             _log.info("the store is read: %s", text)
         else:
             _log.warning("the store cannot be read, and what is here is served: %s", text)
+        self._note(has_problem=kind != "mirrored")
+
+    def _note(self, *, has_problem: bool) -> None:
+        self.has_problem = has_problem
+        self._on_report()
         self._first.set()

@@ -1,6 +1,6 @@
 """Watches a store, so that the server loads what aliases have moved to, and a repaired store, without a restart.
 
-Knows nothing about models: it compares what the store names with what is served, and names, sizes, times and
+Knows nothing about models: it compares what the store names with what it named, and names, sizes, times and
 permissions of files.
 """
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 _log = logging.getLogger("tabserve")
 
@@ -44,21 +43,15 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
 
 
 class Moves:
-    """Tells whether the store names versions that are neither served nor refused.
+    """Tells whether the store names other versions than at the last load, whether that was served or refused.
 
-    `read` returns what the store names now, `served` what it named when the served versions were loaded, `refused` what
-    it named at a load that failed since then. `is_back` is called with what it names while that is served. A store that
-    cannot be read is as if it had not changed.
+    `read` returns what the store names now, `tried` what it named then. So when an alias goes back from a version that
+    was refused, what is served is loaded again, and nothing is refused any more. A store that cannot be read is as if
+    it had not changed.
     """
 
-    def __init__(
-        self,
-        read: Callable[[], object],
-        served: Callable[[], object],
-        refused: Callable[[], object],
-        is_back: Callable[[Any], object],
-    ) -> None:
-        self._read, self._served, self._refused, self._is_back = read, served, refused, is_back
+    def __init__(self, read: Callable[[], object], tried: Callable[[], object]) -> None:
+        self._read, self._tried = read, tried
         self._is_gone = False
 
     def __call__(self) -> bool:
@@ -73,12 +66,9 @@ class Moves:
         if self._is_gone:
             _log.info("the store can be read again")
         self._is_gone = False
-        if now == self._served():
-            self._is_back(now)
+        if now == self._tried():
             return False
-        if now == self._refused():
-            return False
-        _log.info("the store names other versions than are served; loading them")
+        _log.info("the store names other versions than at the last load; loading them")
         return True
 
 

@@ -96,9 +96,12 @@ FALLBACKS = partial(
     [*_VERSION, "reason"],
 )
 
-# Does the server serve what the store names? A version that does not verify is refused, and the old one answers.
+# Does the server serve what the store names? A version that does not verify is refused, and the old one answers. So it
+# does while a store behind a URL cannot be read.
 RELOAD_REFUSED = partial(
-    Gauge, "tabserve_reload_refused", "1 while the store names versions that the server refuses to load, else 0."
+    Gauge,
+    "tabserve_reload_refused",
+    "1 while the store names versions that the server refuses to load, or cannot be read behind its URL, else 0.",
 )
 
 # Is there more load than capacity? Then scale out.

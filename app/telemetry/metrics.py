@@ -178,7 +178,7 @@ class Metrics:
         self._child(self._fallbacks, challenger.name, challenger.version, reason).inc()
 
     def set_reload_refused(self, refused: bool) -> None:
-        """Set whether the store names versions that are refused; gunicorn's master does, for all its workers."""
+        """Set whether the store names versions that are not served; gunicorn's master does, for all its workers."""
         self._reload_refused.set(refused)
 
     def count_overload(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
@@ -61,7 +62,8 @@ class _Region:
         return index
 
 
-_lock = threading.Lock()  # between threads of one process
+_lock = threading.Lock()  # between threads of one process, of which a fork must not find it taken
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _regions = [_Region()]  # the master's region first
 _own = _regions[0]
 

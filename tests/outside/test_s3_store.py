@@ -20,6 +20,7 @@ from model.errors import StoreError
 from model.store import artifact, life
 from model.store.artifact import Draft
 from model.store.remote import RemoteStore
+from tests.support.metrics import scrape, value
 from tests.support.remote import at, put
 from tests.support.s3 import BUCKET, Proxy, Request, environment, s3_server
 from tests.support.server import serve, wait_until
@@ -42,8 +43,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 @pytest.fixture
 def proxy(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """The proxy without faults, and the variables with which it is reached."""
-    for name, value in environment(s3.port).items():
-        monkeypatch.setenv(name, value)
+    for name, text in environment(s3.port).items():
+        monkeypatch.setenv(name, text)
     s3.seen.clear()
     yield s3
     s3.fault = lambda request: None
@@ -254,6 +255,7 @@ def test_server_follows_the_store(store: Path, url: str, proxy: Proxy, tmp_path:
     """A server of two workers serves the champion behind a URL, and goes on without the store, also from its start.
 
     What the store has when it is back is served after a reload; a damaged version is refused, and the old one stays.
+    The metric says whether the server follows its store.
     """
     remote = at(url, tmp_path / "writer")
     shutil.copytree(store, tmp_path / "trained")
@@ -274,6 +276,9 @@ def test_server_follows_the_store(store: Path, url: str, proxy: Proxy, tmp_path:
     def logged(text: str) -> bool:
         return text in server.stderr.read_text()
 
+    def refused() -> float:
+        return value(scrape(server), "tabserve_reload_refused")
+
     mirrored = Store(RemoteStore.at(url, tmp_path / "cache", is_mirror=True).root)
     with serve(url, tmp_path, **settings) as server:
         assert answers(1)
@@ -283,10 +288,12 @@ def test_server_follows_the_store(store: Path, url: str, proxy: Proxy, tmp_path:
         server.process.send_signal(1)
         wait_until(lambda: answers(2))
 
+        assert refused() == 0
         remote.add(NAME, drafted)
         put(url, f"{NAME}/3/golden.json", b"{}")
         remote.move(NAME, life.PROMOTE, {"champion": 3}, after=remote.last_move(NAME))
         wait_until(lambda: logged("3/golden.json: has 2 bytes where the manifest says"))
+        wait_until(lambda: refused() == 1)
         assert answers(2)
         proxy.close()
         wait_until(lambda: logged("it did not answer"))
@@ -295,12 +302,14 @@ def test_server_follows_the_store(store: Path, url: str, proxy: Proxy, tmp_path:
         with serve(url, tmp_path, **settings) as server:
             assert answers(2)
             assert logged("the store cannot be read, and what is here is served")
+            assert refused() == 1
             assert "secret" not in server.stderr.read_text()
             proxy.open()
             put(url, f"{NAME}/3/golden.json", drafted.files["golden.json"])
             wait_until(lambda: mirrored.aliases(NAME).get("champion") == 3)
             server.process.send_signal(1)
             wait_until(lambda: answers(3))
+            assert refused() == 0
             workers = server.workers()
         # The process that reads the store has ended, too.
         wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])

@@ -17,9 +17,9 @@ import requests
 
 from model import CHAMPION, Store
 from model.store.artifact import read_draft
-from tests.support.metrics import series, value
+from tests.support.metrics import GOLDEN, by_label, scrape, value
 from tests.support.server import Server, serve, wait_until
-from tests.support.service import HOUSE
+from tests.support.service import HOUSE, rewrite
 
 NAME = "boston-housing"
 POLLED = {"WEB_CONCURRENCY": "2", "TABSERVE_RELOAD_SECONDS": "1"}
@@ -58,7 +58,7 @@ def versions(server: Server) -> set[str]:
 
 def refused(server: Server) -> float:
     """Return the gauge of a refused reload."""
-    return float(value(series(requests.get(f"{server.url}/metrics", timeout=10).text), "tabserve_reload_refused"))
+    return value(scrape(server), "tabserve_reload_refused")
 
 
 def messages(server: Server, start: str) -> list[str]:
@@ -158,6 +158,20 @@ def test_refused_version(two: Store, tmp_path: Path) -> None:
     lines = messages(server, "the models are not loaded again")
     assert all(str(trees) in line for line in lines)
     assert 2 <= len(lines) <= 3  # once for each refused state of the store
+
+
+def test_refused_golden_rows(two: Store, tmp_path: Path) -> None:
+    """A version that does not predict as in training is in the metric of golden rows until the alias goes back."""
+    golden = json.loads((two.root / NAME / "2" / "golden.json").read_bytes())
+    golden["y"][0] += 1
+    rewrite(two.root / NAME / "2", lambda manifest: None, {"golden.json": json.dumps(golden).encode()})
+    with serve(two.root, tmp_path, **POLLED) as server:
+        move(two, CHAMPION, 2)
+        wait_until(lambda: by_label(scrape(server), GOLDEN, "version") == {("1",): 1, ("2",): 0})
+        assert refused(server) == 1
+        move(two, CHAMPION, 1)
+        wait_until(lambda: by_label(scrape(server), GOLDEN, "version") == {("1",): 1})
+        wait_until(lambda: refused(server) == 0)
 
 
 def test_store_that_is_gone(two: Store, tmp_path: Path) -> None:

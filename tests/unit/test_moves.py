@@ -1,4 +1,4 @@
-"""Owns when a moved alias has a server load again: what is neither served nor refused."""
+"""Owns when a moved alias has a server load again: when the store names what the last load did not see."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from app.serving.store_watch import Moves
 
 
 class Shelf:
-    """A store and a server of it: what the store names, what is served, what was refused."""
+    """A store and a server of it: what the store names, and what it named at the last load."""
 
     def __init__(self) -> None:
         self.named: Any = "a"
-        self.served = "a"
-        self.refused = ""
-        self.back: list[str] = []
-        self.moves = Moves(self.read, lambda: self.served, lambda: self.refused, self.back.append)
+        self.tried = "a"
+        self.moves = Moves(self.read, lambda: self.tried)
 
     def read(self) -> str:
         """Return what the store names, or raise what it raises."""
@@ -24,15 +22,15 @@ class Shelf:
         return str(self.named)
 
 
-def test_what_is_neither_served_nor_refused_is_loaded() -> None:
-    """A move is reported until it is served or refused, and then again only if the store names something else."""
+def test_each_state_is_loaded_once() -> None:
+    """A move is reported until it was tried, whether it is served then or refused; and then again only the next one."""
     shelf = Shelf()
     assert not shelf.moves()
     shelf.named = "b"
-    assert shelf.moves()
-    shelf.refused = "b"
+    assert [shelf.moves() for _ in range(2)] == [True, True]
+    shelf.tried = "b"
     assert not shelf.moves()
-    shelf.named = "c"
+    shelf.named = "a"
     assert shelf.moves()
 
 
@@ -41,17 +39,8 @@ def test_move_back_and_forth_during_a_load() -> None:
     shelf = Shelf()
     shelf.named = "b"
     assert shelf.moves()
-    shelf.served = "a"  # loaded after the store had gone back
+    shelf.tried = "a"  # loaded after the store had gone back
     assert shelf.moves()
-
-
-def test_store_that_goes_back_is_told() -> None:
-    """While the store names what is served, the server is told, and loads nothing."""
-    shelf = Shelf()
-    shelf.refused = "b"
-
-    assert not shelf.moves()
-    assert shelf.back == ["a"]
 
 
 def test_store_that_cannot_be_read(caplog: Any) -> None:
