@@ -2,8 +2,8 @@
 
 `WEB_CONCURRENCY` is gunicorn's own variable. `PORT` names the port, or else Vertex AI's `AIP_HTTP_PORT`.
 `GUNICORN_CMD_ARGS` and flags override all other settings. SIGHUP loads again what the store names, as the move of an
-alias does, and keeps the old versions if the new ones do not verify on the CPU; a model that verifies on the CPU but
-not on its GPU leaves the new worker not ready. SIGTERM drains.
+alias does, and a model keeps its old version if the new one does not verify on the CPU; one that verifies on the CPU
+but not on its GPU leaves the new worker not ready. SIGTERM drains.
 """
 
 import os

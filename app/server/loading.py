@@ -1,7 +1,7 @@
 """How the master replaces the served versions: at SIGHUP, after a move of an alias, and when a store is repaired.
 
 New workers serve the new versions, and the old workers answer the requests that they have. What does not verify is
-refused, and the old versions go on.
+refused, and its model goes on with the old version.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _show_refusal(server: Any) -> None:
 
 
 def on_reload(settings: Config, server: Any) -> None:
-    """Load the models again for the new workers; keep the served models if the new ones do not verify.
+    """Load the models again for the new workers; a model whose new version does not verify goes on with the old one.
 
     A separate process verifies the new models first. If no model is served yet, every model that loads is served, and
     `/readyz` names the models that do not load.
@@ -115,20 +115,23 @@ def _load_again(settings: Config, server: Any) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     serving = server.app.callable.serving
-    is_served = bool(serving.loaded.models)
-    if golden is not None and not (problems and is_served):
+    is_served, is_refused = bool(serving.loaded.models), True
+    if golden is not None and (not problems or not is_served or any(golden.values())):
         try:
             fresh = server.app.load()
             problems = fresh.serving.loaded.problems  # the store may have changed since the verification
-            if not (problems and is_served):
-                _refusal = None
+            is_refused = bool(problems and is_served)
+            if is_refused and fresh.serving.loaded.models:
+                fresh.swap(fresh.serving.loaded.keeping(serving.loaded))
+            if not is_refused or fresh.serving.loaded.models:
                 server.app.callable = fresh
-                _show_refusal(server)
-                return
         except Exception as error:  # whatever it is, the server keeps the served models
-            problems = (repr(error),)
-    server.log.error("the models are not loaded again: %s", "; ".join(problems))
-    serving.add_golden(golden or {})
-    if not stop_signals:
-        _refusal = _Refusal(now, seen)
-        _show_refusal(server)
+            is_refused, problems = True, (repr(error),)
+    if not is_refused:
+        _refusal = None
+    else:
+        server.log.error("the models are not loaded again: %s", "; ".join(problems))
+        server.app.callable.serving.add_golden(golden or {})
+        if not stop_signals:
+            _refusal = _Refusal(now, seen)
+    _show_refusal(server)

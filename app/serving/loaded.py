@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from app.config import Entry
 from app.errors import NotReadyError
@@ -19,6 +20,8 @@ from model import CHAMPION, Artifact, GoldenRowsError, ModelError, NotInStoreErr
 
 Wanted = tuple[tuple[str, int | str, str], ...]
 """What a store wants served: each reference, its version (or why it has none) and the digest that its alias carries."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("tabserve")
 
@@ -143,6 +146,25 @@ class Loaded:
     def with_golden(self, golden: Mapping[tuple[str, int], bool]) -> Loaded:
         """Return the snapshot with results for the golden rows of further versions."""
         return replace(self, golden={**self.golden, **golden})
+
+    def keeping(self, before: Loaded) -> Loaded:
+        """Return the snapshot in which the models that it could not load go on as in the snapshot `before`."""
+        kept = [name for name in self.requested if name not in self.models and name in before.models]
+
+        def joined(new: Mapping[str, T], old: Mapping[str, T]) -> dict[str, T]:
+            others = {key: each for key, each in new.items() if key.partition("@")[0] not in kept}
+            return {**others, **{key: each for key, each in old.items() if key.partition("@")[0] in kept}}
+
+        models = joined(self.models, before.models)
+        return replace(
+            self,
+            models=models,
+            challengers=joined(self.challengers, before.challengers),
+            further=joined(self.further, before.further),
+            absent=joined(self.absent, before.absent),
+            problems=() if len(models) == len(self.requested) else self.problems,
+            golden={**{key: good for key, good in before.golden.items() if key[0] in kept and good}, **self.golden},
+        )
 
     def without(self, gone: Collection[Artifact], reason: str) -> Loaded:
         """Return the snapshot without these versions. The reason is a problem if one of them answers for its name."""

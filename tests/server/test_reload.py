@@ -21,7 +21,7 @@ from tests.support.metrics import GOLDEN, by_label, scrape, value
 from tests.support.server import Server, serve, wait_until
 from tests.support.service import HOUSE, rewrite
 
-NAME = "boston-housing"
+NAME, STONES = "boston-housing", "precious"
 POLLED = {"WEB_CONCURRENCY": "2", "TABSERVE_RELOAD_SECONDS": "1"}
 
 
@@ -158,6 +158,29 @@ def test_refused_version(two: Store, tmp_path: Path) -> None:
     lines = messages(server, "the models are not loaded again")
     assert all(str(trees) in line for line in lines)
     assert 2 <= len(lines) <= 3  # once for each refused state of the store
+
+
+def test_refused_model_beside_another(two: Store, classifiers_store: Path, tmp_path: Path) -> None:
+    """While a version of one model is refused, that model goes on with its old one, and moves of another are served."""
+    shutil.copytree(classifiers_store / STONES, two.root / STONES)
+    damaged = two.add(STONES, read_draft(two.root / STONES / "1")) / "golden.json"
+    damaged.write_bytes(b"damaged")
+    with serve(two.root, tmp_path, **POLLED) as server:
+
+        def served() -> dict[str, int]:
+            reply = requests.get(f"{server.url}/readyz", timeout=10)
+            return dict(reply.json()["models"]) if reply.status_code == 200 else {}
+
+        two.move(STONES, "tag", {CHAMPION: 2}, after=two.last_move(STONES))
+        wait_until(lambda: refused(server) == 1)
+        assert served() == {NAME: 1, STONES: 1}
+        for version in (2, 1):
+            move(two, CHAMPION, version)
+            wait_until(lambda version=version: served() == {NAME: version, STONES: 1})  # type: ignore[misc]
+        assert refused(server) == 1
+        two.move(STONES, "tag", {CHAMPION: 1}, after=two.last_move(STONES))
+        wait_until(lambda: refused(server) == 0)
+        assert served() == {NAME: 1, STONES: 1}
 
 
 def test_refused_golden_rows(two: Store, tmp_path: Path) -> None:
