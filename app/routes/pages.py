@@ -18,6 +18,7 @@ from app.protocols.intervals import DEFAULT_LEVEL
 from app.protocols.views import Views
 from app.routes.openapi import Document
 from app.serving.current import Serving
+from app.serving.loaded import Loaded
 from app.web.reply import Reply, compress, to_json
 from app.web.server_facts import ServerFacts
 from model import Artifact, described, listed, short, to_text
@@ -68,15 +69,13 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         describe.get(SERVICE, "The models as a web page, or as JSON whether the process is alive", alive, html=True)
     )
     def index() -> Response:
-        """Show every loaded model: version, metrics, features, and a request that works.
+        """Show every loaded model: version, those beside it, metrics, features, and a request that works.
 
         A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
         """
         if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
             loaded = serving.loaded
-            models = [
-                _describe(model, is_default=model.name == loaded.default_name) for model in loaded.models.values()
-            ]
+            models = [_describe(model, loaded) for model in loaded.models.values()]
             reply = Response(render_template("index.html", models=models, reason=serving.unready, short=short))
         else:
             reply = to_json({"status": "alive"}).to_flask()
@@ -84,13 +83,14 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         reply.vary.add("Accept")
         return reply
 
-    def _describe(model: Artifact, *, is_default: bool) -> dict[str, Any]:
-        values = {} if is_default else {"name": model.name}
+    def _describe(model: Artifact, loaded: Loaded) -> dict[str, Any]:
+        values = {} if model.name == loaded.default_name else {"name": model.name}
         url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
         body = orjson.dumps(describe.example(model)).decode()
         answer = Answer(model.predict(model.golden_rows[:1]), model, None, "", {})
         return {
             "manifest": model.manifest,
+            "others": [(each.version, loaded.role(each)) for each in loaded.versions(model.name) if each is not model],
             "features": [(feature, described(feature)) for feature in model.schema.features],
             "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             "answer": to_text(answer.predictions[0]),

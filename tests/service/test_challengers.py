@@ -129,6 +129,8 @@ def test_versions_are_listed(two: Path) -> None:
     assert [each["version"] for each in statuses] == ["1", "2"]
     assert client.get("/v2/models").json == client.get("/v1/models").json == {"models": [NAME]}
     assert client.get("/readyz").get_json()["models"] == {NAME: 1}
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert f'Beside it: <a href="models/{NAME}/versions/2/card">version 2</a> (canary).' in page
 
 
 def test_openapi_describes_versions(two: Path) -> None:
