@@ -14,7 +14,7 @@ _TRAIN = f'{_MODEL} train "$MODEL" --data "$DATA" --target "$TARGET"'
 _NOT_BETTER = [3, 4, 5]  # the exit statuses of `compare` that are an answer and no failure
 _PROMOTE = f"""
 for version in a b; do
-  {_MODEL} promote "$MODEL@$version" --if-better --data "$HOLDOUT" || [ $? -ge 3 ] || exit 1
+  {_MODEL} promote "$MODEL@$version" --if-better --data "$HOLDOUT" || case $? in [345]) ;; *) exit 1 ;; esac
 done
 """
 

@@ -107,6 +107,29 @@ def test_argo_runs_the_commands(tmp_path: Path) -> None:
     assert status("compare") == "4"  # the champion equals itself, and the other one is worse
 
 
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 0", 0), ("exit 2", 2), ("exit 3", 0), ("exit 5", 0), ("kill -KILL $$", 137)]
+)
+def test_argo_fails_for_all_but_an_answer(tmp_path: Path, script: str, status: int) -> None:
+    """A verdict is no failure of a task; a command that was killed, as for want of memory, is one."""
+    (wrapper,) = TEMPLATE["templates"][1]["container"]["args"]
+    command = wrapper.replace("/tmp/status", str(tmp_path / "status"))
+    done = subprocess.run(["sh", "-c", command], env={**os.environ, "SCRIPT": script}, timeout=60)
+
+    assert done.returncode == status
+
+
+@pytest.mark.parametrize(("status", "end"), [(0, 0), (1, 1), (4, 0), (137, 1)])
+def test_argo_promotion_fails_with_its_command(tmp_path: Path, status: int, end: int) -> None:
+    """The promotion of two versions fails if a command of it fails or is killed, and not for a verdict."""
+    command = tmp_path / "python"
+    command.write_text(f"#!/bin/sh\nexit {status}\n")
+    command.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    assert subprocess.run(["sh", "-c", scripts()["promote"]], env=environ, timeout=60).returncode == end
+
+
 def test_argo_image_is_of_this_version() -> None:
     """The workflow's image is the one for training of this version."""
     values = {each["name"]: each.get("value") for each in TEMPLATE["arguments"]["parameters"]}
