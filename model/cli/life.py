@@ -12,6 +12,7 @@ from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_t
 from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
 from model.cli.reading import add_reading
+from model.cli.sign import add_trusted_keys, print_verified, trusted
 from model.errors import MovedError
 from model.store import differences, life
 from model.store.differences import Answers
@@ -45,6 +46,7 @@ def add_promote(commands: Commands) -> None:
     add_judging(promote)
     add_reading(promote)
     promote.add_argument("--dry-run", action="store_true", help="say what changes, and move nothing")
+    add_trusted_keys(promote)
     add_reasons(promote)
     promote.set_defaults(run=_promote)
 
@@ -56,12 +58,8 @@ def _promote(options: argparse.Namespace) -> int:
         raise ValueError("--data is of --if-better; add it, or leave out the table")
     store = store_of(options)
     after = store.last_move(options.model.partition("@")[0])
-    model = store.load(options.model)
-    nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
-    print(
-        f"verified {name_of(model)}: {len(model.manifest.files)} files unchanged, {len(model.golden_rows)} golden rows "
-        f"answered {nearness}"
-    )
+    model = store.load(options.model, signed=trusted(options))
+    print_verified(model, options)
     version = after.versions.get(CHAMPION) if after else None
     if version == model.version:
         print(f"champion {name_of(model)} is the champion already")
@@ -129,13 +127,14 @@ def add_rollback(commands: Commands) -> None:
     """Declare the command `rollback`."""
     rollback = commands.add_parser("rollback", help="make the champion before the current one the champion again")
     rollback.add_argument("name", help="the model's name")
+    add_trusted_keys(rollback)
     add_reasons(rollback)
     rollback.set_defaults(run=_rollback)
 
 
 def _rollback(options: argparse.Namespace) -> None:
-    store = store_of(options)
-    print_moved(options.name, life.rollback(store, options.name, why=options.why, by=options.by))
+    store, signed = store_of(options), trusted(options)
+    print_moved(options.name, life.rollback(store, options.name, signed=signed, why=options.why, by=options.by))
 
 
 def add_tag(commands: Commands) -> None:

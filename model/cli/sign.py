@@ -1,4 +1,4 @@
-"""The command that signs a version: sign; and how commands take the keys that are trusted."""
+"""The command that signs a version: sign; how commands take the keys that are trusted, and say what they verified."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import getpass
 from pathlib import Path
 
-from model import KeyFileError
+from model import Artifact, KeyFileError
 from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store.signed import Signed
 
@@ -65,3 +65,12 @@ def trusted(options: argparse.Namespace) -> Signed | None:
     from model.store.signature import TrustedKeys  # here, as above
 
     return TrustedKeys.read(options.key).digests
+
+
+def print_verified(model: Artifact, options: argparse.Namespace) -> None:
+    """Print that a version was loaded, and so verified, with the keys that were named."""
+    nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
+    print(
+        f"verified {model.name}@{model.version}: {len(model.manifest.files)} files unchanged, "
+        f"{len(model.golden_rows)} golden rows answered {nearness}{', signed by a trusted key' if options.key else ''}"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from model import ArtifactError, NotInStoreError, Store, card_of
 from model.cli.arguments import REFERENCE, Commands, print_table, store_of
-from model.cli.sign import add_trusted_keys, trusted
+from model.cli.sign import add_trusted_keys, print_verified, trusted
 from model.store import artifact
 from model.store.card import CARD
 from model.store.mounts import find_store
@@ -115,11 +115,7 @@ def add_verify(commands: Commands) -> None:
 def _verify(options: argparse.Namespace) -> None:
     store = store_of(options)
     model = store.load(options.model, signed=trusted(options))
-    nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
-    print(
-        f"{model.name} version {model.version}: {len(model.manifest.files)} files unchanged, "
-        f"{len(model.golden_rows)} golden rows answered {nearness}{', signed by a trusted key' if options.key else ''}"
-    )
+    print_verified(model, options)
     moves = store.history(model.name)
     if moves:
         print(

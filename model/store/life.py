@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from model.errors import NotInStoreError
 from model.store.artifact import Artifact
 from model.store.history import Move
+from model.store.signed import Signed
 from model.store.versions import CANDIDATE, CHAMPION, Store
 
 PROMOTE, ROLLBACK, TAG, UNTAG, PRUNE = "promote", "rollback", "tag", "untag", "prune"
@@ -25,8 +26,8 @@ def promote(store: Store, model: Artifact, *, after: Move | None, why: str = "",
     return store.move(model.name, PROMOTE, {CHAMPION: model.version}, after=after, why=why, by=by)
 
 
-def rollback(store: Store, name: str, *, why: str = "", by: str = "") -> Move:
-    """Verify the champion before the current one and make it the champion again.
+def rollback(store: Store, name: str, *, signed: Signed | None = None, why: str = "", by: str = "") -> Move:
+    """Verify the champion before the current one, with `signed` its signature, too, and make it the champion again.
 
     Once more, it goes back further. Raises `NotInStoreError` if there is none, and `ArtifactError` if it, or the
     history, is damaged.
@@ -38,7 +39,7 @@ def rollback(store: Store, name: str, *, why: str = "", by: str = "") -> Move:
         raise NotInStoreError(
             f"the model {name!r} has no champion to go back to; name a version: python -m model promote {name}@VERSION"
         )
-    model = store.load(f"{name}@{version}")
+    model = store.load(f"{name}@{version}", signed=signed)
     return store.move(name, ROLLBACK, {CHAMPION: model.version}, after=moves[-1], why=why, by=by)
 
 

@@ -23,6 +23,7 @@ from model.store.versions import CHAMPION
 from tests.support import store as shared
 from tests.support.examples import rows_of
 from tests.support.service import TABLE
+from tests.support.signatures import key_pair
 from tests.support.store import SMALL
 
 NAME = "boston-housing"
@@ -112,6 +113,23 @@ def test_version_that_does_not_verify_is_not_promoted(two: Store, run: Command) 
     assert status == 1
     assert "golden.json: has 2 bytes where the manifest says" in errors
     assert champion_of(two) == 1
+
+
+def test_only_what_is_signed_is_promoted(two: Store, run: Command, tmp_path: Path) -> None:
+    """With `--key`, `promote` and `rollback` refuse what a server that trusts the key refuses, and move nothing."""
+    private, public = key_pair(tmp_path)
+    status, _, errors = run(two, "promote", f"{NAME}@2", "--key", public)
+    assert (status, champion_of(two)) == (1, 1)
+    assert "model.sig: is missing: the version is not signed" in errors
+
+    assert run(two, "sign", f"{NAME}@2", "--key", private)[0] == 0
+    status, output, _ = run(two, "promote", f"{NAME}@2", "--key", public)
+    assert (status, champion_of(two)) == (0, 2)
+    assert "64 golden rows answered to the last bit, signed by a trusted key\n" in output
+
+    status, _, errors = run(two, "rollback", NAME, "--key", public)
+    assert (status, champion_of(two)) == (1, 2)
+    assert f"{NAME}/1/model.sig: is missing" in errors
 
 
 def test_damaged_champion_can_be_replaced(two: Store, run: Command) -> None:

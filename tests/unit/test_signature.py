@@ -494,7 +494,7 @@ def test_commands(
     )
     assert command("verify", NAME, "--key", other, "--key", public) == 0
     assert capsys.readouterr().out.startswith(
-        "boston-housing version 1: 15 files unchanged, 64 golden rows answered to the last bit, "
+        "verified boston-housing@1: 15 files unchanged, 64 golden rows answered to the last bit, "
         "signed by a trusted key\n"
     )
     assert command("verify", NAME, "--key", other) == 1
