@@ -126,7 +126,7 @@ class RemoteStore(Store):
         """Return the records of a kind by their keys; a new one may be missing where listings are late."""
         self._records(name, kind)
         keys = [key for key in self.objects.files(f"{name}/{kind}") if KEY.fullmatch(key)]
-        found = self.objects.read_many([f"{name}/{kind}/{key}" for key in keys])
+        found = self.objects.read_many([f"{name}/{kind}/{key}" for key in keys], max_bytes=MAX_JSON_BYTES)
         return {record.rpartition("/")[2]: content for record, content in found.items()}
 
     def discard(self, name: str, kind: str, key: str) -> None:
@@ -193,7 +193,7 @@ class RemoteStore(Store):
         if content is None:
             return []
         ahead = [_move_object(name, each) for each in range(number + 2, number + 2 + _AHEAD)]
-        found = self.objects.read_many(ahead)
+        found = self.objects.read_many(ahead, max_bytes=MAX_JSON_BYTES)
         return [content, *(found[each] for each in takewhile(found.__contains__, ahead))]
 
     def _read_move(self, name: str, number: int) -> bytes | None:

@@ -13,6 +13,7 @@ from model.cli.main import main
 from model.errors import MovedError, StoreError
 from model.store import artifact, history, life
 from model.store.artifact import Draft
+from model.store.files import MAX_JSON_BYTES
 from model.store.location import open_store
 from model.store.remote import RemoteStore, mirror
 from model.store.urls import parse_location
@@ -351,6 +352,34 @@ def test_records(url: str, tmp_path: Path, is_remote: bool) -> None:
 
     assert list(elsewhere.kept("m", "runs").items()) == [("a.json", b"1"), ("b.json", b"{}")]
     assert (elsewhere.versions("m"), elsewhere.aliases("m")) == ([], {})
+
+
+def test_record_that_is_too_large_or_cannot_be_read(
+    one: RemoteStore, other: RemoteStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a record only so much is read that its size shows, and one that fails to be read is not left out."""
+    one.keep("m", "runs", "a.json", b"1")
+    put(url, "m/runs/b.json", bytes(MAX_JSON_BYTES + 100))
+    put(url, "m/runs/c.json", b"")
+    kept = other.kept("m", "runs")
+    assert {key: len(content) for key, content in kept.items() if isinstance(content, bytes)} == {
+        "a.json": 1,
+        "b.json": MAX_JSON_BYTES + 1,
+        "c.json": 0,
+    }
+
+    files = type(one.objects._fs)
+    real = files.cat_file
+
+    def lost(self: object, path: str, start: int | None = None, end: int | None = None, **named: object) -> bytes:
+        if path.endswith("a.json"):
+            raise OSError("connection reset")
+        content: bytes = real(self, path, start, end, **named)
+        return content
+
+    monkeypatch.setattr(files, "cat_file", lost)
+    with pytest.raises(StoreError, match="it did not answer"):
+        other.kept("m", "runs")
 
 
 def test_places(tmp_path: Path) -> None:
