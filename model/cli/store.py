@@ -12,6 +12,7 @@ from typing import Any
 from model import ArtifactError, NotInStoreError, Store, card_of
 from model.cli.arguments import REFERENCE, Commands, print_table, store_of
 from model.cli.sign import add_trusted_keys, print_verified, trusted
+from model.errors import StoreError
 from model.store import artifact
 from model.store.card import CARD
 from model.store.mounts import find_store
@@ -45,8 +46,8 @@ def _version(store: Store, name: str, version: int) -> dict[str, Any]:
     document: dict[str, Any] = {}
     problem = None
     try:
-        document = artifact.read_manifest(store.find(f"{name}@{version}"))
-    except ArtifactError as error:
+        document = store.document(name, version)
+    except (ArtifactError, StoreError) as error:
         problem = str(error)
     metric, part, value = headline(document.get("metrics", {}))
     return {

@@ -13,11 +13,12 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from model.errors import ArtifactError, MovedError, StoreError
 from model.store import artifact, history
@@ -86,6 +87,16 @@ class RemoteStore(Store):
         version = self.version(reference)
         name = reference.partition("@")[0]
         return self._fetch(name, version, self._digests(name)[version])
+
+    def document(self, name: str, version: int) -> dict[str, Any]:
+        """Return what the manifest of a version says, which alone is downloaded if it is not here."""
+        path, digest = self._folder(name) / str(version), self._digests(name)[version]
+        with suppress(ArtifactError):
+            found = super().document(name, version) if path.is_dir() else {}
+            if found.get("digest") == digest:
+                return found
+        with self._of_version(name, version, path):
+            return self._manifest(name, version, path, digest)[0]
 
     def add(self, name: str, draft: Draft, *, why: str = "", by: str = "") -> Path:
         """Upload the draft as the next version of `name`, its candidate, and return its folder here."""
@@ -295,7 +306,7 @@ class RemoteStore(Store):
             target = folder / str(version)
             self._download(name, version, digest, target)
             artifact.make_folder(path.parent)
-            with locked(path.parent):
+            with locked(self.root):  # that of the model's folder may be held by who asks
                 if path.is_dir():
                     path.rename(folder / "replaced")
                 target.rename(path)
@@ -305,26 +316,40 @@ class RemoteStore(Store):
         """Write the files of a version to a new folder and check them. Raises `StoreError`."""
         base = f"{name}/{version}"
         target.mkdir()
-        content = self.objects.read(f"{base}/{artifact.MANIFEST}", max_bytes=MAX_JSON_BYTES)
-        if content is None:
-            raise StoreError(f"{self.place}/{base}/{artifact.MANIFEST}", "is missing; restore it from a copy")
-        try:
-            document = artifact.parse_manifest(target / artifact.MANIFEST, content)
-            if (document["digest"], document.get("name"), document.get("version")) != (digest, name, version):
-                reason = "is another version than when an alias was moved to it"
-                raise ArtifactError(target / artifact.MANIFEST, reason, "restore it from a copy")
+        with self._of_version(name, version, target):
+            document, content = self._manifest(name, version, target, digest)
             for relative, file in artifact.listed_files(target / artifact.MANIFEST, document).items():
                 (target / relative).parent.mkdir(parents=True, exist_ok=True)
                 self.objects.download(f"{base}/{relative}", target / relative, file.size)
             artifact.write(target / artifact.MANIFEST, content)
             artifact.read(target, {})
-        except ArtifactError as error:
-            inside = error.path.relative_to(target).as_posix()
-            raise StoreError(f"{self.place}/{base}/{inside}", f"{error.reason}; {error.remedy}") from None
         signature = self.objects.read(f"{base}/{SIGNATURE}", max_bytes=MAX_SIGNATURE_BYTES)
         if signature is not None:
             artifact.write(target / SIGNATURE, signature)
         artifact.sync_folders(target)
+
+    def _manifest(self, name: str, version: int, folder: Path, digest: str) -> tuple[dict[str, Any], bytes]:
+        """Return the manifest in the store of the version with this digest: what it says, and its bytes.
+
+        Raises `StoreError`, or `ArtifactError` that names it in `folder`.
+        """
+        path = folder / artifact.MANIFEST
+        content = self.objects.read(f"{name}/{version}/{artifact.MANIFEST}", max_bytes=MAX_JSON_BYTES)
+        if content is None:
+            raise ArtifactError(path, "is missing", "restore it from a copy")
+        document = artifact.parse_manifest(path, content)
+        if (document["digest"], document.get("name"), document.get("version")) != (digest, name, version):
+            raise ArtifactError(path, "is another version than when an alias was moved to it", "restore it from a copy")
+        return document, content
+
+    @contextmanager
+    def _of_version(self, name: str, version: int, folder: Path) -> Iterator[None]:
+        """Name what is wrong with the files of a version, which come to `folder`, by their URLs."""
+        try:
+            yield
+        except ArtifactError as error:
+            inside = error.path.relative_to(folder).as_posix()
+            raise StoreError(f"{self.place}/{name}/{version}/{inside}", f"{error.reason}; {error.remedy}") from None
 
     def _refresh_signature(self, name: str, version: int) -> None:
         """Take the signature that a version has in the store now."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.errors import ArtifactError, MovedError, NotInStoreError
 from model.store import artifact, history
@@ -180,6 +181,10 @@ class Store:
                 f"its versions are {versions}, its aliases {aliases}"
             )
         return version
+
+    def document(self, name: str, version: int) -> dict[str, Any]:
+        """Return what the manifest of a version says. Raises `ArtifactError`, and reads no other file."""
+        return artifact.read_manifest(self.root if self._root_artifact() else self._folder(name) / str(version))
 
     def load(self, reference: str, *, converted: bool = True, signed: Signed | None = None) -> Artifact:
         """Load and verify the version that `reference` names. Raises `NotInStoreError`, `ArtifactError`.

@@ -17,6 +17,7 @@ from model.store.files import MAX_JSON_BYTES
 from model.store.location import open_store
 from model.store.remote import RemoteStore, mirror
 from model.store.urls import parse_location
+from model.store.versions import locked
 from tests.support.remote import at, objects, put, remove
 from tests.support.store import SMALL
 
@@ -167,6 +168,28 @@ def test_another_version_in_its_place(one: RemoteStore, other: RemoteStore, url:
         put(url, f"m/3/{file}", (made / file).read_bytes())
     with pytest.raises(StoreError, match=r"m/3/manifest.json: is another version than when an alias was moved to it"):
         other.find("m@3")
+
+
+def test_version_is_fetched_while_its_model_is_written(other: RemoteStore) -> None:
+    """Who holds the lock of a model's folder, as a merge does, brings a version here without waiting for itself."""
+    other.last_move("m")
+    with locked(other.root / "m"):
+        assert artifact.read(other.find("m@2"))[1] == SMALL.files
+
+
+def test_list_brings_no_version_here(
+    one: RemoteStore, other: RemoteStore, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`list` reads manifests alone, and names the one that is damaged or missing beside all others."""
+    put(url, "m/1/manifest.json", b"{}")
+    remove(url, "m/2/manifest.json")
+    assert main(["--store", url, "--cache", str(other.root.parent), "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+
+    assert [each["digest"] for each in listed] == [None, None, one.last_move("m").aliases["candidate"].digest]  # type: ignore[union-attr]
+    assert listed[0]["problem"].startswith(f"{one.place}/m/1/manifest.json: is not a manifest")
+    assert listed[1]["problem"].startswith(f"{one.place}/m/2/manifest.json: is missing")
+    assert [path.name for path in (other.root / "m").iterdir()] == ["moves"]
 
 
 def test_manifest_that_leaves_its_folder(one: RemoteStore, other: RemoteStore, url: str, tmp_path: Path) -> None:
