@@ -175,6 +175,24 @@ def tag_new(store: Store, model: Artifact, alias: str) -> None:
             return
 
 
+def promote_new(store: Store, model: Artifact, *, after: Move, why: str) -> None:
+    """Make a version that was just added the champion and print the move; `after` is the last one before the decision.
+
+    If another writer moves the champion meanwhile, that is printed, and the new version stays the candidate. Moves of
+    other aliases do not count.
+    """
+    while True:
+        try:
+            print_moved(model.name, life.promote(store, model, after=after, why=why))
+            return
+        except MovedError as error:
+            last = store.last_move(model.name)
+            if last is None or last.aliases.get(CHAMPION) != after.aliases.get(CHAMPION):
+                print(f"promote  no: {error}")
+                return
+            after = last
+
+
 def add_prune(commands: Commands) -> None:
     """Declare the command `prune`."""
     prune = commands.add_parser("prune", help="take away old versions that have no alias")

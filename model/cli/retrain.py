@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
 from model.cli.arguments import REFERENCE, Commands, count, days, given, seconds, store_of
-from model.cli.life import add_new_tag, check_tag, print_moved, tag_new
+from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_dialect, reading
 from model.cli.train import IF_BETTER, NEVER, POLICIES
 from model.live import alerts
-from model.store import life, runs
+from model.store import runs
 from model.store.runs import Recording
 from model.store.versions import CHAMPION
 
@@ -281,8 +281,8 @@ def _plan(model: Artifact, known: Description, rows: _Rows, options: argparse.Na
 def _promote(store: Store, made: Artifact, trained: Trained, rows: _Rows, options: argparse.Namespace) -> None:
     """Compare a new version with the champion, print what is known, and promote it where the policy says so."""
     after = store.last_move(made.name)
-    version = store.aliases(made.name)[CHAMPION]
-    if version == made.version:
+    version = after.versions[CHAMPION] if after else made.version
+    if after is None or version == made.version:
         return
     why = f"retrain --promote {options.promote}"
     try:
@@ -301,7 +301,7 @@ def _promote(store: Store, made: Artifact, trained: Trained, rows: _Rows, option
             print(f"promote  no: version {version} stays the champion")
             return
         why = f"{why}: {sentence}"
-    print_moved(made.name, life.promote(store, made, after=after, why=_line(why)))
+    promote_new(store, made, after=after, why=_line(why))
 
 
 def _compare(champion: Artifact, made: Artifact, trained: Trained, rows: _Rows, margin: str) -> tuple[Comparison, str]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
 from model.cli.arguments import Commands, count, days, given, seconds, store_of
-from model.cli.life import add_new_tag, check_tag, tag_new
+from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_reading, reading
 from model.cli.runs import add_mlflow, send
-from model.store import differences, life, runs
+from model.store import differences, runs
 from model.store.runs import Recording
 from model.store.versions import CHAMPION
 from model.train.learners import LEARNER_NAMES, LEARNERS
@@ -242,8 +242,8 @@ def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) 
 def _promote(models: Store, model: Artifact, trained: Trained | None, policy: str) -> None:
     """Make a new version the champion where the policy says so, and print what was decided and why."""
     after = models.last_move(model.name)
-    champion = models.aliases(model.name)[CHAMPION]
-    if policy == NEVER or champion == model.version:
+    champion = after.versions[CHAMPION] if after else model.version
+    if after is None or policy == NEVER or champion == model.version:
         return
     why = f"--promote {policy}"
     if policy == IF_BETTER and trained:
@@ -252,7 +252,7 @@ def _promote(models: Store, model: Artifact, trained: Trained | None, policy: st
         if not is_better:
             return
         why = f"{why}: {verdict}"
-    life.promote(models, model, after=after, why=why)
+    promote_new(models, model, after=after, why=why)
 
 
 def _judge(models: Store, reference: str, model: Artifact, trained: Trained) -> tuple[bool, str]:

@@ -18,6 +18,7 @@ from sklearn.linear_model import LinearRegression
 
 from model import Artifact, Store, export
 from model.cli.main import main
+from model.store import runs
 from model.table import schema_file
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import proof, recipe_file
@@ -308,6 +309,28 @@ def test_a_run_that_fails_writes_nothing(
     assert status == 1
     assert message in errors
     assert sorted(path.name for path in (tmp_path / "store" / "prices").iterdir()) == before
+
+
+def test_every_run_is_recorded(tables: Path, tmp_path: Path, run: Command) -> None:
+    """A run that fails leaves its record alone, with the reason; one that finishes has data, version and metrics."""
+    train(run, tables / "old.csv", "--target", "price", "--learner", "linear")
+    store = Store(tmp_path / "store")
+    before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    assert run("retrain", "prices", "--data", tables / "new.csv", "--key", "ident")[0] == 1
+    failed = runs.read(store, "prices")[0][-1]
+    after = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    assert after.pop(store.root / "prices" / "runs" / f"{failed.id}.json")
+    assert after == before
+    assert (failed.kind, failed.outcome, failed.version) == ("retrain", "failed", None)
+    assert failed.error.startswith("the key 'ident' is no column")
+    assert failed.parameters["key"] == ["ident"]
+
+    assert run("retrain", "prices", "--data", tables / "new.csv")[0] == 0
+    finished, made = runs.read(store, "prices")[0][-1], version(tmp_path, 2).manifest
+    assert (finished.kind, finished.outcome, finished.version) == ("retrain", "finished", 2)
+    assert finished.facts["digest"] == made.digest
+    assert finished.part("data") == {"source": "new.csv", "sha256": made.document["data"]["sha256"], "rows": 600}
+    assert finished.part("metrics") == made.document["metrics"]
 
 
 def test_a_foreign_model_has_no_recipe(tables: Path, tmp_path: Path, run: Command) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from model import Artifact, ModelError, NotInStoreError, Store
+from model.cli.life import promote_new
 from model.cli.main import main
 from model.live.prediction_log import PredictionLog
 from model.store import differences, life
@@ -130,6 +131,22 @@ def test_only_what_is_signed_is_promoted(two: Store, run: Command, tmp_path: Pat
     status, _, errors = run(two, "rollback", NAME, "--key", public)
     assert (status, champion_of(two)) == (1, 2)
     assert f"{NAME}/1/model.sig: is missing" in errors
+
+
+def test_new_version_is_promoted_past_other_moves(two: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A training promotes past moves of other aliases; it says so if the champion was moved, and moves nothing."""
+    new, after = two.load(f"{NAME}@2"), two.last_move(NAME)
+    assert after
+    life.tag(two, f"{NAME}@1", "stable")
+    promote_new(two, new, after=after, why="better")
+    assert two.aliases(NAME) == {"candidate": 2, CHAMPION: 2, "stable": 1}
+
+    life.promote(two, two.load(f"{NAME}@1"), after=two.last_move(NAME), by="ann")
+    moves = two.history(NAME)
+    capsys.readouterr()
+    promote_new(two, new, after=moves[-2], why="better")
+    assert capsys.readouterr().out.startswith(f"promote  no: {NAME} was moved meanwhile, by ann at ")
+    assert two.history(NAME) == moves
 
 
 def test_damaged_champion_can_be_replaced(two: Store, run: Command) -> None:
