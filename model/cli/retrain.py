@@ -119,6 +119,7 @@ def _retrain(options: argparse.Namespace) -> None:
     model = store.load(options.model)
     if (options.if_alert or options.if_older) and not _is_due(store, model, options):
         return
+    store.check_takes(model.name)  # before the work
     with runs.recording(store, model.name, runs.RETRAIN, parameters=given(options)) as run:
         _run(store, model, options, run)
 

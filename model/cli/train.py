@@ -180,7 +180,7 @@ def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
 
 def _train(options: argparse.Namespace) -> None:
     models = store_of(options)
-    models.versions(options.name)  # refuses a name that cannot be one, before the work
+    models.check_takes(options.name)  # before the work
     try:
         with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
             _train_recorded(options, models, run)

@@ -98,6 +98,11 @@ class RemoteStore(Store):
         with self._of_version(name, version, path):
             return self._manifest(name, version, path, digest)[0]
 
+    def check_takes(self, name: str) -> None:
+        """Raise what `add` would raise for this name, or for a URL that can only be read, before there is a draft."""
+        super().check_takes(name)
+        self.objects.check_creates()
+
     def add(self, name: str, draft: Draft, *, why: str = "", by: str = "") -> Path:
         """Upload the draft as the next version of `name`, its candidate, and return its folder here."""
         history.check_texts(why, by)

@@ -103,6 +103,11 @@ class Store:
                 )
         return moves
 
+    def check_takes(self, name: str) -> None:
+        """Raise what `add` would raise for this name, or for a store that takes no models, before there is a draft."""
+        self._folder(name)
+        self._check_is_store()
+
     def add(self, name: str, draft: Draft, *, why: str = "", by: str = "") -> Path:
         """Write the draft as the next version of `name`, its candidate, and return its folder.
 

@@ -131,7 +131,7 @@ def add(
     tolerance: float,
 ) -> Artifact:
     """Do what `export` does, but for the record of the run."""
-    store.versions(name)  # refuses a name that cannot be one, before the work
+    store.check_takes(name)  # before the work
     if engine not in ENGINES:
         raise ExportError(f"the engine {engine!r} does not exist; choose one of {', '.join(ENGINES)}")
     if not 0 < tolerance <= MAX_ALLOWED:

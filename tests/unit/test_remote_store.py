@@ -430,11 +430,14 @@ def test_url_that_cannot_be_used(place: str, text: str, tmp_path: Path, capsys: 
     assert "secret" not in printed
 
 
-def test_url_that_can_only_be_read(tmp_path: Path) -> None:
-    """Where a second writer cannot be refused, nothing is written."""
-    store = at(f"local://{tmp_path / 'store'}", tmp_path / "cache")
+def test_url_that_can_only_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a second writer cannot be refused, nothing is written, and nothing is trained in vain."""
+    url = f"local://{tmp_path / 'store'}"
+    store = at(url, tmp_path / "cache")
     with pytest.raises(StoreError, match=r"can only be read: local cannot refuse a second writer; use .*s3"):
         store.add("m", SMALL)
+    assert main(["--store", url, "--cache", str(tmp_path), "train", "m", "--data", "/no/table.csv"]) == 1
+    assert "can only be read" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
 
 
