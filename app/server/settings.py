@@ -25,6 +25,9 @@ _BATCH_THREADS = 32
 _THREADS = 4
 # How often a store behind a URL is asked where only SIGHUP loads what it has.
 _POLL_SECONDS = 10
+# How often the folder that is kept of such a store is asked at least: it is on this machine, and the wait for the store
+# comes before.
+_MIRROR_SECONDS = 1
 # Connections that only wait for their next request, on top of the requests in flight.
 _IDLE_CONNECTIONS = 1_000
 # Every connection is an open file. A worker has 30 more for its databases and metrics; PyTorch opens further files.
@@ -101,7 +104,7 @@ def _mirrored(service: Config, url: str) -> tuple[Config, Mirror]:
         every=service.reload_seconds or _POLL_SECONDS,
         signatures=bool(service.trusted_keys),
     )
-    return replace(service, store=folder), mirror
+    return replace(service, store=folder, reload_seconds=min(service.reload_seconds, _MIRROR_SECONDS)), mirror
 
 
 def from_environ_or_exit(environ: Mapping[str, str]) -> ServerSettings:
