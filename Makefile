@@ -29,8 +29,8 @@ NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
 WORKFLOWS := .venv-workflows/.installed
 EMPTY :=
-# As the name of a target, in which make takes a space for the end of the word.
-CHAMPION := $(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/moves/1.json)
+# As the name of a target, in which make takes a space for the end of the word. A store behind a URL has no such file.
+CHAMPION := $(if $(findstring ://,$(STORE)),,$(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/moves/1.json))
 # What training MODEL needs: PyTorch only where ARGS or a schema file names the network.
 NAMED = $(subst =, ,$(ARGS))
 SCHEMAS = "model/data/$(subst -,_,$(MODEL)).toml" $(filter %.toml,$(NAMED))

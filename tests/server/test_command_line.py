@@ -130,6 +130,20 @@ def test_store_with_spaces(store: Path, tmp_path: Path) -> None:
     assert "-m model" not in output
 
 
+def test_store_behind_a_url() -> None:
+    """`make run` serves a store behind a URL as it is: it trains nothing there."""
+    output = subprocess.run(
+        ["make", "-n", "run", "STORE=s3://bucket/models", "--old-file=.venv/.installed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert 'TABSERVE_STORE="s3://bucket/models"' in output
+    assert "-m model" not in output
+
+
 @pytest.mark.parametrize("empty", [{"WEB_CONCURRENCY": ""}, {"WEB_CONCURRENCY": "", "PORT": ""}])
 def test_variables_that_are_empty(tmp_path: Path, empty: dict[str, str]) -> None:
     """A variable that compose passes as empty counts as unset, in the image and for `make run`."""
