@@ -153,7 +153,8 @@ def of_log(
 ) -> tuple[Judged, Loss]:
     """Return the logged rows that one of two versions answered, and the loss: the usual one of their task by default.
 
-    Raises `PredictionLogError` if a version did not answer, or if one is a classifier and the other is not.
+    Raises `PredictionLogError` if a version did not answer, if one is a classifier and the other is not, or if no row
+    has the feature.
     """
     parts: list[Judged] = []
     n_requests, chosen = 0, loss
@@ -170,6 +171,11 @@ def of_log(
             "it beside the other one, or name a table with the target by --data"
         )
     columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)}
+    if feature and all(cell is None for cell in columns["cells"]):
+        raise PredictionLogError(
+            f"the prediction log has no value of {feature!r} for these requests; name a feature of the model, and let "
+            "the server log them: TABSERVE_PREDICTION_LOG_FEATURES=true"
+        )
     return Judged(**columns), chosen
 
 

@@ -335,6 +335,16 @@ def test_the_command_by_a_feature(log: PredictionLog, url: str, capsys: pytest.C
     assert north["high"] - north["low"] > found["high"] - found["low"]
 
 
+def test_the_command_by_a_feature_that_is_not_logged(
+    log: PredictionLog, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column that no logged request has, as a misspelt one, is an error, and not one slice of missing values."""
+    answers(log, 200, better=0.5)
+
+    assert compare(url, "--by", "zoen") == 1
+    assert "the prediction log has no value of 'zoen' for these requests" in capsys.readouterr().err
+
+
 def test_the_command_without_versions(log: PredictionLog, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without others, the first version is compared with each that answered; the status is the best of them."""
     answers(log, 800, better=0.5)
