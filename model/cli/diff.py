@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from model import Artifact, Matrix, ModelError, Schema, columns_from_csv
+from model import Artifact, Matrix, ModelError, Schema, SchemaError, columns_from_csv
 from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store import differences
 from model.store.differences import Answers, translated
@@ -39,8 +39,26 @@ def name_of(model: Artifact) -> str:
 
 
 def golden(old: Artifact, new: Artifact) -> dict[str, Answers | str]:
-    """Return how answers change for the golden rows of each of two versions, or why they cannot be compared."""
-    return {f"golden rows of {name_of(model)}": rows_of(model.golden_rows, model, old, new) for model in (old, new)}
+    """Return how answers change for the golden rows of each of two versions, or why they cannot be compared.
+
+    Some of these rows are at the limits of what a version accepts. Those that the other version refuses are left out.
+    """
+    found = {}
+    for model, other in ((old, new), (new, old)):
+        X = model.golden_rows
+        accepted = X[[_is_accepted(X[[row]], model.schema, other.schema) for row in range(len(X))]]
+        n_refused = len(X) - len(accepted) if len(accepted) else 0  # if it refuses all, it is said why
+        but = f", without {n_refused} that {name_of(other)} refuses" if n_refused else ""
+        found[f"golden rows of {name_of(model)}{but}"] = rows_of(accepted if len(accepted) else X, model, old, new)
+    return found
+
+
+def _is_accepted(X: Matrix, old: Schema, new: Schema) -> bool:
+    try:
+        translated(X, old, new)
+    except SchemaError:
+        return False
+    return True
 
 
 def rows_of(X: Matrix, model: Artifact, old: Artifact, new: Artifact) -> Answers | str:

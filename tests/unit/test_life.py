@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from model import Artifact, ModelError, NotInStoreError, Store
+from model.cli.diff import golden
 from model.cli.life import promote_new
 from model.cli.main import main
 from model.live.prediction_log import PredictionLog
@@ -316,6 +317,23 @@ def test_diff_of_facts_and_answers(two: Store, run: Command) -> None:
         "facts    the same schema, model, data and metrics",
         f"answers  golden rows of {NAME}@1: none of 64 answers changes",
     ]
+
+
+def test_golden_rows_that_one_version_refuses(two: Store) -> None:
+    """Golden rows at the limits of one version, which the other refuses, are left out, and said to be."""
+    old = two.load(f"{NAME}@1")
+    name = "RM"
+    limit = float(np.sort(old.golden_rows[:, old.schema.names.index(name)])[-4])
+    n_refused = int((old.golden_rows[:, old.schema.names.index(name)] > limit).sum())
+    features = tuple(replace(each, highest=limit) if each.name == name else each for each in old.schema.features)
+    new = replace(old, version=2, schema=replace(old.schema, features=features))
+
+    first, second = ((where, str(answers)) for where, answers in golden(old, new).items())
+    assert first == (
+        f"golden rows of {NAME}@1, without {n_refused} that {NAME}@2 refuses",
+        f"none of {64 - n_refused} answers changes",
+    )
+    assert second[0] == f"golden rows of {NAME}@2"
 
 
 def test_columns_that_differ(gems_store: Path) -> None:
