@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,28 @@ def _list(options: argparse.Namespace) -> None:
     if options.name and not store.versions(options.name):
         store.find(options.name)  # raises
     names = [options.name] if options.name else store.names()
-    found = [_version(store, name, version) for name in names for version in store.versions(name)]
+    found = [each for name in names for each in _versions(store, name)]
     if options.json:
         print(json.dumps(found, indent=1))
     elif found:
         print_table([("model", "aliases", "created", "algorithm", "rows", "metric", "owner"), *map(_row, found)])
 
 
-def _version(store: Store, name: str, version: int) -> dict[str, Any]:
+def _versions(store: Store, name: str) -> Iterator[dict[str, Any]]:
+    """Yield what `list` says of each version. Where the last move of aliases is damaged, no version has one."""
+    aliases: Mapping[str, int] = {}
+    problem = None
+    try:
+        aliases = store.aliases(name)
+    except ArtifactError as error:
+        problem = str(error)
+        print(f"damaged  {problem}", file=sys.stderr)
+    for version in store.versions(name):
+        facts = _version(store, name, version, [alias for alias, aliased in aliases.items() if aliased == version])
+        yield {**facts, "problem": facts["problem"] or problem}
+
+
+def _version(store: Store, name: str, version: int, aliases: Sequence[str]) -> dict[str, Any]:
     """Return what `list` says of a version; `problem` is what is wrong with its manifest, None if nothing is."""
     document: dict[str, Any] = {}
     problem = None
@@ -53,7 +67,7 @@ def _version(store: Store, name: str, version: int) -> dict[str, Any]:
     return {
         "model": name,
         "version": version,
-        "aliases": sorted(alias for alias, aliased in store.aliases(name).items() if aliased == version),
+        "aliases": sorted(aliases),
         "created_at": document.get("created_at"),
         "algorithm": document.get("algorithm"),
         "rows": document.get("data", {}).get("rows"),

@@ -78,6 +78,20 @@ def test_damaged_version_is_listed(two: Store, run: Command) -> None:
     assert "is not a manifest" in json.loads(run(two, "list", "--json")[1])[1]["problem"]
 
 
+def test_damaged_history_hides_no_other_model(two: Store, run: Command) -> None:
+    """A model whose last move is damaged is listed without aliases, the move is named, and other models are as ever."""
+    shutil.copytree(two.root / NAME, two.root / "a")
+    (two.root / "a" / "moves" / "2.json").write_text("{}")
+    status, output, errors = run(two, "list", "--json")
+    broken, *_, fine = json.loads(output)
+
+    assert status == 0
+    assert "is not a move of aliases" in errors
+    assert (broken["model"], broken["aliases"]) == ("a", [])
+    assert "is not a move of aliases" in broken["problem"]
+    assert (fine["model"], fine["aliases"], fine["problem"]) == (NAME, ["candidate"], None)
+
+
 def test_promote_says_what_changes_and_moves_in_one_step(two: Store, run: Command) -> None:
     """`promote` names how many golden answers change and by how much at most, and the history has why and by whom."""
     old, new = two.load(f"{NAME}@1"), two.load(f"{NAME}@2")
