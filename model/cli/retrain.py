@@ -152,16 +152,18 @@ def _duration(length: timedelta) -> str:
 
 def _run(store: Store, model: Artifact, options: argparse.Namespace, run: Recording) -> None:
     from model.train import checklist, findings, recipe, recipe_file
+    from model.train.learners import AUTO
     from model.train.search.trials import steps
 
     known = recipe_file.read(model)
+    run.add(learner=AUTO if options.search else known.learner)
     print(f"recipe   {_named(model)}: {known.learner}{_settings(known.options)}")
     with TemporaryDirectory(prefix="tabserve-retrain-") as temporary:
         rows = _rows(store, model, known, options, Path(temporary))
         plan = _plan(model, known, rows, options, Path(temporary))
         loaded = recipe.load(plan, tell=run.add)
         run.add(data={"source": rows.source})
-        findings.print_loaded(loaded)
+        findings.print_loaded(loaded, source=rows.source)
         trained = recipe.train(loaded, runs=None)
         findings.print_trained(trained)
         checklist.print_comparing()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model.train import checklist, export, recipe
 from model.train.recipe import Loaded, Trained
 
 
-def print_loaded(loaded: Loaded) -> None:
-    """Print what the table is, a line a column, and what was found in its rows."""
-    table = loaded.table
-    checklist.print_under("table", str(loaded.described).splitlines())
+def print_loaded(loaded: Loaded, *, source: str = "") -> None:
+    """Print what the table is, a line a column, and what was found in its rows.
+
+    `source` says where the rows are from, where the table is a file that was made of them.
+    """
+    table, described = loaded.table, loaded.described
+    if source:
+        described = replace(described, description=replace(described.description, data=source))
+    checklist.print_under("table", str(described).splitlines())
     aside = [f"{count:,} rows are set aside: {reason}" for reason, count in table.set_aside.items()]
     if table.n_rows < table.n_rows_read - sum(table.set_aside.values()):
         aside.append(f"{table.n_rows:,} rows are used, drawn at random; --max-rows says how many")

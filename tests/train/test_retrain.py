@@ -162,12 +162,16 @@ def test_a_better_version_is_promoted(tables: Path, tmp_path: Path, run: Command
 
     assert status == 0
     assert "200 of old.csv, without 100: a new row replaced those with the same id" in output
+    assert lines["table"].startswith("table    new.csv with old.csv: ")
     assert version(tmp_path, 3).manifest.metrics.training.rows == 640
     assert "compare  version 3 is better than version 1: its squared error is less by" in output
     assert "and a version was fitted on" in lines["unseen"]
     assert store.aliases("prices") == {"candidate": 3, "champion": 3}
     assert store.history("prices")[-1].why.startswith("retrain --promote if-better: version 3 is better than version 1")
     assert store.history("prices")[-2].why == "retrain of prices@2 on new.csv with old.csv"
+
+    runs = json.loads(run("runs", "prices", "--json")[1])
+    assert [each["facts"]["learner"] for each in runs] == ["baseline", "linear", "linear"]
 
     status, output, _ = run("retrain", "prices@1", *joined)
     assert status == 0
