@@ -6,6 +6,7 @@ artifact in place of a store: a root with a manifest is a store of only that ver
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -216,7 +217,10 @@ class Store:
         """
         self._check_is_store()
         folder = self._records(name, kind, key)
-        artifact.make_folder(folder)
+        try:
+            artifact.make_folder(folder)
+        except FileExistsError:  # a file in its place, and no record of this key
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
         incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)
         try:
             artifact.write(incoming, content)
