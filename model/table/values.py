@@ -76,10 +76,16 @@ def moment_of(format: str, text: str) -> str:
 
 
 def _seconds(moment: str) -> str:
-    """Return the SQL of a moment's seconds since 1970 with the bits of `model.schema.dates.seconds_of`."""
-    rest = f"((epoch_us({moment}) % 1000000 + 1000000) % 1000000)"
-    whole = f"CAST((epoch_us({moment}) - {rest}) // 1000000 AS DOUBLE)"
-    return f"({whole} + CASE WHEN {whole} >= {dates.HIGHEST} THEN 0 ELSE {rest} END / 1000000.0::DOUBLE)"
+    """Return the SQL of a moment's seconds since 1970 with the bits of `model.schema.dates.parse`.
+
+    Microseconds are whole in float64 up to 2^53; beyond, the sum of seconds and rest is the nearest to the moment.
+    """
+    microseconds = f"epoch_us({moment})"
+    rest = f"(({microseconds} % 1000000 + 1000000) % 1000000)"
+    whole = f"CAST(({microseconds} - {rest}) // 1000000 AS DOUBLE)"
+    far = f"({whole} + CASE WHEN {whole} >= {dates.HIGHEST} THEN 0 ELSE {rest} END / 1000000.0::DOUBLE)"
+    near = f"CAST({microseconds} AS DOUBLE) / 1000000.0::DOUBLE"
+    return f"CASE WHEN abs({microseconds}) < {2**53} THEN {near} ELSE {far} END"
 
 
 def number_of(text: str, decimal: str = ".", thousands: str = "") -> str:

@@ -65,6 +65,7 @@ def test_numbers_have_the_bits_of_python(cells: list[str]) -> None:
 @QUICK
 @given(st.lists(MOMENTS | CELLS, min_size=1, max_size=200))
 @example(["2020-01-02T03:04:05.1234567", "2020-01-02 03:04:05,999999999Z", "1969-12-31t23:59:59.1234569z"])
+@example(["2000-01-01T00:00:00", "1969-12-31T23:59:58.999996", "9999-12-31T23:59:58.999999"])
 @example(["2020-01-02T03:04:05.1234567+05:30", "2020-01-02T03:04 Z", "2020-01-02t03:04 z", "2020-01-02T03:04-0930"])
 def test_dates_are_those_of_the_server(cells: list[str]) -> None:
     """A cell becomes the seconds that the server makes of it."""
