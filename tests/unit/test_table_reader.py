@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import signal
 import threading
 from _thread import interrupt_main
 from collections.abc import Callable
@@ -61,8 +62,12 @@ def test_interrupted_query(write: Callable[..., Path]) -> None:
             timer.join()  # a query on a fast machine may end before
 
     timer = threading.Timer(0.2, interrupt_main)
-    with pytest.raises(KeyboardInterrupt):
-        query()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            query()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @QUICK
