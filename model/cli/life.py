@@ -60,6 +60,7 @@ def _promote(options: argparse.Namespace) -> int:
     after = store.last_move(options.model.partition("@")[0])
     model = store.load(options.model, signed=trusted(options))
     print_verified(model, options)
+    _warn_of_history(store, model.name)
     version = after.versions.get(CHAMPION) if after else None
     if version == model.version:
         print(f"champion {name_of(model)} is the champion already")
@@ -81,6 +82,14 @@ def _promote(options: argparse.Namespace) -> int:
         return 0
     print_moved(model.name, life.promote(store, model, after=after, why=why, by=options.by))
     return 0
+
+
+def _warn_of_history(store: Store, name: str) -> None:
+    """Print what is wrong with the history, behind which a move can still be made."""
+    try:
+        store.history(name)
+    except ModelError as error:
+        print(f"mind     {error}")
 
 
 def _print_changes(store: Store, reference: str, new: Artifact, options: argparse.Namespace) -> None:
@@ -120,7 +129,7 @@ def _logged(old: Artifact, new: Artifact, url: str, days: int) -> Answers | str:
 def print_moved(name: str, move: Move) -> None:
     """Print a move, and what makes a server follow it."""
     print(f"moved    {name}, move {move.number}: {move}")
-    print("serve    a running server follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to load it")
+    print("serve    a server that loads it follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to load")
 
 
 def add_rollback(commands: Commands) -> None:

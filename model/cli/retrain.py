@@ -174,7 +174,7 @@ def _run(store: Store, model: Artifact, options: argparse.Namespace, run: Record
     made = store.load(f"{model.name}@{store.add(model.name, draft, why=_line(why)).name}")
     run.add_version(made.manifest.document)
     tag_new(store, made, options.tag)
-    checklist.print_version(made)
+    checklist.print_version(made, store)
     _promote(store, made, trained, rows, options)
     checklist.print_use(made, store)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model import NotInStoreError, Store, short
+from model import ModelError, NotInStoreError, Store, short
 from model.cli.arguments import Commands, count, print_table, store_of
 from model.errors import one_line
 from model.store import runs
@@ -245,5 +245,9 @@ def _plot(found: Mapping[str, Sequence[Run]], path: Path) -> None:
         panels += [(f"{name}: {metric.replace('_', ' ')}", _points(each, metric)) for metric in metrics]
     if not panels:
         raise NotInStoreError("there is nothing to draw: no run has finished")
-    path.write_bytes(style.to_png(plots.runs(panels)))
+    picture = style.to_png(plots.runs(panels))
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror}; name a file in a folder that exists") from None
     print(f"written  {path}: {sum(map(len, found.values()))} runs")

@@ -230,7 +230,7 @@ def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) 
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     run.add_version(model.manifest.document)
     tag_new(models, model, options.tag)
-    checklist.print_version(model)
+    checklist.print_version(model, models)
     _promote(models, model, trained, options.promote)
     checklist.print_use(model, models)
     if options.notebook:

@@ -263,6 +263,8 @@ def _margin(found: Comparison) -> str:
 
 def _waiting(found: Comparison, unit: str) -> str:
     more = found.more
+    if not (found.losses.first.n and found.losses.second.n):
+        return f"it takes about {more:,} {unit} with true values at least"
     if more is None:
         return f"at this difference {MAX_MORE:,} more {unit} with true values would not decide it"
     about = more if more < 100 else int(float(f"{more:.2g}"))

@@ -21,15 +21,17 @@ _SEEN = ("minimum", "maximum")  # what the table had of a column; the schema acc
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """How many of `rows` two versions answer differently in any bit, and by how much at most.
+    """How many of `rows` two versions answer differently in any bit, and by how much.
 
-    `largest` is the largest difference of two predictions, or of two probabilities of one label. `labels` is how many
+    `largest` is the largest difference of two predictions, or of two probabilities of one label, and `median` the
+    median over the rows that differ: golden rows at the limits of a schema may be far apart. `labels` is how many
     rows get another label, None for a regression.
     """
 
     rows: int
     differing: int
     largest: float
+    median: float
     labels: int | None
 
     def __str__(self) -> str:
@@ -37,8 +39,11 @@ class Answers:
             return f"none of {self.rows:,} answers changes"
         many = f"{self.differing:,} of {self.rows:,} answers change"
         if self.labels is None:
-            return f"{many}, by {self.largest:.6g} at most"
-        return f"{many}, {self.labels:,} of them to another label; probabilities by {self.largest:.6g} at most"
+            return f"{many}, by {self.median:.6g} in the median and {self.largest:.6g} at most"
+        return (
+            f"{many}, {self.labels:,} of them to another label; probabilities by {self.median:.6g} in the median and "
+            f"{self.largest:.6g} at most"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,9 @@ def answers(old: Artifact, of_old: Matrix, new: Artifact, of_new: Matrix) -> Ans
     """
     found = row_differences(old, old.predict(of_old), new, new.predict(of_new))
     labels = None if found.relabelled is None else int(found.relabelled.sum())
-    return Answers(len(found.differ), int(found.differ.sum()), float(found.sizes.max(initial=0.0)), labels)
+    sizes = found.sizes[found.differ]
+    median = float(np.median(sizes)) if len(sizes) else 0.0
+    return Answers(len(found.differ), len(sizes), float(sizes.max(initial=0.0)), median, labels)
 
 
 def row_differences(

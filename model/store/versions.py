@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,9 @@ class Store:
             versions = self.versions(name)
             absent = [version for version in (*aliases.values(), *removed) if version and version not in versions]
             if absent:
-                raise NotInStoreError(f"the model {name!r} has no version {absent[0]}; its versions are {versions}")
+                raise NotInStoreError(
+                    f"the model {name!r} has no version {absent[0]}; its versions are {_listed(versions)}"
+                )
             move = self._append(name, last, action, aliases, removed=removed, why=why, by=by)
             for version in removed:
                 self._take_away(name, version)
@@ -183,8 +185,9 @@ class Store:
         version = version or aliases.get(wanted or CHAMPION)
         if version is None or version not in versions:
             raise NotInStoreError(
-                f"the model {name!r} in the store {self.place} has no version {wanted or CHAMPION!r}; "
-                f"its versions are {versions}, its aliases {aliases}"
+                f"the model {name!r} in the store {self.place} has no version or alias "
+                f"{wanted or CHAMPION!r}; its versions are {_listed(versions)}, its aliases "
+                f"{_listed(f'{alias} ({number})' for alias, number in sorted(self.aliases(name).items()))}"
             )
         return version
 
@@ -423,6 +426,10 @@ class Store:
         if not NAME.fullmatch(name):
             raise NotInStoreError(f"{name!r} is not a model's name; use lower-case letters, digits and single dashes")
         return self.root / name
+
+
+def _listed(parts: Iterable[object]) -> str:
+    return ", ".join(map(str, parts)) or "none"
 
 
 def with_new(table: Mapping[str, int], version: int) -> dict[str, int]:

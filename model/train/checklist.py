@@ -44,7 +44,7 @@ def print_comparing() -> None:
     print("compare  the fitted and the served model, row by row; large ones take a minute", flush=True)
 
 
-def print_version(model: Artifact) -> None:
+def print_version(model: Artifact, models: Store) -> None:
     """Print what was proven of a version that was written, and how good it is."""
     if model.manifest.proof:
         print(f"proof    {_proof_line(model.manifest, model.manifest.proof)}")
@@ -57,7 +57,8 @@ def print_version(model: Artifact) -> None:
         print(
             f"interval {level:.0%} of new rows like these are within ±{short(width)}; ask for it by ?interval={level:g}"
         )
-    print(f"written  {model.path}: version {model.version}; card.md in it says how good it is, and where")
+    place = f"{models.place}/{model.name}/{model.version}"
+    print(f"written  {place}: version {model.version}; card.md in it says how good it is, and where")
 
 
 def print_use(model: Artifact, store: Store) -> None:

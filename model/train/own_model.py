@@ -183,7 +183,7 @@ def add(
     checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures={})
     model = store.load(f"{name}@{store.add(name, draft).name}")
-    checklist.print_version(model)
+    checklist.print_version(model, store)
     checklist.print_use(model, store)
     return model
 

@@ -573,7 +573,7 @@ def test_log_that_is_none(store: Path, tmp_path: Path, capsys: Any, log: Callabl
     ("arguments", "message"),
     [
         (["no-such-model"], "there is no model 'no-such-model'"),
-        ([f"{MODEL}@9"], "has no version '9'"),
+        ([f"{MODEL}@9"], "has no version or alias '9'"),
         ([MODEL, "--days", "0"], "days is 0; set it to 1 to"),
         ([MODEL, "--days", "99999999999"], "days is 99999999999; set it to 1 to"),
         ([MODEL, "--output", "no/such/folder.html"], "No such file or directory"),

@@ -54,7 +54,7 @@ def test_store_is_read_elsewhere(one: RemoteStore, other: RemoteStore) -> None:
     assert sorted(path.name for path in (other.root / "m").iterdir()) == ["1", "moves"]
     with pytest.raises(NotInStoreError, match=rf"no model 'x' in the store {one.place}, which has m"):
         other.find("x")
-    with pytest.raises(NotInStoreError, match="has no version '4'"):
+    with pytest.raises(NotInStoreError, match="has no version or alias '4'"):
         other.find("m@4")
 
 

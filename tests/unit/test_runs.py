@@ -221,7 +221,7 @@ def test_compare_names_what_differs(kept: Store, capsys: pytest.CaptureFixture[s
         (["m", "--show", "2026"], "'2026' is the beginning of 4 runs, such as 20260101-000000-000000"),
         (["m", "--show", "1999"], "there is no run '1999'"),
         (["m", "--show", "@3"], "there is no run '@3'"),
-        (["m", "--show", "@none"], "has no version 'none'"),
+        (["m", "--show", "@none"], "has no version or alias 'none'"),
         (["--show", "1"], "name the model, too"),
     ],
 )

@@ -260,8 +260,8 @@ def test_without_truths() -> None:
         ),
         (
             Losses.paired(np.empty(0), np.empty(0)),
-            "undecided whether version 2 is better than version 1: no true values of both; about 100 more requests "
-            "with true values decide it if the difference stays",
+            "undecided whether version 2 is better than version 1: no true values of both; it takes about 100 "
+            "requests with true values at least",
         ),
     ],
 )
