@@ -49,7 +49,7 @@ def main(store: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         share_values()
         reserve_slots(1)
-        take_slot(0)
+        take_slot(0, [])
         log = f"sqlite:///{folder}/predictions.db"
         silent = create_app(Config(store=store, prediction_log="", log_requests=False))
         service = create_app(Config(store=store, prediction_log=""))

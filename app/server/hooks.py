@@ -103,7 +103,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Count metrics in the slot of this worker from now on."""
-    take_slot(worker.slot)
+    take_slot(worker.slot, [(model.name, model.version) for model in server.app.callable.serving.loaded.all_versions])
 
 
 def post_worker_init(settings: Config, worker: Any) -> None:

@@ -16,6 +16,7 @@ from app.server.mirror import Mirror
 from app.serving import loaded, verification
 from app.serving.loaded import Wanted, wanted
 from app.serving.store_watch import Fingerprint, Moves, fingerprint, watch
+from app.telemetry.shared_values import make_room
 from model import Store
 
 
@@ -118,6 +119,7 @@ def _load_again(settings: Config, server: Any) -> None:
     is_served, is_refused = bool(serving.loaded.models), True
     if golden is not None and (not problems or not is_served or any(golden.values())):
         try:
+            make_room({*((model.name, model.version) for model in serving.loaded.all_versions), *golden})
             fresh = server.app.load()
             problems = fresh.serving.loaded.problems  # the store may have changed since the verification
             is_refused = bool(problems and is_served)

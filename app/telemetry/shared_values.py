@@ -3,7 +3,8 @@
 The memory belongs to no file: it needs no disk, cannot be removed, and ends with the server. It is mapped before
 workers are forked. Each worker has a slot and writes only to the region of that slot; a scrape adds up all regions, or
 takes the largest value of a gauge whose `multiprocess_mode` is "max". A worker that takes over the slot of a dead one
-continues from its values.
+continues from its values. A slot has two halves: where one gets full, what counts on is written to the other, so that
+a server which loads new versions for months does not run out of memory for them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import mmap
 import os
 import threading
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import orjson
 from prometheus_client import values
@@ -24,37 +25,79 @@ from prometheus_client.registry import Collector
 # Address space only: memory is used as values are written. A model of 100 features has 1,300 bins; a name, 200 bytes.
 _MAX_VALUES = 2**16
 _MAX_NAMES_BYTES = 15 * 2**20
+_VALUES_BYTES = 8 * (1 + _MAX_VALUES)
+_HALF_BYTES = _VALUES_BYTES + _MAX_NAMES_BYTES
 
 _log = logging.getLogger("tabserve")
 
 
-class _Region:
-    """The memory of one slot: the length of all names in bytes, the values, and the names, one a line."""
+class _Half:
+    """A half of a slot's memory: the length of all names in bytes, the values, and the names, one a line."""
 
-    def __init__(self) -> None:
-        self._names_start = 8 * (1 + _MAX_VALUES)
-        self._memory = mmap.mmap(-1, self._names_start + _MAX_NAMES_BYTES)
-        self.cells = memoryview(self._memory)[: self._names_start].cast("d")
-        self._indexes: dict[bytes, int] = {}
-        self._is_full = False
-
-    def open(self) -> None:
-        """Find the values that an earlier process wrote; call it in the process that writes from now on."""
-        self._indexes = {name: index for index, (name, _) in enumerate(self.read(), start=1)}
+    def __init__(self, memory: memoryview) -> None:
+        self.cells = memory[:_VALUES_BYTES].cast("d")
+        self._names = memory[_VALUES_BYTES:]
 
     def read(self) -> list[tuple[bytes, float]]:
         """Return the names and their values."""
-        names = self._memory[self._names_start : self._names_start + int(self.cells[0])].splitlines()
+        names = bytes(self._names[: int(self.cells[0])]).splitlines()
         return list(zip(names, self.cells[1 : 1 + len(names)].tolist()))
+
+    def write(self, found: Sequence[tuple[bytes, float]]) -> None:
+        """Replace the names and their values, while nobody reads this half."""
+        names = b"".join(name + b"\n" for name, _ in found)
+        self.cells[1 : 1 + len(found)] = memoryview(array("d", [value for _, value in found]))
+        self._names[: len(names)] = names
+        self.cells[0] = len(names)
+
+    def add(self, name: bytes, count: int) -> bool:
+        """Add a name behind `count` others, or return False if there is no room."""
+        used, line = int(self.cells[0]), name + b"\n"
+        if count + 1 >= _MAX_VALUES or used + len(line) > _MAX_NAMES_BYTES:
+            return False
+        self.cells[count + 1] = 0.0
+        self._names[used : used + len(line)] = line
+        self.cells[0] = used + len(line)  # last, so that no scrape or later worker reads half a name
+        return True
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether there is as much in it as room."""
+        return 2 * self.cells[0] > _MAX_NAMES_BYTES or 2 * len(self.read()) > _MAX_VALUES
+
+
+class _Region:
+    """The memory of one slot: which of its halves counts, and the halves. One process writes, and all read."""
+
+    def __init__(self) -> None:
+        memory = memoryview(mmap.mmap(-1, 8 + 2 * _HALF_BYTES))
+        self._which = memory[:8].cast("Q")
+        self._halves = [_Half(memory[8 + number * _HALF_BYTES :][:_HALF_BYTES]) for number in range(2)]
+        self.half = self._halves[0]  # that counts, in the process that writes
+        self._indexes: dict[bytes, int] = {}
+        self._is_full = False
+
+    def read(self) -> list[tuple[bytes, float]]:
+        """Return the names and their values, whichever process writes them."""
+        return self._halves[self._which[0]].read()
+
+    def open(self, is_kept: Callable[[bytes], bool]) -> None:
+        """Find the values that an earlier process wrote; call it in the process that writes from now on.
+
+        Where there is little room left, the names that are not kept are dropped, in one step for whoever reads.
+        """
+        self.half = self._halves[self._which[0]]
+        if self.half.is_half_full:
+            other = 1 - self._which[0]
+            self._halves[other].write([(name, value) for name, value in self.half.read() if is_kept(name)])
+            self._which[0], self.half = other, self._halves[other]
+        self._indexes = {name: index for index, (name, _) in enumerate(self.half.read(), start=1)}
 
     def index(self, name: bytes) -> int | None:
         """Return the index of a name's value, a new one if needed; None if there is no room."""
         index = self._indexes.get(name)
         if index is None:
-            used, line = int(self.cells[0]), name + b"\n"
-            if len(self._indexes) + 1 < _MAX_VALUES and used + len(line) <= _MAX_NAMES_BYTES:
-                self._memory[self._names_start + used : self._names_start + used + len(line)] = line
-                self.cells[0] = used + len(line)  # last, so that no scrape or later worker reads half a name
+            if self.half.add(name, len(self._indexes)):
                 index = self._indexes[name] = len(self._indexes) + 1
             elif not self._is_full:
                 self._is_full = True
@@ -91,8 +134,8 @@ class SharedValue:
 
     def _find(self) -> None:
         """Find the cell in this process's region, or make a cell that is not shared if the region is full."""
-        self._region = _own
-        self._cells: memoryview[float] | array[float] = _own.cells
+        self._half = _own.half
+        self._cells: memoryview[float] | array[float] = self._half.cells
         index = _own.index(self._name)
         if index is None:
             self._cells, index = array("d", [0.0]), 0
@@ -101,21 +144,21 @@ class SharedValue:
     def inc(self, amount: float) -> None:
         """Add to this process's share."""
         with _lock:
-            if self._region is not _own:
+            if self._half is not _own.half:
                 self._find()
             self._cells[self._index] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set this process's share."""
         with _lock:
-            if self._region is not _own:
+            if self._half is not _own.half:
                 self._find()
             self._cells[self._index] = value
 
     def get(self) -> float:
         """Return this process's share."""
         with _lock:
-            if self._region is not _own:
+            if self._half is not _own.half:
                 self._find()
             return self._cells[self._index]
 
@@ -162,12 +205,28 @@ def reserve_slots(count: int) -> None:
     _regions.extend(_Region() for _ in range(count))
 
 
-def take_slot(slot: int) -> None:
-    """Use the slot from now on; call it in a new worker, before its first request."""
+def take_slot(slot: int, served: Collection[tuple[str, int]]) -> None:
+    """Use the slot from now on; call it in a new worker, before its first request.
+
+    `served` are the names and versions of the models that it serves. Where the memory gets full, what was counted of
+    others is dropped.
+    """
     global _own
     if slot + 1 < len(_regions):
         _own = _regions[slot + 1]
-        _own.open()
+        make_room(served)
     else:
         _own = _Region()
         _log.error("too many workers share the metrics, and this one is not counted; restart the server")
+
+
+def make_room(served: Collection[tuple[str, int]]) -> None:
+    """Drop what this process counted of versions that are not served, if the memory is half full."""
+    versions = {(name, str(version)) for name, version in served}
+
+    def is_kept(key: bytes) -> bool:
+        labels = orjson.loads(key)[3]
+        return "version" not in labels or (labels.get("model"), labels["version"]) in versions
+
+    with _lock:
+        _own.open(is_kept)
