@@ -189,7 +189,7 @@ def test_commands(baked: str) -> None:
     """The image runs the model commands that need no training package, and any other command."""
     table = "CHAS,RM,TAX,PTRATIO,B,LSTAT\n0,6.575,296,15.3,396.9,4.98\n"
 
-    assert docker("run", "--rm", baked, "list").endswith(" champion")
+    assert f"{MODEL}@1  champion" in docker("run", "--rm", baked, "list")
     assert "answered to the last bit" in docker("run", "--rm", baked, "verify", MODEL)
     assert docker("run", "--rm", "--interactive", baked, "predict", MODEL, "-", given=table) == "25.002145787183498"
     assert docker("run", "--rm", baked, "python", "-c", "print(6 * 7)") == "42"

@@ -264,6 +264,9 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
         prometheus.wait_for("tabserve:comparison_margin and tabserve:comparison_low")
         prometheus.wait_for("tabserve:live_error_rmse_threshold")
         prometheus.wait_for("tabserve:live_error_log_loss_threshold")
+        for _ in range(3):  # rates are over the last seconds
+            assert post("/predict", house) == 200
+            time.sleep(1.5)
         chosen = variables(prometheus, board)
         classifier = chosen | {"$model": "precious", "$feature": "carat"}
         panels = [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel.get("targets", [])]

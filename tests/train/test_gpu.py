@@ -280,7 +280,7 @@ def test_load_refuses(
     """An artifact that loads on the CPU, but has no network or one that predicts differently, is refused."""
     own = Path(shutil.copytree(networks, tmp_path / "store"))
     change(own / NAME / "1")
-    found = Store(own).load(NAME)
+    found = Store(own).load(f"{NAME}@1")
 
     with pytest.raises(error, match=message):
         on_device.load(found, torch.device("cpu"))
@@ -410,7 +410,7 @@ def test_device_that_predicts_differently(networks: Path, tmp_path: Path) -> Non
     """A network that does not reproduce its golden rows on the device is not served, and the metrics report it."""
     own = Path(shutil.copytree(networks, tmp_path / "store"))
     exchange(own / NAME / "1")
-    client = service(own)
+    client = service(own, models=(f"{NAME}@1",))
     application(client).serving.open()
 
     assert "golden rows are answered differently" in strict_json(client.get("/readyz"))["reason"]

@@ -161,7 +161,7 @@ if __name__ == "__main__":
         if counted := re.search(r"is not a table: (\d+) fault", said):
             assert min(int(counted[1]), 10) == len(re.findall(r"^  (?!…)", said, re.MULTILINE))
     assert n_candidates >= 5
-    assert peak < 1_000_000  # KiB
+    assert peak < 1_400_000  # KiB, of a process that trains them all
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
