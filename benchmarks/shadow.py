@@ -64,6 +64,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write the run as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
