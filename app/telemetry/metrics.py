@@ -127,8 +127,6 @@ class Metrics:
             self._child(self._missed_shadow_rows, *pair, reason)
         self._child(self._shadow_differences, *pair)
         self._child(self._largest_shadow_difference, *pair)
-        for label in challenger.reference.prediction.labels:
-            self._child(self._prediction_bins, challenger.name, challenger.version, label)
 
     def count_failures_from_zero(self, routes: Iterable[str]) -> None:
         """Start the counters of failed POSTs to these routes at 0, so that a first burst is an increase."""

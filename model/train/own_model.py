@@ -89,24 +89,7 @@ def export(
     parameters = {**texts, "engine": engine, "tolerance": tolerance}
     models = store if isinstance(store, Store) else open_store(store)
     with recording(models, name, EXPORT, parameters={key: value for key, value in parameters.items() if value}) as run:
-        model = add(
-            fitted,
-            X,
-            y,
-            name=name,
-            holdout=holdout,
-            store=models,
-            title=title,
-            target=target,
-            unit=unit,
-            source=source,
-            owner=owner,
-            license=license,
-            purpose=purpose,
-            limits=limits,
-            engine=engine,
-            tolerance=tolerance,
-        )
+        model = add(fitted, X, y, holdout=holdout, store=models, engine=engine, tolerance=tolerance, **texts)
         run.add_version(model.manifest.document)
     return model
 
