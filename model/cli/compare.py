@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from model import Artifact, NotInStoreError, Store
+import numpy as np
+from numpy.typing import NDArray
+
+from model import Artifact, ModelError, NotInStoreError, Store
 from model.cli.arguments import Commands, days, store_of
 from model.cli.reading import add_reading, reading
 
@@ -34,6 +37,15 @@ class _Compared:
     evidence: Evidence
     found: Comparison
     slices: Mapping[str, tuple[Evidence, Comparison]]
+    unseen: _Unseen
+
+
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    """Rows of a table that were left out, since a version was fitted on them; versions of which nobody knows that."""
+
+    n_left_out: int = 0
+    unknown: Sequence[str] = ()
 
 
 def add_compare(commands: Commands) -> None:
@@ -54,7 +66,9 @@ def add_compare(commands: Commands) -> None:
         help="numbers or aliases: the first (default: champion), then those that are compared with it (default: all "
         "that answered in the log; with --data, the newest other one)",
     )
-    compare.add_argument("--data", metavar="TABLE", help="a table with the target, which no version was fitted on")
+    compare.add_argument(
+        "--data", metavar="TABLE", help="a table with the target; rows that a version was fitted on are left out"
+    )
     compare.add_argument(
         "--log",
         metavar="URL",
@@ -111,7 +125,7 @@ def _compared(options: argparse.Namespace, store: Store) -> list[_Compared]:
     margin = margin_of(options.margin)
     compared = list(_of_table(options, store) if options.data else _of_log(options, store))
     found: list[_Compared] = []
-    for first, second, judged, loss in compared:
+    for first, second, judged, loss, unseen in compared:
         is_paired = comparison.is_paired(judged)
         evidence = comparison.evidence(judged, is_paired=is_paired)
         whole = verdict.compare(evidence.losses, margin=margin, sharing=len(compared))
@@ -121,18 +135,18 @@ def _compared(options: argparse.Namespace, store: Store) -> list[_Compared]:
             name: (part, verdict.compare(part.losses, margin=margin, sharing=len(compared) * len(parts)))
             for name, part in of_slices.items()
         }
-        found.append(_Compared(first, second, loss, is_paired, evidence, whole, slices))
+        found.append(_Compared(first, second, loss, is_paired, evidence, whole, slices, unseen))
     return found
 
 
-def _of_log(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss]]:
+def _of_log(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss, _Unseen]]:
     """Yield the names of two versions, their logged rows, and the loss."""
     from model.live import comparison
     from model.live.prediction_log import PredictionLog
 
     since = datetime.now(UTC) - timedelta(days=options.days)
     loss = comparison.LOSSES[options.loss] if options.loss else None
-    first, *others = (_number(store, options.name, version) for version in options.versions or ("champion",))
+    first, others = _versions(options, store)
     with closing(PredictionLog(options.log, read_only=True)) as log:
         others = others or [number for number in log.versions(options.name, since=since) if number != first]
         if not others:
@@ -144,16 +158,16 @@ def _of_log(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, st
             judged, chosen = comparison.of_log(
                 log, options.name, first, second, since=since, loss=loss, feature=options.by
             )
-            yield f"version {first}", f"version {second}", judged, chosen
+            yield f"version {first}", f"version {second}", judged, chosen, _Unseen()
 
 
-def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss]]:
-    """Yield the names of two versions, the rows of the table as both answer them, and the loss."""
+def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss, _Unseen]]:
+    """Yield the names of two versions, the rows of the table as both answer them, the loss, and what was left out."""
     from model.live import comparison
     from model.table import recipes
     from model.table.reader import open_table
 
-    first, *others = (_number(store, options.name, version) for version in options.versions or ("champion",))
+    first, others = _versions(options, store)
     others = others or [number for number in store.versions(options.name) if number != first][-1:]
     if not others:
         raise NotInStoreError(f"{options.name} has only version {first}; train another one to compare it with")
@@ -161,19 +175,42 @@ def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, 
     loss = _loss(options.loss, models)
     known = recipes.find(options.schema) if options.schema else None
     with open_table(options.data, **recipes.reading(known, reading(options))) as relation:
-        read = {number: _losses(relation, model, loss, options.by) for number, model in models.items()}
+        read = {number: _read(relation, model, loss, options.by) for number, model in models.items()}
     for second in others:
-        judged = comparison.of_table(read[first][0], read[second][0], read[first][1])
-        yield f"version {first}", f"version {second}", judged, loss
+        of_both = [read[number] for number in (first, second)]
+        seen = np.logical_or.reduce([each.seen for each in of_both if each.seen is not None] or [False])
+        kept = np.broadcast_to(~seen, of_both[0].losses.shape)
+        if not kept.any():
+            raise ModelError(
+                f"version {first} or {second} was fitted on every row of {options.data}, so that it looks better there "
+                "than it is; name a table of rows that neither was fitted on"
+            )
+        cells = [cell for cell, is_kept in zip(of_both[0].cells, kept) if is_kept]
+        judged = comparison.of_table(of_both[0].losses[kept], of_both[1].losses[kept], cells)
+        names = f"version {first}", f"version {second}"
+        unknown = [name for name, each in zip(names, of_both) if each.seen is None]
+        yield *names, judged, loss, _Unseen(int((~kept).sum()), unknown)
 
 
-def _losses(relation: Any, model: Artifact, loss: Loss, column: str | None) -> tuple[Any, Sequence[Any]]:
-    """Return the losses of one version, a number a row of the table with a true value, and the cells of a column."""
+class _Read(NamedTuple):
+    """The rows of a table that have a true value, for one version."""
+
+    losses: NDArray[np.float64]
+    cells: Sequence[Any]  # of a column, if one was asked for
+    seen: NDArray[np.bool_] | None  # the rows that it was fitted on; None if it does not say
+
+
+def _read(relation: Any, model: Artifact, loss: Loss, column: str | None) -> _Read:
     from model.live.comparison import row_losses
+    from model.store import fitted_rows
     from model.table import served
 
     rows = served.read(relation, model.schema, column=column or "")
-    return row_losses(loss, rows.y, model.predict(rows.X)), rows.cells
+    try:
+        seen = fitted_rows.has_seen(model, rows.X, rows.y, model.schema)
+    except NotInStoreError:
+        seen = None
+    return _Read(row_losses(loss, rows.y, model.predict(rows.X)), rows.cells, seen)
 
 
 def _loss(name: str | None, models: Mapping[int, Artifact]) -> Loss:
@@ -187,6 +224,18 @@ def _loss(name: str | None, models: Mapping[int, Artifact]) -> Loss:
     if name and name not in names:
         raise ValueError(f"--loss {name} is no loss of this model; choose {' or '.join(names)}")
     return LOSSES[name or names[0]]
+
+
+def _versions(options: argparse.Namespace, store: Store) -> tuple[int, list[int]]:
+    """Return the first version that was named, or the champion, and those that are compared with it, if any was named.
+
+    The first one is left out of these, whatever it is called there. Raises `ValueError` if there is no other.
+    """
+    first, *others = (_number(store, options.name, version) for version in options.versions or ("champion",))
+    different = [number for number in dict.fromkeys(others) if number != first]
+    if others and not different:
+        raise ValueError(f"only version {first} is named, which cannot be compared with itself; name another one, too")
+    return first, different
 
 
 def _number(store: Store, name: str, version: str) -> int:
@@ -223,8 +272,12 @@ def _as_text(each: _Compared, unit: str) -> Iterator[str]:
     else:
         yield (
             f"  {losses.first.n:,} {unit} that {each.first} answered, {losses.second.n:,} that {each.second} answered"
-            f"{_coverage(evidence)}; this holds if chance chose the version of each"
+            f"{_coverage(evidence)}; this holds if chance chose the version of each request, and not of each client"
         )
+    if each.unseen.n_left_out:
+        yield f"  {each.unseen.n_left_out:,} more {unit} are left out, as a version was fitted on them"
+    for name in each.unseen.unknown:
+        yield f"  {name} does not say which {unit} it was fitted on; with some of them here it looks better than it is"
     if losses.first.n and losses.second.n:
         means = [_mean(each.loss.name, mean) for mean in (losses.first.mean, losses.second.mean)]
         yield f"  {means[0][0]} {figure(means[0][1])} of {each.first}, {figure(means[1][1])} of {each.second}"
@@ -296,5 +349,7 @@ def _as_json(each: _Compared) -> dict[str, Any]:
         "loss": each.loss.name,
         "paired": each.is_paired,
         **facts(each.evidence, each.found),
+        "left_out": each.unseen.n_left_out,
+        "may_have_seen": list(each.unseen.unknown),
         "slices": {name: facts(*parts) for name, parts in each.slices.items()},
     }

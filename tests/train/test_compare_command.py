@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model import Store
+from model import Artifact, Store
 from model.cli.main import main
+from model.store import fitted_rows
+from model.store.artifact import read_draft
 from tests.support import classifiers, houses
 
 
@@ -34,25 +38,80 @@ def compare(folder: Path, *arguments: str) -> int:
     return main(["--store", str(folder / "store"), "compare", "prices", *arguments])
 
 
+def matrix(model: Artifact, table: pd.DataFrame) -> Any:
+    """Return the rows of a table in the model's schema."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return model.schema.matrix_from_records([{name: row[name] for name in model.schema.names} for row in rows])
+
+
 def test_better_and_worse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A linear model is better than the baseline, and the baseline is worse than it, on rows that neither saw."""
     holdout = str(folder / "holdout.csv")
     assert compare(folder, "1", "2", "--data", holdout) == 0
     assert capsys.readouterr().out.startswith("version 2 is better than version 1: its squared error is less by")
     assert compare(folder, "2", "1", "--data", holdout) == 3
-    assert compare(folder, "2", "2", "--data", holdout) == 5  # the same answers 400 times, and it takes 1,000
+
+
+def test_rows_that_a_version_was_fitted_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows that one of both was fitted on do not count, and the output says how many: what they held out does."""
+    assert compare(folder, "1", "2", "--data", str(folder / "train.csv"), "--json") == 5
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["left_out"], found["may_have_seen"]) == (80, 320, [])
+    assert compare(folder, "1", "2", "--data", str(folder / "houses.csv")) == 0
+    _, *rest = capsys.readouterr().out.splitlines()
+    assert rest[:2] == [
+        "  480 rows that both answered",
+        "  320 more rows are left out, as a version was fitted on them",
+    ]
+
+
+def test_no_row_is_unseen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of nothing but rows that a version was fitted on is refused, and so is a promotion by it."""
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    model = Store(store).load("prices@1")
+    train = pd.read_csv(folder / "train.csv", sep=";", decimal=",")
+    seen = fitted_rows.has_seen(model, matrix(model, train), train["price"].to_numpy(), model.schema)
+    table = tmp_path / "seen.csv"
+    train[seen].to_csv(table, index=False)
+
+    assert main(["--store", str(store), "promote", "prices@2", "--if-better", "--data", str(table)]) == 1
+    assert "version 1 or 2 was fitted on every row of" in capsys.readouterr().err
+    assert Store(store).aliases("prices")["champion"] == 1
+
+
+def test_a_version_that_does_not_say_what_it_was_fitted_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a version without such a record, as one that was exported, the output says that nobody knows."""
+    store = Store(shutil.copytree(folder / "store", tmp_path / "store"))
+    draft = read_draft(store.find("prices@2"))
+    files = {name: content for name, content in draft.files.items() if name != fitted_rows.FILE}
+    store.add("prices", replace(draft, files=files))
+    holdout = str(folder / "holdout.csv")
+
+    assert main(["--store", str(store.root), "compare", "prices", "1", "3", "--data", holdout]) == 0
+    assert "  version 3 does not say which rows it was fitted on; with some" in capsys.readouterr().out
+
+
+def test_a_version_and_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A version is not compared with itself, under whatever name; the others have the whole of alpha."""
+    holdout = ("--data", str(folder / "holdout.csv"), "--json")
+    assert compare(folder, "1", "2", *holdout) == 0
+    alone = capsys.readouterr().out
+    assert compare(folder, "1", "champion", "2", "candidate", *holdout) == 0
+    assert capsys.readouterr().out == alone
+    assert compare(folder, "1", "champion", *holdout) == 1
+    assert "only version 1 is named, which cannot be compared with itself" in capsys.readouterr().err
 
 
 def test_figures_are_those_of_the_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The losses are those of each version's own predictions of the table, which another dialect may have."""
     table = pd.read_csv(folder / "holdout.csv", sep=";", decimal=",")
     table.to_csv(folder / "holdout.tsv", sep="\t", index=False)
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
     means = []
     for version in (1, 2):
         model = Store(folder / "store").load(f"prices@{version}")
-        X = model.schema.matrix_from_records([{name: row[name] for name in model.schema.names} for row in rows])
-        means.append(float(np.mean((model.predict(X) - table["price"]) ** 2)))
+        means.append(float(np.mean((model.predict(matrix(model, table)) - table["price"]) ** 2)))
 
     for name in ("holdout.csv", "holdout.tsv"):
         compare(folder, "1", "2", "--data", str(folder / name), "--json")
@@ -105,14 +164,16 @@ def test_tables_that_cannot_be_compared(
 
 
 def test_a_classifier_on_a_table(classifiers_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Labels of every kind are read from a table; a version compared with itself has the same loss."""
+    """Labels of every kind are read from a table; two versions with the same answers have the same loss."""
+    store = Store(shutil.copytree(classifiers_store, tmp_path / "store"))
     for name in classifiers.LABELS:
         stones = classifiers.table(60, seed=3).fillna(57.0)
-        target = Store(classifiers_store).load(name).schema.target.name
+        target = store.load(name).schema.target.name
         labels = classifiers.labels(name, stones, seed=3)
         stones.assign(**{target: labels}).to_csv(tmp_path / "stones.csv", index=False)
-        arguments = ["compare", name, "1", "1", "--data", str(tmp_path / "stones.csv"), "--json"]
-        assert main(["--store", str(classifiers_store), *arguments]) == 5
+        store.add(name, read_draft(store.find(name)))
+        arguments = ["compare", name, "1", "2", "--data", str(tmp_path / "stones.csv"), "--json"]
+        assert main(["--store", str(store.root), *arguments]) == 5
         (found,) = json.loads(capsys.readouterr().out)
         assert found["loss"] == "log loss"
         assert found["difference"] == 0
