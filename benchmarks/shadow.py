@@ -1,7 +1,9 @@
 """What a shadow costs the requests: the same server with and without one, in turns.
 
 Clients send one row at random times, at a rate that is half of what the server can answer. Latency counts from the time
-at which a request was due (no coordinated omission). Then wrk sends as many requests as the server takes.
+at which a request was due (no coordinated omission). Then wrk sends as many requests as the server takes. The server
+has one worker with a core of its own, and the clients have the others, so that they take nothing from each other. Many
+short rounds, since a shared machine is noisy: both servers see the same noise.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import statistics
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
+from scipy.stats import binom
 
 from benchmarks.contenders import COLUMNS, MODEL, ROOT
 from benchmarks.load import HOST, load, open_load, post
@@ -86,35 +89,45 @@ def render(results: Results) -> str:
     ):
         before, after = getattr(without, name), getattr(shadowed, name)
         ratios = [b / a for a, b in zip(before, after)]
-        between = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        between = "{:.3f} to {:.3f}".format(*median_interval(ratios))
         figures = [number(statistics.median(before), digits), number(statistics.median(after), digits)]
         rows.append([label, *figures, number(statistics.median(ratios), 3), between])
-    table = markdown(["one row a request", "without", "with a shadow", "ratio", "in rounds"], rows)
+    table = markdown(["one row a request", "without", "with a shadow", "ratio", "95 % interval"], rows)
     share = f"{shadowed.compared / shadowed.asked:.1%}" if shadowed.asked else "none"
     return (
         f"# A shadow beside the champion\n\nMade by `python -m benchmarks.shadow`: {facts}.\n\n"
-        f"Medians of {results.rounds} rounds of {results.seconds} s, in which both servers take turns. A ratio is the "
-        f"median of those of the rounds.\n\n{table}\n\n"
+        f"Medians of {results.rounds} rounds of {results.seconds} s, in which both servers take turns; each has one "
+        "worker, with a core of its own. A ratio is the median of those of the rounds, with its interval."
+        f"\n\n{table}\n\n"
         f"Of {shadowed.asked:,} rows the shadow answered and compared {share}. It drops rows if there is no time.\n"
     )
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the interval in which the median of all possible values is with a probability of 95 %: two of `values`."""
+    first = int(max(binom.ppf(0.025, len(values), 0.5), 1)) - 1
+    ordered = sorted(values)
+    return ordered[first], ordered[-1 - first]
 
 
 def main() -> None:
     """Run the rounds, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shadow", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
-    parser.add_argument("--seconds", type=int, default=10, help="seconds of each load in a round (default: 10)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds (default: 40)")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds of each load in a round (default: 2)")
     parser.add_argument("--rate", type=int, help="requests a second (default: half of what the server answers)")
     parser.add_argument(
         "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
     )
     options = parser.parse_args()
+    core, *others = sorted(os.sched_getaffinity(0))
     body = json.dumps(dict(zip(COLUMNS, rows_of(MODEL)[0].tolist()))).encode()
     found = {name: Found() for name in SETTINGS}
     with tempfile.TemporaryDirectory(prefix="b") as folder, ExitStack() as servers:
         store = with_challenger(Path(folder))
+        os.sched_setaffinity(0, others or {core})
         ports = {
-            name: servers.enter_context(serving(store, Path(folder) / name, settings, body))
+            name: servers.enter_context(serving(store, Path(folder) / name, settings, body, core=core))
             for name, settings in SETTINGS.items()
         }
         for port in ports.values():
@@ -155,8 +168,8 @@ def with_challenger(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(store: Path, folder: Path, settings: Mapping[str, str], body: bytes) -> Iterator[int]:
-    """Run a server with two workers until the block ends; yield its port when it answers."""
+def serving(store: Path, folder: Path, settings: Mapping[str, str], body: bytes, *, core: int) -> Iterator[int]:
+    """Run a server with a worker on `core` until the block ends; yield its port when it answers."""
     folder.mkdir()
     port = free_port()
     binaries = Path(sys.executable).parent
@@ -164,11 +177,11 @@ def serving(store: Path, folder: Path, settings: Mapping[str, str], body: bytes)
         **environ_of(binaries, home=str(folder), port=port),
         "TABSERVE_STORE": str(store),
         "TABSERVE_PREDICTION_LOG": "",
-        "WEB_CONCURRENCY": "2",
+        "WEB_CONCURRENCY": "1",
         **settings,
     }
     with (folder / "log").open("wb") as log:
-        command = [str(binaries / "gunicorn"), "--bind", f"{HOST}:{port}"]
+        command = ["taskset", "--cpu-list", str(core), str(binaries / "gunicorn"), "--bind", f"{HOST}:{port}"]
         process = psutil.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
         try:
             wait_for(lambda: post(port, "/predict", body), process)

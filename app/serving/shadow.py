@@ -3,6 +3,7 @@
 Nobody waits for these answers. They are compared with the champion's, bit for bit, and counted, and they go to the
 prediction log. A thread makes them in small pieces, each in a moment in which the worker has nothing else to do. If
 there is none, it takes a twentieth of the time at most, and rows that find the queue full are dropped and counted.
+To compare takes as long for hundreds of answers as for one, so answers wait for that.
 
 The thread has the priority of all others. With less of it, another process would keep it from running while it holds
 the interpreter's lock, and every request of this process would wait for that.
@@ -13,8 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +31,17 @@ from app.web.exchange import Exchange
 from app.web.server_facts import ServerFacts
 from model import Artifact, Matrix, ModelError, SchemaError, check_comparable, row_differences, translated
 
+T = TypeVar("T")
+
 _log = logging.getLogger("tabserve")
 
 # Rows that may wait for the thread, and their bytes: a few seconds of requests with one row.
 MAX_WAITING_ROWS = 20_000
 MAX_WAITING_BYTES = 2**25
-# Answered together, in a fifth of a millisecond by most models: a request may have to wait for so long.
-_REQUESTS_A_PIECE, _ROWS_A_PIECE = 32, 128
+# Answered together, in a tenth of a millisecond by most models: a request may have to wait for so long.
+_REQUESTS_A_PIECE, _ROWS_A_PIECE = 16, 64
+# Answers that are compared together, in about the same time.
+_REQUESTS_A_COMPARISON = 256
 # Between pieces: the event loop may wait for the interpreter's lock, and seems idle until it gets it.
 _PAUSE_SECONDS = 0.0002
 # How long the thread looks for an idle moment: 20 times as long as its last piece took, and at least so many seconds.
@@ -53,6 +58,10 @@ class _Job(NamedTuple):
     challenger: Artifact
     X: Matrix  # of the exchange, in the champion's schema
     y: NDArray[np.float64]  # the champion's answers
+
+
+Answered = tuple[_Job, NDArray[np.float64]]
+"""A job, and the challenger's answers."""
 
 
 class Shadow:
@@ -75,6 +84,7 @@ class Shadow:
         self._writer = writer
         self._server = server
         self._waiting: Waiting[_Job] = Waiting(_size, max_rows=MAX_WAITING_ROWS, max_bytes=MAX_WAITING_BYTES)
+        self._answered: list[Answered] = []  # and not compared yet
         self._failed: set[tuple[str, int]] = set()  # versions of which a failure was logged
         self._has_work = threading.Event()
         self._stopping = threading.Event()
@@ -121,13 +131,13 @@ class Shadow:
             self._has_work.set()
 
     def work(self) -> bool:
-        """Answer a piece of the queue and return whether there was one."""
+        """Answer a piece of the queue, or compare answers; return whether there was one of these to do."""
+        if len(self._answered) >= _REQUESTS_A_COMPARISON or (self._answered and not self._waiting):
+            self._compare()
+            return True
         jobs = self._waiting.first(max_items=_REQUESTS_A_PIECE, max_rows=_ROWS_A_PIECE)
         try:
-            by_pair: dict[tuple[int, int], list[_Job]] = {}
-            for job in jobs:
-                by_pair.setdefault((id(job.champion), id(job.challenger)), []).append(job)
-            for of_pair in by_pair.values():
+            for of_pair in _by_pair(jobs, lambda job: job):
                 self._answer(of_pair)
         finally:
             self._waiting.done(len(jobs))
@@ -141,6 +151,7 @@ class Shadow:
             self._thread.join(_STOP_SECONDS + 1)  # a second for its last piece
         else:
             self._finish()
+        self._compare()
         for job in self._waiting.first(max_items=len(self._waiting), max_rows=MAX_WAITING_ROWS):
             self._metrics.count_missed_shadows(job.champion, job.challenger, len(job.y), "stopped")
 
@@ -149,7 +160,7 @@ class Shadow:
         while not self._stopping.is_set():
             self._has_work.wait()
             self._has_work.clear()
-            while self._waiting and not self._stopping.is_set():
+            while (self._waiting or self._answered) and not self._stopping.is_set():
                 self._wait_for_idle_moment(max(_BUSY_SECONDS, _BUSY_FACTOR * seconds))
                 started = time.monotonic()
                 self.work()
@@ -165,34 +176,42 @@ class Shadow:
     def _finish(self) -> None:
         """Answer what is queued, for a moment."""
         latest = time.monotonic() + _STOP_SECONDS
-        while self._waiting and time.monotonic() < latest:
-            self.work()
+        while time.monotonic() < latest and self.work():
+            pass
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
-        """Have a challenger answer the rows of one champion, and compare its answers."""
+        """Have a challenger answer the rows of one champion, and pass its answers to the log."""
         champion, challenger = jobs[0].champion, jobs[0].challenger
-        answered: list[tuple[_Job, NDArray[np.float64]]] = []
+        answered: list[Answered] = []
         missed: list[tuple[_Job, Exception]] = []
         try:
             fitting = [(job, job.X) for job in jobs]
             if champion.schema.features != challenger.schema.features:
                 fitting = _translated(jobs, missed)
             answered = self._run_jobs(fitting, missed) if fitting else []
-            if answered:
-                before, after = np.concatenate([job.y for job, _ in answered]), np.concatenate([y for _, y in answered])
-                differences = row_differences(champion, before, challenger, after)
-                self._metrics.count_shadows(champion, challenger, differences, after)
         except Exception as error:  # whatever it is, later pieces are answered
             answered, missed = [], [(job, error) for job in jobs]
         for job, reason in missed:
             self._miss(job, reason)
+        self._answered += answered
         if self._writer:
             for job, y in answered:
                 self._writer.put_shadow(Shadowed(job.exchange, challenger, y))
 
-    def _run_jobs(
-        self, jobs: Sequence[tuple[_Job, Matrix]], missed: list[tuple[_Job, Exception]]
-    ) -> list[tuple[_Job, NDArray[np.float64]]]:
+    def _compare(self) -> None:
+        """Compare and count all answers that wait for it."""
+        answered, self._answered = self._answered, []
+        for of_pair in _by_pair(answered, lambda each: each[0]):
+            champion, challenger = of_pair[0][0].champion, of_pair[0][0].challenger
+            try:
+                before, after = np.concatenate([job.y for job, _ in of_pair]), np.concatenate([y for _, y in of_pair])
+                differences = row_differences(champion, before, challenger, after)
+                self._metrics.count_shadows(champion, challenger, differences, after)
+            except Exception as error:  # whatever it is, later answers are compared
+                for job, _ in of_pair:
+                    self._miss(job, error)
+
+    def _run_jobs(self, jobs: Sequence[tuple[_Job, Matrix]], missed: list[tuple[_Job, Exception]]) -> list[Answered]:
         """Return the jobs that the challenger answers, each with its answers; add the others to `missed`.
 
         They share a run if the other rows of a run change no bit, which is much faster than to run each alone.
@@ -203,7 +222,7 @@ class Shadow:
             if y is not None and y.shape[1:] == jobs[0][0].y.shape[1:]:
                 ends = np.cumsum([len(X) for _, X in jobs]).tolist()
                 return [(job, y[end - len(X) : end]) for (job, X), end in zip(jobs, ends)]
-        answered: list[tuple[_Job, NDArray[np.float64]]] = []
+        answered: list[Answered] = []
         for job, X in jobs:
             outcome = self._inference.run([(challenger, X)])[0]
             if outcome.y is not None and outcome.y.shape == job.y.shape:
@@ -227,6 +246,15 @@ class Shadow:
 
 def _size(job: _Job) -> tuple[int, int]:
     return len(job.y), job.X.nbytes + job.y.nbytes
+
+
+def _by_pair(items: Iterable[T], job_of: Callable[[T], _Job]) -> Iterable[list[T]]:
+    """Divide items by the champion and the challenger of their jobs."""
+    found: dict[tuple[int, int], list[T]] = {}
+    for item in items:
+        job = job_of(item)
+        found.setdefault((id(job.champion), id(job.challenger)), []).append(item)
+    return found.values()
 
 
 def _translated(jobs: Sequence[_Job], missed: list[tuple[_Job, Exception]]) -> list[tuple[_Job, Matrix]]:
