@@ -1,7 +1,7 @@
 """Keeps a folder with what a store behind a URL has, by a process of its own beside the workers.
 
 So no process that is forked or serves ever has a connection to the store, nor its packages in memory. What the process
-says is logged: once when the store cannot be read, and once when it can again.
+says is logged: once when something cannot be read from the store, and once when everything can again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Mirror:
         if kind == "mirrored":
             _log.info("the store is read: %s", text)
         else:
-            _log.warning("the store cannot be read, and what is here is served: %s", text)
+            _log.warning("not everything could be read from the store; what is here is served: %s", text)
         self._note(has_problem=kind != "mirrored")
 
     def _note(self, *, has_problem: bool) -> None:

@@ -100,7 +100,8 @@ def _mirrored(service: Config, url: str) -> tuple[Config, Mirror]:
     mirror = Mirror(
         url,
         service.store_cache,
-        [entry.reference for entry in service.entries],
+        # The first of a model is the one that answers; `sorted` keeps the order of the others.
+        [entry.reference for entry in sorted(service.entries, key=lambda entry: bool(entry.role))],
         every=service.reload_seconds or _POLL_SECONDS,
         signatures=bool(service.trusted_keys),
     )

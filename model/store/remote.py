@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -41,7 +41,7 @@ class RemoteStore(Store):
 
     objects: Objects
     _asked: dict[str, float] = field(default_factory=dict, compare=False, repr=False)  # when, of each name
-    _followed: set[str] = field(default_factory=set, compare=False, repr=False)
+    _left_out: dict[str, dict[int, StoreError]] = field(default_factory=dict, compare=False, repr=False)  # by `follow`
 
     @classmethod
     def at(cls, url: str, cache: Path, *, is_mirror: bool = False) -> RemoteStore:
@@ -156,27 +156,47 @@ class RemoteStore(Store):
         if signature is not None:
             self.objects.write(f"{folder.parent.name}/{folder.name}/{SIGNATURE}", signature)
 
-    def follow(self, name: str, wanted: Collection[str], *, signatures: bool = False) -> None:
-        """Bring the moves of a model here, but only with the versions that `wanted` names: aliases and numbers.
+    def follow(self, name: str, wanted: Sequence[str], *, signatures: bool = False) -> list[StoreError]:
+        """Bring the moves of a model here with the versions that `wanted` names, which are aliases and numbers.
 
-        So the folder always has the versions that its last move points to. Those that it wanted before the new moves
-        stay, as a server may be on them, and all others are removed. Raises `StoreError` and leaves the folder as it is
-        if a version cannot be downloaded or verified.
+        The first is the one that answers: no move is taken before that version is here. So the folder always has the
+        one that its last move points to. Any other that cannot be downloaded or verified is left out until it can be,
+        and its error is returned. Those that were wanted before the new moves stay, as a server may be on them, and all
+        others are removed. Raises `StoreError` and leaves the folder as it is if the first cannot be brought here.
         """
         new = self._new_moves(name)
-        if new or name not in self._followed:
+        if new or name not in self._left_out:
             old = self._read_moves(name)
             digests = _digests([*old, *new])
-            current = _named(wanted, [*old, *new]) & digests.keys()
-            for version in current:
+            answering, current = (_named(each, [*old, *new]) & digests.keys() for each in (wanted[:1], wanted))
+            for version in answering:
                 self._fetch(name, version, digests[version])
+            left_out = self._fetch_all(name, current - answering, digests)
             self._take(name, new)
-            self._followed.add(name)
             for version in {*self._on_disk(name)} - current - _named(wanted, old):
                 super()._take_away(name, version)
-        elif signatures:
-            for version in self._on_disk(name):
+        else:
+            left_out = self._left_out[name]
+            if left_out:
+                left_out = self._fetch_all(name, left_out, _digests(self._read_moves(name)))
+            for version in self._on_disk(name) if signatures else ():
                 self._refresh_signature(name, version)
+        self._left_out[name] = left_out
+        return [*left_out.values()]
+
+    def _fetch_all(self, name: str, versions: Iterable[int], digests: Mapping[int, str]) -> dict[int, StoreError]:
+        """Download and verify versions, and return those with which it was not possible, each with its error."""
+        left_out: dict[int, StoreError] = {}
+        for version in sorted(versions):
+            try:
+                self._fetch(name, version, digests[version])
+            except StoreError as error:
+                left_out[version] = error
+        return left_out
+
+    @property
+    def _incoming_place(self) -> Path:
+        return self.root.with_name(f"{self.root.name}-incoming")  # so that `root` changes only with what it has
 
     def _sync(self, name: str, *, max_age: float = 0.0) -> None:
         """Bring the moves here that are new, unless that was done a moment ago."""
@@ -370,19 +390,19 @@ class RemoteStore(Store):
 def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool = False) -> list[StoreError]:
     """Bring here what `references` name, or the champion of every model, and return what was not possible.
 
-    What a model has here stays as it is if its newest state cannot be brought here whole.
+    What a model has here stays as it is if the first version that is named of it cannot be brought here.
     """
     problems: list[StoreError] = []
-    wanted: dict[str, set[str]] = {}
+    wanted: dict[str, list[str]] = {}
     try:
         for reference in references or store.listed():
             name, _, which = reference.partition("@")
-            wanted.setdefault(name, set()).add(which or CHAMPION)
+            wanted.setdefault(name, []).append(which or CHAMPION)
     except StoreError as error:
         return [error]
     for name, which_ones in wanted.items():
         try:
-            store.follow(name, which_ones, signatures=signatures)
+            problems += store.follow(name, which_ones, signatures=signatures)
         except StoreError as error:
             problems.append(error)
     return problems

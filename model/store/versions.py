@@ -276,6 +276,11 @@ class Store:
                 "restore it from a copy of the store",
             )
 
+    @property
+    def _incoming_place(self) -> Path:
+        """Return the folder in which `incoming` makes its own."""
+        return self.root
+
     @contextmanager
     def incoming(self) -> Iterator[Path]:
         """Yield a new temporary folder on the store's file system, which is removed at the end.
@@ -283,11 +288,12 @@ class Store:
         Also removes the folders of processes that were killed.
         """
         self._check_is_store()
-        artifact.make_folder(self.root)
-        folder = self.root / (artifact.INCOMING + uuid.uuid4().hex)
+        place = self._incoming_place
+        artifact.make_folder(place)
+        folder = place / (artifact.INCOMING + uuid.uuid4().hex)
         with ExitStack() as held:
-            with locked(self.root):
-                for other in self.root.glob(artifact.INCOMING + "*"):
+            with locked(place):
+                for other in place.glob(artifact.INCOMING + "*"):
                     # A live process holds the lock of its folder.
                     with suppress(BlockingIOError, FileNotFoundError), locked(other, wait=False):
                         shutil.rmtree(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ from model import CHAMPION, Store
 from model.store.artifact import read_draft
 from tests.support.metrics import GOLDEN, by_label, scrape, value
 from tests.support.server import Server, serve, wait_until
-from tests.support.service import HOUSE, rewrite
+from tests.support.service import HOUSE, ROOT, rewrite
 
 NAME, STONES = "boston-housing", "precious"
 POLLED = {"WEB_CONCURRENCY": "2", "TABSERVE_RELOAD_SECONDS": "1"}
@@ -130,6 +131,30 @@ def test_challenger_of_a_moved_alias(two: Store, tmp_path: Path) -> None:
         wait_until(lambda: versions(server) == {"2"})
 
     assert {status for status, _, _ in found} == {200}
+
+
+def test_damaged_challenger_behind_a_url(two: Store, tmp_path: Path) -> None:
+    """A challenger whose files behind a URL are damaged is refused, with a log line and the metric, and promotions are
+    served all the same. It is loaded when it is repaired, and until then nothing is loaded again in vain.
+    """
+    settings = {"TABSERVE_MODELS": f"{NAME}@challenger:shadow,{NAME}", "TABSERVE_STORE_CACHE": str(tmp_path / "cache")}
+    two.add(NAME, read_draft(two.root / NAME / "1"))
+    trees = two.root / NAME / "3" / "trees.npz"
+    whole = trees.read_bytes()
+    trees.write_bytes(bytes(len(whole)))
+    with serve(f"local://{os.path.relpath(two.root, ROOT)}", tmp_path, **settings, **POLLED) as server:
+        assert (versions(server), refused(server)) == ({"1"}, 0)
+        move(two, "challenger", 3)
+        move(two, CHAMPION, 2)
+        wait_until(lambda: versions(server) == {"2"} and refused(server) == 1)
+        assert any("3/trees.npz: was changed" in line for line in messages(server, "not everything could be read"))
+        time.sleep(4)  # for longer than it takes to try again
+        assert len(messages(server, "the store names other versions")) == 1
+        assert not [line for line in messages(server, "") if "loading the models again" in line]
+
+        trees.write_bytes(whole)
+        wait_until(lambda: refused(server) == 0)
+        wait_until(lambda: ("3",) in by_label(scrape(server), "tabserve_model_share", "version"))
 
 
 def test_refused_version(two: Store, tmp_path: Path) -> None:

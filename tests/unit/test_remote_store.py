@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.store_watch import fingerprint
 from model import NotInStoreError, Store
 from model.cli.main import main
 from model.errors import MovedError, StoreError
@@ -344,6 +345,31 @@ def test_mirror_keeps_what_it_has(one: RemoteStore, url: str, tmp_path: Path) ->
     assert mirror(mirrored, ["m"]) == []
     assert folder.last_move("m") == move
     assert artifact.read(folder.find("m"))[1] == SMALL.files
+
+
+def test_damaged_challenger_holds_nothing_else_back(one: RemoteStore, url: str, tmp_path: Path) -> None:
+    """A damaged version beside the one that answers is left out and named, and every move is taken; repaired, it comes.
+
+    While it is left out the folder does not change, so that nobody loads the same again.
+    """
+    mirrored, wanted = at(url, tmp_path / "mirror"), ["m", "m@challenger"]
+    folder = Store(mirrored.root)
+    mirror(mirrored, wanted)
+    sound = objects(url)["m/3/a.txt"]
+    put(url, "m/3/a.txt", b"b")
+    life.tag(one, "m@3", "challenger")
+    (problem,) = mirror(mirrored, wanted)
+    assert str(problem).startswith(f"{mirrored.place}/m/3/a.txt: was changed after it was written")
+    move = one.move("m", life.PROMOTE, {"champion": 2}, after=one.last_move("m"))
+    assert mirror(mirrored, wanted) != []
+    before = fingerprint(folder.root)
+    assert mirror(mirrored, wanted) != []
+
+    assert fingerprint(folder.root) == before
+    assert (folder.last_move("m"), folder.find("m").name, folder.versions("m")) == (move, "2", [1, 2])
+    put(url, "m/3/a.txt", sound)
+    assert mirror(mirrored, wanted) == []
+    assert artifact.read(folder.find("m@challenger"))[1] == SMALL.files
 
 
 def test_signature_that_comes_later(one: RemoteStore, other: RemoteStore, url: str, tmp_path: Path) -> None:
