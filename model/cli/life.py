@@ -58,8 +58,9 @@ def _promote(options: argparse.Namespace) -> int:
         raise ValueError("--data is of --if-better; add it, or leave out the table")
     store = store_of(options)
     after = store.last_move(options.model.partition("@")[0])
-    model = store.load(options.model, signed=trusted(options))
-    print_verified(model, options)
+    signed = trusted(options)
+    model = store.load(options.model, signed=signed)
+    print_verified(model, is_signed=signed is not None)
     _warn_of_history(store, model.name)
     version = after.versions.get(CHAMPION) if after else None
     if version == model.version:

@@ -15,6 +15,7 @@ from model import Artifact, ModelError, Store
 from model.cli.arguments import REFERENCE, Commands, count, days, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_dialect, reading
+from model.cli.sign import add_signing, sign_new, signing_key
 from model.cli.train import IF_BETTER, NEVER, POLICIES
 from model.live import alerts
 from model.store import runs
@@ -23,6 +24,7 @@ from model.store.versions import CHAMPION
 
 if TYPE_CHECKING:
     from model.live.verdict import Comparison
+    from model.store.signature import PrivateKey
     from model.table.description import Description
     from model.table.join import Joined
     from model.train.recipe import Trained
@@ -103,6 +105,7 @@ def add_retrain(commands: Commands) -> None:
         metavar="TIME",
         help="with --if-alert, do nothing so long after the last version was written, such as 12h (default: 24h)",
     )
+    add_signing(retrain)
     add_new_tag(retrain)
     add_dialect(retrain, "the file of the new rows, where it is not written as the recipe says")
     retrain.set_defaults(run=_retrain)
@@ -115,13 +118,14 @@ def _retrain(options: argparse.Namespace) -> None:
     check_tag(options.tag)
     if not options.search and (options.budget or options.trials):
         raise ValueError("--budget and --trials are of a search; add --search, or leave them out")
+    key = signing_key(options.sign, promotes=options.promote != NEVER)
     store = store_of(options)
     model = store.load(options.model)
     if (options.if_alert or options.if_older) and not _is_due(store, model, options):
         return
     store.check_takes(model.name)  # before the work
     with runs.recording(store, model.name, runs.RETRAIN, parameters=given(options)) as run:
-        _run(store, model, options, run)
+        _run(store, model, options, key, run)
 
 
 def _is_due(store: Store, model: Artifact, options: argparse.Namespace) -> bool:
@@ -150,7 +154,7 @@ def _duration(length: timedelta) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def _run(store: Store, model: Artifact, options: argparse.Namespace, run: Recording) -> None:
+def _run(store: Store, model: Artifact, options: argparse.Namespace, key: PrivateKey | None, run: Recording) -> None:
     from model.train import checklist, findings, recipe, recipe_file
     from model.train.learners import AUTO
     from model.train.search.trials import steps
@@ -173,6 +177,7 @@ def _run(store: Store, model: Artifact, options: argparse.Namespace, run: Record
     why = f"retrain of {_named(model)} on {rows.source}"
     made = store.load(f"{model.name}@{store.add(model.name, draft, why=_line(why)).name}")
     run.add_version(made.manifest.document)
+    sign_new(store, made, key)
     tag_new(store, made, options.tag)
     checklist.print_version(made, store)
     _promote(store, made, trained, rows, options)

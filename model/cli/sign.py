@@ -1,14 +1,25 @@
-"""The command that signs a version: sign; how commands take the keys that are trusted, and say what they verified."""
+"""The command that signs a version: sign; how commands take keys, sign new versions, and say what they verified.
+
+The keys that servers trust are those that the servers' own setting names where a command has its environment, so that a
+command does not promote what they refuse.
+"""
 
 from __future__ import annotations
 
 import argparse
 import getpass
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from model import Artifact, KeyFileError
+from model import Artifact, KeyFileError, Store
 from model.cli.arguments import REFERENCE, Commands, store_of
 from model.store.signed import Signed
+
+if TYPE_CHECKING:
+    from model.store.signature import PrivateKey
+
+_TRUSTED_KEYS = "TABSERVE_TRUSTED_KEYS"  # the servers' setting, of files that are separated by commas
 
 
 def add_sign(commands: Commands) -> None:
@@ -28,7 +39,7 @@ def add_sign(commands: Commands) -> None:
 def _sign(options: argparse.Namespace) -> None:
     from model.store import signature  # here, since importing cryptography takes 60 ms
 
-    key = signature.read_private_key(options.key, lambda: _password(options.key))
+    key = _read_key(options.key)
     store = store_of(options)
     model = store.load(options.model)
     path = signature.sign(model, key)
@@ -39,11 +50,58 @@ def _sign(options: argparse.Namespace) -> None:
     )
 
 
+def _read_key(path: Path) -> PrivateKey:
+    from model.store import signature
+
+    return signature.read_private_key(path, lambda: _password(path))
+
+
 def _password(path: Path) -> str:
     try:
         return getpass.getpass(f"password of {path}: ")
     except EOFError:
         raise KeyFileError(path, "is encrypted", "type its password, or pass it as a line of input") from None
+
+
+def add_signing(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names the private key of new versions; `signing_key` reads it."""
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="PRIVATE.pem",
+        help="sign the new version with this private key, before it is promoted (see the command sign)",
+    )
+
+
+def signing_key(path: Path | None, *, promotes: bool) -> PrivateKey | None:
+    """Return the private key that new versions are signed with, None without a file, before there is one.
+
+    Raises `KeyFileError` for a key that cannot be used or is none of those that servers trust, and `ValueError` if
+    servers trust keys and an unsigned version is to be promoted.
+    """
+    key = _read_key(path) if path else None
+    trusted_files = _trusted_files()
+    if trusted_files and key and path:
+        from model.store.signature import TrustedKeys, key_id
+
+        if key_id(key.public_key()) not in TrustedKeys.read(trusted_files).keys:
+            raise KeyFileError(path, f"is the private key of none of those in {_TRUSTED_KEYS}", "name another one")
+    if trusted_files and promotes and not key:
+        raise ValueError(
+            f"--promote would make a version the champion that no server loads, as {_TRUSTED_KEYS} is set and the "
+            "version is not signed; add --sign PRIVATE.pem, or leave out --promote"
+        )
+    return key
+
+
+def sign_new(store: Store, model: Artifact, key: PrivateKey | None) -> None:
+    """Sign a version that was just added, if there is a key, and print so."""
+    if key:
+        from model.store import signature
+
+        signature.sign(model, key)
+        store.share_signature(model.path)
+        print(f"signed   {model.name}@{model.version}, by the key {signature.key_id(key.public_key())}")
 
 
 def add_trusted_keys(parser: argparse.ArgumentParser) -> None:
@@ -54,23 +112,29 @@ def add_trusted_keys(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PUBLIC.pem",
         help="also check that the version is signed by this public key, as a server with TABSERVE_TRUSTED_KEYS does; "
-        "several times: by one of them",
+        "several times: by one of them (default: the files in TABSERVE_TRUSTED_KEYS, if it is set)",
     )
 
 
 def trusted(options: argparse.Namespace) -> Signed | None:
     """Return what verifies signatures by the keys that were named, None if there are none. Raises `KeyFileError`."""
-    if not options.key:
+    files = options.key or _trusted_files()
+    if not files:
         return None
-    from model.store.signature import TrustedKeys  # here, as above
+    from model.store.signature import TrustedKeys
 
-    return TrustedKeys.read(options.key).digests
+    return TrustedKeys.read(files).digests
 
 
-def print_verified(model: Artifact, options: argparse.Namespace) -> None:
-    """Print that a version was loaded, and so verified, with the keys that were named."""
+def _trusted_files() -> list[Path]:
+    """Return the files of the keys that servers trust which are started with this environment."""
+    return [Path(name.strip()) for name in os.environ.get(_TRUSTED_KEYS, "").split(",") if name.strip()]
+
+
+def print_verified(model: Artifact, *, is_signed: bool) -> None:
+    """Print that a version was loaded, and so verified; `is_signed` with its signature."""
     nearness = f"within {model.tolerance:g}" if model.tolerance else "to the last bit"
     print(
         f"verified {model.name}@{model.version}: {len(model.manifest.files)} files unchanged, "
-        f"{len(model.golden_rows)} golden rows answered {nearness}{', signed by a trusted key' if options.key else ''}"
+        f"{len(model.golden_rows)} golden rows answered {nearness}{', signed by a trusted key' if is_signed else ''}"
     )

@@ -129,8 +129,9 @@ def add_verify(commands: Commands) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     store = store_of(options)
-    model = store.load(options.model, signed=trusted(options))
-    print_verified(model, options)
+    signed = trusted(options)
+    model = store.load(options.model, signed=signed)
+    print_verified(model, is_signed=signed is not None)
     moves = store.history(model.name)
     if moves:
         print(

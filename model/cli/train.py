@@ -11,12 +11,14 @@ from model.cli.arguments import Commands, count, days, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_reading, reading
 from model.cli.runs import add_mlflow, send
+from model.cli.sign import add_signing, sign_new, signing_key
 from model.store import differences, runs
 from model.store.runs import Recording
 from model.store.versions import CHAMPION
 from model.train.learners import LEARNER_NAMES, LEARNERS
 
 if TYPE_CHECKING:
+    from model.store.signature import PrivateKey
     from model.train.recipe import Plan, Trained
 
 
@@ -114,6 +116,7 @@ def add_train(commands: Commands) -> None:
         "95 %% interval of the difference (default: %(default)s)",
     )
     add_mlflow(train, "then send what is new of the model to an MLflow server")
+    add_signing(train)
     add_new_tag(train)
     add_reading(train)
     for name, learner in LEARNERS.items():
@@ -179,11 +182,12 @@ def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
 
 
 def _train(options: argparse.Namespace) -> None:
+    key = signing_key(options.sign, promotes=options.promote != NEVER)
     models = store_of(options)
     models.check_takes(options.name)  # before the work
     try:
         with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
-            _train_recorded(options, models, run)
+            _train_recorded(options, models, key, run)
     finally:
         if options.mlflow is not None:
             try:
@@ -192,7 +196,7 @@ def _train(options: argparse.Namespace) -> None:
                 print(f"mlflow   not sent: {error}", file=sys.stderr)
 
 
-def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) -> None:
+def _train_recorded(options: argparse.Namespace, models: Store, key: PrivateKey | None, run: Recording) -> None:
     from model.train import checklist, findings, recipe
     from model.train.search import journal
     from model.train.search.trials import steps
@@ -229,6 +233,7 @@ def _train_recorded(options: argparse.Namespace, models: Store, run: Recording) 
         run.add(search=steps(trials[: found["leaderboard"]["trials"]], found))
     model = models.load(f"{options.name}@{models.add(options.name, made).name}")
     run.add_version(model.manifest.document)
+    sign_new(models, model, key)
     tag_new(models, model, options.tag)
     checklist.print_version(model, models)
     _promote(models, model, trained, options.promote)

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -35,6 +35,8 @@ from model.store import artifact
 from model.store.artifact import MANIFEST, Artifact
 from model.store.files import parse_json
 from model.store.signed import MAX_SIGNATURE_BYTES, SIGNATURE, check_no_other_files, read_signature
+
+PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 MAX_KEY_FILE_BYTES = 2**16  # a key takes 200
 
@@ -54,7 +56,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _SIGN = f"sign the version again if you trust it, or restore it with its {SIGNATURE}"
 
 
-def read_private_key(path: Path, ask_password: Callable[[], str]) -> ec.EllipticCurvePrivateKey:
+def read_private_key(path: Path, ask_password: Callable[[], str]) -> PrivateKey:
     """Return the private key in a PEM file; `ask_password` is called if it is encrypted. Raises `KeyFileError`."""
     content = _read_key_file(path)
     blocks = {match[1].decode() for match in _PEM_BLOCK.finditer(content)}
@@ -174,7 +176,7 @@ def _public_keys(path: Path) -> list[ec.EllipticCurvePublicKey]:
     return keys
 
 
-def sign(model: Artifact, key: ec.EllipticCurvePrivateKey) -> Path:
+def sign(model: Artifact, key: PrivateKey) -> Path:
     """Sign every file of a loaded version, write the signature into its folder and return its path.
 
     Replaces an earlier signature in one step. The same version and key give the same bytes. Raises `ArtifactError` if
@@ -187,7 +189,7 @@ def sign(model: Artifact, key: ec.EllipticCurvePrivateKey) -> Path:
     return model.path / SIGNATURE
 
 
-def bundle(digests: Mapping[str, str], subject: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+def bundle(digests: Mapping[str, str], subject: str, key: PrivateKey) -> bytes:
     """Return the signature of files, given their SHA-256 by name; `subject` names the model for people."""
     resources = [
         {"name": name, "algorithm": "sha256", "digest": digests[name]} for name in sorted(digests, key=PurePosixPath)

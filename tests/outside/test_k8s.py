@@ -490,6 +490,41 @@ def test_overlay_offers_trusted_keys(tmp_path: Path, overlay: str) -> None:
     assert Path(setting["value"]) == Path(mount["mountPath"]) / "keys.pem"
 
 
+def test_retraining_signs_what_servers_trust(tmp_path: Path) -> None:
+    """Uncommented in the overlay, the job has the servers' keys and a private key, which no server has.
+
+    With the servers' keys alone it is a command that promotes nothing.
+    """
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / "retrain" / "kustomization.yaml"
+    path.write_text(re.sub(r"# (- \S+/trusted-keys)", r"\1", path.read_text()))
+    found = []
+    for _ in range(2):
+        objects = kustomize(path.parent)
+        ((_, _, pod),) = pods(of_kind(objects, "CronJob"))
+        (job,) = pod["containers"]
+        ((server_pod, server),) = servers(objects)
+        settings = [
+            next(each for each in part["env"] if each["name"] == "TABSERVE_TRUSTED_KEYS") for part in (job, server)
+        ]
+        assert settings[0] == settings[1]
+        for name, mounted, volumes in (("job", job, pod), ("server", server, server_pod)):
+            assert {"name": "trusted-keys", "mountPath": "/etc/tabserve/keys", "readOnly": True} in mounted[
+                "volumeMounts"
+            ], name
+            assert "trusted-keys" in [volume["name"] for volume in volumes["volumes"]]
+        assert "tabserve-signing-key" not in json.dumps(server_pod)
+        found.append((pod, job))
+        path.write_text(re.sub(r"# (- \S+/signing-key)", r"\1", path.read_text()))
+    (_, without), (pod, job) = found
+
+    assert job["args"] == [*without["args"], "--sign=/etc/tabserve/signing/signing.pem"]
+    (volume,) = [volume for volume in pod["volumes"] if "secret" in volume]
+    assert volume["secret"]["secretName"] == "tabserve-signing-key"
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert {"name": volume["name"], "mountPath": "/etc/tabserve/signing", "readOnly": True} in job["volumeMounts"]
+
+
 def test_scaling_on_requests_in_flight() -> None:
     """The component adds a pod metric and keeps CPU."""
     (scaler,) = of_kind(render("hpa-in-flight"), "HorizontalPodAutoscaler")

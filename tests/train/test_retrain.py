@@ -19,6 +19,7 @@ from sklearn.linear_model import LinearRegression
 from model import Artifact, Store, export
 from model.cli.main import main
 from model.store import runs
+from model.store.signature import TrustedKeys
 from model.table import schema_file
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import proof, recipe_file
@@ -26,6 +27,7 @@ from model.train.learners import LEARNERS, options_of
 from tests.support import houses
 from tests.support.feedback import opened
 from tests.support.service import TABLE
+from tests.support.signatures import key_pair
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -335,6 +337,37 @@ def test_every_run_is_recorded(tables: Path, tmp_path: Path, run: Command) -> No
     assert finished.facts["digest"] == made.digest
     assert finished.part("data") == {"source": "new.csv", "sha256": made.document["data"]["sha256"], "rows": 600}
     assert finished.part("metrics") == made.document["metrics"]
+
+
+def test_a_signed_version_is_promoted(
+    tables: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where servers trust keys, `train` and `retrain` sign what they write, by one of these keys, and promote it.
+
+    Without that key a promotion is refused before the work.
+    """
+    (private, public), (other, _) = (key_pair(tmp_path, name) for name in ("key", "other"))
+    monkeypatch.setenv("TABSERVE_TRUSTED_KEYS", str(public))
+    linear = ["--target", "price", "--learner", "linear"]
+    train(run, tables / "old.csv", *linear, "--sign", str(private))
+    store, signed = Store(tmp_path / "store"), TrustedKeys.read([public]).digests
+    assert store.load("prices", signed=signed).version == 1
+    again = ["retrain", "prices", "--data", tables / "new.csv"]
+    always = ["--promote", "always"]
+    for command in (again, ["train", "prices", "--data", tables / "new.csv", *linear]):
+        status, _, errors = run(*command, *always)
+        assert (status, store.versions("prices")) == (1, [1])
+        assert "--promote would make a version the champion that no server loads" in errors
+        status, _, errors = run(*command, *always, "--sign", other)
+        assert (status, store.versions("prices")) == (1, [1])
+        assert f"{other}: is the private key of none of those in TABSERVE_TRUSTED_KEYS" in errors
+    status, output, errors = run(*again, *always, "--sign", private)
+
+    assert status == 0, errors
+    assert re.search(r"^signed   prices@2, by the key [0-9a-f]{64}$", output, re.MULTILINE)
+    assert store.load("prices", signed=signed).version == 2
+    assert run(*again)[0] == 0
+    assert store.aliases("prices") == {"candidate": 3, "champion": 2}
 
 
 def test_a_foreign_model_has_no_recipe(tables: Path, tmp_path: Path, run: Command) -> None:

@@ -154,6 +154,27 @@ def test_only_what_is_signed_is_promoted(two: Store, run: Command, tmp_path: Pat
     assert f"{NAME}/1/model.sig: is missing" in errors
 
 
+def test_keys_of_the_servers_are_those_of_the_commands(
+    two: Store, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where TABSERVE_TRUSTED_KEYS names keys, only what one of them has signed is promoted, or gone back to."""
+    (private, public), (_, other) = (key_pair(tmp_path, name) for name in ("key", "other"))
+    monkeypatch.setenv("TABSERVE_TRUSTED_KEYS", f"{other}, {public}")
+    for command in ("promote", "verify"):
+        assert "model.sig: is missing" in run(two, command, f"{NAME}@2")[2]
+    run(two, "sign", f"{NAME}@2", "--key", private)
+    assert "does not verify" in run(two, "promote", f"{NAME}@2", "--key", other)[2]
+    assert champion_of(two) == 1
+    assert ", signed by a trusted key" in run(two, "promote", f"{NAME}@2")[1]
+    assert "model.sig: is missing" in run(two, "rollback", NAME)[2]
+    monkeypatch.setenv("TABSERVE_TRUSTED_KEYS", str(tmp_path / "none.pem"))
+    assert "none.pem: does not exist" in run(two, "promote", f"{NAME}@1")[2]
+    assert champion_of(two) == 2
+
+    monkeypatch.setenv("TABSERVE_TRUSTED_KEYS", "")
+    assert run(two, "rollback", NAME)[0] == 0
+
+
 def test_new_version_is_promoted_past_other_moves(two: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """A training promotes past moves of other aliases; it says so if the champion was moved, and moves nothing."""
     new, after = two.load(f"{NAME}@2"), two.last_move(NAME)
