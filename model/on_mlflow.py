@@ -202,13 +202,8 @@ def _send_run(client: Any, experiment: str, run: Run, model: Artifact | None, fo
     }
     params = [Param(_name(name), str(value)[:_MAX_PARAM]) for name, value in flat(facts) if value not in (None, "")]
     metrics = [
-        Metric(_name(name), float(value), ended, 0)
-        for name, value in (*flat(run.part("metrics")), ("seconds", run.seconds))
-        if isinstance(value, (int, float))
+        Metric(name, value, started if step is not None else ended, step or 0) for name, value, step in numbers(run)
     ]
-    for trial in run.part("search").get("trials", []):
-        if trial["scores"]:
-            metrics.append(Metric("trial", sum(trial["scores"]) / len(trial["scores"]), started, trial["number"]))
     for start in range(0, len(params), _MAX_PARAMS):
         client.log_batch(id, params=params[start : start + _MAX_PARAMS])
     for start in range(0, len(metrics), _MAX_METRICS):
@@ -225,6 +220,16 @@ def _send_run(client: Any, experiment: str, run: Run, model: Artifact | None, fo
         client.log_artifacts(id, str(folder))
     client.set_terminated(id, _STATUS[run.outcome], ended)
     return found
+
+
+def numbers(run: Run) -> list[tuple[str, float, int | None]]:
+    """Return the metrics that MLflow gets of a run: name, value, and the trial's number where it is of a trial."""
+    measured = (*flat(run.part("metrics")), ("seconds", run.seconds))
+    scored = [(runs.score(trial), trial["number"]) for trial in run.part("search").get("trials", [])]
+    return [
+        *((_name(name), float(value), None) for name, value in measured if isinstance(value, (int, float))),
+        *(("trial", float(score), number) for score, number in scored if score is not None),
+    ]
 
 
 def save(model: Artifact, folder: Path) -> None:

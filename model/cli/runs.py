@@ -159,12 +159,13 @@ def _best(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _mean(trial: Mapping[str, Any]) -> float:
-    scores = trial["scores"]
-    return sum(scores) / len(scores) if scores else float("inf")
+    found = runs.score(trial)
+    return float("inf") if found is None else found
 
 
 def _trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
-    score = short(_mean(trial)) if trial["scores"] else ""
+    mean = runs.score(trial)
+    score = "" if mean is None else short(mean)
     asked = ", ".join(f"{name} {_text(value)}" for name, value in trial["parameters"].items())
     said = one_line(trial.get("reason", "")) or asked
     cut = said if len(said) <= _MAX_SHOWN else f"{said[:_MAX_SHOWN]}…"

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from model.errors import ModelError, NotInStoreError
-from model.store import artifact
+from model.store import artifact, run_facts
 from model.store.files import parse_json
 from model.store.history import NAME, who
 from model.store.manifest import MAX_VERSION
@@ -52,6 +52,8 @@ _FILE = re.compile(rf"{_ID.pattern}\.json")
 _ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _MAX_TEXT = 2_000  # characters
+_MAX_SECONDS = 1e9  # 30 years
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _PACKAGES = ("duckdb", "numpy", "onnx", "onnxruntime", "optuna", "pandas", "scikit-learn")
 _KEYS = (
     *("by", "code", "environment", "error", "facts", "format_version", "id", "kind", "model", "outcome"),
@@ -229,8 +231,11 @@ def decode(content: bytes) -> Run:
         raise ValueError("a fact in it is of another type")
     if not _ID.fullmatch(document["id"]) or document["outcome"] not in OUTCOMES:
         raise ValueError("its id or its outcome is none")
-    if type(document["seconds"]) not in (int, float) or not document["seconds"] >= 0:
+    if not run_facts.is_number(document["seconds"]) or not 0 <= document["seconds"] <= _MAX_SECONDS:
         raise ValueError("its seconds are none")
+    if not _is_moment(document["started_at"]):
+        raise ValueError("its start is no time")
+    run_facts.check(document["facts"])
     run = Run(**{name: document[name] for name in _KEYS if name not in ("format_version", "sha256")})
     try:
         is_unchanged = encode(run) == content
@@ -239,6 +244,14 @@ def decode(content: bytes) -> Run:
     if not is_unchanged:
         raise ValueError("it was changed after it was written")
     return run
+
+
+def _is_moment(text: str) -> bool:
+    """Return whether a text is a time with a time zone, as ISO 8601 has it, since 1970."""
+    try:
+        return datetime.fromisoformat(text) >= _FIRST
+    except (ValueError, TypeError):  # TypeError: it has no time zone
+        return False
 
 
 def read(store: Store, name: str) -> tuple[list[Run], list[ModelError]]:
@@ -309,6 +322,12 @@ def headline(metrics: Mapping[str, Any]) -> tuple[str, str, float | None]:
     scores = metrics.get(part) or {}
     metric = "log_loss" if "log_loss" in scores else "rmse"
     return metric, part, scores.get(metric)
+
+
+def score(trial: Mapping[str, Any]) -> float | None:
+    """Return the mean score of a trial's folds; None if there is none, or one is not finite."""
+    scores = trial["scores"]
+    return sum(scores) / len(scores) if scores and None not in scores else None
 
 
 def differences(old: Run, new: Run) -> list[tuple[str, str, Any, Any]]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
+import math
 import re
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import NotInStoreError, Store
+from model import NotInStoreError, Store, on_mlflow
 from model.cli.main import main
-from model.store import runs
+from model.errors import one_line
+from model.store import artifact, runs
 from model.store.runs import FAILED, FINISHED, INTERRUPTED, OUTCOMES, Run, decode, encode
 from tests.support import store as shared
 
@@ -31,7 +40,7 @@ records = st.builds(
     model=texts,
     kind=texts,
     outcome=st.sampled_from(OUTCOMES),
-    started_at=texts,
+    started_at=st.datetimes(datetime(1970, 1, 2), timezones=st.just(UTC)).map(datetime.isoformat),
     seconds=st.floats(0, 1e9),
     by=texts,
     error=texts,
@@ -124,6 +133,63 @@ def test_other_bytes_are_no_record(content: bytes) -> None:
     """What is no record is refused with `ValueError`, whatever it is."""
     with pytest.raises(ValueError):  # noqa: PT011
         decode(content)
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to each value in a JSON value."""
+    yield before
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from places(each, (*before, key))
+
+
+WHOLE = {**SMALL.to_document(), "facts": {**SMALL.facts, "digest": "a" * 64, "algorithm": "gbm", "search": SEARCH}}
+others: st.SearchStrategy[Any] = st.recursive(
+    cells | st.just(10**4_000) | st.just([]) | st.just({}),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    place=st.sampled_from([place for place in places(WHOLE) if place and place[0] != "format_version"]), other=others
+)
+def test_no_record_is_more_than_a_line(place: tuple[Any, ...], other: Any) -> None:
+    """Whatever else is in the place of a fact, its record is shown and sent, or one line names the file as damaged."""
+    document = copy.deepcopy(WHOLE)
+    inner: Any = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = other
+    content = artifact.to_json({**document, "sha256": hashlib.sha256(artifact.to_json(document)).hexdigest()})
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        store.keep("m", runs.RUNS, f"{SMALL.id}.json", content)
+        found, damaged = runs.read(store, "m")
+        assert len(found) + len(damaged) == 1
+        assert all(str(error).startswith(f"{folder}/m/runs/{SMALL.id}.json: is not the record") for error in damaged)
+        shown = [["m", *words] for run in found for words in (["--show", run.id], ["--compare", run.id, run.id])]
+        for words in ([], *shown):
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as errors:
+                assert main(["--store", folder, "runs", *words]) == 0
+            lines = errors.getvalue().splitlines()
+            assert lines == ["damaged  " + one_line(str(error)) for error in damaged] + lines[len(damaged) :][:1]
+        for run in found:
+            assert all(math.isfinite(value) for _, value, _ in on_mlflow.numbers(run))
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"version": "1"}, "its facts.version is of another type"),
+        ({"search": {**SEARCH, "trials": [{}]}}, "its facts.search.trials[0] has no 'number'"),
+    ],
+)
+def test_fact_of_another_type_is_named(facts: dict[str, Any], reason: str) -> None:
+    """The reason says which fact it is."""
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        decode(encode(replace(SMALL, facts=facts)))
 
 
 def test_record_of_a_later_format_says_so() -> None:
