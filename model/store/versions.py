@@ -224,13 +224,16 @@ class Store:
             artifact.make_folder(folder)
         except FileExistsError:  # a file in its place, and no record of this key
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-        incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)
-        try:
-            artifact.write(incoming, content)
-            os.link(incoming, folder / key)  # a rename would replace the other one
-        finally:
-            incoming.unlink(missing_ok=True)
-        artifact.sync_folder(folder)
+        with locked(folder):
+            for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
+                abandoned.unlink(missing_ok=True)
+            incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)
+            try:
+                artifact.write(incoming, content)
+                os.link(incoming, folder / key)  # a rename would replace the other one
+            finally:
+                incoming.unlink(missing_ok=True)
+            artifact.sync_folder(folder)
 
     def kept(self, name: str, kind: str) -> dict[str, bytes | OSError]:
         """Return the records of a kind by their keys, in the order of these; the error of one that cannot be read."""

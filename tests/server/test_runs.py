@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,35 @@ def test_artifact_takes_no_record(tmp_path: Path) -> None:
     with recording(Store(tmp_path), "m", TRAIN):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [artifact.MANIFEST]
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    """A record that was begun and never ended is removed by the next one, and so is nothing else."""
+    folder = tmp_path / "m" / runs.RUNS
+    folder.mkdir(parents=True)
+    (folder / f"{artifact.INCOMING}0").write_text("{")
+    (folder / "journal.jsonl").write_text("of a search")
+    with recording(Store(tmp_path), "m", TRAIN):
+        pass
+
+    assert sorted(path.name for path in folder.iterdir()) == [f"{only_run(Store(tmp_path)).id}.json", "journal.jsonl"]
+
+
+def test_training_that_is_asked_to_end(tmp_path: Path) -> None:
+    """SIGTERM ends a training as Ctrl-C does: with a line, a record that it was interrupted, and no version."""
+    command = [sys.executable, "-m", "model", "--store", str(tmp_path), "train", "m", "--data", "-", "--target", "y"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as training:
+        assert training.stdin
+        assert training.stderr
+        training.stdin.write(b"x,y\n" + b"1,2\n" * 100_000)  # more than a pipe holds, so it is being read
+        training.stdin.flush()
+        training.terminate()
+        training.stdin.close()  # a signal just before a read would wait for the end of it
+        status, error = training.wait(timeout=60), training.stderr.read().decode()
+
+    assert (status, error) == (128 + signal.SIGTERM, "\ninterrupted\n")
+    assert only_run(Store(tmp_path)).outcome == INTERRUPTED
+    assert Store(tmp_path).versions("m") == []
 
 
 def test_processes_that_record_at_once(tmp_path: Path) -> None:
