@@ -42,11 +42,12 @@ def parse_location(text: str) -> Path | str:
 
 def shown(url: str) -> str:
     """Return a URL without user, password, query and fragment, for messages and names."""
+    scheme, separator, rest = url.partition("://")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"//{rest}")
     except ValueError:
         return "the URL"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
+    return f"{scheme}{separator}{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def folder_of(url: str, cache: Path = CACHE, *, is_mirror: bool = False) -> Path:

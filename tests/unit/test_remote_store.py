@@ -17,7 +17,7 @@ from model.store.artifact import Draft
 from model.store.files import MAX_JSON_BYTES
 from model.store.location import open_store
 from model.store.remote import RemoteStore, mirror
-from model.store.urls import parse_location
+from model.store.urls import parse_location, shown
 from model.store.versions import locked
 from tests.support.remote import at, objects, put, remove
 from tests.support.store import SMALL
@@ -439,6 +439,23 @@ def test_places(tmp_path: Path) -> None:
     for text in ("", "s3://", "file://host/x", "http://[", "file://"):
         with pytest.raises(ValueError, match="not a "):
             parse_location(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("s3://ann:secret@bucket/models/?key=secret#secret", "s3://bucket/models"),
+        ("local:///models", "local:///models"),
+        ("memory://models", "memory://models"),
+        ("simplecache::s3://ann:secret@bucket/models", "simplecache::s3://bucket/models"),
+        ("https://host/x?from=ftp://ann:secret@y", "https://host/x"),
+        ("s3://", "s3://"),
+        ("http://[ann:secret", "the URL"),
+    ],
+)
+def test_url_is_shown_as_it_was_written(url: str, text: str) -> None:
+    """A URL is shown without user, password, query and fragment, and else as a person wrote it."""
+    assert shown(url) == text
 
 
 @pytest.mark.parametrize(
