@@ -9,22 +9,33 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import Any, NamedTuple
 
 from app.config import Config
 from app.server.mirror import Mirror
 from app.serving import loaded, verification
 from app.serving.loaded import Wanted, wanted
-from app.serving.store_watch import Fingerprint, Moves, fingerprint, watch
+from app.serving.store_watch import Fingerprint, Moves, fingerprint, pause_seconds, watch
 from app.telemetry.shared_values import make_room
 from model import Store
 
 
 class _Refusal(NamedTuple):
-    """What the store named, and its state, when the server refused to load it."""
+    """What the store named, and its state, when the server refused to load it.
+
+    `n_unfinished` verifications of it in a row came to no end, the last one `at` this time of `time.monotonic`.
+    """
 
     wanted: Wanted
     seen: Fingerprint
+    n_unfinished: int
+    at: float
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether to try the same again, which a verification that came to its end makes needless."""
+        return bool(self.n_unfinished) and time.monotonic() >= self.at + pause_seconds(self.n_unfinished)
 
 
 # In the master: the last load if it was refused, what reads a store behind a URL, and whether a load was asked for that
@@ -40,7 +51,7 @@ def start_watching(settings: Config, server: Any, mirror: Mirror | None) -> None
     `mirror` is what keeps the store, if that is a copy of one behind a URL.
 
     That is when an alias has moved that the settings name, or, where something could not be loaded, when the store or
-    the trusted keys have changed.
+    the trusted keys have changed, and some time after a verification that came to no end.
     """
 
     def seen_before_failure() -> Fingerprint | None:
@@ -58,7 +69,10 @@ def start_watching(settings: Config, server: Any, mirror: Mirror | None) -> None
         _is_loading = True
         os.kill(os.getpid(), signal.SIGHUP)
 
-    moves = Moves(lambda: wanted(Store(settings.folder), settings.entries), tried)
+    def is_due() -> bool:
+        return _refusal is not None and _refusal.is_due
+
+    moves = Moves(lambda: wanted(Store(settings.folder), settings.entries), tried, is_due)
     paths = (settings.folder, *settings.trusted_keys)
     arguments = paths, seen_before_failure, load_again, lambda: _is_loading, moves, settings.reload_seconds
     threading.Thread(target=watch, args=arguments, daemon=True).start()
@@ -135,5 +149,6 @@ def _load_again(settings: Config, server: Any) -> None:
         server.log.error("the models are not loaded again: %s", "; ".join(problems))
         server.app.callable.serving.add_golden(golden or {})
         if not stop_signals:
-            _refusal = _Refusal(now, seen)
+            before = _refusal.n_unfinished if _refusal and _refusal[:2] == (now, seen) else 0
+            _refusal = _Refusal(now, seen, before + 1 if golden is None else 0, time.monotonic())
     _show_refusal(server)

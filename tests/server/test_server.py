@@ -31,6 +31,7 @@ from onnx import helper, numpy_helper
 from model import CHAMPION, Store
 from model.store.artifact import read_draft
 from model.train.compile.onnx import to_onnx
+from tests.support.metrics import scrape, value
 from tests.support.server import NGINX, Server, end, serve, wait_until
 from tests.support.service import HOUSE, ROOT, bits, rewrite
 
@@ -684,8 +685,31 @@ def test_slow_verification_does_not_block_the_master(own_store: Path, tmp_path: 
         assert "the models are not loaded again: the server is stopping" in server.stderr.read_text()
 
 
-def slow_model(folder: Path) -> dict[str, bytes]:
-    """Return the files of a 55 MiB model, about the largest that is served; verifying it takes seconds."""
+def test_verification_without_an_end_is_tried_again(own_store: Path, tmp_path: Path) -> None:
+    """A version whose verification was cut off is loaded a little later, though nothing in the store has changed."""
+    with serve(own_store, tmp_path, WEB_CONCURRENCY="1", TABSERVE_RELOAD_SECONDS="1") as server:
+        shelf = Store(own_store)
+        slow = shelf.add(NAME, read_draft(own_store / NAME / "1"))
+        engine = {"kind": "onnx", "tolerance": 1e-9}
+        rewrite(
+            slow, lambda manifest: manifest["engine"].update(engine), slow_model(own_store / NAME / "1", n_golden=50)
+        )
+        old = set(server.workers())
+        shelf.move(NAME, "tag", {"candidate": 1}, after=shelf.last_move(NAME))  # its digest was another one
+        promote(own_store, int(slow.name))
+        wait_until(lambda: bool(set(server.workers()) - old))
+        (child,) = set(server.workers()) - old
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: value(scrape(server), "tabserve_reload_refused") == 1)
+        assert versions(server) == {"1"}
+        wait_until(lambda: versions(server) == {slow.name})
+        assert value(scrape(server), "tabserve_reload_refused") == 0
+        log = server.stderr.read_text()
+    assert log.count("the models are not loaded again") == log.count("the models were not verified to the end") == 1
+
+
+def slow_model(folder: Path, *, n_golden: int = 1_000) -> dict[str, bytes]:
+    """Return the files of a 55 MiB model, about the largest that is served; 1,000 golden rows take seconds."""
     golden = json.loads((folder / "golden.json").read_bytes())
     width = 2_600
     constants = {
@@ -701,7 +725,7 @@ def slow_model(folder: Path) -> dict[str, bytes]:
         helper.make_node("Gemm", ["second", "u", "c"], ["y"], transB=1),
     ]
     tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    rows = {**golden, "X": [[1.0] * 6] * 1_000, "y": [1.0] * 1_000}
+    rows = {**golden, "X": [[1.0] * 6] * n_golden, "y": [1.0] * n_golden}
     graph = to_onnx("slow", nodes, n_features=6, constants=tensors)
     return {"model.onnx": graph, "golden.json": json.dumps(rows).encode()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.serving.store_watch import Moves
+from app.serving.store_watch import Moves, pause_seconds
 
 
 class Shelf:
@@ -13,7 +13,8 @@ class Shelf:
     def __init__(self) -> None:
         self.named: Any = "a"
         self.tried = "a"
-        self.moves = Moves(self.read, lambda: self.tried)
+        self.is_due = False
+        self.moves = Moves(self.read, lambda: self.tried, lambda: self.is_due)
 
     def read(self) -> str:
         """Return what the store names, or raise what it raises."""
@@ -52,3 +53,16 @@ def test_store_that_cannot_be_read(caplog: Any) -> None:
 
     assert shelf.moves()
     assert [record.levelname for record in caplog.records if "read" in record.message] == ["ERROR"]
+
+
+def test_load_without_an_end_is_tried_again() -> None:
+    """A load that came to no end is tried again when that is due, also if nothing has moved."""
+    shelf = Shelf()
+    assert not shelf.moves()
+    shelf.is_due = True
+    assert shelf.moves()
+
+
+def test_pauses_between_tries() -> None:
+    """The pause doubles from 10 s to an hour."""
+    assert [pause_seconds(number) for number in (1, 2, 3, 9, 10, 10**9)] == [10, 20, 40, 2_560, 3_600, 3_600]
