@@ -14,6 +14,8 @@ from model.store.urls import CACHE, parse_location
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
 
+_MAX_DAYS = 36_500  # a hundred years ago is within what a date can be
+
 REFERENCE = "the model: NAME, NAME@ALIAS or NAME@VERSION"
 
 
@@ -82,6 +84,14 @@ def days(text: str) -> int:
     if not (number.isascii() and number.isdecimal() and len(number) <= 6):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of days, such as 30d")
     return int(number)
+
+
+def days_back(text: str) -> int:
+    """Return how many days ago something is, 1 or more, as `days` does. Raises argparse's error for anything else."""
+    number = days(text)
+    if not 1 <= number <= _MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 1 to {_MAX_DAYS:,}, such as 30d")
+    return number
 
 
 def seconds(text: str) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import Commands, days, store_of
+from model.cli.arguments import Commands, days_back, store_of
 from model.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def add_compare(commands: Commands) -> None:
         default="sqlite:///predictions.db",
         help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
     )
-    compare.add_argument("--days", type=days, default=30, help="how far back in the log (default: %(default)s)")
+    compare.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
     add_judging(compare)
     compare.add_argument("--by", metavar="COLUMN", help="also compare by the values of this feature")
     compare.add_argument("--json", action="store_true", help="print JSON")
@@ -242,10 +242,7 @@ def _number(store: Store, name: str, version: str) -> int:
     """Return the number of a version; one that is named by its number may be gone from the store."""
     if version.isascii() and version.isdecimal():
         return int(version)
-    aliases = store.aliases(name)
-    if version not in aliases:
-        raise NotInStoreError(f"{name} has no alias {version!r}; its aliases are {aliases}: name a version's number")
-    return aliases[version]
+    return store.version(f"{name}@{version}")
 
 
 def margin_of(text: str) -> Margin:

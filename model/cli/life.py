@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import REFERENCE, Commands, add_reasons, count, print_table, store_of
+from model.cli.arguments import REFERENCE, Commands, add_reasons, count, days_back, print_table, store_of
 from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
 from model.cli.reading import add_reading
@@ -33,7 +33,7 @@ def add_promote(commands: Commands) -> None:
     )
     promote.add_argument("model", help=REFERENCE)
     promote.add_argument("--log", metavar="URL", default="", help="a prediction log that keeps features")
-    promote.add_argument("--days", type=count, default=7, help="how far back in the log (default: %(default)s)")
+    promote.add_argument("--days", type=days_back, default=7, help="how far back in the log (default: %(default)s)")
     promote.add_argument(
         "--if-better",
         action="store_true",
@@ -105,10 +105,11 @@ def _print_changes(store: Store, reference: str, new: Artifact, options: argpars
             print(f"schema   {line}")
     print_answers(golden(old, new))
     if options.log:
-        print_answers({f"the log's last {options.days} days": _logged(old, new, options.log, options.days)})
+        since = datetime.now(UTC) - timedelta(days=options.days)
+        print_answers({f"the log's last {options.days} days": _logged(old, new, options.log, since)})
 
 
-def _logged(old: Artifact, new: Artifact, url: str, days: int) -> Answers | str:
+def _logged(old: Artifact, new: Artifact, url: str, since: datetime) -> Answers | str:
     """Return how the answers to the champion's last logged rows change."""
     from model.live.prediction_log import PredictionLog
 
@@ -117,7 +118,7 @@ def _logged(old: Artifact, new: Artifact, url: str, days: int) -> Answers | str:
             old.name,
             old.version,
             features=old.schema.names,
-            since=datetime.now(UTC) - timedelta(days=days),
+            since=since,
             from_log=[kind.from_log for kind in old.schema.cells],
             n_classes=len(old.manifest.classes),
         )

@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from model.cli.arguments import REFERENCE, Commands, store_of
+from model.cli.arguments import REFERENCE, Commands, days_back, store_of
 
 
 def add_report(commands: Commands) -> None:
@@ -19,7 +19,7 @@ def add_report(commands: Commands) -> None:
         default="sqlite:///predictions.db",
         help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
     )
-    report.add_argument("--days", type=int, default=30, help="how far back (default: %(default)s)")
+    report.add_argument("--days", type=days_back, default=30, help="how far back (default: %(default)s)")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="the file (default: %(default)s)")
     report.set_defaults(run=_report)
 

@@ -36,6 +36,7 @@ RECENT = timedelta(days=1)
 LIVE_ROWS = 3_000
 MAX_SLICES = 20  # that a person can read; of more categories the rarest are one slice
 _QUARTILES = 4
+_LOGS_FEATURES = "TABSERVE_PREDICTION_LOG_FEATURES=true"
 _MISSING, _UNSEEN, _OTHERS = "missing", "unseen", "others"
 # The squares of differences of squared errors are within double, and so are their sums. No target has such errors.
 _LARGEST_ERROR = 1e70
@@ -166,15 +167,18 @@ def of_log(
     answered = [any(getattr(part, which).any() for part in parts) for which in ("by_first", "by_second")]
     if not chosen or not all(answered):
         absent = [number for number, found in zip((first, second), answered) if not found]
+        present = " and ".join(map(str, log.versions(model, since=since)))
         raise PredictionLogError(
-            f"the prediction log has no answer of {model} version {' or '.join(map(str, absent))} in this time; serve "
-            "it beside the other one, or name a table with the target by --data"
+            f"the prediction log has no answer of {model} version {' or '.join(map(str, absent))} in this time, "
+            f"{f'but of version {present}' if present else 'nor of any other version'}; serve it beside the other "
+            "one, or name a table with the target by --data"
         )
     columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)}
     if feature and all(cell is None for cell in columns["cells"]):
+        names = ", ".join(log.feature_names(model, since=since))
         raise PredictionLogError(
-            f"the prediction log has no value of {feature!r} for these requests; name a feature of the model, and let "
-            "the server log them: TABSERVE_PREDICTION_LOG_FEATURES=true"
+            f"the prediction log has no value of {feature!r} for these requests, but of "
+            f"{f'{names}; name one of those' if names else f'no feature: let the server log them: {_LOGS_FEATURES}'}"
         )
     return Judged(**columns), chosen
 
@@ -376,4 +380,4 @@ def _label(cell: Any) -> str:
         return _MISSING
     if isinstance(cell, dict):
         return _UNSEEN
-    return to_text(cell)
+    return to_text(int(cell) if type(cell) is float and cell.is_integer() else cell)  # JSON has 4 and 4.0

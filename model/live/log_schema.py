@@ -178,7 +178,9 @@ def check_readable(connection: Connection, oldest: int | None = None) -> None:
     """Raise `PredictionLogError` if there is no log, or one older than `oldest`, or newer than this code."""
     oldest = OLDEST_READABLE if oldest is None else oldest
     if not inspect(connection).has_table(predictions.name):
-        raise PredictionLogError("no prediction log is in this database; name the one of the server")
+        file = connection.engine.url.database if connection.dialect.name == "sqlite" else None
+        where = repr(file) if file else "this database"
+        raise PredictionLogError(f"no prediction log is in {where}; name the one of the server")
     found = _version(connection)
     _refuse_newer(found)
     if found < oldest:

@@ -207,6 +207,8 @@ class PredictionLog:
         )
         self._kept: dict[tuple[str, int], Sequence[Category]] = {}  # in the database that is open
         self._read_only = read_only
+        # For a person, who may have several. A server's error goes to its clients, and a URL may contain a password.
+        self._shown = f"{address.database!r} " if read_only and self._is_sqlite else ""
         self._ready = False
         self._file: SQLiteFile | None = None  # opened for writing
         self._reopening = threading.Lock()
@@ -541,6 +543,17 @@ class PredictionLog:
             log_schema.check_readable(connection, log_schema.OLDEST_WITH_SHADOWS)
             return sorted({*connection.scalars(replied), *connection.scalars(beside)})
 
+    def feature_names(self, model: str, *, since: datetime) -> list[str]:
+        """Return the names of the features of the last row of a model that is logged with them; none if there is none.
+
+        Rows from before a time do not count.
+        """
+        table = _predictions.c
+        chosen = (table.model == model) & (table.time >= since) & table.features.is_not(None)
+        with self._transaction() as connection:
+            last = connection.scalar(select(table.features).where(chosen).order_by(table.time.desc()).limit(1))
+        return list(last or ())
+
     def has_shadows(self) -> bool:
         """Return whether the log has answers of versions whose answer was not the reply."""
         with self._transaction() as connection:
@@ -645,7 +658,7 @@ class PredictionLog:
             cause_name = " ".join(filter(None, [type(cause).__name__, code]))
             if isinstance(error, (DataError, IntegrityError)):
                 raise RefusedRowsError(f"the prediction log rejects these rows: {cause_name}") from None
-            raise PredictionLogError(f"the prediction log cannot be used: {cause_name}") from None
+            raise PredictionLogError(f"the prediction log {self._shown}cannot be used: {cause_name}") from None
 
 
 def _answers(found: Sequence[tuple[int, Any]], n_rows: int, n_classes: int) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.metrics import Interval, log_losses, normal_interval
+from model.schema import dates
+from model.schema.feature import DATE
 from model.schema.features import Matrix, Schema
 from model.store.artifact import Artifact
 from model.task import CLASSIFICATION
 
 _MAX_SHOWN = 60  # characters of a value
 _SEEN = ("minimum", "maximum")  # what the table had of a column; the schema accepts more
+_ENDS = (*_SEEN, "lowest", "highest")
+_MAX_MEASURED = 2.0**53 - 1  # a limit so far from 0, up to which all whole numbers are float64, keeps nothing out
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,7 @@ def gain(old: Artifact, new: Artifact, X: Matrix, y: NDArray[np.float64]) -> Gai
 
 def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what two documents of manifests say differently, as (part, line): schema, data, model and metrics."""
-    columns = [{each["name"]: each for each in document.get("features", [])} for document in (old, new)]
+    columns = [{each["name"]: _readable(each) for each in document.get("features", [])} for document in (old, new)]
     for name in dict.fromkeys([*columns[0], *columns[1]]):
         before, after = (each.get(name) for each in columns)
         if before is None or after is None:
@@ -166,9 +171,8 @@ def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str,
             yield from (("schema", f"{name}: {line}") for line in _changed(before, after, but=_SEEN))
             seen = [{key: each.get(key) for key in _SEEN} for each in (before, after)]
             yield from (("data", f"{name}: {line}") for line in _changed(seen[0], seen[1]))
-    yield from (
-        ("schema", f"target: {line}") for line in _changed(old.get("target", {}), new.get("target", {}), but=_SEEN)
-    )
+    before, after = (_readable(document.get("target", {})) for document in (old, new))
+    yield from (("schema", f"target: {line}") for line in _changed(before, after, but=_SEEN))
     for part in ("algorithm", "summary", "task"):
         yield from (("model", line) for line in _changed({part: old.get(part)}, {part: new.get(part)}))
     yield from (("model", line) for line in _changed(old.get("hyperparameters", {}), new.get("hyperparameters", {})))
@@ -180,6 +184,17 @@ def facts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str,
         yield from (("metrics", f"{part} {line}") for line in _changed(before, after))
 
 
+def _readable(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of a feature, without limits that no value reaches, and with dates as dates."""
+    found = {key: value for key, value in feature.items() if key not in _ENDS}
+    is_date = feature.get("type") == DATE
+    nearest, farthest = (dates.LOWEST, dates.HIGHEST) if is_date else (-_MAX_MEASURED, _MAX_MEASURED)
+    for key in _ENDS:
+        if nearest < (end := feature.get(key, math.inf)) < farthest:
+            found[key] = dates.text_of(end) if is_date else end
+    return found
+
+
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], but: Sequence[str] = ()) -> Iterator[str]:
     for key in dict.fromkeys([*old, *new]):
         if key not in but and old.get(key) != new.get(key):
@@ -187,7 +202,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], but: Sequence[str] 
 
 
 def _shown(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else "none" if value in (None, "") else str(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

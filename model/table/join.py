@@ -23,6 +23,8 @@ from model.table.reader import Relation
 from model.table.source import quoted
 from model.table.values import moment_of, text_of, value_of
 
+_MAX_WHOLE = 2**53  # below which each whole number is a float64 of its own
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -154,7 +156,11 @@ def _cell(relation: Relation, column: ColumnDescription) -> str:
     if column.type == DATE:
         value = f"strftime({moment_of(column.format, text)}, '%Y-%m-%dT%H:%M:%S.%fZ')"
     elif column.type in (NUMBER, INTEGER, BOOLEAN):
-        value = f"CAST({value_of(relation, column, text)} AS VARCHAR)"
+        number = value_of(relation, column, text)
+        value = f"CAST({number} AS VARCHAR)"
+        if column.type != NUMBER:  # 4, and not 4.0
+            is_whole = f"{number} = trunc({number}) AND abs({number}) < {_MAX_WHOLE}"
+            value = f"CASE WHEN {is_whole} THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE {value} END"
     else:
         return f"CAST({text} AS VARCHAR)"
     return f"coalesce({value}, CAST({text} AS VARCHAR))"

@@ -68,8 +68,8 @@ def read(relation: Relation, schema: Schema, *, column: str = "") -> ServedRows:
             raise DataError(f"no value of {target.name!r} in {relation.source} is a label of the model")
     if not column:
         return ServedRows(schema.matrix_from_columns(cells), y, ())
-    chosen = table.target if column == target.name else _plain(table.frame, column, table.n_rows)
-    return ServedRows(schema.matrix_from_columns(cells), y, list(chosen))
+    chosen = table.target.tolist() if column == target.name else _plain(table.frame, column, table.n_rows)
+    return ServedRows(schema.matrix_from_columns(cells), y, chosen)
 
 
 def _type_of(feature: Feature) -> str:

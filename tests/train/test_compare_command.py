@@ -130,6 +130,11 @@ def test_the_champion_and_the_newest_other_one(folder: Path, capsys: pytest.Capt
     assert set(found["slices"]) == {"Altstadt", "Hafen", "Nord", "West"}
     compare(folder, "--data", str(folder / "holdout.csv"), "--by", "area")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:-3]] == ["slice", "below"]
+    compare(folder, "--data", str(folder / "holdout.csv"), "--by", "price")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:-3]] == ["slice", "below"]
+    compare(folder, "--data", str(folder / "holdout.csv"), "--by", "rooms", "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert all(name.isdecimal() for name in found["slices"])
 
 
 def without(column: str) -> Any:
@@ -161,6 +166,24 @@ def test_tables_that_cannot_be_compared(
 
     assert compare(folder, "1", "2", "--data", str(path), *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [True, False], ids=["table", "log"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["price"], "there is no model 'price' in the store {}, which has prices; name one of those"),
+        (["prices", "challenger"], "has no version or alias 'challenger'; its versions are 1, 2, its aliases candid"),
+    ],
+)
+def test_what_is_not_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], data: bool, arguments: list[str], message: str
+) -> None:
+    """A model or an alias that the store does not have is an error that says what it has."""
+    source = ["--data", str(folder / "holdout.csv")] if data else []
+
+    assert main(["--store", str(folder / "store"), "compare", *arguments, *source]) == 1
+    assert message.format(folder / "store") in capsys.readouterr().err
 
 
 def test_a_classifier_on_a_table(classifiers_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,9 +173,9 @@ def test_labels_of_each_version(log: PredictionLog) -> None:
 def test_a_version_that_did_not_answer(log: PredictionLog) -> None:
     """The message names the versions without answers."""
     ask(log, "a", [1.0], [1.0])
-    with pytest.raises(PredictionLogError, match="has no answer of m version 2 in this time"):
+    with pytest.raises(PredictionLogError, match="has no answer of m version 2 in this time, but of version 1;"):
         evidence(log)
-    with pytest.raises(PredictionLogError, match="has no answer of m version 3 or 2 in this time"):
+    with pytest.raises(PredictionLogError, match="has no answer of m version 3 or 2 in this time, but of version 1;"):
         evidence(log, 3, 2)
 
 
@@ -230,7 +230,7 @@ def test_slices() -> None:
     """Categories are slices, the most frequent first; many numbers or dates are quartiles; missing ones are apart."""
     assert sizes(["b", "a", "b", None, {"unseen": True}, "b", "a"]) == {"b": 3, "a": 2, "missing": 1, "unseen": 1}
     assert sizes([True, False, True]) == {"true": 2, "false": 1}
-    assert sizes([1, 2.0, 1]) == {"1": 2, "2.0": 1}
+    assert sizes([1, 2.0, 1, 1.0, 0.5]) == {"1": 3, "0.5": 1, "2": 1}
     assert sizes([*range(100), None, NAN]) == {
         "below 25": 25,
         "25 to 50": 25,
@@ -338,11 +338,23 @@ def test_the_command_by_a_feature(log: PredictionLog, url: str, capsys: pytest.C
 def test_the_command_by_a_feature_that_is_not_logged(
     log: PredictionLog, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A column that no logged request has, as a misspelt one, is an error, and not one slice of missing values."""
+    """A column that no logged request has, as a misspelt one, is an error that names those which the log has."""
     answers(log, 200, better=0.5)
 
-    assert compare(url, "--by", "zoen") == 1
-    assert "the prediction log has no value of 'zoen' for these requests" in capsys.readouterr().err
+    for name in ("zoen", "1"):
+        assert compare(url, "--by", name) == 1
+        errors = capsys.readouterr().err
+        assert f"the prediction log has no value of {name!r} for these requests, but of zone; name one of" in errors
+
+
+def test_the_command_by_a_feature_where_none_is_logged(
+    log: PredictionLog, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the log has no features at all, the error says how a server keeps them."""
+    ask(log, "a", [1.0], [1.0], beside={2: [2.0]})
+
+    assert compare(url, "--by", "zone") == 1
+    assert "of no feature: let the server log them: TABSERVE_PREDICTION_LOG_FEATURES=true" in capsys.readouterr().err
 
 
 def test_the_command_without_versions(log: PredictionLog, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,10 +375,11 @@ def test_the_command_without_versions(log: PredictionLog, url: str, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m", "1", "7"], "has no answer of m version 7 in this time; serve it beside the other one"),
+        (["m", "1", "7"], "has no answer of m version 7 in this time, but of version 1 and 2; serve it beside"),
+        (["other", "1", "2"], "has no answer of other version 1 or 2 in this time, nor of any other version; serve"),
         (["other", "1"], "has no answer of other but by version 1 in the last 30 days"),
         (["m", "1", "2", "--margin", "-1"], "--margin '-1' is no share such as 1% and no loss such as 0.5"),
-        (["m"], "m has no alias 'champion'"),
+        (["m"], "there is no model 'm' in the store "),
         (["m", "1", "2", "--loss", "brier"], "version 1 is a regression, which has no Brier score"),
     ],
 )
@@ -383,3 +396,11 @@ def test_the_command_says_what_is_wrong(
 
     assert main(["--store", str(tmp_path / "none"), "compare", "--log", url, *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_command_names_a_file_that_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is no database, or has no log in it, is named; a person may have several."""
+    for content in ("a,b\n" * 1_000, ""):
+        (tmp_path / "rows.csv").write_text(content)
+        assert compare(f"sqlite:///{tmp_path / 'rows.csv'}") == 1
+        assert repr(str(tmp_path / "rows.csv")) in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,22 @@ def test_cells_have_one_form(tmp_path: Path, known: Description) -> None:
 
     assert counts == Joined(3, 1, 0, 0)
     assert rows == [
-        ["1", "1234.5", "2024-12-31T00:00:00.000000Z", "1.0", "Nord", "10.0"],
-        ["2", None, "2025-01-01T00:00:00.000000Z", "0.0", "West", "20.0"],
+        ["1", "1234.5", "2024-12-31T00:00:00.000000Z", "1", "Nord", "10.0"],
+        ["2", None, "2025-01-01T00:00:00.000000Z", "0", "West", "20.0"],
         [None, "5.0", None, None, None, "30.0"],
-        ["4", "wide", "2025-02-01T10:30:00.000000Z", "1.0", None, "1000.0"],
+        ["4", "wide", "2025-02-01T10:30:00.000000Z", "1", None, "1000.0"],
     ]
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path, known: Description) -> None:
+    """A whole number of a column of these is written without a point; any other cell of it stays as it is."""
+    columns = [replace(each, type="integer") if each.name == "price" else each for each in known.columns]
+    cells = ["10", "2e3", "-7.0", "1.5", "9007199254740994", "ten", "inf"]
+    old = "id;area;sold;new;zone;price\n" + "".join(f"1;;;;;{cell}\n" for cell in cells)
+    _, rows = joined(tmp_path, replace(known, columns=tuple(columns)), old, old)
+
+    found = [row[-1] for row in rows[: len(cells)]]
+    assert found == ["10", "2000", "-7", "1.5", "9007199254740994.0", "ten", "inf"]
 
 
 def test_newer_row_replaces_that_of_its_key(tmp_path: Path, known: Description) -> None:
@@ -114,7 +126,7 @@ def test_typed_table_is_read_as_it_is(tmp_path: Path, known: Description) -> Non
     duckdb.sql(f"COPY (SELECT {row}) TO '{tmp_path / 'new.parquet'}' (FORMAT parquet)")
     path = written(tmp_path / "new.parquet", known, tmp_path / "cells.parquet")
 
-    assert read(path)[1] == [[None, "1.125", "2025-01-31T00:00:00.000000Z", "1.0", "a", "3.0"]]
+    assert read(path)[1] == [[None, "1.125", "2025-01-31T00:00:00.000000Z", "1", "a", "3.0"]]
 
 
 def test_said_marks_come_first(tmp_path: Path, known: Description) -> None:
@@ -139,8 +151,8 @@ def test_cells_of_a_log_are_a_table(tmp_path: Path, known: Description) -> None:
     path = written(tmp_path / "log.parquet", plain, tmp_path / "cells.parquet")
 
     assert read(path)[1] == [
-        [None, "0.1", "2025-01-31T00:00:00.000000Z", "1.0", "a", "1.0"],
-        [None, None, None, "0.0", "b", "2.5"],
+        [None, "0.1", "2025-01-31T00:00:00.000000Z", "1", "a", "1.0"],
+        [None, None, None, "0", "b", "2.5"],
     ]
 
 

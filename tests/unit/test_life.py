@@ -20,6 +20,7 @@ from model.cli.diff import golden
 from model.cli.life import promote_new
 from model.cli.main import main
 from model.live.prediction_log import PredictionLog
+from model.schema import dates
 from model.store import differences, life
 from model.store.artifact import read_draft
 from model.store.versions import CHAMPION
@@ -358,6 +359,49 @@ def test_diff_of_facts_and_answers(two: Store, run: Command) -> None:
         "facts    the same schema, model, data and metrics",
         f"answers  golden rows of {NAME}@1: none of 64 answers changes",
     ]
+
+
+def limits(kind: str, lowest: float | None, highest: float | None) -> dict[str, Any]:
+    """Return a document with one feature of this type that has these limits; None is absent."""
+    ends = {"lowest": lowest, "highest": highest}
+    return {"features": [{"name": "x", "type": kind, **{key: end for key, end in ends.items() if end is not None}}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "lines"),
+    [
+        ("number", (-1.75e40, 1.75e40), (None, 1.7e308), []),
+        ("number", (-1.75e40, None), (5e-324, 100.0), ["lowest none -> 4.94066e-324", "highest none -> 100"]),
+        ("integer", (-(2.0**53) + 1, 9.0), (0.0, 9.0), ["lowest none -> 0"]),
+        ("date", (None, None), (dates.LOWEST, dates.HIGHEST), []),
+        ("date", (0.0, None), (86_400.0, dates.HIGHEST), ["lowest 1970-01-01 -> 1970-01-02"]),
+    ],
+)
+def test_limits_are_named_where_they_say_something(
+    kind: str, old: tuple[float | None, float | None], new: tuple[float | None, float | None], lines: list[str]
+) -> None:
+    """A limit that no measurement reaches, which a proof found, counts as none; that of a date is a date."""
+    found = list(differences.facts(limits(kind, *old), limits(kind, *new)))
+
+    assert found == [("schema", f"x: {line}") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [
+        *((days, "is no number of days from 1 to 36,500, such as 30d") for days in ("0", "999999")),
+        *((days, "is no number of days, such as 30d") for days in ("7w", "-1")),
+    ],
+)
+def test_days_that_are_none(
+    two: Store, run: Command, capsys: pytest.CaptureFixture[str], days: str, message: str
+) -> None:
+    """Every command that reads a log takes days in one form; what is none, or too long ago, is refused as an option."""
+    for arguments in (["promote", f"{NAME}@2"], ["compare", NAME], ["report", NAME], ["retrain", NAME, "--from-log"]):
+        with pytest.raises(SystemExit):
+            run(two, *arguments, "--days", days)
+        assert f"--days: {days!r} {message}" in capsys.readouterr().err
+    assert run(two, "promote", f"{NAME}@2", "--days", "7d", "--dry-run")[0] == 0
 
 
 def test_golden_rows_that_one_version_refuses(two: Store) -> None:
