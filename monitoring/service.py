@@ -87,9 +87,10 @@ def outages() -> list[Rule]:
     """Return the alerts for a service that is down, lacks a version, gets no traffic or is overloaded."""
     predictions = f"sum by ({SERVICE}) (increase(http_requests_total{{{PREDICTIONS}}}"
     challenger = f"{SERVICE}, model, version"
-    failing = f'sum by ({challenger}) (rate(tabserve_challenger_fallbacks_total{{job="tabserve"}}[5m]))'
-    inferences = 'tabserve_inference_duration_seconds_count{job="tabserve", outcome="success"}'
-    answered = f"(sum by ({challenger}) (rate({inferences}[5m])) or 0 * {failing})"
+    failing, challenged = (
+        f'sum by ({challenger}) (rate(tabserve_challenger_{each}_total{{job="tabserve"}}[5m]))'
+        for each in ("fallbacks", "requests")
+    )
     return [
         alert(
             "TabserveDown",
@@ -131,10 +132,10 @@ def outages() -> list[Rule]:
             summary="{{ $labels.model }} lacks {{ $value }} of the versions beside its champion.",
             description=f"On {NAMED} they are missing or do not verify; the champion answers in their place.",
         ),
-        # What a challenger answered is counted as its inferences; the rest of what was for it are the fallbacks.
+        # Of the requests that were for it: others may name its version, which no champion answers for it.
         alert(
             "TabserveChallengerFails",
-            f"{failing} / ({failing} + {answered}) > {CHALLENGER_BUDGET:g} and\n{failing} * 300 >= {MINIMUM_FAILURES}",
+            f"{failing} /\n{challenged} > {CHALLENGER_BUDGET:g} and\n{failing} * 300 >= {MINIMUM_FAILURES}",
             hold="5m",
             severity="warning",
             summary="The champion answers requests for {{ $labels.model }} version {{ $labels.version }}.",

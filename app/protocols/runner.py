@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,8 @@ from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
 from model import REASONS, Artifact, Schema, SchemaError
 
+_log = logging.getLogger("tabserve")
+
 Routed = tuple[WSGIEnvironment, Endpoint, Mapping[str, str], Artifact | None]
 """A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known."""
 
@@ -44,6 +47,7 @@ class Runner:
         self._inference = inference
         self._metrics = metrics
         self._server = server
+        self._failed: set[tuple[str, int]] = set()  # challengers of which a failure was logged
 
     def run(self, requests: Sequence[Routed], *, n_answered: int = 0) -> list[Reply]:
         """Return the reply to each request, and write into its exchange what is counted and logged.
@@ -76,6 +80,7 @@ class Runner:
                     answered = self._challenge(challenger, endpoint, request)
                     if isinstance(answered, Reply):
                         replies[number] = answered
+                        self._metrics.count_challenge(challenger.model)
                     else:
                         fallback = challenger, answered
                 if not replies[number]:
@@ -83,7 +88,7 @@ class Runner:
                     decoded.append((number, detail))
                     tables.append((model, exchange.X))
                     if fallback:  # not for a request that the champion refuses, too
-                        self._metrics.count_fallback(fallback[0].model, fallback[1])
+                        self._metrics.count_challenge(fallback[0].model, fallback[1])
             except Exception as error:
                 replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
@@ -130,11 +135,23 @@ class Runner:
             return SLOW
         except Exception as error:  # whatever it is, the champion answers
             if reason == FAILED:
-                log_lines.failure((type(error), error, error.__traceback__), exchange.request_id)
+                self._log_failed(model, error, exchange)
             return reason
         exchange.model, exchange.X, exchange.y, exchange.rows = model, X, outcome.y, len(X)
         exchange.engine_seconds = outcome.seconds
         return reply
+
+    def _log_failed(self, challenger: Artifact, error: Exception, exchange: Exchange) -> None:
+        """Log the first failure of a version."""
+        version = challenger.name, challenger.version
+        if version in self._failed:
+            return
+        self._failed.add(version)
+        # Without the message, which may quote the payload.
+        exc_info = type(error), error, error.__traceback__
+        fields = {"model": version[0], "version": version[1], "request_id": exchange.request_id}
+        message = "a challenger failed; the champion answers, and later failures are only counted"
+        _log.error(message, exc_info=exc_info, extra={"fields": fields})
 
     def _refuse(self, environ: WSGIEnvironment, endpoint: Endpoint, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""

@@ -89,6 +89,12 @@ REJECTED_ROWS = partial(
 )
 
 # Does a challenger answer what it is to answer? A request that it fails is answered by the champion.
+CHALLENGER_REQUESTS = partial(
+    Counter,
+    "tabserve_challenger_requests_total",
+    "Requests that a canary or an A/B test was to answer, whether it did or the champion had to.",
+    _VERSION,
+)
 FALLBACKS = partial(
     Counter,
     "tabserve_challenger_fallbacks_total",

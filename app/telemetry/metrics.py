@@ -78,6 +78,7 @@ class Metrics:
         self._in_flight = definitions.IN_FLIGHT(registry=registry)
         self._rows = definitions.ROWS(registry=registry)
         self._rejected = definitions.REJECTED_ROWS(registry=registry)
+        self._challenger_requests = definitions.CHALLENGER_REQUESTS(registry=registry)
         self._fallbacks = definitions.FALLBACKS(registry=registry)
         self._reload_refused = definitions.RELOAD_REFUSED(registry=registry)
         self._overload = definitions.OVERLOAD(registry=registry)
@@ -104,10 +105,11 @@ class Metrics:
     def count_versions_from_zero(self, loaded: Snapshot) -> None:
         """Start the counters of every bin of these versions at 0, so that the first value in a bin is an increase.
 
-        The same for refused missing values, which are in no bin, and for what a challenger does not answer.
+        The same for refused missing values, which are in no bin, and for requests for challengers.
         """
         for model in loaded.all_versions:
             if model is not loaded.models.get(model.name):
+                self._child(self._challenger_requests, model.name, model.version)
                 for reason in FALLBACKS:
                     self._child(self._fallbacks, model.name, model.version, reason)
             for name, bins in model.reference.features.items():
@@ -171,9 +173,11 @@ class Metrics:
         """Count rows that were refused for one of `model.REASONS` or for their shape; `feature` may be empty."""
         self._child(self._rejected, model.name, model.version, reason, feature).inc(n_rows)
 
-    def count_fallback(self, challenger: Artifact, reason: str) -> None:
-        """Count one request for a challenger that the champion answered, for one of `FALLBACKS`."""
-        self._child(self._fallbacks, challenger.name, challenger.version, reason).inc()
+    def count_challenge(self, challenger: Artifact, fallback: str = "") -> None:
+        """Count one request for a challenger; with one of `FALLBACKS`, that is why the champion answered it."""
+        self._child(self._challenger_requests, challenger.name, challenger.version).inc()
+        if fallback:
+            self._child(self._fallbacks, challenger.name, challenger.version, fallback).inc()
 
     def set_reload_refused(self, refused: bool) -> None:
         """Set whether the store names versions that are not served; gunicorn's master does, for all its workers."""

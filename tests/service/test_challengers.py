@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from app import create_app
 from app.config import Config
 from app.factory import Service
 from app.serving.challengers import Challenger, Choice, Mode
+from app.telemetry import log_lines
 from model import Artifact, Matrix, Store
 from model.store.artifact import read_draft
 from tests.support import gems
@@ -49,8 +51,9 @@ def worse(two: Path) -> float:
 
 
 def serve(store: Path, *models: str, **settings: Any) -> FlaskClient:
-    """Return a client of a service of these entries at the paths of all protocols."""
-    return everywhere_client(store, lambda lines: None, models=models, **settings)
+    """Return a client of a service of these entries at the paths of all protocols; a challenger has all the time."""
+    patient = {"challenger_milliseconds": 60_000, **settings}
+    return everywhere_client(store, lambda lines: None, models=models, **patient)
 
 
 def service_of(client: FlaskClient) -> Service:
@@ -63,15 +66,15 @@ def scrape(client: FlaskClient) -> Any:
     return series(client.get("/metrics").text)
 
 
-def break_challenger(client: FlaskClient, predict: Callable[[Matrix], Any]) -> None:
-    """Replace the engine of version 2."""
+def break_challenger(client: FlaskClient, predict: Callable[[Matrix], Any], version: str = "2") -> None:
+    """Replace the engine of a version."""
 
     class Broken:
         def predict(self, X: Matrix) -> Any:
             return predict(X)
 
     service = service_of(client)
-    model = service.serving.loaded.get(NAME, "2")
+    model = service.serving.loaded.get(NAME, version)
     service.swap(service.serving.loaded.with_model(replace(model, engine=cast(Any, Broken()))))
 
 
@@ -270,15 +273,22 @@ def fail(X: Matrix) -> Any:
     [fail, lambda X: np.full(len(X), np.nan), lambda X: np.zeros(len(X) + 1), lambda X: None],
     ids=["raises", "no number", "too many", "nothing"],
 )
-def test_challenger_that_fails(two: Path, predict: Callable[[Matrix], Any]) -> None:
-    """Whatever a challenger's engine does, the champion answers, in every protocol; each such request is counted."""
+def test_challenger_that_fails(two: Path, predict: Callable[[Matrix], Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a challenger's engine does, the champion answers, in every protocol; the first failure is logged."""
     client = serve(two, *CANARY)
     break_challenger(client, predict)
 
-    for protocol in PROTOCOLS.values():
-        reply = client.post(protocol.path, json=protocol.write([ROW]))
-        assert (reply.status_code, reply.headers["X-Model-Version"]) == (200, "1")
-        assert protocol.read(reply.get_json()) == [ANSWER]
+    with caplog.at_level(logging.ERROR):
+        for protocol in PROTOCOLS.values():
+            reply = client.post(protocol.path, json=protocol.write([ROW]))
+            assert (reply.status_code, reply.headers["X-Model-Version"]) == (200, "1")
+            assert protocol.read(reply.get_json()) == [ANSWER]
+    (record,) = caplog.records
+    assert record.getMessage() == "a challenger failed; the champion answers, and later failures are only counted"
+    assert record.exc_info
+    line = json.loads(log_lines.JSONFormatter().format(record))
+    assert (line["model"], line["version"], "the inside" in str(line)) == (NAME, 2, False)
+    assert line["request_id"]
     found = scrape(client)
     assert value(found, "tabserve_challenger_fallbacks_total", **WORSE, reason="failed") == len(PROTOCOLS)
     assert value(found, "tabserve_rows_total", model=NAME, version="1") == len(PROTOCOLS)
@@ -290,6 +300,37 @@ def hanging() -> Iterator[Callable[[Matrix], Any]]:
     end = threading.Event()
     yield lambda X: end.wait(60)
     end.set()
+
+
+def test_failures_of_each_challenger_are_logged(two: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A version that fails hides no failure of another one, and a failed request for a version is logged as ever."""
+    with caplog.at_level(logging.ERROR):
+        client = serve(two, f"{NAME}@2", f"{NAME}@1:canary=100%")
+        for version in ("1", "2"):
+            break_challenger(client, fail, version)
+        for _ in range(2):
+            assert client.post("/predict", json=HOUSE).status_code == 500
+            assert client.post(f"/models/{NAME}/versions/1/predict", json=HOUSE).status_code == 500
+
+    messages = [record.getMessage().partition(";")[0] for record in caplog.records]
+    assert messages == ["a challenger failed", *["request failed"] * 4]
+
+
+def test_requests_for_a_challenger_are_counted(two: Path) -> None:
+    """Those that it was to answer count, whoever did; those that name its version, or that both refuse, do not."""
+    client = serve(two, *CANARY)
+    assert value(scrape(client), "tabserve_challenger_requests_total", **WORSE) == 0
+
+    for protocol in PROTOCOLS.values():
+        client.post(protocol.path, json=protocol.write([ROW]))
+        client.post(protocol.path, json=protocol.write([["a", *ROW[1:]]]))
+    client.post(f"/models/{NAME}/versions/2/predict", json=HOUSE)
+    assert value(scrape(client), "tabserve_challenger_requests_total", **WORSE) == len(PROTOCOLS)
+    break_challenger(client, fail)
+    client.post("/predict", json=HOUSE)
+    found = scrape(client)
+    assert value(found, "tabserve_challenger_requests_total", **WORSE) == len(PROTOCOLS) + 1
+    assert value(found, "tabserve_challenger_fallbacks_total", **WORSE, reason="failed") == 1
 
 
 def test_challenger_that_hangs(two: Path, hanging: Callable[[Matrix], Any]) -> None:

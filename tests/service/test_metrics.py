@@ -53,6 +53,7 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_golden_check_success": "gauge",
         "tabserve_model_share": "gauge",
         "tabserve_versions_not_loaded": "gauge",
+        "tabserve_challenger_requests": "counter",
         "tabserve_challenger_fallbacks": "counter",
         "tabserve_reload_refused": "gauge",
         "tabserve_feature_bin": "counter",
