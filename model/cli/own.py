@@ -81,13 +81,8 @@ def _import(options: argparse.Namespace) -> None:
         read = partial(model_table.read, fitted=fitted, target=options.target, types=dict(options.types))
         X, y = read(options.data)
         holdout = read(options.holdout, like=X) if options.holdout else None
-        model = own_model.add(
-            fitted,
-            X,
-            y,
+        texts = own_model.Texts(
             name=options.name,
-            holdout=holdout,
-            store=store,
             title=options.title,
             target="",
             unit=options.unit,
@@ -96,7 +91,8 @@ def _import(options: argparse.Namespace) -> None:
             license=options.license,
             purpose=options.purpose,
             limits=options.limits,
-            engine=options.engine,
-            tolerance=options.tolerance,
+        )
+        model = own_model.add(
+            fitted, X, y, texts, holdout=holdout, store=store, engine=options.engine, tolerance=options.tolerance
         )
         run.add_version(model.manifest.document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,29 @@ from model.train.subject import Subject, title_of
 
 ENGINES = EXACT, ONNX = "exact", "onnx"
 _MAX_TARGET = 1e145  # whose squares can be added for any number of rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """What a person says of a model; `target` is empty for the name of the targets.
+
+    Raises `ExportError` for what is no string that can be written in UTF-8.
+    """
+
+    name: str
+    title: str
+    target: str
+    unit: str
+    source: str
+    owner: str
+    license: str
+    purpose: str
+    limits: str
+
+    def __post_init__(self) -> None:
+        for argument, text in asdict(self).items():
+            if not isinstance(text, str) or not is_utf8(text):
+                raise ExportError(f"{argument} is {text!r}; pass a string that can be written in UTF-8")
 
 
 def export(
@@ -72,24 +96,21 @@ def export(
     Prints a checklist. Returns the version, loaded and verified as a server does it. Raises `ExportError` for a model
     or a table that cannot be served exactly, and `ProofError` if a prediction differs; nothing is written then.
     """
-    texts = {
-        "name": name,
-        "title": title,
-        "target": target,
-        "unit": unit,
-        "source": source,
-        "owner": owner,
-        "license": license,
-        "purpose": purpose,
-        "limits": limits,
-    }
-    for argument, text in texts.items():
-        if not isinstance(text, str) or not is_utf8(text):
-            raise ExportError(f"{argument} is {text!r}; pass a string that can be written in UTF-8")
-    parameters = {**texts, "engine": engine, "tolerance": tolerance}
+    texts = Texts(
+        name=name,
+        title=title,
+        target=target,
+        unit=unit,
+        source=source,
+        owner=owner,
+        license=license,
+        purpose=purpose,
+        limits=limits,
+    )
+    parameters = {**asdict(texts), "engine": engine, "tolerance": tolerance}
     models = store if isinstance(store, Store) else open_store(store)
     with recording(models, name, EXPORT, parameters={key: value for key, value in parameters.items() if value}) as run:
-        model = add(fitted, X, y, holdout=holdout, store=models, engine=engine, tolerance=tolerance, **texts)
+        model = add(fitted, X, y, texts, holdout=holdout, store=models, engine=engine, tolerance=tolerance)
         run.add_version(model.manifest.document)
     return model
 
@@ -98,23 +119,15 @@ def add(
     fitted: Any,
     X: Any,
     y: Any,
+    texts: Texts,
     *,
-    name: str,
     holdout: tuple[Any, Any] | None,
     store: Store,
-    title: str,
-    target: str,
-    unit: str,
-    source: str,
-    owner: str,
-    license: str,
-    purpose: str,
-    limits: str,
     engine: str,
     tolerance: float,
 ) -> Artifact:
     """Do what `export` does, but for the record of the run."""
-    store.check_takes(name)  # before the work
+    store.check_takes(texts.name)  # before the work
     if engine not in ENGINES:
         raise ExportError(f"the engine {engine!r} does not exist; choose one of {', '.join(ENGINES)}")
     if not 0 < tolerance <= MAX_ALLOWED:
@@ -125,7 +138,7 @@ def add(
     table = frames.read(X, names if is_named(fitted) else None)
     _check_names(names, table)
     labels = labels_of(fitted)
-    predicted = target_of(labels, target or str(getattr(y, "name", None) or "target"), unit)
+    predicted = target_of(labels, texts.target or str(getattr(y, "name", None) or "target"), texts.unit)
     (matrix, predictions), targets = _read(fitted, labels, table, X, "table"), _targets(y, labels, len(X))
     validation = None
     if holdout is not None:
@@ -138,15 +151,15 @@ def add(
     _check_as_read(predictions, candidate, matrix)
     task = CLASSIFICATION if labels else REGRESSION
     subject = Subject(
-        name=name,
-        title=title or title_of(name),
+        name=texts.name,
+        title=texts.title or title_of(texts.name),
         task=task,
         target=predicted,
-        purpose=purpose,
-        limits=limits,
-        tags={"task": task.name, "owner": owner, "license": license},
+        purpose=texts.purpose,
+        limits=texts.limits,
+        tags={"task": task.name, "owner": texts.owner, "license": texts.license},
         data=Data(
-            source=source,
+            source=texts.source,
             sha256=hashlib.sha256(matrix.tobytes() + targets.tobytes()).hexdigest(),
             rows=len(matrix),
             warnings=[],
@@ -165,7 +178,7 @@ def add(
         print(f"mind     {candidate.allowance.reason}")
     checklist.print_comparing()
     draft = drafts.draft_of(subject, candidate, figures={})
-    model = store.load(f"{name}@{store.add(name, draft).name}")
+    model = store.load(f"{texts.name}@{store.add(texts.name, draft).name}")
     checklist.print_version(model, store)
     checklist.print_use(model, store)
     return model

@@ -20,6 +20,7 @@ from model.errors import StoreError
 from model.store import artifact, life
 from model.store.artifact import Draft
 from model.store.remote import RemoteStore
+from tests.support import remote as shared
 from tests.support.metrics import scrape, value
 from tests.support.remote import at, put
 from tests.support.s3 import BUCKET, Proxy, Request, environment, s3_server
@@ -31,6 +32,9 @@ pytest.importorskip("moto", reason="make dev installs it")
 pytest.importorskip("s3fs", reason="make dev installs it")
 
 NAME = "boston-housing"
+
+one = shared.one
+other = shared.other
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +58,6 @@ def proxy(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def url(proxy: Proxy) -> str:
     """The URL of an empty store."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def one(url: str, tmp_path: Path) -> RemoteStore:
-    """That store, with the versions 1 to 3 of `m`, of which 1 is the champion."""
-    store = at(url, tmp_path / "one")
-    for _ in range(3):
-        store.add("m", SMALL)
-    return store
-
-
-@pytest.fixture
-def other(url: str, one: RemoteStore, tmp_path: Path) -> RemoteStore:
-    """The same store, on a machine that has read nothing yet."""
-    return at(url, tmp_path / "other")
 
 
 def test_store_is_read_elsewhere(one: RemoteStore, other: RemoteStore, proxy: Proxy) -> None:

@@ -5,13 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import fsspec
+import pytest
 
 from model.store.remote import RemoteStore
+from tests.support.store import SMALL
 
 
 def at(url: str, cache: Path) -> RemoteStore:
     """Return the store at a URL as another machine has it, whose copies are in this folder."""
     return RemoteStore.at(url, cache)
+
+
+@pytest.fixture
+def one(url: str, tmp_path: Path) -> RemoteStore:
+    """The store at the URL of the test's own fixture, with the versions 1 to 3 of `m`, of which 1 is the champion."""
+    store = at(url, tmp_path / "one")
+    for _ in range(3):
+        store.add("m", SMALL)
+    return store
+
+
+@pytest.fixture
+def other(url: str, one: RemoteStore, tmp_path: Path) -> RemoteStore:
+    """The same store, on a machine that has read nothing yet."""
+    return at(url, tmp_path / "other")
 
 
 def objects(url: str) -> dict[str, bytes]:

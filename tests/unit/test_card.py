@@ -22,10 +22,9 @@ from model.cli.main import main
 from model.schema.feature import BOOLEAN, CATEGORY, DATE, Feature
 from model.schema.features import Matrix, Schema
 from model.store.card import inline, paragraph
-from model.store.manifest import Data
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import baselines, evaluation
-from model.train.subject import Subject
+from tests.support.subjects import subject
 
 NAME = "boston-housing"
 MARKDOWN = MarkdownIt("commonmark").enable("table")
@@ -140,24 +139,6 @@ SCHEMA = Schema((Feature("a"), Feature("b", missing=True)), Feature("price"))
 NEW_ROWS = 200
 
 
-def subject(X: Matrix, y: NDArray[np.float64], target: Feature = SCHEMA.target, task: Any = REGRESSION) -> Subject:
-    """Return a subject whose last rows are held out."""
-    return Subject(
-        name="prices",
-        title="Prices",
-        task=task,
-        target=target,
-        purpose="",
-        limits="",
-        tags={},
-        data=Data("a test", "", len(X), [], None),
-        was_checked=True,
-        X=X,
-        training=(X[:-NEW_ROWS], y[:-NEW_ROWS]),
-        validation=(X[-NEW_ROWS:], y[-NEW_ROWS:]),
-    )
-
-
 def rows(n_rows: int = 700) -> tuple[Matrix, NDArray[np.float64]]:
     """Return rows of the schema, and targets in which a square counts."""
     random = np.random.default_rng(0)
@@ -169,7 +150,7 @@ def rows(n_rows: int = 700) -> tuple[Matrix, NDArray[np.float64]]:
 def test_baselines_are_the_mean_and_least_squares() -> None:
     """The mean is that of the training rows, and the linear model is near least squares on them."""
     X, y = rows()
-    found = baselines.answers(subject(X, y), SCHEMA)
+    found = baselines.answers(subject(X, y, n_new=NEW_ROWS), SCHEMA)
 
     assert list(found) == [baselines.MEAN, baselines.LINEAR]
     assert np.array_equal(found[baselines.MEAN], np.full(NEW_ROWS, y[:-NEW_ROWS].mean()))
@@ -180,7 +161,7 @@ def test_baselines_are_the_mean_and_least_squares() -> None:
 def test_comparison_is_of_pairs() -> None:
     """The difference of two RMSEs has an interval near that of a bootstrap of the rows, and it is of the same rows."""
     X, y = rows()
-    about = subject(X, y)
+    about = subject(X, y, n_new=NEW_ROWS)
 
     def predict(asked: Matrix) -> NDArray[np.float64]:
         return asked[:, 0] ** 2 + asked[:, 1]
@@ -211,7 +192,7 @@ def test_comparison_is_of_pairs() -> None:
 def test_perfect_model_is_better_than_its_baselines() -> None:
     """A model without an error is compared, too, though its RMSE has no derivative there."""
     X = rows()[0]
-    about = subject(X, X[:, 0].copy())
+    about = subject(X, X[:, 0].copy(), n_new=NEW_ROWS)
     found = evaluation.evaluate(
         about, lambda asked: asked[:, 0].copy(), SCHEMA, metrics.regression(X[-NEW_ROWS:, 0], X[-NEW_ROWS:, 0])
     )
@@ -226,7 +207,7 @@ def test_baselines_of_classes() -> None:
     X, y = rows()
     classes = np.digitize(y, [0.0, 1.0]).astype(np.float64)
     target = Feature("level", type=CATEGORY, categories=("low", "middle", "high", "never"))
-    found = baselines.answers(subject(X, classes, target, CLASSIFICATION), SCHEMA)
+    found = baselines.answers(subject(X, classes, target, CLASSIFICATION, n_new=NEW_ROWS), SCHEMA)
 
     dummy = DummyClassifier().fit(X[:-NEW_ROWS], classes[:-NEW_ROWS]).predict_proba(X[-NEW_ROWS:])
     assert found[baselines.SHARES][:, 1:4] == pytest.approx(dummy)
@@ -250,7 +231,7 @@ def test_linear_baseline_takes_every_type() -> None:
     X = np.column_stack([random.integers(0, 2, 500), random.integers(0, 2, 500), random.uniform(1e9, 2e9, 500)]) + 0.0
     X[:20, 0], X[-5:, 0] = np.nan, 2.0
     y = 3 * X[:, 1] + X[:, 2] / 1e8
-    found = baselines.answers(subject(X, y), schema)[baselines.LINEAR]
+    found = baselines.answers(subject(X, y, n_new=NEW_ROWS), schema)[baselines.LINEAR]
 
     assert np.abs(found - y[-NEW_ROWS:]).max() < 0.5
 
@@ -269,7 +250,7 @@ def test_linear_baseline_is_left_out_where_it_cannot_be(X: Matrix, target: Featu
     """Where a linear model cannot be fitted, or would take long, the other baseline stands alone."""
     task = CLASSIFICATION if target.type == CATEGORY else REGRESSION
     with np.errstate(all="ignore"):
-        found = baselines.answers(subject(X, np.zeros(300), target, task), SCHEMA)
+        found = baselines.answers(subject(X, np.zeros(300), target, task, n_new=NEW_ROWS), SCHEMA)
 
     assert baselines.LINEAR not in found
     assert len(found) == 1

@@ -18,11 +18,11 @@ from model import metrics
 from model.engine.runtime import Predict
 from model.schema.feature import BOOLEAN, CATEGORY, INTEGER, Feature
 from model.schema.features import Matrix, Schema
-from model.store.manifest import Data
-from model.task import CLASSIFICATION, REGRESSION
+from model.task import CLASSIFICATION
 from model.train import evaluation
 from model.train.evaluation import Evaluation
 from model.train.subject import Subject
+from tests.support.subjects import subject
 
 CITY = Feature("city", type=CATEGORY, categories=("Bern", "Köln", "Oslo"), missing=True, unseen="as other")
 FEATURES = (CITY, Feature("new", type=BOOLEAN), Feature("area", missing=True), Feature("rooms", type=INTEGER))
@@ -53,25 +53,6 @@ def classify(X: Matrix) -> Numbers:
     return np.column_stack([second > 0.5, 1 - second, second])
 
 
-def subject(X: Matrix, y: Numbers, schema: Schema = SCHEMA, *, task: Any = REGRESSION, target: Feature) -> Subject:
-    """Return a subject with these held-out rows."""
-    data = Data("a test", "", len(X), [], None)
-    return Subject(
-        name="prices",
-        title="Prices",
-        task=task,
-        target=target,
-        purpose="",
-        limits="",
-        tags={},
-        data=data,
-        was_checked=True,
-        X=X,
-        training=(X, y),
-        validation=(X, y),
-    )
-
-
 def evaluate(about: Subject, asked: Predict, schema: Schema) -> Evaluation | None:
     """Return the evaluation with the metrics that an export passes to it; of less than two rows there are none."""
     X, y = about.validation or about.training
@@ -84,7 +65,7 @@ def evaluated(n_rows: int = 400, noise: Callable[[Matrix], Any] = lambda X: 1.0)
     """Return the evaluation of `predict` on rows whose truths are apart from it by normal noise of that size."""
     X = table(n_rows)
     y = predict(X) + noise(X) * np.random.default_rng(1).normal(size=n_rows)
-    found = evaluate(subject(X, y, target=SCHEMA.target), predict, SCHEMA)
+    found = evaluate(subject(X, y), predict, SCHEMA)
     assert found
     return found
 
@@ -149,7 +130,7 @@ def test_rare_values_are_one_group() -> None:
     many = Feature("code", type=CATEGORY, categories=tuple(f"c{number}" for number in range(300)))
     schema = Schema((many,), SCHEMA.target)
     X = np.random.default_rng(0).integers(0, 300, (2_000, 1)).astype(np.float64)
-    found = evaluate(subject(X, X[:, 0], schema, target=SCHEMA.target), lambda X: X[:, 0] + 1, schema)
+    found = evaluate(subject(X, X[:, 0]), lambda X: X[:, 0] + 1, schema)
 
     assert found
     (grouping,) = found.groups
@@ -181,7 +162,7 @@ def test_partial_dependence_is_that_of_scikit_learn() -> None:
     X = np.random.default_rng(0).normal(size=(300, 2))
     fitted = GradientBoostingRegressor(n_estimators=20, random_state=0).fit(X, X[:, 0] + 3 * X[:, 1])
     schema = Schema((Feature("a"), Feature("b")), SCHEMA.target)
-    found = evaluate(subject(X, 3 * X[:, 1], schema, target=SCHEMA.target), fitted.predict, schema)
+    found = evaluate(subject(X, 3 * X[:, 1]), fitted.predict, schema)
 
     assert found
     first = found.dependences[0]
@@ -207,7 +188,7 @@ def test_classification() -> None:
     target = Feature("sold", type=BOOLEAN)
     y = (np.random.default_rng(5).random(2_000) < classify(X)[:, 2]).astype(np.float64)
     schema = Schema(FEATURES, target)
-    found = evaluate(subject(X, y, schema, task=CLASSIFICATION, target=target), classify, schema)
+    found = evaluate(subject(X, y, target, CLASSIFICATION), classify, schema)
 
     assert found
     assert (found.loss, found.about) == ("log_loss", "probability of true")
@@ -221,7 +202,7 @@ def test_classification() -> None:
 def test_same_rows_give_the_same_facts_and_pictures() -> None:
     """Nothing depends on the clock or on another random state."""
     X = table(300)
-    about = subject(X, predict(X) + X[:, 3], target=SCHEMA.target)
+    about = subject(X, predict(X) + X[:, 3])
     once, again = (evaluate(about, predict, SCHEMA) for _ in range(2))
 
     assert once
@@ -244,7 +225,7 @@ def test_work_is_bounded(n_rows: int, n_columns: int) -> None:
 
     schema = Schema(tuple(Feature(f"c{number}") for number in range(n_columns)), SCHEMA.target)
     X = np.random.default_rng(0).normal(size=(n_rows, n_columns))
-    found = evaluate(subject(X, X[:, 0] + X[:, 1], schema, target=SCHEMA.target), counted, schema)
+    found = evaluate(subject(X, X[:, 0] + X[:, 1]), counted, schema)
 
     assert found
     assert sum(asked) <= 2 * n_rows + 300_000
@@ -256,7 +237,7 @@ def test_work_is_bounded(n_rows: int, n_columns: int) -> None:
 def test_few_rows(n_rows: int) -> None:
     """Less than two rows have no evaluation; a few have one without a warning, whose figures are all JSON."""
     X = table(n_rows)
-    about = subject(X, predict(X), target=SCHEMA.target)
+    about = subject(X, predict(X))
     found = evaluate(about, predict, SCHEMA)
 
     assert (found is None) is (n_rows < 2)
@@ -268,7 +249,7 @@ def test_few_rows(n_rows: int) -> None:
 def test_columns_without_values() -> None:
     """A column of missing cells or of one value has no importance and no partial dependence."""
     X = np.column_stack([np.full(50, np.nan), np.ones(50), np.full(50, np.nan), np.arange(50.0)])
-    found = evaluate(subject(X, X[:, 3], target=SCHEMA.target), predict, SCHEMA)
+    found = evaluate(subject(X, X[:, 3]), predict, SCHEMA)
 
     assert found
     assert found.importance
@@ -280,7 +261,7 @@ def test_columns_without_values() -> None:
 def test_answers_that_overflow_leave_the_figure_out() -> None:
     """Where a square overflows, the figure is null and nothing is warned of."""
     X = table(50)
-    found = evaluate(subject(X, X[:, 3], target=SCHEMA.target), lambda X: X[:, 3] * 1e200, SCHEMA)
+    found = evaluate(subject(X, X[:, 3]), lambda X: X[:, 3] * 1e200, SCHEMA)
 
     assert found
     assert found.facts()["overall"]["value"] is None

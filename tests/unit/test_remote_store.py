@@ -19,29 +19,18 @@ from model.store.location import open_store
 from model.store.remote import RemoteStore, mirror
 from model.store.urls import parse_location, shown
 from model.store.versions import locked
+from tests.support import remote as shared
 from tests.support.remote import at, objects, put, remove
 from tests.support.store import SMALL
+
+one = shared.one
+other = shared.other
 
 
 @pytest.fixture
 def url() -> str:
     """A URL of an empty store in this process's memory."""
     return f"memory://{uuid.uuid4().hex}/models"
-
-
-@pytest.fixture
-def one(url: str, tmp_path: Path) -> RemoteStore:
-    """That store, with the versions 1 to 3 of `m`, of which 1 is the champion."""
-    store = at(url, tmp_path / "one")
-    for _ in range(3):
-        store.add("m", SMALL)
-    return store
-
-
-@pytest.fixture
-def other(url: str, one: RemoteStore, tmp_path: Path) -> RemoteStore:
-    """The same store, on a machine that has read nothing yet."""
-    return at(url, tmp_path / "other")
 
 
 def test_store_is_read_elsewhere(one: RemoteStore, other: RemoteStore) -> None:
