@@ -14,6 +14,7 @@ from model.store.urls import CACHE, parse_location
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
 
+LOG = "sqlite:///predictions.db"  # what a server writes to unless it is told otherwise
 _MAX_DAYS = 36_500  # a hundred years ago is within what a date can be
 
 REFERENCE = "the model: NAME, NAME@ALIAS or NAME@VERSION"
@@ -53,6 +54,27 @@ def add_reasons(command: argparse.ArgumentParser) -> None:
     """Declare what the history keeps of a move: why, and by whom."""
     command.add_argument("--why", default="", help="the reason, a line that the history keeps")
     command.add_argument("--by", default="", help="who moves it (default: this user on this machine)")
+
+
+def add_log(command: argparse.ArgumentParser) -> None:
+    """Declare where the prediction log is, and how far back it is read."""
+    command.add_argument(
+        "--log",
+        metavar="URL",
+        default=LOG,
+        help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
+    )
+    command.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
+
+
+def add_words(command: argparse.ArgumentParser) -> None:
+    """Declare what a person says of a new model."""
+    command.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
+    command.add_argument("--unit", default="", help="the unit of what it predicts, such as EUR; for a regression")
+    command.add_argument("--purpose", default="", help="what it is for; on the card")
+    command.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
+    command.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
+    command.add_argument("--license", default="", help="under which terms it may be used; a tag in the manifest")
 
 
 def count(text: str) -> int:

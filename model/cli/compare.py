@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import Commands, days_back, store_of
+from model.cli.arguments import Commands, add_log, store_of
 from model.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:
@@ -69,13 +69,7 @@ def add_compare(commands: Commands) -> None:
     compare.add_argument(
         "--data", metavar="TABLE", help="a table with the target; rows that a version was fitted on are left out"
     )
-    compare.add_argument(
-        "--log",
-        metavar="URL",
-        default="sqlite:///predictions.db",
-        help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
-    )
-    compare.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
+    add_log(compare)
     add_judging(compare)
     compare.add_argument("--by", metavar="COLUMN", help="also compare by the values of this feature")
     compare.add_argument("--json", action="store_true", help="print JSON")

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from model.cli.arguments import Commands, given, store_of
+from model.cli.arguments import Commands, add_words, given, store_of
 from model.store import runs
 
 
@@ -38,12 +38,7 @@ def add_import(commands: Commands) -> None:
         "be given several times",
     )
     own.add_argument("--holdout", type=Path, help="rows that it was not fitted on (CSV): the card says how good it is")
-    own.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
-    own.add_argument("--unit", default="", help="the unit of what it predicts")
-    own.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
-    own.add_argument("--license", default="", help="under which terms it may be used; a tag in the manifest")
-    own.add_argument("--purpose", default="", help="what it is for; on the card")
-    own.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
+    add_words(own)
     own.add_argument(
         "--engine",
         choices=("exact", "onnx"),

@@ -6,20 +6,14 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from model.cli.arguments import REFERENCE, Commands, days_back, store_of
+from model.cli.arguments import REFERENCE, Commands, add_log, store_of
 
 
 def add_report(commands: Commands) -> None:
     """Declare the command `report`."""
     report = commands.add_parser("report", help="write the drift and live errors of a model to one HTML file")
     report.add_argument("model", help=REFERENCE)
-    report.add_argument(
-        "--log",
-        metavar="URL",
-        default="sqlite:///predictions.db",
-        help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
-    )
-    report.add_argument("--days", type=days_back, default=30, help="how far back (default: %(default)s)")
+    add_log(report)
     report.add_argument("--output", type=Path, default=Path("report.html"), help="the file (default: %(default)s)")
     report.set_defaults(run=_report)
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import REFERENCE, Commands, count, days_back, given, seconds, store_of
+from model.cli.arguments import LOG, REFERENCE, Commands, count, days_back, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_dialect, reading
 from model.cli.sign import add_signing, sign_new, signing_key
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from model.table.description import Description
     from model.table.join import Joined
     from model.train.recipe import Trained
-
-_LOG = "sqlite:///predictions.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,10 @@ def add_retrain(commands: Commands) -> None:
     source.add_argument(
         "--from-log",
         nargs="?",
-        const=_LOG,
+        const=LOG,
         metavar="URL",
         help="the new rows: those of the prediction log with features and true values: sqlite:///FILE or "
-        f"postgresql://USER:PASSWORD@HOST/NAME (default: {_LOG})",
+        f"postgresql://USER:PASSWORD@HOST/NAME (default: {LOG})",
     )
     retrain.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
     retrain.add_argument("--with", dest="old", metavar="SOURCE", help="the old rows, which are trained on, too")

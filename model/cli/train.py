@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import Commands, count, days, given, seconds, store_of
+from model.cli.arguments import Commands, add_words, count, days, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_reading, reading
 from model.cli.runs import add_mlflow, send
@@ -101,12 +101,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument(
         "--random-state", type=_seed, default=7, metavar="SEED", help="seed of splits, search and fits (default: 7)"
     )
-    train.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
-    train.add_argument("--unit", default="", help="the unit of what it predicts, such as EUR; for a regression")
-    train.add_argument("--purpose", default="", help="what it is for; on the card")
-    train.add_argument("--limits", default="", help="what it must not be used for; on the card and the page")
-    train.add_argument("--owner", default="", help="who is responsible for the model; a tag in the manifest")
-    train.add_argument("--license", default="", help="under which terms it may be used; a tag in the manifest")
+    add_words(train)
     train.add_argument("--notebook", action="store_true", help="train through a notebook, which the artifact keeps")
     train.add_argument(
         "--promote",

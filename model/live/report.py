@@ -17,7 +17,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -36,6 +35,7 @@ from model.live.judge import (
 from model.live.prediction_log import LoggedRows, PredictionLog
 from model.metrics import confusion, log_losses, mean_interval, rmse_interval
 from model.plots import live as plots
+from model.plots import page
 from model.plots.training import confusion as confusion_matrix
 from model.plots.training import predicted_against_actual, reliability, residuals
 from model.schema import dates
@@ -61,7 +61,7 @@ _METRICS = {
         "auc": "AUC, area under the ROC curve",
     },
 }
-_MAX_DAYS = 36_500
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 _MAX_POINTS = 5_000  # in a scatter plot: more hide each other
 
 
@@ -70,10 +70,8 @@ def write(
 ) -> list[tuple[Verdict, str]]:
     """Write the report on the last `days` atomically to `output` and return its verdicts with their sentences.
 
-    Raises `PredictionLogError`, and `ValueError` for an invalid number of days.
+    Raises `PredictionLogError`.
     """
-    if not 1 <= days <= _MAX_DAYS:
-        raise ValueError(f"days is {days}; set it to 1 to {_MAX_DAYS}")
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
     from_log = [kind.from_log for kind in model.schema.cells]
@@ -90,10 +88,10 @@ def write(
     recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
     findings = judge(model, logged, recent_since=recent_since) if len(logged.times) else None
     sentences = list(_sentences(model, findings, other_versions, days))
-    page = _render(model, findings, sentences, other_versions, since=since, now=now, days=days)
+    rendered = _render(model, findings, sentences, other_versions, since=since, now=now, days=days)
     incoming = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     try:
-        artifact.write(incoming, page.encode())
+        artifact.write(incoming, rendered.encode())
         os.replace(incoming, output)
     finally:
         incoming.unlink(missing_ok=True)
@@ -218,15 +216,8 @@ def _render(
     now: datetime,
     days: int,
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "share": _share, "distance": _distance, "date": _date}
-    return environment.get_template("report.html").render(
+    filters = {"figure": _figure, "share": _share, "distance": _distance, "date": _date}
+    return page.template(_TEMPLATE, filters).render(
         manifest=model.manifest,
         model=model,
         found=findings,

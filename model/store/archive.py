@@ -38,16 +38,20 @@ _CHUNK_BYTES = 2**16
 _MAX_READ_BYTES = 2**20
 
 
+def files_of(model: Artifact) -> dict[str, bytes]:
+    """Return what is packed of a version, by name: its files, its manifest and, if it is signed, its signature."""
+    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.manifest_content(model)}
+    signature = read_signature(model.path)
+    return contents if signature is None else {**contents, SIGNATURE: signature}
+
+
 def pack(store: Store, reference: str, file: Path) -> str:
     """Verify a version, write it with its signature to `file` and return the SHA-256 of the file.
 
     The bytes depend only on the artifact, its signature and the version of zlib.
     """
     model = store.load(reference)
-    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.manifest_content(model)}
-    signature = read_signature(model.path)
-    if signature is not None:
-        contents[SIGNATURE] = signature
+    contents = files_of(model)
     incoming = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with (

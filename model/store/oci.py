@@ -24,9 +24,9 @@ from typing import Any
 
 from model.errors import ArchiveError
 from model.store import artifact
+from model.store.archive import files_of
 from model.store.artifact import Artifact
 from model.store.manifest import GRAPH_ENGINE, LINEAR_ENGINE, TREES_ENGINE
-from model.store.signed import SIGNATURE, read_signature
 from model.store.versions import Store
 
 _MODEL = "application/vnd.cncf.model"
@@ -47,10 +47,7 @@ def pack(store: Store, reference: str, folder: Path, *, is_image: bool = False) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArchiveError(f"{folder} exists and is not empty; name a new folder")
     model = store.load(reference)
-    contents = {**artifact.read(model.path)[1], artifact.MANIFEST: artifact.manifest_content(model)}
-    signature = read_signature(model.path)
-    if signature is not None:
-        contents[SIGNATURE] = signature
+    contents = files_of(model)
     incoming = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         blobs = incoming / "blobs" / "sha256"

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from model.errors import DataError, one_line
+from model.plots import page
 from model.schema.feature import DATE
 from model.table.checks import DIMENSIONS, Finding, Quality, report
 from model.table.clean import Cleaned
 from model.table.profile import EXACT_DISTINCT, SAMPLE_ROWS, ColumnProfile, written
 
 VERSION = 1
+_TEMPLATE = Path(__file__).parent / "templates" / "quality.html"
 
 MAX_COLUMNS = 200  # in the page: it stays below a few megabytes
 _MAX_PERIODS = 48  # bars of the rows over time; more months become years
@@ -167,21 +167,15 @@ def write_html(quality: Quality, path: Path) -> None:
 
 def to_html(quality: Quality) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": share, "written": written, "counted": _counted, "distinct": _distinct}
     far: dict[str, int] = defaultdict(int)
     for each in quality.broken:
         if each.rule.kind in ("outlier", "marker") and each.rule.column:
             far[each.rule.column] += each.n_rows
     by_kind = {each.rule.kind: each.n_rows for each in quality.broken if each.rule.column is None}
     by_kind["contradiction"] = sum(each.n_rows for each in quality.broken if each.rule.kind == "contradiction")
-    page = environment.get_template("quality.html").render(
+    text = page.template(
+        _TEMPLATE, {"share": share, "written": written, "counted": _counted, "distinct": _distinct}
+    ).render(
         quality=quality,
         dimensions={
             dimension: [finding for finding in quality.findings if finding.dimension == dimension]
@@ -197,7 +191,7 @@ def to_html(quality: Quality) -> str:
         sample=min(quality.n_rows, SAMPLE_ROWS),
         is_sampled=quality.n_rows > SAMPLE_ROWS,
     )
-    return _CONTROLS.sub("\ufffd", page)
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def share(share: float) -> str:
