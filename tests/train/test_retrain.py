@@ -60,6 +60,23 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     return command
 
 
+@pytest.fixture(scope="module")
+def linear_store(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with version 1 of prices, a linear model of old.csv. Tests must not change it."""
+    root = tmp_path_factory.mktemp("linear") / "store"
+    words = ["train", "prices", "--data", str(tables / "old.csv"), "--target", "price", "--learner", "linear"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "RANDOM_ROWS", 2_000)
+        assert main(["--store", str(root), *words]) == 0
+    return root
+
+
+@pytest.fixture
+def linear(linear_store: Path, tmp_path: Path) -> None:
+    """Have the test's store begin as a copy of `linear_store`."""
+    shutil.copytree(linear_store, tmp_path / "store")
+
+
 def train(run: Command, table: Path, *options: str) -> None:
     status, _, errors = run("train", "prices", "--data", table, *options)
     assert status == 0, errors
@@ -194,9 +211,9 @@ def test_rows_of_the_comparison_are_unseen(tables: Path, tmp_path: Path, run: Co
     assert unseen.endswith(f"of 160 held-out rows 160 are new, and a version was fitted on {160 - n_rows} of these")
 
 
+@pytest.mark.usefixtures("linear")
 def test_rows_twice_are_not_compared_on(tables: Path, tmp_path: Path, run: Command) -> None:
     """A held-out row that is among the rows to fit on, too, does not count for the new version."""
-    train(run, tables / "old.csv", "--target", "price", "--learner", "linear")
     head, *lines = (tables / "new.csv").read_text().splitlines()
     (tmp_path / "twice.csv").write_text("\n".join([head, *lines, *lines]) + "\n")
     _, output, _ = run("retrain", "prices", "--data", tmp_path / "twice.csv")
@@ -257,9 +274,9 @@ def test_logged_rows(tables: Path, tmp_path: Path, run: Command) -> None:
     assert {*version(tmp_path, 4).golden_rows[:1, 0]} <= {*exact}
 
 
+@pytest.mark.usefixtures("linear")
 def test_a_log_without_true_values(tables: Path, tmp_path: Path, run: Command) -> None:
     """A log from which nothing can be learned is an error that says why, and nothing is written."""
-    train(run, tables / "old.csv", "--target", "price", "--learner", "linear")
     table = pd.read_csv(tables / "old.csv", sep=";", decimal=",")[:20]
     log_rows(f"sqlite:///{tmp_path / 'log.db'}", version(tmp_path, 1), table, truths=0, name="a")
     status, _, errors = run("retrain", "prices", "--from-log", f"sqlite:///{tmp_path / 'log.db'}")
@@ -300,11 +317,11 @@ def test_a_new_search(tables: Path, tmp_path: Path, run: Command) -> None:
         ({"area": None}, [], "has no column 'area', which the recipe needs"),
     ],
 )
+@pytest.mark.usefixtures("linear")
 def test_a_run_that_fails_writes_nothing(
     tables: Path, tmp_path: Path, run: Command, change: dict[str, Any], options: Sequence[str], message: str
 ) -> None:
     """Rows that cannot be trained on, and options that cannot be, are errors before anything is written."""
-    train(run, tables / "old.csv", "--target", "price", "--learner", "linear")
     table = pd.read_csv(tables / "new.csv", sep=";", dtype=str)
     for name, value in change.items():
         table = table.drop(columns=name) if value is None else table.assign(**{name: value})
@@ -317,9 +334,9 @@ def test_a_run_that_fails_writes_nothing(
     assert sorted(path.name for path in (tmp_path / "store" / "prices").iterdir()) == before
 
 
+@pytest.mark.usefixtures("linear")
 def test_every_run_is_recorded(tables: Path, tmp_path: Path, run: Command) -> None:
     """A run that fails leaves its record alone, with the reason; one that finishes has data, version and metrics."""
-    train(run, tables / "old.csv", "--target", "price", "--learner", "linear")
     store = Store(tmp_path / "store")
     before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     assert run("retrain", "prices", "--data", tables / "new.csv", "--key", "ident")[0] == 1

@@ -24,6 +24,8 @@ from model.train import proof
 from tests.support.service import ROOT
 
 N_ROWS = 240
+# What a test does without if its rule says nothing of dates or many categories, whose models take twice as long.
+PLAIN = ("--as", "sold=ignore", "--as", "agent=ignore")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ def test_predict_reads_the_table_of_the_training(
 def test_learner_and_its_options(homes: Path, tmp_path: Path) -> None:
     """A named learner is fitted with its options and the defaults of the others, without a search."""
     options = ("--target", "price", "--learner", "gbm", "--n-estimators", "5", "--title", "Homes", "--unit", "kEUR")
-    found = trained(tmp_path, homes, *options, "--owner", "sales", "--limits", "For no home.")
+    found = trained(tmp_path, homes, *options, *PLAIN, "--owner", "sales", "--limits", "For no home.")
     facts = found.manifest.document
 
     assert facts["hyperparameters"]["n_estimators"] == 5
@@ -224,7 +226,8 @@ def test_groups_and_times(homes: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_sample_of_a_large_table(homes: Path, tmp_path: Path) -> None:
     """`--max-rows` takes a sample, which the manifest states."""
-    rows = trained(tmp_path, homes, "--target", "price", "--learner", "baseline", "--max-rows", "100").manifest.document
+    options = ("--target", "price", "--learner", "baseline", *PLAIN)
+    rows = trained(tmp_path, homes, *options, "--max-rows", "100").manifest.document
 
     assert rows["rows"]["used"] == 100
     assert rows["rows"]["read"] == N_ROWS
@@ -256,7 +259,7 @@ def test_search_in_a_time_says_how_many_trials_repeat_it(
     homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The number of trials that a search in a time did is printed, and gives the same model."""
-    options = ("--target", "price", "--learner", "linear")
+    options = ("--target", "price", "--learner", "linear", *PLAIN)
     in_time = trained(tmp_path / "one", homes, *options, "--budget", "15s").manifest.document
     said = re.search(r"^search   .* --trials (\d+) repeats them$", capsys.readouterr().out, re.MULTILINE)
     assert said is not None
@@ -269,7 +272,7 @@ def test_search_in_a_time_says_how_many_trials_repeat_it(
 
 def test_interrupted_command_says_how_to_go_on(homes: Path, tmp_path: Path) -> None:
     """Ctrl-C behind a finished trial says that the same command goes on, which then says how many it found."""
-    words = command(tmp_path, homes, "--target", "price", "--trials", "4")
+    words = command(tmp_path, homes, "--target", "price", "--trials", "4", *PLAIN)
     with subprocess.Popen(
         [sys.executable, "-m", "model", *words],
         cwd=ROOT,
@@ -299,7 +302,7 @@ def test_interrupted_command_says_how_to_go_on(homes: Path, tmp_path: Path) -> N
 
 def test_killed_command_goes_on(homes: Path, tmp_path: Path) -> None:
     """After kill -9 the store has no version; the same command goes on from its trials to the same digest."""
-    options = ("--target", "price", "--trials", "4")
+    options = ("--target", "price", "--trials", "4", *PLAIN)
     expected = alone(tmp_path / "whole", homes, *options).manifest.digest
     store = tmp_path / "killed"
     with subprocess.Popen(
@@ -386,7 +389,7 @@ def test_better_version_is_promoted(tmp_path: Path, homes: Path, capsys: pytest.
     store = Store(tmp_path)
 
     def add(learner: str, *options: str) -> tuple[int, str]:
-        trained(tmp_path, homes, "--target", "price", "--learner", learner, *options)
+        trained(tmp_path, homes, "--target", "price", "--learner", learner, *PLAIN, *options)
         output = capsys.readouterr().out
         return store.aliases("homes")["champion"], output
 
@@ -413,8 +416,8 @@ def test_better_version_is_promoted(tmp_path: Path, homes: Path, capsys: pytest.
 
 def test_champion_of_another_kind_stays(tmp_path: Path, homes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A champion that answers otherwise, or needs columns that the table lacks, cannot be compared and stays."""
-    trained(tmp_path, homes, "--target", "cheap", "--learner", "baseline")
-    trained(tmp_path, homes, "--target", "price", "--learner", "linear", "--promote", "if-better")
+    trained(tmp_path, homes, "--target", "cheap", "--learner", "baseline", *PLAIN)
+    trained(tmp_path, homes, "--target", "price", "--learner", "linear", *PLAIN, "--promote", "if-better")
 
     assert Store(tmp_path).aliases("homes") == {"candidate": 2, "champion": 1}
     assert "promote  no: it cannot be compared with the champion homes@1: " in capsys.readouterr().out
