@@ -216,8 +216,8 @@ def test_how_many_more_truths(mean: float, n: int, spread: float) -> None:
     found = compare(alternating(mean, 2 * n, spread=spread))
     if found.decision is not Decision.UNDECIDED:
         assert found.more == 0
-    elif found.more is not None and 10 < found.more < 100_000:
-        later, before = (2 * (n + math.ceil(part * found.more / 2)) for part in (1.05, 0.9))
+    elif found.more is not None and 40 < found.more < 100_000:  # a pair of truths is then less than a tenth of them
+        later, before = 2 * (n + math.ceil(1.05 * found.more / 2)), 2 * (n + math.floor(0.9 * found.more / 2))
         assert compare(alternating(mean, later, spread=spread)).decision is not Decision.UNDECIDED
         assert compare(alternating(mean, before, spread=spread)).decision is Decision.UNDECIDED
 
