@@ -72,6 +72,12 @@ def run(**options: Any) -> Search:
     return search(frame, frames.read(frame), prices(frame) if y is None else y, **{**known, **options})
 
 
+def of_numbers() -> dict[str, Any]:
+    """Return options of `run` for a search among linear models of the numbers, whose trials are quick."""
+    frame = table()[["area", "rooms"]]
+    return {"frame": frame, "y": prices(table()), "derived": (), "families": ["linear"]}
+
+
 def served(found: Search, frame: pd.DataFrame) -> dict[str, bytes]:
     """Return the files that a server opens; strings of a pickle are shared as this process happened to have them."""
     columns: Frames = frames.read(frame)
@@ -86,14 +92,13 @@ def expected() -> Search:
     return run(trials=N_TRIALS, families=FAMILIES)
 
 
-def is_same(found: Search, expected: Search) -> bool:
-    """Return whether two searches have tried, chosen and fitted the same."""
+def is_same(found: Search, expected: Search, frame: pd.DataFrame | None = None) -> bool:
+    """Return whether two searches have tried, chosen and fitted the same; of another frame than the table, if given."""
+    frame = table() if frame is None else frame
     plain = [replace(each, seconds=0, fit_seconds=0, row_seconds=0) for each in found.trials]
     others = [replace(each, seconds=0, fit_seconds=0, row_seconds=0) for each in expected.trials]
     return (
-        plain == others
-        and found.to_facts() == expected.to_facts()
-        and served(found, table()) == served(expected, table())
+        plain == others and found.to_facts() == expected.to_facts() and served(found, frame) == served(expected, frame)
     )
 
 
@@ -132,25 +137,27 @@ def test_killed_search_ends_as_if_nothing_had_happened(expected: Search, tmp_pat
 
 def test_search_ends_in_its_time_and_can_be_repeated(tmp_path: Path) -> None:
     """A search in a time ends within it, and its number of trials repeats it; run again, it tries nothing more."""
-    budget_s = 8 * run(families=["linear"], trials=1).seconds  # on a slow machine, a process takes long to start
+    plain = of_numbers()
+    budget_s = 8 * run(**plain, trials=1).seconds  # on a slow machine, a process takes long to start
     started = monotonic()
-    found = run(families=["linear"], budget_s=budget_s, journal=tmp_path)
+    found = run(**plain, budget_s=budget_s, journal=tmp_path)
 
     assert monotonic() - started < budget_s
     assert found.n_trials > 2
-    assert is_same(run(families=["linear"], trials=found.n_trials), found)
-    assert run(families=["linear"], budget_s=budget_s, journal=tmp_path).trials == found.trials
+    assert is_same(run(**plain, trials=found.n_trials), found, plain["frame"])
+    assert run(**plain, budget_s=budget_s, journal=tmp_path).trials == found.trials
 
 
 def test_search_in_more_time_goes_on_behind_one_that_has_ended(tmp_path: Path) -> None:
     """More time means more trials, the first of which are those that are known; less time still gives its own."""
-    short = run(families=["linear"], budget_s=4, journal=tmp_path)
+    plain = of_numbers()
+    short = run(**plain, budget_s=4, journal=tmp_path)
     # The trials get two fifths, which is more than the short search took.
-    long = run(families=["linear"], budget_s=5 * short.seconds, journal=tmp_path)
+    long = run(**plain, budget_s=5 * short.seconds, journal=tmp_path)
 
     assert long.n_trials > short.n_trials
     assert long.trials[: short.n_trials] == short.trials
-    assert run(families=["linear"], budget_s=4, journal=tmp_path).trials == short.trials
+    assert run(**plain, budget_s=4, journal=tmp_path).trials == short.trials
 
 
 def test_trial_that_kills_its_process_is_a_failed_trial(tmp_path: Path) -> None:
