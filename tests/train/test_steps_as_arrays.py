@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.decomposition import PCA
@@ -335,6 +336,27 @@ def test_limits_of_many_columns_take_few_questions(steps: list[Any]) -> None:
                 row[0, number] = np.nextafter(limit, side)
                 with pytest.raises(ValueError, match="contains infinity"):
                     ask(row)
+
+
+def test_limits_of_float32_take_few_questions() -> None:
+    """A column that trees compare as it is ends at the last number that is finite as a float32, which is soon found."""
+    n_questions = 0
+
+    def ask(rows: Matrix) -> Matrix:
+        nonlocal n_questions
+        n_questions += 1
+        return rows
+
+    def is_answered(rows: Matrix) -> NDArray[np.bool_]:
+        return np.zeros(len(rows), dtype=bool)
+
+    features = [Feature(f"x{n}") for n in range(3)]
+    ends = find_limits(ask, features, np.ones((1, 3)), unchecked=ask, in_float32=True, is_answered=is_answered)
+    assert n_questions < 20
+    for limits, side in zip(ends, (-np.inf, np.inf)):
+        with np.errstate(over="ignore"):
+            assert np.isfinite(limits.astype(np.float32)).all()
+            assert np.isinf(np.nextafter(limits, side).astype(np.float32)).all()
 
 
 @pytest.mark.parametrize(

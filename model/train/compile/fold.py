@@ -9,6 +9,7 @@ patterns of float64 finds in at most 64 questions. It replaces the threshold, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ from model.train.compile.fitted import FittedTrees
 Accepted = Callable[[Matrix], NDArray[np.bool_]]
 """Whether a number of each feature is accepted, the other features as in a row that is: `(n,)` to `(n,)`."""
 
+Guess = Callable[[Matrix, Matrix], Matrix]
+"""A guess of the last number of each feature that is accepted, from a low to a high one: both `(n,)`, to `(n,)`."""
+
 Ask = Callable[[Matrix], Matrix]
 """What the steps in front of the trees make of rows: `(n_rows, n_features)` to `(n_rows, n_columns)`, both float64."""
 
@@ -33,6 +37,7 @@ _SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999)  # that often stand for m
 _ROWS_AT_ONCE = 50_000
 _AT_ONCE = 15  # numbers of each feature, of which the last that is accepted is looked for
 _LARGEST = float(np.finfo(np.float64).max)
+_LARGEST_SINGLE = math.nextafter(2.0**128 - 2.0**103, 0)  # the largest that is finite as a float32
 _NO_CODES = np.zeros(0, dtype=np.intp)
 
 
@@ -97,7 +102,14 @@ def find_limits(
             end = np.where((start < 0) & (end > 0) & ~turned(ask)(zero), zero, end)
         # To ask about one number more costs nothing, but for those that are answered one by one.
         at_once = 1 if is_answered else _AT_ONCE
-        return side * _last(turned(ask), [turned(finite), turned(unchecked)], start, end, at_once)
+
+        def searched(asked: Ask) -> Guess:
+            return lambda low, high: largest(turned(asked), low, high, at_once=at_once)
+
+        guesses = [searched(finite), searched(unchecked)]
+        if in_float32:  # where a number is compared as it is, nothing else ends it
+            guesses.insert(0, lambda low, high: np.clip(_LARGEST_SINGLE, low, high))
+        return side * _last(turned(ask), guesses, start, end)
 
     if numbers:
         base = ask(X[:1])
@@ -115,17 +127,17 @@ def find_limits(
     return lowest, highest
 
 
-def _last(accepted: Accepted, guesses: Sequence[Accepted], low: Matrix, high: Matrix, at_once: int) -> Matrix:
+def _last(accepted: Accepted, guesses: Sequence[Guess], low: Matrix, high: Matrix) -> Matrix:
     """Return what `largest` does of `accepted`, with few questions where a guess ends at the same number.
 
     A library that refuses all rows for one must be asked about each alone. The guesses do without its checks, and ask
     about all at once. Whether a guess is right, `accepted` tells of the last number, and of the next one.
     """
     low = np.where(accepted(high), high, low)
-    for guessed in guesses:
+    for guess_between in guesses:
         if (low == high).all():
             break
-        guess = largest(guessed, low, high, at_once=at_once)
+        guess = guess_between(low, high)
         is_end = accepted(guess)
         above = np.where(is_end, np.nextafter(guess, high), guess)
         is_end &= (guess == high) | ~accepted(above)
