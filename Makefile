@@ -28,6 +28,8 @@ DEV := .venv/.installed-dev
 NOTEBOOK := .venv/.installed-notebook
 CLIENTS := .venv-clients/.installed
 WORKFLOWS := .venv-workflows/.installed
+# A server of Azure's storage, for tests; the last release for Node before 21.
+AZURITE := .azurite/3.35.0
 EMPTY :=
 # As the name of a target, in which make takes a space for the end of the word. A store behind a URL has no such file.
 CHAMPION := $(if $(findstring ://,$(STORE)),,$(subst $(EMPTY) ,\ ,$(STORE)/$(MODEL)/moves/1.json))
@@ -83,7 +85,7 @@ test: $(TEST) ##3 run the quick tests, then train, serve and predict over HTTP
 	@echo "Left out: tests of the running server, of training, and with Docker, databases, Prometheus and the platforms'"
 	@echo "clients. make test-all runs everything."
 
-test-slow: $(DEV) $(CLIENTS) $(WORKFLOWS) ## run the tests that `make test` leaves out
+test-slow: $(DEV) $(CLIENTS) $(WORKFLOWS) $(AZURITE) ## run the tests that `make test` leaves out
 	$(PYTEST) $(SLOW_PROCESSES) $(ARGS) $(SLOW) --ignore $(MAIN_JOB)
 
 test-all: test test-slow ## run every test
@@ -123,7 +125,7 @@ bench: $(DEV) | $(CHAMPION) ##4 measure the engine, and the service beside its p
 	TABSERVE_STORE="$(STORE)" $(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays
-	rm -rf .venv .venv-clients .venv-workflows benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients .venv-workflows .azurite benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CHAMPION): | $(TRAINING)
@@ -147,7 +149,8 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-tables.txt $(TEST) $(TORCH)
+$(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-gcs.txt requirements-azure.txt \
+		requirements-tables.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
 	$(PIP) --no-deps -r requirements-tables.txt
@@ -165,6 +168,12 @@ $(WORKFLOWS): requirements-workflows.txt constraints-workflows.txt | $(SETUP)
 	$(BIN)/python -m venv .venv-workflows
 	.venv-workflows/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-workflows.txt
 	@touch $@
+
+$(AZURITE):
+	@if command -v npm >/dev/null; then \
+		rm -rf $@.new && npm install --silent --no-audit --no-fund --ignore-scripts --before 2026-11-20 --prefix $@.new \
+			azurite@$(@F) && mv $@.new $@; \
+	else false; fi || echo "Azurite is not installed, which needs npm: tests of stores on Azure are skipped" >&2
 
 $(NOTEBOOK): requirements-notebook.txt $(INSTALLED)
 	$(PIP) -r requirements-notebook.txt

@@ -6,6 +6,7 @@ says what to do. Knows nothing of what the objects are.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ _READ_SECONDS = 15
 _PIECE_BYTES = 2**24
 _TRIES = 3  # to create an object, after replies that were lost
 _MAX_SHOWN = 300  # characters of a provider's message
+_MAKE_IT = "make it, or correct the URL"
 
 # Where the creation of an object fails if there is one, in one step on the provider's side. Others are only read.
 _CREATES = {*EXTRAS, "memory"}
@@ -39,12 +41,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class _PastEndError(OSError):
+    """An object ends before what was asked for begins."""
+
+
 class Objects:
     """The objects below one URL; their names are paths relative to it. Not to be used across a fork."""
 
     def __init__(self, url: str) -> None:
         self.url = shown(url)
         self._scheme = url.partition("://")[0]
+        if self._scheme in ("gs", "gcs"):
+            _set_up_gcsfs()
         try:
             self._fs, self._root = fsspec.core.url_to_fs(
                 url, skip_instance_cache=True, use_listings_cache=False, **_OPTIONS.get(self._scheme, {})
@@ -60,9 +68,9 @@ class Objects:
             return bytes(self._call("cat_file", self._path(name), start=0, end=max_bytes + 1))
         except FileNotFoundError:
             return None
-        except OSError as error:  # an empty object has no range, so this is also how it answers
-            if self._size(name) == 0:
-                return b""
+        except _PastEndError:  # it is empty
+            return b""
+        except OSError as error:
             raise self._failed(error) from None
 
     def read_many(self, names: Sequence[str], *, max_bytes: int) -> dict[str, bytes]:
@@ -78,7 +86,7 @@ class Objects:
         return contents
 
     def download(self, name: str, file: Path, size: int) -> None:
-        """Write an object to a new file, and at most one byte more than `size` of it. Raises `StoreError`."""
+        """Write the first `size` bytes of an object to a new file, or all if there are fewer. Raises `StoreError`."""
         with file.open("xb") as output:
             for start in range(0, size, _PIECE_BYTES):
                 end = min(start + _PIECE_BYTES, size)
@@ -86,6 +94,8 @@ class Objects:
                     output.write(self._call("cat_file", self._path(name), start=start, end=end))
                 except FileNotFoundError:
                     raise StoreError(f"{self.url}/{name}", "is missing; add it again, or another version") from None
+                except _PastEndError:
+                    break
                 except OSError as error:
                     raise self._failed(error) from None
             output.flush()
@@ -122,7 +132,7 @@ class Objects:
             return  # refused, or not answered: then what comes next is not answered either
         raise StoreError(
             self.url,
-            "does not refuse to write over an object (If-None-Match), so two writers at once would not notice each "
+            "does not refuse to write over an object, so two writers at once would not notice each "
             "other; use a newer version of the storage server, or write to a folder and copy it",
         )
 
@@ -143,12 +153,14 @@ class Objects:
         self._guarded("pipe_file", self._path(name), content)
 
     def folders(self) -> list[str]:
-        """Return the names before the first slash of all objects; a listing may be late."""
+        """Return the names before the first slash of all objects; a listing may be late.
+
+        Raises `StoreError` if the bucket or container does not exist.
+        """
         try:
             found = self._call("ls", self._root, detail=True)
-        except FileNotFoundError as error:
-            if re.search("(bucket|container) does not exist", str(error)):
-                raise self._failed(error) from None
+        except FileNotFoundError:
+            self._check_bucket()
             return []
         except OSError as error:
             raise self._failed(error) from None
@@ -176,11 +188,18 @@ class Objects:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _size(self, name: str) -> int | None:
-        try:
-            return int(self._call("info", self._path(name))["size"])
-        except OSError:
-            return None
+    def _check_bucket(self) -> None:
+        """Raise `StoreError` if the bucket or container does not exist; that it may not be listed says nothing."""
+        if self._scheme in EXTRAS:
+            bucket = self._root.partition("/")[0]
+            try:
+                self._call("ls", bucket)
+            except FileNotFoundError:
+                raise StoreError(self.url, f"there is no bucket or container {bucket}; {_MAKE_IT}") from None
+            except PermissionError:
+                return
+            except OSError as error:
+                raise self._failed(error) from None
 
     def _guarded(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:
@@ -195,10 +214,10 @@ class Objects:
                 call: Callable[..., Any] = getattr(self._fs, f"_{method}")
                 return sync(self._fs.loop, call, *arguments, timeout=seconds, **named)
             return getattr(self._fs, method)(*arguments, **named)
-        except OSError:
-            raise
+        except TimeoutError:
+            raise TimeoutError(f"no reply within {seconds:.0f} seconds") from None
         except Exception as error:  # each provider's own: no credentials, a connection that was lost
-            raise self._failed(error) from None
+            raise _known(error) or self._failed(error) from None
 
     def _failed(self, error: BaseException | None) -> StoreError:
         if isinstance(error, PermissionError):
@@ -207,7 +226,7 @@ class Objects:
                 "check the credentials, and that they may list and read the store, and to change it write and delete"
             )
         elif isinstance(error, FileNotFoundError):
-            reason, remedy = "does not exist", "make it, or correct the URL"
+            reason, remedy = "does not exist", _MAKE_IT
         elif type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"):
             reason, remedy = "no credentials were found", "set those of the provider, as its own tools read them"
         elif isinstance(error, TimeoutError):
@@ -215,6 +234,37 @@ class Objects:
         else:
             reason, remedy = "it did not answer", "check the network and the URL, and try again"
         return StoreError(self.url, f"{reason} ({_reason(error)}); {remedy}")
+
+
+def _set_up_gcsfs() -> None:
+    """Have gcsfs use only the API whose creations are conditional, and log nothing of what it raises."""
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read when gcsfs is imported
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+def _known(error: Exception) -> OSError | None:
+    """Return a provider's error as the one of Python that says the same, None if there is none."""
+    status = _status(error)
+    if status == 416:
+        return _PastEndError(_reason(error))
+    if str(error).startswith("Forbidden: "):  # gcsfs: the request, and what the provider says in the next line
+        return PermissionError(str(error).partition("\n")[2])
+    if isinstance(error, OSError):
+        return error
+    if status in (401, 403):
+        return PermissionError(_reason(error))
+    return FileNotFoundError(_reason(error)) if status == 404 else None
+
+
+def _status(error: Exception) -> int | None:
+    """Return the status of a reply of HTTP that a provider's error is about, None if it is about something else."""
+    reply = getattr(error.__cause__, "response", None)  # botocore's, behind an error of s3fs
+    if isinstance(reply, dict):
+        return int(reply["ResponseMetadata"]["HTTPStatusCode"])
+    for name in ("status_code", "code"):  # azure-core's and gcsfs'
+        if isinstance(status := getattr(error, name, None), int):
+            return status
+    return None
 
 
 def _reason(error: BaseException | None) -> str:
