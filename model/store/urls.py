@@ -41,13 +41,18 @@ def parse_location(text: str) -> Path | str:
 
 
 def shown(url: str) -> str:
-    """Return a URL without user, password, query and fragment, for messages and names."""
+    """Return a URL without user, password, query and fragment, for messages and names.
+
+    What stands in the place of a user in az://container@account.dfs.core.windows.net/models is kept.
+    """
     scheme, separator, rest = url.partition("://")
     try:
         parts = urlsplit(f"//{rest}")
     except ValueError:
         return "the URL"
-    return f"{scheme}{separator}{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    user, _, host = parts.netloc.rpartition("@")
+    is_container = user and ":" not in user and scheme.rpartition("::")[2] in ("az", "abfs", "abfss")
+    return f"{scheme}{separator}{f'{user}@{host}' if is_container else host}{parts.path.rstrip('/')}"
 
 
 def folder_of(url: str, cache: Path = CACHE, *, is_mirror: bool = False) -> Path:

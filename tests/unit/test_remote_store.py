@@ -495,3 +495,20 @@ def test_folder_here_is_named_by_the_url(tmp_path: Path) -> None:
     assert first.root.parent == second.root.parent == tmp_path
     assert first.root != second.root
     assert "secret" not in f"{first.root} {first.place}"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://user:secret@bucket/models/?token=secret#secret", "s3://bucket/models"),
+        ("https://user@host/models", "https://host/models"),
+        (
+            "abfss://container@account.dfs.core.windows.net/models",
+            "abfss://container@account.dfs.core.windows.net/models",
+        ),
+        ("abfs://user:secret@container/models", "abfs://container/models"),
+    ],
+)
+def test_url_is_shown_without_credentials(url: str, expected: str) -> None:
+    """What may be a credential is left out of a URL; the container of Azure, which stands where a user does, is not."""
+    assert shown(url) == expected
