@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import REFERENCE, Commands, add_reasons, count, days_back, print_table, store_of
+from model.cli.arguments import LOG, REFERENCE, Commands, add_reasons, count, days_back, print_table, store_of
 from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
 from model.cli.reading import add_reading
@@ -27,12 +27,14 @@ def add_promote(commands: Commands) -> None:
     promote = commands.add_parser(
         "promote",
         help="verify a version, say how many answers change, and make it the champion",
-        description="Verifies the version as a server does, answers the golden rows and, with --log, the last logged "
+        description="Verifies the version as a server does, answers the golden rows and the last logged "
         "requests by both versions, and says how many answers change and by how much at most. Then it moves the alias "
         "in one step.",
     )
     promote.add_argument("model", help=REFERENCE)
-    promote.add_argument("--log", metavar="URL", default="", help="a prediction log that keeps features")
+    promote.add_argument(
+        "--log", metavar="URL", help=f"a prediction log that keeps features (default: {LOG}, if it can be read)"
+    )
     promote.add_argument("--days", type=days_back, default=7, help="how far back in the log (default: %(default)s)")
     promote.add_argument(
         "--if-better",
@@ -104,9 +106,14 @@ def _print_changes(store: Store, reference: str, new: Artifact, options: argpars
         if part == "schema":
             print(f"schema   {line}")
     print_answers(golden(old, new))
-    if options.log:
-        since = datetime.now(UTC) - timedelta(days=options.days)
-        print_answers({f"the log's last {options.days} days": _logged(old, new, options.log, since)})
+    since = datetime.now(UTC) - timedelta(days=options.days)
+    try:
+        logged = _logged(old, new, options.log or LOG, since)
+    except ModelError as error:
+        if options.log:
+            raise
+        logged = f"not compared: {error} (--log)"
+    print_answers({f"the log's last {options.days} days": logged})
 
 
 def _logged(old: Artifact, new: Artifact, url: str, since: datetime) -> Answers | str:
