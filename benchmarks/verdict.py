@@ -1,7 +1,7 @@
 """python -m benchmarks.verdict: how often a look after every true value names a winner among equals, and finds one.
 
 Compares the interval of model/live/verdict.py with that of a single look, which people know: the mean and 1.96 standard
-errors. Prints a table in Markdown.
+errors. A second table is of A/B tests that chose the version of each client. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from model.live.verdict import ALPHA, START, width
+from model.live.verdict import ALPHA, START, START_UNPAIRED, Decision, Losses, Sums, compare, width
 
 Floats = NDArray[np.float64]
 _AT_ONCE = 50  # runs
@@ -77,8 +77,33 @@ def shares(
         yield float(np.mean(np.isfinite(when))), float(np.mean(is_right)), float(np.median(when))
 
 
+CLIENTS = (5_000, 500, 100, 50)
+_LOOK_EVERY = 50  # requests
+
+
+def by_client(n_clients: int, n_runs: int, n: int) -> float:
+    """Return the share of A/B tests of equal versions that name a winner, where chance chose the version of a client.
+
+    A client's errors are larger or smaller than those of others, by a factor of 1.6 either way in most cases.
+    """
+    random = np.random.default_rng(0)
+    n_won = 0
+    for _ in range(n_runs):
+        client = random.permutation(np.arange(n) % n_clients)
+        is_second = (random.random(n_clients) < 0.5)[client]
+        losses = (np.exp(0.5 * random.normal(size=n_clients))[client] * random.normal(size=n)) ** 2
+        arms = [~is_second, is_second]
+        sums = [np.cumsum([arm, arm, arm * losses, arm * losses**2], axis=1) for arm in arms]
+        for look in range(2 * START_UNPAIRED, n, _LOOK_EVERY):
+            first, second = (Sums(int(each[0, look]), int(each[1, look]), *each[2:, look].tolist()) for each in sums)
+            if compare(Losses(first, second, None)).decision in (Decision.BETTER, Decision.WORSE):
+                n_won += 1
+                break
+    return n_won / n_runs
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdict", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000, help="pairs of versions (default: %(default)s)")
     parser.add_argument("--truths", type=int, default=5_000, help="true values of each (default: %(default)s)")
@@ -89,6 +114,10 @@ def main() -> None:
         (sequence, *_), (single, *_) = shares(draw, 0.0, options.runs, options.truths)
         (_, right, when), _ = shares(draw, better, options.runs, options.truths)
         print(f"| {name} | {single:.1%} | {sequence:.1%} | {right:.1%} | {when:,.0f} |")
+    print("\n| clients of an A/B test | requests of each | equals have a winner |\n|---|---|---|")
+    for n_clients in CLIENTS:
+        share = by_client(n_clients, options.runs, options.truths)
+        print(f"| {n_clients:,} | {options.truths / n_clients:,.0f} | {share:.1%} |")
 
 
 if __name__ == "__main__":
