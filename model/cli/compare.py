@@ -172,8 +172,10 @@ def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, 
         read = {number: _read(relation, model, loss, options.by) for number, model in models.items()}
     for second in others:
         of_both = [read[number] for number in (first, second)]
-        seen = np.logical_or.reduce([each.seen for each in of_both if each.seen is not None] or [False])
-        kept = np.broadcast_to(~seen, of_both[0].losses.shape)
+        kept = np.ones(len(of_both[0].losses), dtype=bool)
+        for each in of_both:
+            if each.seen is not None:
+                kept &= ~each.seen
         if not kept.any():
             raise ModelError(
                 f"version {first} or {second} was fitted on every row of {options.data}, so that it looks better there "
