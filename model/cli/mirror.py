@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import select
 import sys
+from collections.abc import Sequence
 
 from model.cli.arguments import Commands, count
-from model.errors import StoreError, one_line
+from model.errors import ModelError, StoreError, one_line
 from model.store.urls import missing_package, shown
 
 
@@ -19,7 +20,7 @@ def add_mirror(commands: Commands) -> None:
         description="Brings here the moves of a model with the versions that are wanted of it, verified, and prints "
         "the folder, which is a store. What is named first of a model is what answers: if it cannot be brought here, "
         "the last state stays. Any other version that cannot be is left out. The exit status is 1 if anything could "
-        "not be brought here. A server with a URL as its store does this by itself.",
+        "not be brought here, or is not in the store. A server with a URL as its store does this by itself.",
     )
     mirror.add_argument("model", nargs="*", help="NAME, NAME@ALIAS or NAME@VERSION (default: every champion)")
     mirror.add_argument("--every", type=count, metavar="SECONDS", help="go on, and look for new moves this often")
@@ -37,6 +38,7 @@ def _mirror(options: argparse.Namespace) -> int:
         raise missing_package(options.store) from None
     store: RemoteStore | None = None
     said = None
+    problems: Sequence[ModelError]
     while True:
         try:
             store = store or RemoteStore.at(options.store, options.cache, is_mirror=True)

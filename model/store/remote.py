@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from model.errors import ArtifactError, MovedError, StoreError
+from model.errors import ArtifactError, ModelError, MovedError, NotInStoreError, StoreError
 from model.store import artifact, history
 from model.store.artifact import Draft
 from model.store.files import MAX_JSON_BYTES
@@ -28,7 +28,7 @@ from model.store.history import MOVES, NAME, Move
 from model.store.objects import Objects
 from model.store.signed import MAX_SIGNATURE_BYTES, SIGNATURE, read_signature
 from model.store.urls import folder_of
-from model.store.versions import CHAMPION, KEY, REGISTER, Store, locked, with_new
+from model.store.versions import CHAMPION, KEY, REGISTER, Store, locked, no_model, no_version, with_new
 
 _CLAIM = ".claim"  # beside a version's files: whose number it is
 _FRESH_SECONDS = 1.0  # how long a command takes what it has asked for as known
@@ -183,6 +183,23 @@ class RemoteStore(Store):
                 self._refresh_signature(name, version)
         self._left_out[name] = left_out
         return [*left_out.values()]
+
+    def absent(self, name: str, wanted: Sequence[str]) -> list[NotInStoreError]:
+        """Return an error for each of the aliases and numbers `wanted` that names no version by the moves here."""
+        last = history.last(self._moves(name))
+        if last is None:
+            return [no_model(name, self.place, [each for each in self.listed() if each != name])]
+        unknown = [each for each in dict.fromkeys(wanted) if each not in last.versions]
+        versions = sorted(_digests(self._read_moves(name))) if unknown else []
+        return [
+            no_version(name, self.place, each, versions, last.versions)
+            for each in unknown
+            if each not in map(str, versions)
+        ]
+
+    def has_model(self, names: Iterable[str]) -> bool:
+        """Return whether one of these models has a move here."""
+        return any(history.last(self._moves(name)) for name in names)
 
     def _fetch_all(self, name: str, versions: Iterable[int], digests: Mapping[int, str]) -> dict[int, StoreError]:
         """Download and verify versions, and return those with which it was not possible, each with its error."""
@@ -387,12 +404,13 @@ class RemoteStore(Store):
         return self._folder(name) / MOVES
 
 
-def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool = False) -> list[StoreError]:
+def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool = False) -> list[ModelError]:
     """Bring here what `references` name, or the champion of every model, and return what was not possible.
 
-    What a model has here stays as it is if the first version that is named of it cannot be brought here.
+    What a model has here stays as it is if the first version that is named of it cannot be brought here. What the store
+    does not have is not possible either, nor is anything of a store without a model.
     """
-    problems: list[StoreError] = []
+    problems: list[ModelError] = []
     wanted: dict[str, list[str]] = {}
     try:
         for reference in references or store.listed():
@@ -403,8 +421,11 @@ def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool 
     for name, which_ones in wanted.items():
         try:
             problems += store.follow(name, which_ones, signatures=signatures)
-        except StoreError as error:
+            problems += store.absent(name, which_ones) if references else []
+        except (StoreError, NotInStoreError) as error:
             problems.append(error)
+    if not (references or problems or store.has_model(wanted)):
+        problems.append(StoreError(store.place, "there is no model; train one, or correct the URL"))
     return problems
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +157,7 @@ class Store:
             absent = [version for version in (*aliases.values(), *removed) if version and version not in versions]
             if absent:
                 raise NotInStoreError(
-                    f"the model {name!r} has no version {absent[0]}; its versions are {_listed(versions)}"
+                    f"the model {name!r} has no version {absent[0]}; its versions are {listed(versions)}"
                 )
             move = self._append(name, last, action, aliases, removed=removed, why=why, by=by)
             for version in removed:
@@ -174,21 +174,12 @@ class Store:
         name, _, wanted = reference.partition("@")
         versions = self.versions(name)
         if not versions:
-            names = self.names()
-            advice = "name one of those" if names else "train one, as with `python -m model train boston-housing`"
-            raise NotInStoreError(
-                f"there is no model {name!r} in the store {self.place}, which has "
-                f"{', '.join(names) or 'no model at all'}; {advice}, or name another store"
-            )
+            raise no_model(name, self.place, self.names())
         version = {str(number): number for number in versions}.get(wanted)
         aliases = {} if version else self.aliases(name)  # a version is found by its number where the history is broken
         version = version or aliases.get(wanted or CHAMPION)
         if version is None or version not in versions:
-            raise NotInStoreError(
-                f"the model {name!r} in the store {self.place} has no version or alias "
-                f"{wanted or CHAMPION!r}; its versions are {_listed(versions)}, its aliases "
-                f"{_listed(f'{alias} ({number})' for alias, number in sorted(self.aliases(name).items()))}"
-            )
+            raise no_version(name, self.place, wanted or CHAMPION, versions, self.aliases(name))
         return version
 
     def document(self, name: str, version: int) -> dict[str, Any]:
@@ -437,8 +428,33 @@ class Store:
         return self.root / name
 
 
-def _listed(parts: Iterable[object]) -> str:
+def no_model(name: str, place: str, names: Sequence[str]) -> NotInStoreError:
+    """Return the error that there is no such model in the store at a place, which has those `names`."""
+    advice = "name one of those" if names else "train one, as with `python -m model train boston-housing`"
+    return NotInStoreError(
+        f"there is no model {name!r} in the store {place}, which has {', '.join(names) or 'no model at all'}; "
+        f"{advice}, or name another store"
+    )
+
+
+def no_version(
+    name: str, place: str, wanted: str, versions: Iterable[int], aliases: Mapping[str, int]
+) -> NotInStoreError:
+    """Return the error that a model in the store at a place has no such version or alias."""
+    return NotInStoreError(
+        f"the model {name!r} in the store {place} has no version or alias {wanted!r}; its versions are "
+        f"{listed(versions)}, its aliases {listed_aliases(aliases)}"
+    )
+
+
+def listed(parts: Iterable[object]) -> str:
+    """Return what a message says of several things: them with commas between, or none."""
     return ", ".join(map(str, parts)) or "none"
+
+
+def listed_aliases(aliases: Mapping[str, int]) -> str:
+    """Return what a message says of aliases, each with its version."""
+    return listed(f"{alias} ({version})" for alias, version in sorted(aliases.items()))
 
 
 def with_new(table: Mapping[str, int], version: int) -> dict[str, int]:

@@ -386,6 +386,32 @@ def answers(server: Server, version: int) -> bool:
     return {reply.json()["version"] for reply in replies} == {version}
 
 
+def test_server_waits_for_what_the_store_has_not(
+    provider: Provider, store: Path, url: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    """A server that starts before its first model, and before its challenger, serves each when it is there.
+
+    Until then the log names what is missing, and the metric is 1.
+    """
+    remote = at(url, tmp_path / "writer")
+    drafted = artifact.read_draft(Store(store).find(NAME))
+    settings = {**following(provider, proxy, tmp_path), "TABSERVE_MODELS": f"{NAME},{NAME}@challenger:shadow"}
+    with serve(url, tmp_path, wait="/livez", **settings) as server:
+        assert requests.get(f"{server.url}/readyz", timeout=10).status_code == 503
+        assert value(scrape(server), "tabserve_reload_refused") == 1
+        assert f"there is no model '{NAME}' in the store {url}, which has no model at all" in server.stderr.read_text()
+
+        remote.add(NAME, drafted)
+        wait_until(lambda: requests.get(f"{server.url}/readyz", timeout=10).status_code == 200)
+        wait_until(lambda: "has no version or alias 'challenger'; its versions are 1," in server.stderr.read_text())
+        assert value(scrape(server), "tabserve_reload_refused") == 1
+
+        remote.add(NAME, replace(drafted, manifest={**drafted.manifest, "title": "second"}))
+        life.tag(remote, f"{NAME}@2", "challenger")
+        wait_until(lambda: value(scrape(server), "tabserve_reload_refused") == 0)
+        wait_until(lambda: '"role":"shadow"' in requests.get(f"{server.url}/models", timeout=10).text)
+
+
 def test_server_goes_on_without_the_store(
     provider: Provider, store: Path, url: str, proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -302,8 +302,61 @@ def test_mirror(one: RemoteStore, url: str, tmp_path: Path) -> None:
     assert mirror(mirrored, ()) == []
     assert (folder.versions("m"), folder.find("m").name) == ([1, 2], "2")
     named = at(url, tmp_path / "named")
-    assert mirror(named, ["m@candidate", "m@1", "n"]) == []
+    assert mirror(named, ["m@candidate", "m@1"]) == []
     assert Store(named.root).versions("m") == [1, 3]
+
+
+def test_mirror_of_what_there_is_not(one: RemoteStore, url: str, tmp_path: Path) -> None:
+    """A model, an alias or a version that the store does not have is a problem which names what there is, until it has.
+
+    What there is comes all the same, and of no other model anything.
+    """
+    one.add("n", SMALL)
+    mirrored = at(url, tmp_path / "mirror")
+    wanted = ["m", "m@challenger", "m@1", "m@4", "x"]
+    problems = [str(problem) for problem in mirror(mirrored, wanted)]
+    has = "its versions are 1, 2, 3, its aliases candidate (3), champion (1)"
+    assert problems == [
+        f"the model 'm' in the store {mirrored.place} has no version or alias 'challenger'; {has}",
+        f"the model 'm' in the store {mirrored.place} has no version or alias '4'; {has}",
+        f"there is no model 'x' in the store {mirrored.place}, which has m, n; name one of those, or name another "
+        "store",
+    ]
+    assert [str(problem) for problem in mirror(mirrored, wanted)] == problems
+    assert [path.name for path in mirrored.root.iterdir()] == ["m"]
+
+    life.tag(one, "m@2", "challenger")
+    one.add("m", SMALL)
+    one.add("x", SMALL)
+    assert mirror(mirrored, wanted) == []
+    assert Store(mirrored.root).versions("m") == [1, 2, 4]
+    assert Store(mirrored.root).aliases("x")["champion"] == 1
+
+
+def test_mirror_of_an_empty_store(url: str, tmp_path: Path) -> None:
+    """A store without a model, which a misspelt URL may be, is a problem; a model without a version is none."""
+    store = at(url, tmp_path / "one")
+    mirrored = at(url, tmp_path / "mirror")
+    store.keep("failed", "runs", "1.json", b"{}")
+    for _ in range(2):
+        (problem,) = mirror(mirrored, ())
+        assert str(problem) == f"{mirrored.place}: there is no model; train one, or correct the URL"
+
+    store.add("m", SMALL)
+    assert mirror(mirrored, ()) == []
+
+
+def test_mirror_command(one: RemoteStore, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the folder with what it has brought there, or each problem in a line, with the status 1."""
+    command = ["--store", url, "--cache", str(tmp_path / "cache"), "mirror"]
+    assert main([*command, "x", "m@none", "M"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    starts = ["problem there is no model 'x' in", "problem the model 'm' in", "problem 'M' is not a model's name"]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+
+    assert main([*command, "m"]) == 0
+    folder = capsys.readouterr().out.strip().rpartition(" in ")[2]
+    assert Store(Path(folder)).names() == ["m"]
 
 
 def test_mirror_stays_small(one: RemoteStore, url: str, tmp_path: Path) -> None:
