@@ -179,6 +179,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, such as 1 error or 2 errors; `many` is the plural that has more than an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def one_line(text: str) -> str:
     """Return a text with its newlines, control characters and other invisible ones escaped, as `repr` has them.
 

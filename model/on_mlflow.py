@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from model.errors import ArtifactError, ModelError, first_line
+from model.errors import ArtifactError, ModelError, counted, first_line
 from model.schema.features import Schema
 from model.store import artifact, runs
 from model.store.artifact import Artifact
@@ -54,6 +54,16 @@ class Sent:
     n_aliases: int
     versions: Mapping[int, str]
     problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        runs, versions = counted(self.n_runs, "run"), counted(self.n_versions, "version")
+        aliases = counted(self.n_aliases, "alias", "aliases")
+        others = [
+            f"version {version} has the number {number} there"
+            for version, number in self.versions.items()
+            if str(version) != number
+        ]
+        return "; ".join([f"{runs} and {versions} are new there, {aliases} moved", *others])
 
 
 def send(store: Store, name: str, uri: str = "") -> Sent:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from model import ModelError, NotInStoreError, Store, short
 from model.cli.arguments import Commands, count, print_table, store_of
-from model.errors import one_line
+from model.errors import counted, one_line
 from model.store import runs
 from model.store.runs import FINISHED, Run
 
@@ -55,6 +55,10 @@ def add_mlflow(parser: argparse._ActionsContainer, help: str) -> None:
 
 def _runs(options: argparse.Namespace) -> None:
     store = store_of(options)
+    if options.plot and options.plot.suffix.lower() != ".png":
+        raise ValueError(f"--plot writes a PNG, and {options.plot} is none by its name; name a file that ends in .png")
+    if options.plot and options.json:
+        raise ValueError("--plot draws a picture, which is no JSON; leave out --plot or --json")
     one = options.show or options.compare or options.keep
     if one and not options.name:
         raise ValueError("name the model, too: --show, --compare and --keep are about the runs of one")
@@ -64,10 +68,11 @@ def _runs(options: argparse.Namespace) -> None:
         found[name], damaged = runs.read(store, name)
         for error in damaged:
             print(f"damaged  {one_line(str(error))}", file=sys.stderr)
-        if not found[name] and not damaged and options.name and options.mlflow is None:
+        if not found[name] and not damaged and options.name:
             if not store.versions(name):
                 store.find(name)  # an unknown model has its own message
-            raise NotInStoreError(f"no run of the model {name!r} was recorded in the store {store.place}")
+            if options.mlflow is None:  # which takes versions without runs, too
+                raise NotInStoreError(f"no run of the model {name!r} was recorded in the store {store.place}")
     if options.show:
         _show(_find(store, found[options.name], options.show), as_json=options.json)
     elif options.compare:
@@ -76,7 +81,8 @@ def _runs(options: argparse.Namespace) -> None:
         _keep(store, options.name, options.keep)
     elif options.mlflow is not None:
         for name in dict.fromkeys([*found, *([] if options.name else store.names())]):
-            send(store, name, options.mlflow)
+            if found.get(name) or store.versions(name):
+                send(store, name, options.mlflow)
     elif options.plot:
         _plot(found, options.plot)
     else:
@@ -209,11 +215,7 @@ def send(store: Store, name: str, uri: str) -> None:
     from model import on_mlflow
 
     sent = on_mlflow.send(store, name, uri)
-    numbers = [f"{version} as its {number}" for version, number in sent.versions.items() if str(version) != number]
-    print(
-        f"mlflow   {name}: {sent.n_runs} runs and {sent.n_versions} versions are new there, {sent.n_aliases} aliases "
-        f"moved{'; it has version ' if numbers else ''}{', '.join(numbers)}"
-    )
+    print(f"mlflow   {name}: {sent}")
     for problem in sent.problems:
         print(f"mlflow   {name}: not sent: {one_line(problem)}", file=sys.stderr)
 
@@ -251,4 +253,4 @@ def _plot(found: Mapping[str, Sequence[Run]], path: Path) -> None:
         path.write_bytes(picture)
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error.strerror}; name a file in a folder that exists") from None
-    print(f"written  {path}: {sum(map(len, found.values()))} runs")
+    print(f"written  {path}: {counted(sum(map(len, found.values())), 'run')}")

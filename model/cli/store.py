@@ -12,7 +12,7 @@ from typing import Any
 from model import ArtifactError, NotInStoreError, Store, card_of
 from model.cli.arguments import REFERENCE, Commands, print_table, store_of
 from model.cli.sign import add_trusted_keys, print_verified, trusted
-from model.errors import StoreError
+from model.errors import StoreError, counted
 from model.store import artifact
 from model.store.card import CARD
 from model.store.mounts import find_store
@@ -135,7 +135,8 @@ def _verify(options: argparse.Namespace) -> None:
     moves = store.history(model.name)
     if moves:
         print(
-            f"history of {model.name}: {len(moves)} moves, each follows the one before; the last is {moves[-1].sha256}"
+            f"history of {model.name}: {counted(len(moves), 'move')}, each follows the one before; the last is "
+            f"{moves[-1].sha256}"
         )
 
 

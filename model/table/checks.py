@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 
 import duckdb
 
-from model.errors import DataError, Problem, first_line, one_line
+from model.errors import DataError, Problem, counted, first_line, one_line
 from model.schema.feature import DATE
 from model.table import repeats, rules
 from model.table.cells import DAY, Cells
@@ -155,11 +155,6 @@ def report(name: str, findings: Sequence[Finding]) -> str:
         if finding.remedy:
             lines.append(f"{'':25}{finding.remedy}")
     return "\n".join(lines)
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, such as 1 error or 2 errors."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def check(relation: Relation, description: Description, *, today: date | None = None) -> Quality:

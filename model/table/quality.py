@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import DataError, one_line
+from model.errors import DataError, counted, one_line
 from model.plots import page
 from model.schema.feature import DATE
 from model.table.checks import DIMENSIONS, Finding, Quality, report
@@ -174,7 +174,7 @@ def to_html(quality: Quality) -> str:
     by_kind = {each.rule.kind: each.n_rows for each in quality.broken if each.rule.column is None}
     by_kind["contradiction"] = sum(each.n_rows for each in quality.broken if each.rule.kind == "contradiction")
     text = page.template(
-        _TEMPLATE, {"share": share, "written": written, "counted": _counted, "distinct": _distinct}
+        _TEMPLATE, {"share": share, "written": written, "counted": counted, "distinct": _distinct}
     ).render(
         quality=quality,
         dimensions={
@@ -197,10 +197,6 @@ def to_html(quality: Quality) -> str:
 def share(share: float) -> str:
     """Return a share for a person: not 0 % of what is there."""
     return f"{share:.1%}" if share == 0 or share >= 0.001 else "below 0.1%"
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _distinct(number: int) -> str:

@@ -79,7 +79,10 @@ def _read_mlflow(uri: str) -> Any:
     """Return the model behind a URI of MLflow, whose server is the one that MLFLOW_TRACKING_URI names."""
     _check_installed(uri, "mlflow", extra="mlflow-skinny")
     from mlflow import artifacts, get_tracking_uri, is_tracking_uri_set, models
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
+    if not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # there is one for each file
     try:
         folder = artifacts.download_artifacts(artifact_uri=uri)
     except Exception as error:  # its stores raise many classes

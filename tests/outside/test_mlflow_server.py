@@ -156,6 +156,19 @@ def test_everything_arrives_and_once(models: tuple[Store, str], mlflow_url: str)
     assert everything(mlflow_url, name) == found
 
 
+def test_import_of_what_is_none_of_the_known_is_one_line(models: tuple[Store, str], mlflow_url: str) -> None:
+    """A version that was sent from here cannot be imported again, and the reason stands alone, without a bar a file."""
+    store, name = models
+    send(store, name, mlflow_url)
+    words = ["import", f"mlflow:models:/{name}/1", "--name", "again", "--data", "none.csv", "--target", "y"]
+    command = [sys.executable, "-m", "model", "--store", str(store.root), *words]
+    environ = {**os.environ, **QUIET, "MLFLOW_TRACKING_URI": mlflow_url}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    opening, error = done.stderr.splitlines()
+    assert opening.startswith("opening  mlflow:models:/")
+    assert "is a model of the flavors python_function" in error
+
+
 def test_aliases_follow_the_store(models: tuple[Store, str], mlflow_url: str) -> None:
     """An alias that moved or was taken away here is so there; one that somebody set there stays."""
     store, name = models

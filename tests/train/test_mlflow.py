@@ -156,7 +156,9 @@ def test_what_cannot_be_imported_is_named(
     mlflow.pyfunc.log_model(
         name="model", python_model=answer, pip_requirements=["numpy"], registered_model_name="answer"
     )
+    capsys.readouterr()
 
     assert run_import("mlflow:models:/answer/1", tmp_path) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
+    opening, error = capsys.readouterr().err.splitlines()  # and no bar of MLflow's
+    assert opening.startswith("opening  mlflow:models:/answer/1, ")
     assert "of the flavors python_function; log one of scikit-learn, XGBoost, LightGBM or CatBoost" in error

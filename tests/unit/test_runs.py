@@ -292,6 +292,9 @@ def test_compare_names_what_differs(kept: Store, capsys: pytest.CaptureFixture[s
         (["m", "--show", "@3"], "there is no run '@3'"),
         (["m", "--show", "@none"], "has no version or alias 'none'"),
         (["--show", "1"], "name the model, too"),
+        (["none", "--mlflow", "http://127.0.0.1:1"], "there is no model 'none'"),
+        (["m", "--plot", "runs.pdf"], "--plot writes a PNG, and runs.pdf is none by its name; name a file that ends"),
+        (["m", "--plot", "runs.png", "--json"], "--plot draws a picture, which is no JSON; leave out --plot or --json"),
     ],
 )
 def test_what_there_is_not(kept: Store, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
@@ -324,6 +327,15 @@ def test_plot_is_a_picture(kept: Store, tmp_path: Path, capsys: pytest.CaptureFi
     runs.remove(kept, "m", [f"2026010{number}-000000-000000" for number in (1, 4)])
 
     assert "nothing to draw" in said(kept, capsys, "m", "--plot", str(picture), status=1)
+
+
+def test_what_was_sent_is_a_sentence() -> None:
+    """The line about an MLflow server counts in the singular, too, and names versions of another number there."""
+    some = on_mlflow.Sent(5, 3, 2, {1: "1"}, ())
+    assert str(some) == "5 runs and 3 versions are new there, 2 aliases moved"
+    assert str(on_mlflow.Sent(1, 1, 1, {2: "2", 3: "4"}, ())) == (
+        "1 run and 1 version are new there, 1 alias moved; version 3 has the number 4 there"
+    )
 
 
 @pytest.mark.parametrize(
