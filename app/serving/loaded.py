@@ -116,10 +116,11 @@ class Loaded:
         return [model for model in self.all_versions if model.name == name]
 
     def role(self, model: Artifact) -> str:
-        """Return what a loaded version is among those of its name: `champion`, a challenger's mode, or nothing."""
+        """Return what a loaded version is among those of its name: `champion`, a challenger's modes, or nothing."""
         if self.models.get(model.name) is model:
             return CHAMPION
-        return next((each.mode.value for each in self.challengers.get(model.name, ()) if each.model is model), "")
+        modes = [each.mode.value for each in self.challengers.get(model.name, ()) if each.model is model]
+        return ", ".join(dict.fromkeys(modes))
 
     def batches(self, name: str | None, version: str | None = None) -> bool:
         """Return whether the model that `find` returns makes requests wait for a batch."""

@@ -398,6 +398,18 @@ def test_version_that_is_named_twice(two: Path) -> None:
     assert value(scrape(client), "tabserve_model_share", **WORSE, role="canary") == 0.5
 
 
+def test_version_with_two_roles(two: Path) -> None:
+    """A version that is a canary and a shadow is listed with both roles, each once, as the metric has it."""
+    client = serve(two, NAME, f"{NAME}@challenger:canary=10%", f"{NAME}@2:shadow", f"{NAME}@2:canary=5%")
+
+    (model,) = client.get("/models").get_json()["models"]
+    assert model["versions"] == [{"version": 1, "role": "champion"}, {"version": 2, "role": "canary, shadow"}]
+    assert "version 2</a> (canary, shadow)." in client.get("/", headers={"Accept": "text/html"}).text
+    found = scrape(client)
+    assert value(found, "tabserve_model_share", **WORSE, role="canary") == pytest.approx(0.15)
+    assert value(found, "tabserve_model_share", **WORSE, role="shadow") == 0
+
+
 def test_champion_that_cannot_be_loaded(two: Path, tmp_path: Path) -> None:
     """Without its champion a name is not ready, and no challenger takes its place; versions still answer by number."""
     own = Path(shutil.copytree(two, tmp_path / "store"))
