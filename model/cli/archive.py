@@ -67,8 +67,9 @@ def add_pull(commands: Commands) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
+    store = store_of(options)
     versions = archive.pull(
-        store_of(options),
+        store,
         options.url,
         sha256=options.sha256,
         alias=options.alias,
@@ -77,4 +78,5 @@ def _pull(options: argparse.Namespace) -> None:
         max_seconds=options.max_seconds,
     )
     for path, is_new in versions.items():
-        print(f"{path.parent.name} version {path.name}: {'verified, now' if is_new else 'already'} in {path}")
+        state = "verified, now" if is_new else "already"
+        print(f"{path.parent.name} version {path.name}: {state} in {store.place_of(path)}")

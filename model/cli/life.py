@@ -138,7 +138,10 @@ def _logged(old: Artifact, new: Artifact, url: str, since: datetime) -> Answers 
 def print_moved(name: str, move: Move) -> None:
     """Print a move, and what makes a server follow it."""
     print(f"moved    {name}, move {move.number}: {move}")
-    print("serve    a server that loads it follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to load")
+    print(
+        "serve    a server that loads it follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to verify "
+        "it; from a store behind a URL, that of a download, too"
+    )
 
 
 def add_rollback(commands: Commands) -> None:

@@ -46,7 +46,7 @@ def _sign(options: argparse.Namespace) -> None:
     store.share_signature(model.path)
     print(
         f"{model.name} version {model.version}: {len(model.manifest.files) + 1} files signed with the key "
-        f"{signature.key_id(key.public_key())}, in {path}"
+        f"{signature.key_id(key.public_key())}, in {store.place_of(path)}"
     )
 
 

@@ -49,6 +49,10 @@ class Store:
         """Return where the store is, for people: a path, or a URL without credentials."""
         return str(self.root)
 
+    def place_of(self, path: Path) -> str:
+        """Return where a file or folder of the store is, for people, given its path on this machine."""
+        return f"{self.place}/{path.relative_to(self.root).as_posix()}"
+
     def names(self) -> list[str]:
         """Return the names of models with a version. Raises `ArtifactError` if the root is a broken artifact."""
         if root_artifact := self._root_artifact():

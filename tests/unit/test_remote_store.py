@@ -12,7 +12,7 @@ from app.serving.store_watch import fingerprint
 from model import NotInStoreError, Store
 from model.cli.main import main
 from model.errors import MovedError, StoreError
-from model.store import artifact, history, life
+from model.store import archive, artifact, history, life
 from model.store.artifact import Draft
 from model.store.files import MAX_JSON_BYTES
 from model.store.location import open_store
@@ -21,7 +21,10 @@ from model.store.urls import parse_location, shown
 from model.store.versions import locked
 from tests.support import remote as shared
 from tests.support.remote import at, objects, put, remove
+from tests.support.signatures import key_pair
 from tests.support.store import SMALL
+
+NAME = "boston-housing"
 
 one = shared.one
 other = shared.other
@@ -291,6 +294,20 @@ def test_pull_into_a_store_behind_a_url(one: RemoteStore, url: str, tmp_path: Pa
     assert one.versions("n") == [1]
 
 
+def test_commands_name_the_store_and_not_the_copy(
+    store: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `pull` and `sign` have written is named by its URL, where all see it, and in a folder by its path."""
+    private, _ = key_pair(tmp_path)
+    archive.pack(Store(store), NAME, tmp_path / "version.tar.gz")
+    for place in (url, str(tmp_path / "folder")):
+        command = ["--store", place, "--cache", str(tmp_path / "cache")]
+        assert main([*command, "pull", (tmp_path / "version.tar.gz").as_uri()]) == 0
+        assert capsys.readouterr().out == f"{NAME} version 1: verified, now in {place}/{NAME}/1\n"
+        assert main([*command, "sign", NAME, "--key", str(private)]) == 0
+        assert capsys.readouterr().out.endswith(f", in {place}/{NAME}/1/model.sig\n")
+
+
 def test_mirror(one: RemoteStore, url: str, tmp_path: Path) -> None:
     """A mirror is a store in a folder with the champions, or what is named, and keeps up with the moves."""
     mirrored = at(url, tmp_path / "mirror")
@@ -534,7 +551,9 @@ def test_commands(one: RemoteStore, url: str, tmp_path: Path, capsys: pytest.Cap
         return capsys.readouterr().out
 
     assert [each["version"] for each in json.loads(run("list", "--json"))] == [1, 2, 3]
-    assert "challenger to 2" in run("tag", "m@2", "challenger")
+    moved, served = run("tag", "m@2", "challenger").splitlines()
+    assert "challenger to 2" in moved
+    assert served.endswith("; from a store behind a URL, that of a download, too")
     assert json.loads(run("show", "m@challenger"))["title"] == "x"
     assert "tag challenger to 2" in run("history", "m")
     assert run("prune", "m", "--keep", "1", "--dry-run").startswith("nothing to take away")
