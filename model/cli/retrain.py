@@ -119,10 +119,11 @@ def _retrain(options: argparse.Namespace) -> None:
     key = signing_key(options.sign, promotes=options.promote != NEVER)
     store = store_of(options)
     model = store.load(options.model)
-    if (options.if_alert or options.if_older) and not _is_due(store, model, options):
-        return
     store.check_takes(model.name)  # before the work
     with runs.recording(store, model.name, runs.RETRAIN, parameters=given(options)) as run:
+        if (options.if_alert or options.if_older) and not _is_due(store, model, options):
+            run.is_kept = False
+            return
         _run(store, model, options, key, run)
 
 

@@ -22,9 +22,10 @@ def firing(url: str, model: str, version: int, names: Collection[str] = ALERTS) 
 
     An alert without a version is of every version. Raises `ModelError` if Prometheus cannot be asked.
     """
-    address = f"{url.rstrip('/')}/api/v1/alerts"
+    where = "by this URL"
     try:
-        request, shown = parse_url(address)
+        request, shown = parse_url(f"{url.rstrip('/')}/api/v1/alerts")
+        where = f"at {shown}"
         with TemporaryDirectory() as folder:
             file = Path(folder) / "alerts.json"
             download(request, file, max_bytes=MAX_JSON_BYTES, max_seconds=_MAX_SECONDS, stall_seconds=_MAX_SECONDS)
@@ -32,7 +33,7 @@ def firing(url: str, model: str, version: int, names: Collection[str] = ALERTS) 
         alerts = reply["data"]["alerts"]
         found = {_name(alert, model, version) for alert in alerts}
     except ArchiveError as error:
-        raise ModelError(f"Prometheus cannot be asked: {error}") from None
+        raise ModelError(f"Prometheus cannot be asked {where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(f"{shown} is no list of alerts of a Prometheus") from None
     return sorted(found & {*names})

@@ -121,10 +121,11 @@ class Run:
 
 
 class Recording:
-    """A run that is going on: collects what becomes known of it."""
+    """A run that is going on: collects what becomes known of it. Without `is_kept` there was nothing to do."""
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
+        self.is_kept = True
 
     def add(self, **facts: Any) -> None:
         """Add facts, or replace them; those that are objects are put together."""
@@ -153,8 +154,8 @@ def recording(
     """Keep a record of what is done within: how it ended, and what `add` of the yielded value was told.
 
     `parameters` are what was asked for. `by` is who asks; empty: this user on this machine. If the record cannot be
-    written, that is said on standard error, and what was done stays done. Nothing is recorded in a store that is one
-    artifact, which takes no models.
+    written, that is said on standard error, and what was done stays done. Nothing is recorded where the yielded value
+    is told so, and in a store that is one artifact, which takes no models.
 
     Raises `NotInStoreError` for a name that no model can have, and what is raised within.
     """
@@ -186,7 +187,7 @@ def recording(
             facts=_object(found.facts),
         )
         try:
-            if not (store.root / artifact.MANIFEST).exists():
+            if found.is_kept and not (store.root / artifact.MANIFEST).exists():
                 write(store, run)
         except (ModelError, OSError, ValueError) as failure:
             print(f"mind     this run is not kept in {store.place}/{name}/{RUNS}: {failure}", file=sys.stderr)

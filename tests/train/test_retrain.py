@@ -356,6 +356,22 @@ def test_every_run_is_recorded(tables: Path, tmp_path: Path, run: Command) -> No
     assert finished.part("metrics") == made.document["metrics"]
 
 
+@pytest.mark.usefixtures("linear")
+def test_nothing_to_do_is_no_run(tables: Path, tmp_path: Path, run: Command) -> None:
+    """A trigger that finds nothing to do leaves no record; one that cannot be asked is a run that failed, with why."""
+    store = Store(tmp_path / "store")
+    before = runs.read(store, "prices")
+    retrain = ["retrain", "prices", "--data", tables / "new.csv"]
+    assert run(*retrain, "--if-older", "1000h")[0] == 0
+    assert runs.read(store, "prices") == before
+
+    status, _, errors = run(*retrain, "--if-alert", "http://user:secret@127.0.0.1:1")
+    failed = runs.read(store, "prices")[0][-1]
+    assert (status, failed.kind, failed.outcome, failed.version) == (1, "retrain", "failed", None)
+    assert failed.error.startswith("Prometheus cannot be asked at http://127.0.0.1:1/api/v1/alerts: ")
+    assert errors == f"error: {failed.error}\n"
+
+
 def test_a_signed_version_is_promoted(
     tables: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
