@@ -1,4 +1,4 @@
-"""python -m benchmarks.life: two workers under load while the versions of a model change every two seconds.
+"""python -m benchmarks.life: two workers under load while the versions of a model change about every two seconds.
 
 Versions are promoted, rolled back, damaged after they were promoted, removed while they are served, and pruned. wrk
 counts failed requests; clients of our own compare every bit of every answer with what its version answers, and ask how
@@ -176,7 +176,7 @@ def _add(store: Store, moves: Moves, drafts: Sequence[Draft], kind: int) -> int:
 
 
 def _change(store: Store, moves: Moves, drafts: Sequence[Draft], seconds: float) -> None:
-    """Change the store every two seconds until the time is over."""
+    """Change the store every two seconds, or as soon as the change before is done, until the time is over."""
     kinds = itertools.cycle([*range(1, len(drafts)), 0])
 
     def point(version: int) -> None:

@@ -17,7 +17,7 @@ from model.errors import MovedError
 from model.store import differences, life
 from model.store.differences import Answers
 from model.store.history import Move, check_aliases
-from model.store.versions import CHAMPION
+from model.store.versions import CHAMPION, listed
 
 _MAX_LOGGED = 10_000  # rows, of which a million take a minute
 
@@ -139,8 +139,8 @@ def print_moved(name: str, move: Move) -> None:
     """Print a move, and what makes a server follow it."""
     print(f"moved    {name}, move {move.number}: {move}")
     print(
-        "serve    a server that loads it follows within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to verify "
-        "it; from a store behind a URL, that of a download, too"
+        "servers  that load it follow within TABSERVE_RELOAD_SECONDS, 10 unless set, and the time to verify it; from a "
+        "store behind a URL, that of a download, too"
     )
 
 
@@ -241,7 +241,7 @@ def _prune(options: argparse.Namespace) -> None:
     for version in gone:
         print(f"{options.name}@{version} {'would go' if options.dry_run else 'is gone'}")
     if not gone:
-        print(f"nothing to take away: {options.name} has the versions {store.versions(options.name)}")
+        print(f"nothing to take away: {options.name} has the versions {listed(store.versions(options.name))}")
 
 
 def add_history(commands: Commands) -> None:

@@ -12,7 +12,7 @@ from model.errors import NotInStoreError
 from model.store.artifact import Artifact
 from model.store.history import Move
 from model.store.signed import Signed
-from model.store.versions import CANDIDATE, CHAMPION, Store
+from model.store.versions import CANDIDATE, CHAMPION, Store, listed_aliases
 
 PROMOTE, ROLLBACK, TAG, UNTAG, PRUNE = "promote", "rollback", "tag", "untag", "prune"
 
@@ -37,7 +37,8 @@ def rollback(store: Store, name: str, *, signed: Signed | None = None, why: str 
     if version is None:
         store.find(name)  # an unknown model has its own message
         raise NotInStoreError(
-            f"the model {name!r} has no champion to go back to; name a version: python -m model promote {name}@VERSION"
+            f"the model {name!r} has no earlier champion to go back to; name a version: python -m model promote "
+            f"{name}@VERSION"
         )
     model = store.load(f"{name}@{version}", signed=signed)
     return store.move(name, ROLLBACK, {CHAMPION: model.version}, after=moves[-1], why=why, by=by)
@@ -72,7 +73,8 @@ def untag(store: Store, name: str, alias: str, *, why: str = "", by: str = "") -
     store.versions(name)  # refuses what is no name
     after = store.last_move(name)
     if after is None or alias not in after.aliases:
-        raise NotInStoreError(f"the model {name!r} has no alias {alias!r}; its aliases are {store.aliases(name)}")
+        aliases = listed_aliases(store.aliases(name))
+        raise NotInStoreError(f"the model {name!r} has no alias {alias!r}; its aliases are {aliases}")
     return store.move(name, UNTAG, {alias: None}, after=after, why=why, by=by)
 
 

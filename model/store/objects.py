@@ -24,6 +24,7 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 15
 _PIECE_BYTES = 2**24
 _TRIES = 3  # to create an object, after replies that were lost
+_QUERY = re.compile(r"\?\S+?(?=[\"')\]>.,;:]*(?:\s|$))")
 _MAX_SHOWN = 300  # characters of a provider's message
 _MAKE_IT = "make it, or correct the URL"
 
@@ -268,6 +269,9 @@ def _status(error: Exception) -> int | None:
 
 
 def _reason(error: BaseException | None) -> str:
-    """Return what a provider says in one line, without what follows the path in a URL, which may be a signature."""
-    text = re.sub(r"\?\S+", "", one_line(first_line(error))) if isinstance(error, Exception) else "no reason"
-    return text[:_MAX_SHOWN]
+    """Return what a provider says in one line, without what follows the path in a URL, which may be a signature.
+
+    What closes a quotation or a sentence stays.
+    """
+    text = one_line(first_line(error)) if isinstance(error, Exception) else "no reason"
+    return _QUERY.sub("", text)[:_MAX_SHOWN]

@@ -32,9 +32,9 @@ import numpy as np
 from model.errors import ModelError, NotInStoreError
 from model.store import artifact, run_facts
 from model.store.files import parse_json
-from model.store.history import NAME, who
+from model.store.history import who
 from model.store.manifest import MAX_VERSION
-from model.store.versions import Store
+from model.store.versions import Store, check_name
 from model.version import VERSION
 
 FORMAT_VERSION = 1
@@ -159,7 +159,7 @@ def recording(
 
     Raises `NotInStoreError` for a name that no model can have, and what is raised within.
     """
-    _check_name(name)
+    check_name(name)
     started_at, started = datetime.now(UTC), monotonic()
     found = Recording()
     outcome, error = FINISHED, ""
@@ -260,7 +260,7 @@ def read(store: Store, name: str) -> tuple[list[Run], list[ModelError]]:
 
     Raises `NotInStoreError` for a name that no model can have.
     """
-    _check_name(name)
+    check_name(name)
     found, damaged = [], []
     for key, content in store.kept(name, RUNS).items():
         if not _FILE.fullmatch(key):
@@ -392,11 +392,6 @@ def _bare(url: str) -> str:
     if at and port and not port.isdecimal():  # a password with a slash in it, which ends the host
         return f"{parts.scheme}://{url.rpartition('@')[2].partition('?')[0]}" if "@" in url else f"{parts.scheme}://…"
     return parts._replace(netloc=f"{host}{at}{port}", query="", fragment="").geturl()
-
-
-def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise NotInStoreError(f"{name!r} is not a model's name; use lower-case letters, digits and single dashes")
 
 
 def _later(run: Run) -> Run:

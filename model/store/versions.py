@@ -176,6 +176,8 @@ class Store:
     def version(self, reference: str) -> int:
         """Return the number of the version that `reference` names. Raises `NotInStoreError`."""
         name, _, wanted = reference.partition("@")
+        if "@" in wanted:
+            check_name(reference.rpartition("@")[0])  # raises
         versions = self.versions(name)
         if not versions:
             raise no_model(name, self.place, self.names())
@@ -427,9 +429,17 @@ class Store:
             raise ArtifactError(self.root, "is one artifact and not a store: it takes no models", "name another store")
 
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise NotInStoreError(f"{name!r} is not a model's name; use lower-case letters, digits and single dashes")
+        check_name(name)
         return self.root / name
+
+
+def check_name(name: str) -> None:
+    """Raise `NotInStoreError` for a name that no model can have."""
+    if not NAME.fullmatch(name):
+        before, at, rest = name.partition("@")
+        is_reference = at and NAME.fullmatch(before)
+        remedy = f"leave out {at + rest!r}" if is_reference else "use lower-case letters, digits and single dashes"
+        raise NotInStoreError(f"{name!r} is not a model's name; {remedy}")
 
 
 def no_model(name: str, place: str, names: Sequence[str]) -> NotInStoreError:

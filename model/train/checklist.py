@@ -67,7 +67,10 @@ def print_use(model: Artifact, store: Store) -> None:
     if champion == model.version:
         print(f"champion version {champion}, which a server loads")
     else:
-        print(f"champion is still version {champion}; to change that: {_promote_line(model, store)}")
+        print(
+            f"champion is still version {champion}, which is served and asked below; to change that: "
+            f"{_promote_line(model, store)}"
+        )
     is_converted = model.manifest.engine == CONVERTED_ENGINE
     place = store.place if "://" in store.place else str(store.root.resolve())
     serve = f"make run MODEL={model.name} STORE={shlex.quote(place)}"

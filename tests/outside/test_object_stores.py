@@ -346,7 +346,9 @@ def test_server_is_gone(url: str, proxy: Proxy, tmp_path: Path, capsys: pytest.C
     proxy.close()
     try:
         assert main(["--store", url, "--cache", str(tmp_path), "list", "m"]) == 1
-        assert capsys.readouterr().err.startswith(f"error: {url}: it did not answer (Could not connect to the endpoint")
+        error = capsys.readouterr().err
+        assert error.startswith(f'error: {url}: it did not answer (Could not connect to the endpoint URL: "http://')
+        assert re.search(r'/[^ "?]*"\); check the network', error)
     finally:
         proxy.open()
 

@@ -185,6 +185,10 @@ def test_a_better_version_is_promoted(tables: Path, tmp_path: Path, run: Command
     assert version(tmp_path, 3).manifest.metrics.training.rows == 640
     assert "compare  version 3 is better than version 1: its squared error is less by" in output
     assert "and a version was fitted on" in lines["unseen"]
+    assert lines["servers"].startswith("servers  that load it follow within TABSERVE_RELOAD_SECONDS")
+    assert [line.partition(":")[0] for line in output.splitlines() if line.startswith("serve ")] == [
+        "serve    in a clone of Tabserve"
+    ]
     assert store.aliases("prices") == {"candidate": 3, "champion": 3}
     assert store.history("prices")[-1].why.startswith("retrain --promote if-better: version 3 is better than version 1")
     assert store.history("prices")[-2].why == "retrain of prices@2 on new.csv with old.csv"

@@ -397,7 +397,8 @@ def test_better_version_is_promoted(tmp_path: Path, homes: Path, capsys: pytest.
     champion, output = add("linear")
     assert champion == 1
     assert (
-        f"champion is still version 1; to change that: python -m model --store {tmp_path} promote homes@2\n" in output
+        "champion is still version 1, which is served and asked below; to change that: python -m model --store "
+        f"{tmp_path} promote homes@2\nserve " in output
     )
     champion, output = add("linear", "--promote", "if-better")
     assert champion == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -243,7 +243,7 @@ def test_rollback_goes_to_the_champion_before(two: Store, run: Command) -> None:
     assert found == [2, 1]
     status, _, errors = run(two, "rollback", NAME)
     assert status == 1
-    assert errors.startswith(f"error: the model {NAME!r} has no champion to go back to; name a version")
+    assert errors.startswith(f"error: the model {NAME!r} has no earlier champion to go back to; name a version")
     assert [move.action for move in two.history(NAME)] == [
         *("register", "register", "promote", "promote", "tag", "rollback", "rollback"),
     ]
@@ -290,7 +290,10 @@ def test_tag_and_untag(shelf: Store, run: Command) -> None:
         (("m", "champion", "--remove"), "champion is an alias of the store's own"),
         (("m@1", "7"), "'7' is not an alias"),
         (("m@9", "shadow"), "has no version or alias '9'"),
-        (("m", "shadow", "--remove"), "has no alias 'shadow'"),
+        (
+            ("m", "shadow", "--remove"),
+            "has no alias 'shadow'; its aliases are candidate (3), challenger (2), champion (3)\n",
+        ),
         (("x", "shadow"), "there is no model 'x'"),
         (("m@1", "shadow", "--why", "two\nlines"), "the reason is"),
     ]:
@@ -311,7 +314,8 @@ def test_prune_keeps_what_is_in_use(shelf: Store, run: Command) -> None:
     assert run(shelf, "prune", "m", "--keep", 2, "--why", "space")[1] == "m@4 is gone\nm@5 is gone\n"
     assert shelf.versions("m") == [1, 2, 3, 6, 7]
     assert shelf.history("m")[-1].removed == (4, 5)
-    assert "nothing to take away" in run(shelf, "prune", "m", "--keep", 2)[1]
+    said = "nothing to take away: m has the versions 1, 2, 3, 6, 7\n"
+    assert run(shelf, "prune", "m", "--keep", 2)[1] == said
     assert shelf.add("m", SMALL).name == "8"
     assert run(shelf, "prune", "x", "--keep", 2)[0] == 1
 
@@ -337,13 +341,22 @@ def test_history_is_printed(shelf: Store, run: Command) -> None:
     assert f"{shelf.root / 'm' / 'moves' / '2.json'}: is not a move of aliases" in run(shelf, "history", "m")[2]
 
 
+@pytest.mark.parametrize(
+    "words", [("history",), ("rollback",), ("prune", "--keep", "1"), ("runs",), ("compare", "--data", "no.csv")]
+)
+def test_version_where_a_name_is_asked_for(shelf: Store, run: Command, words: Sequence[str]) -> None:
+    """A command that is about a whole model says what to leave out of a reference."""
+    command, *options = words
+    assert run(shelf, command, "m@2", *options)[2] == "error: 'm@2' is not a model's name; leave out '@2'\n"
+
+
 def test_one_artifact_has_no_history(store: Path, run: Command) -> None:
     """Nothing is moved in a store that is one artifact, and the message says why."""
     one = Store(store / NAME / "1")
 
     assert "has no history: " in run(one, "history", NAME)[2]
     assert "is one artifact and not a store" in run(one, "tag", NAME, "shadow")[2]
-    assert "has no champion to go back to" in run(one, "rollback", NAME)[2]
+    assert "has no earlier champion to go back to" in run(one, "rollback", NAME)[2]
 
 
 def test_diff_of_facts_and_answers(two: Store, run: Command) -> None:

@@ -259,6 +259,26 @@ def test_store_that_knows_no_conditions(one: RemoteStore, monkeypatch: pytest.Mo
     assert one.aliases("m") == {"candidate": 3, "champion": 1}
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('no endpoint: "http://host/bucket?list-type=2&sig=secret"', 'no endpoint: "http://host/bucket"'),
+        ("GET http://host/a?sig=sec\"ret'): reset (by peer).", "GET http://host/a'): reset (by peer)."),
+        ("http://host/a?sig=secret", "http://host/a"),
+    ],
+)
+def test_signatures_are_not_shown(one: RemoteStore, monkeypatch: pytest.MonkeyPatch, said: str, shown: str) -> None:
+    """Of the URL in a provider's message what follows the path is left out, but not the quotation mark behind it."""
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(said)
+
+    monkeypatch.setattr(type(one.objects._fs), "ls", fail)
+    with pytest.raises(StoreError) as caught:
+        one.listed()
+    assert caught.value.reason == f"it did not answer ({shown}); check the network and the URL, and try again"
+
+
 def test_reply_that_was_lost(one: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A move that was made although its reply was lost counts as made, and is not made twice."""
     files = type(one.objects._fs)

@@ -121,7 +121,7 @@ def test_reference_finds_its_version(shelf: Store, reference: str, version: str)
         ("m@0", "has no version or alias '0'"),
         ("m@-1", "has no version or alias '-1'"),
         ("m@best", "has no version or alias 'best'; its versions are 1, 2, 3,"),
-        ("m@1@2", "has no version or alias '1@2'"),
+        ("m@1@2", "'m@1' is not a model's name; leave out '@1'"),
         ("m@../1", "has no version or alias '../1'"),
         ("m@٣", "has no version or alias '٣'"),
         ("m@" + "9" * 5000, "has no version or alias '9+'"),
