@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -30,8 +29,6 @@ from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
 from model import REASONS, Artifact, Schema, SchemaError
 
-_log = logging.getLogger("tabserve")
-
 Routed = tuple[WSGIEnvironment, Endpoint, Mapping[str, str], Artifact | None]
 """A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known."""
 
@@ -47,7 +44,9 @@ class Runner:
         self._inference = inference
         self._metrics = metrics
         self._server = server
-        self._failed: set[tuple[str, int]] = set()  # challengers of which a failure was logged
+        self._failures = log_lines.FirstFailures(
+            "a challenger failed; the champion answers, and later failures are only counted"
+        )
 
     def run(self, requests: Sequence[Routed], *, n_answered: int = 0) -> list[Reply]:
         """Return the reply to each request, and write into its exchange what is counted and logged.
@@ -135,23 +134,11 @@ class Runner:
             return SLOW
         except Exception as error:  # whatever it is, the champion answers
             if reason == FAILED:
-                self._log_failed(model, error, exchange)
+                self._failures.log(model.name, model.version, error, exchange.request_id)
             return reason
         exchange.model, exchange.X, exchange.y, exchange.rows = model, X, outcome.y, len(X)
         exchange.engine_seconds = outcome.seconds
         return reply
-
-    def _log_failed(self, challenger: Artifact, error: Exception, exchange: Exchange) -> None:
-        """Log the first failure of a version."""
-        version = challenger.name, challenger.version
-        if version in self._failed:
-            return
-        self._failed.add(version)
-        # Without the message, which may quote the payload.
-        exc_info = type(error), error, error.__traceback__
-        fields = {"model": version[0], "version": version[1], "request_id": exchange.request_id}
-        message = "a challenger failed; the champion answers, and later failures are only counted"
-        _log.error(message, exc_info=exc_info, extra={"fields": fields})
 
     def _refuse(self, environ: WSGIEnvironment, endpoint: Endpoint, error: Exception) -> Reply:
         """Return the reply to what an endpoint or the engine raised, and count or log it."""

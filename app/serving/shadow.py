@@ -24,6 +24,7 @@ from app.serving.challengers import Mode
 from app.serving.current import Serving
 from app.serving.inference import Inference
 from app.serving.loaded import Loaded
+from app.telemetry.log_lines import FirstFailures
 from app.telemetry.metrics import Metrics
 from app.telemetry.prediction_writer import LogWriter, Shadowed
 from app.telemetry.waiting import Waiting
@@ -40,8 +41,8 @@ MAX_WAITING_ROWS = 20_000
 MAX_WAITING_BYTES = 2**25
 # Answered together, in a tenth of a millisecond by most models: a request may have to wait for so long.
 _REQUESTS_A_PIECE, _ROWS_A_PIECE = 16, 64
-# Answers that are compared together, in about the same time.
-_REQUESTS_A_COMPARISON = 256
+# Compared together, in some tenths of a millisecond: as soon as there are so many requests or rows.
+_REQUESTS_A_COMPARISON, _ROWS_A_COMPARISON = 256, 1_000
 # Between pieces: the event loop may wait for the interpreter's lock, and seems idle until it gets it.
 _PAUSE_SECONDS = 0.0002
 # How long the thread looks for an idle moment: 20 times as long as its last piece took, and at least so many seconds.
@@ -85,7 +86,8 @@ class Shadow:
         self._server = server
         self._waiting: Waiting[_Job] = Waiting(_size, max_rows=MAX_WAITING_ROWS, max_bytes=MAX_WAITING_BYTES)
         self._answered: list[Answered] = []  # and not compared yet
-        self._failed: set[tuple[str, int]] = set()  # versions of which a failure was logged
+        self._n_answered_rows = 0
+        self._failures = FirstFailures("a shadow failed; later failures are only counted")
         self._has_work = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None  # made in `start`: threads do not survive a fork
@@ -132,7 +134,11 @@ class Shadow:
 
     def work(self) -> bool:
         """Answer a piece of the queue, or compare answers; return whether there was one of these to do."""
-        if len(self._answered) >= _REQUESTS_A_COMPARISON or (self._answered and not self._waiting):
+        if self._answered and (
+            not self._waiting
+            or len(self._answered) >= _REQUESTS_A_COMPARISON
+            or self._n_answered_rows >= _ROWS_A_COMPARISON
+        ):
             self._compare()
             return True
         jobs = self._waiting.first(max_items=_REQUESTS_A_PIECE, max_rows=_ROWS_A_PIECE)
@@ -151,8 +157,8 @@ class Shadow:
             self._thread.join(_STOP_SECONDS + 1)  # a second for its last piece
         else:
             self._finish()
-        self._compare()
-        for job in self._waiting.first(max_items=len(self._waiting), max_rows=MAX_WAITING_ROWS):
+        waiting = self._waiting.first(max_items=len(self._waiting), max_rows=MAX_WAITING_ROWS)
+        for job in [*waiting, *(job for job, _ in self._answered)]:
             self._metrics.count_missed_shadows(job.champion, job.challenger, len(job.y), "stopped")
 
     def _run(self) -> None:
@@ -194,13 +200,14 @@ class Shadow:
         for job, reason in missed:
             self._miss(job, reason)
         self._answered += answered
+        self._n_answered_rows += sum(len(y) for _, y in answered)
         if self._writer:
             for job, y in answered:
                 self._writer.put_shadow(Shadowed(job.exchange, challenger, y))
 
     def _compare(self) -> None:
         """Compare and count all answers that wait for it."""
-        answered, self._answered = self._answered, []
+        answered, self._answered, self._n_answered_rows = self._answered, [], 0
         for of_pair in _by_pair(answered, lambda each: each[0]):
             champion, challenger = of_pair[0][0].champion, of_pair[0][0].challenger
             try:
@@ -235,13 +242,8 @@ class Shadow:
         """Count a request that the challenger did not answer, and log the first failure of a version."""
         reason = "columns" if isinstance(error, SchemaError) else "failed"
         self._metrics.count_missed_shadows(job.champion, job.challenger, len(job.y), reason)
-        version = job.challenger.name, job.challenger.version
-        if reason == "failed" and version not in self._failed:
-            self._failed.add(version)
-            # Without the message, which may quote the payload.
-            exc_info = type(error), error, error.__traceback__
-            fields = {"model": version[0], "version": version[1], "request_id": job.exchange.request_id}
-            _log.error("a shadow failed; later failures are only counted", exc_info=exc_info, extra={"fields": fields})
+        if reason == "failed":
+            self._failures.log(job.challenger.name, job.challenger.version, error, job.exchange.request_id)
 
 
 def _size(job: _Job) -> tuple[int, int]:

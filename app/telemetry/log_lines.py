@@ -70,6 +70,24 @@ def failure(exc_info: Any, request_id: str) -> None:
     _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": request_id}})
 
 
+class FirstFailures:
+    """Logs the first failure of each version, without its message, which may quote the payload."""
+
+    def __init__(self, message: str) -> None:
+        """`message` is what is logged with the stack."""
+        self._message = message
+        self._logged: set[tuple[str, int]] = set()
+
+    def log(self, model: str, version: int, error: Exception, request_id: str) -> None:
+        """Log a failure of a version, unless one was logged before."""
+        if (model, version) in self._logged:
+            return
+        self._logged.add((model, version))
+        exc_info = type(error), error, error.__traceback__
+        fields = {"model": model, "version": version, "request_id": request_id}
+        _log.error(self._message, exc_info=exc_info, extra={"fields": fields})
+
+
 def timestamp(seconds: float) -> str:
     """Return a time since the epoch as RFC 3339 in UTC, to the millisecond."""
     whole = int(seconds)

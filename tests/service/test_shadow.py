@@ -249,7 +249,7 @@ def test_full_queue(
 
 
 def test_large_requests_are_pieces_of_their_own(service: Service, champion: Artifact, houses: pd.DataFrame) -> None:
-    """A piece has a few hundred rows at most, or one request."""
+    """A piece has 64 rows at most, or one request."""
     sizes: list[int] = []
 
     def change(X: Matrix, y: Any) -> Any:
@@ -258,11 +258,41 @@ def test_large_requests_are_pieces_of_their_own(service: Service, champion: Arti
 
     shadowed(service, changed(champion, change))
     X = np.resize(houses.to_numpy(), (2_000, len(COLUMNS)))
-    for size in (2_000, 200, 50, 7, 1, 1):
+    for size in (2_000, 200, 50, 14, 1, 1):
         ask(service, X[:size])
     found(service)
 
-    assert sizes == [2_000, 200, 59]
+    assert sizes == [2_000, 200, 64, 2]
+
+
+@pytest.mark.parametrize(("requests", "rows", "compared_after"), [(300, 1, 256), (30, 50, 20), (3, 600, 2)])
+def test_answers_are_compared_before_there_are_many(
+    service: Service, champion: Artifact, houses: pd.DataFrame, requests: int, rows: int, compared_after: int
+) -> None:
+    """Answers do not wait for the queue to be empty: they are compared once there are 256 requests, or 1,000 rows."""
+    shadowed(service, changed(champion, lambda X, y: y))
+    X = houses.to_numpy()[np.arange(rows) % len(houses)]
+    for _ in range(requests):
+        ask(service, X)
+    while not outcomes(scraped(service)):
+        assert service.shadow.work()
+
+    assert outcomes(scraped(service)) == {"equal": compared_after * rows}
+    assert outcomes(found(service)) == {"equal": requests * rows}
+
+
+def test_a_comparison_that_fails(
+    service: Service, champion: Artifact, houses: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers whose comparison raises are counted as failed, and later ones are compared."""
+    shadowed(service, changed(champion, lambda X, y: y))
+    ask(service, houses.to_numpy()[:3])
+    with monkeypatch.context() as patched:
+        patched.setattr(shadow, "row_differences", failing)
+        assert outcomes(found(service)) == {"failed": 3}
+    ask(service, houses.to_numpy()[:2])
+
+    assert outcomes(found(service)) == {"failed": 3, "equal": 2}
 
 
 def test_rows_are_alone_where_others_change_their_bits(
