@@ -42,6 +42,7 @@ CONNECTIONS = 32
 SATURATING = 8
 N_TREES = 390  # of the challenger: about as many as the champion has
 WARM_UP_SECONDS = 2
+FEWEST_ROUNDS = 6  # of which the smallest and the largest have the median between them with 97 %
 
 
 @dataclass(slots=True)
@@ -104,8 +105,8 @@ def render(results: Results) -> str:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the interval in which the median of all possible values is with a probability of 95 %: two of `values`."""
-    first = int(max(binom.ppf(0.025, len(values), 0.5), 1)) - 1
+    """Return the interval in which the true median is with a probability of 95 %: two of at least six `values`."""
+    first = int(binom.ppf(0.025, len(values), 0.5)) - 1
     ordered = sorted(values)
     return ordered[first], ordered[-1 - first]
 
@@ -120,12 +121,16 @@ def main() -> None:
         "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER", help="folder for the results"
     )
     options = parser.parse_args()
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"--rounds is {options.rounds}; an interval takes {FEWEST_ROUNDS} at least")
     core, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        parser.error("one core is not enough for the server and its clients")
     body = json.dumps(dict(zip(COLUMNS, rows_of(MODEL)[0].tolist()))).encode()
     found = {name: Found() for name in SETTINGS}
     with tempfile.TemporaryDirectory(prefix="b") as folder, ExitStack() as servers:
         store = with_challenger(Path(folder))
-        os.sched_setaffinity(0, others or {core})
+        os.sched_setaffinity(0, others)
         ports = {
             name: servers.enter_context(serving(store, Path(folder) / name, settings, body, core=core))
             for name, settings in SETTINGS.items()

@@ -84,7 +84,7 @@ _LOOK_EVERY = 50  # requests
 def by_client(n_clients: int, n_runs: int, n: int) -> float:
     """Return the share of A/B tests of equal versions that name a winner, where chance chose the version of a client.
 
-    A client's errors are larger or smaller than those of others, by a factor of 1.6 either way in most cases.
+    The errors of two thirds of the clients are within a factor of 1.6 of the usual client's.
     """
     random = np.random.default_rng(0)
     n_won = 0
