@@ -88,8 +88,8 @@ def signing_key(path: Path | None, *, promotes: bool) -> PrivateKey | None:
             raise KeyFileError(path, f"is the private key of none of those in {_TRUSTED_KEYS}", "name another one")
     if trusted_files and promotes and not key:
         raise ValueError(
-            f"--promote would make a version the champion that no server loads, as {_TRUSTED_KEYS} is set and the "
-            "version is not signed; add --sign PRIVATE.pem, or leave out --promote"
+            f"the new version would be the champion, and no server would load it, as {_TRUSTED_KEYS} is set and it "
+            "would not be signed; add --sign PRIVATE.pem, or leave out --promote if the model has a champion"
         )
     return key
 

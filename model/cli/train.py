@@ -177,9 +177,10 @@ def _with_options(plan: Plan, said: dict[str, Any]) -> Plan:
 
 
 def _train(options: argparse.Namespace) -> None:
-    key = signing_key(options.sign, promotes=options.promote != NEVER)
     models = store_of(options)
     models.check_takes(options.name)  # before the work
+    is_first = CHAMPION not in models.aliases(options.name)
+    key = signing_key(options.sign, promotes=is_first or options.promote != NEVER)
     try:
         with runs.recording(models, options.name, runs.TRAIN, parameters=given(options)) as run:
             _train_recorded(options, models, key, run)

@@ -386,6 +386,8 @@ def test_a_signed_version_is_promoted(
     (private, public), (other, _) = (key_pair(tmp_path, name) for name in ("key", "other"))
     monkeypatch.setenv("TABSERVE_TRUSTED_KEYS", str(public))
     linear = ["--target", "price", "--learner", "linear"]
+    status, _, errors = run("train", "prices", "--data", tables / "old.csv", *linear)
+    assert (status, "add --sign PRIVATE.pem" in errors) == (1, True)  # the first version is the champion
     train(run, tables / "old.csv", *linear, "--sign", str(private))
     store, signed = Store(tmp_path / "store"), TrustedKeys.read([public]).digests
     assert store.load("prices", signed=signed).version == 1
@@ -394,7 +396,7 @@ def test_a_signed_version_is_promoted(
     for command in (again, ["train", "prices", "--data", tables / "new.csv", *linear]):
         status, _, errors = run(*command, *always)
         assert (status, store.versions("prices")) == (1, [1])
-        assert "--promote would make a version the champion that no server loads" in errors
+        assert "the new version would be the champion, and no server would load it" in errors
         status, _, errors = run(*command, *always, "--sign", other)
         assert (status, store.versions("prices")) == (1, [1])
         assert f"{other}: is the private key of none of those in TABSERVE_TRUSTED_KEYS" in errors
