@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model import Artifact, ModelError, NotInStoreError, Store
 from model.cli.arguments import Commands, add_log, store_of
-from model.cli.reading import add_reading, reading
+from model.cli.reading import add_dialect, reading
 
 if TYPE_CHECKING:
     from model.live.comparison import Evidence, Judged, Loss
@@ -42,10 +42,10 @@ class _Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Unseen:
-    """Rows of a table that were left out, since a version was fitted on them; versions of which nobody knows that."""
+    """Rows of a table that were left out, since a version was fitted on them; why others may be such rows, too."""
 
     n_left_out: int = 0
-    unknown: Sequence[str] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)  # by version
 
 
 def add_compare(commands: Commands) -> None:
@@ -73,7 +73,7 @@ def add_compare(commands: Commands) -> None:
     add_judging(compare)
     compare.add_argument("--by", metavar="COLUMN", help="also compare by the values of this feature")
     compare.add_argument("--json", action="store_true", help="print JSON")
-    add_reading(compare)
+    add_dialect(compare, "the table's file, where it is not found out rightly")
     compare.set_defaults(run=_compare)
 
 
@@ -102,15 +102,17 @@ def _compare(options: argparse.Namespace) -> int:
     return next(status for decision, status in STATUS.items() if decision in decisions)
 
 
-def judge(store: Store, name: str, first: int, second: int, options: argparse.Namespace) -> tuple[str, str]:
-    """Return the decision, a key of `STATUS`, on a second version of a model, and the sentence that says it.
+def judge(
+    store: Store, name: str, first: int, second: int, options: argparse.Namespace
+) -> tuple[str, str, Sequence[str]]:
+    """Return the decision, a key of `STATUS`, on a second version of a model, the sentence that says it, and details.
 
     The options are those of `compare` but for its versions and slices.
     """
     asked = argparse.Namespace(**{**vars(options), "name": name, "versions": [str(first), str(second)], "by": None})
     (each,) = _compared(asked, store)
-    sentence, *_ = _as_text(each, "rows" if options.data else "requests")
-    return str(each.found.decision), sentence
+    sentence, *details = _as_text(each, "rows" if options.data else "requests")
+    return str(each.found.decision), sentence, [line.strip() for line in details]
 
 
 def _compared(options: argparse.Namespace, store: Store) -> list[_Compared]:
@@ -158,7 +160,6 @@ def _of_log(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, st
 def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, str, Judged, Loss, _Unseen]]:
     """Yield the names of two versions, the rows of the table as both answer them, the loss, and what was left out."""
     from model.live import comparison
-    from model.table import recipes
     from model.table.reader import open_table
 
     first, others = _versions(options, store)
@@ -167,15 +168,16 @@ def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, 
         raise NotInStoreError(f"{options.name} has only version {first}; train another one to compare it with")
     models = {number: store.load(f"{options.name}@{number}") for number in dict.fromkeys((first, *others))}
     loss = _loss(options.loss, models)
-    known = recipes.find(options.schema) if options.schema else None
-    with open_table(options.data, **recipes.reading(known, reading(options))) as relation:
+    targets = {model.schema.target.name for model in models.values()}
+    if len(targets) > 1:
+        raise ModelError(f"the versions predict {' and '.join(sorted(targets))}, which cannot be compared")
+    with open_table(options.data, **reading(options)) as relation:
         read = {number: _read(relation, model, loss, options.by) for number, model in models.items()}
     for second in others:
         of_both = [read[number] for number in (first, second)]
         kept = np.ones(len(of_both[0].losses), dtype=bool)
         for each in of_both:
-            if each.seen is not None:
-                kept &= ~each.seen
+            kept &= ~each.seen
         if not kept.any():
             raise ModelError(
                 f"version {first} or {second} was fitted on every row of {options.data}, so that it looks better there "
@@ -184,8 +186,8 @@ def _of_table(options: argparse.Namespace, store: Store) -> Iterator[tuple[str, 
         cells = [cell for cell, is_kept in zip(of_both[0].cells, kept) if is_kept]
         judged = comparison.of_table(of_both[0].losses[kept], of_both[1].losses[kept], cells)
         names = f"version {first}", f"version {second}"
-        unknown = [name for name, each in zip(names, of_both) if each.seen is None]
-        yield *names, judged, loss, _Unseen(int((~kept).sum()), unknown)
+        doubts = {name: each.doubt for name, each in zip(names, of_both) if each.doubt}
+        yield *names, judged, loss, _Unseen(int((~kept).sum()), doubts)
 
 
 class _Read(NamedTuple):
@@ -193,7 +195,8 @@ class _Read(NamedTuple):
 
     losses: NDArray[np.float64]
     cells: Sequence[Any]  # of a column, if one was asked for
-    seen: NDArray[np.bool_] | None  # the rows that it was fitted on; None if it does not say
+    seen: NDArray[np.bool_]  # the rows that it was fitted on, as far as that is known
+    doubt: str  # why others may be such rows, too; empty if none is
 
 
 def _read(relation: Any, model: Artifact, loss: Loss, column: str | None) -> _Read:
@@ -201,12 +204,17 @@ def _read(relation: Any, model: Artifact, loss: Loss, column: str | None) -> _Re
     from model.store import fitted_rows
     from model.table import served
 
-    rows = served.read(relation, model.schema, column=column or "")
+    missing = {name: said["missing"] for name, said in model.manifest.reading.columns.items() if "missing" in said}
+    rows = served.read(relation, model.schema, missing=missing, column=column or "")
+    seen, doubt = np.zeros(len(rows.y), dtype=bool), ""
     try:
-        seen = fitted_rows.has_seen(model, rows.X, rows.y, model.schema)
+        if fitted_rows.tells(model):
+            seen = fitted_rows.has_seen(model, rows.X, model.schema)
+        else:
+            doubt = "was fitted on many equal rows, so that no row tells whether it was one of them"
     except NotInStoreError:
-        seen = None
-    return _Read(row_losses(loss, rows.y, model.predict(rows.X)), rows.cells, seen)
+        doubt = "does not say which rows it was fitted on"
+    return _Read(row_losses(loss, rows.y, model.predict(rows.X)), rows.cells, seen, doubt)
 
 
 def _loss(name: str | None, models: Mapping[int, Artifact]) -> Loss:
@@ -269,8 +277,8 @@ def _as_text(each: _Compared, unit: str) -> Iterator[str]:
         )
     if each.unseen.n_left_out:
         yield f"  {each.unseen.n_left_out:,} more {unit} are left out, as a version was fitted on them"
-    for name in each.unseen.unknown:
-        yield f"  {name} does not say which {unit} it was fitted on; with some of them here it looks better than it is"
+    for name, doubt in each.unseen.doubts.items():
+        yield f"  {name} {doubt}; with some of them here it looks better than it is"
     if losses.first.n and losses.second.n:
         means = [_mean(each.loss.name, mean) for mean in (losses.first.mean, losses.second.mean)]
         yield f"  {means[0][0]} {figure(means[0][1])} of {each.first}, {figure(means[1][1])} of {each.second}"
@@ -343,6 +351,6 @@ def _as_json(each: _Compared) -> dict[str, Any]:
         "paired": each.is_paired,
         **facts(each.evidence, each.found),
         "left_out": each.unseen.n_left_out,
-        "may_have_seen": list(each.unseen.unknown),
+        "may_have_seen": list(each.unseen.doubts),
         "slices": {name: facts(*parts) for name, parts in each.slices.items()},
     }

@@ -11,7 +11,7 @@ from model import Artifact, ModelError, NotInStoreError, Store
 from model.cli.arguments import LOG, REFERENCE, Commands, add_reasons, count, days_back, print_table, store_of
 from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
-from model.cli.reading import add_reading
+from model.cli.reading import add_dialect
 from model.cli.sign import add_trusted_keys, print_verified, trusted
 from model.errors import MovedError
 from model.store import differences, life
@@ -43,10 +43,12 @@ def add_promote(commands: Commands) -> None:
         "compare's: 3 worse, 4 practically equal, 5 undecided",
     )
     promote.add_argument(
-        "--data", metavar="TABLE", help="with --if-better, a table with the target, which neither was fitted on"
+        "--data",
+        metavar="TABLE",
+        help="with --if-better, a table with the target; rows that one of both was fitted on are left out",
     )
     add_judging(promote)
-    add_reading(promote)
+    add_dialect(promote, "the table's file, where it is not found out rightly")
     promote.add_argument("--dry-run", action="store_true", help="say what changes, and move nothing")
     add_trusted_keys(promote)
     add_reasons(promote)
@@ -74,8 +76,10 @@ def _promote(options: argparse.Namespace) -> int:
         _print_changes(store, f"{model.name}@{version}", model, options)
     why = options.why
     if options.if_better and version is not None:
-        decision, sentence = judge(store, model.name, version, model.version, options)
-        print(f"compare  {sentence}")
+        from model.train import checklist
+
+        decision, sentence, details = judge(store, model.name, version, model.version, options)
+        checklist.print_under("compare", [sentence, *details])
         if status := STATUS[decision]:
             print(f"moved    nothing: version {version} stays the champion")
             return status

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from model import Artifact, ModelError, Store
 from model.cli.arguments import LOG, REFERENCE, Commands, count, days_back, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
@@ -323,12 +325,14 @@ def _compare(champion: Artifact, made: Artifact, trained: Trained, rows: _Rows, 
     held_out = trained.fit.rows.validation
     is_new = trained.loaded.table.row_numbers[held_out] >= rows.joined.n_old
     X, y = trained.X[held_out[is_new]], trained.y[held_out[is_new]]
-    classes = made.manifest.classes
-    seen = fitted_rows.has_seen(champion, X, y, made.schema, classes)
-    seen |= fitted_rows.has_seen(made, X, y, made.schema, classes)
+    telling = [model for model in (champion, made) if fitted_rows.tells(model)]
+    seen = np.zeros(len(X), dtype=bool)
+    for model in telling:
+        seen |= fitted_rows.has_seen(model, X, made.schema)
+    doubt = "" if len(telling) == 2 else "; many rows are equal, so others may be such rows, too"
     print(
         f"unseen   {len(X) - seen.sum():,} rows to compare on: of {len(held_out):,} held-out rows {len(X):,} are new, "
-        f"and a version was fitted on {seen.sum():,} of these"
+        f"and a version was fitted on {seen.sum():,} of these{doubt}"
     )
     if seen.all():
         raise ModelError("there is no new held-out row that neither was fitted on; bring more new rows")

@@ -25,7 +25,6 @@ from model.schema.feature import Category, to_text
 from model.schema.features import Matrix
 from model.store.artifact import Artifact
 from model.store.differences import translated
-from model.store.fitted_rows import of_labels
 
 Floats = NDArray[np.float64]
 
@@ -124,6 +123,15 @@ def of_versions(first: Artifact, second: Artifact, X: Matrix, y: Floats) -> tupl
     of_first = first.predict(translated(X, second.schema, first.schema))
     losses = row_losses(loss, of_labels(y, classes, first.manifest.classes), of_first)
     return of_table(losses, row_losses(loss, y, second.predict(X))), loss
+
+
+def of_labels(y: NDArray[np.float64], classes: Sequence[Category], others: Sequence[Category]) -> NDArray[np.float64]:
+    """Return positions among labels as positions among other ones, -1 for none; targets of a regression as they are."""
+    if not classes:
+        return y
+    places = {label: place for place, label in enumerate(others)}
+    found = np.array([places.get(label, -1) for label in classes], dtype=np.float64)
+    return found[y.astype(np.intp)]
 
 
 def row_losses(loss: Loss, y: Floats, answers: Floats) -> Floats:

@@ -544,7 +544,7 @@ class PredictionLog:
             return sorted({*connection.scalars(replied), *connection.scalars(beside)})
 
     def feature_names(self, model: str, *, since: datetime) -> list[str]:
-        """Return the names of the features of the last row of a model that is logged with them; none if there is none.
+        """Return the features that have a value in the last row of a model that is logged with them, by their names.
 
         Rows from before a time do not count.
         """
@@ -552,7 +552,7 @@ class PredictionLog:
         chosen = (table.model == model) & (table.time >= since) & table.features.is_not(None)
         with self._transaction() as connection:
             last = connection.scalar(select(table.features).where(chosen).order_by(table.time.desc()).limit(1))
-        return list(last or ())
+        return [name for name, cell in (last or {}).items() if cell is not None]
 
     def has_shadows(self) -> bool:
         """Return whether the log has answers of versions whose answer was not the reply."""

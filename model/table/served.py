@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,10 +35,13 @@ class ServedRows:
     cells: Sequence[Any]
 
 
-def read(relation: Relation, schema: Schema, *, column: str = "") -> ServedRows:
+def read(
+    relation: Relation, schema: Schema, *, missing: Mapping[str, Sequence[str]] | None = None, column: str = ""
+) -> ServedRows:
     """Return the rows of a table for a model with this schema, and the cells of one more column.
 
-    The types are the schema's; how numbers and dates are written is found out. Raises `DataError` for a table that
+    The types are the schema's; how numbers and dates are written is found out. `missing` has by column the texts that
+    mean a missing value, beside the usual ones. Raises `DataError` for a table that
     lacks a column or has no true value, and `SchemaError` for cells that the model refuses.
     """
     target = schema.target
@@ -56,7 +59,11 @@ def read(relation: Relation, schema: Schema, *, column: str = "") -> ServedRows:
     if column and column not in types and description.column(column).type not in LEARNED:
         description = infer.describe(relation, target=target.name, types={**types, column: CATEGORY}).description
     wanted = {*needed, target.name, column}
-    columns = tuple(each for each in description.columns if each.name in wanted)
+    columns = tuple(
+        replace(each, missing=tuple(dict.fromkeys((*each.missing, *(missing or {}).get(each.name, ())))))
+        for each in description.columns
+        if each.name in wanted
+    )
     task = CLASSIFICATION if target.type in (CATEGORY, BOOLEAN) else REGRESSION
     table = prepare(relation, replace(description, columns=columns, rules=(), date=""), task=task)
     cells = {feature.name: _cells(feature, table.frame, table.n_rows) for feature in schema.features}

@@ -327,7 +327,7 @@ def draft(trained: Trained, *, notebook: str | None = None, written_as: Descript
     fitted_on = trained.fit.rows.training
     files = {
         recipe_file.FILE: _recipe(trained, description),
-        fitted_rows.FILE: fitted_rows.pack(trained.X[fitted_on], trained.y[fitted_on]),
+        fitted_rows.FILE: fitted_rows.pack(trained.X[fitted_on]),
     }
     return replace(made, files={**made.files, **files}, observed={"leaderboard": measured} if measured else {})
 

@@ -70,7 +70,7 @@ def test_no_row_is_unseen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     store = shutil.copytree(folder / "store", tmp_path / "store")
     model = Store(store).load("prices@1")
     train = pd.read_csv(folder / "train.csv", sep=";", decimal=",")
-    seen = fitted_rows.has_seen(model, matrix(model, train), train["price"].to_numpy(), model.schema)
+    seen = fitted_rows.has_seen(model, matrix(model, train), model.schema)
     table = tmp_path / "seen.csv"
     train[seen].to_csv(table, index=False)
 
@@ -79,18 +79,58 @@ def test_no_row_is_unseen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert Store(store).aliases("prices")["champion"] == 1
 
 
-def test_a_version_that_does_not_say_what_it_was_fitted_on(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("content", "doubt"),
+    [
+        (None, "does not say which rows it was fitted on"),
+        (bytes(160), "was fitted on many equal rows, so that no row tells whether it was one of them"),
+    ],
+    ids=["as one that was exported", "of few different rows"],
+)
+def test_a_version_of_which_nobody_knows_the_rows(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, doubt: str
 ) -> None:
-    """Of a version without such a record, as one that was exported, the output says that nobody knows."""
+    """Where no row tells whether a version was fitted on it, none is left out for it, and the output says why; so does
+    a promotion.
+    """
     store = Store(shutil.copytree(folder / "store", tmp_path / "store"))
     draft = read_draft(store.find("prices@2"))
-    files = {name: content for name, content in draft.files.items() if name != fitted_rows.FILE}
-    store.add("prices", replace(draft, files=files))
+    files = {**draft.files, fitted_rows.FILE: content}
+    store.add("prices", replace(draft, files={name: each for name, each in files.items() if each is not None}))
     holdout = str(folder / "holdout.csv")
 
     assert main(["--store", str(store.root), "compare", "prices", "1", "3", "--data", holdout]) == 0
-    assert "  version 3 does not say which rows it was fitted on; with some" in capsys.readouterr().out
+    line = f"version 3 {doubt}; with some of them here it looks better than it is"
+    assert f"\n  {line}\n" in capsys.readouterr().out
+    assert main(["--store", str(store.root), "promote", "prices@3", "--if-better", "--data", holdout]) == 0
+    assert f"\n         {line}\n" in capsys.readouterr().out
+
+
+def test_texts_that_mean_missing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table is read with the texts that mean missing values to each version, so that the rows are found again."""
+    table = pd.read_csv(folder / "houses.csv", sep=";", decimal=",")
+    table["area"] = table["area"].where(table.index % 7 != 0, -999)
+    table.to_csv(tmp_path / "houses.csv", index=False)
+    data = ("--data", str(tmp_path / "houses.csv"))
+    for learner in ("baseline", "linear"):
+        train = ["train", "prices", *data, "--target", "price", "--learner", learner, "--missing=-999.0"]
+        assert main(["--store", str(tmp_path / "store"), *train]) == 0
+    capsys.readouterr()
+
+    assert main(["--store", str(tmp_path / "store"), "compare", "prices", "1", "2", *data, "--json"]) in (0, 5)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["left_out"]) == (160, 640)
+
+
+def test_versions_with_other_targets(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Versions that predict different columns are not compared."""
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    train = ["train", "prices", "--data", str(folder / "train.csv"), "--target", "area", "--learner", "baseline"]
+    assert main(["--store", str(store), *train]) == 0
+    capsys.readouterr()
+
+    assert main(["--store", str(store), "compare", "prices", "1", "3", "--data", str(folder / "holdout.csv")]) == 1
+    assert "the versions predict area and price, which cannot be compared" in capsys.readouterr().err
 
 
 def test_a_version_and_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

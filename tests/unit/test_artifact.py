@@ -26,7 +26,7 @@ from tests.support.service import bits, rewrite
 
 FILES = [
     "card.md",
-    "fitted-rows.bin",
+    "fitted-features.bin",
     "golden.json",
     "pipeline.joblib",
     "plots/calibration.png",

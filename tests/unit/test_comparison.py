@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model import PredictionLogError
 from model.cli.main import main
 from model.live import comparison
-from model.live.comparison import LOSSES, Evidence, Judged
+from model.live.comparison import LOSSES, Evidence, Judged, of_labels
 from model.live.prediction_log import PredictionLog
 from tests.support.feedback import LONG_AGO, opened
 
@@ -404,3 +404,11 @@ def test_the_command_names_a_file_that_is_no_log(tmp_path: Path, capsys: pytest.
         (tmp_path / "rows.csv").write_text(content)
         assert compare(f"sqlite:///{tmp_path / 'rows.csv'}") == 1
         assert repr(str(tmp_path / "rows.csv")) in capsys.readouterr().err
+
+
+def test_labels_by_name() -> None:
+    """A label is found by its name in another version's list, -1 where that one does not have it."""
+    y = np.array([0.0, 1.0, 2.0])
+
+    assert of_labels(y, ("a", "b", "c"), ("c", "a")).tolist() == [1, -1, 0]
+    assert of_labels(y, (), ()).tolist() == [0, 1, 2]
