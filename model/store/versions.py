@@ -221,7 +221,7 @@ class Store:
             artifact.make_folder(folder)
         except FileExistsError:  # a file in its place, and no record of this key
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-        with locked(folder):
+        with locked(folder.parent):  # that of the records' folder is a search's, for as long as it takes
             for abandoned in folder.glob(artifact.INCOMING + "*"):  # by a process that was killed
                 abandoned.unlink(missing_ok=True)
             incoming = folder / (artifact.INCOMING + uuid.uuid4().hex)

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import Store
 from model.errors import DataError
+from model.store.versions import locked
 from model.task import CLASSIFICATION, REGRESSION
 from model.train import frames
 from model.train.learners import LEARNERS
@@ -176,6 +178,17 @@ def test_journal_is_of_one_search_at_a_time(tmp_path: Path) -> None:
 
     with Journal(tmp_path, {"key": "a"}) as again:
         assert again.trials == tried(1)
+
+
+def test_journal_and_records_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A run of the same model that ends during a search is recorded at once, and a search begins while one is."""
+    store = Store(tmp_path)
+    with Journal(tmp_path / "m" / "runs", {"key": "a"}):
+        store.keep("m", "runs", "1.json", b"{}")
+    assert store.kept("m", "runs")["1.json"] == b"{}"
+
+    with locked(tmp_path / "m"), Journal(tmp_path / "m" / "runs", {"key": "a"}) as again:
+        assert again.trials == []
 
 
 @given(cut=st.integers(0, 2_000), noise=st.binary(max_size=20))
