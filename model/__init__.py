@@ -57,6 +57,7 @@ from model.store.card import card_of
 from model.store.differences import RowDifferences, check_comparable, row_differences, translated
 from model.store.manifest import Intervals
 from model.store.reference import AnyBins, Reference
+from model.store.tries import pause_seconds
 from model.store.urls import folder_of
 from model.store.versions import CHAMPION, Store
 from model.version import VERSION
@@ -113,6 +114,7 @@ __all__ = [
     "export",
     "folder_of",
     "listed",
+    "pause_seconds",
     "row_differences",
     "shape_problems",
     "short",

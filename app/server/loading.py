@@ -16,9 +16,9 @@ from app.config import Config
 from app.server.mirror import Mirror
 from app.serving import loaded, verification
 from app.serving.loaded import Wanted, wanted
-from app.serving.store_watch import Fingerprint, Moves, fingerprint, pause_seconds, watch
+from app.serving.store_watch import Fingerprint, Moves, fingerprint, watch
 from app.telemetry.shared_values import make_room
-from model import Store
+from model import Store, pause_seconds
 
 
 class _Refusal(NamedTuple):

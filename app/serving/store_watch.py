@@ -18,7 +18,6 @@ _log = logging.getLogger("tabserve")
 Fingerprint = frozenset[tuple[object, ...]]
 
 _INTERVAL_SECONDS = 1.0
-_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 10, 3_600  # a verification may take a minute of a core
 _MAX_FILES = 10_000  # an artifact has about a dozen; a store that is set by mistake may be a whole disk
 
 
@@ -43,21 +42,12 @@ def _file_fingerprint(path: str) -> tuple[object, ...]:
     return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, readable
 
 
-def pause_seconds(n_unfinished: int) -> int:
-    """Return how long to wait before a load is tried again, of which so many in a row came to no end.
-
-    It doubles from 10 s to an hour: a machine that is busy, or short of memory, is no damage of a version, and must not
-    be kept busy by it.
-    """
-    return min(_FIRST_PAUSE_SECONDS << min(n_unfinished - 1, 20), _LAST_PAUSE_SECONDS)
-
-
 class Moves:
     """Tells whether the store names other versions than at the last load, whether that was served or refused.
 
     `read` returns what the store names now, `tried` what it named then. So when an alias goes back from a version that
     was refused, what is served is loaded again, and nothing is refused any more. A store that cannot be read is as if
-    it had not changed. `is_due` returns whether the last load came to no end and is to be tried again.
+    it had not changed. `is_due` returns whether the last load did not finish and is to be tried again.
     """
 
     def __init__(

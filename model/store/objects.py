@@ -87,18 +87,22 @@ class Objects:
         return contents
 
     def download(self, name: str, file: Path, size: int) -> None:
-        """Write the first `size` bytes of an object to a new file, or all if there are fewer. Raises `StoreError`."""
+        """Write the first `size` bytes of an object to a new file, or all if there are fewer.
+
+        Raises `StoreError`, and `OSError` if the file cannot be written.
+        """
         with file.open("xb") as output:
             for start in range(0, size, _PIECE_BYTES):
                 end = min(start + _PIECE_BYTES, size)
                 try:
-                    output.write(self._call("cat_file", self._path(name), start=start, end=end))
+                    piece = self._call("cat_file", self._path(name), start=start, end=end)
                 except FileNotFoundError:
                     raise StoreError(f"{self.url}/{name}", "is missing; add it again, or another version") from None
                 except _PastEndError:
                     break
                 except OSError as error:
                     raise self._failed(error) from None
+                output.write(piece)
             output.flush()
             os.fsync(output.fileno())
 

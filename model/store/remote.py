@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import ArtifactError, ModelError, MovedError, NotInStoreError, StoreError
 from model.store import artifact, history
@@ -27,6 +27,7 @@ from model.store.files import MAX_JSON_BYTES
 from model.store.history import MOVES, NAME, Move
 from model.store.objects import Objects
 from model.store.signed import MAX_SIGNATURE_BYTES, SIGNATURE, read_signature
+from model.store.tries import pause_seconds
 from model.store.urls import folder_of
 from model.store.versions import CHAMPION, KEY, REGISTER, Store, locked, no_model, no_version, with_new
 
@@ -35,13 +36,29 @@ _FRESH_SECONDS = 1.0  # how long a command takes what it has asked for as known
 _AHEAD = 8  # moves that are asked for together, where there is a next one
 
 
+class _LeftOut(NamedTuple):
+    """Versions of a model that could not be brought here, each with its error, after so many tries in a row.
+
+    The last one was `at` this time of `time.monotonic`.
+    """
+
+    problems: dict[int, StoreError]
+    n_tries: int
+    at: float
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether to try again."""
+        return bool(self.problems) and time.monotonic() >= self.at + pause_seconds(self.n_tries)
+
+
 @dataclass(frozen=True)  # without slots, which `super()` does not survive
 class RemoteStore(Store):
     """The store at a URL; `root` is the folder with what was brought here. Everything may raise `StoreError`, too."""
 
     objects: Objects
     _asked: dict[str, float] = field(default_factory=dict, compare=False, repr=False)  # when, of each name
-    _left_out: dict[str, dict[int, StoreError]] = field(default_factory=dict, compare=False, repr=False)  # by `follow`
+    _left_out: dict[str, _LeftOut] = field(default_factory=dict, compare=False, repr=False)  # by `follow`, of each name
 
     @classmethod
     def at(cls, url: str, cache: Path, *, is_mirror: bool = False) -> RemoteStore:
@@ -160,29 +177,32 @@ class RemoteStore(Store):
         """Bring the moves of a model here with the versions that `wanted` names, which are aliases and numbers.
 
         The first is the one that answers: no move is taken before that version is here. So the folder always has the
-        one that its last move points to. Any other that cannot be downloaded or verified is left out until it can be,
-        and its error is returned. Those that were wanted before the new moves stay, as a server may be on them, and all
-        others are removed. Raises `StoreError` and leaves the folder as it is if the first cannot be brought here.
+        one that its last move points to. Any other that cannot be brought here is left out until it can be, and its
+        error is returned. It is tried again after the next move, which does not wait for it, and after a pause, which
+        grows. Those that were wanted before the new moves stay, as a server may be on them, and all others are removed.
+        Raises `StoreError` and leaves the folder as it is if the first cannot be brought here.
         """
-        new = self._new_moves(name)
-        if new or name not in self._left_out:
+        new, before = self._new_moves(name), self._left_out.get(name)
+        if new or before is None:
             old = self._read_moves(name)
             digests = _digests([*old, *new])
             answering, current = (_named(each, [*old, *new]) & digests.keys() for each in (wanted[:1], wanted))
             for version in answering:
                 self._fetch(name, version, digests[version])
-            left_out = self._fetch_all(name, current - answering, digests)
+            beside, known = current - answering, {*before.problems} if before else set()
+            problems = self._fetch_all(name, beside - known, digests)
             self._take(name, new)
+            problems |= self._fetch_all(name, beside & known, digests)
+            self._left_out[name] = _LeftOut(problems, 1, time.monotonic())
             for version in {*self._on_disk(name)} - current - _named(wanted, old):
                 super()._take_away(name, version)
         else:
-            left_out = self._left_out[name]
-            if left_out:
-                left_out = self._fetch_all(name, left_out, _digests(self._read_moves(name)))
+            if before.is_due:
+                problems = self._fetch_all(name, before.problems, _digests(self._read_moves(name)))
+                self._left_out[name] = _LeftOut(problems, before.n_tries + 1, time.monotonic())
             for version in self._on_disk(name) if signatures else ():
                 self._refresh_signature(name, version)
-        self._left_out[name] = left_out
-        return [*left_out.values()]
+        return [*self._left_out[name].problems.values()]
 
     def absent(self, name: str, wanted: Sequence[str]) -> list[NotInStoreError]:
         """Return an error for each of the aliases and numbers `wanted` that names no version by the moves here."""
@@ -209,6 +229,8 @@ class RemoteStore(Store):
                 self._fetch(name, version, digests[version])
             except StoreError as error:
                 left_out[version] = error
+            except OSError as error:
+                left_out[version] = _not_kept(f"{self.place}/{name}/{version}", self.root, error)
         return left_out
 
     @property
@@ -422,11 +444,19 @@ def mirror(store: RemoteStore, references: Collection[str], *, signatures: bool 
         try:
             problems += store.follow(name, which_ones, signatures=signatures)
             problems += store.absent(name, which_ones) if references else []
-        except (StoreError, NotInStoreError) as error:
+        except (StoreError, NotInStoreError, ArtifactError) as error:  # ArtifactError: the moves here are damaged
             problems.append(error)
+        except OSError as error:
+            problems.append(_not_kept(f"{store.place}/{name}", store.root, error))
     if not (references or problems or store.has_model(wanted)):
         problems.append(StoreError(store.place, "there is no model; train one, or correct the URL"))
     return problems
+
+
+def _not_kept(place: str, folder: Path, error: OSError) -> StoreError:
+    """Return the error that names what of a store could not be written to the folder here."""
+    reason = f"{error.filename or folder}: {error.strerror or error}"
+    return StoreError(place, f"cannot be kept in {reason}; make room there, or name another folder for the cache")
 
 
 def _digests(moves: Collection[Move]) -> dict[int, str]:

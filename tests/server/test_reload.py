@@ -144,11 +144,10 @@ def test_damaged_challenger_behind_a_url(two: Store, tmp_path: Path) -> None:
     trees.write_bytes(bytes(len(whole)))
     with serve(f"local://{os.path.relpath(two.root, ROOT)}", tmp_path, **settings, **POLLED) as server:
         assert (versions(server), refused(server)) == ({"1"}, 0)
-        move(two, "challenger", 3)
-        move(two, CHAMPION, 2)
+        two.move(NAME, "tag", {"challenger": 3, CHAMPION: 2}, after=two.last_move(NAME))
         wait_until(lambda: versions(server) == {"2"} and refused(server) == 1)
         assert any("3/trees.npz: was changed" in line for line in messages(server, "not everything could be read"))
-        time.sleep(4)  # for longer than it takes to try again
+        time.sleep(4)  # for longer than it takes to look again
         assert len(messages(server, "the store names other versions")) == 1
         assert not [line for line in messages(server, "") if "loading the models again" in line]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.serving.store_watch import Moves, pause_seconds
+from app.serving.store_watch import Moves
+from model import pause_seconds
 
 
 class Shelf:
@@ -56,7 +57,7 @@ def test_store_that_cannot_be_read(caplog: Any) -> None:
 
 
 def test_load_without_an_end_is_tried_again() -> None:
-    """A load that came to no end is tried again when that is due, also if nothing has moved."""
+    """A load that did not finish is tried again when that is due, also if nothing has moved."""
     shelf = Shelf()
     assert not shelf.moves()
     shelf.is_due = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -426,11 +428,16 @@ def test_mirror_keeps_what_it_has(one: RemoteStore, url: str, tmp_path: Path) ->
     assert artifact.read(folder.find("m"))[1] == SMALL.files
 
 
-def test_damaged_challenger_holds_nothing_else_back(one: RemoteStore, url: str, tmp_path: Path) -> None:
+def test_damaged_challenger_holds_nothing_else_back(
+    one: RemoteStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A damaged version beside the one that answers is left out and named, and every move is taken; repaired, it comes.
 
-    While it is left out the folder does not change, so that nobody loads the same again.
+    While it is left out the folder does not change, so that nobody loads the same again, and it is downloaded again
+    after a pause, and after the next move.
     """
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     mirrored, wanted = at(url, tmp_path / "mirror"), ["m", "m@challenger"]
     folder = Store(mirrored.root)
     mirror(mirrored, wanted)
@@ -442,13 +449,50 @@ def test_damaged_challenger_holds_nothing_else_back(one: RemoteStore, url: str, 
     move = one.move("m", life.PROMOTE, {"champion": 2}, after=one.last_move("m"))
     assert mirror(mirrored, wanted) != []
     before = fingerprint(folder.root)
+    now += 10
     assert mirror(mirrored, wanted) != []
 
     assert fingerprint(folder.root) == before
     assert (folder.last_move("m"), folder.find("m").name, folder.versions("m")) == (move, "2", [1, 2])
     put(url, "m/3/a.txt", sound)
+    now += 19
+    assert mirror(mirrored, wanted) != []
+    now += 1
     assert mirror(mirrored, wanted) == []
     assert artifact.read(folder.find("m@challenger"))[1] == SMALL.files
+
+    remove(url, "m/1/a.txt")
+    life.tag(one, "m@1", "challenger")
+    shutil.rmtree(folder.root / "m" / "1")
+    assert mirror(mirrored, wanted) != []
+    put(url, "m/1/a.txt", sound)
+    assert mirror(mirrored, wanted) != []
+    life.tag(one, "m@2", "other")
+    assert mirror(mirrored, wanted) == []
+
+
+def test_folder_that_cannot_be_written(one: RemoteStore, url: str, tmp_path: Path) -> None:
+    """What cannot be written here is named, and holds back neither the moves nor other models; no error ends it."""
+    for name in ("a", "z"):
+        for _ in range(2):
+            one.add(name, SMALL)
+    mirrored = at(url, tmp_path / "mirror")
+    folder, wanted = Store(mirrored.root), ["a", "m", "m@3", "z"]
+    (mirrored.root / "m").mkdir(parents=True)
+    for blocked in ("a", "m/3"):
+        (mirrored.root / blocked).write_bytes(b"")
+    model, version = mirror(mirrored, wanted)
+    assert str(model).startswith(f"{mirrored.root / 'a' / 'moves'}: is no folder of moves")
+    assert str(version).startswith(f"{mirrored.place}/m/3: cannot be kept in {mirrored.root}")
+    assert (folder.aliases("m"), folder.versions("m"), folder.versions("z")) == (one.aliases("m"), [1], [1])
+
+    (mirrored.root / "a").unlink()
+    (mirrored.root / "z" / "2").write_bytes(b"")
+    before = folder.last_move("z")
+    one.move("z", life.PROMOTE, {"champion": 2}, after=one.last_move("z"))
+    *_, answering = mirror(mirrored, wanted)
+    assert str(answering).startswith(f"{mirrored.place}/z: cannot be kept in")
+    assert (folder.versions("a"), folder.last_move("z")) == ([1], before)
 
 
 def test_signature_that_comes_later(one: RemoteStore, other: RemoteStore, url: str, tmp_path: Path) -> None:
