@@ -25,7 +25,7 @@ def is_number(value: Any) -> bool:
 def _check(value: Any, form: Form, place: str) -> None:
     is_good = form(value) if callable(form) else isinstance(value, list if isinstance(form, tuple) else dict)
     if not is_good:
-        raise ValueError(f"its {place} is of another type than that of a run")
+        raise ValueError(f"`{place}` has the wrong type")
     if isinstance(form, tuple):
         for number, each in enumerate(value):
             _check(each, form[0], f"{place}[{number}]")
@@ -35,7 +35,7 @@ def _check(value: Any, form: Form, place: str) -> None:
             if known in value:
                 _check(value[known], inner, f"{place}.{known}")
             elif known == name:
-                raise ValueError(f"its {place} has no {known!r}")
+                raise ValueError(f"`{place}` has no {known!r}")
 
 
 def _is_object(value: Any) -> bool:

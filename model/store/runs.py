@@ -34,6 +34,7 @@ from model.store import artifact, run_facts
 from model.store.files import parse_json
 from model.store.history import who
 from model.store.manifest import MAX_VERSION
+from model.store.urls import CHAIN
 from model.store.versions import Store, check_name
 from model.version import VERSION
 
@@ -53,6 +54,7 @@ _ID_FORMAT = "%Y%m%d-%H%M%S-%f"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _MAX_TEXT = 2_000  # characters
 _MAX_SECONDS = 1e9  # 30 years
+_MAX_LEVELS = 50  # of lists and objects; a run has about 6
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _PACKAGES = ("duckdb", "numpy", "onnx", "onnxruntime", "optuna", "pandas", "scikit-learn")
 _KEYS = (
@@ -209,17 +211,17 @@ def write(store: Store, run: Run) -> Run:
 def encode(run: Run) -> bytes:
     """Return the bytes of a run's record, which has the SHA-256 of all that it says.
 
-    Raises `ValueError` for a record that would be too large to be read back.
+    Raises `ValueError` for a record that would have too many bytes, lists or levels to be read back.
     """
     facts = run.to_document()
     content = artifact.to_json({**facts, "sha256": hashlib.sha256(artifact.to_json(facts)).hexdigest()})
-    parse_json(content)
+    _parse(content)
     return content
 
 
 def decode(content: bytes) -> Run:
     """Return the run that `encode` wrote. Raises `ValueError` for any other bytes."""
-    document = parse_json(content)
+    document = _parse(content)
     if not isinstance(document, dict) or type(document.get("format_version")) is not int:
         raise ValueError("it is no record of a run")
     if document["format_version"] > FORMAT_VERSION:
@@ -233,18 +235,30 @@ def decode(content: bytes) -> Run:
     if not _ID.fullmatch(document["id"]) or document["outcome"] not in OUTCOMES:
         raise ValueError("its id or its outcome is none")
     if not run_facts.is_number(document["seconds"]) or not 0 <= document["seconds"] <= _MAX_SECONDS:
-        raise ValueError("its seconds are none")
+        raise ValueError("`seconds` is not a duration")
     if not _is_moment(document["started_at"]):
-        raise ValueError("its start is no time")
+        raise ValueError("`started_at` is not a time")
     run_facts.check(document["facts"])
     run = Run(**{name: document[name] for name in _KEYS if name not in ("format_version", "sha256")})
-    try:
-        is_unchanged = encode(run) == content
-    except RecursionError:
-        is_unchanged = False
-    if not is_unchanged:
+    if encode(run) != content:
         raise ValueError("it was changed after it was written")
     return run
+
+
+def _parse(content: bytes) -> Any:
+    """Return the value of JSON. Raises `ValueError` if it is invalid or has too many bytes, lists or levels."""
+    document = parse_json(content)
+    if _is_deeper(document, _MAX_LEVELS):
+        raise ValueError(f"more than {_MAX_LEVELS} levels")
+    return document
+
+
+def _is_deeper(value: Any, n_levels: int) -> bool:
+    """Return whether lists and objects are nested in more levels."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return n_levels == 0 or any(_is_deeper(each, n_levels - 1) for each in inner)
 
 
 def _is_moment(text: str) -> bool:
@@ -380,10 +394,12 @@ def git_commit() -> str | None:
 
 def redacted(text: str) -> str:
     """Return a text in which URLs have no user, password, query and fragment."""
-    return _URL.sub(lambda found: _bare(found[0]), text)
+    return _URL.sub(lambda found: "::".join(map(_bare, CHAIN.split(found[0]))), text)
 
 
 def _bare(url: str) -> str:
+    if url.endswith("://"):  # of which `geturl` leaves the slashes out
+        return url
     try:
         parts = urlsplit(url)
         host, at, port = parts.netloc.rpartition("@")[2].partition(":")

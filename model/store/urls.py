@@ -17,6 +17,8 @@ EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss"), "requirements-azure.txt"),
 }
 
+CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")  # between the URLs of a chain, of which fsspec reads one
+
 
 def parse_location(text: str) -> Path | str:
     """Return the folder that a text names, or the text if it is a URL; file:///PATH is that folder.
@@ -41,17 +43,21 @@ def parse_location(text: str) -> Path | str:
 
 
 def shown(url: str) -> str:
-    """Return a URL without user, password, query and fragment, for messages and names.
+    """Return a URL, or each of a chain, without user, password, query and fragment, for messages and names.
 
     What stands in the place of a user in az://container@account.dfs.core.windows.net/models is kept.
     """
+    return "::".join(map(_shown, CHAIN.split(url)))
+
+
+def _shown(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     try:
         parts = urlsplit(f"//{rest}")
     except ValueError:
         return "the URL"
     user, _, host = parts.netloc.rpartition("@")
-    is_container = user and ":" not in user and scheme.rpartition("::")[2] in ("az", "abfs", "abfss")
+    is_container = user and ":" not in user and scheme in ("az", "abfs", "abfss")
     return f"{scheme}{separator}{f'{user}@{host}' if is_container else host}{parts.path.rstrip('/')}"
 
 

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import re
 import shutil
 import sys
 import urllib.error
@@ -30,6 +31,7 @@ from model.errors import DataError, first_line
 from model.table.description import CSV, JSON, PARQUET
 
 STANDARD_INPUT = "-"
+_CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")  # between the URLs of a chain, which fsspec reads
 _CHUNK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60
 _FORMATS = {
@@ -120,10 +122,11 @@ def shown(source: str) -> str:
     if "://" not in source:
         return Path(source).name or source
     try:
-        parts = urlsplit(source)
+        chain = [urlsplit(url) for url in _CHAIN.split(source)]
     except ValueError:
         return "the URL"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    bare = [parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="") for parts in chain]
+    return "::".join(parts.geturl() for parts in bare)
 
 
 def _expanded(source: str) -> list[str]:

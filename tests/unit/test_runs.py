@@ -182,14 +182,28 @@ def test_no_record_is_more_than_a_line(place: tuple[Any, ...], other: Any) -> No
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"version": "1"}, "its facts.version is of another type"),
-        ({"search": {**SEARCH, "trials": [{}]}}, "its facts.search.trials[0] has no 'number'"),
+        ({"version": "1"}, "`facts.version` has the wrong type"),
+        ({"search": {**SEARCH, "trials": [{}]}}, "`facts.search.trials[0]` has no 'number'"),
     ],
 )
 def test_fact_of_another_type_is_named(facts: dict[str, Any], reason: str) -> None:
     """The reason says which fact it is."""
     with pytest.raises(ValueError, match=re.escape(reason)):
         decode(encode(replace(SMALL, facts=facts)))
+
+
+@pytest.mark.parametrize("place", ["facts", "parameters"])
+@pytest.mark.parametrize("n_levels", [60, 300, 600, 900])
+def test_record_of_many_levels_is_damaged(place: str, n_levels: int) -> None:
+    """Lists in lists, of which no run has so many, are refused before anything else looks at them."""
+    deep: Any = []
+    for _ in range(n_levels):
+        deep = [deep]
+    document = {**SMALL.to_document(), place: {"metrics": {"x": deep}}}
+    content = artifact.to_json({**document, "sha256": "0" * 64})
+
+    with pytest.raises(ValueError, match="levels"):
+        decode(content)
 
 
 def test_record_of_a_later_format_says_so() -> None:
@@ -346,6 +360,9 @@ def test_what_was_sent_is_a_sentence() -> None:
         ("https://host:8443/@scope/t.csv", "https://host:8443/@scope/t.csv"),
         ("no answer from 'http://user:secret@host/t.csv', try again", "no answer from 'http://host/t.csv', try again"),
         ("http://secret@[::1/t.csv", "http://…"),
+        ("zip://a.zip::s3://ann:secret@bucket/t.csv", "zip://a.zip::s3://bucket/t.csv"),
+        ("filecache://::s3://ann:secret@bucket/t.csv", "filecache://::s3://bucket/t.csv"),
+        ("http://ann:secret@[::1]:80/t.csv", "http://[::1]:80/t.csv"),
         ("a@b: c?d", "a@b: c?d"),
     ],
 )

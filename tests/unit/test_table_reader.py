@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from model.errors import DataError
 from model.table.reader import choose, open_table
+from model.table.source import shown
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Of every encoding below; a carriage return is a line's end to DuckDB, in quotes too.
@@ -203,6 +204,13 @@ def test_package_of_a_url_is_named() -> None:
     """A URL that needs a package that is not installed names it."""
     with pytest.raises(DataError, match="needs a package"), open_table("sftp://host/table.csv"):
         pass
+
+
+def test_url_is_shown_without_credentials() -> None:
+    """Manifests and messages have no credentials of a URL, nor of one in a chain of them."""
+    assert shown("s3://ann:secret@bucket/t.csv?secret") == "s3://bucket/t.csv"
+    assert shown("zip://t.csv::s3://ann:secret@bucket/t.zip") == "zip://t.csv::s3://bucket/t.zip"
+    assert shown("https://ann:secret@[::1]:80/t.csv") == "https://[::1]:80/t.csv"
 
 
 def test_url_is_read() -> None:
