@@ -170,10 +170,11 @@ $(WORKFLOWS): requirements-workflows.txt constraints-workflows.txt | $(SETUP)
 	@touch $@
 
 $(AZURITE):
-	@if command -v npm >/dev/null; then \
-		rm -rf $@.new && npm install --silent --no-audit --no-fund --ignore-scripts --before 2026-11-20 --prefix $@.new \
-			azurite@$(@F) && mv $@.new $@; \
-	else false; fi || echo "Azurite is not installed, which needs npm: tests of stores on Azure are skipped" >&2
+	@rm -rf $(@D)/.new; \
+	{ command -v npm >/dev/null && \
+		npm install --silent --no-audit --no-fund --ignore-scripts --before 2026-11-20 --prefix $(@D)/.new azurite@$(@F) && \
+		mv $(@D)/.new $@; } || { rm -rf $(@D)/.new; \
+		echo "Azurite is not installed, which needs npm: tests of stores on Azure are skipped" >&2; }
 
 $(NOTEBOOK): requirements-notebook.txt $(INSTALLED)
 	$(PIP) -r requirements-notebook.txt

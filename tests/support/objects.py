@@ -85,14 +85,12 @@ class Proxy:
             if headers.get("expect") == "100-continue":
                 client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             length = int(headers.get("content-length", 0))
-            while len(body) < min(length, _BEGINNING_BYTES):
-                body += client.recv(65_536)
+            body = _read(client, body, min(length, _BEGINNING_BYTES))
             request = Request(method, unquote(path), headers, body[:_BEGINNING_BYTES])
             self.seen.append(request)
             fault = self.fault(request)
             limit = length if fault is None or isinstance(fault, bytes) or fault < 0 else min(length, fault)
-            while len(body) < limit:
-                body += client.recv(65_536)
+            body = _read(client, body, limit)
             if isinstance(fault, bytes):
                 client.sendall(fault)
                 return
@@ -128,6 +126,16 @@ class Proxy:
                 self._listener.shutdown(socket.SHUT_RDWR)  # close alone would not wake the thread that accepts
             self._listener.close()
             self._listener = None
+
+
+def _read(client: socket.socket, body: bytes, n_bytes: int) -> bytes:
+    """Return a body with what is received until it has so many bytes. Raises `ConnectionError` if that never comes."""
+    while len(body) < n_bytes:
+        piece = client.recv(65_536)
+        if not piece:
+            raise ConnectionError("closed in the middle of a request")
+        body += piece
+    return body
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ def _azure_missing() -> str:
 
 
 def _azurite() -> list[Path]:
-    return sorted(AZURITE.glob("*/node_modules/azurite/dist/src/blob/main.js")) if shutil.which("node") else []
+    return sorted(AZURITE.glob("[0-9]*/node_modules/azurite/dist/src/blob/main.js")) if shutil.which("node") else []
 
 
 def _azure_command(port: int, outside: int) -> list[str]:
