@@ -51,7 +51,9 @@ def test_container_has_what_the_tests_need() -> None:
     packages = re.search(r"^packages=\((.*)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert packages is not None
 
-    assert CONTAINER["onCreateCommand"].partition(" --no-install-recommends ")[2] == packages[1]
+    first, _, last = CONTAINER["onCreateCommand"].partition(" && { ")
+    assert first.partition(" --no-install-recommends ")[2] == packages[1]
+    assert last == "command -v npm >/dev/null || sudo apt-get install -qq -y --no-install-recommends npm; }"
     assert CONTAINER["postCreateCommand"] == "make dev"
 
 
