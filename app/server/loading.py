@@ -24,7 +24,7 @@ from model import Store, pause_seconds
 class _Refusal(NamedTuple):
     """What the store named, and its state, when the server refused to load it.
 
-    `n_unfinished` verifications of it in a row came to no end, the last one `at` this time of `time.monotonic`.
+    `n_unfinished` loads of it in a row did not finish, the last one `at` this time of `time.monotonic`.
     """
 
     wanted: Wanted
@@ -34,7 +34,7 @@ class _Refusal(NamedTuple):
 
     @property
     def is_due(self) -> bool:
-        """Return whether to try the same again, which a verification that came to its end makes needless."""
+        """Return whether to try the same again, which is needless where the reason is in the store."""
         return bool(self.n_unfinished) and time.monotonic() >= self.at + pause_seconds(self.n_unfinished)
 
 
@@ -51,7 +51,7 @@ def start_watching(settings: Config, server: Any, mirror: Mirror | None) -> None
     `mirror` is what keeps the store, if that is a copy of one behind a URL.
 
     That is when an alias has moved that the settings name, or, where something could not be loaded, when the store or
-    the trusted keys have changed, and some time after a verification that came to no end.
+    the trusted keys have changed, and some time after a load that did not finish.
     """
 
     def seen_before_failure() -> Fingerprint | None:
@@ -130,11 +130,12 @@ def _load_again(settings: Config, server: Any) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     serving = server.app.callable.serving
-    is_served, is_refused = bool(serving.loaded.models), True
+    is_served, is_refused, is_unfinished = bool(serving.loaded.models), True, golden is None
     if golden is not None and (not problems or not is_served or any(golden.values())):
         try:
             make_room({*((model.name, model.version) for model in serving.loaded.all_versions), *golden})
             fresh = server.app.load()
+            is_unfinished = not problems and bool(fresh.serving.loaded.problems)  # what was verified is not at fault
             problems = fresh.serving.loaded.problems  # the store may have changed since the verification
             is_refused = bool(problems and is_served)
             if is_refused and fresh.serving.loaded.models:
@@ -142,7 +143,7 @@ def _load_again(settings: Config, server: Any) -> None:
             if not is_refused or fresh.serving.loaded.models:
                 server.app.callable = fresh
         except Exception as error:  # whatever it is, the server keeps the served models
-            is_refused, problems = True, (repr(error),)
+            is_refused, is_unfinished, problems = True, True, (repr(error),)
     if not is_refused:
         _refusal = None
     else:
@@ -150,5 +151,5 @@ def _load_again(settings: Config, server: Any) -> None:
         server.app.callable.serving.add_golden(golden or {})
         if not stop_signals:
             before = _refusal.n_unfinished if _refusal and _refusal[:2] == (now, seen) else 0
-            _refusal = _Refusal(now, seen, before + 1 if golden is None else 0, time.monotonic())
+            _refusal = _Refusal(now, seen, before + 1 if is_unfinished else 0, time.monotonic())
     _show_refusal(server)

@@ -68,7 +68,7 @@ def add_log(command: argparse.ArgumentParser) -> None:
 
 
 def add_words(command: argparse.ArgumentParser) -> None:
-    """Declare what a person says of a new model."""
+    """Declare what a person says about a new model."""
     command.add_argument("--title", default="", help="what it is, in a few words (default: from the name)")
     command.add_argument("--unit", default="", help="the unit of what it predicts, such as EUR; for a regression")
     command.add_argument("--purpose", default="", help="what it is for; on the card")
@@ -104,7 +104,7 @@ def days(text: str) -> int:
     """Return the days in a text such as 30d or 30. Raises argparse's error for anything else."""
     number = text.strip().lower().removesuffix("d")
     if not (number.isascii() and number.isdecimal() and len(number) <= 6):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days, such as 30d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days, such as 30d")
     return int(number)
 
 
@@ -112,7 +112,7 @@ def days_back(text: str) -> int:
     """Return how many days ago something is, 1 or more, as `days` does. Raises argparse's error for anything else."""
     number = days(text)
     if not 1 <= number <= _MAX_DAYS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 1 to {_MAX_DAYS:,}, such as 30d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to {_MAX_DAYS:,}, such as 30d")
     return number
 
 

@@ -18,9 +18,10 @@ def add_mirror(commands: Commands) -> None:
         "mirror",
         help="keep a folder with the verified versions that servers need of a store behind a URL",
         description="Brings here the moves of a model with the versions that are wanted of it, verified, and prints "
-        "the folder, which is a store. What is named first of a model is what answers: if it cannot be brought here, "
-        "the last state stays. Any other version that cannot be is left out. The exit status is 1 if anything could "
-        "not be brought here, or is not in the store. A server with a URL as its store does this by itself.",
+        "the folder, which is a store. The version named first for a model is the one that answers; if it cannot be "
+        "brought here, the last state stays. Any other version that cannot be is left out. The exit status is 1 if "
+        "anything could not be brought here, or is not in the store. A server with a URL as its store does this by "
+        "itself.",
     )
     mirror.add_argument("model", nargs="*", help="NAME, NAME@ALIAS or NAME@VERSION (default: every champion)")
     mirror.add_argument("--every", type=count, metavar="SECONDS", help="go on, and look for new moves this often")

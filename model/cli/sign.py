@@ -127,7 +127,7 @@ def trusted(options: argparse.Namespace) -> Signed | None:
 
 
 def _trusted_files() -> list[Path]:
-    """Return the files of the keys that servers trust which are started with this environment."""
+    """Return the key files that `TABSERVE_TRUSTED_KEYS` names."""
     return [Path(name.strip()) for name in os.environ.get(_TRUSTED_KEYS, "").split(",") if name.strip()]
 
 

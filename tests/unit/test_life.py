@@ -402,8 +402,8 @@ def test_limits_are_named_where_they_say_something(
 @pytest.mark.parametrize(
     ("days", "message"),
     [
-        *((days, "is no number of days from 1 to 36,500, such as 30d") for days in ("0", "999999")),
-        *((days, "is no number of days, such as 30d") for days in ("7w", "-1")),
+        *((days, "is not a number of days from 1 to 36,500, such as 30d") for days in ("0", "999999")),
+        *((days, "is not a number of days, such as 30d") for days in ("7w", "-1")),
     ],
 )
 def test_days_that_are_none(
