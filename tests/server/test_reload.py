@@ -139,6 +139,7 @@ def test_damaged_challenger_behind_a_url(two: Store, tmp_path: Path) -> None:
     """
     settings = {"TABSERVE_MODELS": f"{NAME}@challenger:shadow,{NAME}", "TABSERVE_STORE_CACHE": str(tmp_path / "cache")}
     two.add(NAME, read_draft(two.root / NAME / "1"))
+    move(two, "challenger", 1)
     trees = two.root / NAME / "3" / "trees.npz"
     whole = trees.read_bytes()
     trees.write_bytes(bytes(len(whole)))
