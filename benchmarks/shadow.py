@@ -16,6 +16,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,7 @@ CONNECTIONS = 32
 SATURATING = 8
 N_TREES = 390  # of the challenger: about as many as the champion has
 WARM_UP_SECONDS = 2
+PAUSE_SECONDS = 1  # in which a shadow answers what waits; it would take the core from the other server
 FEWEST_ROUNDS = 6  # of which the smallest and the largest have the median between them with 97 %
 
 
@@ -142,6 +144,7 @@ def main() -> None:
         results = Results(machine(), options.rounds, options.seconds, int(rate), found)
         for turn in range(options.rounds):
             for name in list(ports)[:: 1 if turn % 2 else -1]:
+                time.sleep(PAUSE_SECONDS)
                 waits = open_load(
                     ports[name],
                     "/predict",
@@ -154,10 +157,12 @@ def main() -> None:
                 p50, p99 = np.percentile(waits, [50, 99]) * 1e3
                 found[name].p50_ms.append(float(p50))
                 found[name].p99_ms.append(float(p99))
+            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        for turn in range(options.rounds):
             for name in list(ports)[:: 1 if turn % 2 else -1]:
+                time.sleep(PAUSE_SECONDS)
                 most = load(ports[name], "/predict", body, connections=SATURATING, seconds=options.seconds)
                 found[name].per_second.append(most.per_second)
-            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
         found["with"].compared, found["with"].asked = compared_rows(ports["with"])
     results.write(options.results / "shadow.json")
     (options.results / "shadow.md").write_text(render(results))

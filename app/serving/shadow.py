@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -32,7 +32,7 @@ from app.web.exchange import Exchange
 from app.web.server_facts import ServerFacts
 from model import Artifact, Matrix, ModelError, SchemaError, check_comparable, row_differences, translated
 
-T = TypeVar("T")
+T = TypeVar("T", "_Job", "_Answers")
 
 _log = logging.getLogger("tabserve")
 
@@ -41,8 +41,8 @@ MAX_WAITING_ROWS = 20_000
 MAX_WAITING_BYTES = 2**25
 # Answered together, in a tenth of a millisecond by most models: a request may have to wait for so long.
 _REQUESTS_A_PIECE, _ROWS_A_PIECE = 16, 64
-# Compared together, in some tenths of a millisecond: as soon as there are so many requests or rows.
-_REQUESTS_A_COMPARISON, _ROWS_A_COMPARISON = 256, 1_000
+# Compared together, in about the same time: as soon as there are so many pieces or rows.
+_PIECES_A_COMPARISON, _ROWS_A_COMPARISON = 16, 1_000
 # Between pieces: the event loop may wait for the interpreter's lock, and seems idle until it gets it.
 _PAUSE_SECONDS = 0.0002
 # How long the thread looks for an idle moment: 20 times as long as its last piece took, and at least so many seconds.
@@ -61,8 +61,14 @@ class _Job(NamedTuple):
     y: NDArray[np.float64]  # the champion's answers
 
 
-Answered = tuple[_Job, NDArray[np.float64]]
-"""A job, and the challenger's answers."""
+class _Answers(NamedTuple):
+    """What both versions answered to the rows of a piece, and the id of the first request."""
+
+    champion: Artifact
+    challenger: Artifact
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    request_id: str
 
 
 class Shadow:
@@ -85,8 +91,7 @@ class Shadow:
         self._writer = writer
         self._server = server
         self._waiting: Waiting[_Job] = Waiting(_size, max_rows=MAX_WAITING_ROWS, max_bytes=MAX_WAITING_BYTES)
-        self._answered: list[Answered] = []  # and not compared yet
-        self._n_answered_rows = 0
+        self._answered: list[_Answers] = []  # and not compared yet
         self._failures = FirstFailures("a shadow failed; later failures are only counted")
         self._has_work = threading.Event()
         self._stopping = threading.Event()
@@ -136,14 +141,14 @@ class Shadow:
         """Answer a piece of the queue, or compare answers; return whether there was one of these to do."""
         if self._answered and (
             not self._waiting
-            or len(self._answered) >= _REQUESTS_A_COMPARISON
-            or self._n_answered_rows >= _ROWS_A_COMPARISON
+            or len(self._answered) >= _PIECES_A_COMPARISON
+            or sum(len(each.after) for each in self._answered) >= _ROWS_A_COMPARISON
         ):
             self._compare()
             return True
         jobs = self._waiting.first(max_items=_REQUESTS_A_PIECE, max_rows=_ROWS_A_PIECE)
         try:
-            for of_pair in _by_pair(jobs, lambda job: job):
+            for of_pair in _by_pair(jobs):
                 self._answer(of_pair)
         finally:
             self._waiting.done(len(jobs))
@@ -158,8 +163,10 @@ class Shadow:
         else:
             self._finish()
         waiting = self._waiting.first(max_items=len(self._waiting), max_rows=MAX_WAITING_ROWS)
-        for job in [*waiting, *(job for job, _ in self._answered)]:
+        for job in waiting:
             self._metrics.count_missed_shadows(job.champion, job.challenger, len(job.y), "stopped")
+        for each in self._answered:
+            self._metrics.count_missed_shadows(each.champion, each.challenger, len(each.after), "stopped")
 
     def _run(self) -> None:
         seconds = 0.0  # of the last piece
@@ -188,37 +195,43 @@ class Shadow:
     def _answer(self, jobs: Sequence[_Job]) -> None:
         """Have a challenger answer the rows of one champion, and pass its answers to the log."""
         champion, challenger = jobs[0].champion, jobs[0].challenger
-        answered: list[Answered] = []
+        answered: list[tuple[_Job, NDArray[np.float64]]] = []
         missed: list[tuple[_Job, Exception]] = []
         try:
             fitting = [(job, job.X) for job in jobs]
             if champion.schema.features != challenger.schema.features:
                 fitting = _translated(jobs, missed)
             answered = self._run_jobs(fitting, missed) if fitting else []
+            if answered:
+                before, after = np.concatenate([job.y for job, _ in answered]), np.concatenate([y for _, y in answered])
+                first = answered[0][0].exchange.request_id
+                self._answered.append(_Answers(champion, challenger, before, after, first))
         except Exception as error:  # whatever it is, later pieces are answered
             answered, missed = [], [(job, error) for job in jobs]
         for job, reason in missed:
-            self._miss(job, reason)
-        self._answered += answered
-        self._n_answered_rows += sum(len(y) for _, y in answered)
+            self._miss(job.champion, job.challenger, len(job.y), reason, job.exchange.request_id)
         if self._writer:
             for job, y in answered:
                 self._writer.put_shadow(Shadowed(job.exchange, challenger, y))
 
     def _compare(self) -> None:
         """Compare and count all answers that wait for it."""
-        answered, self._answered, self._n_answered_rows = self._answered, [], 0
-        for of_pair in _by_pair(answered, lambda each: each[0]):
-            champion, challenger = of_pair[0][0].champion, of_pair[0][0].challenger
+        answered, self._answered = self._answered, []
+        for of_pair in _by_pair(answered):
+            champion, challenger, *_, request_id = of_pair[0]
+            before, after = (
+                np.concatenate([each.before for each in of_pair]),
+                np.concatenate([each.after for each in of_pair]),
+            )
             try:
-                before, after = np.concatenate([job.y for job, _ in of_pair]), np.concatenate([y for _, y in of_pair])
                 differences = row_differences(champion, before, challenger, after)
                 self._metrics.count_shadows(champion, challenger, differences, after)
             except Exception as error:  # whatever it is, later answers are compared
-                for job, _ in of_pair:
-                    self._miss(job, error)
+                self._miss(champion, challenger, len(after), error, request_id)
 
-    def _run_jobs(self, jobs: Sequence[tuple[_Job, Matrix]], missed: list[tuple[_Job, Exception]]) -> list[Answered]:
+    def _run_jobs(
+        self, jobs: Sequence[tuple[_Job, Matrix]], missed: list[tuple[_Job, Exception]]
+    ) -> list[tuple[_Job, NDArray[np.float64]]]:
         """Return the jobs that the challenger answers, each with its answers; add the others to `missed`.
 
         They share a run if the other rows of a run change no bit, which is much faster than to run each alone.
@@ -229,7 +242,7 @@ class Shadow:
             if y is not None and y.shape[1:] == jobs[0][0].y.shape[1:]:
                 ends = np.cumsum([len(X) for _, X in jobs]).tolist()
                 return [(job, y[end - len(X) : end]) for (job, X), end in zip(jobs, ends)]
-        answered: list[Answered] = []
+        answered: list[tuple[_Job, NDArray[np.float64]]] = []
         for job, X in jobs:
             outcome = self._inference.run([(challenger, X)])[0]
             if outcome.y is not None and outcome.y.shape == job.y.shape:
@@ -238,24 +251,23 @@ class Shadow:
                 missed.append((job, outcome.error or ValueError("answers of another shape")))
         return answered
 
-    def _miss(self, job: _Job, error: Exception) -> None:
-        """Count a request that the challenger did not answer, and log the first failure of a version."""
+    def _miss(self, champion: Artifact, challenger: Artifact, n_rows: int, error: Exception, request_id: str) -> None:
+        """Count rows that the challenger did not answer comparably, and log the first failure of a version."""
         reason = "columns" if isinstance(error, SchemaError) else "failed"
-        self._metrics.count_missed_shadows(job.champion, job.challenger, len(job.y), reason)
+        self._metrics.count_missed_shadows(champion, challenger, n_rows, reason)
         if reason == "failed":
-            self._failures.log(job.challenger.name, job.challenger.version, error, job.exchange.request_id)
+            self._failures.log(challenger.name, challenger.version, error, request_id)
 
 
 def _size(job: _Job) -> tuple[int, int]:
     return len(job.y), job.X.nbytes + job.y.nbytes
 
 
-def _by_pair(items: Iterable[T], job_of: Callable[[T], _Job]) -> Iterable[list[T]]:
-    """Divide items by the champion and the challenger of their jobs."""
+def _by_pair(items: Iterable[T]) -> Iterable[list[T]]:
+    """Divide jobs or answers by their champion and challenger."""
     found: dict[tuple[int, int], list[T]] = {}
     for item in items:
-        job = job_of(item)
-        found.setdefault((id(job.champion), id(job.challenger)), []).append(item)
+        found.setdefault((id(item.champion), id(item.challenger)), []).append(item)
     return found.values()
 
 

@@ -265,11 +265,11 @@ def test_large_requests_are_pieces_of_their_own(service: Service, champion: Arti
     assert sizes == [2_000, 200, 64, 2]
 
 
-@pytest.mark.parametrize(("requests", "rows", "compared_after"), [(300, 1, 256), (30, 50, 20), (3, 600, 2)])
+@pytest.mark.parametrize(("requests", "rows", "compared_after"), [(300, 1, 256), (30, 50, 16), (9, 300, 4)])
 def test_answers_are_compared_before_there_are_many(
     service: Service, champion: Artifact, houses: pd.DataFrame, requests: int, rows: int, compared_after: int
 ) -> None:
-    """Answers do not wait for the queue to be empty: they are compared once there are 256 requests, or 1,000 rows."""
+    """Answers do not wait for the queue to be empty: they are compared after 16 pieces, or at 1,000 rows."""
     shadowed(service, changed(champion, lambda X, y: y))
     X = houses.to_numpy()[np.arange(rows) % len(houses)]
     for _ in range(requests):
