@@ -249,7 +249,7 @@ def test_full_queue(
 
 
 def test_large_requests_are_pieces_of_their_own(service: Service, champion: Artifact, houses: pd.DataFrame) -> None:
-    """A piece has 64 rows at most, or one request."""
+    """A piece has 128 rows at most, or one request."""
     sizes: list[int] = []
 
     def change(X: Matrix, y: Any) -> Any:
@@ -258,18 +258,18 @@ def test_large_requests_are_pieces_of_their_own(service: Service, champion: Arti
 
     shadowed(service, changed(champion, change))
     X = np.resize(houses.to_numpy(), (2_000, len(COLUMNS)))
-    for size in (2_000, 200, 50, 14, 1, 1):
+    for size in (2_000, 200, 100, 28, 1, 1):
         ask(service, X[:size])
     found(service)
 
-    assert sizes == [2_000, 200, 64, 2]
+    assert sizes == [2_000, 200, 128, 2]
 
 
-@pytest.mark.parametrize(("requests", "rows", "compared_after"), [(300, 1, 256), (30, 50, 16), (9, 300, 4)])
+@pytest.mark.parametrize(("requests", "rows", "compared_after"), [(300, 1, 256), (30, 50, 8), (9, 300, 4)])
 def test_answers_are_compared_before_there_are_many(
     service: Service, champion: Artifact, houses: pd.DataFrame, requests: int, rows: int, compared_after: int
 ) -> None:
-    """Answers do not wait for the queue to be empty: they are compared after 16 pieces, or at 1,000 rows."""
+    """Answers do not wait for the queue to be empty: they are compared after four pieces, or at 1,000 rows."""
     shadowed(service, changed(champion, lambda X, y: y))
     X = houses.to_numpy()[np.arange(rows) % len(houses)]
     for _ in range(requests):
