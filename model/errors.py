@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# Between the URLs of a chain, of which fsspec reads one: messages hide the credentials in each.
+URL_CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")
 
 _MAX_SHOWN = 200  # characters of a formula in a message
 

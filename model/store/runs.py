@@ -29,12 +29,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from model.errors import ModelError, NotInStoreError
+from model.errors import URL_CHAIN, ModelError, NotInStoreError
 from model.store import artifact, run_facts
 from model.store.files import parse_json
 from model.store.history import who
 from model.store.manifest import MAX_VERSION
-from model.store.urls import CHAIN
 from model.store.versions import Store, check_name
 from model.version import VERSION
 
@@ -394,7 +393,7 @@ def git_commit() -> str | None:
 
 def redacted(text: str) -> str:
     """Return a text in which URLs have no user, password, query and fragment."""
-    return _URL.sub(lambda found: "::".join(map(_bare, CHAIN.split(found[0]))), text)
+    return _URL.sub(lambda found: "::".join(map(_bare, URL_CHAIN.split(found[0]))), text)
 
 
 def _bare(url: str) -> str:

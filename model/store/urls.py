@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from model.errors import StoreError
+from model.errors import URL_CHAIN, StoreError
 
 CACHE = Path("~/.cache/tabserve")  # in the image, whose home is /tmp, beside everything else that it writes
 # Which file of requirements has the package for a scheme.
@@ -16,8 +16,6 @@ EXTRAS = {
     **dict.fromkeys(("gs", "gcs"), "requirements-gcs.txt"),
     **dict.fromkeys(("az", "abfs", "abfss"), "requirements-azure.txt"),
 }
-
-CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")  # between the URLs of a chain, of which fsspec reads one
 
 
 def parse_location(text: str) -> Path | str:
@@ -47,7 +45,7 @@ def shown(url: str) -> str:
 
     What stands in the place of a user in az://container@account.dfs.core.windows.net/models is kept.
     """
-    return "::".join(map(_shown, CHAIN.split(url)))
+    return "::".join(map(_shown, URL_CHAIN.split(url)))
 
 
 def _shown(url: str) -> str:

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import lzma
-import re
 import shutil
 import sys
 import urllib.error
@@ -27,11 +26,10 @@ from urllib.parse import urlsplit
 import duckdb
 import fsspec
 
-from model.errors import DataError, first_line
+from model.errors import URL_CHAIN, DataError, first_line
 from model.table.description import CSV, JSON, PARQUET
 
 STANDARD_INPUT = "-"
-_CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")  # between the URLs of a chain, which fsspec reads
 _CHUNK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60
 _FORMATS = {
@@ -122,7 +120,7 @@ def shown(source: str) -> str:
     if "://" not in source:
         return Path(source).name or source
     try:
-        chain = [urlsplit(url) for url in _CHAIN.split(source)]
+        chain = [urlsplit(url) for url in URL_CHAIN.split(source)]
     except ValueError:
         return "the URL"
     bare = [parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="") for parts in chain]
