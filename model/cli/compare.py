@@ -206,14 +206,15 @@ def _read(relation: Any, model: Artifact, loss: Loss, column: str | None) -> _Re
 
     missing = {name: said["missing"] for name, said in model.manifest.reading.columns.items() if "missing" in said}
     rows = served.read(relation, model.schema, missing=missing, column=column or "")
-    seen, doubt = np.zeros(len(rows.y), dtype=bool), ""
+    seen, doubt = None, "was fitted on many equal rows, so that no row tells whether it was one of them"
     try:
-        if fitted_rows.tells(model):
-            seen = fitted_rows.has_seen(model, rows.X, model.schema)
-        else:
-            doubt = "was fitted on many equal rows, so that no row tells whether it was one of them"
+        seen = fitted_rows.has_seen(model, rows.X, model.schema)
     except NotInStoreError:
         doubt = "does not say which rows it was fitted on"
+    if seen is None:
+        seen = np.zeros(len(rows.y), dtype=bool)
+    else:
+        doubt = ""
     return _Read(row_losses(loss, rows.y, model.predict(rows.X)), rows.cells, seen, doubt)
 
 

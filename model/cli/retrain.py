@@ -325,11 +325,12 @@ def _compare(champion: Artifact, made: Artifact, trained: Trained, rows: _Rows, 
     held_out = trained.fit.rows.validation
     is_new = trained.loaded.table.row_numbers[held_out] >= rows.joined.n_old
     X, y = trained.X[held_out[is_new]], trained.y[held_out[is_new]]
-    telling = [model for model in (champion, made) if fitted_rows.tells(model)]
-    seen = np.zeros(len(X), dtype=bool)
-    for model in telling:
-        seen |= fitted_rows.has_seen(model, X, made.schema)
-    doubt = "" if len(telling) == 2 else "; many rows are equal, so others may be such rows, too"
+    seen, doubt = np.zeros(len(X), dtype=bool), ""
+    for model in (champion, made):
+        if (of_model := fitted_rows.has_seen(model, X, made.schema)) is not None:
+            seen |= of_model
+        else:
+            doubt = "; many rows are equal, so others may be such rows, too"
     print(
         f"unseen   {len(X) - seen.sum():,} rows to compare on: of {len(held_out):,} held-out rows {len(X):,} are new, "
         f"and a version was fitted on {seen.sum():,} of these{doubt}"

@@ -30,30 +30,22 @@ def pack(X: Matrix) -> bytes:
     return np.sort(_hashes(X)).tobytes()
 
 
-def tells(model: Artifact) -> bool:
-    """Return whether a row tells if a version was fitted on it: most rows that it was fitted on are different ones.
-
-    Raises `NotInStoreError` for a version that does not say which rows it was fitted on.
-    """
-    fitted = _fitted(model)
-    return len(np.unique(fitted)) >= _FEWEST_DIFFERENT * len(fitted)
-
-
-def has_seen(model: Artifact, X: Matrix, schema: Schema) -> NDArray[np.bool_]:
+def has_seen(model: Artifact, X: Matrix, schema: Schema) -> NDArray[np.bool_] | None:
     """Return which rows `X` `(n_rows, n_features)` of a schema a version was fitted on, `(n_rows,)`.
 
-    Raises `NotInStoreError` for a version that does not say it, and `SchemaError` for rows that it does not accept.
+    None if no row tells, since few of those that it was fitted on are different. Raises `NotInStoreError` for a version
+    that does not say which these are, and `SchemaError` for rows that it does not accept.
     """
-    return np.isin(_hashes(translated(X, schema, model.schema)), _fitted(model))
-
-
-def _fitted(model: Artifact) -> NDArray[np.uint64]:
     if FILE not in model.manifest.files:
         raise NotInStoreError(
             f"{model.name}@{model.version} does not say which rows it was fitted on: it was imported or exported, or "
             "trained by an older version of tabserve"
         )
-    return np.frombuffer((model.path / FILE).read_bytes(), "<u8")
+    fitted = np.frombuffer((model.path / FILE).read_bytes(), "<u8")
+    different = np.unique(fitted)
+    if len(different) < _FEWEST_DIFFERENT * len(fitted):
+        return None
+    return np.isin(_hashes(translated(X, schema, model.schema)), different)
 
 
 def _hashes(X: Matrix) -> NDArray[np.uint64]:

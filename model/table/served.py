@@ -41,8 +41,8 @@ def read(
     """Return the rows of a table for a model with this schema, and the cells of one more column.
 
     The types are the schema's; how numbers and dates are written is found out. `missing` has by column the texts that
-    mean a missing value, beside the usual ones. Raises `DataError` for a table that
-    lacks a column or has no true value, and `SchemaError` for cells that the model refuses.
+    mean a missing value, beside the usual ones. Raises `DataError` for a table that lacks a column or has no true
+    value, and `SchemaError` for cells that the model refuses.
     """
     target = schema.target
     needed = [feature.name for feature in schema.features if feature.name in relation.names or not feature.missing]

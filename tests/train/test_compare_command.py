@@ -71,6 +71,7 @@ def test_no_row_is_unseen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     model = Store(store).load("prices@1")
     train = pd.read_csv(folder / "train.csv", sep=";", decimal=",")
     seen = fitted_rows.has_seen(model, matrix(model, train), model.schema)
+    assert seen is not None
     table = tmp_path / "seen.csv"
     train[seen].to_csv(table, index=False)
 
