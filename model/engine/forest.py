@@ -8,6 +8,7 @@ vectors of a row's features are combined by AND. In each tree the row reaches th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,11 @@ MAX_VECTOR_BYTES = 2**24  # all vectors together: more do not fit into a cache
 MANY_ROWS = 4_096  # batches of this size always use the vectors, so that the proof covers them
 # Rows times trees; below it, calling numpy takes longer than walking the trees.
 _MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
-_NUMBERS_PER_CHUNK = 2**16  # 0.5 MiB of float64, which stays in the cache
+_NUMBERS_PER_CHUNK = 2**17  # 1 MiB of float64, which stays in the cache
+_ROWS_PER_SEARCH = 4_096
+_MIN_SEARCHED = 256  # for fewer values the calls of numpy take longer than a binary search
+_MAX_IN_BUCKET = 3  # thresholds: each costs a comparison of every value
+_MAX_BUCKETS = 32  # per threshold
 _ALL = 2**64 - 1  # a vector that excludes no leaf
 
 
@@ -122,6 +127,56 @@ def _mask_type(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
     return np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
 
 
+class _Places:
+    """Finds the places of values among sorted edges, the last of which is infinity: those of `ndarray.searchsorted`.
+
+    A binary search of random values misses a branch prediction at every step. Here equal steps from the first edge to
+    the last make buckets, of which a value finds its own by arithmetic. That is monotone, so the edges of lower buckets
+    are below the value, those of higher ones are not, and the few of its own are compared.
+    """
+
+    def __init__(self, edges: NDArray[np.float64]) -> None:
+        self._edges = edges
+        self._n_compared = 0  # 0: there are no such buckets
+        finite = edges[np.isfinite(edges)]
+        if len(finite) < 2:
+            return
+        self._first, steps = finite[0], 2
+        while steps <= _MAX_BUCKETS:
+            self._last_bucket = steps * len(edges) - 1
+            with np.errstate(over="ignore"):
+                self._per_unit = self._last_bucket / (finite[-1] - finite[0])
+            if not 0 < self._per_unit < np.inf:
+                return
+            n_edges = np.bincount(self._buckets(edges), minlength=self._last_bucket + 1)
+            if n_edges.max() <= _MAX_IN_BUCKET:
+                self._n_compared = int(n_edges.max())
+                self._n_below = np.cumsum(n_edges) - n_edges
+                return
+            steps *= 2
+
+    def _buckets(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = values - self._first
+            numbers *= self._per_unit
+            np.fmax(numbers, 0, out=numbers)  # NaN, too
+            np.fmin(numbers, self._last_bucket, out=numbers)
+        buckets: NDArray[np.intp] = numbers.astype(np.intp)
+        return buckets
+
+    def of(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return how many edges are below each value, `(n_rows,)`; all of them for NaN."""
+        if len(values) < _MIN_SEARCHED or not self._n_compared:
+            return self._edges.searchsorted(values)
+        places: NDArray[np.intp] = self._n_below.take(self._buckets(values))
+        for _ in range(self._n_compared):
+            places += self._edges.take(places) < values
+        missing = np.isnan(values)
+        if missing.any():
+            places[missing] = len(self._edges)
+        return places
+
+
 class BitVectors:
     """Evaluator of a forest that `fits`; faster than walking the trees from `min_rows` rows on."""
 
@@ -146,7 +201,7 @@ class BitVectors:
         allowed = ~forest.excluded.astype(self._mask_type)
         tree = position[forest.tree]
         first_code = np.cumsum(forest.n_codes) - forest.n_codes
-        self._features: list[tuple[int, NDArray[np.float64] | None, NDArray[np.uint64]]] = []
+        self._features: list[tuple[int, _Places | None, NDArray[np.uint64]]] = []
         for number in np.unique(forest.feature).tolist() or [0]:
             of_feature = np.flatnonzero(forest.feature == number)
             edges = None
@@ -171,7 +226,7 @@ class BitVectors:
             vectors[-1] = _ALL
             right = of_feature[~forest.missing_left[of_feature]]
             np.bitwise_and.at(masks[-1], tree[right], allowed[right])
-            self._features.append((number, edges, vectors))
+            self._features.append((number, None if edges is None else _Places(edges), vectors))
         # Numbers alone are taken in half the time that rows of one number need.
         self._leaves = forest.leaves[order].reshape((-1, width) if width > 1 else -1)
         self._first_leaves = np.arange(0, len(self._leaves), n_leaves).reshape(-1, 1)
@@ -182,18 +237,37 @@ class BitVectors:
 
     def predict(self, X: Matrix) -> NDArray[Any]:
         """Return the sums `(n_rows, n_outputs)` for `X` of shape `(n_rows, n_features)`, float64, 2 rows or more."""
-        n_chunks = -(-len(X) // self._chunk_rows)
-        if n_chunks == 1:
-            return self._predict_chunk(X)
-        return np.concatenate([self._predict_chunk(chunk) for chunk in np.array_split(X, n_chunks)])
+        if len(X) <= self._chunk_rows:
+            return self._predict_chunk(self._places(X))
+        sums = []
+        for start in range(0, len(X), _ROWS_PER_SEARCH):
+            places = self._places(X[start : start + _ROWS_PER_SEARCH])
+            n_chunks = -(-len(places[0]) // self._chunk_rows)
+            for chunk in zip(*(np.array_split(each, n_chunks) for each in places)):
+                sums.append(self._predict_chunk(chunk))
+        return np.concatenate(sums)
 
-    def _predict_chunk(self, X: Matrix) -> NDArray[Any]:
-        masks = self._vectors_of(0, X)  # (n_rows, n_words)
-        for index in range(1, len(self._features)):
-            masks &= self._vectors_of(index, X)
+    def _places(self, X: Matrix) -> list[NDArray[np.intp]]:
+        """Return for each of the features the place of its vector for each row, `(n_rows,)`."""
+        found = []
+        for number, places, vectors in self._features:
+            values = X[:, number]
+            if places:
+                found.append(places.of(values))
+                continue
+            last = len(vectors) - 1
+            codes = np.minimum(values, last - 1)  # other categories than those of the splits
+            found.append(np.where(np.isnan(codes), last, codes).astype(np.intp))
+        return found
+
+    def _predict_chunk(self, places: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
+        vectors = (of_feature.take(place, axis=0) for place, (_, _, of_feature) in zip(places, self._features))
+        masks = next(vectors)  # (n_rows, n_words)
+        for others in vectors:
+            masks &= others
         bits = masks.view(self._mask_type)
         lowest_bit = np.bitwise_count((bits - self._mask_type.type(1)) & ~bits)
-        n_trees, n_rows, width = len(self._first_leaves), len(X), self._leaves.shape[1:]
+        n_trees, n_rows, width = len(self._first_leaves), len(masks), self._leaves.shape[1:]
         try:
             buffers = self._spare_buffers.pop()
         except IndexError:
@@ -201,7 +275,9 @@ class BitVectors:
             buffers = np.empty(size, dtype=np.intp), np.empty((size, *width), dtype=self._leaves.dtype)
         leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
         leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows, *width)
-        np.add(lowest_bit.T[:n_trees], self._first_leaves, out=leaf_numbers)
+        # In two steps: numpy would convert for an addition in small pieces.
+        np.copyto(leaf_numbers, lowest_bit.T[:n_trees])
+        leaf_numbers += self._first_leaves
         # With "raise" numpy would allocate a buffer of its own.
         self._leaves.take(leaf_numbers, axis=0, out=leaf_values, mode="clip")
         # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single number would make
@@ -209,13 +285,3 @@ class BitVectors:
         sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, *width)
         self._spare_buffers.append(buffers)
         return sums[0].reshape(n_rows, -1) if len(sums) == 1 else np.column_stack(sums)
-
-    def _vectors_of(self, index: int, X: Matrix) -> NDArray[np.uint64]:
-        """Return the vector of each row for one of the features, `(n_rows, n_words)`."""
-        number, edges, vectors = self._features[index]
-        values = X[:, number]
-        if edges is not None:
-            return vectors.take(edges.searchsorted(values), axis=0)
-        last = len(vectors) - 1
-        places = np.minimum(values, last - 1)  # other categories than those of the splits
-        return vectors.take(np.where(np.isnan(places), last, places).astype(np.intp), axis=0)

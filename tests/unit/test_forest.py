@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Matrix
-from model.engine.forest import BitVectors, forest_of
+from model.engine.forest import BitVectors, Forest, forest_of
 from model.engine.runtime import TreesEngine
 from model.engine.trees import Trees
 from tests.support.examples import fit_gbm
@@ -73,6 +73,38 @@ def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: in
         bits(BitVectors(forest, n_features).predict(rows)[:, 0]),
         bits(np.concatenate([alone.predict(row[np.newaxis]) for row in rows])),
     )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    thresholds=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=200)
+    | st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=200),
+    more=st.lists(st.floats(), max_size=50),
+)
+def test_many_rows_find_their_places_among_any_thresholds(thresholds: list[float], more: list[float]) -> None:
+    """Many rows go right at exactly the thresholds below them, however these lie; a missing value goes right at all."""
+    n_trees = len(thresholds)
+    forest = Forest(
+        feature=np.zeros(n_trees, dtype=np.int32),
+        threshold=np.array(thresholds),
+        missing_left=np.zeros(n_trees, dtype=np.bool_),
+        n_codes=np.zeros(n_trees, dtype=np.int32),
+        codes=np.zeros(0, dtype=np.int32),
+        tree=np.arange(n_trees, dtype=np.int32),
+        excluded=np.ones(n_trees, dtype=np.uint64),
+        leaves=np.tile(np.array([[[0.0], [1.0]]]), (n_trees, 1, 1)),
+        output=np.zeros(n_trees, dtype=np.int32),
+    )
+    edges = np.array(thresholds)
+    with np.errstate(over="ignore"):
+        beside = np.concatenate([edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)])
+    values = np.concatenate([beside, more, [np.inf, -np.inf, np.nan, 0.0, -0.0]])
+    rows = np.resize(values, 2 * max(256, len(values)))
+
+    n_right = BitVectors(forest, 1).predict(rows.reshape(-1, 1))[:, 0]
+
+    expected = np.where(np.isnan(rows), n_trees, (edges < rows.reshape(-1, 1)).sum(axis=1))
+    assert np.array_equal(n_right, expected)
 
 
 @pytest.mark.parametrize(("n_trees", "max_leaves"), [(2, 65), (400, 40)], ids=["leaves", "vectors"])
