@@ -24,6 +24,7 @@ from model.schema import dates
 from model.schema.numbers import is_number
 
 Vector = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Category = str | int | float
 
 NUMBER, INTEGER, BOOLEAN, CATEGORY, DATE = "number", "integer", "boolean", "category", "date"
@@ -134,8 +135,13 @@ class Cells(ABC):
         """Return what the cells of many rows become, `(n_rows,)`; None if any of them is refused."""
 
     @abstractmethod
+    def each_from_array(self, values: Vector) -> tuple[Vector, Flags]:
+        """Return what numbers `(n_rows,)`, NaN for missing, become, and which of them are accepted."""
+
     def from_array(self, values: Vector) -> Vector | None:
         """Return what numbers `(n_rows,)`, NaN for missing, become; None if any of them is refused."""
+        numbers, accepted = self.each_from_array(values)
+        return numbers if accepted.all() else None
 
     @abstractmethod
     def reason(self, cell: Any) -> str | None:
@@ -202,15 +208,13 @@ class _Numbers(Cells):
         except OverflowError:
             return None
 
-    def from_array(self, values: Vector) -> Vector | None:
+    def each_from_array(self, values: Vector) -> tuple[Vector, Flags]:
         accepted = (values >= self._lowest) & (values <= self._highest)
         if self._whole:
             accepted &= values == np.floor(values)
         if self.missing:
             accepted |= np.isnan(values)
-        if not accepted.all():
-            return None
-        return values + 0.0 if self._whole else values
+        return values + 0.0 if self._whole else values, accepted
 
     def reason(self, cell: Any) -> str | None:
         if cell is None or (self.missing and type(cell) is float and math.isnan(cell)):
@@ -252,11 +256,11 @@ class _Booleans(Cells):
     def numbers(self, cells: Sequence[Any]) -> Vector | None:
         return _each(self, cells)
 
-    def from_array(self, values: Vector) -> Vector | None:
+    def each_from_array(self, values: Vector) -> tuple[Vector, Flags]:
         accepted = (values == 0) | (values == 1)
         if self.missing:
             accepted |= np.isnan(values)
-        return values if accepted.all() else None
+        return values + 0.0, accepted  # neither value is -0
 
     def reason(self, cell: Any) -> str | None:
         if self.number(cell) is not None:
@@ -296,15 +300,16 @@ class _Categories(Cells):
                 return np.array(codes, dtype=np.float64)
         return _each(self, cells)
 
-    def from_array(self, values: Vector) -> Vector | None:
+    def each_from_array(self, values: Vector) -> tuple[Vector, Flags]:
+        missing = np.isnan(values)
         if self._of_text:  # no number is one of them
-            return values if self.missing and np.isnan(values).all() else None
+            return values, missing & self.missing
         place = self._sorted.searchsorted(values).clip(max=len(self._sorted) - 1)
-        known, missing = self._sorted[place] == values, np.isnan(values)
-        if (missing.any() and not self.missing) or (self._unseen is None and not (known | missing).all()):
-            return None
+        known = self._sorted[place] == values
         codes = self._order[place].astype(np.float64)
-        return np.where(known, codes, np.where(missing, math.nan, self._unseen if self._unseen is not None else 0))
+        unseen = self._unseen if self._unseen is not None else 0
+        accepted = np.where(missing, self.missing, known | (self._unseen is not None))
+        return np.where(known, codes, np.where(missing, math.nan, unseen)), accepted
 
     def reason(self, cell: Any) -> str | None:
         if self.number(cell) is not None:
@@ -386,8 +391,8 @@ class _Dates(Cells):
         numbers = {cell: self.number(cell) for cell in distinct}
         return None if None in numbers.values() else np.array([numbers[cell] for cell in cells], dtype=np.float64)
 
-    def from_array(self, values: Vector) -> Vector | None:  # no number says since when and in what it counts
-        return values if self.missing and np.isnan(values).all() else None
+    def each_from_array(self, values: Vector) -> tuple[Vector, Flags]:
+        return values, np.isnan(values) & self.missing  # no number says since when and in what it counts
 
     def reason(self, cell: Any) -> str | None:
         if self.number(cell) is not None:

@@ -60,7 +60,7 @@ _MAX_CELL_BYTES = 48
 EXTRA_VALUES = 1_000  # for what surrounds the rows
 
 # Problems for which the nearest known category is looked for: that takes up to milliseconds each.
-_MAX_NEAREST = 10
+MAX_NEAREST = 10
 
 _log = logging.getLogger("tabserve")
 
@@ -145,7 +145,7 @@ class Schema:
             return True
         return self.ignore_unknown
 
-    def _unknown(self, names: Iterable[str]) -> list[str]:
+    def unknown(self, names: Iterable[str]) -> list[str]:
         """Return the names that are neither features nor ignored; more than `MAX_UNKNOWN` are never ignored."""
         others = [name for name in names if name not in self.by_name]
         if self.ignore_unknown and len(others) > MAX_UNKNOWN:
@@ -164,11 +164,11 @@ class Schema:
             is_complete = [len(record) for record in records].count(width) == len(records)
         except KeyError:  # a name that is left out is the same as null
             cells, is_complete = [record.get(name) for record in records for name in names], False
-        if not is_complete and any(map(self._unknown, records)):
-            raise _schema_error(self._record_problems(records), len(records))
+        if not is_complete and any(map(self.unknown, records)):
+            raise schema_error(self._record_problems(records), len(records))
         matrix = self._matrix(cells)
         if matrix is None:
-            raise _schema_error(self._record_problems(records), len(records))
+            raise schema_error(self._record_problems(records), len(records))
         return matrix
 
     def matrix_from_rows(self, rows: Sequence[Any], header: Sequence[Any]) -> Matrix | None:
@@ -180,7 +180,7 @@ class Schema:
             return None
         if tuple(header) == self.names:
             return self._matrix(list(chain.from_iterable(rows)))
-        if set(map(type, header)) != {str} or len(set(header)) < len(header) or self._unknown(header):
+        if set(map(type, header)) != {str} or len(set(header)) < len(header) or self.unknown(header):
             return None
         try:
             positions = [header.index(name) for name in self.names]
@@ -195,18 +195,18 @@ class Schema:
         """
         n_rows = max(map(len, columns.values()), default=0)
         problems = [Problem(None, name, MISSING) for name in self.names if name not in columns]
-        problems += [Problem(None, shortened(name), UNKNOWN) for name in self._unknown(columns)]
+        problems += [Problem(None, shortened(name), UNKNOWN) for name in self.unknown(columns)]
         present = [(number, columns[name]) for number, name in enumerate(self.names) if name in columns]
         if not problems:
             matrix = self._matrix([cell for row in zip(*(columns[name] for name in self.names)) for cell in row])
             if matrix is not None:
                 return matrix
-        nearest_left = iter(range(_MAX_NEAREST))
+        nearest_left = iter(range(MAX_NEAREST))
         cell_problems = (
-            self._cell_problems(row, ((number, column[row]) for number, column in present), nearest_left)
+            self.cell_problems(row, ((number, column[row]) for number, column in present), nearest_left)
             for row in range(n_rows)
         )
-        raise _schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
+        raise schema_error(chain(problems, chain.from_iterable(cell_problems)), n_rows)
 
     def matrix_from_array(self, X: Matrix) -> Matrix:
         """Return `X` `(n_rows, n_features)`, in the schema's order, if every cell is acceptable.
@@ -220,11 +220,11 @@ class Schema:
             matrix = _stacked([cells.from_array(column) for cells, column in zip(self.cells, X.T)])
             if matrix is not None:
                 return matrix
-        nearest_left = iter(range(_MAX_NEAREST))
+        nearest_left = iter(range(MAX_NEAREST))
         cell_problems = (
-            self._cell_problems(row, enumerate(cells), nearest_left) for row, cells in enumerate(X.tolist())
+            self.cell_problems(row, enumerate(cells), nearest_left) for row, cells in enumerate(X.tolist())
         )
-        raise _schema_error(chain.from_iterable(cell_problems), len(X))
+        raise schema_error(chain.from_iterable(cell_problems), len(X))
 
     def to_log(self, X: Matrix) -> Iterable[Sequence[Any]]:
         """Return the rows of `X` `(n_rows, n_features)` as the prediction log has them: categories by their names."""
@@ -265,15 +265,15 @@ class Schema:
 
     def _record_problems(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
         """Yield every problem of `records`."""
-        nearest_left = iter(range(_MAX_NEAREST))
+        nearest_left = iter(range(MAX_NEAREST))
         for row, record in enumerate(records):
-            yield from self._cell_problems(row, enumerate(map(record.get, self.names)), nearest_left)
-            unknown = self._unknown(record)
+            yield from self.cell_problems(row, enumerate(map(record.get, self.names)), nearest_left)
+            unknown = self.unknown(record)
             yield from (Problem(row, shortened(name), UNKNOWN) for name in unknown[:MAX_UNKNOWN])
             if len(unknown) > MAX_UNKNOWN:
                 yield Problem(row, None, f"has {len(unknown) - MAX_UNKNOWN} more unknown names")
 
-    def _cell_problems(
+    def cell_problems(
         self, row: int, cells: Iterable[tuple[int, Any]], nearest_left: Iterator[object]
     ) -> Iterator[Problem]:
         """Yield the problems of a row's cells, each of which comes with its feature's number.
@@ -307,7 +307,7 @@ def _length_in_json(category: Category) -> int:
     return 3 * len(category.encode("utf-16-le")) if isinstance(category, str) else 0
 
 
-def _schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
+def schema_error(problems: Iterable[Problem], n_rows: int) -> SchemaError:
     """Return the error with all problems, up to `MAX_PROBLEMS`."""
     found = list(islice(problems, MAX_PROBLEMS + 1))
     return SchemaError(found[:MAX_PROBLEMS], n_rows=n_rows, more=len(found) > MAX_PROBLEMS)

@@ -69,11 +69,12 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"cryptography"}
+HEAVY |= {"cryptography", "pyarrow"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
     "model.table": {"duckdb", "fsspec", "pandas", "tomlkit"},
+    "model.schema.arrow": {"pyarrow"},
     "model.train": HEAVY,
     "model.on_mlflow": {"mlflow"},
     "model.engine.network": {"torch"},
