@@ -24,6 +24,7 @@ MANY_ROWS = 4_096  # batches of this size always use the vectors, so that the pr
 # Rows times trees; below it, calling numpy takes longer than walking the trees.
 _MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
 _NUMBERS_PER_CHUNK = 2**17  # 1 MiB of float64, which stays in the cache
+_LEAVES_OF_PAIRS = 8  # per tree: those of two trees have a number of 6 bits
 _ROWS_PER_SEARCH = 4_096
 _MIN_SEARCHED = 256  # for fewer values the calls of numpy take longer than a binary search
 _MAX_IN_BUCKET = 3  # thresholds: each costs a comparison of every value
@@ -197,9 +198,13 @@ class BitVectors:
         ends = np.cumsum(np.bincount(forest.output)).tolist()
         self._outputs = [slice(start, end) for start, end in zip([0, *ends], ends)]
         self._mask_type = _mask_type(n_leaves)
-        n_words = -(-n_trees * self._mask_type.itemsize // 8)
+        # Trees of up to 8 leaves are looked up in pairs, those of both halves, by one number for both leaves.
+        n_lanes = 2 if self._mask_type.itemsize == 1 else 1
+        self._n_columns = -(-n_trees // n_lanes)
+        lane, column = np.divmod(position, self._n_columns)
+        n_words = -(-self._n_columns * n_lanes * self._mask_type.itemsize // 8)
         allowed = ~forest.excluded.astype(self._mask_type)
-        tree = position[forest.tree]
+        tree = (column * n_lanes + lane)[forest.tree]
         first_code = np.cumsum(forest.n_codes) - forest.n_codes
         self._features: list[tuple[int, _Places | None, NDArray[np.uint64]]] = []
         for number in np.unique(forest.feature).tolist() or [0]:
@@ -227,9 +232,14 @@ class BitVectors:
             right = of_feature[~forest.missing_left[of_feature]]
             np.bitwise_and.at(masks[-1], tree[right], allowed[right])
             self._features.append((number, None if edges is None else _Places(edges), vectors))
-        # Numbers alone are taken in half the time that rows of one number need.
-        self._leaves = forest.leaves[order].reshape((-1, width) if width > 1 else -1)
-        self._first_leaves = np.arange(0, len(self._leaves), n_leaves).reshape(-1, 1)
+        leaves = forest.leaves[order]
+        if n_lanes == 2:
+            leaves = np.pad(leaves, [(0, 2 * self._n_columns - n_trees), (0, _LEAVES_OF_PAIRS - n_leaves), (0, 0)])
+            lanes = leaves.reshape(2, self._n_columns, _LEAVES_OF_PAIRS, width)
+            leaves = np.stack([np.tile(lanes[0], (1, _LEAVES_OF_PAIRS, 1)), lanes[1].repeat(_LEAVES_OF_PAIRS, axis=1)])
+        # For each lane. Numbers alone are taken in half the time that rows of one number need.
+        self._leaves = leaves.reshape((n_lanes, -1, width) if width > 1 else (n_lanes, -1))
+        self._first_leaves = np.arange(0, self._leaves.shape[1], leaves.shape[-2]).reshape(-1, 1)
         self.min_rows = min(MANY_ROWS, max(2, (_MIN_WORK + _MIN_WORK_PER_FEATURE * len(self._features)) // n_trees))
         self._chunk_rows = max(4, _NUMBERS_PER_CHUNK // (n_trees * width))
         # Allocated anew these can take several times as long as the rest, because the system zeroes pages.
@@ -267,19 +277,25 @@ class BitVectors:
             masks &= others
         bits = masks.view(self._mask_type)
         lowest_bit = np.bitwise_count((bits - self._mask_type.type(1)) & ~bits)
-        n_trees, n_rows, width = len(self._first_leaves), len(masks), self._leaves.shape[1:]
+        if len(self._leaves) == 2:
+            pairs = lowest_bit.view("<u2")
+            lowest_bit = ((pairs >> np.uint16(5)) | pairs) & np.uint16(63)
+        n_lanes, n_rows, width = len(self._leaves), len(masks), self._leaves.shape[2:]
         try:
             buffers = self._spare_buffers.pop()
         except IndexError:
-            size = n_trees * self._chunk_rows
-            buffers = np.empty(size, dtype=np.intp), np.empty((size, *width), dtype=self._leaves.dtype)
-        leaf_numbers = buffers[0][: n_trees * n_rows].reshape(n_trees, n_rows)
-        leaf_values = buffers[1][: n_trees * n_rows].reshape(n_trees, n_rows, *width)
+            size = self._n_columns * self._chunk_rows
+            buffers = np.empty(size, dtype=np.intp), np.empty((size * n_lanes, *width), dtype=self._leaves.dtype)
+        n_leaves = self._n_columns * n_rows
+        leaf_numbers = buffers[0][:n_leaves].reshape(self._n_columns, n_rows)
+        lanes = buffers[1][: n_leaves * n_lanes].reshape(n_lanes, self._n_columns, n_rows, *width)
         # In two steps: numpy would convert for an addition in small pieces.
-        np.copyto(leaf_numbers, lowest_bit.T[:n_trees])
+        np.copyto(leaf_numbers, lowest_bit.T[: self._n_columns])
         leaf_numbers += self._first_leaves
-        # With "raise" numpy would allocate a buffer of its own.
-        self._leaves.take(leaf_numbers, axis=0, out=leaf_values, mode="clip")
+        for leaves, values in zip(self._leaves, lanes):
+            # With "raise" numpy would allocate a buffer of its own.
+            leaves.take(leaf_numbers, axis=0, out=values, mode="clip")
+        leaf_values = lanes.reshape(n_lanes * self._n_columns, n_rows, *width)
         # Along a non-contiguous axis numpy adds sequentially, in the order of the trees. A single number would make
         # this axis contiguous, and numpy would add pairwise.
         sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, *width)

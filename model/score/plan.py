@@ -1,0 +1,62 @@
+"""What a process that scores pieces of a table has to know, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from model.score.cells import Written
+from model.score.records import Marks
+
+CSV, JSON, ARROW = "csv", "json", "arrow"
+"""The forms of pieces: lines of CSV, lines of JSON, and a stream of Arrow, which Parquet is read as and written from."""
+
+PREDICTION, VERSION, LOWER, UPPER = "prediction", "model_version", "lower", "upper"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the pieces of one table are answered.
+
+    `names` are the columns of a table of CSV. `only` are the columns of the output, empty for all. With `interval` it
+    has the ends of a prediction interval of that level, with `probabilities` one column for each class. Pieces of text
+    are packed by `compression`: "" for none, "gzip" or "zstd".
+    """
+
+    form: str
+    target: str
+    names: tuple[str, ...] = ()
+    marks: Marks = field(default_factory=Marks)
+    written: Written = field(default_factory=Written)
+    line_end: bytes = b"\n"
+    only: tuple[str, ...] = ()
+    version: bool = False
+    probabilities: bool = False
+    interval: float | None = None
+    compression: str = ""
+
+
+class Reject(NamedTuple):
+    """A row without an answer: its number in the piece, from 0, that of its line, the reason and its text."""
+
+    row: int
+    line: int
+    reason: str
+    text: str
+
+
+class Scored(NamedTuple):
+    """A piece with its answers: how many rows and lines it had, the rejected ones, and the bytes of the output."""
+
+    n_rows: int
+    n_lines: int
+    rejects: list[Reject]
+    content: bytes
+
+
+class Model(NamedTuple):
+    """Where a verified version is, and the digest that it must have."""
+
+    folder: Path
+    digest: str
