@@ -1,43 +1,74 @@
-"""The command that predicts the rows of a table."""
+"""The command that answers the rows of a table: bulk scoring."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from model import Artifact, columns_from_csv
-from model.cli.arguments import REFERENCE, Commands, store_of
+from model.cli.arguments import REFERENCE, Commands, count, store_of
 from model.cli.reading import add_dialect, reading
-from model.schema.reading import Reading
 
-_STANDARD_INPUT = "-"
-_PLAIN_SUFFIXES = ("", ".csv")
+if TYPE_CHECKING:
+    from model.score.run import Progress
+
+_FORMATS = ("csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow", "arrows")
+_SECONDS_BETWEEN_LINES = 30
 
 
 def add_predict(commands: Commands) -> None:
     """Declare the command `predict`."""
     predict = commands.add_parser(
         "predict",
-        help="print one prediction or label per line for the rows of a table",
-        description="Reads a table as the one that the model was trained on: the same separator, decimal mark, dates "
-        "and missing values. Columns that training left out are ignored. A cell that does not fit is an error with its "
-        "row and column.",
+        help="add the model's answers to the rows of a table, of any size",
+        description="Writes the table with one column more, `prediction`, in the order of its rows. CSV, Parquet, "
+        "Arrow and JSON lines are read and written, CSV and JSON lines compressed with gzip or zstd, too. CSV is read "
+        "as the table that the model was trained on: the same separator, decimal mark, dates and missing values.",
     )
     predict.add_argument("model", help=REFERENCE)
-    predict.add_argument("table", help="a file, a pattern of files, a URL, or - for standard input")
+    predict.add_argument("table", help="a file, a folder or a pattern of files, a URL, or - for standard input")
     predict.add_argument(
-        "--ignore-unknown", action="store_true", help="ignore columns that the model does not know, up to 20"
+        "output",
+        nargs="?",
+        default="-",
+        help="a file, whose name says its format; - for standard output; or, with / at its end, a folder or a URL in "
+        "which each file of the table gets one (default: -)",
     )
+    predict.add_argument(
+        "--only", metavar="COLUMNS", type=_names, default=(), help="the output's columns, such as prediction,id"
+    )
+    predict.add_argument(
+        "--column", metavar="NAME", default="prediction", help="what the column is called (default: prediction)"
+    )
+    predict.add_argument("--with-version", action="store_true", help="add the column model_version")
     predict.add_argument(
         "--probabilities",
         action="store_true",
-        help="print CSV with the label and the probability of each class instead; for a classifier",
+        help="add a column for the probability of each class, probability_NAME; for a classifier",
     )
+    predict.add_argument(
+        "--interval", metavar="LEVEL", type=float, help="add the ends of prediction intervals, lower and upper"
+    )
+    predict.add_argument(
+        "--rejects",
+        metavar="FILE",
+        default="",
+        help="write rows that cannot be answered there, with the reason, and go on; without it they end the command. "
+        "A folder, with / at its end, where the output is one",
+    )
+    predict.add_argument(
+        "--resume", action="store_true", help="leave files of a folder as they are that were answered alike before"
+    )
+    predict.add_argument(
+        "--manifest", metavar="FILE", help="write what was done there as JSON: model, digests, rows, options"
+    )
+    predict.add_argument(
+        "--output-format", choices=_FORMATS, default="", help="what the output is, where its name does not say it"
+    )
+    predict.add_argument("--jobs", type=count, metavar="N", help="processes (default: one for each core)")
     predict.add_argument(
         "--plain",
         action="store_true",
@@ -48,61 +79,72 @@ def add_predict(commands: Commands) -> None:
     predict.set_defaults(run=_predict)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if len(set(names)) < len(names) or "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty or repeated name; separate names by commas")
+    return names
+
+
 def _predict(options: argparse.Namespace) -> None:
-    model = store_of(options).load(options.model)
-    given, known = reading(options), model.manifest.reading
+    from model.score import outputs
+    from model.score.answered import to_json
+    from model.score.pool import n_cores
+    from model.score.run import Wanted, score
+
+    given = reading(options)
     if options.plain and given:
         raise ValueError(f"--plain says how the table is written; leave out --{next(iter(given))}")
-    path = Path(options.table)
-    is_file = path.is_file() or not ("://" in options.table or {*"*?["} & {*options.table})
-    if options.plain or (known.is_plain and not given and is_file and path.suffix.lower() in _PLAIN_SUFFIXES):
-        columns = _plain_columns(model, options.table, known, advice=not options.plain)
-    else:
-        columns = _columns(model, options.table, known, given)
-    schema = replace(model.schema, ignore_unknown=options.ignore_unknown)
-    classes = model.manifest.class_names
-    if options.probabilities and not classes:
-        raise ValueError(f"{model.name} is a regression, which has no probabilities; leave out --probabilities")
-    answers = model.predict(schema.matrix_from_columns(columns)).tolist()
-    if not classes:
-        for value in answers:
-            print(value)
+    model = store_of(options).load(options.model)
+    wanted = Wanted(
+        only=options.only,
+        prediction=options.column,
+        version=options.with_version,
+        probabilities=options.probabilities,
+        interval=options.interval,
+        plain=options.plain,
+        given=given,
+        format=options.output_format,
+        rejects=options.rejects,
+        resume=options.resume,
+        n_jobs=options.jobs or n_cores(),
+    )
+    with _shown() as progress:
+        report = score(model, options.table, options.output, wanted, progress)
+    if options.manifest:
+        with outputs.whole(options.manifest) as file:
+            file.write(to_json(report.as_document()) + b"\n")
+    print(report.line(), file=sys.stderr)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """Yield what shows how far a run is: a bar in a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+        started = last
+
+        def note(n_rows: int, n_bytes: int, size: int | None, part: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                share = f", {n_bytes / size:.0%}" if size else ""
+                print(f"{n_rows:,} rows ({n_rows / (last - started):,.0f} rows/s){share}: {part}", file=sys.stderr)
+
+        yield note
         return
-    labels = [classes[int(position)] for position, *_ in answers]
-    if not options.probabilities:
-        for label in labels:
-            print(label)
-        return
-    written = csv.writer(sys.stdout, lineterminator="\n")
-    written.writerow([schema.target.name, *classes])
-    written.writerows([label, *probabilities] for label, (_, *probabilities) in zip(labels, answers))
+    from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # no thread, since processes are forked
+    form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    with tqdm(unit="B", bar_format=form, leave=False, mininterval=0.2) as bar:
 
-def _plain_columns(model: Artifact, table: str, known: Reading, *, advice: bool) -> dict[str, list[Any]]:
-    """Return the cells of a CSV table as a server takes it, without the columns that training left out.
+        def show(n_rows: int, n_bytes: int, size: int | None, part: str) -> None:
+            bar.total = size
+            bar.n = n_bytes
+            rate = n_rows / bar.format_dict["elapsed"] if bar.format_dict["elapsed"] else 0
+            bar.set_postfix_str(f"{n_rows:,} rows, {rate:,.0f} rows/s", refresh=False)
+            bar.set_description_str(part[-40:], refresh=False)
+            bar.update(0)
 
-    With `advice` an error says how another table is read.
-    """
-    is_input = table == _STANDARD_INPUT
-    try:
-        content = sys.stdin.buffer.read() if is_input else Path(table).read_bytes()
-        names = (*model.schema.names, *known.left_out)
-        columns, _ = columns_from_csv(content.decode("utf-8"), names=names, parsers=model.schema.parsers)
-    except ValueError as error:
-        more = "; where it is written otherwise, say how, as by --separator or --encoding" if advice else ""
-        name = "standard input" if is_input else table
-        raise ValueError(f"{name} is not a CSV table in UTF-8: {error}{more}") from None
-    left_out = {*known.left_out} - {*model.schema.names}
-    return {name: cells for name, cells in columns.items() if name not in left_out}
-
-
-def _columns(model: Artifact, table: str, known: Reading, given: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the cells of any table, which the packages of training read."""
-    try:
-        from model.table import rows
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{table} is read as the model's own table was, which needs the package {error.name}: pip install -r "
-            "requirements.txt; or give CSV as a server takes it, and say --plain"
-        ) from None
-    return rows.columns_of(table, model.schema.features, model.schema.target.name, known, given)
+        yield show

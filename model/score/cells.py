@@ -1,4 +1,4 @@
-"""The cells of a model's features in a table of Arrow, as the model's own table was written, in the form of a server."""
+"""The cells of a model's features in a table that is written as the model's own, in the form that a server takes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def _as_texts(column: pa.ChunkedArray, feature: Feature) -> pa.ChunkedArray:
     if not pa.types.is_floating(value):
         return column
     known = {*map(str, feature.categories)}
-    distinct = {number: _text(number, known) for number in pc.unique(column.cast(value)).to_pylist() if number == number}
+    distinct = {
+        number: _text(number, known) for number in pc.unique(column.cast(value)).to_pylist() if number == number
+    }
     return pa.chunked_array([pa.array(map(distinct.get, column.cast(value).to_pylist()), pa.string())])
 
 

@@ -8,20 +8,23 @@ from typing import NamedTuple
 
 from model.score.cells import Written
 from model.score.records import Marks
+from model.store.manifest import Manifest
 
 CSV, JSON, ARROW = "csv", "json", "arrow"
-"""The forms of pieces: lines of CSV, lines of JSON, and a stream of Arrow, which Parquet is read as and written from."""
+"""The forms of pieces: lines of CSV, lines of JSON, and a stream of Arrow, which is that of Parquet, too."""
 
-PREDICTION, VERSION, LOWER, UPPER = "prediction", "model_version", "lower", "upper"
+GZIP, ZSTANDARD = "gzip", "zstd"
+PREDICTION, VERSION, LOWER, UPPER, PROBABILITY = "prediction", "model_version", "lower", "upper", "probability_"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How the pieces of one table are answered.
 
-    `names` are the columns of a table of CSV. `only` are the columns of the output, empty for all. With `interval` it
-    has the ends of a prediction interval of that level, with `probabilities` one column for each class. Pieces of text
-    are packed by `compression`: "" for none, "gzip" or "zstd".
+    `names` are the columns of the table; none for lines of JSON that stay so. `only` are the columns of the output,
+    empty for all, with the answers behind them. With `interval` these have the ends of a prediction interval of that
+    level, with `probabilities` one column for each class. Pieces of text are packed by `compression`: "" for none,
+    "gzip" or "zstd".
     """
 
     form: str
@@ -31,10 +34,18 @@ class Plan:
     written: Written = field(default_factory=Written)
     line_end: bytes = b"\n"
     only: tuple[str, ...] = ()
+    prediction: str = PREDICTION
     version: bool = False
     probabilities: bool = False
     interval: float | None = None
     compression: str = ""
+
+    def answers(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return the names of the columns that the model answers."""
+        names = [VERSION] if self.version else []
+        names += [self.prediction] + ([LOWER, UPPER] if self.interval is not None else [])
+        names += [f"{PROBABILITY}{name}" for name in manifest.class_names] if self.probabilities else []
+        return tuple(names)
 
 
 class Reject(NamedTuple):

@@ -1,8 +1,8 @@
 """Finds the records of CSV in a block of bytes, without a Python object for each.
 
-The rules are those of Python's `csv` in its strict mode: a quote begins a quoted cell only at the start of a cell, it is
-doubled within one, and only a separator or the end of the record follows the closing one. A record that breaks them is
-malformed. It is then taken to end with its first line, so that the lines behind it are still read.
+The rules are those of Python's `csv` in its strict mode: a quote begins a quoted cell only at the start of a cell, it
+is doubled within one, and only a separator or the end of the record follows the closing one. A record that breaks them
+is malformed. It is then taken to end with its first line, so that the lines behind it are still read.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Marks:
         returns = _positions(block, _RETURN)
         record = starts.searchsorted(returns, side="right") - 1
         within = returns < ends[np.clip(record, 0, len(ends) - 1)] if len(ends) else np.zeros(len(returns), dtype=bool)
-        found = np.unique(record[within]).tolist()
+        found: list[int] = np.unique(record[within]).tolist()
         if self.quote not in block:
             return found
         # Those within quotes are text.

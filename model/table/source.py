@@ -16,20 +16,19 @@ import sys
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-import duckdb
-import fsspec
-
 from model.errors import URL_CHAIN, DataError, first_line
 from model.table.description import CSV, JSON, PARQUET
 
 STANDARD_INPUT = "-"
+UNPACKING = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+"""What is raised for a compressed file that is not whole."""
 _CHUNK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60
 _FORMATS = {
@@ -37,12 +36,20 @@ _FORMATS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON),
     **dict.fromkeys((".parquet", ".pq"), PARQUET),
 }
-_COMPRESSIONS: dict[bytes, tuple[str, Callable[[BinaryIO], Any]]] = {
-    b"\x1f\x8b": (".gz", lambda file: gzip.GzipFile(fileobj=file)),
-    b"BZh": (".bz2", bz2.BZ2File),
-    b"\xfd7zXZ\x00": (".xz", lzma.LZMAFile),
+
+
+def _zstandard(file: BinaryIO) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+
+_COMPRESSIONS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _zstandard,
 }
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 # How files begin that are no table, and what to do with each.
 _OTHERS = {
@@ -102,7 +109,7 @@ def fetch(source: str, folder: Path, *, format: str | None = None) -> tuple[list
         return [_plain(name, folder / f"part{number}", digest, format) for number, name in enumerate(names)], (
             digest.hexdigest()
         )
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, duckdb.Error) as error:
+    except UNPACKING as error:
         raise DataError(f"{shown(source)} cannot be unpacked: {first_line(error)}; it may be cut off") from None
     except urllib.error.HTTPError as error:
         error.close()
@@ -127,6 +134,11 @@ def shown(source: str) -> str:
     return "::".join(parts.geturl() for parts in bare)
 
 
+def unpacker(head: bytes) -> Callable[[BinaryIO], Any] | None:
+    """Return what unpacks a compressed file that begins so, None for one that is not compressed."""
+    return next((found for magic, found in _COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
 def _expanded(source: str) -> list[str]:
     if "://" in source or source == STANDARD_INPUT or Path(source).exists() or not glob.has_magic(source):
         return [source]
@@ -139,35 +151,41 @@ def _expanded(source: str) -> list[str]:
 def _plain(source: str, target: Path, digest: Any, format: str | None) -> Plain:
     """Return one file in the form that DuckDB reads."""
     name = shown(source)
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    inner = next((suffix for suffix in reversed(suffixes) if suffix not in _SUFFIXES), "")
-    with _opened(source) as stream:
+    with opened(source) as stream:
         hashed = io.BufferedReader(_Hashed(stream, digest), _CHUNK_BYTES)
         head = hashed.peek(_CHUNK_BYTES)
-        compression = next((found for magic, found in _COMPRESSIONS.items() if head.startswith(magic)), None)
+        compression = unpacker(head)
         is_local = "://" not in source and source != STANDARD_INPUT and Path(source).is_file()
         if compression:
-            with compression[1](cast(BinaryIO, hashed)) as unpacked, target.open("xb") as output:
+            with compression(cast(BinaryIO, hashed)) as unpacked, target.open("xb") as output:
                 shutil.copyfileobj(unpacked, output, _CHUNK_BYTES)
-        elif is_local and not head.startswith(_ZSTANDARD):
+                _read_rest(hashed)
+        elif is_local:
             if glob.has_magic(source):  # DuckDB would take it for a pattern
                 target.symlink_to(Path(source).resolve())
             else:
                 target = Path(source)
+            _read_rest(hashed)
         else:
             with target.open("xb") as output:
                 shutil.copyfileobj(hashed, output, _CHUNK_BYTES)
-        while hashed.read(_CHUNK_BYTES):
-            pass
-    if head.startswith(_ZSTANDARD):
-        target = _unpack_zstandard(target)
     with target.open("rb") as file:
         start = file.read(4096)
-    return Plain(target, name, _format(name, start, format or _FORMATS.get(inner)))
+    return Plain(target, name, format_of(name, start, format))
 
 
-def _format(name: str, start: bytes, wanted: str | None) -> str:
-    """Return the format of a file by its first bytes, and by its suffix where they do not tell."""
+def _read_rest(stream: Any) -> None:
+    """Read a stream to its end, for its hash."""
+    while stream.read(_CHUNK_BYTES):
+        pass
+
+
+def format_of(name: str, start: bytes, wanted: str | None = None) -> str:
+    """Return the format of a file by its first bytes, and, where they do not tell, as wanted or by its suffix.
+
+    Raises `DataError` for what is no table.
+    """
+    wanted = wanted or _FORMATS.get(_suffix(name))
     if not start:
         raise DataError(f"{name} is empty")
     if start.startswith(b"PAR1"):
@@ -183,8 +201,20 @@ def _format(name: str, start: bytes, wanted: str | None) -> str:
     return JSON if text.startswith((b"{", b"[{", b"[\n", b"[ ", b"[\r\n")) else CSV
 
 
+def has_suffix(name: str, others: Sequence[str] = ()) -> bool:
+    """Return whether the name of a file, compressed or not, says a format, or has one of other suffixes."""
+    return _suffix(name) in {*_FORMATS, *others}
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a name, or the one before that of a compression, in lower case."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in _SUFFIXES), "")
+
+
 @contextmanager
-def _opened(source: str) -> Iterator[Any]:
+def opened(source: str) -> Iterator[Any]:
+    """Open a file, standard input or a URL, and yield its bytes as a stream. Raises `DataError` or `OSError`."""
     if source == STANDARD_INPUT:
         yield sys.stdin.buffer
     elif source.startswith(("http://", "https://")):
@@ -192,30 +222,21 @@ def _opened(source: str) -> Iterator[Any]:
             yield reply
     elif "://" in source:
         try:
-            opened = fsspec.open(source, "rb").open()
+            import fsspec
+
+            file = fsspec.open(source, "rb").open()
         except ImportError as error:
             package = first_line(error)
             raise DataError(f"{shown(source)} needs a package that is not installed: {package}") from None
         except ValueError as error:
             raise DataError(f"{shown(source)} cannot be read: {first_line(error)}") from None
-        with opened as stream:
+        with file as stream:
             yield stream
     else:
         if Path(source).is_dir():
             raise DataError(f"{shown(source)} is a folder; name a file in it, or a pattern such as '{source}/*.csv'")
         with open(source, "rb") as stream:
             yield stream
-
-
-def _unpack_zstandard(path: Path) -> Path:
-    """Return the unpacked text, line by line: Python 3.11 has no Zstandard, and DuckDB has."""
-    unpacked = path.with_name(f"{path.name}.unpacked")
-    lines = "auto_detect = false, header = false, quote = '', escape = '', delim = '\x02', columns = {'c': 'VARCHAR'}"
-    duckdb.sql(
-        f"COPY (SELECT * FROM read_csv({quoted(path)}, compression = 'zstd', {lines})) "
-        f"TO {quoted(unpacked)} (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER '\x02')"
-    )
-    return unpacked
 
 
 def quoted(text: str | Path) -> str:

@@ -11,6 +11,7 @@ from model.schema import dates, feature
 from model.schema.feature import BOOLEAN, DATE
 from model.table import reader
 from model.table.description import ColumnDescription
+from model.table.marks import alike, pattern
 from model.table.reader import Relation
 from model.table.source import quoted
 
@@ -21,8 +22,6 @@ OTHER_MISSING_TEXTS = ("?", "-", "--", ".", "#N/A", "<NA>", "NaT", "\\N", "nil")
 TRUE_TEXTS, FALSE_TEXTS = (*feature.TRUE_TEXTS, "1", "1.0"), (*feature.FALSE_TEXTS, "0", "0.0")
 # What `str.strip` removes.
 _SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
-# Spaces between groups of three digits, all of which a space of a description stands for.
-SPACES_OF_NUMBERS = " \u00a0\u202f\u2009"
 
 
 def trimmed(text: str) -> str:
@@ -94,21 +93,8 @@ def number_of(text: str, decimal: str = ".", thousands: str = "") -> str:
         right, plain = f"NOT contains({text}, '_')", text  # DuckDB reads 1_000
     else:
         right, plain = f"regexp_full_match({text}, {quoted(pattern(decimal, thousands))})", text
-        for mark in _alike(thousands) if thousands else "":
+        for mark in alike(thousands) if thousands else "":
             plain = f"replace({plain}, {quoted(mark)}, '')"
         plain = f"replace({plain}, {quoted(decimal)}, '.')"
     number = f"TRY_CAST({plain} AS DOUBLE)"
     return f"CASE WHEN {right} AND isfinite({number}) THEN {number} END"
-
-
-def pattern(decimal: str, thousands: str) -> str:
-    """Return the regular expression of numbers that are written with these marks, with or without groups."""
-    point = "[.]" if decimal == "." else decimal
-    plain = rf"(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?"
-    grouped = rf"|\d{{1,3}}([{_alike(thousands)}]\d\d\d)+({point}\d*)?" if thousands else ""
-    return f"[+-]?({plain}{grouped})"
-
-
-def _alike(thousands: str) -> str:
-    """Return the characters that a thousands separator of a description stands for."""
-    return next((marks for marks in (SPACES_OF_NUMBERS, "'’") if thousands in marks), thousands)

@@ -31,8 +31,8 @@ from model.table.checks import Quality
 from model.table.description import Description
 from model.table.frame import Table, prepare
 from model.table.infer import Described
+from model.table.own_reading import reading_of
 from model.table.reader import open_table
-from model.table.rows import reading_of
 from model.task import TASKS, Task
 from model.train import export, feature_file, labels, recipe_file
 from model.train.candidate import Candidate

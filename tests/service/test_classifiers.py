@@ -21,7 +21,6 @@ from app.config import Config
 from app.factory import Service, create_app
 from app.serving.inference import Inference
 from model import Store
-from model.cli.main import main
 from model.engine.runtime import TreesEngine
 from tests.support import classifiers
 from tests.support.classifiers import COLUMNS, LABELS, ROW
@@ -393,49 +392,3 @@ def test_requests_for_a_classifier_share_a_run(
     assert runs == [6]
     answers = np.concatenate([outcome.y for outcome in outcomes if outcome.y is not None])
     assert np.array_equal(bits(answers[:, 1:]), bits(fitted("mine").probabilities[:6]))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_command_prints_labels(
-    classifiers_store: Path,
-    fitted: Callable[[str], Fitted],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-) -> None:
-    """`predict` prints a label a line, and with --probabilities a table of them that reads back to the same bits."""
-    table = tmp_path / "table.csv"
-    STONES.to_csv(table, index=False)
-    command = ["--store", str(classifiers_store), "predict", name, str(table)]
-    expected = [str(label).lower() if isinstance(label, bool) else str(label) for label in fitted(name).labels]
-
-    assert main(command) == 0
-    assert capsys.readouterr().out.splitlines() == expected
-    assert main([*command, "--probabilities"]) == 0
-    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
-    assert header[1:] == [str(label).lower() if isinstance(label, bool) else str(label) for label in LABELS[name]]
-    assert [row[0] for row in rows] == expected
-    found = [list(map(float, row[1:])) for row in rows]
-    assert np.array_equal(bits(found), bits(fitted(name).probabilities))
-
-
-def test_command_prints_nothing_for_no_rows(
-    classifiers_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A table without rows has no line of output."""
-    table = tmp_path / "table.csv"
-    STONES[:0].to_csv(table, index=False)
-
-    assert main(["--store", str(classifiers_store), "predict", "mine", str(table)]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_command_refuses_probabilities_of_a_regression(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """--probabilities for a regression is refused in one sentence."""
-    table = tmp_path / "table.csv"
-    table.write_text("CHAS,RM,TAX,PTRATIO,B,LSTAT\n0,6.575,296,15.3,396.9,4.98\n")
-
-    assert main(["--store", str(store), "predict", "boston-housing", str(table), "--probabilities"]) == 1
-    assert "is a regression" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from model.store import artifact
 from model.train import recipe
 from tests.support import examples
 from tests.support import store as shared
-from tests.support.service import ROOT, TABLE
+from tests.support.service import ROOT
 
 shelf = shared.shelf
 
@@ -88,12 +88,3 @@ def test_draft_that_no_server_would_load_is_refused() -> None:
     other = replace(found.candidate, engine_facts={"kind": "another"})
     with pytest.raises(ArtifactError, match="does not list"):
         recipe.draft(replace(found, candidate=other))
-
-
-def test_predict_ignores_the_target(store: Path) -> None:
-    """A table with the target is predicted, and standard error has one warning that the target is ignored."""
-    command = [sys.executable, "-m", "model", "--store", str(store), "predict", "boston-housing", str(TABLE)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-    assert (done.returncode, done.stdout.count("\n")) == (0, 506)
-    assert done.stderr == "a table has the column 'MEDV', which is the model's target: the column is ignored\n"

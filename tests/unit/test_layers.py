@@ -24,13 +24,14 @@ ROOMS: dict[str, set[str]] = {
     "model.plots": {"model.metrics", "model.store"},
     "model.live": {"model.errors", "model.metrics", "model.schema", "model.store", "model.plots"},
     "model.table": {"model.errors", "model.task", "model.schema", "model.engine", "model.plots"},
+    "model.score": {"model.errors", "model.version", "model.schema", "model.store", "model.table"},
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
         "model.table",
     },
     "model.cli": {
         *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
-        *("model.plots", "model.train", "model.on_mlflow"),
+        *("model.plots", "model.score", "model.train", "model.on_mlflow"),
     },
     "model.on_mlflow": {"model.errors", "model.schema", "model.store"},
     "model.pyfunc": {"model.store"},
@@ -73,7 +74,8 @@ HEAVY |= {"cryptography", "pyarrow"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
-    "model.table": {"duckdb", "fsspec", "pandas", "tomlkit"},
+    "model.table": {"duckdb", "fsspec", "pandas", "pyarrow", "tomlkit"},
+    "model.score": {"fsspec", "pyarrow"},
     "model.schema.arrow": {"pyarrow"},
     "model.train": HEAVY,
     "model.on_mlflow": {"mlflow"},

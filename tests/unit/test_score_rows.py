@@ -1,4 +1,4 @@
-"""Rows of any table as the cells that a schema takes: in the dialect of the model's own table, or in a given one."""
+"""Rows of any table as a schema's matrix: in the dialect of the model's own table, or in a given one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.errors import DataError, SchemaError
+from model import Matrix
+from model.schema.arrow import convert, problems
 from model.schema.feature import AS_MISSING, Feature
 from model.schema.features import Schema
 from model.schema.reading import Reading, from_document, to_document
+from model.score.cells import Written
+from model.score.inputs import Dialect, open_part, parts_of
+from model.score.plan import CSV, JSON, Plan
+from model.score.rows import rows_of
 from model.table.infer import describe
+from model.table.own_reading import reading_of
 from model.table.reader import open_table
-from model.table.rows import columns_of, reading_of
 
 GERMAN = """Nr;Fläche;Ort;verkauft;Balkon;Baujahr;Preis
 1;1.150,4;Köln;31.12.2022;yes;1986;441.480,00
@@ -56,20 +61,39 @@ def reading(german: Path) -> Reading:
     return found
 
 
-def columns(source: Path, reading: Reading, **given: Any) -> dict[str, list[Any]]:
-    return columns_of(source, FEATURES, "Preis", reading, given)
+def matrix(source: Path, reading: Reading, *, schema: Schema = SCHEMA, **given: Any) -> tuple[Matrix, list[str]]:
+    """Return the matrix of a table, and its problems."""
+    (part,) = parts_of(str(source))
+    with open_part(part, Dialect.of({**reading.dialect, **given})) as table:
+        written = Written.of(reading, given)
+        target = JSON if table.form == JSON else CSV
+        plan = Plan(table.form, target, names=table.names, marks=table.marks, written=written)
+        (piece,) = table.pieces
+    rows = rows_of(plan, schema, piece)
+    assert not rows.faults
+    features = written.features_of(rows.table, schema)
+    X, refused = convert(features, schema, texts=True)
+    return X, list(map(str, problems(features, schema, np.flatnonzero(refused).tolist(), texts=True)))
 
 
 def test_own_dialect(german: Path, reading: Reading) -> None:
-    """Each cell means what it meant in training, and the columns that training left out are left out."""
+    """Each cell means what it meant in training."""
     assert not reading.is_plain
-    assert columns(german, reading) == {
-        "Fläche": [1150.4, 73.8, 42.75, 40.7, 143.9],
-        "Ort": ["Köln", "Düsseldorf", "Köln", "Münster", "Köln"],
-        "verkauft": ["2022-12-31", "2023-02-01", "2022-10-24", "2023-09-22", "2022-03-13"],
-        "Balkon": [True, False, True, False, False],
-        "Baujahr": [1986.0, None, None, 1961.0, 1975.0],
-    }
+    records = [
+        {"Fläche": area, "Ort": place, "verkauft": sold, "Balkon": balcony, "Baujahr": year}
+        for area, place, sold, balcony, year in zip(
+            [1150.4, 73.8, 42.75, 40.7, 143.9],
+            ["Köln", "Düsseldorf", "Köln", "Münster", "Köln"],
+            ["2022-12-31", "2023-02-01", "2022-10-24", "2023-09-22", "2022-03-13"],
+            [True, False, True, False, False],
+            [1986, None, None, 1961, 1975],
+        )
+    ]
+
+    X, found = matrix(german, reading)
+
+    np.testing.assert_array_equal(X, SCHEMA.matrix_from_records(records))
+    assert not found
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv.gz"])
@@ -84,9 +108,10 @@ def test_other_formats(german: Path, reading: Reading, tmp_path: Path, suffix: s
         duckdb.sql(f"COPY (SELECT * FROM rows) TO '{path}' (FORMAT {kind})")
         assert len(rows) == 1
 
-    X = SCHEMA.matrix_from_columns(columns(path, reading))
+    X, found = matrix(path, reading)
 
     assert X[0].tolist() == SCHEMA.matrix_from_records([FIRST])[0].tolist()
+    assert not found
 
 
 def test_another_dialect_is_given(reading: Reading, tmp_path: Path) -> None:
@@ -94,10 +119,11 @@ def test_another_dialect_is_given(reading: Reading, tmp_path: Path) -> None:
     path = tmp_path / "plain.csv"
     path.write_text("Fläche,Ort,verkauft,Balkon,Baujahr\n1.5,Köln,2022-12-31,yes,1986\n1.234,Köln,31.12.2022,no,\n")
 
-    found = columns(path, reading, separator=",", decimal=".", thousands="")
+    X, found = matrix(path, reading, separator=",", decimal=".", thousands="")
 
-    assert found["Fläche"] == [1.5, 1.234]
-    assert found["verkauft"] == ["2022-12-31"] * 2
+    assert X[:, 0].tolist() == [1.5, 1.234]
+    assert X[0, 2] == X[1, 2]
+    assert not found
 
 
 @pytest.mark.parametrize(
@@ -123,35 +149,9 @@ def test_cell_that_does_not_fit(reading: Reading, tmp_path: Path, column: str, c
     path = tmp_path / "wrong.csv"
     path.write_text("\n".join(map(";".join, lines)) + "\n", "utf-8")
 
-    with pytest.raises(SchemaError) as error:
-        SCHEMA.matrix_from_columns(columns(path, reading))
+    (found,) = matrix(path, reading)[1]
 
-    assert len(error.value.problems) == 1
-    assert str(error.value.problems[0]).startswith(problem)
-
-
-def test_columns_that_training_did_not_see(german: Path, reading: Reading) -> None:
-    """A column that is neither the model's nor was left out in training is unknown, and an absent one is missing."""
-    lines = GERMAN.replace("Nr;", "Neu;").replace(";Balkon;", ";Balkone;")
-    german.write_text(lines, "utf-8")
-
-    with pytest.raises(SchemaError) as error:
-        SCHEMA.matrix_from_columns(columns(german, reading))
-
-    assert [(each.feature, each.reason) for each in error.value.problems[:3]] == [
-        ("Balkon", "missing"),
-        ("Neu", "unknown"),
-        ("Balkone", "unknown"),
-    ]
-
-
-def test_other_separator_is_named(reading: Reading, tmp_path: Path) -> None:
-    """A file without any of the model's columns is an error that says how it was read, and what to say instead."""
-    path = tmp_path / "commas.csv"
-    path.write_text("Fläche,Ort\n1,Köln\n")
-
-    with pytest.raises(DataError, match=r"none of the model's columns.*separator ';': say --separator .* --plain"):
-        columns(path, reading)
+    assert found.startswith(problem)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_categories_that_look_like_something_else(
         duckdb.from_df(frame.assign(c=cells_of_one_type)).write_parquet(str(path))
     feature = Feature("c", type="category", categories=categories, missing=True)
 
-    found = columns_of(path, [feature, Feature("x")], "y", Reading({}, {}, ()), {})
+    X, found = matrix(path, Reading(), schema=Schema((feature, Feature("x")), Feature("y")))
 
-    X = Schema((feature, Feature("x")), Feature("y")).matrix_from_columns(found)
     np.testing.assert_array_equal(X[:, 0], expected)
+    assert not found

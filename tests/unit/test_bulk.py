@@ -1,0 +1,456 @@
+"""Bulk scoring by the command `predict`: tables in, the same tables with the model's exact answers out."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import pytest
+
+from model.cli.main import main
+from tests.support import classifiers, gems
+from tests.support.service import bits
+
+HOUSE = "0,6.575,296.0,15.3,396.9,4.98"
+NAMES = "CHAS,RM,TAX,PTRATIO,B,LSTAT"
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return the last line that `predict` for boston-housing writes to standard error, or all of it with `status` 1."""
+
+    def run(*arguments: object, model: str = "boston-housing", of: Path = store, status: int = 0) -> str:
+        capsys.readouterr()
+        command = ["--store", str(of), "predict", model, *map(str, arguments), "--jobs", "1"]
+        found = main(command)
+        output = capsys.readouterr()
+        assert found == status, output.err
+        return output.err.splitlines()[-1] if not status else output.err
+
+    return run
+
+
+def compressed(text: bytes, suffix: str) -> bytes:
+    """Return bytes as a file of this suffix has them, in two parts where it may have several."""
+    half = len(text) // 2
+    if suffix == ".gz":
+        return gzip.compress(text[:half]) + gzip.compress(text[half:])
+    if suffix == ".zst":
+        return b"".join(pa.Codec("zstd").compress(part, asbytes=True) for part in (text[:half], text[half:]))
+    if suffix == ".bz2":
+        return bz2.compress(text)
+    return lzma.compress(text) if suffix == ".xz" else text
+
+
+def lines_of(path: Path) -> io.StringIO:
+    """Return the text of a file with its newlines as they are."""
+    return io.StringIO(path.read_bytes().decode(), newline="")
+
+
+def read_back(path: Path) -> pa.Table:
+    """Return a table that was written, read by Arrow's own readers."""
+    name = path.name
+    if ".parquet" in name:
+        return pa.parquet.read_table(path)
+    if name.endswith(".arrow"):
+        return pa.ipc.open_file(path).read_all()
+    if name.endswith(".arrows"):
+        return pa.ipc.open_stream(path.read_bytes()).read_all()
+    content = path.read_bytes()
+    if name.endswith(".gz"):
+        content = gzip.decompress(content)
+    if name.endswith(".zst"):
+        content = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read()
+    if ".json" in name:
+        return pa.json.read_json(pa.BufferReader(content))
+    return pa.csv.read_csv(pa.BufferReader(content))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
+@pytest.mark.parametrize("form", ["csv", "jsonl", "json", "parquet", "arrow", "arrows"])
+def test_every_format_gets_the_pipelines_bits(
+    run: Run, houses: pd.DataFrame, pipeline: Any, tmp_path: Path, form: str, suffix: str
+) -> None:
+    """A table of any format, compressed or not, gets the trained model's answers, behind its own columns, in order."""
+    table = pa.Table.from_pandas(houses.assign(note="a, “b”"), preserve_index=False)
+    sink = io.BytesIO()
+    if form == "csv":
+        houses.assign(note='a, "b"').to_csv(sink, index=False)
+    elif form == "jsonl":
+        houses.to_json(sink, orient="records", lines=True)
+    elif form == "json":
+        houses.to_json(sink, orient="records")
+    elif form == "parquet":
+        pa.parquet.write_table(table, sink, row_group_size=100)
+    else:
+        with (pa.ipc.new_file if form == "arrow" else pa.ipc.new_stream)(sink, table.schema) as stream:
+            stream.write_table(table, max_chunksize=100)
+    path, output = tmp_path / f"houses.{form}{suffix}", tmp_path / "out.parquet"
+    path.write_bytes(compressed(sink.getvalue(), suffix))
+
+    line = run(path, output)
+
+    found = read_back(output)
+    assert found.column_names[: len(houses.columns)] == list(houses.columns)
+    assert found.column_names[-1] == "prediction"
+    assert bits(found["prediction"].to_numpy()).tolist() == bits(pipeline.predict(houses.to_numpy())).tolist()
+    assert bits(found["RM"].to_numpy()).tolist() == bits(houses["RM"].to_numpy()).tolist()
+    assert line.startswith("506 rows, 0 rejected, ")
+    assert f"input sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" in line
+
+
+@pytest.mark.parametrize("source", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "target", ["csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow", "arrows"]
+)
+def test_output_is_of_the_format_of_its_name(
+    gems_store: Path, gems_pipeline: Any, run: Run, tmp_path: Path, source: str, target: str
+) -> None:
+    """From every format to every format: other readers find the same answers and the columns that pass through."""
+    table = gems.table(60, seed=3).assign(näme="„x“ 😀, y")
+    path, output = tmp_path / f"gems.{source}", tmp_path / f"out.{target}"
+    if source == "csv":
+        table.to_csv(path, index=False)
+    elif source == "jsonl":
+        table.to_json(path, orient="records", lines=True, force_ascii=False)
+    else:
+        table.astype({"color": "category"}).to_parquet(path)
+
+    run(path, output, model=gems.NAME, of=gems_store)
+
+    found = read_back(output)
+    expected = gems.predictions(gems_pipeline, gems.rows(table))
+    assert bits(found["prediction"].to_numpy()).tolist() == bits(expected).tolist()
+    assert found["näme"].to_pylist() == ["„x“ 😀, y"] * 60
+    assert found.column_names == [*table.columns, "prediction"]
+
+
+BAD = [
+    ("text in a number", b'{i},"x",0,many,296,15.3,396.9,4.98', "column 'RM': not a number"),
+    ("missing", b"{i},x,0,,296,15.3,396.9,4.98", "column 'RM': missing"),
+    ("not finite", b"{i},x,0,inf,296,15.3,396.9,4.98", "column 'RM': not finite"),
+    ("NaN", b"{i},x,0,6.5,NaN,15.3,396.9,4.98", "column 'TAX': missing"),
+    ("underscores", b"{i},x,0,6_5,296,15.3,396.9,4.98", "column 'RM': not a number"),
+    ("too few", b"{i},x,0,6.5", "has 4 cells where the table has 8 columns"),
+    ("too many", b"{i},x,0,6.5,296,15.3,396.9,4.98,9", "has 9 cells where the table has 8 columns"),
+    ("open quote", b'{i},"x,0,6.5,296,15.3,396.9,4.98', "not CSV: a quote is never closed"),
+    ("text behind a quote", b'{i},"x"y,0,6.5,296,15.3,396.9,4.98', "not CSV: a quote is never closed"),
+    ("bytes", b"{i},\xff\xfe,0,6.5,296,15.3,396.9,4.98", "not UTF-8"),
+    ("carriage return", b"{i},x\ry,0,6.5,296,15.3,396.9,4.98", "not CSV"),
+]
+# Cells as they are written, and as they are read.
+NOTES = {
+    "plain": "plain",
+    '"with, comma"': "with, comma",
+    '"two\nlines"': "two\nlines",
+    '"""quoted"""': '"quoted"',
+    "emoji 😀 ünïcode": "emoji 😀 ünïcode",
+    '"a\r\nb"': "a\r\nb",
+    '5" pipe': '5" pipe',
+    "": "",
+}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["newline", "CRLF"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_bad_rows_go_to_the_rejects(
+    run: Run, pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes, mark: bytes
+) -> None:
+    """Of 20,000 rows the 1 % bad ones, of every kind, are rejected with row, line and reason; none is lost or shifted.
+
+    The columns that pass through have quotes, separators, newlines and characters of all kinds; the last newline is
+    missing; the file is read in many pieces that end anywhere.
+    """
+    monkeypatch.setattr("model.score.inputs.PIECE_BYTES", 5_000)
+    drawn = random.Random(7)
+    lines = [f"id,nöte 😀,{NAMES}".encode()]
+    expected: list[tuple[int, str, list[float]]] = []
+    bad: list[tuple[int, str, bytes]] = []
+    for i in range(20_000):
+        if drawn.random() < 0.01:
+            _, form, reason = BAD[len(bad) % len(BAD)]
+            text = form.replace(b"{i}", str(i).encode())
+            bad.append((i, reason, text))
+            lines.append(text)
+            continue
+        house = [
+            drawn.choice([0, 1]),
+            round(drawn.uniform(3, 9), 3),
+            296.0,
+            15.3,
+            396.9,
+            round(drawn.uniform(1, 40), 2),
+        ]
+        note = drawn.choice(list(NOTES))
+        lines.append(f"{i},{note},{','.join(map(str, house))}".encode())
+        expected.append((i, note, house))
+        if drawn.random() < 0.001:
+            lines.append(b"")
+    path, output, rejects = (tmp_path / name for name in ("table.csv", "out.csv", "rejects.csv"))
+    path.write_bytes(mark + end.join(lines))
+
+    line = run(path, output, "--rejects", rejects)
+
+    content = output.read_bytes()
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    answers = bits(pipeline.predict(np.array([house for *_, house in expected]))).tolist()
+    assert header == ["id", "nöte 😀", *NAMES.split(","), "prediction"]
+    assert [row[0] for row in rows] == [str(i) for i, *_ in expected]
+    assert [row[1] for row in rows] == [NOTES[note] for _, note, _ in expected]
+    assert bits([float(row[-1]) for row in rows]).tolist() == answers
+    assert content.endswith(end)
+    found = list(csv.DictReader(lines_of(rejects)))
+    assert [int(each["row"]) for each in found] == [i for i, *_ in bad]
+    for each, (_, reason, text) in zip(found, bad):
+        assert each["reason"].startswith(reason)
+        assert each["record"] == text.decode(errors="backslashreplace")
+        assert path.read_bytes().split(b"\n")[int(each["line"]) - 1].rstrip(b"\r").endswith(text)
+    assert line.startswith(f"20,000 rows, {len(bad)} rejected, ")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_bad_row_ends_the_command(run: Run, tmp_path: Path, suffix: str) -> None:
+    """Without --rejects, a row that cannot be answered is an error with its number, and there is no output."""
+    frame = pd.read_csv(io.StringIO(f"{NAMES}\n{HOUSE}\n{HOUSE}\n{HOUSE}\n"))
+    frame.loc[1, "RM"] = np.nan
+    path, output = tmp_path / f"table.{suffix}", tmp_path / "out.csv"
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+
+    message = run(path, output, status=1)
+
+    place = "" if suffix == "parquet" else f" (line {2 + (suffix == 'csv')})"
+    assert f"row 1{place}: column 'RM': missing" in message
+    assert "--rejects FILE" in message
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_lines_of_json_are_rejected_one_by_one(run: Run, tmp_path: Path) -> None:
+    """Lines that are no object, or have cells of other types, are rejected; the others keep their text."""
+    good = dict(zip(NAMES.split(","), [0, 6.575, 296.0, 15.3, 396.9, 4.98]))
+    lines = [
+        json.dumps({"id": "ä", **good}, ensure_ascii=False),
+        "[1, 2]",
+        '{"CHAS": 0,',
+        json.dumps({**good, "RM": "6.575"}),
+        "",
+        json.dumps({**good, "RM": {"a": 1}}),
+        json.dumps({**good, "RM": True}),
+        json.dumps({**good, "RM": None}),
+        json.dumps({**good, "deep": {"a": [1]}}) + "  ",
+    ]
+    path, output, rejects = (tmp_path / name for name in ("table.jsonl", "out.jsonl", "rejects.jsonl"))
+    path.write_text("\n".join(lines), "utf-8")
+
+    run(path, output, "--rejects", rejects)
+
+    answered = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [each.pop("prediction") for each in answered] == [25.002145787183498] * 3
+    assert answered == [json.loads(lines[0]), json.loads(lines[3]), json.loads(lines[8])]
+    found = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(each["row"], each["line"], each["reason"], each["record"]) for each in found] == [
+        (1, 2, "not a JSON object", lines[1]),
+        (2, 3, "not a JSON object", lines[2]),
+        (4, 6, "column 'RM': nested", lines[5]),
+        (5, 7, "column 'RM': not a number", lines[6]),
+        (6, 8, "column 'RM': missing", lines[7]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ("CHAS,RM\n0,1\n", [], r"table\.csv has no column 'TAX', 'PTRATIO', 'B', 'LSTAT'; its own are 'CHAS', 'RM'"),
+        ("a;b\n1;2\n", [], r"has none of the model's columns; .*separator ','.*say --separator"),
+        (f"{NAMES},RM\n{HOUSE},1\n", [], "has more than one column 'RM'; rename all but one"),
+        (f"{NAMES},prediction\n{HOUSE},1\n", [], "has a column 'prediction' already; .* by --column"),
+        (f"{NAMES}\n{HOUSE}\n", ["--only", "id"], "has no column 'id' for --only; there are 'CHAS'"),
+        (f"{NAMES}\n{HOUSE}\n", ["--probabilities"], "is a regression, which has no probabilities"),
+        (f"{NAMES}\n{HOUSE}\n", ["--interval", "0.123"], r"no prediction interval of 0\.123; its levels are 0\."),
+        (f"{NAMES}\n{HOUSE}\n", ["--rejects", "r.txt.gz"], "rejected rows are written as .csv or .jsonl"),
+        (f"{NAMES}\n{HOUSE}\n", ["--resume"], "name a folder as the output"),
+        (f"{NAMES}\n{HOUSE}\n", ["--separator", "§"], "the separator is '§'; it is one character of ASCII here"),
+        (f"{NAMES}\n{HOUSE}\n", ["--encoding", "latin-99"], "there is no encoding 'latin-99'"),
+        (f"{NAMES}\r{HOUSE}\r", [], "lines that end in a carriage return alone"),
+        ("", [], "is empty"),
+        ("<html>", [], "is a web page"),
+    ],
+)
+def test_table_that_cannot_be_answered(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, options: list[str], message: str
+) -> None:
+    """What is wrong with a table as a whole, or with what is asked of it, is one clear error before any output."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "table.csv"
+    path.write_text(table, newline="")
+
+    error = run(path, tmp_path / "out.csv", *options, status=1)
+
+    assert error.count("\n") == 1
+    assert pd.Series([error]).str.contains(message).all(), error
+    assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_cut_off_file(run: Run, tmp_path: Path) -> None:
+    """A compressed file that ends too early is an error, and no output is left."""
+    text = f"{NAMES}\n{f'{HOUSE}{chr(10)}' * 1_000}".encode()
+    for suffix in (".gz", ".zst", ".xz", ".bz2"):
+        path = tmp_path / f"table.csv{suffix}"
+        path.write_bytes(compressed(text, suffix)[:-9])
+        error = run(path, tmp_path / "out.csv", status=1)
+        assert "cannot be" in error
+        assert not (tmp_path / "out.csv").exists()
+
+
+def test_columns_of_the_output(run: Run, tmp_path: Path) -> None:
+    """--only names the columns and their order; the version and an interval's ends stand beside the prediction."""
+    path, output = tmp_path / "table.csv", tmp_path / "out.csv"
+    path.write_text(f'id,{NAMES}\n"a, b",{HOUSE}\n')
+    names = ["score", "id", "upper", "lower", "model_version", "TAX"]
+
+    run(path, output, "--only", ",".join(names), "--column", "score", "--with-version", "--interval", "0.9")
+
+    header, row = csv.reader(lines_of(output))
+    assert header == names
+    assert (row[0], row[1], row[4], row[5]) == ("25.002145787183498", "a, b", "1", "296.0")
+    assert float(row[3]) < float(row[0]) < float(row[2])
+
+
+def test_header_without_rows(run: Run, tmp_path: Path) -> None:
+    """A table without rows gives a table without rows."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"{NAMES}\n")
+
+    for name in ("out.csv", "out.parquet"):
+        assert run(path, tmp_path / name).startswith("0 rows, 0 rejected")
+
+    assert (tmp_path / "out.csv").read_text() == f"{NAMES},prediction\n"
+    assert read_back(tmp_path / "out.parquet").column_names == [*NAMES.split(","), "prediction"]
+
+
+def test_decimal_commas(run: Run, tmp_path: Path) -> None:
+    """A table with decimal commas gets answers with decimal commas, and the same bits."""
+    path, output = tmp_path / "table.csv", tmp_path / "out.csv"
+    path.write_text(f"{NAMES.replace(',', ';')}\n0;6,575;296;15,3;396,9;4,98\n")
+
+    run(path, output, "--separator", ";", "--decimal", ",")
+
+    assert output.read_text().splitlines()[1] == "0;6,575;296;15,3;396,9;4,98;25,002145787183498"
+
+
+def test_folder_of_parts(run: Run, tmp_path: Path) -> None:
+    """Each file of a folder, and of those below it, gets one of its name; what is no table is left alone.
+
+    With --resume only those are answered that are not done, or were changed since.
+    """
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for day in (1, 2, 3):
+        part = folder / f"day={day}" / "part.csv"
+        part.parent.mkdir(parents=True)
+        part.write_text(f"id,{NAMES}\n{day},{HOUSE}\n")
+    (folder / "_SUCCESS").touch()
+    (folder / "readme.md").touch()
+    (folder / ".hidden.csv").touch()
+
+    assert run(folder, f"{output}/", "--manifest", tmp_path / "manifest.json").startswith("3 rows, 0 rejected")
+    written = {path: path.stat().st_mtime_ns for path in output.rglob("part.csv")}
+    assert sorted(path.parent.name for path in written) == ["day=1", "day=2", "day=3"]
+    (folder / "day=2" / "part.csv").write_text(f"id,{NAMES}\n2,{HOUSE}\n2,{HOUSE}\n")
+    line = run(folder, output, "--resume", "--manifest", tmp_path / "manifest.json")
+
+    again = {path.parent.name for path in output.rglob("part.csv") if path.stat().st_mtime_ns != written[path]}
+    assert again == {"day=2"}
+    assert line.startswith("4 rows, 0 rejected")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [(part["name"], part["rows"], part["resumed"]) for part in manifest["parts"]] == [
+        ("day=1/part.csv", 1, True),
+        ("day=2/part.csv", 2, False),
+        ("day=3/part.csv", 1, True),
+    ]
+    run(folder, output, "--resume", "--with-version")
+    assert all("model_version" in path.read_text() for path in output.rglob("part.csv"))
+
+
+def test_pattern_into_one_file(run: Run, tmp_path: Path) -> None:
+    """The files of a pattern go into one file in the order of their names; other columns are an error."""
+    for number in (2, 1):
+        (tmp_path / f"part-{number}.csv").write_text(f"id,{NAMES}\n{number},{HOUSE}\n")
+    output = tmp_path / "all.csv"
+
+    run(tmp_path / "part-*.csv", output)
+    assert [line.split(",")[0] for line in output.read_text().splitlines()] == ["id", "1", "2"]
+
+    (tmp_path / "part-3.csv").write_text(f"{NAMES}\n{HOUSE}\n")
+    before = output.read_bytes()
+    assert "part-3.csv has other columns than part-1.csv" in run(tmp_path / "part-*.csv", output, status=1)
+    assert output.read_bytes() == before
+
+
+def test_url_of_fsspec(run: Run, tmp_path: Path) -> None:
+    """Tables, folders and patterns behind a URL of fsspec are read, and outputs are written there."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    text = f"id,{NAMES}\n1,{HOUSE}\n".encode()
+    files.pipe({"/bulk/in/a.csv": text, "/bulk/in/deep/b.csv.gz": gzip.compress(text), "/bulk/in/_log/c.csv": b"x"})
+
+    run("memory://bulk/in/", "memory://bulk/out/", "--rejects", "memory://bulk/rejects/")
+    run("memory://bulk/in/a.csv", "memory://bulk/one.parquet")
+    run("memory://bulk/in/*.csv", tmp_path / "one.csv")
+
+    assert files.cat("/bulk/out/a.csv") == (tmp_path / "one.csv").read_bytes()
+    assert gzip.decompress(files.cat("/bulk/out/deep/b.csv.gz")) == (tmp_path / "one.csv").read_bytes()
+    assert pa.parquet.read_table(files.open("/bulk/one.parquet"))["prediction"].to_pylist() == [25.002145787183498]
+    files.rm("/bulk", recursive=True)
+
+
+def test_standard_input_and_output(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table from a pipe goes into a pipe, in its own format; what is said of it goes to standard error."""
+    for text in (f"{NAMES}\n{HOUSE}\n", json.dumps(dict(zip(NAMES.split(","), map(float, HOUSE.split(",")))))):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert main(["--store", str(store), "predict", "boston-housing", "-"]) == 0
+        output = capsys.readouterr()
+        assert output.out.splitlines()[-1].endswith(("25.002145787183498", '"prediction":25.002145787183498}'))
+        assert output.err.startswith("1 row, 0 rejected, ")
+
+
+def test_labels_and_probabilities(
+    classifiers_store: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier's answers are labels, in CSV in quotes where they need them; probabilities are columns."""
+    monkeypatch.chdir(tmp_path)
+    classifiers.table(40, seed=2).fillna(57.0).to_csv("table.csv", index=False)
+    for name, labels in classifiers.LABELS.items():
+        run("table.csv", "out.csv", "--probabilities", model=name, of=classifiers_store)
+        run("table.csv", "out.jsonl", "--probabilities", model=name, of=classifiers_store)
+        found = list(csv.DictReader(lines_of(Path("out.csv"))))
+        records = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()]
+        texts = [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
+        for row, record in zip(found, records, strict=True):
+            assert row["prediction"] == texts[list(labels).index(record["prediction"])]
+            shares = [float(row[f"probability_{each}"]) for each in texts]
+            assert shares == [record[f"probability_{each}"] for each in texts]
+            assert max(shares) == shares[texts.index(row["prediction"])]
