@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 
 from app.config import Config
 from app.protocols import mlflow, native, v1, v2, vertex
+from app.protocols.formats import is_arrow
 from app.protocols.runner import FastPath, Runner, add_routes
 from app.protocols.views import Views
 from app.routes import cards, feedback, health, pages
@@ -60,6 +61,7 @@ class Service(Flask):
             self.fast_path.is_immediate(environ["REQUEST_METHOD"], environ["PATH_INFO"])
             and int(environ.get("CONTENT_LENGTH", 0)) <= _IMMEDIATE_BYTES
             and "HTTP_CONTENT_ENCODING" not in environ
+            and not is_arrow(environ)  # which the first time imports pyarrow
             and not self.fast_path.may_block(environ)
         )
 

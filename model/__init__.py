@@ -20,6 +20,7 @@ from model.errors import (
     RefusedRowsError,
     SchemaError,
     TooManyRowsError,
+    first_line,
 )
 from model.metrics import short
 from model.schema.csv_table import columns_from_csv
@@ -112,6 +113,7 @@ __all__ = [
     "columns_from_csv",
     "described",
     "export",
+    "first_line",
     "folder_of",
     "listed",
     "pause_seconds",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Mapping
 from csv import writer
 from typing import Any
 
 from app.protocols.classification import PREDICT, PREDICT_PROBA
+from app.web.body import ARROW_TYPE, CSV_TYPE, JSON_LINES_TYPES, NPY_TYPE
 from model import BOOLEAN, CATEGORY, DATE, ERROR, INTEGER, MAX_LISTED, Artifact, Feature, described
 
 JSON = dict[str, Any]
@@ -167,6 +169,19 @@ def csv(row: Mapping[str, Any]) -> str:
     written = io.StringIO()
     writer(written, lineterminator="\n").writerows([row.keys(), map(_text, row.values())])
     return written.getvalue()
+
+
+def table_bodies(row: Mapping[str, Any]) -> JSON:
+    """Return the content of requests in the formats for tables; those of Arrow and NumPy are binary."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    lines = {"schema": {"type": "string"}, "example": f"{json.dumps(row)}\n"}
+    as_csv = {"schema": {"type": "string"}, "example": csv(row)}
+    return {CSV_TYPE: as_csv, ARROW_TYPE: binary, NPY_TYPE: binary, **dict.fromkeys(JSON_LINES_TYPES, lines)}
+
+
+def table_replies() -> JSON:
+    """Return the content of replies to clients that prefer Arrow or NumPy."""
+    return {name: {"schema": {"type": "string", "format": "binary"}} for name in (ARROW_TYPE, NPY_TYPE)}
 
 
 def _text(cell: Any) -> str:

@@ -25,6 +25,7 @@ class Request(NamedTuple):
     environ: WSGIEnvironment
     schema: Schema
     max_rows: int
+    max_expanded_bytes: int  # of what is compressed within the body
     intervals: Intervals | None  # that the model has
 
 

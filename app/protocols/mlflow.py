@@ -2,7 +2,7 @@
 
 Sources: mlflow 3.17, pyfunc/scoring_server; SageMaker's "custom inference code" for endpoints and batch transforms.
 Parquet, which MLflow reads if pyarrow is installed, is not read: the size of a decompressed page cannot be bounded
-beforehand.
+beforehand. Arrow's stream, which can, is read instead.
 
 A classifier answers labels, as MLflow's flavour for scikit-learn does. `"params": {"predict_method": "predict_proba"}`
 asks for the probabilities of each row, in the order of the classes.
@@ -15,12 +15,10 @@ import re
 from typing import Any
 
 from flask import Blueprint
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
 from app.config import Config
 from app.errors import BodyError, NotReadyError
-from app.protocols import describe, tables
+from app.protocols import describe, formats, tables
 from app.protocols.classification import wants_probabilities
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
@@ -28,7 +26,7 @@ from app.protocols.views import Views
 from app.serving.current import Serving
 from app.version import VERSION
 from app.web import refusal
-from app.web.body import CSV_TYPE, csv_header, parse_json
+from app.web.body import ARROW_TYPE, CSV_TYPE, NPY_TYPE, parse_json
 from app.web.refusal import Refusal
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, Matrix, Schema
@@ -93,7 +91,7 @@ def endpoint() -> Endpoint:
     return Endpoint(
         name="mlflow.invocations",
         rules=("/invocations",),
-        media_types=(JSON_TYPE, CSV_TYPE),
+        media_types=(JSON_TYPE, *formats.TABLE_TYPES),
         decode=_decode,
         encode=_encode,
         refuse=_refuse,
@@ -102,18 +100,23 @@ def endpoint() -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    if request.media_type == CSV_TYPE:
-        header = csv_header(request.parameters, default=None)
-        return Decoded(tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header), False)
+    if request.media_type != JSON_TYPE:
+        return Decoded(formats.decode(request, header=None), False)
     return Decoded(*decode(request.body, request.schema, max_rows=request.max_rows))
 
 
 def _encode(answer: Answer) -> Reply:
-    """Return `{"predictions": […]}`, or one line a row if the client prefers CSV to JSON."""
+    """Return `{"predictions": […]}`, or the format that the client prefers to JSON: CSV, an array or Arrow."""
     predictions = answer.probabilities if answer.detail else answer.predictions
-    accepted = parse_accept_header(answer.environ.get("HTTP_ACCEPT"), MIMEAccept)
-    if accepted.best_match((JSON_TYPE, CSV_TYPE)) == CSV_TYPE:
+    wanted = formats.reply_type(answer.environ, (JSON_TYPE, CSV_TYPE, NPY_TYPE, ARROW_TYPE))
+    if wanted == CSV_TYPE:
         reply = Reply(tables.to_csv(predictions).encode(), f"{CSV_TYPE}; charset=utf-8")
+    elif wanted == NPY_TYPE:
+        reply = Reply(tables.to_npy(predictions), NPY_TYPE)
+    elif wanted == ARROW_TYPE:
+        from app.protocols import arrow_stream  # here, since it imports pyarrow
+
+        reply = arrow_stream.encode(answer, has_probabilities=answer.detail)
     else:
         reply = to_json({"predictions": predictions})
     attributes = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
@@ -184,8 +187,8 @@ def _describe(model: Artifact, config: Config) -> JSON:
     split = {"columns": list(model.schema.names), "data": [list(example.values())]}
     content = {
         "application/json": {"schema": schema, "example": {"dataframe_split": split}},
-        "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
+        **describe.table_bodies(example),
     }
-    more = {"text/csv": {"schema": {"type": "string"}}}
+    more = {CSV_TYPE: {"schema": {"type": "string"}}, **describe.table_replies()}
     summary, reply = f"Predictions of {model.name}", describe.predictions(model, "predictions")
     return describe.post(describe.MLFLOW, summary, content, reply, describe.MLFLOW_ERROR, more=more)

@@ -7,7 +7,7 @@ The forms of `application/json`, which differ in shape:
 - a list of records: `[{"RM": 6.575, …}, …]`
 - a table: `{"columns": ["RM", …], "data": [[6.575, …], …]}`, with or without pandas' `index`
 
-If an object repeats a key, the last value counts, as in common JSON parsers.
+If an object repeats a key, the last value counts, as in common JSON parsers. `formats.py` has the other types.
 
 The reply of a classifier has the labels, and the probability of each class, which `?probabilities=true` or `false` in
 the query asks for or leaves out. That of a regression has prediction intervals if the query has `?interval=0.9`.
@@ -22,7 +22,7 @@ from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError
-from app.protocols import describe, tables
+from app.protocols import describe, formats, tables
 from app.protocols.classification import has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
@@ -30,7 +30,7 @@ from app.protocols.intervals import INTERVAL, LOWER, UPPER, level_of
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
-from app.web.body import CSV_TYPE, csv_header, parse_json
+from app.web.body import ARROW_TYPE, NPY_TYPE, parse_json
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, Matrix, Problem, Schema, SchemaError, check_width, shortened
 
@@ -72,7 +72,7 @@ def endpoint() -> Endpoint:
     return Endpoint(
         name="predict",
         rules=("/predict", "/models/<name>/predict", "/models/<name>/versions/<version>/predict"),
-        media_types=(JSON_TYPE, CSV_TYPE),
+        media_types=(JSON_TYPE, *formats.TABLE_TYPES),
         decode=_decode,
         encode=_encode,
         refuse=refusal.refuse_natively,
@@ -81,11 +81,10 @@ def endpoint() -> Endpoint:
 
 
 def _decode(request: Request) -> Decoded:
-    if request.media_type == CSV_TYPE:
-        header = csv_header(request.parameters, default=True)
-        X = tables.from_csv(request.body, request.schema, max_rows=request.max_rows, header=header)
-    else:
+    if request.media_type == JSON_TYPE:
         X = decode(request.body, request.schema, max_rows=request.max_rows)
+    else:
+        X = formats.decode(request, header=True)
     query = request.environ.get("QUERY_STRING")
     return Decoded(X, _detail(query, request) if query else None)
 
@@ -133,6 +132,9 @@ def _encode(answer: Answer) -> Reply:
 
     On request it has `interval`, `lower` and `upper`. Parsing the floats returns the same bits.
     """
+    wanted = formats.reply_type(answer.environ, (JSON_TYPE, ARROW_TYPE, NPY_TYPE))
+    if wanted != JSON_TYPE:
+        return _encode_table(answer, wanted)
     model, y = answer.model, answer.y
     fields: dict[str, Any] = {"prediction": y}
     if y.ndim > 1:
@@ -148,10 +150,28 @@ def _encode(answer: Answer) -> Reply:
 
 def probabilities(answer: Answer) -> list[dict[str, float]]:
     """Return the probability of each class by its name for each row of a classifier's answer; none for too many."""
-    keys, wanted = answer.model.manifest.class_names, answer.detail
-    if (len(keys) <= MAX_CLASSES_SHOWN) if wanted is None else wanted:
-        return [dict(zip(keys, row)) for row in answer.probabilities.tolist()]
-    return []
+    if not has_probabilities(answer):
+        return []
+    keys = answer.model.manifest.class_names
+    return [dict(zip(keys, row)) for row in answer.probabilities.tolist()]
+
+
+def has_probabilities(answer: Answer) -> bool:
+    """Return whether the reply to a classifier's answer has the probabilities."""
+    wanted: bool | None = answer.detail
+    return len(answer.model.manifest.class_names) <= MAX_CLASSES_SHOWN if wanted is None else wanted
+
+
+def _encode_table(answer: Answer, media_type: str) -> Reply:
+    """Return the reply in Arrow, or as an array of the predictions, or of the probabilities that were asked for."""
+    if media_type == ARROW_TYPE:
+        from app.protocols import arrow_stream  # here, since it imports pyarrow
+
+        if answer.y.ndim > 1:
+            return arrow_stream.encode(answer, has_probabilities=has_probabilities(answer))
+        return arrow_stream.encode(answer, has_probabilities=False, level=answer.detail)
+    is_shared = answer.y.ndim > 1 and answer.detail
+    return Reply(tables.to_npy(answer.probabilities if is_shared else answer.predictions), NPY_TYPE)
 
 
 def _describe(model: Artifact, config: Config) -> JSON:
@@ -179,10 +199,11 @@ def _describe(model: Artifact, config: Config) -> JSON:
         reply["properties"] |= {INTERVAL: {"enum": intervals.levels}, LOWER: ends, UPPER: ends}
     content = {
         "application/json": {"schema": describe.shared(model, "native"), "example": example},
-        "text/csv": {"schema": {"type": "string"}, "example": describe.csv(example)},
+        **describe.table_bodies(example),
     }
     summary = f"Predictions of {model.name}"
-    operation = describe.post(describe.NATIVE, summary, content, reply, describe.NATIVE_ERROR, unfit=_UNFIT)
+    more, error = describe.table_replies(), describe.NATIVE_ERROR
+    operation = describe.post(describe.NATIVE, summary, content, reply, error, more=more, unfit=_UNFIT)
     if keys:
         operation["parameters"] = [
             {

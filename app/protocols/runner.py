@@ -72,8 +72,13 @@ class Runner:
                     raise OverloadedError(f"more than {config.max_in_flight} requests are in flight here; try again")
                 max_table = config.max_rows * model.schema.max_row_bytes
                 content = body.read(environ, max_bytes=config.max_body_bytes, min_expanded_bytes=max_table)
+                max_expanded = body.max_expanded_bytes(
+                    len(content), max_bytes=config.max_body_bytes, min_expanded_bytes=max_table
+                )
                 intervals = model.manifest.intervals
-                request = Request(content, media_type, parameters, environ, model.schema, config.max_rows, intervals)
+                request = Request(
+                    content, media_type, parameters, environ, model.schema, config.max_rows, max_expanded, intervals
+                )
                 fallback = None
                 if choices and "version" not in values and (challenger := self._challenger(choices, model, environ)):
                     answered = self._challenge(challenger, endpoint, request)

@@ -1,4 +1,4 @@
-"""Decodes the tables of every protocol but V2, from JSON values or CSV, to one matrix in the schema's order.
+"""Decodes the tables of every protocol but V2, from JSON values, CSV or NumPy, to one matrix in the schema's order.
 
 Each of these functions checks the number of rows before it reads a cell. It raises `TooManyRowsError` for too many, and
 `SchemaError` with every other problem.
@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib import format
 from numpy.typing import NDArray
 
-from app.errors import BodyError
+from app.errors import BodyError, TooLargeError
+from app.web.body import parse_json
 from model import (
     Category,
     Matrix,
@@ -28,6 +30,11 @@ from model import (
     shortened,
     to_text,
 )
+
+# From here on the cells of CSV are read by columns, which needs pyarrow; below, importing that is not worth it.
+_LONG_CSV_BYTES = 100_000
+# A header of numpy's format has about 100 bytes; it is parsed as a literal of Python.
+_MAX_NPY_HEADER = 1_000
 
 
 def from_records(records: list[Any], schema: Schema, *, max_rows: int) -> Matrix:
@@ -130,6 +137,12 @@ def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None 
 
     If it is None, a first line that may be data is data. Raises `BodyError` for anything but CSV.
     """
+    if len(body) >= _LONG_CSV_BYTES:
+        from app.protocols import long_csv  # here, since it imports pyarrow
+
+        X = long_csv.matrix(body, schema, max_rows=max_rows, header=header)
+        if X is not None:
+            return X
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -142,6 +155,60 @@ def from_csv(body: bytes, schema: Schema, *, max_rows: int, header: bool | None 
         raise BodyError(f"the body is {error}") from None
     check_rows(n_rows, max_rows)
     return schema.matrix_from_columns(columns)
+
+
+def from_json_lines(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of a JSON value a line: an object by feature name, or a list in the schema's order."""
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    check_rows(len(lines), max_rows)
+    max_values = schema.max_values(max_rows)
+    if body.count(b",") > max_values:
+        raise TooLargeError(f"the body has more than {max_values} values; send fewer rows or columns at once")
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(parse_json(line, max_values=max_values))
+        except BodyError as error:
+            raise BodyError(f"line {number + 1} is not one JSON value: {error}") from None
+    return from_instances(rows, schema, max_rows=max_rows)
+
+
+def from_npy(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
+    """Return the matrix of an array of numbers in numpy's format: rows in the schema's order, or one row.
+
+    Raises `BodyError` for anything else; no pickle is opened.
+    """
+    source = io.BytesIO(body)
+    try:
+        version = format.read_magic(source)
+        read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}[version]
+        shape, is_fortran, dtype = read(source, max_header_size=_MAX_NPY_HEADER)
+    except KeyError:
+        raise BodyError("the body is of another version of the NPY format than 1.0 and 2.0") from None
+    except Exception:  # of Python's parser, too
+        raise BodyError("the body is not in the NPY format: it has no header that can be read") from None
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        raise BodyError("the array is not of integers or floats of at most 64 bits; send JSON or Arrow for other cells")
+    width = len(schema.names)
+    if len(shape) == 1:
+        shape = (*shape, 1) if width == 1 else (1, *shape)
+    if len(shape) != 2 or min(shape) < 0:
+        raise BodyError(f"the array has the shape {shape}; send rows of {width} numbers")
+    check_rows(shape[0], max_rows)
+    if shape[1] != width:
+        raise SchemaError([Problem(None, None, f"has {shape[1]} columns where there are {width}")], n_rows=shape[0])
+    start = source.tell()
+    if len(body) - start != shape[0] * shape[1] * dtype.itemsize:
+        raise BodyError(f"the array has {len(body) - start} bytes, which is not what its shape {shape} takes")
+    X = np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
+    return schema.matrix_from_array(X.astype(np.float64, order="C"))
+
+
+def to_npy(rows: NDArray[np.float64] | list[Category]) -> bytes:
+    """Return numbers or labels `(n_rows,)`, or probabilities `(n_rows, n_classes)`, in numpy's format."""
+    written = io.BytesIO()
+    format.write_array(written, np.asarray(rows), allow_pickle=False)
+    return written.getvalue()
 
 
 def to_csv(rows: NDArray[np.float64] | list[Category]) -> str:

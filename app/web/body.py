@@ -17,6 +17,9 @@ from werkzeug.sansio.utils import get_content_length
 from app.errors import BodyError, TooLargeError, UnsupportedMediaTypeError
 
 CSV_TYPE = "text/csv"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+JSON_LINES_TYPES = ("application/jsonlines", "application/x-ndjson", "application/jsonl")
+NPY_TYPE = "application/x-npy"
 
 MAX_JSON_DEPTH = 100  # as in Triton; the deepest valid request has four levels
 # A list or object takes up to 30 times its text in memory, and its text compresses to next to nothing. Twenty columns
@@ -110,6 +113,11 @@ def read(environ: WSGIEnvironment, *, max_bytes: int, min_expanded_bytes: int = 
     return _decompress(body, coding, max_bytes, min_expanded_bytes) if coding in CODINGS else body
 
 
+def max_expanded_bytes(n_sent: int, *, max_bytes: int, min_expanded_bytes: int = 0) -> int:
+    """Return how many bytes `n_sent` compressed ones may become: `MAX_EXPANSION` times as many, or a table's."""
+    return min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * n_sent))
+
+
 def parse_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> Any:
     """Return the value of a JSON body.
 
@@ -184,7 +192,7 @@ def _parse_float(digits: str) -> float:
 
 def _decompress(body: bytes, coding: str, max_bytes: int, min_expanded_bytes: int) -> bytes:
     """Return a body decompressed; gzip may have several members (RFC 1952, section 2.2)."""
-    limit = min(max_bytes, max(_MIN_EXPANDED_BYTES, min_expanded_bytes, MAX_EXPANSION * len(body)))
+    limit = max_expanded_bytes(len(body), max_bytes=max_bytes, min_expanded_bytes=min_expanded_bytes)
     pieces: list[bytes] = []
     size = position = members = 0
     inflate = zlib.decompressobj(CODINGS[coding])

@@ -279,13 +279,15 @@ def _of_dictionary(
 ) -> tuple[Vector, Flags]:
     """Return what `_converted` does, for an array of a dictionary whose values `of_values` converts."""
     dictionary, indices = array.dictionary, array.indices
-    if len(dictionary) > len(indices):  # one of many chunks
-        with suppress(pa.ArrowNotImplementedError):  # of views and runs
-            dictionary, indices = dictionary.take(indices), None
-    numbers, accepted = of_values(dictionary) if len(dictionary) else (np.empty(0), np.empty(0, dtype=np.bool_))
-    if indices is None:
-        return numbers, accepted
     places, valid = _values(indices, _DTYPES[indices.type]), _valid(indices)
+    if len(dictionary) > len(indices):  # of many chunks: without the values of the others
+        dictionary = _plain(dictionary)
+        if valid is not None:
+            places = np.where(valid, places, 0)
+        used, of_used = np.unique(places, return_inverse=True)
+        with suppress(pa.ArrowNotImplementedError):  # of some nested types
+            dictionary, places = dictionary.take(_int64(used.astype(np.int64))), of_used
+    numbers, accepted = of_values(dictionary) if len(dictionary) else (np.empty(0), np.empty(0, dtype=np.bool_))
     if valid is not None:
         places = np.where(valid, places, len(numbers))
     return np.append(numbers, np.nan)[places], np.append(accepted, kind.missing)[places]
@@ -381,10 +383,12 @@ def _cells(array: pa.Array, places: NDArray[np.int64], feature: Feature, texts: 
     places = places[is_there]
     if pa.types.is_dictionary(kind):
         indices = _values(array.indices, _DTYPES[array.indices.type])[places]
-        cells = _cells(array.dictionary, indices.astype(np.int64), feature, texts)
+        used, of_cells = np.unique(indices.astype(np.int64), return_inverse=True)
+        values = _cells(array.dictionary, used, feature, texts)
+        cells = [values[place] for place in of_cells.tolist()]
     elif kind in _DTYPES:
-        values = _values(array, _DTYPES[kind])[places]
-        cells = (values.astype(np.float64) if values.dtype.kind == "f" else values).tolist()
+        numbers = _values(array, _DTYPES[kind])[places]
+        cells = (numbers.astype(np.float64) if numbers.dtype.kind == "f" else numbers).tolist()
     elif pa.types.is_boolean(kind):
         cells = _bits(array.buffers()[1], array)[places].tolist()
     elif _is_text(kind):

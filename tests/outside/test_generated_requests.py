@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -36,14 +37,27 @@ def test_generated_requests_fit_the_document(
     Paths that know nothing of columns are asked of one store alone. The servers take few rows: requests reach the
     limit, and lists of 10,000 take minutes to generate.
     """
-    config = ROOT / "tests" / "outside" / "clients" / "schemathesis.toml"
+    clients = ROOT / "tests" / "outside" / "clients"
     examples = "2000" if settings.get_current_profile_name() == "deep" else "100"  # for each operation
-    command = [str(ST), "--no-color", "--config-file", str(config), "run", "--max-examples", examples]
+    command = [
+        str(ST),
+        "--no-color",
+        "--config-file",
+        str(clients / "schemathesis.toml"),
+        "run",
+        "--max-examples",
+        examples,
+    ]
     settings_of_server = {"TABSERVE_MAX_ROWS": "20", "TABSERVE_MODELS": models}
     with serve(request.getfixturevalue(name), tmp_path, **settings_of_server) as server:
         # It stores its findings in the working directory.
         done = subprocess.run(
-            [*command, *paths, f"{server.url}/openapi.json"], cwd=tmp_path, capture_output=True, text=True, timeout=1100
+            [*command, *paths, f"{server.url}/openapi.json"],
+            cwd=tmp_path,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": str(clients / "serializers.py")},
+            capture_output=True,
+            text=True,
+            timeout=1100,
         )
 
     assert done.returncode == 0, "\n".join(line[:500] for line in done.stdout.splitlines())

@@ -79,7 +79,7 @@ def test_method_that_is_not_allowed(client: FlaskClient, method: str, path: str,
     ids=str,
 )
 def test_unsupported_type_or_encoding(client: FlaskClient, headers: dict[str, str]) -> None:
-    """A missing content type, one other than JSON or CSV, or an unknown content encoding is 415."""
+    """A missing content type, one of no format that is read, or an unknown content encoding is 415."""
     assert refusal(client.post("/predict", data=json.dumps(HOUSE), headers=headers), 415) == []
 
 

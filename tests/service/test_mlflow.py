@@ -152,7 +152,7 @@ def test_charset(everywhere: FlaskClient, kind: str, body: str, charset: str) ->
     "content_type",
     [
         *("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
-        *("application/vnd.apache.parquet", "application/x-recordio-protobuf", "application/jsonlines", "json"),
+        *("application/vnd.apache.parquet", "application/x-recordio-protobuf", "application/x-avro", "json"),
         *(f"{JSON}; charset=latin-1", f"{CSV}; charset=utf-16", f"{CSV};charset=x"),
     ],
 )
@@ -173,7 +173,7 @@ def test_unsupported_type(everywhere: FlaskClient, content_type: str) -> None:
         ("text/csv; q=0.9, application/json; q=0.5", CSV),
         ("text/csv; q=0.5, application/json", JSON),
         ("text/csv, */*; q=0.1", CSV),
-        ("application/x-npy", JSON),
+        ("application/x-protobuf", JSON),
         (";;=,", JSON),
     ],
 )

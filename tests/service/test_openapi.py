@@ -15,6 +15,7 @@ from app import create_app
 from app.config import Config
 from app.factory import Service
 from app.protocols import describe
+from app.web.body import JSON_LINES_TYPES
 from model import Feature, Store
 from tests.support import gems
 from tests.support import openapi as shared
@@ -72,7 +73,7 @@ def test_every_example_is_answered(service: Service) -> None:
         assert reply.status_code == 200, (path, reply.text)
         answers.append(prediction(reply))
 
-    assert {media_type for _, media_type, _ in sent} == {"application/json", "text/csv"}
+    assert {media_type for _, media_type, _ in sent} == {"application/json", "text/csv", *JSON_LINES_TYPES}
     assert len(sent) >= 9
     assert answers == [answers[0]] * len(sent)
     assert len(answers[0]) == 1

@@ -65,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
 # What the service may import of the model beside its public names, each where it is needed and not before.
 LATE = {
     *("model.engine.gpu", "model.engine.network", "model.live.comparison", "model.live.prediction_log"),
-    *("model.store.device", "model.store.signature"),
+    *("model.schema.arrow", "model.store.device", "model.store.signature"),
 }
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
@@ -76,6 +76,8 @@ MAY_IMPORT = {
     "model.live": {"matplotlib"},
     "model.table": {"duckdb", "fsspec", "pandas", "pyarrow", "tomlkit"},
     "model.score": {"fsspec", "pyarrow"},
+    "app.protocols.arrow_stream": {"pyarrow"},
+    "app.protocols.long_csv": {"pyarrow"},
     "model.schema.arrow": {"pyarrow"},
     "model.train": HEAVY,
     "model.on_mlflow": {"mlflow"},
