@@ -25,7 +25,8 @@ ENV PATH=/opt/venv/bin:${PATH}
 
 # The files for serving, compiled reproducibly, with the times of SOURCE_DATE_EPOCH. Some packages have files for other
 # Pythons, or templates, which do not compile: those may fail, ours may not. Removed is what serving never uses: tests,
-# tools that convert models or wrap Fortran, stubs for type checkers, other databases, the compiler of C bindings.
+# tools that convert models or wrap Fortran, stubs for type checkers, other databases, the compiler of C bindings, Arrow's
+# client of S3 and Flight, its headers, and the second and third copy of one of its libraries.
 FROM build AS serve
 COPY gunicorn.conf.py ./
 COPY docker/entrypoint.sh ./docker/
@@ -35,6 +36,8 @@ ARG SOURCE_DATE_EPOCH=0
 RUN rm requirements-*.txt constraints.txt \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && find /opt/venv -name "*.pyi" -delete \
+    && find /opt/venv -path "*/pyarrow/*" \( -name "*flight*" -o -name "*s3*" -o -name "*.px[id]" -o -name "*.pyx" \
+        -o -name "lib*.so" ! -name "*.cpython*" -o -name "lib*.so.*.*.*" -o -name include \) -prune -exec rm -rf {} + \
     && for unused in cffi pycparser numpy/distutils numpy/f2py \
         onnxruntime/backend onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
         sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql sqlalchemy/dialects/oracle sqlalchemy/testing; do \
