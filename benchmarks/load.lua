@@ -1,11 +1,11 @@
--- Script for wrk: post the file named after `--`, and print the counts as one line of JSON.
+-- Script for wrk: post the file named after `--`, of the type after it, and print the counts as one line of JSON.
 local whole
 
 function init(arguments)
   local file = assert(io.open(arguments[1], "rb"))
   wrk.method, wrk.body = "POST", file:read("*a")
   file:close()
-  wrk.headers["Content-Type"] = "application/json"
+  wrk.headers["Content-Type"] = arguments[2]
   whole = wrk.format()
 end
 

@@ -38,14 +38,16 @@ class Load:
     starved: int = 0
 
 
-def load(port: int, path: str, body: bytes, *, connections: int, seconds: int) -> Load:
+def load(
+    port: int, path: str, body: bytes, *, connections: int, seconds: int, content_type: str = "application/json"
+) -> Load:
     """Post the same body repeatedly over `connections` concurrent connections."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         # Requests that time out are missing from wrk's percentiles, so the timeout exceeds the duration.
         limits = [f"-c{connections}", f"-d{seconds}s", f"--timeout={seconds + 10}s"]
-        command = ["wrk", "-t1", *limits, f"-s{SCRIPT}", f"http://{HOST}:{port}{path}", "--", file.name]
+        command = ["wrk", "-t1", *limits, f"-s{SCRIPT}", f"http://{HOST}:{port}{path}", "--", file.name, content_type]
         done = subprocess.run(command, capture_output=True, text=True)
     if "unable to connect" in done.stderr:
         return Load(0.0, None, None, refused=0, broken=connections, starved=connections)

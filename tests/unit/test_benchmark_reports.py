@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import families, families_report, first_answer, own_table, report, shadow
+from benchmarks import arrow, families, families_report, first_answer, own_table, report, shadow
 from benchmarks.contenders import PEERS
 from benchmarks.families_report import ALONE, LIBRARY, OURS, RANDOM, SPLITS, Difference, Engine, Measured
 from benchmarks.servers import with_named
@@ -31,6 +31,7 @@ def rows_of(text: str) -> list[list[str]]:
         (first_answer, "first-answer.json", "first-answer.md"),
         (own_table, "own-table.json", "own-table.md"),
         (shadow, "shadow.json", "shadow.md"),
+        (arrow, "arrow.json", "arrow.md"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -159,6 +160,21 @@ def test_lines_are_counted_as_written() -> None:
     """A way's lines are its statements, without blank ones, and the command: ours are an import, a call, `make run`."""
     assert first_answer.lines_of("tabserve") == 3
     assert set(first_answer.WAYS) == {path.parent.name for path in first_answer.FOLDER.glob("*/save.py")}
+
+
+def test_ratios_of_formats(tmp_path: Path) -> None:
+    """A ratio is the median of the rounds' ratios, in which both formats took turns. The file can be read again."""
+    found = arrow.Found(
+        {"1": {"JSON": [10.0, 20.0, 40.0], "Arrow": [60.0, 80.0, 200.0]}},
+        {"nothing": [2.0, 1.0, 4.0], "JSON": [8.0, 3.0, 16.0], "Arrow": [3.0, 2.0, 4.0]},
+    )
+    results = arrow.Results({"CPU": "a fast one"}, 3, 1, {"JSON": 869_745, "Arrow": 480_744}, {"as shipped": found})
+    results.write(tmp_path / "arrow.json")
+    text = arrow.render(results)
+
+    assert arrow.Results.read(tmp_path / "arrow.json") == results
+    assert rows_of(text)[2] == ["as shipped", "1", "20.0", "80.0", "5.00"]
+    assert rows_of(text)[-1] == ["as shipped", "2.00", "8.00", "3.00", "4.00", "1.50"]
 
 
 def test_ratios_of_shadows(tmp_path: Path) -> None:
