@@ -150,7 +150,7 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	@touch $@
 
 $(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-gcs.txt requirements-azure.txt \
-		requirements-tables.txt $(TEST) $(TORCH)
+		requirements-spark.txt requirements-tables.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
 	$(PIP) --no-deps -r requirements-tables.txt

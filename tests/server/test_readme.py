@@ -27,7 +27,8 @@ from tests.support.signatures import key_pair
 CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.startswith("curl")]
 BLOCKS_OF_PYTHON = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 EXPORTS = [block for block in BLOCKS_OF_PYTHON if "export(" in block]
-EXAMPLES = [block for block in BLOCKS_OF_PYTHON if block not in EXPORTS]
+# Those for a cluster are run on one, by the tests of tests/outside/spark.
+EXAMPLES = [block for block in BLOCKS_OF_PYTHON if block not in EXPORTS and "pyspark" not in block]
 # What the examples of a training take for granted: a table, and its schema file.
 TABLE = """
 from model.cli.main import main
@@ -105,9 +106,9 @@ def test_curl_answers_as_shown(logging_server: Server, commands: str, shown: str
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_python_prints_as_shown(logging_server: Server, example: str) -> None:
+def test_python_prints_as_shown(logging_server: Server, store: Path, example: str) -> None:
     """An example in Python, run in the project's folder, prints what the comment of its last line says."""
-    code = example.replace("http://localhost:8000", logging_server.url)
+    code = example.replace("http://localhost:8000", logging_server.url).replace('"store"', repr(str(store)))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == example.strip().rpartition("  # ")[2]

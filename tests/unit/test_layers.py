@@ -33,7 +33,9 @@ ROOMS: dict[str, set[str]] = {
         *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
         *("model.plots", "model.score", "model.train", "model.on_mlflow"),
     },
+    "model.on_arrow": {"model.errors", "model.schema", "model.store"},
     "model.on_mlflow": {"model.errors", "model.schema", "model.store"},
+    "model.on_spark": {"model.errors", "model.schema", "model.store", "model.on_arrow"},
     "model.pyfunc": {"model.store"},
     "model.__main__": {"model.cli"},
     "app.config": set(),
@@ -70,7 +72,7 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"cryptography", "pyarrow"}
+HEAVY |= {"cryptography", "pyarrow", "pyspark"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
@@ -80,7 +82,9 @@ MAY_IMPORT = {
     "app.protocols.long_csv": {"pyarrow"},
     "model.schema.arrow": {"pyarrow"},
     "model.train": HEAVY,
+    "model.on_arrow": {"pyarrow"},
     "model.on_mlflow": {"mlflow"},
+    "model.on_spark": {"pyarrow", "pyspark"},
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},
     "model.store.device": {"torch"},

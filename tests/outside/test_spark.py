@@ -1,0 +1,43 @@
+"""Runs the tests of tests/outside/spark, which share a cluster, in one process of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import ROOT
+
+FOLDER = ROOT / "tests" / "outside" / "spark"
+
+
+@pytest.mark.skipif(find_spec("pyspark") is None, reason="needs pyspark, which requirements-dev.txt has")
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java 17, such as Debian's openjdk-17-jre-headless")
+def test_spark(tmp_path: Path, store: Path, gems_store: Path, classifiers_store: Path) -> None:
+    """Every test on a cluster of Spark passes, and none is skipped."""
+    own = {
+        "HOUSES_STORE": str(store),
+        "GEMS_STORE": str(gems_store),
+        "CLASSIFIERS_STORE": str(classifiers_store),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    alone = ["-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={FOLDER}", f"--confcutdir={FOLDER}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(FOLDER), *alone, f"--basetemp={tmp_path / 'tests'}"],
+        env={**os.environ, **own},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1000,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+    assert "skipped" not in done.stdout.splitlines()[-1]
