@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from model import Artifact, ModelError, Store
@@ -92,6 +93,12 @@ def add_train(commands: Commands) -> None:
         "--trials", type=count, metavar="COUNT", help="compare so many models instead, the same ones each time"
     )
     train.add_argument(
+        "--backend",
+        default="",
+        choices=("spark",),
+        help="fit the folds of each trial side by side on a cluster, with the same model; needs requirements-spark.txt",
+    )
+    train.add_argument(
         "--max-rows",
         type=count,
         default=1_000_000,
@@ -151,6 +158,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         trials=options.trials,
         max_rows=options.max_rows,
         random_state=options.random_state,
+        backend=options.backend,
         title=options.title,
         unit=options.unit,
         purpose=options.purpose,
@@ -198,6 +206,8 @@ def _train_recorded(options: argparse.Namespace, models: Store, key: PrivateKey 
     from model.train.search.trials import steps
 
     check_tag(options.tag)
+    if options.backend and find_spec("joblibspark") is None:
+        raise ValueError(f"--backend {options.backend} needs joblibspark: pip install -r requirements-spark.txt")
     plan = _plan(options)
     run.add(learner=plan.resolved().learner)
     if options.notebook and options.promote == IF_BETTER:

@@ -58,7 +58,7 @@ class Plan:
     are arguments of `open_table`, `types` corrections of columns, `missing` texts that mean a missing value. `features`
     are derived features as `NAME = FORMULA`, or names of those in the file `shared`. `learner` is one of
     `LEARNER_NAMES`, and `options` are its own; a fixed learner is fitted without a search unless a budget or a number
-    of trials is named. At most `max_rows` rows are used.
+    of trials is named. At most `max_rows` rows are used. `backend` is joblib's, by which a search fits on a cluster.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Plan:
     trials: int | None = None
     max_rows: int = MAX_ROWS
     random_state: int = RANDOM_STATE
+    backend: str = ""
     title: str = ""
     unit: str = ""
     purpose: str = ""
@@ -254,9 +255,14 @@ def train(loaded: Loaded, *, runs: Path | None = None, progress: bool | None = N
             budget_s=plan.budget_seconds,
             spent_s=loaded.seconds,
             trials=plan.trials,
+            backend=plan.backend,
             families=None if plan.learner == AUTO else [plan.learner],
             journal=runs,
             progress=progress,
+        )
+    elif plan.backend:
+        raise DataError(
+            f"the {plan.learner} is fitted without a search; leave out --backend, or name a number of --trials"
         )
     else:
         with clocks_of(plan.options) as options:

@@ -16,8 +16,9 @@ import pyspark
 from tests.support.service import ROOT
 
 HOME = Path(pyspark.__file__).parent
+# Without PYTHONPATH: workers know nothing of this project.
 ENVIRON = {
-    **os.environ,
+    **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     "SPARK_HOME": str(HOME),
     "SPARK_LOCAL_IP": "127.0.0.1",
     "SPARK_DAEMON_MEMORY": "256m",

@@ -72,7 +72,7 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"cryptography", "pyarrow", "pyspark"}
+HEAVY |= {"cryptography", "joblibspark", "pyarrow", "pyspark"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},

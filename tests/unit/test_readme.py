@@ -43,7 +43,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
             return True
         if command in ("make check", "make test-all"):  # made of targets that .ci/run calls
             return True
-        if "spark-submit model/on_spark.py" in command:  # tests/outside/spark
+        if "spark-submit model/on_spark.py" in command or "--backend spark" in command:  # tests/outside/spark
             return True
         if "pre-commit" in command:  # test_development.py
             return True

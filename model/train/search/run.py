@@ -115,6 +115,7 @@ def search(
     journal: Path | None = None,
     max_search_rows: int = parts.MAX_SEARCHED,
     threads: int | None = None,
+    backend: str = "",
     progress: bool | None = None,
 ) -> Search:
     """Return the best pipeline for a model frame that can be served exactly.
@@ -123,7 +124,7 @@ def search(
     which rows belong together, and when each was: see `rows.part`. A search ends after `budget_s` seconds, of which
     `spent_s` are gone before, and in which time for the last fit, the proof and the evaluation is kept
     (`DEFAULT_BUDGET_S` if nothing is said), or after a number of `trials`, and is then the same each time on this kind
-    of machine with these libraries and `threads`.
+    of machine with these libraries and `threads`, with or without a `backend` of joblib that fits folds side by side.
     `families` are names of learners; the default is all that are installed and suited. `journal` is a folder in which a
     search that was stopped at any moment goes on. The search sees `max_search_rows` at most; the last fit sees all.
     Without `progress` said, a bar is shown if standard error is a terminal, and else a line now and then.
@@ -133,7 +134,8 @@ def search(
     started = monotonic()
     targets, labels, rows = parts.parted(y, labels, groups=groups, times=times, seed=seed, max_rows=max_search_rows)
     jobs = threads or n_threads()
-    problem = Problem(frame, frames, targets, task.name, len(labels), tuple(derived), rows, seed=seed, threads=jobs)
+    known = (targets, task.name, len(labels), tuple(derived))
+    problem = Problem(frame, frames, *known, rows, seed=seed, threads=jobs, backend=backend)
     size = Size(len(rows.searched), len(frames.columns) + len(derived), len(labels))
     chosen, left_out = _families(families, size)
     head = _head(problem, labels, list(chosen), groups, times, max_search_rows)

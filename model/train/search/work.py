@@ -7,10 +7,12 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -40,7 +42,10 @@ def n_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is searched for: a model frame, its targets `(n_rows,)`, positions of labels for classes, and its rows."""
+    """What is searched for: a model frame, its targets `(n_rows,)`, positions of labels for classes, and its rows.
+
+    `backend` is one of joblib, by which folds are fitted side by side on other machines.
+    """
 
     frame: pd.DataFrame
     frames: Frames
@@ -51,11 +56,21 @@ class Problem:
     rows: Rows
     seed: int
     threads: int
+    backend: str = ""
 
     def build(self, family: str, parameters: Mapping[str, Any]) -> Any:
         """Return an unfitted pipeline."""
         build = LEARNERS[family].family().build
         return build(parameters, self.frames.columns, self.derived, TASKS[self.task], self.seed)
+
+    def searched(self) -> Problem:
+        """Return the problem with the rows that a search sees alone, which is less to send."""
+        kept = self.rows.searched
+        places = np.zeros(len(self.frame), dtype=np.intp)
+        places[kept] = np.arange(len(kept))
+        folds = tuple((places[training], places[judged]) for training, judged in self.rows.folds)
+        rows = replace(self.rows, training=places[kept], searched=places[kept], validation=places[:0], folds=folds)
+        return replace(self, frame=self.frame.iloc[kept], y=self.y[kept], rows=rows)
 
 
 def score(
@@ -75,31 +90,15 @@ def score(
     most = parameters[kind.rounds] if kind.rounds else 0
     rounds = sorted({max(round(most * share), 1) for share in _SHARES_OF_ROUNDS}) if most else [0]
     scores: list[list[float]] = []  # of each fold, for each number of rounds
-    fit_seconds, row_seconds = [], 0.0
+    fit_seconds = []
     n_judged = len(problem.rows.folds[-1][1])
-    for training, judged in problem.rows.folds:
-        y, classes = problem.y[training], np.zeros(0, dtype=np.int64)
-        if problem.n_classes:  # a fold may lack a rare class, and learners want positions without a gap
-            classes, y = np.unique(y, return_inverse=True)
-        if problem.n_classes and len(classes) < 2:
-            raise ValueError("a fold has rows of one class alone")
-        asked = {**parameters, kind.rounds: rounds[-1]} if most else parameters
-        started = perf_counter()
-        pipeline = fit(problem, family, asked, training, y)
-        fit_seconds.append(perf_counter() - started)
-        with _quiet(1):
-            found = _losses(problem, kind, pipeline, judged, classes, rounds)
-            if not scores:  # many rows, since a call of a pipeline takes milliseconds for few
-                many = problem.frame.iloc[np.resize(judged, _N_TIMED)]
-                started = perf_counter()
-                pipeline.predict(many)
-                row_seconds = (perf_counter() - started) / _N_TIMED
-        if not np.isfinite(found).all():
-            raise ValueError("a prediction is not finite")
-        scores.append(found)
-        if most and len(scores) == 1:
-            rounds = [n for n in rounds if n <= _MORE_ROUNDS * rounds[int(np.argmin(found))]]
-        tell(min(found))
+    first = _fold(problem, family, parameters, rounds, 0)
+    if most:
+        rounds = [n for n in rounds if n <= _MORE_ROUNDS * rounds[int(np.argmin(first.losses))]]
+    for found in chain([first], _others(problem, family, parameters, rounds)):
+        scores.append(found.losses)
+        fit_seconds.append(found.seconds)
+        tell(min(found.losses))
         if stops([min(of_fold) for of_fold in scores], best, n_judged):
             break
     of_rounds = np.array([of_fold[: len(rounds)] for of_fold in scores])  # (n_folds, n_rounds)
@@ -108,8 +107,72 @@ def score(
         "scores": of_rounds[:, place].tolist(),
         "chosen": {kind.rounds: rounds[place]} if most else {},
         "fit_seconds": float(np.mean(fit_seconds)),
-        "row_seconds": row_seconds * (rounds[place] / most if most else 1),  # which were those of the most rounds
+        "row_seconds": first.row_seconds * (rounds[place] / most if most else 1),  # which were those of the most rounds
     }
+
+
+class _Fold(NamedTuple):
+    """What a fold gives: the loss after each number of rounds, and the seconds of its fit and of predicting a row."""
+
+    losses: list[float]
+    seconds: float
+    row_seconds: float
+
+
+def _fold(problem: Problem, family: str, parameters: Mapping[str, Any], rounds: Sequence[int], number: int) -> _Fold:
+    """Fit and judge a fold. Raises `ValueError` for predictions that are not finite, or a fold of one class."""
+    kind = LEARNERS[family].family()
+    training, judged = problem.rows.folds[number]
+    y, classes = problem.y[training], np.zeros(0, dtype=np.int64)
+    if problem.n_classes:  # a fold may lack a rare class, and learners want positions without a gap
+        classes, y = np.unique(y, return_inverse=True)
+    if problem.n_classes and len(classes) < 2:
+        raise ValueError("a fold has rows of one class alone")
+    asked = {**parameters, kind.rounds: rounds[-1]} if kind.rounds else parameters
+    started = perf_counter()
+    pipeline = fit(problem, family, asked, training, y)
+    seconds, row_seconds = perf_counter() - started, 0.0
+    with _quiet(1):
+        losses = _losses(problem, kind, pipeline, judged, classes, rounds)
+        if number == 0:  # many rows, since a call of a pipeline takes milliseconds for few
+            many = problem.frame.iloc[np.resize(judged, _N_TIMED)]
+            started = perf_counter()
+            pipeline.predict(many)
+            row_seconds = (perf_counter() - started) / _N_TIMED
+    if not np.isfinite(losses).all():
+        raise ValueError("a prediction is not finite")
+    return _Fold(losses, seconds, row_seconds)
+
+
+def _others(problem: Problem, family: str, parameters: Mapping[str, Any], rounds: Sequence[int]) -> Iterator[_Fold]:
+    """Yield the folds behind the first: one after another, or, with a backend, all fitted side by side.
+
+    Either way a fold that fails raises its error when its turn comes, so that both give the same.
+    """
+    numbers = range(1, len(problem.rows.folds))
+    if not problem.backend:
+        yield from (_fold(problem, family, parameters, rounds, number) for number in numbers)
+        return
+    from joblibspark import register_spark  # here, since only clusters have it
+
+    register_spark()
+    few = problem.searched()
+    with warnings.catch_warnings(), joblib.parallel_config(backend=problem.backend, n_jobs=len(numbers)):
+        warnings.simplefilter("ignore")  # of a cluster with fewer cores, for which the others wait
+        tasks = (joblib.delayed(_attempt)(few, family, parameters, rounds, number) for number in numbers)
+        found = joblib.Parallel()(tasks)
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+        yield each
+
+
+def _attempt(*arguments: Any) -> _Fold | Exception:
+    """Return what `_fold` does, or its error. Runs on a worker of the backend."""
+    try:
+        return _fold(*arguments)
+    except Exception as error:
+        return error
 
 
 def fit(

@@ -221,7 +221,9 @@ def test_a_stream_goes_on_where_it_was_killed(
         "1",
     ]
     words += ["--columns", "id BIGINT, note STRING, month INT"]
-    first = subprocess.Popen(cluster.submit(*words), env=ENVIRON, cwd=ROOT, start_new_session=True)
+    first = subprocess.Popen(
+        cluster.submit(*words), env={**ENVIRON, "PYTHONPATH": str(ROOT)}, cwd=ROOT, start_new_session=True
+    )
     end = time.monotonic() + SECONDS
     while len(list((checkpoint / "commits").glob("[0-9]*"))) < 3:
         assert first.poll() is None
