@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -123,6 +124,8 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
         match item:
             case {"kind": "Deployment", "spec": {"template": template}}:
                 yield "Deployment", template["metadata"]["labels"], template["spec"]
+            case {"kind": "Job", "spec": {"template": template}}:
+                yield "Job", template["metadata"]["labels"], template["spec"]
             case {"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": template}}}}:
                 yield "CronJob", template["metadata"]["labels"], template["spec"]
             case {"kind": "InferenceService", "metadata": metadata, "spec": {"predictor": predictor}}:
@@ -134,7 +137,7 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
 def servers(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
     """Yield every pod that serves, and its container."""
     for kind, _, pod in pods(objects):
-        if kind not in ("CronJob", "Pod"):
+        if kind not in ("CronJob", "Job", "Pod"):
             yield pod, pod["containers"][0]
 
 
@@ -392,7 +395,7 @@ def test_selectors(name: str) -> None:
 
 def test_every_pod_has_a_policy(name: str) -> None:
     """Ingress is to port 8080 only; egress is to DNS only, and for a pull or a database to their ports."""
-    opened = {"model-pull": {9443}, "prediction-log": {5432}, "retrain": {5432}}.get(name, set())
+    opened = {"model-pull": {9443}, "prediction-log": {5432}, "retrain": {5432}, "score": {443}}.get(name, set())
     policies = of_kind(render(name), "NetworkPolicy")
     for kind, labels, _ in pods(render(name)):
         (spec,) = (item["spec"] for item in policies if selects(item["spec"]["podSelector"]["matchLabels"], labels))
@@ -712,6 +715,24 @@ def test_claim_is_given_to_the_group() -> None:
 
     assert "readOnly" not in claim
     assert pod["securityContext"]["fsGroup"] == 10001
+
+
+def test_score_gives_each_part_to_one_pod() -> None:
+    """Of any number of parts, each is in the pattern of one pod, which has a folder of its own to write to."""
+    (job,) = of_kind(render("score"), "Job")
+    spec = job["spec"]
+    *_, model, source, target = spec["template"]["spec"]["containers"][0]["args"]
+    pods = [
+        [text.replace("$(JOB_COMPLETION_INDEX)", str(index)) for text in (source, target)]
+        for index in range(spec["completions"])
+    ]
+
+    assert spec["completionMode"] == "Indexed"
+    assert re.fullmatch(r"[a-z-]+@[1-9]\d*", model)
+    assert len({target for _, target in pods}) == spec["completions"]
+    for number in range(1_234):
+        name = f"s3://tables/in/part-{number:05}.parquet"
+        assert len([source for source, _ in pods if fnmatch(name, source)]) == 1
 
 
 def test_fill_writes_to_the_claim_of_the_server() -> None:
