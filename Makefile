@@ -149,8 +149,8 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-gcs.txt requirements-azure.txt \
-		requirements-spark.txt requirements-tables.txt $(TEST) $(TORCH)
+$(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-sqs.txt requirements-gcs.txt \
+		requirements-azure.txt requirements-spark.txt requirements-tables.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
 	$(PIP) --no-deps -r requirements-tables.txt

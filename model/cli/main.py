@@ -14,6 +14,7 @@ from model.cli import (
     archive,
     check,
     compare,
+    consume,
     describe,
     diff,
     features,
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     sign.add_sign(commands)
     features.add_features(commands)
     predict.add_predict(commands)
+    consume.add_consume(commands)
     report.add_report(commands)
     compare.add_compare(commands)
     archive.add_pack(commands)

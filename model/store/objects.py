@@ -165,7 +165,7 @@ class Objects:
         try:
             found = self._call("ls", self._root, detail=True)
         except FileNotFoundError:
-            self._check_bucket()
+            self.check_bucket()
             return []
         except OSError as error:
             raise self._failed(error) from None
@@ -193,7 +193,7 @@ class Objects:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _check_bucket(self) -> None:
+    def check_bucket(self) -> None:
         """Raise `StoreError` if the bucket or container does not exist; that it may not be listed says nothing."""
         if self._scheme in EXTRAS:
             bucket = self._root.partition("/")[0]

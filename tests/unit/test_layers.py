@@ -31,10 +31,11 @@ ROOMS: dict[str, set[str]] = {
     },
     "model.cli": {
         *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
-        *("model.plots", "model.score", "model.train", "model.on_mlflow"),
+        *("model.plots", "model.score", "model.train", "model.on_mlflow", "model.on_queue"),
     },
     "model.on_arrow": {"model.errors", "model.schema", "model.store"},
     "model.on_mlflow": {"model.errors", "model.schema", "model.store"},
+    "model.on_queue": {"model.errors", "model.schema", "model.store"},
     "model.on_spark": {"model.errors", "model.schema", "model.store", "model.on_arrow"},
     "model.pyfunc": {"model.store"},
     "model.__main__": {"model.cli"},
@@ -72,7 +73,7 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"cryptography", "joblibspark", "pyarrow", "pyspark"}
+HEAVY |= {"boto3", "botocore", "cryptography", "joblibspark", "pyarrow", "pyspark"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
@@ -84,6 +85,7 @@ MAY_IMPORT = {
     "model.train": HEAVY,
     "model.on_arrow": {"pyarrow"},
     "model.on_mlflow": {"mlflow"},
+    "model.on_queue.sqs": {"boto3", "botocore"},
     "model.on_spark": {"pyarrow", "pyspark"},
     "model.engine.network": {"torch"},
     "model.engine.gpu": {"torch"},
