@@ -18,6 +18,7 @@ from model.cli import (
     describe,
     diff,
     features,
+    join,
     life,
     mirror,
     own,
@@ -25,6 +26,7 @@ from model.cli import (
     report,
     retrain,
     runs,
+    sample,
     sign,
     store,
     train,
@@ -74,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     describe.add_describe(commands)
     check.add_check(commands)
+    sample.add_sample(commands)
+    join.add_join(commands)
     train.add_train(commands)
     retrain.add_retrain(commands)
     own.add_import(commands)

@@ -5,26 +5,19 @@ Rows keep their order and their cells as they are in the table; those of CSV sta
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
-from model.errors import DataError, first_line
+from model.table import output as output_file
 from model.table.cells import CELLS, Cells
 from model.table.checks import Quality
-from model.table.description import CSV
+from model.table.output import name
 from model.table.rules import FLAGS, Broken
-from model.table.source import quoted
 
 REJECTED = ".rejected"
 """What the name of the file of rejected rows has before its suffixes."""
 
-_FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json"}
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _MAX_RULES = 200  # conditions in one query
 
 
@@ -41,20 +34,14 @@ class Cleaned:
 
 def rejected_path(output: Path) -> Path:
     """Return the path of the rejected rows beside the clean ones: houses.rejected.csv.gz beside houses.csv.gz."""
-    suffixes = "".join(_suffixes(output))
+    suffixes = "".join(output_file.suffixes(output))
     return output.with_name(f"{output.name.removesuffix(suffixes)}{REJECTED}{suffixes}")
 
 
 def check_output(output: Path, source: str = "") -> None:
     """Raise `DataError` for an output that cannot be written, or is the source: before a large table is read."""
-    _options(output, ",", '"')
-    if not output.parent.is_dir():
-        raise DataError(f"{output.parent} is no folder; make it, or name another output")
     for path in (output, rejected_path(output)):
-        if path.is_dir():
-            raise DataError(f"{path} is a folder; name a file")
-        if source and path.exists() and Path(source).exists() and path.samefile(source):
-            raise DataError(f"{path} is the table that is read; name another output")
+        output_file.check(path, source)
 
 
 def clean(quality: Quality, output: Path, *, reject_outliers: bool = False) -> Cleaned:
@@ -68,30 +55,15 @@ def clean(quality: Quality, output: Path, *, reject_outliers: bool = False) -> C
     broken = [each for each in quality.broken if each.rule.rejects or (reject_outliers and each.rule.kind == "outlier")]
     _list_rejected(cells, broken)
     paths = (output, rejected_path(output))
-    incoming = [path.with_name(f".{path.name}.{uuid.uuid4().hex}") for path in paths]
-    columns = [f"{relation.identifier(each)} AS {_name(each)}" for each in relation.names]
+    columns = [f"{relation.identifier(each)} AS {name(each)}" for each in relation.names]
     row, reasons = _free_names(relation.names)
     queries = (
         f"SELECT {', '.join(columns)} FROM data ANTI JOIN rejected ON data.rowid = rejected.row ORDER BY data.rowid",
-        f"SELECT rejected.row AS {_name(row)}, {', '.join(columns)}, rejected.reasons AS {_name(reasons)} "
+        f"SELECT rejected.row AS {name(row)}, {', '.join(columns)}, rejected.reasons AS {name(reasons)} "
         "FROM data JOIN rejected ON data.rowid = rejected.row ORDER BY data.rowid",
     )
-    dialect = relation.dialect
-    separator, quote = (dialect.separator, dialect.quote) if dialect.format == CSV else (",", '"')
-    try:
-        counts = []
-        for query, path, target in zip(queries, paths, incoming):
-            options = _options(path, separator, quote)
-            ((n_rows,),) = relation.sql(f"COPY ({query}) TO {quoted(str(target))} ({options})")
-            _sync(target)
-            counts.append(n_rows)
-        os.replace(incoming[1], paths[1])  # first, since a clean table without its rejected rows says too little
-        os.replace(incoming[0], paths[0])
-    except (OSError, duckdb.Error) as error:
-        raise DataError(f"{output} cannot be written: {first_line(error)}") from None
-    finally:
-        for target in incoming:
-            target.unlink(missing_ok=True)
+    # The clean rows get their name last, since without the rejected rows they say too little.
+    counts = output_file.write(relation, dict(zip(paths, queries)))
     return Cleaned(paths[0], paths[1], counts[0], counts[1], tuple(broken))
 
 
@@ -120,26 +92,6 @@ def _list_rejected(cells: Cells, broken: Sequence[Broken]) -> None:
     )
 
 
-def _suffixes(output: Path) -> list[str]:
-    suffixes = output.suffixes
-    return suffixes[-2:] if suffixes and suffixes[-1].lower() in _COMPRESSIONS else suffixes[-1:]
-
-
-def _options(output: Path, separator: str, quote: str) -> str:
-    """Return the options of DuckDB's COPY for a file. Raises `DataError` for a name that says no format."""
-    format_suffix, *compressed = [suffix.lower() for suffix in _suffixes(output)] or [""]
-    format = _FORMATS.get(format_suffix)
-    if format is None or (compressed and format == "parquet"):
-        ways = ".csv, .csv.gz, .csv.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
-        raise DataError(f"{output}: its name says no format; end it in {ways}")
-    options = f"FORMAT {format}"
-    if format == "csv":
-        options += f", HEADER, DELIMITER {quoted(separator)}, QUOTE {quoted(quote)}, ESCAPE {quoted(quote)}"
-    if format == "parquet":
-        options += ", COMPRESSION zstd"
-    return options + (f", COMPRESSION {_COMPRESSIONS[compressed[0]]}" if compressed else "")
-
-
 def _free_names(names: Sequence[str]) -> tuple[str, str]:
     """Return the names of the columns with a rejected row's number and reasons: no column of the table has them."""
     taken = {each.lower() for each in names}
@@ -147,14 +99,3 @@ def _free_names(names: Sequence[str]) -> tuple[str, str]:
     while row in taken or reasons in taken:
         row, reasons = f"{row}_", f"{reasons}_"
     return row, reasons
-
-
-def _name(text: str) -> str:
-    """Return a name in SQL."""
-    return '"' + text.replace('"', '""') + '"'
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk, so that its new name never stands for half of it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -234,8 +234,8 @@ def _reason(error: Exception) -> str:
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> int:
-    found = connection.execute("SELECT count(*) FROM data").fetchone()
-    return int(found[0]) if found else 0
+    ((n_rows,),) = connection.execute("SELECT count(*) FROM data").fetchall()
+    return int(n_rows)
 
 
 def _load_csv(
