@@ -50,7 +50,7 @@ SLOW_PROCESSES = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install dev lint format check test test-slow test-all conformance train run monitor notebook bench \
+.PHONY: help setup install dev lint format check test test-slow test-all conformance train run monitor notebook bench bench-bulk \
 	image image-cuda push deploy undeploy all clean
 
 help: ## list the targets, the most important ones first
@@ -123,6 +123,9 @@ notebook: $(NOTEBOOK) ## open the notebooks in JupyterLab
 
 bench: $(DEV) | $(CHAMPION) ##4 measure the engine, and the service beside its peers (fewer: ARGS="--only tabserve fastapi")
 	TABSERVE_STORE="$(STORE)" $(BIN)/python -m benchmarks $(ARGS)
+
+bench-bulk: $(DEV) ## measure bulk scoring beside other ways (smaller: ARGS="--rows 100000")
+	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
 clean: ## remove the virtual environment and caches; the store stays
 	rm -rf .venv .venv-clients .venv-workflows .azurite benchmarks/.venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import arrow, families, families_report, first_answer, own_table, report, shadow
+from benchmarks import arrow, bulk, families, families_report, first_answer, own_table, report, shadow
 from benchmarks.contenders import PEERS
 from benchmarks.families_report import ALONE, LIBRARY, OURS, RANDOM, SPLITS, Difference, Engine, Measured
 from benchmarks.servers import with_named
 from benchmarks.trees import BINARY, FAMILIES, LARGE, REGRESSION, SMALL
+from model import Store
 from tests.support.service import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +35,7 @@ def rows_of(text: str) -> list[list[str]]:
         (own_table, "own-table.json", "own-table.md"),
         (shadow, "shadow.json", "shadow.md"),
         (arrow, "arrow.json", "arrow.md"),
+        (bulk, "bulk.json", "bulk.md"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -196,3 +200,43 @@ def test_ratios_of_shadows(tmp_path: Path) -> None:
         ["requests/s, 8 connections of wrk", "6,000", "5,940", "0.990", "0.990 to 0.990"],
     ]
     assert "Of 1,000 rows the shadow answered and compared 90.0%" in text
+
+
+def test_bulk_report_has_ratios_and_failures() -> None:
+    """Each size and format has a table with the ratio to pandas in it; a way that failed has its reason."""
+    runs = [
+        bulk.Run("tabserve", "csv", 1_000_000, 2.0, 321.4, 0),
+        bulk.Run("pandas", "csv", 1_000_000, 20.0, 1_234.5, 7),
+        bulk.Run("duckdb", "csv", 1_000_000, 1.0, problem="it broke"),
+        bulk.Run("tabserve", "parquet", 1_000_000, 1.0, 300.0, 0),
+    ]
+    found = rows_of(bulk.render(bulk.Results({"date": "2026-11-27"}, runs)))
+
+    assert found[2:5] == [
+        ["Tabserve: `python -m model predict`", "2.0", "500,000", "10.0", "321", "0"],
+        ["pandas with the fitted pipeline", "20.0", "50,000", "1.0", "1,234", "7"],
+        ["DuckDB, with our engine as a function", "not measured: it broke", "", "", "", ""],
+    ]
+    assert found[7] == ["Tabserve: `python -m model predict`", "1.0", "1,000,000", "", "300", "0"]
+
+
+def test_bulk_outputs_are_compared_cell_by_cell(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell with another last bit counts, of an input's column or a prediction; rows that are missing count whole."""
+    monkeypatch.setattr(bulk, "CHUNK_ROWS", 300)
+    model = Store(store).load("boston-housing")
+    names = model.schema.names
+    files = bulk.write_table(names, 1_000, tmp_path)
+    table = pd.read_parquet(files["parquet"])
+    assert [bulk.count_different(model, file, 1_000, is_answered=False) for file in files.values()] == [0, 0]
+
+    predictions = model.predict(table[list(names)].to_numpy(np.float64))
+    cells = table["LSTAT"].to_numpy(np.float64, copy=True)
+    output = tmp_path / "out.csv"
+    table.assign(prediction=predictions).to_csv(output, index=False)
+    assert bulk.count_different(model, output, 1_000, is_answered=True) == 0
+    predictions[700], cells[3] = np.nextafter(predictions[700], np.inf), np.nextafter(cells[3], np.inf)
+    table = table.assign(prediction=predictions, LSTAT=cells)
+    table.to_csv(output, index=False)
+    assert bulk.count_different(model, output, 1_000, is_answered=True) == 2
+    table[:-1].to_csv(output, index=False)
+    assert bulk.count_different(model, output, 1_000, is_answered=True) > 1_000
