@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -250,11 +251,12 @@ class BitVectors:
         if len(X) <= self._chunk_rows:
             return self._predict_chunk(self._places(X))
         sums = []
-        for start in range(0, len(X), _ROWS_PER_SEARCH):
-            places = self._places(X[start : start + _ROWS_PER_SEARCH])
-            n_chunks = -(-len(places[0]) // self._chunk_rows)
-            for chunk in zip(*(np.array_split(each, n_chunks) for each in places)):
-                sums.append(self._predict_chunk(chunk))
+        for start, stop in _parts(len(X), _ROWS_PER_SEARCH):
+            places = self._places(X[start:stop])
+            sums += [
+                self._predict_chunk([each[first:last] for each in places])
+                for first, last in _parts(stop - start, self._chunk_rows)
+            ]
         return np.concatenate(sums)
 
     def _places(self, X: Matrix) -> list[NDArray[np.intp]]:
@@ -301,3 +303,10 @@ class BitVectors:
         sums = [np.add.reduce(leaf_values[trees], axis=0) for trees in self._outputs]  # each (n_rows, *width)
         self._spare_buffers.append(buffers)
         return sums[0].reshape(n_rows, -1) if len(sums) == 1 else np.column_stack(sums)
+
+
+def _parts(n_rows: int, most: int) -> list[tuple[int, int]]:
+    """Return where parts of nearly equal length start and stop, so that none has one row unless `most` is below 3."""
+    n_parts = -(-n_rows // most)
+    bounds = [n_rows * number // n_parts for number in range(n_parts + 1)]
+    return list(pairwise(bounds))

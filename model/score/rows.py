@@ -62,7 +62,7 @@ def _of_csv(plan: Plan, schema: Schema, piece: bytes) -> Rows:
     if not _is_utf_8(piece):
         bounds = enumerate(zip(starts.tolist(), ends.tolist()))
         faults |= {row: NOT_UTF_8 for row, (start, end) in bounds if not _is_utf_8(piece[start:end])}
-    good = np.setdiff1d(np.arange(len(starts)), list(faults))
+    good = np.delete(np.arange(len(starts)), list(faults))
     lines = piece
     if len(good) < len(is_row):
         kept = text.slices(piece, starts[good], ends[good])

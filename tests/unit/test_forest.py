@@ -55,6 +55,19 @@ def test_any_number_of_rows_gives_the_same_bits(n_trees: int) -> None:
         assert np.array_equal(bits(vectors.predict(rows[-n_rows:])[:, 0]), bits(answers[-n_rows:])), n_rows
 
 
+@pytest.mark.parametrize("n_rows", [4_095, 4_096, 4_097, 8_193, 12_289])
+def test_many_rows_leave_no_row_alone(n_rows: int) -> None:
+    """Whatever is over where many rows are taken in parts, each prediction has the pipeline's bits."""
+    pipeline, rows, trees = fitted(60)
+    forest = forest_of(trees)
+    assert forest
+    many = np.resize(rows, (n_rows, rows.shape[1]))
+
+    found = BitVectors(forest, rows.shape[1]).predict(many)[:, 0]
+
+    assert np.array_equal(bits(found), bits(pipeline.predict(many)))
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), n_rows=st.integers(2, 40), n_trees=st.integers(1, 30), n_features=st.integers(1, 5))
 def test_any_values_take_the_graphs_branches(seed: int, n_rows: int, n_trees: int, n_features: int) -> None:
