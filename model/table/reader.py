@@ -357,27 +357,57 @@ def _load_typed(
     else:
         texts = [dialects.to_utf8(file.path, file.name, folder, encoding) for file in files]
         dialect = replace(dialect, encoding=texts[0].encoding)
-        read = f"read_json([{', '.join(quoted(text.path) for text in texts)}], sample_size = -1, format = 'auto')"
+        # Deeper, DuckDB would make dates, times and other types of texts that look so.
+        read = (
+            f"read_json([{', '.join(quoted(text.path) for text in texts)}], sample_size = -1, format = 'auto', "
+            "maximum_depth = 1)"
+        )
     found = connection.execute(f"DESCRIBE SELECT * FROM {read}").fetchall()
     if len(found) > MAX_COLUMNS:
         raise DataError(f"{files[0].name} has {len(found):,} columns; at most {MAX_COLUMNS:,} are read")
     if dialect.format == JSON and [name for name, *_ in found] == ["json"]:
         raise DataError(f"{files[0].name} is not a table: write an object for each row, its keys the columns")
+    given = ", ".join(f"c{number}" for number in range(len(found)))
+    if dialect.format == JSON:
+        found = _types_of_json(connection, f"{read} AS t({given})", [name for name, *_ in found])
     names, types, columns, notes = [], [], [], []
     for number, (name, type, *_) in enumerate(found):
         if _NESTED.search(type):
             notes.append(f"column {name!r} is left out: its cells are nested or bytes ({type[:40]})")
             continue
         kept = NUMBER if type.startswith("DECIMAL") else _KEPT.get(type, TEXT)
-        # A JSON column of several types has its texts in quotes.
-        cell = f"c{number} ->> '$'" if type == "JSON" else f"CAST(c{number} AS {kept})"
+        # The texts of JSON are in quotes.
+        cell = f"c{number} ->> '$'" if dialect.format == JSON and kept == TEXT else f"CAST(c{number} AS {kept})"
         names.append(name.strip())
         types.append(kept)
         columns.append(f"{cell} AS c{number}")
     faults = [*dialects.repeated(names), *(["a column has no name"] if "" in names else [])]
     if faults or not names:
         raise DataError(f"{files[0].name} is not a table: {'; '.join(faults) or 'none of its columns can be read'}")
-    given = ", ".join(f"c{number}" for number in range(len(found)))
     connection.execute(f"CREATE TABLE data AS SELECT {', '.join(columns)} FROM {read} AS t({given})")
     identifiers = tuple(column.rpartition(" AS ")[2] for column in columns)
     return _Loaded(dialect, tuple(notes), tuple(names), tuple(types), identifiers)
+
+
+def _types_of_json(connection: duckdb.DuckDBPyConnection, read: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names of JSON's columns with their types: those of JSON, VARCHAR for a column of several types.
+
+    Whole numbers beyond BIGINT are VARCHAR, too, which keeps their digits.
+    """
+    cells = [f"c{number}" for number in range(len(names))]
+    seen = ", ".join(
+        f"list(DISTINCT json_type({cell})), count({cell}) = count(TRY_CAST({cell} AS BIGINT))" for cell in cells
+    )
+    facts = connection.execute(f"SELECT {seen} FROM {read}").fetchall()[0] if names else ()
+    found = []
+    for name, kinds, is_whole in zip(names, facts[::2], facts[1::2]):
+        kinds = {*(kinds or ())} - {None, "NULL"}
+        if kinds and kinds <= {"OBJECT", "ARRAY"}:
+            found.append((name, "STRUCT" if "OBJECT" in kinds else "LIST"))
+        elif kinds and kinds <= {"BIGINT", "UBIGINT"}:
+            found.append((name, WHOLE if is_whole else TEXT))
+        elif kinds and kinds <= {"BIGINT", "UBIGINT", "DOUBLE"}:
+            found.append((name, NUMBER))
+        else:
+            found.append((name, BOOLEAN if kinds == {"BOOLEAN"} else TEXT))
+    return found

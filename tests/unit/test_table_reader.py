@@ -290,6 +290,23 @@ def test_json_is_read(write: Callable[..., Path], name: str) -> None:
     assert read == [[1.0, "x"], [2.5, ""], ["", "y"]]
 
 
+def test_texts_of_json_stay_as_they_are(write: Callable[..., Path]) -> None:
+    """A text is one, also where it looks like a time, a date or another type; whole numbers keep all digits."""
+    row = {
+        "time": "10:30",
+        "day": "2025-04-28",
+        "moment": "2025-04-28T10:00:00Z",
+        "id": "550E8400-E29B-41D4-A716-446655440000",
+        "digits": "007",
+        "long": 12345678901234567890,
+    }
+    path = write(f"{json.dumps(row)}\n", "table.jsonl")
+
+    with open_table(path) as relation:
+        assert relation.types == ("VARCHAR",) * len(row)
+    assert cells(path)[1] == [list(map(str, row.values()))]
+
+
 def test_json_with_values_of_several_types_is_text(write: Callable[..., Path]) -> None:
     """A column of JSON with numbers and texts is one of texts, without quotes."""
     assert cells(write('{"a": 1}\n{"a": "x"}\n', "table.jsonl"))[1] == [["1"], ["x"]]
