@@ -57,16 +57,33 @@ def indices(places: NDArray[Any]) -> pa.Array:
 
 
 def as_texts(column: pa.ChunkedArray) -> pa.Array:
-    """Return the cells of a column as texts, those of a table in CSV: dates in ISO 8601, true and false."""
+    """Return the cells of a column as texts, those of a table in CSV: moments in ISO 8601, UTC; true and false.
+
+    Nested values are JSON. Bytes that are no UTF-8 are written with a backslash.
+    """
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     if pa.types.is_timestamp(array.type):
-        array = pc.strftime(array, "%Y-%m-%dT%H:%M:%S" + ("Z" if array.type.tz else ""))
-    if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
-        cells = [None if cell is None else orjson.dumps(cell, default=str).decode() for cell in array.to_pylist()]
-        return pa.array(cells, pa.string())
-    return array.cast(pa.string())
+        zone = "Z" if array.type.tz else ""
+        if zone:
+            array = array.cast(pa.timestamp(array.type.unit, "UTC"))
+        array = pc.strftime(array, "%Y-%m-%dT%H:%M:%S" + zone)
+    if pa.types.is_primitive(array.type) or pa.types.is_decimal(array.type) or _is_text(array.type):
+        return array.cast(pa.string())
+    return pa.array(map(_text, array.to_pylist()), pa.string())
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
+
+
+def _text(cell: Any) -> str | None:
+    if cell is None or isinstance(cell, str):
+        return cell
+    if isinstance(cell, bytes):
+        return cell.decode(errors="backslashreplace")
+    return orjson.dumps(cell, default=str).decode() if isinstance(cell, dict | list) else str(cell)
 
 
 def quoted_text(cell: str, marks: Marks) -> str:

@@ -337,6 +337,35 @@ def test_columns_of_the_output(run: Run, tmp_path: Path) -> None:
     assert float(row[3]) < float(row[0]) < float(row[2])
 
 
+def test_columns_of_any_type_pass_through(run: Run, tmp_path: Path) -> None:
+    """In CSV a moment is that of the table, whatever its time zone; bytes, intervals and runs are texts."""
+    houses = pa.csv.read_csv(io.BytesIO(f"{NAMES}\n{HOUSE}\n{HOUSE}\n".encode()))
+    moments = pa.array([1_600_000_000, None], pa.timestamp("s", "Europe/Berlin"))
+    columns = {
+        "moment": (moments, ["2020-09-13T12:26:40Z", ""]),
+        "bytes": (pa.array([b"\xe4", b"a, b"], pa.large_binary()), ["\\xe4", "a, b"]),
+        "fixed": (pa.array([b"\xff\xff", None], pa.binary(2)), ["\\xff\\xff", ""]),
+        "interval": (
+            pa.array(pd.arrays.IntervalArray.from_breaks([0, 1, 2])),
+            ['{"left":0,"right":1}', '{"left":1,"right":2}'],
+        ),
+        "runs": (pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["x"])), ["x", "x"]),
+        "length": (pa.array([1.5, None]).cast(pa.float16()), ["1.5", ""]),
+    }
+    for name, (cells, _) in columns.items():
+        houses = houses.append_column(name, cells)
+    path, output = tmp_path / "table.arrow", tmp_path / "out.csv"
+    with pa.ipc.new_file(path, houses.schema) as file:
+        file.write_table(houses)
+
+    run(path, output)
+
+    found = list(csv.DictReader(lines_of(output)))
+    assert {name: [row[name] for row in found] for name in columns} == {
+        name: texts for name, (_, texts) in columns.items()
+    }
+
+
 def test_header_without_rows(run: Run, tmp_path: Path) -> None:
     """A table without rows gives a table without rows."""
     path = tmp_path / "table.csv"
