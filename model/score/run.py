@@ -133,6 +133,7 @@ def score(model: Artifact, source: str, target: str, wanted: Wanted, progress: P
     is_folder = target.endswith("/") or ("://" not in target and Path(target).is_dir())
     if wanted.resume and not is_folder:
         raise DataError("--resume goes on with the files of a folder; name a folder as the output, with / at its end")
+    run.check_apart(source, target)
     with Pool(model, n_jobs=wanted.n_jobs) as pool:
         done = run.into_folder(target, pool) if is_folder else run.into_file(target, pool)
         return Report(model, started, time.monotonic() - clock, tuple(done), wanted)
@@ -152,6 +153,15 @@ class _Run:
         self._size = None if None in sizes else sum(filter(None, sizes))
         self._n_rows = self._n_bytes = 0
         _check(model, wanted)
+
+    def check_apart(self, source: str, target: str) -> None:
+        """Raise `DataError` if an output or the rejected rows would replace the table, or be a part of it later."""
+        sources = {_place(each) for each in (source, *(part.source for part in self._parts))}
+        folder = _place(source) if "://" in source or Path(source).is_dir() else None
+        for name in filter(None, (target, self._wanted.rejects)):
+            place = _place(name)
+            if name != STANDARD_OUTPUT and (place in sources or (folder and folder in place.parents)):
+                raise DataError(f"{_shown(name)} is the table, or in its folder; name an output in another place")
 
     def into_file(self, target: str, pool: Pool) -> list[Done]:
         """Write all parts to one file, one after the other."""
@@ -383,6 +393,11 @@ def _shown(target: str) -> str:
     from model.table.source import shown
 
     return shown(target) if "://" in target else target
+
+
+def _place(target: str) -> Path:
+    """Return what is equal for two names of the same file or folder."""
+    return Path(target) if "://" in target else Path(target).resolve()
 
 
 def _options(wanted: Wanted) -> dict[str, Any]:

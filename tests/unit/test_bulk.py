@@ -436,6 +436,44 @@ def test_pattern_into_one_file(run: Run, tmp_path: Path) -> None:
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("in/a.csv", "in/a.csv"),
+        ("in/a.csv", "link.csv"),
+        ("link.csv", "in/../in/a.csv"),
+        ("in/*.csv", "in/b.csv"),
+        ("in", "in/"),
+        ("in", "in/out/"),
+        ("in/", "in/all.parquet"),
+        ("memory://in/", "memory://in/out/"),
+        ("memory://in/a.csv", "memory://in/a.csv"),
+    ],
+)
+def test_output_never_replaces_the_table(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: str
+) -> None:
+    """An output, or rejected rows, in the place of the table or in its folder is an error, and the table stays."""
+    import fsspec
+
+    monkeypatch.chdir(tmp_path)
+    text = f"{NAMES}\n{HOUSE}\n"
+    fsspec.filesystem("memory").pipe("/in/a.csv", text.encode())
+    Path("in").mkdir()
+    for name in ("in/a.csv", "in/b.csv"):
+        Path(name).write_text(text)
+    Path("link.csv").symlink_to("in/a.csv")
+
+    for arguments in ([source, target], [source, "out.csv", "--rejects", target]):
+        message = run(*arguments, status=1)
+        assert message == f"error: {target} is the table, or in its folder; name an output in another place\n"
+
+    assert sorted(path.as_posix() for path in Path().rglob("*")) == ["in", "in/a.csv", "in/b.csv", "link.csv"]
+    assert {Path(name).read_text() for name in ("in/a.csv", "in/b.csv", "link.csv")} == {text}
+    assert fsspec.filesystem("memory").cat("/in/a.csv") == text.encode()
+    fsspec.filesystem("memory").rm("/in", recursive=True)
+
+
 def test_url_of_fsspec(run: Run, tmp_path: Path) -> None:
     """Tables, folders and patterns behind a URL of fsspec are read, and outputs are written there."""
     import fsspec
