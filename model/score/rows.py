@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.schema.feature import CATEGORY, INTEGER, NUMBER, Feature, to_text
 from model.schema.features import Schema
 from model.score import text
-from model.score.plan import ARROW, CSV, Plan
+from model.score.plan import ARROW, CSV, JSON, Plan
 from model.score.records import Offsets
 
 NOT_UTF_8 = "not UTF-8"
@@ -154,11 +154,14 @@ def _of_json(plan: Plan, schema: Schema, piece: bytes, answers: Sequence[str]) -
     except ValueError:
         records = list(map(_record, lines))
     faults: dict[int, str] = {}
+    known = None if plan.target == JSON else {*plan.names}
     for row, record in enumerate(records):
         if type(record) is not dict:
             faults[row] = NOT_JSON
         elif nested := [name for name in schema.names if type(record.get(name)) in (dict, list)]:
             faults[row] = f"column {nested[0]!r}: nested"
+        elif not plan.only and (odd := _unexpected(record, known, answers)):
+            faults[row] = odd
     numbers = [row for row in range(len(records)) if row not in faults]
     cells = {
         feature.name: _column([records[row].get(feature.name) for row in numbers], feature)
@@ -170,6 +173,16 @@ def _of_json(plan: Plan, schema: Schema, piece: bytes, answers: Sequence[str]) -
     starts_of_rows = np.array(starts, dtype=np.int64)
     ends = starts_of_rows + np.array(list(map(len, lines)), dtype=np.int64)
     return Rows(len(lines), np.array(numbers, dtype=np.intp), pa.table(cells), faults, starts_of_rows, ends)
+
+
+def _unexpected(record: dict[str, Any], known: set[str] | None, answers: Sequence[str]) -> str:
+    """Return what is wrong with the keys of a record, "" for nothing; `known` are all that an output has."""
+    if not record.keys().isdisjoint(answers):
+        return f"has a key {next(name for name in answers if name in record)!r}, as an answer has"
+    if known is None or record.keys() <= known:
+        return ""
+    key = next(name for name in record if name not in known)
+    return f"has a key {key!r}, which the first records have not; --only or an output of JSON lines can have it"
 
 
 def _record(line: bytes) -> Any:

@@ -242,11 +242,11 @@ class _Run:
         """Return how a table is answered, and its pieces. Raises `DataError` if the model cannot answer it."""
         wanted, pieces = self._wanted, table.pieces
         target = format if format in (CSV, JSON) else ARROW
-        names = table.names
+        names = columns = table.names
         if table.form == JSON:
             first = next(pieces)
             pieces = chain([first], pieces)
-            found = _keys(first)
+            columns = found = _keys(first)
             if missing := [each for each in self._model.schema.names if found and each not in found]:
                 raise DataError(
                     f"{table.part.name} has no record with {_listed(missing)}; the first have {_listed(found)}"
@@ -266,13 +266,13 @@ class _Run:
             interval=wanted.interval,
             compression=compression,
         )
-        self._check_columns(table, plan)
+        self._check_columns(table, plan, columns)
         return plan, pieces
 
-    def _check_columns(self, table: Table, plan: Plan) -> None:
+    def _check_columns(self, table: Table, plan: Plan, names: Sequence[str]) -> None:
         schema, name = self._model.schema, table.part.name
         answers = plan.answers(self._model.manifest)
-        if taken := [each for each in answers if each in table.names]:
+        if taken := [each for each in answers if each in names or answers.count(each) > 1]:
             raise DataError(
                 f"{name} has a column {taken[0]!r} already; give that of the answers another name by --column, or "
                 "leave the other one out"

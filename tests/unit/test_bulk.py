@@ -366,6 +366,33 @@ def test_columns_of_any_type_pass_through(run: Run, tmp_path: Path) -> None:
     }
 
 
+def test_keys_that_come_late(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of lines of JSON no value is lost, and none doubled: rows with keys that an output cannot have are rejected."""
+    monkeypatch.setattr("model.score.inputs.PIECE_BYTES", 100)
+    monkeypatch.chdir(tmp_path)
+    good = dict(zip(NAMES.split(","), [0, 6.575, 296.0, 15.3, 396.9, 4.98]))
+    records = [good, {**good, "late": 1}, {**good, "prediction": 2}, {"RM": 6.575, **good}]
+    Path("table.jsonl").write_text("\n".join(map(json.dumps, records)))
+
+    for output, rejected in (("out.jsonl", [2]), ("out.csv", [1, 2]), ("out.parquet", [1, 2])):
+        run("table.jsonl", output, "--rejects", "r.jsonl")
+        found = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+        assert [each["row"] for each in found] == rejected
+        assert found[-1]["reason"].startswith("has a key 'prediction'")
+        assert "'late', which the first records have not" in found[0]["reason"] or output == "out.jsonl"
+        table = read_back(Path(output))
+        assert table["prediction"].to_pylist() == [25.002145787183498] * (4 - len(rejected))
+    run("table.jsonl", "out.csv", "--column", "y", "--only", "late,y")
+    assert Path("out.csv").read_text().splitlines()[1:3] == [",25.002145787183498", "1,25.002145787183498"]
+
+    Path("table.jsonl").write_text(json.dumps({**good, "prediction": 2}))
+    for output in ("out.jsonl", "out.csv"):
+        assert "has a column 'prediction' already" in run("table.jsonl", output, status=1)
+    assert "has a column 'model_version' already" in run(
+        "table.jsonl", "out.csv", "--column", "model_version", "--with-version", status=1
+    )
+
+
 def test_header_without_rows(run: Run, tmp_path: Path) -> None:
     """A table without rows gives a table without rows."""
     path = tmp_path / "table.csv"
