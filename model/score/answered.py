@@ -51,7 +51,7 @@ class Answered:
     def written(self, plan: Plan) -> bytes:
         """Return the rows with their answers, put together column by column, in the form that the plan wants."""
         answers = plan.answers(self.model.manifest)
-        names = plan.only or (*self.table.column_names, *answers)
+        names = plan.only or (*(plan.names or self.table.column_names), *answers)
         if plan.target == CSV:
             columns = [self._cells(plan, name) if name in answers else self._texts(plan, name) for name in names]
             return self.lines(plan, columns)
@@ -84,8 +84,9 @@ class Answered:
         if self._is_label(plan, name):
             labels = [text.quoted_text(each, plan.marks).encode() for each in self.model.manifest.class_names]
             return text.of_places(labels, self.y[:, 0].astype(np.int64))
-        cells = text.numbers(self._numbers(plan, name), decimal=plan.written.decimal)
-        if plan.marks.separator == plan.written.decimal.encode():
+        decimal = plan.written.of_answers if plan.form == CSV else "."
+        cells = text.numbers(self._numbers(plan, name), decimal=decimal)
+        if plan.marks.separator == decimal.encode():
             quote = text.repeated(plan.marks.quote, len(cells))
             cells = text.joined([quote, cells, quote], b"")
         return cells

@@ -46,6 +46,12 @@ class Written:
             return self.decimal, self.thousands
         return said["decimal"], said.get("thousands", "")
 
+    @property
+    def of_answers(self) -> str:
+        """The decimal mark that answers in a table of text get: that of the table, or of all columns that say one."""
+        said = {each["decimal"] for each in self.columns.values() if each.get("decimal")}
+        return said.pop() if len(said) == 1 and not self.given and self.decimal == "." else self.decimal
+
     def missing(self, name: str) -> tuple[str, ...]:
         """Return the texts that mean a missing value in a column, beside the usual ones."""
         return tuple(self.columns.get(name, {}).get("missing", ()))

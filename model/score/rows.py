@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from model.schema.feature import CATEGORY, INTEGER, NUMBER, Feature, to_text
 from model.schema.features import Schema
 from model.score import text
+from model.score.cells import Written
 from model.score.plan import ARROW, CSV, JSON, Plan
 from model.score.records import Offsets
 
@@ -164,7 +165,7 @@ def _of_json(plan: Plan, schema: Schema, piece: bytes, answers: Sequence[str]) -
             faults[row] = odd
     numbers = [row for row in range(len(records)) if row not in faults]
     cells = {
-        feature.name: _column([records[row].get(feature.name) for row in numbers], feature)
+        feature.name: _column([records[row].get(feature.name) for row in numbers], feature, plan.written)
         for feature in schema.features
     }
     for name in plan.only or plan.names:
@@ -193,8 +194,11 @@ def _record(line: bytes) -> Any:
         return None
 
 
-def _column(cells: list[Any], feature: Feature) -> pa.Array:
-    """Return the cells of a feature in records of JSON as Arrow has them; of cells of several types their texts."""
+def _column(cells: list[Any], feature: Feature, written: Written) -> pa.Array:
+    """Return the cells of a feature in records of JSON as Arrow has them; of cells of several types their texts.
+
+    A number beside texts gets the decimal mark that these have.
+    """
     types = set(map(type, cells)) - {type(None)}
     if feature.type == CATEGORY and feature.has_text and types != {str}:
         known = set(feature.categories)
@@ -203,7 +207,12 @@ def _column(cells: list[Any], feature: Feature) -> pa.Array:
         return pa.array(cells, pa.bool_())
     if types <= {int, float}:
         return pa.array([None if cell is None else float(cell) for cell in cells], pa.float64())
-    return pa.array(list(map(_text, cells)), pa.string())
+    decimal = written.marks(feature.name)[0] if feature.type in (NUMBER, INTEGER) else "."
+    is_number = {int, float}
+    return pa.array(
+        [(_text(cell) or "").replace(".", decimal) if type(cell) in is_number else _text(cell) for cell in cells],
+        pa.string(),
+    )
 
 
 def _category(cell: Any, known: set[Any]) -> str | None:

@@ -415,6 +415,20 @@ def test_decimal_commas(run: Run, tmp_path: Path) -> None:
     assert output.read_text().splitlines()[1] == "0;6,575;296;15,3;396,9;4,98;25,002145787183498"
 
 
+def test_numbers_of_json_have_a_point(run: Run, tmp_path: Path) -> None:
+    """A number of JSON is itself beside texts with decimal commas; the columns keep the order of the records."""
+    path, output = tmp_path / "table.jsonl", tmp_path / "out.csv"
+    good = {"id": "a", **dict(zip(NAMES.split(","), [0, 6.575, 296.0, 15.3, 396.9, 4.98]))}
+    path.write_text(f"{json.dumps(good)}\n{json.dumps({**good, 'RM': '6,575'})}\n")
+
+    run(path, output, "--decimal", ",", "--thousands", ".")
+
+    header, *rows = csv.reader(lines_of(output))
+    assert header == ["id", *NAMES.split(","), "prediction"]
+    assert [row[-1] for row in rows] == ["25.002145787183498"] * 2
+    assert [row[:3] for row in rows] == [["a", "0", "6,575"]] * 2
+
+
 def test_folder_of_parts(run: Run, tmp_path: Path) -> None:
     """Each file of a folder, and of those below it, gets one of its name; what is no table is left alone.
 

@@ -96,6 +96,16 @@ def test_own_dialect(german: Path, reading: Reading) -> None:
     assert not found
 
 
+def test_answers_have_the_decimal_mark_of_the_numbers(reading: Reading) -> None:
+    """It is that of the table, of all columns that have one, or the one that is given."""
+    of_column = Reading({"separator": ";"}, {"Fläche": {"decimal": ",", "thousands": "."}})
+
+    assert Written.of(reading, {}).of_answers == ","
+    assert Written.of(of_column, {}).of_answers == ","
+    assert Written.of(of_column, {"decimal": "."}).of_answers == "."
+    assert Written.of(Reading(), {}).of_answers == "."
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv.gz"])
 def test_other_formats(german: Path, reading: Reading, tmp_path: Path, suffix: str) -> None:
     """The same rows as Parquet, JSON lines or compressed are read by what that file is, whatever the model's was."""
