@@ -145,7 +145,9 @@ def parts_of(source: str) -> list[Part]:
         found = [Path(each) for each in glob.glob(source, recursive=True) if Path(each).is_file()]
         parts = [Part(str(each), each.relative_to(root).as_posix()) for each in found]
     if not parts:
-        raise DataError(f"no table is called {source}; quote a pattern, and check the folder")
+        raise DataError(
+            f"{source} is no folder or pattern of files with tables; put a pattern in quotes, and check the folder"
+        )
     return sorted(parts, key=lambda part: part.name)
 
 

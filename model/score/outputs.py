@@ -45,6 +45,17 @@ def format_of(name: str) -> tuple[str, str]:
     return format, compression
 
 
+def says_format(name: str) -> bool:
+    """Return whether the name of a file says a format."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    return bool(suffixes) and (suffixes[-1] in _FORMATS or suffixes[-1] in _COMPRESSIONS)
+
+
+def has_tabs(name: str) -> bool:
+    """Return whether the name of a file says that its separators are tabs."""
+    return bool({".tsv", ".tab"} & {suffix.lower() for suffix in Path(name).suffixes[-2:]})
+
+
 class Output(Protocol):
     """A table that is being written, by pieces of bytes in the form of a plan."""
 

@@ -20,7 +20,7 @@ from model.score.cells import Written
 from model.score.plan import ARROW, CSV, JSON, Plan
 from model.score.records import Offsets
 
-NOT_UTF_8 = "not UTF-8"
+NOT_UTF_8 = "not UTF-8; if all rows are in another encoding, say --encoding, such as cp1252"
 MALFORMED = "not CSV: a quote is never closed or text stands behind one, or a carriage return is in a line"
 NOT_JSON = "not a JSON object"
 # Texts of numbers that are read as missing; those that are written otherwise are looked at one by one.

@@ -19,7 +19,7 @@ from model.score import outputs
 from model.score.answered import packed, to_json
 from model.score.cells import Written
 from model.score.inputs import Dialect, Part, Table, open_part, parts_of
-from model.score.outputs import STANDARD_OUTPUT, Output, Rejects, format_of, open_output
+from model.score.outputs import STANDARD_OUTPUT, Output, Rejects, format_of, has_tabs, open_output, says_format
 from model.score.plan import ARROW, CSV, JSON, PREDICTION, Plan, Reject
 from model.score.pool import Pool, n_cores
 from model.score.text import quoted_text
@@ -224,10 +224,15 @@ class _Run:
 
     def _target(self, name: str, table: Table) -> tuple[str, str]:
         """Return the format and the compression of an output."""
-        if self._wanted.format:
-            return format_of(f"table.{self._wanted.format}")
+        wanted = format_of(f"table.{self._wanted.format}") if self._wanted.format else None
         if name == STANDARD_OUTPUT:
-            return (JSON if table.format == JSON else CSV), ""
+            return wanted or ((JSON if table.format == JSON else CSV), "")
+        if wanted and not says_format(name):
+            return wanted
+        if wanted and wanted != format_of(name):
+            raise DataError(f"{name} is no name for {self._wanted.format}; end it in .{self._wanted.format}")
+        if has_tabs(name) and table.marks.separator != b"\t":
+            raise DataError(f"{name} would have other separators than tabs; end it in .csv")
         return format_of(name)
 
     def _rejects(self, name: str, files: ExitStack) -> Rejects | None:
@@ -361,8 +366,7 @@ def _refused(name: str, rejects: Sequence[Reject]) -> DataError:
     return DataError(
         "\n  ".join(
             [
-                f"{name} has rows that cannot be answered, and nothing was written; --rejects FILE would write them "
-                "there and go on",
+                f"{name} has rows that cannot be answered; --rejects FILE would write them there and go on",
                 *listed,
                 *more,
             ]

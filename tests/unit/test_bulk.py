@@ -393,6 +393,23 @@ def test_keys_that_come_late(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("out.tsv", [], "out.tsv would have other separators than tabs; end it in .csv"),
+        ("out.csv", ["--output-format", "parquet"], "out.csv is no name for parquet; end it in .parquet"),
+        ("out.xlsx", [], "its name says no format; end it in .csv, .csv.gz"),
+    ],
+)
+def test_name_that_does_not_fit(run: Run, tmp_path: Path, name: str, options: list[str], message: str) -> None:
+    """An output whose name says another format than it would have is refused."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"{NAMES}\n{HOUSE}\n")
+
+    assert message in run(path, tmp_path / name, *options, status=1)
+    assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]
+
+
 def test_header_without_rows(run: Run, tmp_path: Path) -> None:
     """A table without rows gives a table without rows."""
     path = tmp_path / "table.csv"
