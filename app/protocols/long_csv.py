@@ -25,6 +25,8 @@ def matrix(body: bytes, schema: Schema, *, max_rows: int, header: bool | None) -
     # Quotes, other ends of lines and NUL are read in several ways, and a table without commas may have blank lines.
     if b'"' in body or b"\0" in body or b"," not in first or body.count(b"\r") != body.count(b"\r\n"):
         return None
+    if body.startswith(_BYTE_ORDER_MARK) or rest.startswith(_BYTE_ORDER_MARK):  # pyarrow skips it, the rules do not
+        return None
     if n_lines > max_rows + 2 or _longest_line(body) > _MAX_LINE:
         return None
     try:

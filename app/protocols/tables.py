@@ -192,7 +192,7 @@ def from_npy(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
     width = len(schema.names)
     if len(shape) == 1:
         shape = (*shape, 1) if width == 1 else (1, *shape)
-    if len(shape) != 2 or min(shape) < 0:
+    if len(shape) != 2 or min(shape) < 0 or bool in map(type, shape):
         raise BodyError(f"the array has the shape {shape}; send rows of {width} numbers")
     check_rows(shape[0], max_rows)
     if shape[1] != width:

@@ -308,6 +308,7 @@ def header(shape: str = "(1, 6)", descr: str = "'<f8'") -> bytes:
         (header("(6, 1)") + bytes(48), 422, "has 1 columns"),
         (header("(1, 2, 3)") + bytes(48), 400, "shape"),
         (header("()") + bytes(8), 400, "shape"),
+        (header("(True, 6)") + bytes(48), 400, "shape"),
         (header("(0, 6)"), 422, "no rows"),
         (npy(np.array([{}] * 6, dtype=object)), 400, "integers or floats"),
         (npy(np.array(["a"] * 6)), 400, "integers or floats"),
@@ -396,3 +397,5 @@ def test_long_csv_is_answered_as_json_is(everywhere: FlaskClient, houses: pd.Dat
     assert answers(send(everywhere, bare, "text/csv; header=absent", path)) == expected
     broken = f"{written[1]}1,2,3{end}"
     assert "has 3 cells where there are 6 columns" in send(everywhere, broken, "text/csv", path).text
+    marked = written[1].replace(end, f"{end}\ufeff", 1).encode()
+    assert "not a number" in send(everywhere, marked, "text/csv", path).text
