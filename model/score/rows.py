@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,8 @@ def _parsed(plan: Plan, schema: Schema, lines: bytes) -> tuple[pa.Table, dict[in
         for place, name in names.items()
         if is_copied and schema.by_name[name].type in (NUMBER, INTEGER) and plan.written.is_plain(schema.by_name[name])
     ]
+    if lines.startswith(BOM_UTF8):
+        lines = BOM_UTF8 + lines  # of which Arrow skips one: the other belongs to a cell
     wrong: dict[int, int] = {}
 
     def skip(row: Any) -> str:

@@ -246,6 +246,17 @@ def test_bad_row_ends_the_command(run: Run, tmp_path: Path, suffix: str) -> None
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_byte_order_mark_below_the_header(run: Run, tmp_path: Path) -> None:
+    """A byte order mark in front of the first row belongs to its first cell, and on a line of its own it is a row."""
+    path, output, rejects = tmp_path / "table.csv", tmp_path / "out.csv", tmp_path / "rejects.csv"
+    for rows, reason in ((f"\ufeff{HOUSE}", "column 'CHAS': not a number"), ("\ufeff", "has 1 cells where")):
+        path.write_text(f"{NAMES}\n{rows}\n{HOUSE}\n")
+        assert run(path, output, "--rejects", rejects).startswith("2 rows, 1 rejected, ")
+
+        assert reason in rejects.read_text()
+        assert output.read_text().splitlines()[1:] == [f"{HOUSE},25.002145787183498"]
+
+
 def test_lines_of_json_are_rejected_one_by_one(run: Run, tmp_path: Path) -> None:
     """Lines that are no object, or have cells of other types, are rejected; the others keep their text."""
     good = dict(zip(NAMES.split(","), [0, 6.575, 296.0, 15.3, 396.9, 4.98]))
