@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import Problem, SchemaError, first_line, one_line
-from model.schema.features import shape_problems
+from model.schema.features import Schema, check_width, shape_problems
 from model.store.artifact import Artifact
 from model.store.files import parse_json
 
@@ -58,10 +58,11 @@ def predict(value: Any, model: Artifact, *, id_key: str = ID) -> dict[str, Any]:
     list of these; the key is no feature unless the model has one of that name. Raises `SchemaError` with every problem,
     and `ValueError` for what is no table.
     """
-    records = _records(value)
     schema, found = model.schema, {}
+    records = _records(value, schema)
     if any(id_key in record for record in records):
         found[ID] = [record.get(id_key) for record in records]
+        _check_ids(found[ID])
         if id_key not in schema.by_name:
             records = [{name: cell for name, cell in record.items() if name != id_key} for record in records]
     y = model.predict(schema.matrix_from_records(records))
@@ -93,13 +94,26 @@ def _to_json(document: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode(errors="backslashreplace")  # half a pair of surrogates has no bytes
 
 
-def _records(value: Any) -> list[Mapping[str, Any]]:
+def _check_ids(ids: Sequence[Any]) -> None:
+    """Raise `ValueError` for what Python reads and writes as JSON, and others do not."""
+    try:
+        json.dumps(ids, allow_nan=False)
+    except ValueError:
+        raise ValueError("its ids have NaN or an infinity, which JSON has not") from None
+
+
+def _records(value: Any, schema: Schema) -> list[Mapping[str, Any]]:
     """Return one mapping a row. Raises `SchemaError` or `ValueError`."""
     if isinstance(value, dict):
         columns, data = value.get("columns"), value.get("data")
         if isinstance(columns, list) and isinstance(data, list):
+            check_width(len(columns), schema.names)
             return _of_table(columns, data)
-        value = _of_columns(value) if dict in map(type, value.values()) else [value]
+        if dict in map(type, value.values()):
+            check_width(len(value), schema.names)  # each may name rows of its own, which the others lack
+            value = _of_columns(value)
+        else:
+            value = [value]
     if not isinstance(value, list):
         raise ValueError("it is neither a JSON object nor a list of them")
     problems = [Problem(row, None, "not an object") for row, record in enumerate(value) if not isinstance(record, dict)]

@@ -105,6 +105,9 @@ def test_id_that_is_a_feature(gems_store: Path) -> None:
         ('{"RM": {"0": 1}, "TAX": 7}', "1 problem: column 'TAX': not an object"),
         (json.dumps({**HOUSE, "RM": "many"}), "1 problem: row 0, column 'RM': not a number"),
         (json.dumps({**HOUSE, "RM": float("nan")}), "1 problem: row 0, column 'RM': not finite"),
+        (json.dumps({**HOUSE, "id": [float("nan")]}), "not a table: its ids have NaN or an infinity"),
+        (json.dumps({f"c{n}": {str(n): 1} for n in range(2_000)}), "1 problem: has 2000 columns where there are 6"),
+        (json.dumps({"columns": list(map(str, range(99))), "data": [[]]}), "1 problem: has 99 columns where there are"),
         (json.dumps({**HOUSE, "x\n": 1}), "1 problem: row 0, column 'x\\n': unknown"),
     ],
 )
