@@ -24,6 +24,7 @@ WAIT_SECONDS = 10  # of a long poll: half of what SQS allows, since a process th
 _CONNECT_SECONDS = 5
 _READ_SECONDS = WAIT_SECONDS + 15
 _MAX_REASON = 1_000  # characters of an attribute, which counts towards the size of a message
+_STRING = "String"
 _AWS_HOST = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _REMEDIES: dict[str, str] = {
     "QueueDoesNotExist": "make the queue, or correct its name and the region",
@@ -70,7 +71,7 @@ class Queue:
                 name = f"{parts.netloc}{parts.path}"
                 url = self._client.get_queue_url(QueueName=name)["QueueUrl"]
         self._url = url
-        self.is_empty()  # raises if it does not exist, or if nobody may look
+        self._max_bytes = self._numbers("MaximumMessageSize")[0]  # raises if it does not exist, or if nobody may look
 
     def receive(self, visibility_seconds: int, wait_seconds: int = WAIT_SECONDS) -> list[Received]:
         """Return up to `MAX_BATCH` messages, which nobody else gets for so long; none if none comes in time."""
@@ -97,15 +98,17 @@ class Queue:
 
     def is_empty(self) -> bool:
         """Return whether the queue says that it has no message, neither now nor later, nor in anybody's hands."""
-        names = [f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")]
-        with self._named():
-            reply = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names)
-        return not any(int(reply["Attributes"][name]) for name in names)
+        return not any(
+            self._numbers(*(f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")))
+        )
 
     def keep(self, message: Message, answer: Answer) -> None:
-        """Send a message that was not answered, with its id and the reason as attributes."""
+        """Send a message that was not answered, with its id and the reason as attributes unless it is too long then."""
         attributes = {"message_id": message.id, "reason": answer.reason[:_MAX_REASON]}
-        named = {name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()}
+        named = {name: {"DataType": _STRING, "StringValue": text} for name, text in attributes.items()}
+        parts = [message.body, *(part for name, text in attributes.items() for part in (name, _STRING, text))]
+        if sum(len(part.encode()) for part in parts) > self._max_bytes:
+            named = {}
         of_fifo = {"MessageGroupId": message.id, "MessageDeduplicationId": message.id}
         with self._named():
             self._client.send_message(
@@ -114,6 +117,12 @@ class Queue:
                 MessageAttributes=named,
                 **(of_fifo if self._url.endswith(".fifo") else {}),
             )
+
+    def _numbers(self, *names: str) -> list[int]:
+        """Return attributes of the queue."""
+        with self._named():
+            reply = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=list(names))
+        return [int(reply["Attributes"][name]) for name in names]
 
     def _in_batches(self, call: Callable[..., Any], receipts: Sequence[str], each: dict[str, Any]) -> None:
         """Call for up to `MAX_BATCH` receipts at a time. What the queue says is the receipt's fault is no error."""

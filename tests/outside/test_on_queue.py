@@ -235,6 +235,18 @@ def test_dead_letters_in_a_queue(aws: Aws, consume: Consume) -> None:
     assert (aws.objects(), aws.counts()) == ({}, (0, 0))
 
 
+def test_dead_letter_that_fits_only_bare(aws: Aws, consume: Consume) -> None:
+    """A message that is as long as the queue of dead letters allows is sent there without attributes."""
+    longest = {"MaximumMessageSize": "2048"}
+    dead = aws.sqs.create_queue(QueueName=f"{aws.name}-short", Attributes=longest)["QueueUrl"]
+    aws.send(["ä" * 1_000])
+    assert consume("--until-empty", "--dead", f"sqs://{aws.name}-short").wait(timeout=60) == 0
+
+    (found,) = aws.sqs.receive_message(QueueUrl=dead, MessageAttributeNames=["All"])["Messages"]
+    assert (found["Body"], "MessageAttributes" in found) == ("ä" * 1_000, False)
+    assert aws.counts() == (0, 0)
+
+
 def test_repeated_message_keeps_its_document(aws: Aws, consume: Consume) -> None:
     """A message that comes again after its document was written keeps that document, and is removed."""
     (message_id,) = aws.send([json.dumps(HOUSE)])
