@@ -18,9 +18,9 @@ def add_join(commands: Commands) -> None:
     join = commands.add_parser(
         "join",
         help="join the records of two tables by a key",
-        description="Writes the rows of A with the columns that B has for the same key. Keys are compared as texts; a "
-        "missing one equals none. Of a column that both tables have, a missing cell is filled from the other table; "
-        "--conflict says what counts where the two differ. The file is whole or not there.",
+        description="Writes the rows of A with the columns that B has for the same key. Texts are compared as they "
+        "are, others by what they say; a missing key equals none. Of a column that both tables have, a missing cell is "
+        "filled from the other table; --conflict says what counts where two differ. The file is whole or not there.",
     )
     join.add_argument("left", metavar="A", help="the first table: a file, a pattern of files, a URL, or -")
     join.add_argument("right", metavar="B", help="the second table")

@@ -10,8 +10,7 @@ from typing import Any
 from model.engine.formula_syntax import nearest
 from model.errors import DataError, counted
 from model.table import output
-from model.table.output import name
-from model.table.reader import NUMBER, TEXT, WHOLE, Relation
+from model.table.reader import NUMBER, TEXT, TIME, WHOLE, Relation
 from model.table.source import quoted
 
 INNER, LEFT, OUTER = "inner", "left", "outer"
@@ -56,7 +55,7 @@ def join(
     conflict: str = ERROR,
     repeated: bool = False,
 ) -> Joined:
-    """Write the rows of two tables that have the same cells in the columns `on`, compared as texts.
+    """Write the rows of two tables that have the same cells in the columns `on`: the same text, number or moment.
 
     The rows are in the order of the first table; those of the second alone come last, if `kind` is `OUTER`. A missing
     cell of the key equals none. Of a column that both have, the cell that is not missing counts; if both have one, and
@@ -69,9 +68,14 @@ def join(
                 raise DataError(
                     f"{source} has no column {each!r}{nearest(each, known)}; its columns are {', '.join(known)}"
                 )
-    places = {each: f"r.c{place}" for place, each in enumerate(right.types)}
+    names = [*left.names, *(each for each in right.types if each not in left.names)]
+    output.listed(path, dict.fromkeys(names, ""))
+    places = {each: f"c{place}" for place, each in enumerate(right.types)}
     rows = f"read_parquet({quoted(right.path)})"
-    keys = [(_text(left, each), f"CAST({places[each].removeprefix('r.')} AS VARCHAR)") for each in on]
+    keys = [_comparable(left.identifier(each), places[each], left.type(each), right.types[each]) for each in on]
+    for each in on:
+        _check_exact(left, left.source, "data", each, left.identifier(each), left.type(each))
+        _check_exact(left, right.source, rows, each, places[each], right.types[each])
     if not repeated:
         _check_unique(left, left.source, "data", on, [key for key, _ in keys])
         _check_unique(left, right.source, rows, on, [key for _, key in keys])
@@ -80,19 +84,19 @@ def join(
     same = " AND ".join(f"l.k{place} = r.k{place}" for place in range(len(keys)))
     how = {INNER: "JOIN", LEFT: "LEFT JOIN", OUTER: "FULL JOIN"}[kind]
     shared = [each for each in left.names if each in right.types]
-    columns, differing = [], []
-    for each in [*left.names, *(each for each in right.types if each not in left.names)]:
+    columns: list[str] = []
+    differing: list[tuple[str, str]] = []
+    for each in names:
         a = f"l.{left.identifier(each)}" if each in left.names else ""
-        b = places.get(each, "")
+        b = f"r.{places[each]}" if each in places else ""
         if a and b:
-            a, b = _alike(a, b, left.type(each), right.types[each])
             if each not in on:
-                differing.append(f"{a} <> {b}")
+                differing.append(_comparable(a, b, left.type(each), right.types[each]))
+            a, b = _alike(a, b, left.type(each), right.types[each])
             first, second = (b, a) if conflict == RIGHT else (a, b)
             columns.append(f"coalesce({first}, {second})")
         else:
             columns.append(a or b)
-    names = [*left.names, *(each for each in right.types if each not in left.names)]
     listed = ", ".join(f"{cell} AS j{place}" for place, cell in enumerate(columns))
     sources = f"(SELECT rowid AS row, {own}, * FROM data) AS l {how} (SELECT {others}, * FROM {rows}) AS r ON {same}"
     if conflict == ERROR and differing:
@@ -103,15 +107,10 @@ def join(
         "FROM joined"
     )[0]
     n_right = left.sql(f"SELECT count(*) FROM {rows}")[0][0]
-    shown = ", ".join(f"j{place} AS {name(each)}" for place, each in enumerate(names))
+    shown = output.listed(path, {each: f"j{place}" for place, each in enumerate(names)})
     query = f"SELECT {shown} FROM joined ORDER BY l_row NULLS LAST, r_row"
     (n_rows,) = output.write(left, {path: query})
     return Joined(n_rows, left.n_rows - matched[0], n_right - matched[1])
-
-
-def _text(relation: Relation, column: str) -> str:
-    """Return the SQL of a key's cells."""
-    return f"CAST({relation.identifier(column)} AS VARCHAR)"
 
 
 def _alike(a: str, b: str, of_a: str, of_b: str) -> tuple[str, str]:
@@ -120,6 +119,34 @@ def _alike(a: str, b: str, of_a: str, of_b: str) -> tuple[str, str]:
         return a, b
     kind = NUMBER if {of_a, of_b} == {NUMBER, WHOLE} else TEXT
     return f"CAST({a} AS {kind})", f"CAST({b} AS {kind})"
+
+
+def _comparable(a: str, b: str, of_a: str, of_b: str) -> tuple[str, str]:
+    """Return the SQL of two cells that is equal if they say the same: in one type, or of a text and another the text.
+
+    A text says a number if it is written as that is, with .0 or not, and a moment if it is a date or time.
+    """
+    if of_a == of_b or {of_a, of_b} == {NUMBER, WHOLE}:
+        return _alike(a, b, of_a, of_b)
+    return _said(a, of_a, of_b), _said(b, of_b, of_a)
+
+
+def _said(cell: str, kind: str, other: str) -> str:
+    """Return the SQL of the text that a cell of a type is compared by with a cell of another type."""
+    text = f"CAST({cell} AS VARCHAR)"
+    if other in (NUMBER, WHOLE) or kind == NUMBER:
+        return f"regexp_replace({text}, '^(-?[0-9]+)\\.0+$', '\\1')"
+    if other == TIME and kind == TEXT:
+        return f"coalesce(CAST(CAST(TRY_CAST({cell} AS TIMESTAMPTZ) AS TIMESTAMP) AS VARCHAR), {cell})"
+    return text
+
+
+def _check_exact(relation: Relation, source: str, rows: str, column: str, cell: str, kind: str) -> None:
+    """Raise `DataError` if a column of keys is of float64 and has whole numbers that are not exact in it."""
+    if kind == NUMBER and relation.sql(f"SELECT 1 FROM {rows} WHERE abs({cell}) >= {2**53} LIMIT 1"):
+        raise DataError(
+            f"{source} has numbers beyond 2^53 in the key {column!r}, whose digits are not all kept; make texts of them"
+        )
 
 
 def _check_unique(relation: Relation, source: str, rows: str, on: Sequence[str], keys: Sequence[str]) -> None:
@@ -137,21 +164,24 @@ def _check_unique(relation: Relation, source: str, rows: str, on: Sequence[str],
 
 
 def _check_agreement(
-    relation: Relation, right: Side, sources: str, columns: Sequence[str], differing: Sequence[str], n_keys: int
+    relation: Relation,
+    right: Side,
+    sources: str,
+    columns: Sequence[str],
+    differing: Sequence[tuple[str, str]],
+    n_keys: int,
 ) -> None:
     """Raise `DataError` if cells of the same row and column differ, with the first of them."""
-    n_conflicts = relation.sql(f"SELECT {', '.join(f'count(*) FILTER ({each})' for each in differing)} FROM {sources}")[
-        0
-    ]
+    counts = ", ".join(f"count(*) FILTER ({a} <> {b})" for a, b in differing)
+    n_conflicts = relation.sql(f"SELECT {counts} FROM {sources}")[0]
     if not any(n_conflicts):
         return
     lines: list[str] = []
-    for column, condition, n_rows in zip(columns, differing, n_conflicts):
+    for column, (a, b), n_rows in zip(columns, differing, n_conflicts):
         if n_rows and len(lines) < _MAX_LISTED:
-            a, b = condition.split(" <> ")
             keys = ", ".join(f"l.k{place}" for place in range(n_keys))
             values: tuple[Any, ...] = relation.sql(
-                f"SELECT {keys}, {a}, {b} FROM {sources} WHERE {condition} ORDER BY l.row LIMIT 1"
+                f"SELECT {keys}, {a}, {b} FROM {sources} WHERE {a} <> {b} ORDER BY l.row LIMIT 1"
             )[0]
             lines.append(
                 f"column {column!r}: {counted(n_rows, 'row')}, such as {', '.join(map(repr, values[:n_keys]))} with "

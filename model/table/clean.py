@@ -55,11 +55,11 @@ def clean(quality: Quality, output: Path, *, reject_outliers: bool = False) -> C
     broken = [each for each in quality.broken if each.rule.rejects or (reject_outliers and each.rule.kind == "outlier")]
     _list_rejected(cells, broken)
     paths = (output, rejected_path(output))
-    columns = [f"{relation.identifier(each)} AS {name(each)}" for each in relation.names]
+    columns = output_file.listed(output, {each: relation.identifier(each) for each in relation.names})
     row, reasons = _free_names(relation.names)
     queries = (
-        f"SELECT {', '.join(columns)} FROM data ANTI JOIN rejected ON data.rowid = rejected.row ORDER BY data.rowid",
-        f"SELECT rejected.row AS {name(row)}, {', '.join(columns)}, rejected.reasons AS {name(reasons)} "
+        f"SELECT {columns} FROM data ANTI JOIN rejected ON data.rowid = rejected.row ORDER BY data.rowid",
+        f"SELECT rejected.row AS {name(row)}, {columns}, rejected.reasons AS {name(reasons)} "
         "FROM data JOIN rejected ON data.rowid = rejected.row ORDER BY data.rowid",
     )
     # The clean rows get their name last, since without the rejected rows they say too little.

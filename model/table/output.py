@@ -59,6 +59,20 @@ def suffixes(output: Path) -> list[str]:
     return found[-2:] if found and found[-1].lower() in _COMPRESSIONS else found[-1:]
 
 
+def listed(path: Path, cells: Mapping[str, str]) -> str:
+    """Return the SQL of cells, by the names of their columns in a file.
+
+    Raises `DataError` for names that differ in upper case alone: DuckDB would write one of them otherwise.
+    """
+    found: dict[str, str] = {}
+    for each in cells:
+        lower = "".join(letter.lower() if letter.isascii() else letter for letter in each)
+        if lower in found:
+            raise DataError(f"{path} cannot have both columns {found[lower]!r} and {each!r}; rename one of them")
+        found[lower] = each
+    return ", ".join(f"{cell} AS {name(each)}" for each, cell in cells.items())
+
+
 def name(text: str) -> str:
     """Return a name in SQL."""
     return '"' + text.replace('"', '""') + '"'

@@ -9,7 +9,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.table import output
-from model.table.output import name
 from model.table.reader import Relation
 
 
@@ -24,9 +23,9 @@ def draw(n_rows: int, k: int, *, seed: int) -> NDArray[np.int64]:
 def sample(relation: Relation, path: Path, k: int, *, seed: int) -> int:
     """Write `k` rows that are drawn, and return how many were written: all if there are no more.
 
-    The same seed gives the same rows.
+    The same seed gives the same rows. Raises `DataError`.
     """
-    columns = ", ".join(f"{relation.identifier(each)} AS {name(each)}" for each in relation.names)
+    columns = output.listed(path, {each: relation.identifier(each) for each in relation.names})
     chosen = "data"
     if k < relation.n_rows:
         relation.connection.register("chosen", pd.DataFrame({"row": draw(relation.n_rows, k, seed=seed)}))

@@ -139,6 +139,50 @@ def test_numbers_of_two_types_are_compared_as_numbers(tmp_path: Path) -> None:
     assert [json.loads(line) for line in output.read_text().splitlines()] == [{"id": 1, "x": 4.0}, {"id": 2, "x": 5.0}]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([7.0, 8, None], ["7", "8.0"]),
+        ([7, 8.5, 8.0], ["7", "8.0"]),
+        (["2026-01-31", "2026-02-01"], ["2026-01-31"]),
+        (["2026-01-31T10:00:00+02:00", "2026-02-01T00:00:00Z"], ["2026-01-31T08:00:00Z"]),
+        (["007", "8"], ["007"]),
+        ([True, False], ["true"]),
+    ],
+)
+def test_keys_of_two_types(tmp_path: Path, given: list[object], expected: list[str]) -> None:
+    """A key in CSV is that of JSON if it says the same number or moment, whatever else is in the column."""
+    (tmp_path / "a.csv").write_text("id\n7\n007\n8.0\n2026-01-31\n2026-01-31T08:00:00Z\ntrue\n9.50\n")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"id": key, "x": 1}) + "\n" for key in given))
+    words = [str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl"), str(tmp_path / "out.csv")]
+    assert main(["join", *words, "--on", "id"]) == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [f"{key},1" for key in expected]
+
+    assert main(["join", words[1], words[0], str(tmp_path / "out.jsonl"), "--on", "id"]) == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(expected)
+
+
+def test_keys_whose_digits_are_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole numbers that float64 does not have exactly are no keys, since others would be equal to them."""
+    (tmp_path / "a.csv").write_text("id\n9007199254740993\n")
+    (tmp_path / "b.jsonl").write_text('{"id": 9007199254740993, "x": 1}\n{"id": 0.5, "x": 2}\n')
+    words = [str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl"), str(tmp_path / "out.csv")]
+    assert main(["join", *words, "--on", "id"]) == 1
+    assert "error: b.jsonl has numbers beyond 2^53 in the key 'id'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["sample", "-n", "1"], ["join", "in.csv", "--on", "id"]])
+def test_names_that_differ_in_case_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """Columns whose names differ in upper case alone are refused: one of them would be written by another name."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("id,ID\n1,2\n")
+    assert main([words[0], "in.csv", *words[1:2] * (words[0] == "join"), "out.csv", *words[-2:]]) == 1
+    assert "error: out.csv cannot have both columns 'id' and 'ID'" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+
+
 def test_repeated_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Keys that repeat are refused with their values, or every pair is written; missing ones do not repeat."""
     (tmp_path / "a.csv").write_text("id,a\nx,1\nx,2\ny,3\n,4\n,5\n")
