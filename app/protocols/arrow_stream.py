@@ -98,7 +98,8 @@ def encode(answer: Answer, *, has_probabilities: bool, level: float | None = Non
 def _check_messages(source: pa.Buffer, request: Request) -> int:
     """Return how many rows the batches have together, after checking what their metadata says of their size."""
     n_rows = n_values = n_bytes = 0
-    for number, message in enumerate(pa.ipc.MessageReader.open_stream(source)):
+    reader = pa.BufferReader(source)
+    for number, message in enumerate(pa.ipc.MessageReader.open_stream(reader)):
         if number > _MAX_BATCHES:
             raise BodyError(f"the stream has more than {_MAX_BATCHES} batches and dictionaries; send longer ones")
         if message.type not in ("record batch", "dictionary"):
@@ -123,6 +124,8 @@ def _check_messages(source: pa.Buffer, request: Request) -> int:
             )
         if n_values > (most := request.schema.max_values(request.max_rows)):
             raise TooLargeError(f"the stream's dictionaries have more than {most} values; send those that it uses")
+    if reader.tell() < source.size:
+        raise BodyError("the body goes on behind its end as a stream of Arrow; send one stream with all rows")
     return n_rows
 
 

@@ -44,7 +44,8 @@ def reply_type(environ: WSGIEnvironment, offered: Sequence[str]) -> str:
         first = ARROW_TYPE
     elif accept in _PLAIN:
         return JSON_TYPE
-    return parse_accept_header(accept, MIMEAccept).best_match((first, *offered)) or first
+    accepted = [(kind.partition(";")[0].strip(), quality) for kind, quality in parse_accept_header(accept, MIMEAccept)]
+    return MIMEAccept(accepted).best_match((first, *offered)) or first
 
 
 def is_arrow(environ: WSGIEnvironment) -> bool:
