@@ -151,12 +151,7 @@ def _of_json(plan: Plan, schema: Schema, piece: bytes, answers: Sequence[str]) -
             starts.append(position)
             lines.append(stripped)
         position += len(line) + 1
-    try:
-        records = orjson.loads(b"[" + b",".join(lines) + b"]")
-        if len(records) != len(lines):
-            raise ValueError
-    except ValueError:
-        records = list(map(_record, lines))
+    records = list(map(_record, lines))
     faults: dict[int, str] = {}
     known = None if plan.target == JSON else {*plan.names}
     for row, record in enumerate(records):

@@ -246,6 +246,17 @@ def test_bad_row_ends_the_command(run: Run, tmp_path: Path, suffix: str) -> None
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_object_on_two_lines(run: Run, tmp_path: Path) -> None:
+    """Each line is an object by itself, even if two lines together are as many objects as there are lines."""
+    cells = json.dumps(dict(zip(NAMES.split(","), [0, 6.575, 296.0, 15.3, 396.9, 4.98])))
+    path, output, rejects = tmp_path / "table.jsonl", tmp_path / "out.jsonl", tmp_path / "rejects.jsonl"
+    path.write_text("\n".join([cells, cells.replace(', "B"', '\n"B"') + f",{cells}", cells]))
+    assert run(path, output, "--rejects", rejects).startswith("4 rows, 2 rejected, ")
+
+    assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == [1, 2]
+    assert output.read_text() == f'{cells[:-1]},"prediction":25.002145787183498}}\n' * 2
+
+
 def test_byte_order_mark_below_the_header(run: Run, tmp_path: Path) -> None:
     """A byte order mark in front of the first row belongs to its first cell, and on a line of its own it is a row."""
     path, output, rejects = tmp_path / "table.csv", tmp_path / "out.csv", tmp_path / "rejects.csv"
