@@ -85,9 +85,9 @@ class Consumer:
         free = threading.Semaphore(self._threads)
         wait_seconds = _LAST_WAIT_SECONDS if until_empty else WAIT_SECONDS
         with (
+            self._keeping(),  # until the workers have ended
             ThreadPoolExecutor(self._threads * MAX_BATCH) as writers,
             ThreadPoolExecutor(self._threads) as workers,
-            self._keeping(),
         ):
 
             def work(batch: Sequence[Received]) -> None:
