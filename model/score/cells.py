@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from model.schema.feature import CATEGORY, INTEGER, NUMBER, Feature
 from model.schema.features import Schema
 from model.schema.reading import Reading
-from model.table.marks import alike, pattern
+from model.table.marks import alike, check, pattern
 
 # What pandas, R and spreadsheets write for a missing value, in lower case: a server takes it for one.
 _MISSING_TEXTS = ("", "na", "n/a", "nan", "null", "none")
@@ -34,7 +34,8 @@ class Written:
 
     @classmethod
     def of(cls, reading: Reading, given: Mapping[str, Any]) -> Written:
-        """Return how a table is written: as the model's own, but for what is `given`."""
+        """Return how a table is written: as the model's own, but for what is `given`, which `check` checks."""
+        check(given.get("decimal"), given.get("thousands"))
         dialect = {**reading.dialect, **given}
         decimal, thousands = str(dialect.get("decimal", ".")), str(dialect.get("thousands", ""))
         return cls(decimal, thousands, reading.columns, bool({"decimal", "thousands"} & given.keys()))

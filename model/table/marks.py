@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from model.errors import DataError
+from model.table.description import DECIMALS, THOUSANDS
+
 # Spaces between groups of three digits, all of which a space of a description stands for.
 SPACES_OF_NUMBERS = " \u00a0\u202f\u2009"
+
+
+def check(decimal: str | None, thousands: str | None) -> None:
+    """Raise `DataError` for marks that a person gave and that numbers are not written with."""
+    if decimal not in (None, *DECIMALS):
+        raise DataError(f"the decimal mark is {decimal!r}; it is a point or a comma")
+    if thousands and (thousands == decimal or len(thousands) > 1 or thousands not in THOUSANDS):
+        raise DataError(f"the thousands separator is {thousands!r}; it is a point, comma, space or apostrophe")
 
 
 def pattern(decimal: str, thousands: str) -> str:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from model.errors import DataError, first_line
 from model.table import dialect as dialects
-from model.table.description import CSV, DECIMALS, FORMATS, JSON, PARQUET, THOUSANDS, Dialect
+from model.table.description import CSV, FORMATS, JSON, PARQUET, Dialect
+from model.table.marks import check
 from model.table.source import Plain, fetch, quoted, shown
 
 MEMORY_LIMIT = "512MB"
@@ -218,10 +219,7 @@ def _given(
             raise DataError(f"the {option} is {mark!r}; it is one character")
     if separator is not None and separator == (quote or '"'):
         raise DataError(f"the separator and the quote are both {separator!r}; they must differ")
-    if decimal not in (None, *DECIMALS):
-        raise DataError(f"the decimal mark is {decimal!r}; it is a point or a comma")
-    if thousands and (thousands == decimal or thousands not in THOUSANDS):
-        raise DataError(f"the thousands separator is {thousands!r}; it is a point, comma, space or apostrophe")
+    check(decimal, thousands)
     return Dialect(decimal=decimal or ".", thousands=thousands or "")
 
 

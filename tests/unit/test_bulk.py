@@ -313,6 +313,8 @@ def test_lines_of_json_are_rejected_one_by_one(run: Run, tmp_path: Path) -> None
         (f"{NAMES}\n{HOUSE}\n", ["--rejects", "r.txt.gz"], "rejected rows are written as .csv or .jsonl"),
         (f"{NAMES}\n{HOUSE}\n", ["--resume"], "name a folder as the output"),
         (f"{NAMES}\n{HOUSE}\n", ["--separator", "§"], "the separator is '§'; it is one character of ASCII here"),
+        (f"{NAMES}\n{HOUSE}\n", ["--decimal", ""], "the decimal mark is ''; it is a point or a comma"),
+        (f"{NAMES}\n{HOUSE}\n", ["--thousands", "[x"], r"the thousands separator is '\[x'; it is a point, comma"),
         (f"{NAMES}\n{HOUSE}\n", ["--encoding", "latin-99"], "there is no encoding 'latin-99'"),
         (f"{NAMES}\r{HOUSE}\r", [], "lines that end in a carriage return alone"),
         ("", [], "is empty"),
