@@ -214,6 +214,8 @@ def open_part(part: Part, dialect: Dialect, *, format: str | None = None) -> Ite
         raise DataError(f"{name} cannot be unpacked: {first_line(error)}; it may be cut off") from None
     except pa.ArrowException as error:
         raise DataError(f"{name} cannot be read: {first_line(error)}") from None
+    except BrokenPipeError:  # of the output
+        raise
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or first_line(error)
         raise DataError(f"{name} cannot be read: {reason}") from None

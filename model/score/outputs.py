@@ -161,7 +161,9 @@ def whole(target: str) -> Iterator[BinaryIO]:
                 file.flush()
                 _upload(file.name, target)
         return
-    path = Path(target)
+    path = Path(target).resolve()
+    if path.exists() and not path.is_file():  # a device or a pipe, which a rename would replace
+        raise DataError(f"{target} is there and is no file; name a file, or - for standard output")
     incoming = path.with_name(f".{path.name}.incoming")
     with _named(target):
         path.parent.mkdir(parents=True, exist_ok=True)

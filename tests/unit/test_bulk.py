@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -554,6 +555,21 @@ def test_output_never_replaces_the_table(
     assert {Path(name).read_text() for name in ("in/a.csv", "in/b.csv", "link.csv")} == {text}
     assert fsspec.filesystem("memory").cat("/in/a.csv") == text.encode()
     fsspec.filesystem("memory").rm("/in", recursive=True)
+
+
+def test_output_is_a_file(run: Run, tmp_path: Path) -> None:
+    """A pipe or a device in the place of the output is left as it is; behind a link the file is replaced."""
+    path, pipe, link = tmp_path / "table.csv", tmp_path / "pipe.csv", tmp_path / "link.csv"
+    path.write_text(f"{NAMES}\n{HOUSE}\n")
+    os.mkfifo(pipe)
+    link.symlink_to("real.csv")
+
+    assert "pipe.csv is there and is no file" in run(path, pipe, status=1)
+    run(path, link)
+
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert (tmp_path / "real.csv").read_text().startswith(f"{NAMES},prediction\n")
 
 
 def test_url_of_fsspec(run: Run, tmp_path: Path) -> None:
