@@ -176,7 +176,7 @@ def _remote_parts(source: str) -> list[Part]:
             found = [each for each in files.find(root) if _is_part(each[len(root) :].strip("/"))]
     except ImportError as error:
         raise DataError(f"{shown(source)} needs a package that is not installed: {first_line(error)}") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each provider's own, such as that there are no credentials
         raise DataError(f"{shown(source)} cannot be read: {first_line(error)}") from None
     if not found:
         raise DataError(f"no table is called {shown(source)}; check the name, and who may list and read it")

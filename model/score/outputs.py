@@ -192,9 +192,13 @@ def _upload(path: str, target: str) -> None:
         import fsspec
 
         files, remote = fsspec.core.url_to_fs(target)
+        if "file" in files.protocol:
+            files.makedirs(files._parent(remote), exist_ok=True)
         files.put_file(path, remote)
     except ImportError as error:
         raise DataError(f"{shown(target)} needs a package that is not installed: {first_line(error)}") from None
+    except Exception as error:  # each provider's own, such as that there are no credentials
+        raise DataError(f"{shown(target)} cannot be written: {first_line(error)}; nothing is left of it") from None
 
 
 class Rejects:

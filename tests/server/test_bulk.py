@@ -202,7 +202,8 @@ def test_memory_does_not_grow(store: Path, table: Path, tmp_path: Path) -> None:
 def test_reader_that_closes_the_pipe(store: Path, table: Path) -> None:
     """Where the reader of standard output has enough, as `head` has, nothing is said of it."""
     with subprocess.Popen(command(store, table), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         assert process.stdout.readline().endswith(b",prediction\n")
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -590,6 +590,32 @@ def test_url_of_fsspec(run: Run, tmp_path: Path) -> None:
     files.rm("/bulk", recursive=True)
 
 
+def test_url_of_local_files(run: Run, tmp_path: Path) -> None:
+    """Folders of outputs are made behind file://, too; a URL of no kind is a clear error."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"{NAMES}\n{HOUSE}\n")
+
+    run(f"file://{path}", f"file://{tmp_path}/deep/out/")
+
+    assert (tmp_path / "deep" / "out" / "table.csv").read_text().startswith(f"{NAMES},prediction\n")
+    assert "foo://x.csv cannot be written: Protocol not known: foo" in run(path, "foo://x.csv", status=1)
+
+
+def test_store_without_credentials(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider's library raises names the table, or the output."""
+    pytest.importorskip("s3fs", reason="requirements-s3.txt is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    path = tmp_path / "table.csv"
+    path.write_text(f"{NAMES}\n{HOUSE}\n")
+
+    assert "s3://tables/a.csv cannot be read: " in run("s3://tables/a.csv", tmp_path / "out.csv", status=1)
+    assert "s3://tables/b.csv cannot be written: " in run(path, "s3://tables/b.csv", status=1)
+
+
 def test_standard_input_and_output(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
