@@ -237,6 +237,16 @@ def remove(target: str) -> None:
         files.rm_file(remote)
 
 
+def exists(target: str) -> bool:
+    """Return whether an output is there."""
+    if "://" not in target:
+        return Path(target).is_file()
+    import fsspec
+
+    files, remote = fsspec.core.url_to_fs(target)
+    return bool(files.isfile(remote))
+
+
 def read(target: str) -> bytes | None:
     """Return the content of a small file, None if it is not there."""
     try:

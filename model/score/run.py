@@ -189,13 +189,21 @@ class _Run:
 
     def into_folder(self, target: str, pool: Pool) -> list[Done]:
         """Write each part to a file of its own, with its folders and its name."""
+        names = [self._renamed(part.name) for part in self._parts]
+        if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise DataError(f"more than one file would be written to {_listed(repeated)}; rename all but one")
         return [self._part_into(f"{target.rstrip('/')}", part, pool) for part in self._parts]
 
     def _part_into(self, folder: str, part: Part, pool: Pool) -> Done:
         name = self._renamed(part.name)
         marker = f"{folder}/{_DONE}/{part.name}.json"
         facts = {"digest": self._model.manifest.digest, "options": _options(self._wanted), **_state_of(part)}
-        if self._wanted.resume and (found := _parse(outputs.read(marker))) and found.get("facts") == facts:
+        if (
+            self._wanted.resume
+            and (found := _parse(outputs.read(marker)))
+            and found.get("facts") == facts
+            and outputs.exists(f"{folder}/{name}")
+        ):
             return Done(**{**found["part"], "resumed": True})
         outputs.remove(marker)
         with ExitStack() as files:
@@ -407,9 +415,9 @@ def _place(target: str) -> Path:
 def _options(wanted: Wanted) -> dict[str, Any]:
     """Return what the content of an output depends on beside the model and the input."""
     facts = asdict(wanted)
-    for name in ("resume", "rejects", "n_jobs"):
+    for name in ("resume", "n_jobs"):
         del facts[name]
-    options: dict[str, Any] = orjson.loads(to_json({**facts, "rejects": bool(wanted.rejects)}))
+    options: dict[str, Any] = orjson.loads(to_json({**facts, "rejects": _shown(wanted.rejects)}))
     return options
 
 

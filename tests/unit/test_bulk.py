@@ -504,6 +504,24 @@ def test_folder_of_parts(run: Run, tmp_path: Path) -> None:
     assert all("model_version" in path.read_text() for path in output.rglob("part.csv"))
 
 
+def test_what_is_not_done_is_answered_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume writes what is not there any more, and rejected rows to another place; two outputs have two names."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("in/a.csv").write_text(f"{NAMES}\n{HOUSE}\nx\n")
+    run("in", "out/", "--rejects", "bad/")
+
+    Path("out/a.csv").unlink()
+    run("in", "out/", "--rejects", "bad/", "--resume")
+    run("in", "out/", "--rejects", "other/", "--resume")
+
+    assert Path("out/a.csv").exists()
+    assert Path("other/a.csv.csv").read_text() == Path("bad/a.csv.csv").read_text()
+    Path("in/a.txt").write_text(f"{NAMES}\n{HOUSE}\n")
+    message = run("in", "new/", "--output-format", "parquet", "--rejects", "bad/", status=1)
+    assert "more than one file would be written to 'a.parquet'" in message
+
+
 def test_pattern_into_one_file(run: Run, tmp_path: Path) -> None:
     """The files of a pattern go into one file in the order of their names; other columns are an error."""
     for number in (2, 1):
