@@ -24,9 +24,9 @@ MAX_VECTOR_BYTES = 2**24  # all vectors together: more do not fit into a cache
 MANY_ROWS = 4_096  # batches of this size always use the vectors, so that the proof covers them
 # Rows times trees; below it, calling numpy takes longer than walking the trees.
 _MIN_WORK, _MIN_WORK_PER_FEATURE = 2_500, 500
-_NUMBERS_PER_CHUNK = 2**17  # 1 MiB of float64, which stays in the cache
+_NUMBERS_PER_CHUNK = 160_000  # 1.3 MB of float64, which stays in the cache
 _LEAVES_OF_PAIRS = 8  # per tree: those of two trees have a number of 6 bits
-_ROWS_PER_SEARCH = 4_096
+_ROWS_PER_SEARCH = 8_192
 _MIN_SEARCHED = 256  # for fewer values the calls of numpy take longer than a binary search
 _MAX_IN_BUCKET = 3  # thresholds: each costs a comparison of every value
 _MAX_BUCKETS = 32  # per threshold
