@@ -80,7 +80,7 @@ class Watched(io.RawIOBase):
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._hash = hashlib.sha256()
-        self.n_bytes = 0
+        self._n_bytes = 0
 
     def readable(self) -> bool:
         return True
@@ -88,9 +88,13 @@ class Watched(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self._stream.read(len(buffer))
         self._hash.update(content)
-        self.n_bytes += len(content)
+        self._n_bytes += len(content)
         buffer[: len(content)] = content
         return len(content)
+
+    def position(self) -> int:
+        """Return how many bytes were read."""
+        return self._n_bytes
 
     def sha256(self) -> str:
         """Return the hash of what was read."""
@@ -207,7 +211,7 @@ def open_part(part: Part, dialect: Dialect, *, format: str | None = None) -> Ite
                 path = Path(folder) / "table"
                 with path.open("xb") as copy:
                     shutil.copyfileobj(stream, copy, PIECE_BYTES)
-                yield _seekable(part, kind, path, watched, size or watched.n_bytes)
+                yield _seekable(part, kind, path, watched, size or watched.position())
             else:
                 yield _seekable(part, kind, Path(part.source), None, size)
     except UNPACKING as error:
@@ -275,8 +279,8 @@ def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Watched
         start = first.lstrip()
         if start.startswith(b"["):
             first, stream = _lines_of_list(first, stream, name), io.BytesIO()
-        pieces = _pieces(first, stream, lambda block, is_last: _cut_lines(block, is_last), name)
-        return Table(part, kind, (), marks, line_end, None, pieces, size, lambda: watched.n_bytes, watched.sha256)
+        pieces = _pieces(first, stream, _cut_lines, name)
+        return Table(part, kind, (), marks, line_end, None, pieces, size, watched.position, watched.sha256)
     whole = first
     while match := _BEFORE_HEADER.match(first):
         if match[1]:
@@ -288,8 +292,7 @@ def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Watched
     names, rest = _header(first, marks, name, has_header=dialect.header)
     pieces = _pieces(rest, stream, lambda block, is_last: marks.cut(block, is_last=is_last), name)
     above = 1 + whole.count(b"\n", 0, len(whole) - len(rest))
-    progress = lambda: watched.n_bytes  # noqa: E731
-    return Table(part, kind, names, marks, line_end, None, pieces, size, progress, watched.sha256, above)
+    return Table(part, kind, names, marks, line_end, None, pieces, size, watched.position, watched.sha256, above)
 
 
 def _header(first: bytes, marks: Marks, name: str, *, has_header: bool) -> tuple[tuple[str, ...], bytes]:
@@ -349,8 +352,7 @@ def _arrow_stream(part: Part, stream: Any, watched: Watched, size: int | None) -
     reader = pa.ipc.open_stream(stream)
     pieces = _batches(iter(reader), reader.schema)
     names = tuple(reader.schema.names)
-    progress = lambda: watched.n_bytes  # noqa: E731
-    return Table(part, "arrow", names, Marks(), b"\n", reader.schema, pieces, size, progress, watched.sha256)
+    return Table(part, "arrow", names, Marks(), b"\n", reader.schema, pieces, size, watched.position, watched.sha256)
 
 
 def _seekable(part: Part, kind: str, path: Path, watched: Watched | None, size: int) -> Table:
