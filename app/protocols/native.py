@@ -170,6 +170,8 @@ def _encode_table(answer: Answer, media_type: str) -> Reply:
         if answer.y.ndim > 1:
             return arrow_stream.encode(answer, has_probabilities=has_probabilities(answer))
         return arrow_stream.encode(answer, has_probabilities=False, level=answer.detail)
+    if answer.detail is not None and answer.y.ndim == 1:
+        raise BodyError("an array of NumPy has no place for intervals; accept JSON or Arrow")
     is_shared = answer.y.ndim > 1 and answer.detail
     return Reply(tables.to_npy(answer.probabilities if is_shared else answer.predictions), NPY_TYPE)
 

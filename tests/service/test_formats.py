@@ -123,6 +123,14 @@ def test_labels_and_probabilities_are_columns(classes: FlaskClient, name: str) -
         assert probabilities == expected.get("probability", [{}] * len(records))
 
 
+def test_numpys_format_has_no_intervals(everywhere: FlaskClient) -> None:
+    """Intervals that a reply in numpy's format could not have are refused, and not left out without a word."""
+    reply = send(everywhere, json.dumps(ROWS), JSON, "/predict?interval=0.9", Accept=NPY)
+
+    assert reply.status_code == 400
+    assert "no place for intervals; accept JSON or Arrow" in strict_json(reply)["error"]
+
+
 def test_labels_in_numpys_format(classes: FlaskClient) -> None:
     """Labels in numpy's format need no pickle, and probabilities on request are a matrix."""
     records = classifiers.rows(classifiers.table(20, seed=3).fillna(57.0))
