@@ -125,10 +125,13 @@ class Marks:
 
     @cached_property
     def _cells(self) -> tuple[bytes, bytes]:
-        """The expressions of a cell, and of the start of a quoted cell; no text matches in two ways."""
+        """The expressions of a cell, and of the start of a quoted cell; no text matches in two ways.
+
+        Possessive quantifiers would say so, but match wrongly before Python 3.11.5.
+        """
         separator, quote = re.escape(self.separator), re.escape(self.quote)
-        start = quote + rb"(?:[^" + quote + rb"]++|" + quote * 2 + rb")*+"
-        unquoted = rb"(?!" + quote + rb")[^\n" + separator + rb"]*+"
+        start = quote + rb"[^" + quote + rb"]*(?:" + quote * 2 + rb"[^" + quote + rb"]*)*"
+        unquoted = rb"(?!" + quote + rb")[^\n" + separator + rb"]*"
         end = rb"(?=" + separator + rb"|\r?\n|\r?\Z)"
         return rb"(?:" + start + quote + end + rb"|" + unquoted + rb")", start
 
@@ -136,19 +139,19 @@ class Marks:
     def _record(self) -> re.Pattern[bytes]:
         """A whole record with its newline."""
         cell, _ = self._cells
-        return re.compile(cell + rb"(?:" + re.escape(self.separator) + cell + rb")*+\r?\n")
+        return re.compile(cell + rb"(?:" + re.escape(self.separator) + cell + rb")*\r?\n")
 
     @cached_property
     def _last(self) -> re.Pattern[bytes]:
         """A whole record at the end of the table."""
         cell, _ = self._cells
-        return re.compile(cell + rb"(?:" + re.escape(self.separator) + cell + rb")*+\r?\Z")
+        return re.compile(cell + rb"(?:" + re.escape(self.separator) + cell + rb")*\r?\Z")
 
     @cached_property
     def _unfinished(self) -> re.Pattern[bytes]:
         """The start of a record up to the end of the block."""
         cell, start = self._cells
-        return re.compile(rb"(?:" + cell + re.escape(self.separator) + rb")*+(?:" + cell + rb"|" + start + rb")\r?\Z")
+        return re.compile(rb"(?:" + cell + re.escape(self.separator) + rb")*(?:" + cell + rb"|" + start + rb")\r?\Z")
 
     @cached_property
     def _quoted(self) -> re.Pattern[bytes]:

@@ -26,7 +26,7 @@ def texts(block: bytes, *, is_last: bool = True) -> list[str]:
     return [block[start:end].decode() for start, end in zip(found.starts, found.ends)]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), has_last_end=st.booleans(), data=st.data())
 def test_records_are_those_that_were_written(
     rows: list[str], end: str, has_last_end: bool, data: st.DataObject
@@ -43,7 +43,7 @@ def test_records_are_those_that_were_written(
     assert whole == [next(csv.reader(io.StringIO(row, newline=""), strict=True)) for row in rows]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(before=ROWS, wrong=st.sampled_from(MALFORMED), after=ROWS)
 @example(before=["1,2"], wrong='1,"open', after=['"a"', '2,"b,c"'])
 def test_malformed_record_ends_with_its_line(before: list[str], wrong: str, after: list[str]) -> None:
