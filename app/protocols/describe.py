@@ -171,10 +171,13 @@ def csv(row: Mapping[str, Any]) -> str:
     return written.getvalue()
 
 
-def table_bodies(row: Mapping[str, Any]) -> JSON:
-    """Return the content of requests in the formats for tables; those of Arrow and NumPy are binary."""
+def table_bodies(model: Artifact, row: Mapping[str, Any]) -> JSON:
+    """Return the content of requests in the formats for tables; those of Arrow and NumPy are binary.
+
+    Of lines of JSON a document can only describe one, which is a row.
+    """
     binary = {"schema": {"type": "string", "format": "binary"}}
-    lines = {"schema": {"type": "string"}, "example": f"{json.dumps(row)}\n"}
+    lines = {"schema": {"anyOf": [{"type": "string"}, shared(model, "row")]}, "example": f"{json.dumps(row)}\n"}
     as_csv = {"schema": {"type": "string"}, "example": csv(row)}
     return {CSV_TYPE: as_csv, ARROW_TYPE: binary, NPY_TYPE: binary, **dict.fromkeys(JSON_LINES_TYPES, lines)}
 

@@ -187,7 +187,7 @@ def _describe(model: Artifact, config: Config) -> JSON:
     split = {"columns": list(model.schema.names), "data": [list(example.values())]}
     content = {
         "application/json": {"schema": schema, "example": {"dataframe_split": split}},
-        **describe.table_bodies(example),
+        **describe.table_bodies(model, example),
     }
     more = {CSV_TYPE: {"schema": {"type": "string"}}, **describe.table_replies()}
     summary, reply = f"Predictions of {model.name}", describe.predictions(model, "predictions")

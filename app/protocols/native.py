@@ -201,7 +201,7 @@ def _describe(model: Artifact, config: Config) -> JSON:
         reply["properties"] |= {INTERVAL: {"enum": intervals.levels}, LOWER: ends, UPPER: ends}
     content = {
         "application/json": {"schema": describe.shared(model, "native"), "example": example},
-        **describe.table_bodies(example),
+        **describe.table_bodies(model, example),
     }
     summary = f"Predictions of {model.name}"
     more, error = describe.table_replies(), describe.NATIVE_ERROR
