@@ -114,7 +114,7 @@ def _predict(options: argparse.Namespace) -> None:
     if options.manifest:
         with outputs.whole(options.manifest) as file:
             file.write(to_json(report.as_document()) + b"\n")
-    print(report.line(), file=sys.stderr)
+    print(report.line(), file=sys.stderr if options.output == outputs.STANDARD_OUTPUT else sys.stdout)
 
 
 @contextmanager

@@ -35,10 +35,10 @@ def command(store: Path, *arguments: object) -> list[str]:
 
 
 def answered(store: Path, *arguments: object) -> str:
-    """Run the command and return what it writes to standard error."""
+    """Run the command and return what it prints."""
     done = subprocess.run(command(store, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return done.stdout
 
 
 def wait_for(path: Path, n_bytes: int, process: subprocess.Popen[bytes]) -> None:

@@ -27,8 +27,9 @@ from tests.support.signatures import key_pair
 CURLS = [(commands.strip(), answer) for commands, answer in BLOCKS if commands.startswith("curl")]
 BLOCKS_OF_PYTHON = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 EXPORTS = [block for block in BLOCKS_OF_PYTHON if "export(" in block]
-# Those for a cluster are run on one, by the tests of tests/outside/spark.
-EXAMPLES = [block for block in BLOCKS_OF_PYTHON if block not in EXPORTS and "pyspark" not in block]
+# Those for a cluster are run by the tests of tests/outside/spark, and a handler of Lambda by test_lambda.py.
+ELSEWHERE = ("export(", "pyspark", "aws_lambda")
+EXAMPLES = [block for block in BLOCKS_OF_PYTHON if not any(word in block for word in ELSEWHERE)]
 # What the examples of a training take for granted: a table, and its schema file.
 TABLE = """
 from model.cli.main import main
