@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from model.cli.arguments import REFERENCE, Commands, count, store_of
 from model.cli.reading import add_dialect, reading
+from model.score import FORMATS
 
 if TYPE_CHECKING:
     from model.score.run import Progress
 
-_FORMATS = ("csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow", "arrows")
 _SECONDS_BETWEEN_LINES = 30
 
 
@@ -66,7 +66,7 @@ def add_predict(commands: Commands) -> None:
         "--manifest", metavar="FILE", help="write what was done there as JSON: model, digests, rows, options"
     )
     predict.add_argument(
-        "--output-format", choices=_FORMATS, default="", help="what the output is, where its name does not say it"
+        "--output-format", choices=FORMATS, default="", help="what the output is, where its name does not say it"
     )
     predict.add_argument("--jobs", type=count, metavar="N", help="processes (default: one for each core)")
     predict.add_argument(

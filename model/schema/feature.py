@@ -59,8 +59,8 @@ _NUMBERS = frozenset({int, float})  # not bool: it is an int, and True is not a 
 _NUMBERS_OR_NONE = _NUMBERS | {type(None)}
 _LARGEST = float(np.finfo(np.float64).max)
 # What pandas, R and spreadsheets write for a missing value.
-_MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
-_MISSING_DATES = _MISSING_TEXTS | {"nat"}
+MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+_MISSING_DATES = MISSING_TEXTS | {"nat"}
 # What a table of text has for true and false beside 1 and 0.
 TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "t", "y", "on"), ("false", "no", "f", "n", "off")
 _BOOLEANS = {**dict.fromkeys(TRUE_TEXTS, True), **dict.fromkeys(FALSE_TEXTS, False)}
@@ -326,7 +326,7 @@ class _Categories(Cells):
         if text in self._codes:
             return text
         stripped = text.strip()
-        return None if stripped.lower() in _MISSING_TEXTS and stripped not in self._codes else stripped
+        return None if stripped.lower() in MISSING_TEXTS and stripped not in self._codes else stripped
 
     def cell(self, number: float) -> Any:
         if math.isnan(number) or not 0 <= number < len(self.categories):
@@ -480,7 +480,7 @@ def parse_cell(text: str) -> float | str | None:
     Rounds correctly, like `float`. `1_000` and digits of other scripts, which `float` accepts, are not numbers.
     """
     text = text.strip()
-    if text.lower() in _MISSING_TEXTS:
+    if text.lower() in MISSING_TEXTS:
         return None
     return float(text) if _NUMBER.fullmatch(text) else text
 

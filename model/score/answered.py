@@ -57,11 +57,7 @@ class Answered:
             return self.lines(plan, columns)
         table = pa.table({name: self._array(plan, name) for name in names})
         if plan.target == ARROW:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            content: bytes = sink.getvalue().to_pybytes()
-            return content
+            return text.to_stream(table)
         return b"".join(to_json(record) + b"\n" for record in table.to_pylist())
 
     def _numbers(self, plan: Plan, name: str) -> NDArray[Any]:

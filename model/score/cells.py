@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.schema.feature import CATEGORY, INTEGER, NUMBER, Feature
+from model.schema.feature import CATEGORY, INTEGER, MISSING_TEXTS, NUMBER, Feature
 from model.schema.features import Schema
 from model.schema.reading import Reading
+from model.score.text import is_text
 from model.table.marks import alike, check, pattern
 
-# What pandas, R and spreadsheets write for a missing value, in lower case: a server takes it for one.
-_MISSING_TEXTS = ("", "na", "n/a", "nan", "null", "none")
 _PLAIN = (".", "")
 
 
@@ -69,7 +68,7 @@ class Written:
         return pa.table(dict(zip(names, cells))) if names else table.select([])
 
     def _plain(self, column: pa.ChunkedArray, feature: Feature) -> pa.ChunkedArray:
-        if _is_text(column.type):
+        if is_text(_value_type(column.type)):
             return column if self.is_plain(feature) else self._plain_text(column.cast(pa.string()), feature)
         if feature.type == CATEGORY and feature.has_text:
             return _as_texts(column, feature)
@@ -88,21 +87,21 @@ class Written:
             plain = pc.replace_substring(plain, mark, "")
         plain = pc.replace_substring(plain, decimal, ".")
         is_number = pc.match_substring_regex(trimmed, f"^(?:{pattern(decimal, thousands)})$")
-        is_missing = pc.or_kleene(pc.is_null(column), pc.is_in(pc.utf8_lower(trimmed), pa.array(_MISSING_TEXTS)))
+        is_missing = pc.or_kleene(pc.is_null(column), pc.is_in(pc.utf8_lower(trimmed), pa.array(sorted(MISSING_TEXTS))))
         # What is written otherwise must not be read as a server would: 1.234 is no number where the mark is a comma.
         return pc.case_when(
             pc.make_struct(is_missing, is_number), pa.scalar(None, pa.string()), plain, pa.scalar("not a number")
         )
 
 
-def _is_text(type: pa.DataType) -> bool:
-    value = type.value_type if pa.types.is_dictionary(type) else type
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
+def _value_type(type: pa.DataType) -> pa.DataType:
+    """Return the type of cells, those of a dictionary included."""
+    return type.value_type if pa.types.is_dictionary(type) else type
 
 
 def _as_texts(column: pa.ChunkedArray, feature: Feature) -> pa.ChunkedArray:
     """Return numbers and booleans as the texts that they have in CSV: 1.0 is 1 in a column of pandas with gaps."""
-    value = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    value = _value_type(column.type)
     if pa.types.is_integer(value) or pa.types.is_boolean(value):
         return column.cast(value).cast(pa.string())
     if not pa.types.is_floating(value):

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from model.errors import DataError, first_line
-from model.score.plan import ARROW, CSV, JSON
+from model.score.plan import ARROW, ARROW_SUFFIXES, CSV, JSON
 from model.score.records import Marks
-from model.table import description
-from model.table.source import STANDARD_INPUT, UNPACKING, format_of, has_suffix, opened, shown, unpacker
+from model.score.text import to_stream
+from model.table.description import PARQUET
+from model.table.source import STANDARD_INPUT, UNPACKING, Hashed, format_of, has_suffix, opened, shown, unpacker
 
-PARQUET = description.PARQUET
 PIECE_BYTES = 2**21
 _MAX_LINE_BYTES = 2**24
 _MAX_LIST_BYTES = 2**28  # of a JSON file that is one list, which has to be read as a whole
@@ -74,40 +74,13 @@ class Dialect:
         return cls(name, Marks(separator.encode(), quote.encode()), bool(said.get("header", True)))
 
 
-class Watched(io.RawIOBase):
-    """A stream that knows how many of its bytes were read, and their SHA-256."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._hash = hashlib.sha256()
-        self._n_bytes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._stream.read(len(buffer))
-        self._hash.update(content)
-        self._n_bytes += len(content)
-        buffer[: len(content)] = content
-        return len(content)
-
-    def position(self) -> int:
-        """Return how many bytes were read."""
-        return self._n_bytes
-
-    def sha256(self) -> str:
-        """Return the hash of what was read."""
-        return self._hash.hexdigest()
-
-
 @dataclass(slots=True)
 class Table:
     """An open part: its format, its columns if it says them, how its lines end, and its pieces.
 
-    `pieces` are whole records, and at least one piece, which may be empty. `schema` is that of Arrow for Parquet and
-    Arrow. `progress` returns how many of the `size` bytes were read; `sha256` is known once the pieces were read.
-    `first_line` is the line of text that the first piece begins with.
+    `pieces` are whole records, and at least one piece, which may be empty. `progress` returns how many of the `size`
+    bytes were read; `sha256` is known once the pieces were read. `first_line` is the line of text that the first piece
+    begins with.
     """
 
     part: Part
@@ -115,7 +88,6 @@ class Table:
     names: tuple[str, ...]
     marks: Marks
     line_end: bytes
-    schema: pa.Schema | None
     pieces: Iterator[bytes]
     size: int | None
     progress: Callable[[], int]
@@ -162,7 +134,7 @@ def _fixed(pattern: str) -> str:
 
 
 def _is_part(name: str) -> bool:
-    return not any(each[0] in "._" for each in name.split("/")) and has_suffix(name, (".arrow", ".arrows", ".feather"))
+    return not any(each[0] in "._" for each in name.split("/")) and has_suffix(name, ARROW_SUFFIXES)
 
 
 def _remote_parts(source: str) -> list[Part]:
@@ -193,7 +165,7 @@ def open_part(part: Part, dialect: Dialect, *, format: str | None = None) -> Ite
     name = shown(part.source) if part.source == STANDARD_INPUT else part.name
     try:
         with tempfile.TemporaryDirectory(prefix="tabserve-score-") as folder, opened(part.source) as raw:
-            watched = Watched(raw)
+            watched = Hashed(raw, hashlib.sha256())
             stream: Any = io.BufferedReader(watched, PIECE_BYTES)
             unpack = unpacker(stream.peek(16)[:16])
             if unpack:
@@ -271,7 +243,7 @@ def _decoded(stream: Any, head: bytes, encoding: str, name: str) -> Any:
     return stream if encoding in ("utf-8", "ascii") else _Decoded(stream, encoding, name)
 
 
-def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Watched, size: int | None, name: str) -> Table:
+def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Hashed, size: int | None, name: str) -> Table:
     """Return a table of text, which is read from its start to its end."""
     marks, line_end = dialect.marks, b"\n"
     first = stream.read(PIECE_BYTES)
@@ -280,7 +252,7 @@ def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Watched
         if start.startswith(b"["):
             first, stream = _lines_of_list(first, stream, name), io.BytesIO()
         pieces = _pieces(first, stream, _cut_lines, name)
-        return Table(part, kind, (), marks, line_end, None, pieces, size, watched.position, watched.sha256)
+        return Table(part, kind, (), marks, line_end, pieces, size, watched.position, watched.hexdigest)
     whole = first
     while match := _BEFORE_HEADER.match(first):
         if match[1]:
@@ -292,7 +264,7 @@ def _text(part: Part, kind: str, stream: Any, dialect: Dialect, watched: Watched
     names, rest = _header(first, marks, name, has_header=dialect.header)
     pieces = _pieces(rest, stream, lambda block, is_last: marks.cut(block, is_last=is_last), name)
     above = 1 + whole.count(b"\n", 0, len(whole) - len(rest))
-    return Table(part, kind, names, marks, line_end, None, pieces, size, watched.position, watched.sha256, above)
+    return Table(part, kind, names, marks, line_end, pieces, size, watched.position, watched.hexdigest, above)
 
 
 def _header(first: bytes, marks: Marks, name: str, *, has_header: bool) -> tuple[tuple[str, ...], bytes]:
@@ -348,14 +320,14 @@ def _lines_of_list(first: bytes, stream: Any, name: str) -> bytes:
     return b"".join(orjson.dumps(record) + b"\n" for record in records)
 
 
-def _arrow_stream(part: Part, stream: Any, watched: Watched, size: int | None) -> Table:
+def _arrow_stream(part: Part, stream: Any, watched: Hashed, size: int | None) -> Table:
     reader = pa.ipc.open_stream(stream)
     pieces = _batches(iter(reader), reader.schema)
     names = tuple(reader.schema.names)
-    return Table(part, "arrow", names, Marks(), b"\n", reader.schema, pieces, size, watched.position, watched.sha256)
+    return Table(part, "arrow", names, Marks(), b"\n", pieces, size, watched.position, watched.hexdigest)
 
 
-def _seekable(part: Part, kind: str, path: Path, watched: Watched | None, size: int) -> Table:
+def _seekable(part: Part, kind: str, path: Path, watched: Hashed | None, size: int) -> Table:
     """Return a table of Parquet or Arrow in a local file, or in a local copy of what was `watched`."""
     share = 0.0
     if kind == PARQUET:
@@ -375,11 +347,9 @@ def _seekable(part: Part, kind: str, path: Path, watched: Watched | None, size: 
             n_rows += batch.num_rows
             share = n_rows / n_all if n_all else 1.0
 
-    sha256 = watched.sha256 if watched else _HashOfFile(path).hexdigest
+    sha256 = watched.hexdigest if watched else _HashOfFile(path).hexdigest
     pieces = _batches(counted(), schema)
-    return Table(
-        part, kind, tuple(schema.names), Marks(), b"\n", schema, pieces, size, lambda: int(size * share), sha256
-    )
+    return Table(part, kind, tuple(schema.names), Marks(), b"\n", pieces, size, lambda: int(size * share), sha256)
 
 
 class _HashOfFile:
@@ -409,14 +379,6 @@ def _batches(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[b
     for batch in batches:
         for start in range(0, batch.num_rows, n_rows):
             n_pieces += 1
-            yield _to_bytes(pa.Table.from_batches([batch.slice(start, n_rows)]))
+            yield to_stream(pa.Table.from_batches([batch.slice(start, n_rows)]))
     if not n_pieces:
-        yield _to_bytes(schema.empty_table())
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+        yield to_stream(schema.empty_table())

@@ -18,21 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from model.errors import DataError, first_line
-from model.score.plan import ARROW, CSV, GZIP, JSON, ZSTANDARD, Reject
+from model.score import FORMATS
+from model.score.plan import ARROW, ARROW_SUFFIXES, CSV, GZIP, JSON, ZSTANDARD, Reject
+from model.table import source
+from model.table.description import PARQUET
 from model.table.source import STANDARD_INPUT, shown
 
 STANDARD_OUTPUT = STANDARD_INPUT
-PARQUET, STREAM = "parquet", "arrows"
-_FORMATS = {
-    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), CSV),
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON),
-    **dict.fromkeys((".parquet", ".pq"), PARQUET),
-    **dict.fromkeys((".arrow", ".feather"), ARROW),
-    ".arrows": STREAM,
-}
+STREAM = "arrows"
+_FORMATS = {**source.FORMATS, **dict.fromkeys(ARROW_SUFFIXES, ARROW), ".arrows": STREAM}
 _COMPRESSIONS = {".gz": GZIP, ".zst": ZSTANDARD}
-FORMATS = ("csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow", "arrows")
-"""What a name may end in, behind a point."""
 
 
 def format_of(name: str) -> tuple[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from model.score.cells import Written
 from model.score.records import Marks
 from model.store.manifest import Manifest
+from model.table.description import CSV as CSV
+from model.table.description import JSON as JSON
 
-CSV, JSON, ARROW = "csv", "json", "arrow"
-"""The forms of pieces: lines of CSV, lines of JSON, and a stream of Arrow, which is that of Parquet, too."""
+ARROW = "arrow"
+"""The form of pieces that are a stream of Arrow, also of Parquet; others are lines of `CSV` or `JSON`."""
 
+ARROW_SUFFIXES = (".arrow", ".feather", ".arrows")
 GZIP, ZSTANDARD = "gzip", "zstd"
 PREDICTION, VERSION, LOWER, UPPER, PROBABILITY = "prediction", "model_version", "lower", "upper", "probability_"
 
@@ -64,10 +66,3 @@ class Scored(NamedTuple):
     n_lines: int
     rejects: list[Reject]
     content: bytes
-
-
-class Model(NamedTuple):
-    """Where a verified version is, and the digest that it must have."""
-
-    folder: Path
-    digest: str

@@ -24,6 +24,7 @@ from model.score.plan import ARROW, CSV, JSON, PREDICTION, Plan, Reject
 from model.score.pool import Pool, n_cores
 from model.score.text import quoted_text
 from model.store.artifact import Artifact
+from model.table.source import COMPRESSED, shown
 from model.version import VERSION
 
 _MAX_SHOWN = 10  # rejected rows in a message
@@ -173,7 +174,6 @@ class _Run:
             for part in self._parts:
                 with open_part(part, self._dialect, format=self._format) as table:
                     format, compression = self._target(target, table)
-                    pieces = table.pieces
                     plan, pieces = self._plan(table, format, compression)
                     if output is None:
                         output = files.enter_context(open_output(target, format))
@@ -192,7 +192,7 @@ class _Run:
         names = [self._renamed(part.name) for part in self._parts]
         if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise DataError(f"more than one file would be written to {_listed(repeated)}; rename all but one")
-        return [self._part_into(f"{target.rstrip('/')}", part, pool) for part in self._parts]
+        return [self._part_into(target.rstrip("/"), part, pool) for part in self._parts]
 
     def _part_into(self, folder: str, part: Part, pool: Pool) -> Done:
         name = self._renamed(part.name)
@@ -225,10 +225,9 @@ class _Run:
         if not self._wanted.format:
             return name
         path = Path(name)
-        suffixes = path.suffixes
-        while path.suffix and suffixes and path.suffix in suffixes[-2:]:
+        if path.suffix.lower() in COMPRESSED:
             path = path.with_suffix("")
-        return f"{path}.{self._wanted.format}"
+        return f"{path.with_suffix('')}.{self._wanted.format}"
 
     def _target(self, name: str, table: Table) -> tuple[str, str]:
         """Return the format and the compression of an output."""
@@ -255,20 +254,19 @@ class _Run:
         """Return how a table is answered, and its pieces. Raises `DataError` if the model cannot answer it."""
         wanted, pieces = self._wanted, table.pieces
         target = format if format in (CSV, JSON) else ARROW
-        names = columns = table.names
+        columns = table.names
         if table.form == JSON:
             first = next(pieces)
             pieces = chain([first], pieces)
-            columns = found = _keys(first)
-            if missing := [each for each in self._model.schema.names if found and each not in found]:
+            columns = _keys(first)
+            if missing := [each for each in self._model.schema.names if columns and each not in columns]:
                 raise DataError(
-                    f"{table.part.name} has no record with {_listed(missing)}; the first have {_listed(found)}"
+                    f"{table.part.name} has no record with {_listed(missing)}; the first have {_listed(columns)}"
                 )
-            names = found if target != JSON else ()
         plan = Plan(
             form=table.form,
             target=target,
-            names=names,
+            names=() if table.form == target == JSON else columns,
             marks=table.marks,
             written=self._written,
             line_end=table.line_end,
@@ -402,8 +400,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _shown(target: str) -> str:
     """Return an output for the manifest: a path as it was given, a URL without credentials."""
-    from model.table.source import shown
-
     return shown(target) if "://" in target else target
 
 

@@ -69,12 +69,13 @@ def as_texts(column: pa.ChunkedArray) -> pa.Array:
         if zone:
             array = array.cast(pa.timestamp(array.type.unit, "UTC"))
         array = pc.strftime(array, "%Y-%m-%dT%H:%M:%S" + zone)
-    if pa.types.is_primitive(array.type) or pa.types.is_decimal(array.type) or _is_text(array.type):
+    if pa.types.is_primitive(array.type) or pa.types.is_decimal(array.type) or is_text(array.type):
         return array.cast(pa.string())
     return pa.array(map(_text, array.to_pylist()), pa.string())
 
 
-def _is_text(type: pa.DataType) -> bool:
+def is_text(type: pa.DataType) -> bool:
+    """Return whether cells of a type are texts, but for those of a dictionary."""
     return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
 
 
@@ -120,4 +121,13 @@ def content_of(cells: pa.Array) -> bytes:
         return b""
     offsets = np.frombuffer(cells.buffers()[1], dtype=np.int32, count=len(cells) + 1, offset=4 * cells.offset)
     content: bytes = cells.buffers()[2][int(offsets[0]) : int(offsets[-1])].to_pybytes()
+    return content
+
+
+def to_stream(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a stream of Arrow."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
     return content

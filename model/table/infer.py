@@ -11,7 +11,7 @@ from typing import Any
 from model.engine.formula_syntax import nearest
 from model.errors import DataError, one_line
 from model.schema import dates
-from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, NUMBER
+from model.schema.feature import BOOLEAN, CATEGORY, DATE, INTEGER, MAX_CATEGORIES, MISSING_TEXTS, NUMBER
 from model.table import copies, formats, reader
 from model.table.description import (
     DAYS,
@@ -26,7 +26,6 @@ from model.table.description import (
 from model.table.reader import Relation
 from model.table.values import (
     FALSE_TEXTS,
-    MISSING_TEXTS,
     OTHER_MISSING_TEXTS,
     TRUE_TEXTS,
     listed,

@@ -31,7 +31,7 @@ UNPACKING = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 """What is raised for a compressed file that is not whole."""
 _CHUNK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60
-_FORMATS = {
+FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), CSV),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON),
     **dict.fromkeys((".parquet", ".pq"), PARQUET),
@@ -50,7 +50,7 @@ _COMPRESSIONS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _zstandard,
 }
-_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # How files begin that are no table, and what to do with each.
 _OTHERS = {
     b"PK\x03\x04": "a zip archive or a workbook of a spreadsheet; unpack it, or save its table as CSV",
@@ -80,12 +80,13 @@ class Plain:
     format: str
 
 
-class _Hashed(io.RawIOBase):
-    """A stream that adds all bytes that are read to a hash."""
+class Hashed(io.RawIOBase):
+    """A stream that adds all bytes that are read to a hash, and counts them."""
 
     def __init__(self, stream: Any, digest: Any) -> None:
         self._stream = stream
         self._digest = digest
+        self._n_bytes = 0
 
     def readable(self) -> bool:
         return True
@@ -93,8 +94,18 @@ class _Hashed(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         chunk = self._stream.read(len(buffer))
         self._digest.update(chunk)
+        self._n_bytes += len(chunk)
         buffer[: len(chunk)] = chunk
         return len(chunk)
+
+    def position(self) -> int:
+        """Return how many bytes were read."""
+        return self._n_bytes
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was read."""
+        found: str = self._digest.hexdigest()
+        return found
 
 
 def fetch(source: str, folder: Path, *, format: str | None = None) -> tuple[list[Plain], str]:
@@ -152,7 +163,7 @@ def _plain(source: str, target: Path, digest: Any, format: str | None) -> Plain:
     """Return one file in the form that DuckDB reads."""
     name = shown(source)
     with opened(source) as stream:
-        hashed = io.BufferedReader(_Hashed(stream, digest), _CHUNK_BYTES)
+        hashed = io.BufferedReader(Hashed(stream, digest), _CHUNK_BYTES)
         head = hashed.peek(_CHUNK_BYTES)
         compression = unpacker(head)
         is_local = "://" not in source and source != STANDARD_INPUT and Path(source).is_file()
@@ -185,7 +196,7 @@ def format_of(name: str, start: bytes, wanted: str | None = None) -> str:
 
     Raises `DataError` for what is no table.
     """
-    wanted = wanted or _FORMATS.get(_suffix(name))
+    wanted = wanted or FORMATS.get(_suffix(name))
     if not start:
         raise DataError(f"{name} is empty")
     if start.startswith(b"PAR1"):
@@ -203,13 +214,13 @@ def format_of(name: str, start: bytes, wanted: str | None = None) -> str:
 
 def has_suffix(name: str, others: Sequence[str] = ()) -> bool:
     """Return whether the name of a file, compressed or not, says a format, or has one of other suffixes."""
-    return _suffix(name) in {*_FORMATS, *others}
+    return _suffix(name) in {*FORMATS, *others}
 
 
 def _suffix(name: str) -> str:
     """Return the suffix of a name, or the one before that of a compression, in lower case."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix not in _SUFFIXES), "")
+    return next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), "")
 
 
 @contextmanager

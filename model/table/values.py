@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from model.schema import dates, feature
-from model.schema.feature import BOOLEAN, DATE
+from model.schema.feature import BOOLEAN, DATE, MISSING_TEXTS
 from model.table import reader
 from model.table.description import ColumnDescription
 from model.table.marks import alike, pattern
 from model.table.reader import Relation
 from model.table.source import quoted
 
-# What pandas, R and spreadsheets write for a missing value, in lower case, and the server takes for one.
-MISSING_TEXTS = ("", "na", "n/a", "nan", "null", "none")
 # What may stand for a missing value: a description lists what was found of them in a column.
 OTHER_MISSING_TEXTS = ("?", "-", "--", ".", "#N/A", "<NA>", "NaT", "\\N", "nil")
 TRUE_TEXTS, FALSE_TEXTS = (*feature.TRUE_TEXTS, "1", "1.0"), (*feature.FALSE_TEXTS, "0", "0.0")
@@ -42,7 +40,7 @@ def text_of(relation: Relation, column: ColumnDescription) -> str:
     if relation.type(column.name) != reader.TEXT:
         text = f"nullif({relation.text(column.name)}, 'nan')"
     longest = max(map(len, MISSING_TEXTS))
-    missing = f"length({text}) <= {longest} AND lower({text}) IN {listed(MISSING_TEXTS)}"
+    missing = f"length({text}) <= {longest} AND lower({text}) IN {listed(sorted(MISSING_TEXTS))}"
     if column.missing:
         missing += f" OR {text} IN {listed(column.missing)}"
     return f"CASE WHEN {missing} THEN NULL ELSE {text} END"

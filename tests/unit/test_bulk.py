@@ -522,6 +522,20 @@ def test_what_is_not_done_is_answered_again(run: Run, tmp_path: Path, monkeypatc
     assert "more than one file would be written to 'a.parquet'" in message
 
 
+def test_names_with_points(run: Run, tmp_path: Path) -> None:
+    """Of a file's name only what says its format and compression gives way to another format."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("prices.2026.01.csv", "prices.2026.02.csv.gz"):
+        text = f"{NAMES}\n{HOUSE}\n".encode()
+        (folder / name).write_bytes(compressed(text, Path(name).suffix))
+
+    run(folder, f"{tmp_path}/out/", "--output-format", "parquet")
+
+    found = sorted(path.name for path in (tmp_path / "out").glob("*.parquet"))
+    assert found == ["prices.2026.01.parquet", "prices.2026.02.parquet"]
+
+
 def test_pattern_into_one_file(run: Run, tmp_path: Path) -> None:
     """The files of a pattern go into one file in the order of their names; other columns are an error."""
     for number in (2, 1):
