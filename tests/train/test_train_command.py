@@ -173,10 +173,11 @@ def test_predict_reads_the_table_of_the_training(
     records = rows.where(rows.notna(), None).to_dict("records")
     expected = found.predict(found.schema.matrix_from_records(records)).tolist()  # type: ignore[arg-type]
     of_plain = trained(tmp_path / "other", plain, *options)
+    stated = ("--separator", ";", "--decimal", ",", "--encoding", "cp1252")
 
     assert predicted(tmp_path / "store", own, capsys) == expected
     assert predicted(tmp_path / "store", plain, capsys, "--plain") == expected
-    assert predicted(tmp_path / "other", own, capsys, "--separator", ";", "--decimal", ",") == expected
+    assert predicted(tmp_path / "other", own, capsys, *stated) == expected
     without_duckdb(monkeypatch)
     assert predicted(tmp_path / "other", plain, capsys) == expected
     assert predicted(tmp_path / "store", own, capsys) == expected
