@@ -11,7 +11,7 @@ from model.schema.arrow import convert, problems
 from model.score import text
 from model.score.answered import Answered, packed, to_json
 from model.score.plan import ARROW, CSV, JSON, Plan, Reject, Scored
-from model.score.rows import Rows, rows_of
+from model.score.rows import Rows, arrow_table, records_of, rows_of
 from model.store.artifact import Artifact
 
 _MAX_TEXT = 10_000  # bytes of a rejected row's text
@@ -68,8 +68,8 @@ def _rejects(plan: Plan, rows: Rows, faults: dict[int, str], piece: bytes) -> li
     if not numbers:
         return []
     if plan.form == ARROW:
-        records = map(to_json, rows.table.take(text.indices(np.array(numbers))).to_pylist())
-        return [Reject(row, -1, faults[row], _shown(record)) for row, record in zip(numbers, records)]
+        records = records_of(arrow_table(piece).take(text.indices(np.array(numbers))))
+        return [Reject(row, -1, faults[row], _shown(to_json(record))) for row, record in zip(numbers, records)]
     return [
         Reject(
             row,

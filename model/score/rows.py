@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
+from model.errors import DataError
 from model.schema.feature import CATEGORY, INTEGER, NUMBER, Feature, to_text
 from model.schema.features import Schema
 from model.score import text
@@ -46,12 +47,54 @@ class Rows:
 
 
 def rows_of(plan: Plan, schema: Schema, piece: bytes, answers: Sequence[str] = ()) -> Rows:
-    """Return the rows of a piece; columns of the output that are `answers` are not looked for in it."""
+    """Return the rows of a piece; columns of the output that are `answers` are not looked for in it.
+
+    Raises `DataError` for a column of Arrow whose cells cannot be found.
+    """
     if plan.form == ARROW:
-        table = pa.ipc.open_stream(piece).read_all()
-        none = np.zeros(0, dtype=np.int64)
-        return Rows(table.num_rows, np.arange(table.num_rows), table, {}, none, none)
+        return _of_arrow(arrow_table(piece))
     return _of_csv(plan, schema, piece) if plan.form == CSV else _of_json(plan, schema, piece, answers)
+
+
+def arrow_table(piece: bytes) -> pa.Table:
+    """Return all rows of a piece of Arrow."""
+    return pa.ipc.open_stream(piece).read_all()
+
+
+def _of_arrow(table: pa.Table) -> Rows:
+    faults: dict[int, str] = {}
+    for name, column in zip(table.column_names, table.columns):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):
+                raise DataError(f"column {name!r} is damaged: {error}") from error
+            broken = [row for row, cell in enumerate(column) if not _is_utf_8_cell(cell)]
+            faults = dict.fromkeys(broken, f"column {name!r}: not UTF-8") | faults
+    numbers = np.delete(np.arange(table.num_rows), list(faults))
+    none = np.zeros(0, dtype=np.int64)
+    return Rows(table.num_rows, numbers, table.take(text.indices(numbers)) if faults else table, faults, none, none)
+
+
+def records_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table; bytes of texts that are no UTF-8 are written with a backslash."""
+    return [dict(zip(table.column_names, map(_readable, cells))) for cells in zip(*table.columns)]
+
+
+def _is_utf_8_cell(cell: pa.Scalar) -> bool:
+    try:
+        cell.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _readable(cell: pa.Scalar) -> Any:
+    if _is_utf_8_cell(cell):
+        return cell.as_py()
+    if isinstance(cell, pa.DictionaryScalar):
+        cell = cell.value
+    return cell.as_buffer().to_pybytes().decode(errors="backslashreplace") if text.is_text(cell.type) else "not UTF-8"
 
 
 def _of_csv(plan: Plan, schema: Schema, piece: bytes) -> Rows:

@@ -143,6 +143,44 @@ def test_output_is_of_the_format_of_its_name(
     assert found.column_names == [*table.columns, "prediction"]
 
 
+@pytest.mark.parametrize("source", ["parquet", "arrow"])
+@pytest.mark.parametrize("target", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_that_is_not_utf_8(run: Run, tmp_path: Path, source: str, target: str, kind: pa.DataType) -> None:
+    """In Parquet and Arrow, too, a row is rejected for such a text: by its number and column, with the text."""
+    notes = pa.array([b"fine", b"a\xff", None, "ü".encode()], pa.binary()).view(pa.string())
+    notes = notes.dictionary_encode() if pa.types.is_dictionary(kind) else notes.cast(kind)
+    table = pa.table({**{name: [6.5] * 4 for name in NAMES.split(",")}, "note": notes})
+    path, output, rejects = tmp_path / f"table.{source}", tmp_path / f"out.{target}", tmp_path / "rejects.jsonl"
+    if source == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    run(path, output, "--rejects", rejects)
+
+    [rejected] = [json.loads(line) for line in rejects.read_text("utf-8").splitlines()]
+    assert (rejected["row"], rejected["reason"]) == (1, "column 'note': not UTF-8")
+    assert json.loads(rejected["record"])["note"] == "a\\xff"
+    kept = read_back(output)["note"].to_pylist()
+    assert [note or None for note in kept] == ["fine", None, "ü"]
+
+
+def test_damaged_column_of_arrow(run: Run, tmp_path: Path) -> None:
+    """A file of Arrow whose cells point outside their bytes ends the command with the column's name, and no output."""
+    places = pa.py_buffer(np.array([0, 9, 2], dtype=np.int32))
+    note = pa.Array.from_buffers(pa.binary(), 2, [None, places, pa.py_buffer(b"ab")])
+    table = pa.table({**{name: [6.5] * 2 for name in NAMES.split(",")}, "note": note})
+    with pa.OSFile(str(tmp_path / "table.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+    error = run(tmp_path / "table.arrow", tmp_path / "out.jsonl", status=1)
+
+    assert "column 'note' is damaged" in error
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 BAD = [
     ("text in a number", b'{i},"x",0,many,296,15.3,396.9,4.98', "column 'RM': not a number"),
     ("missing", b"{i},x,0,,296,15.3,396.9,4.98", "column 'RM': missing"),
