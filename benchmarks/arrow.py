@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from benchmarks.contenders import COLUMNS, MODEL, ROOT
+from benchmarks.figures import Figures
 from benchmarks.load import HOST, load, open_load, post
 from benchmarks.machine import machine
 from benchmarks.report import markdown, number
@@ -60,7 +61,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and both servers."""
 
     machine: dict[str, str]
@@ -68,11 +69,6 @@ class Results:
     seconds: int
     n_bytes: dict[str, int]  # of a request
     servers: dict[str, Found]
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

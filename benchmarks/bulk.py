@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
 from benchmarks.contenders import MODEL, ROOT
+from benchmarks.figures import Figures
 from benchmarks.machine import machine
 from benchmarks.servers import ContenderError, last_line, make_environment
 from benchmarks.tables import read
@@ -64,8 +65,8 @@ class Run:
     problem: str = ""
 
 
-@dataclass
-class Results:
+@dataclass(frozen=True, slots=True)
+class Results(Figures):
     """All runs, and the machine that they were on."""
 
     environment: dict[str, str]
@@ -76,10 +77,6 @@ class Results:
         """Return the results that `write` wrote."""
         document = json.loads(file.read_text())
         return cls(document["environment"], [Run(**each) for each in document["runs"]])
-
-    def write(self, file: Path) -> None:
-        """Write the results as JSON."""
-        file.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def rows_like(names: Sequence[str], n_rows: int, seed: int) -> Matrix:

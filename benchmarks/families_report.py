@@ -6,10 +6,11 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figures
 from benchmarks.report import markdown, number
 from benchmarks.trees import FAMILIES, N_TRAINED, REGRESSION
 
@@ -82,17 +83,13 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and each model."""
 
     machine: dict[str, str]
     rounds: int
     converters: dict[str, str]  # their versions
     models: list[Measured]
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

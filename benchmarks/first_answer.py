@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from app.version import VERSION
 from benchmarks.contenders import PEERS, ROOT
+from benchmarks.figures import Figures
 from benchmarks.load import HOST, post
 from benchmarks.machine import machine
 from benchmarks.report import markdown, number
@@ -111,7 +112,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and each way."""
 
     machine: dict[str, str]
@@ -119,10 +120,6 @@ class Results:
     rows: int  # of the table
     columns: int
     ways: dict[str, Found]
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

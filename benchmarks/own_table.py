@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from app.version import VERSION
 from benchmarks.contenders import PEERS, ROOT
+from benchmarks.figures import Figures
 from benchmarks.load import post
 from benchmarks.machine import machine
 from benchmarks.report import markdown, number
@@ -144,7 +145,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and what was found by table and way."""
 
     machine: dict[str, str]
@@ -152,10 +153,6 @@ class Results:
     versions: dict[str, str]
     rows: dict[str, list[int]]  # of training, and held out
     tables: dict[str, dict[str, Found]] = field(default_factory=dict)
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -6,10 +6,11 @@ import json
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figures
 from benchmarks.load import Load
 
 CONNECTIONS = (1, 8, 32, 128)
@@ -55,17 +56,13 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and the results of each contender."""
 
     machine: dict[str, str]
     seconds: int
     rounds: int
     contenders: dict[str, Found]
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -21,7 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ import psutil
 from scipy.stats import binom
 
 from benchmarks.contenders import COLUMNS, MODEL, ROOT
+from benchmarks.figures import Figures
 from benchmarks.load import HOST, load, open_load, post
 from benchmarks.machine import machine
 from benchmarks.report import markdown, number
@@ -61,7 +62,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Results(Figures):
     """One run: its machine and settings, and both servers."""
 
     machine: dict[str, str]
@@ -69,11 +70,6 @@ class Results:
     seconds: int
     per_second: int  # of the clients with a rate
     servers: dict[str, Found]
-
-    def write(self, path: Path) -> None:
-        """Write the run as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

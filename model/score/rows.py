@@ -90,11 +90,13 @@ def _is_utf_8_cell(cell: pa.Scalar) -> bool:
 
 
 def _readable(cell: pa.Scalar) -> Any:
-    if _is_utf_8_cell(cell):
+    try:
         return cell.as_py()
-    if isinstance(cell, pa.DictionaryScalar):
-        cell = cell.value
-    return cell.as_buffer().to_pybytes().decode(errors="backslashreplace") if text.is_text(cell.type) else "not UTF-8"
+    except UnicodeDecodeError:
+        value = cell.value if isinstance(cell, pa.DictionaryScalar) else cell
+        if not text.is_text(value.type):  # a nested one
+            return "not UTF-8"
+        return value.as_buffer().to_pybytes().decode(errors="backslashreplace")
 
 
 def _of_csv(plan: Plan, schema: Schema, piece: bytes) -> Rows:

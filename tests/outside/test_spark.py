@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.support.apart import pass_apart
 from tests.support.service import ROOT
 
 FOLDER = ROOT / "tests" / "outside" / "spark"
@@ -26,18 +24,5 @@ def test_spark(tmp_path: Path, store: Path, gems_store: Path, classifiers_store:
         "GEMS_STORE": str(gems_store),
         "CLASSIFIERS_STORE": str(classifiers_store),
         "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
-    alone = ["-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={FOLDER}", f"--confcutdir={FOLDER}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(FOLDER), *alone, f"--basetemp={tmp_path / 'tests'}"],
-        env={**os.environ, **own},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d+ passed", done.stdout)
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    pass_apart(sys.executable, FOLDER, FOLDER, tmp_path, own)

@@ -14,6 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from app.version import VERSION
+from tests.support.apart import pass_apart
 from tests.support.service import ROOT
 
 PYTHON = ROOT / ".venv-workflows" / "bin" / "python"
@@ -29,21 +30,8 @@ def test_engines(tmp_path: Path, path: Path) -> None:
         "AIRFLOW_HOME": str(tmp_path),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "workflows"),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
-    alone = ["-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={FOLDER}", f"--confcutdir={FOLDER}"]
-    done = subprocess.run(
-        [str(PYTHON), "-m", "pytest", str(path), *alone],
-        env={**os.environ, **own},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d+ passed", done.stdout)
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    pass_apart(PYTHON, path, FOLDER, tmp_path, own)
 
 
 def scripts() -> dict[str, str]:

@@ -114,6 +114,11 @@ def run(*words: str | Path) -> int:
     return on_spark.main(list(map(str, words)))
 
 
+def stream(source: Path, target: Path, checkpoint: Path, *options: str) -> list[str | Path]:
+    """Return the words of a job that streams from one folder to another."""
+    return ["stream", gems.NAME, source, target, "--store", STORE, "--checkpoint", checkpoint, *options]
+
+
 def spoilt(spark: SparkSession) -> DataFrame:
     """Return four gems of which two are bad, one of them twice over."""
     bad = {**gems.GEM, "cut": "Excellent", "pieces": None}
@@ -208,21 +213,12 @@ def test_a_stream_goes_on_where_it_was_killed(
     for start in range(0, 10_000, 500):
         lines = [json.dumps(record, ensure_ascii=False) for record in records[start : start + 500]]
         (source / f"{start:05}.jsonl").write_text("\n".join(lines))
-    words: list[str | Path] = [
-        "stream",
-        gems.NAME,
-        source,
-        target,
-        "--store",
-        STORE,
-        "--checkpoint",
-        checkpoint,
-        "--max-files",
-        "1",
-    ]
-    words += ["--columns", "id BIGINT, note STRING, month INT"]
+    words = stream(source, target, checkpoint, "--columns", "id BIGINT, note STRING, month INT")
     first = subprocess.Popen(
-        cluster.submit(*words), env={**ENVIRON, "PYTHONPATH": str(ROOT)}, cwd=ROOT, start_new_session=True
+        cluster.submit(*words, "--max-files", "1"),
+        env={**ENVIRON, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        start_new_session=True,
     )
     end = time.monotonic() + SECONDS
     while len(list((checkpoint / "commits").glob("[0-9]*"))) < 3:
@@ -232,7 +228,7 @@ def test_a_stream_goes_on_where_it_was_killed(
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     n_done = len(list((checkpoint / "commits").glob("[0-9]*")))
-    status = run(*words[:-4], "--once", *words[-2:])
+    status = run(*words, "--once")
     rows = spark.read.json(str(target)).collect()
 
     assert n_done < 20
@@ -247,18 +243,7 @@ def test_lines_that_are_no_json_are_kept(spark: SparkSession, tmp_path: Path) ->
     source.mkdir()
     bad = ['{"carat": 1', json.dumps({**gems.GEM, "carat": "1.5"})]
     (source / "a.jsonl").write_text("\n".join([json.dumps(gems.GEM), *bad]))
-    words: list[str | Path] = [
-        "stream",
-        gems.NAME,
-        source,
-        target,
-        "--store",
-        STORE,
-        "--checkpoint",
-        tmp_path / "checkpoint",
-        "--once",
-    ]
-    status = run(*words, "--on-bad-rows", "column")
+    status = run(*stream(source, target, tmp_path / "checkpoint", "--once", "--on-bad-rows", "column"))
     rows = spark.read.json(str(target)).collect()
 
     assert status == 0
