@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from model import DeviceError, NotInStoreError, PredictionLogError, SchemaError, TooManyRowsError
+from model import (
+    DeviceError,
+    ExplanationError,
+    NotInStoreError,
+    PredictionLogError,
+    SchemaError,
+    TooManyRowsError,
+)
 
 
 class BodyError(Exception):
@@ -31,6 +38,7 @@ class UnknownPredictionsError(Exception):
 
 STATUS: dict[type[Exception], int] = {
     BodyError: 400,
+    ExplanationError: 400,
     NotInStoreError: 404,
     UnknownPredictionsError: 404,
     TooLargeError: 413,

@@ -106,7 +106,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.
     views = Views()
-    endpoints = [v2.endpoint(), v1.endpoint(), mlflow.endpoint(), vertex.endpoint(config), native.endpoint()]
+    endpoints = [v2.endpoint(), *v1.endpoints(), mlflow.endpoint(), vertex.endpoint(config), native.endpoint()]
     app.register_blueprint(health.blueprint(serving, views, metrics, recorder))
     app.register_blueprint(v2.blueprint(serving, views, metrics, recorder))
     app.register_blueprint(v1.blueprint(serving, views))

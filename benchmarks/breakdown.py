@@ -88,7 +88,7 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
     encode = native.endpoint().encode
 
     def encoded(y: NDArray[np.float64]) -> Reply:
-        return encode(Answer(y, model, None, "0" * 32, {}))
+        return encode(Answer(y, model.golden_rows[:1], model, native.Asked(), "0" * 32, {}))
 
     constant = encoded(model.predict(model.golden_rows[:1]))
 

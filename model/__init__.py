@@ -6,10 +6,13 @@ Everything here imports only numpy and ONNX Runtime. What needs more is imported
 
 from typing import TYPE_CHECKING, Any
 
+from model.engine.explanation import METHODS as EXPLAINED_BY
+from model.engine.explanation import Explained
 from model.engine.runtime import Predictor
 from model.errors import (
     ArtifactError,
     DeviceError,
+    ExplanationError,
     GoldenRowsError,
     ImplausibleTruthsError,
     KeyFileError,
@@ -74,6 +77,7 @@ __all__ = [
     "CHAMPION",
     "DATE",
     "ERROR",
+    "EXPLAINED_BY",
     "INTEGER",
     "MAX_LISTED",
     "MAX_PROBLEMS",
@@ -89,6 +93,8 @@ __all__ = [
     "ArtifactError",
     "Category",
     "DeviceError",
+    "Explained",
+    "ExplanationError",
     "Feature",
     "GoldenRowsError",
     "ImplausibleTruthsError",

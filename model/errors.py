@@ -61,6 +61,10 @@ class TooManyRowsError(ModelError):
         super().__init__(f"more than {max_rows} rows")
 
 
+class ExplanationError(ModelError):
+    """An answer cannot be explained as it was asked for; the message says why, and what can be."""
+
+
 class DataError(ModelError):
     """A table cannot be trained on; the message is the whole report."""
 

@@ -27,7 +27,7 @@ from app.protocols.intervals import INTERVAL, LOWER, UPPER
 from app.protocols.tables import check_rows
 from app.web.body import ARROW_TYPE
 from app.web.reply import Reply
-from model import Category, Matrix, Problem, SchemaError, check_width, first_line, shortened
+from model import Category, Explained, Matrix, Problem, SchemaError, check_width, first_line, shortened
 from model.schema.arrow import matrix_from_arrow
 
 _MAX_BATCHES = 1_000  # with dictionaries: each takes time, however few rows it has
@@ -74,10 +74,13 @@ def decode(request: Request) -> Matrix:
     return matrix_from_arrow(table, schema)
 
 
-def encode(answer: Answer, *, has_probabilities: bool, level: float | None = None) -> Reply:
+def encode(
+    answer: Answer, *, has_probabilities: bool, level: float | None = None, explained: Explained | None = None
+) -> Reply:
     """Return a stream of one batch: `prediction`, and a column for each class or for each end of the intervals.
 
-    The model, its version and the request's id are in the metadata of the schema.
+    Then, if there are explanations, their columns as in bulk scoring. The model, its version and the request's id are
+    in the metadata of the schema.
     """
     model, y = answer.model, answer.y
     columns = {"prediction": _column(answer.predictions)}
@@ -88,6 +91,8 @@ def encode(answer: Answer, *, has_probabilities: bool, level: float | None = Non
     if level is not None and model.manifest.intervals:
         columns |= dict(zip((LOWER, UPPER), map(_column, model.manifest.intervals.around(y, level))))
         metadata[INTERVAL] = repr(level)
+    if explained:
+        columns |= {name: _column(values) for name, values in explained.columns().items()}
     schema = pa.schema([pa.field(name, column.type) for name, column in columns.items()], metadata=metadata)
     written = pa.BufferOutputStream()
     with pa.ipc.new_stream(written, schema) as stream:

@@ -37,9 +37,13 @@ class Decoded(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A model's answers to a request, as of `Artifact.predict`, and all that an endpoint may write into its reply."""
+    """A model's answers to a request, as of `Artifact.predict`, and all that an endpoint may write into its reply.
+
+    `X` `(n_rows, n_features)` are the rows that were answered.
+    """
 
     y: NDArray[np.float64]
+    X: Matrix
     model: Artifact
     detail: Any
     request_id: str

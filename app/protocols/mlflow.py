@@ -6,6 +6,11 @@ beforehand. Arrow's stream, which can, is read instead.
 
 A classifier answers labels, as MLflow's flavour for scikit-learn does. `"params": {"predict_method": "predict_proba"}`
 asks for the probabilities of each row, in the order of the classes.
+
+SageMaker's header X-Amzn-SageMaker-Enable-Explanations has an expression of JMESPath, such as "`true`" or "[0]>`0.8`",
+which says of the numbers or the label that are answered for a row whether it is explained. The reply then has the form
+of SageMaker Clarify, with exact values in place of those of Kernel SHAP. Source: "Online explainability" in SageMaker's
+developer guide.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError, NotReadyError
-from app.protocols import describe, formats, tables
+from app.protocols import clarify, describe, formats, tables
 from app.protocols.classification import wants_probabilities
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
@@ -108,6 +113,9 @@ def _decode(request: Request) -> Decoded:
 def _encode(answer: Answer) -> Reply:
     """Return `{"predictions": […]}`, or the format that the client prefers to JSON: CSV, an array or Arrow."""
     predictions = answer.probabilities if answer.detail else answer.predictions
+    expression = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS")
+    if expression is not None:
+        return _with_attributes(clarify.encode(answer, predictions, expression), answer)
     wanted = formats.reply_type(answer.environ, (JSON_TYPE, CSV_TYPE, NPY_TYPE, ARROW_TYPE))
     if wanted == CSV_TYPE:
         reply = Reply(tables.to_csv(predictions).encode(), f"{CSV_TYPE}; charset=utf-8")
@@ -119,6 +127,11 @@ def _encode(answer: Answer) -> Reply:
         reply = arrow_stream.encode(answer, has_probabilities=answer.detail)
     else:
         reply = to_json({"predictions": predictions})
+    return _with_attributes(reply, answer)
+
+
+def _with_attributes(reply: Reply, answer: Answer) -> Reply:
+    """Return a reply with the custom attributes that SageMaker sent."""
     attributes = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "")
     if _CUSTOM_ATTRIBUTES.fullmatch(attributes):
         reply.headers.append((CUSTOM_ATTRIBUTES, attributes))
@@ -191,4 +204,6 @@ def _describe(model: Artifact, config: Config) -> JSON:
     }
     more = {CSV_TYPE: {"schema": {"type": "string"}}, **describe.table_replies()}
     summary, reply = f"Predictions of {model.name}", describe.predictions(model, "predictions")
-    return describe.post(describe.MLFLOW, summary, content, reply, describe.MLFLOW_ERROR, more=more)
+    operation = describe.post(describe.MLFLOW, summary, content, reply, describe.MLFLOW_ERROR, more=more)
+    operation["parameters"] = [clarify.PARAMETER]
+    return operation

@@ -10,22 +10,24 @@ The forms of `application/json`, which differ in shape:
 If an object repeats a key, the last value counts, as in common JSON parsers. `formats.py` has the other types.
 
 The reply of a classifier has the labels, and the probability of each class, which `?probabilities=true` or `false` in
-the query asks for or leaves out. That of a regression has prediction intervals if the query has `?interval=0.9`.
+the query asks for or leaves out. That of a regression has prediction intervals if the query has `?interval=0.9`. With
+`?explain=true` it says what contributed to each answer, with `&top=3` the three largest contributions.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError
-from app.protocols import describe, formats, tables
+from app.protocols import describe, explanations, formats, tables
 from app.protocols.classification import has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.explanations import Explain
 from app.protocols.intervals import INTERVAL, LOWER, UPPER, level_of
 from app.protocols.views import Views
 from app.serving.current import Serving
@@ -38,6 +40,17 @@ MAX_CLASSES_SHOWN = 20  # probabilities of more classes are in a reply if they a
 PROBABILITIES = "probabilities"
 _FLAGS = {"true": True, "false": False}
 _UNFIT = {"422": "the rows do not fit the model's schema"}
+
+
+class Asked(NamedTuple):
+    """What the query of a request asks for; None where it does not say."""
+
+    probabilities: bool | None = None
+    level: float | None = None  # of prediction intervals
+    explain: Explain | None = None
+
+
+_NOTHING = Asked()
 
 
 def blueprint(serving: Serving, views: Views) -> Blueprint:
@@ -86,23 +99,20 @@ def _decode(request: Request) -> Decoded:
     else:
         X = formats.decode(request, header=True)
     query = request.environ.get("QUERY_STRING")
-    return Decoded(X, _detail(query, request) if query else None)
+    return Decoded(X, _asked(query, request) if query else _NOTHING)
 
 
-def _detail(query: str, request: Request) -> bool | float | None:
-    """Return whether the query asks a classifier for probabilities, or a regression for intervals of which level.
-
-    None if it does not say. Raises `BodyError`.
-    """
+def _asked(query: str, request: Request) -> Asked:
+    """Return what the query asks for. Raises `BodyError`."""
     parameters = parse_qs(query, keep_blank_values=True)
+    level, sent = None, parameters.get(PROBABILITIES)
     if INTERVAL in parameters:
-        return level_of(parameters[INTERVAL][-1], request.intervals, request.schema)
-    sent = parameters.get(PROBABILITIES)
-    if sent is None or not has_classes(request.schema):
-        return None
-    if sent[-1] not in _FLAGS:
+        level = level_of(parameters[INTERVAL][-1], request.intervals, request.schema)
+    if not has_classes(request.schema):
+        sent = None
+    if sent and sent[-1] not in _FLAGS:
         raise BodyError(f"{PROBABILITIES} in the query is neither true nor false")
-    return _FLAGS[sent[-1]]
+    return Asked(_FLAGS[sent[-1]] if sent else None, level, explanations.asked(parameters))
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
@@ -130,20 +140,23 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> Matrix:
 def _encode(answer: Answer) -> Reply:
     """Return `{"prediction", "probability", "model", "version", "request_id"}`; a regression has no probability.
 
-    On request it has `interval`, `lower` and `upper`. Parsing the floats returns the same bits.
+    On request it has `interval`, `lower` and `upper`, or `explained` and `explanations`. Parsing the floats returns the
+    same bits.
     """
     wanted = formats.reply_type(answer.environ, (JSON_TYPE, ARROW_TYPE, NPY_TYPE))
     if wanted != JSON_TYPE:
         return _encode_table(answer, wanted)
-    model, y = answer.model, answer.y
+    model, y, asked = answer.model, answer.y, answer.detail
     fields: dict[str, Any] = {"prediction": y}
     if y.ndim > 1:
         fields = {"prediction": answer.predictions}
         if found := probabilities(answer):
             fields["probability"] = found
-    elif answer.detail is not None and model.manifest.intervals:
-        fields[INTERVAL] = answer.detail
-        fields[LOWER], fields[UPPER] = model.manifest.intervals.around(y, answer.detail)
+    elif asked.level is not None and model.manifest.intervals:
+        fields[INTERVAL] = asked.level
+        fields[LOWER], fields[UPPER] = model.manifest.intervals.around(y, asked.level)
+    if asked.explain:
+        fields |= explanations.fields(answer, asked.explain)
     fields["model"], fields["version"], fields["request_id"] = model.name, model.version, answer.request_id
     return to_json(fields)
 
@@ -158,21 +171,23 @@ def probabilities(answer: Answer) -> list[dict[str, float]]:
 
 def has_probabilities(answer: Answer) -> bool:
     """Return whether the reply to a classifier's answer has the probabilities."""
-    wanted: bool | None = answer.detail
+    wanted: bool | None = answer.detail.probabilities
     return len(answer.model.manifest.class_names) <= MAX_CLASSES_SHOWN if wanted is None else wanted
 
 
 def _encode_table(answer: Answer, media_type: str) -> Reply:
     """Return the reply in Arrow, or as an array of the predictions, or of the probabilities that were asked for."""
+    asked: Asked = answer.detail
     if media_type == ARROW_TYPE:
         from app.protocols import arrow_stream  # here, since it imports pyarrow
 
+        explained = explanations.explain(answer, asked.explain.method) if asked.explain else None
         if answer.y.ndim > 1:
-            return arrow_stream.encode(answer, has_probabilities=has_probabilities(answer))
-        return arrow_stream.encode(answer, has_probabilities=False, level=answer.detail)
-    if answer.detail is not None and answer.y.ndim == 1:
-        raise BodyError("an array of NumPy has no place for intervals; accept JSON or Arrow")
-    is_shared = answer.y.ndim > 1 and answer.detail
+            return arrow_stream.encode(answer, has_probabilities=has_probabilities(answer), explained=explained)
+        return arrow_stream.encode(answer, has_probabilities=False, level=asked.level, explained=explained)
+    if asked.explain or (asked.level is not None and answer.y.ndim == 1):
+        raise BodyError("an array of NumPy has no place for intervals or explanations; accept JSON or Arrow")
+    is_shared = answer.y.ndim > 1 and asked.probabilities
     return Reply(tables.to_npy(answer.probabilities if is_shared else answer.predictions), NPY_TYPE)
 
 
@@ -199,6 +214,8 @@ def _describe(model: Artifact, config: Config) -> JSON:
     if intervals:
         ends = {"type": "array", "items": {"type": "number"}, "minItems": 1}
         reply["properties"] |= {INTERVAL: {"enum": intervals.levels}, LOWER: ends, UPPER: ends}
+    explained, explain_parameters = explanations.described(model)
+    reply["properties"] |= explained
     content = {
         "application/json": {"schema": describe.shared(model, "native"), "example": example},
         **describe.table_bodies(model, example),
@@ -206,25 +223,21 @@ def _describe(model: Artifact, config: Config) -> JSON:
     summary = f"Predictions of {model.name}"
     more, error = describe.table_replies(), describe.NATIVE_ERROR
     operation = describe.post(describe.NATIVE, summary, content, reply, error, more=more, unfit=_UNFIT)
-    if keys:
-        operation["parameters"] = [
-            {
-                "name": PROBABILITIES,
-                "in": "query",
-                "description": "whether the reply has the probability of each class",
-                "schema": {"type": "boolean", "default": len(keys) <= MAX_CLASSES_SHOWN},
-            }
-        ]
-    elif intervals:
-        operation["parameters"] = [
-            {
-                "name": INTERVAL,
-                "in": "query",
-                "description": "the level of the prediction intervals; without it the reply has none",
-                "schema": {"enum": intervals.levels},
-            }
-        ]
+    operation["parameters"] = [*_parameters(model), *explain_parameters]
     return operation
+
+
+def _parameters(model: Artifact) -> list[JSON]:
+    """Return what a query may ask a classifier or a regression for."""
+    n_classes, intervals = len(model.manifest.classes), model.manifest.intervals
+    if n_classes:
+        description = "whether the reply has the probability of each class"
+        schema = {"type": "boolean", "default": n_classes <= MAX_CLASSES_SHOWN}
+        return [{"name": PROBABILITIES, "in": "query", "description": description, "schema": schema}]
+    if not intervals:
+        return []
+    description = "the level of the prediction intervals; without it the reply has none"
+    return [{"name": INTERVAL, "in": "query", "description": description, "schema": {"enum": intervals.levels}}]
 
 
 def describe_body(model: Artifact, max_rows: int) -> JSON:

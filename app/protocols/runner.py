@@ -106,7 +106,7 @@ class Runner:
             try:
                 if outcome.y is None:
                     raise outcome.error or RuntimeError("no predictions")
-                replies[number] = _encode(endpoint, Answer(outcome.y, model, detail, exchange.request_id, environ))
+                replies[number] = _encode(endpoint, Answer(outcome.y, X, model, detail, exchange.request_id, environ))
                 exchange.rows, exchange.y = len(X), outcome.y
             except Exception as error:
                 exchange.X = None  # frees memory: the exchange waits to be counted
@@ -132,7 +132,7 @@ class Runner:
             outcome = self._inference.run_within(model, X, seconds=self._config.challenger_milliseconds / 1_000)
             if outcome.y is None:
                 raise outcome.error or RuntimeError("no predictions")
-            reply = _encode(endpoint, Answer(outcome.y, model, detail, exchange.request_id, environ))
+            reply = _encode(endpoint, Answer(outcome.y, X, model, detail, exchange.request_id, environ))
         except BusyError:
             return BUSY
         except SlowError:
@@ -199,7 +199,9 @@ class FastPath:
         return (method, path) in self._current().immediate
 
     def may_block(self, environ: WSGIEnvironment) -> bool:
-        """Return whether a request, at a path whose replies never block by themselves, is for a challenger."""
+        """Return whether a request is for a challenger, or asks for explanations, at a path that never blocks else."""
+        if "explain=" in environ.get("QUERY_STRING", "") or "HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS" in environ:
+            return True
         choice = self._current().choices.get(environ["PATH_INFO"])
         return choice is not None and choice.pick(sticky(environ, self._config)) is not None
 

@@ -2,19 +2,24 @@
 
 Sources: kserve's protocol/rest/v1_endpoints.py and TensorFlow Serving's api_rest.md. Replies have the fields of both.
 A classifier answers labels, as KServe's server for scikit-learn does. Its signature `predict_proba` answers the
-probabilities of each row in the order of the classes, as that server does where PREDICT_PROBA is set.
+probabilities of each row in the order of the classes, as that server does where PREDICT_PROBA is set. KServe's verb
+`:explain` answers the same, and what contributed to each answer beside it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask import Blueprint
 
 from app.config import Config
 from app.errors import BodyError
-from app.protocols import describe, tables
+from app.protocols import describe, explanations, tables
 from app.protocols.classification import PREDICT_PROBA, has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.explanations import Explain
 from app.protocols.views import Views
 from app.serving.current import Serving
 from app.web import refusal
@@ -57,16 +62,22 @@ def blueprint(serving: Serving, views: Views) -> Blueprint:
     return routes
 
 
-def endpoint() -> Endpoint:
-    """Return V1's endpoint. Every bad request is 400 with `{"error": …}`, which lists every problem."""
-    return Endpoint(
-        name="v1.predict",
-        rules=("/v1/models/<name>:predict", "/v1/models/<name>/versions/<version>:predict"),
-        decode=_decode,
-        encode=_encode,
-        refuse=refusal.refuse_in_one_message,
-        describe=_describe,
-    )
+def endpoints() -> tuple[Endpoint, Endpoint]:
+    """Return V1's endpoints. Every bad request is 400 with `{"error": …}`, which lists every problem."""
+
+    def endpoint(
+        verb: str, encode: Callable[[Answer], Reply], describe: Callable[[Artifact, Config], Mapping[str, Any]]
+    ) -> Endpoint:
+        return Endpoint(
+            name=f"v1.{verb}",
+            rules=(f"/v1/models/<name>:{verb}", f"/v1/models/<name>/versions/<version>:{verb}"),
+            decode=_decode,
+            encode=encode,
+            refuse=refusal.refuse_in_one_message,
+            describe=describe,
+        )
+
+    return endpoint("predict", _encode, _describe), endpoint("explain", _encode_explained, _describe_explained)
 
 
 def _decode(request: Request) -> Decoded:
@@ -76,8 +87,17 @@ def _decode(request: Request) -> Decoded:
 
 
 def _encode(answer: Answer) -> Reply:
+    return to_json(_fields(answer))
+
+
+def _encode_explained(answer: Answer) -> Reply:
+    """Return the predictions, and beside them `explanations` in the form of the native API."""
+    return to_json(_fields(answer) | explanations.fields(answer, Explain()))
+
+
+def _fields(answer: Answer) -> JSON:
     key, signature = answer.detail
-    return to_json({key: answer.probabilities if signature == PREDICT_PROBA else answer.predictions})
+    return {key: answer.probabilities if signature == PREDICT_PROBA else answer.predictions}
 
 
 def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, str | None, Matrix]:
@@ -98,6 +118,16 @@ def decode(body: bytes, schema: Schema, *, max_rows: int) -> tuple[str, str | No
 
 
 def _describe(model: Artifact, config: Config) -> JSON:
+    return _described("Predictions", model, {})
+
+
+def _describe_explained(model: Artifact, config: Config) -> JSON:
+    properties, _ = explanations.described(model)
+    return _described("Explained predictions", model, properties)
+
+
+def _described(what: str, model: Artifact, more: JSON) -> JSON:
+    """Return an operation whose replies have more properties beside the predictions."""
     schema = {
         "type": "object",
         "properties": {
@@ -108,5 +138,7 @@ def _describe(model: Artifact, config: Config) -> JSON:
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     }
     content = {"application/json": {"schema": schema, "example": {"instances": [describe.example(model)]}}}
-    reply = {"anyOf": [describe.predictions(model, "predictions"), describe.predictions(model, "outputs")]}
-    return describe.post(describe.V1, f"Predictions of {model.name}", content, reply, describe.MESSAGE)
+    replies = [describe.predictions(model, key) for key in ("predictions", "outputs")]
+    for reply in replies:
+        reply["properties"] |= more
+    return describe.post(describe.V1, f"{what} of {model.name}", content, {"anyOf": replies}, describe.MESSAGE)

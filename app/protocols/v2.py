@@ -261,6 +261,7 @@ def _describe(model: Artifact, config: Config) -> JSON:
         names += [LOWER, UPPER]
         level = {"enum": intervals.levels, "description": f"the level of {LOWER} and {UPPER}"}
         more_properties["parameters"] = {**_PARAMETERS, "properties": {INTERVAL: level}}
+    names += [v2_tensors.CONTRIBUTIONS] if model.manifest.explanations else []
     outputs = {
         "type": ["array", "null"],
         "maxItems": len(names),

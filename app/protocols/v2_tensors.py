@@ -29,7 +29,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.errors import BodyError
-from app.protocols import tables
+from app.protocols import explanations, tables
 from app.protocols.classification import has_classes
 from app.protocols.endpoint import Answer
 from app.protocols.intervals import DEFAULT_LEVEL, INTERVAL, LOWER, UPPER, level_of
@@ -53,6 +53,7 @@ DATATYPE = "FP64"  # of numbers
 OUTPUT = "prediction"  # of a regression
 # A classifier's outputs, with the names of MLServer's scikit-learn runtime.
 LABELS, PROBABILITIES = "predict", "predict_proba"
+CONTRIBUTIONS = "contributions"  # only if it is asked for by name; the base is last, as in Triton's FIL backend
 BOOL, BYTES, INT64 = "BOOL", "BYTES", "INT64"
 
 DATATYPES = {f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
@@ -119,6 +120,10 @@ def encode(answer: Answer) -> tuple[bytes, int | None]:
     for name, binary in infer_request.outputs.items():
         if name == LABELS:
             kind, values, shape = label_datatype(model.schema.target), answer.predictions, answer.y.shape[:1]
+        elif name == CONTRIBUTIONS:
+            found = explanations.explain(answer)
+            kind, values = DATATYPE, np.column_stack([found.contributions, found.bases])
+            shape = values.shape
         else:
             numbers = answer.probabilities if name == PROBABILITIES else ends.get(name, answer.y)
             kind, values, shape = DATATYPE, numbers, numbers.shape
@@ -140,18 +145,24 @@ def metadata(model: Artifact) -> dict[str, Any]:
     """Return a model's input and output tensors, as in V2's metadata.
 
     The classes are a parameter of the probabilities, as JSON, since V2's parameters are strings, numbers or booleans.
-    So are the levels of prediction intervals of the prediction. Their ends are not listed: a request that names no
-    outputs gets all those that are.
+    So are the levels of prediction intervals of the prediction, and the names of the columns of `contributions`, if
+    they are offered. Neither these nor the ends of intervals are listed: a request that names no outputs gets all those
+    that are.
     """
     schema = model.schema
     inputs = [{"name": feature.name, "datatype": datatype(feature), "shape": [-1]} for feature in schema.features]
-    classes = list(model.manifest.classes)
+    classes, offer = list(model.manifest.classes), model.manifest.explanations
+    explained = {CONTRIBUTIONS: orjson.dumps([*offer.names, "base"]).decode()} if offer else {}
     if not classes:
         output: dict[str, Any] = {"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}
         if intervals := model.manifest.intervals:
             output["parameters"] = {"intervals": orjson.dumps(intervals.levels).decode()}
+        if explained:
+            output["parameters"] = {**output.get("parameters", {}), **explained}
         return {"inputs": inputs, "outputs": [output]}
-    labels = {"name": LABELS, "datatype": label_datatype(schema.target), "shape": [-1]}
+    labels: dict[str, Any] = {"name": LABELS, "datatype": label_datatype(schema.target), "shape": [-1]}
+    if explained:
+        labels["parameters"] = explained
     parameters = {"classes": orjson.dumps(classes).decode()}
     shape = [-1, len(classes)]
     probabilities = {"name": PROBABILITIES, "datatype": DATATYPE, "shape": shape, "parameters": parameters}
@@ -206,7 +217,7 @@ def _level(
 def _outputs(document: dict[str, Any], schema: Schema, intervals: Intervals | None) -> dict[str, bool]:
     """Return the outputs, in the order of the request, and whether each is binary: its own parameter has priority.
 
-    A request that names none gets all but the ends of prediction intervals.
+    A request that names none gets all but the ends of prediction intervals and the contributions.
     """
     parameters = _parameters(document, "the request")
     binary = parameters.get("binary_data_output", False)
@@ -217,8 +228,7 @@ def _outputs(document: dict[str, Any], schema: Schema, intervals: Intervals | No
         raise BodyError("outputs is not a list of objects")
     names = (LABELS, PROBABILITIES) if has_classes(schema) else (OUTPUT,)
     found = {} if requested else dict.fromkeys(names, binary)
-    if intervals:
-        names = (*names, LOWER, UPPER)
+    names = (*names, *((LOWER, UPPER) if intervals else ()), CONTRIBUTIONS)
     for output in requested:
         name = output.get("name")
         if name not in names:

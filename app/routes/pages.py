@@ -87,7 +87,7 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         values = {} if model.name == loaded.default_name else {"name": model.name}
         url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
         body = orjson.dumps(describe.example(model)).decode()
-        answer = Answer(model.predict(model.golden_rows[:1]), model, None, "", {})
+        answer = Answer(model.predict(model.golden_rows[:1]), model.golden_rows[:1], model, native.Asked(), "", {})
         return {
             "manifest": model.manifest,
             "others": [(each.version, loaded.role(each)) for each in loaded.versions(model.name) if each is not model],

@@ -10,7 +10,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import numpy as np
 from numpy.typing import NDArray
 
-from model import Artifact, Matrix
+from model import Artifact, Explained, Matrix
 
 UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
 KEY = "tabserve.exchange"  # of the exchange in the environment of its request
@@ -33,6 +33,7 @@ class Exchange:
     rows: int = 0  # rows with a prediction
     X: Matrix | None = None  # (rows, n_features)
     y: NDArray[np.float64] | None = None  # the answers, as of `Artifact.predict`
+    explained: Explained | None = None  # what contributed to them, if that was asked for
     engine_seconds: float = 0  # its share of a run for several requests
     status: int = 500
     seconds: float = 0  # in the application

@@ -388,6 +388,21 @@ class Columns:
                 found.append([0] * width)
         return found[-1]
 
+    def sources(self) -> list[frozenset[int]]:
+        """Return for each column the numbers of the features that it is made of."""
+        found = [[frozenset([number]) for number in range(self.n_features)]]
+        for operation, width in zip(self.operations, self._widths):
+            blocks = [found[number] for number in operation.blocks]
+            if operation.name == "take":
+                found.append([blocks[0][column] for column in operation.parameters[0].tolist()])
+            elif operation.name == "join":
+                found.append([column for block in blocks for column in block])
+            elif operation.name in ("one", "numbers"):
+                found.append([frozenset()] * width)
+            else:
+                found.append([frozenset().union(*columns) for columns in zip(*blocks)])
+        return found[-1]
+
     def run(self, X: Matrix) -> Block:
         """Return the columns `(n_rows, n_columns)` of `X` `(n_rows, n_features)`, both float64."""
         # numpy's functions may have other bits for numbers that are apart in memory.
@@ -480,8 +495,8 @@ class ColumnsEngine:
 
     def __init__(self, columns: Columns, engine: Predictor) -> None:
         """Take an engine for rows of the program's columns."""
-        self._columns, self._engine = columns, engine
+        self.columns, self.engine = columns, engine
 
     def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return the engine's answers for `X` of shape `(n_rows, n_features)`, float64."""
-        return self._engine.predict(self._columns.run(X))
+        return self.engine.predict(self.columns.run(X))

@@ -129,7 +129,7 @@ def _mask_type(n_leaves: int) -> np.dtype[np.unsignedinteger[Any]]:
     return np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if n_leaves <= bits))
 
 
-class _Places:
+class Places:
     """Finds the places of values among sorted edges, the last of which is infinity: those of `ndarray.searchsorted`.
 
     A binary search of random values misses a branch prediction at every step. Here equal steps from the first edge to
@@ -207,7 +207,7 @@ class BitVectors:
         allowed = ~forest.excluded.astype(self._mask_type)
         tree = (column * n_lanes + lane)[forest.tree]
         first_code = np.cumsum(forest.n_codes) - forest.n_codes
-        self._features: list[tuple[int, _Places | None, NDArray[np.uint64]]] = []
+        self._features: list[tuple[int, Places | None, NDArray[np.uint64]]] = []
         for number in np.unique(forest.feature).tolist() or [0]:
             of_feature = np.flatnonzero(forest.feature == number)
             edges = None
@@ -232,7 +232,7 @@ class BitVectors:
             vectors[-1] = _ALL
             right = of_feature[~forest.missing_left[of_feature]]
             np.bitwise_and.at(masks[-1], tree[right], allowed[right])
-            self._features.append((number, None if edges is None else _Places(edges), vectors))
+            self._features.append((number, None if edges is None else Places(edges), vectors))
         leaves = forest.leaves[order]
         if n_lanes == 2:
             leaves = np.pad(leaves, [(0, 2 * self._n_columns - n_trees), (0, _LEAVES_OF_PAIRS - n_leaves), (0, 0)])

@@ -61,7 +61,7 @@ class LinearEngine:
         if decision is None and n_outputs > 1:
             raise ValueError(f"it has {n_outputs} outputs for a number")
         self.columns = columns
-        self._coefficients, self._intercepts = coefficients, intercepts
+        self.coefficients, self.intercepts = coefficients, intercepts
         self._steps, self._decision = tuple(of_sums), decision
         self._answers = Answers(n_outputs, of_sums, decision)
         self.sums = Sums(coefficients, intercepts)
@@ -85,7 +85,7 @@ class LinearEngine:
     def _allowed(self, X: Matrix) -> NDArray[np.float64]:
         block = self.columns.run(X)
         sums = self.sums(block)
-        sizes = np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts)
+        sizes = np.abs(block) @ np.abs(self.coefficients).T + np.abs(self.intercepts)
         bounds = (block.shape[1] + 2) * (_EPSILON * sizes + _SMALLEST)
         values, carried = sums, bounds
         for step in self._steps:
@@ -109,7 +109,7 @@ class LinearEngine:
     def _sizes(self, X: Matrix) -> Matrix:
         block = self.columns.run(X)
         # Differences of sums are of up to twice their size.
-        sizes: Matrix = 4 * (np.abs(block) @ np.abs(self._coefficients).T + np.abs(self._intercepts))
+        sizes: Matrix = 4 * (np.abs(block) @ np.abs(self.coefficients).T + np.abs(self.intercepts))
         sums = self.sums(block)
         answers = steps.run(self._steps, sums)
         if self._decision is None:
@@ -121,7 +121,7 @@ class LinearEngine:
     def pack(self) -> bytes:
         """Return program and coefficients in numpy's .npz format; equal models give equal bytes."""
         file = io.BytesIO()
-        arrays = dict(zip(_ARRAYS, (self._coefficients, self._intercepts)))
+        arrays = dict(zip(_ARRAYS, (self.coefficients, self.intercepts)))
         np.savez(file, allow_pickle=False, **self.columns.arrays(), **arrays)
         return file.getvalue()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import formulas, steps
+from model.engine import explanation, formulas, steps
 from model.engine.formulas import Derived
 from model.engine.graph import MAX_LAYER_WIDTH
 from model.engine.steps import Step
@@ -41,6 +41,7 @@ MAX_ALLOWED = 0.01  # of the range of a converted model's answers, and of a prob
 MAX_DERIVED = 1_000
 MAX_CLASSES = 1_000  # each is a number in every answer
 MAX_LEVELS = 100  # of prediction intervals
+MAX_EXPLAINED = 2**16  # names, each a number in every explanation
 MAX_STANDINGS = 50  # of a leaderboard
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
@@ -152,6 +153,20 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What explanations a version offers, as `engine.explanation` has them.
+
+    `methods` begin with the usual one. `explains` says which number is made up, `names` of what. `max_rows` is how many
+    rows may be explained at once, None where it does not matter.
+    """
+
+    methods: tuple[str, ...]
+    explains: str
+    names: tuple[str, ...]
+    max_rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     """The fingerprint of a file."""
 
@@ -167,10 +182,10 @@ class Manifest:
     graph; `steps` are done to what these give. A classifier's `decision` is how its label follows from these, one of
     `engine.steps.DECISIONS`; it is None for a regression, and for a converted graph, which has the label. `tolerance`
     and `allowed_difference` are how far the trained model may be apart, as `engine.compare` measures it; the latter is
-    that of a converted graph. `intervals` are None for a classifier, and where too few rows were held out;
-    `metric_intervals` are 95 % intervals of validation metrics. `data`, `proof` and `leaderboard` are None in
-    a manifest that does not have them completely, and `reading` is that of a plain table.
-    `document` is the whole manifest as it was read.
+    that of a converted graph. `explanations` are what it offers of them, None if none. `intervals` are None for a
+    classifier, and where too few rows were held out; `metric_intervals` are 95 % intervals of validation metrics.
+    `data`, `proof` and `leaderboard` are None in a manifest that does not have them completely, and `reading` is that
+    of a plain table. `document` is the whole manifest as it was read.
     """
 
     name: str
@@ -199,7 +214,15 @@ class Manifest:
     reading: Reading
     proof: Proof | None
     leaderboard: Leaderboard | None
+    explanations: Offer | None
     document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def not_explained(self) -> str:
+        """Return why there are no explanations."""
+        found = self.document.get("explanations")
+        reason = found.get("reason") if isinstance(found, dict) else None
+        return reason if isinstance(reason, str) else "this version has none; train or export it again"
 
     @property
     def is_alike_in_every_batch(self) -> bool:
@@ -342,8 +365,24 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         reading=reading.from_document(document.get("reading")) or Reading(),
         proof=_proof(document),
         leaderboard=_leaderboard(document),
+        explanations=_explanations(document),
         document=document,
     )
+
+
+def _explanations(document: Mapping[str, Any]) -> Offer | None:
+    """Return what explanations are offered, None for none. Raises `ValueError` for anything else."""
+    found = document.get("explanations")
+    if not isinstance(found, dict) or "methods" not in found:
+        return None
+    methods, names, max_rows = found["methods"], found.get("names"), found.get("max_rows")
+    if not (isinstance(methods, list) and methods and all(method in explanation.METHODS for method in methods)):
+        raise ValueError(f"explanations.methods is not a list of some of: {', '.join(explanation.METHODS)}")
+    if not (isinstance(names, list) and all(map(_is_text, names)) and len(names) <= MAX_EXPLAINED):
+        raise ValueError(f"explanations.names is not a list of at most {MAX_EXPLAINED} strings")
+    if found.get("explains") not in explanation.KINDS or not (max_rows is None or _is_count(max_rows)):
+        raise ValueError("explanations does not say which number it explains, or for how many rows")
+    return Offer(tuple(methods), found["explains"], tuple(names), max_rows)
 
 
 def derived(document: Mapping[str, Any]) -> tuple[Derived, ...]:

@@ -26,6 +26,7 @@ from model.store.runs import git_commit
 from model.task import REGRESSION
 from model.train import card, conformal, evaluation, proof
 from model.train.candidate import Candidate
+from model.train.explain import explanations_of
 from model.train.subject import Subject
 
 GOLDEN_ROWS = 64
@@ -69,6 +70,7 @@ def draft_of(
     if subject.validation and task is REGRESSION:
         X_new, y_new = subject.validation
         intervals = conformal.facts(np.abs(y_new - candidate.engine.predict(X_new)))
+    explained, explanation_files = explanations_of(candidate, schema.names, golden, X_train)
     facts = {
         "title": subject.title,
         "task": task.name,
@@ -79,6 +81,7 @@ def draft_of(
         "metrics": asdict(scores),
         **({"evaluation": found.facts()} if found else {}),
         **({"intervals": intervals} if intervals else {}),
+        **explained,
         "data": asdict(subject.data),
         "code": {"git_commit": git_commit(), "notebook": notebook},
         "environment": {
@@ -99,6 +102,7 @@ def draft_of(
         artifact.GOLDEN: artifact.to_golden(schema.names, golden, golden_predict(golden)),
         artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),
         **candidate.files,
+        **explanation_files,
         CARD: card.render(subject, candidate, schema, scores, comparison, found, intervals).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in pictures.items()},
     }

@@ -128,7 +128,7 @@ def test_numpys_format_has_no_intervals(everywhere: FlaskClient) -> None:
     reply = send(everywhere, json.dumps(ROWS), JSON, "/predict?interval=0.9", Accept=NPY)
 
     assert reply.status_code == 400
-    assert "no place for intervals; accept JSON or Arrow" in strict_json(reply)["error"]
+    assert "no place for intervals or explanations; accept JSON or Arrow" in strict_json(reply)["error"]
 
 
 def test_labels_in_numpys_format(classes: FlaskClient) -> None:

@@ -161,8 +161,8 @@ def test_v2_models_without_intervals(gems_everywhere: FlaskClient) -> None:
     sent = json.dumps({"inputs": inputs, "outputs": [{"name": "lower"}]})
 
     message = refused(gems_everywhere.post(f"{path}/infer", data=sent), 400)
-    assert message == "the model has no output 'lower'; it has 'prediction'"
-    assert "parameters" not in strict_json(gems_everywhere.get(path))["outputs"][0]
+    assert message == "the model has no output 'lower'; it has 'prediction' and 'contributions'"
+    assert "intervals" not in strict_json(gems_everywhere.get(path))["outputs"][0]["parameters"]
     sent = json.dumps({"inputs": inputs, "parameters": {"interval": 0.9}})
     assert "no rows were held out" in refused(gems_everywhere.post(f"{path}/infer", data=sent), 400)
 
@@ -172,10 +172,11 @@ def test_documents(client: FlaskClient, gems_everywhere: FlaskClient) -> None:
     with_intervals, without = (strict_json(each.get("/openapi.json"))["paths"] for each in (client, gems_everywhere))
     operation = with_intervals["/predict"]["post"]
     properties = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
-    (parameter,) = operation["parameters"]
+    parameter = operation["parameters"][0]
 
     assert (parameter["name"], parameter["schema"]["enum"][-1]) == ("interval", 0.99)
     assert {"interval", "lower", "upper"} <= set(properties)
+    assert parameter not in without["/predict"]["post"]["parameters"]
     assert "lower" in json.dumps(with_intervals[INFER])
     assert "lower" not in json.dumps(without)
     page = client.get("/", headers={"Accept": "text/html"}).text

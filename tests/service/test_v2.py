@@ -104,7 +104,10 @@ def test_model_metadata(everywhere: FlaskClient, path: str) -> None:
                 "name": "prediction",
                 "datatype": "FP64",
                 "shape": [-1],
-                "parameters": {"intervals": json.dumps(LEVELS, separators=(",", ":"))},
+                "parameters": {
+                    "intervals": json.dumps(LEVELS, separators=(",", ":")),
+                    "contributions": json.dumps([*COLUMNS, "base"], separators=(",", ":")),
+                },
             }
         ],
     }

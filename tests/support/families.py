@@ -96,7 +96,7 @@ def differences(family: ModuleType, fitted: Any, rows: Any) -> list[Difference]:
         feature if feature.type in (CATEGORY, BOOLEAN) else replace(feature, lowest=low, highest=high)
         for feature, low, high in zip(features, lowest, highest)
     ]
-    compiled = fold(trees, ask, features, complete)
+    compiled, _ = fold(trees, ask, features, complete)
     compiled.check([feature.cells.n_places for feature in features])
     decision = trees.decision if trees.classes else None
     engine = TreesEngine(compiled, len(features), trees.steps, decision)

@@ -26,6 +26,7 @@ from tests.support.service import bits, rewrite
 
 FILES = [
     "card.md",
+    "explanation.npz",
     "fitted-features.bin",
     "golden.json",
     "pipeline.joblib",

@@ -173,8 +173,9 @@ def test_random_rows_are_half_beyond_the_range(trained: Case) -> None:
 def break_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the compiler set the last threshold one bit too high."""
 
-    def broken(*arguments: Any) -> Trees:
-        return changed(fold(*arguments), "threshold", -1, up)
+    def broken(*arguments: Any) -> tuple[Trees, Matrix]:
+        trees, cover = fold(*arguments)
+        return changed(trees, "threshold", -1, up), cover
 
     monkeypatch.setattr("model.train.compile.compiled.fold", broken)
 

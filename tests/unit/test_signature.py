@@ -489,11 +489,11 @@ def test_commands(
     assert command("sign", NAME, "--key", private) == 0
     (name,) = TrustedKeys.read([public]).keys
     assert capsys.readouterr().out == (
-        f"boston-housing version 1: 16 files signed with the key {name}, in {own}/{NAME}/1/model.sig\n"
+        f"boston-housing version 1: 17 files signed with the key {name}, in {own}/{NAME}/1/model.sig\n"
     )
     assert command("verify", NAME, "--key", other, "--key", public) == 0
     assert capsys.readouterr().out.startswith(
-        "verified boston-housing@1: 15 files unchanged, 64 golden rows answered to the last bit, "
+        "verified boston-housing@1: 16 files unchanged, 64 golden rows answered to the last bit, "
         "signed by a trusted key\n"
     )
     assert command("verify", NAME, "--key", other) == 1

@@ -240,7 +240,7 @@ def test_verify(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", str(copy), "verify", "boston-housing@champion"]) == 0
     sha256 = hashlib.sha256((copy / "boston-housing" / "moves" / "1.json").read_bytes()).hexdigest()
     assert capsys.readouterr().out == (
-        "verified boston-housing@1: 15 files unchanged, 64 golden rows answered to the last bit\n"
+        "verified boston-housing@1: 16 files unchanged, 64 golden rows answered to the last bit\n"
         f"history of boston-housing: 1 move, each follows the one before; the last is {sha256}\n"
     )
     path = copy / "boston-housing" / "1" / "card.md"

@@ -53,8 +53,8 @@ def compile_behind(
     columns: Columns,
     features: Sequence[Feature],
     X: Matrix,
-) -> Trees:
-    """Return trees on the columns that a program makes.
+) -> tuple[Trees, Matrix]:
+    """Return trees on the columns that a program makes, and the cover of their nodes.
 
     `compared` takes a matrix of these columns and returns what the trees compare, `ask` the same of rows of `X`
     `(n_rows, n_features)`, through the fitted steps. A category among the `features` that the program takes as it is

@@ -43,7 +43,7 @@ _known_places: dict[str, _Places] = {}
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """The nodes of one tree, and the values of its leaves, `(n_leaves, width)`."""
+    """The nodes of one tree, and the values of its leaves, `(n_leaves, width)`. `weights` are those of all nodes."""
 
     column: NDArray[np.int64]
     threshold: NDArray[np.float64]
@@ -51,6 +51,7 @@ class _Tree:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     values: NDArray[np.float64]
+    weights: NDArray[np.float64]
 
 
 def owns(estimator: Any) -> bool:
@@ -122,6 +123,7 @@ def fitted_trees(estimator: Any) -> FittedTrees:
         left=start + np.concatenate([tree.left for tree in trees]),
         right=start + np.concatenate([tree.right for tree in trees]),
         leaves=leaves,
+        cover=np.concatenate([tree.weights for tree in trees]),
         goes_left=below_as_float32,
         steps=steps,
         classes=classes,
@@ -208,24 +210,38 @@ def _symmetric(tree: _Document, split_of: Callable[[_Document], _Split]) -> _Tre
         left=np.where(is_leaf, itself, 2 * itself + 1),
         right=np.where(is_leaf, itself, 2 * itself + 2),
         values=np.array(tree["leaf_values"], dtype=np.float64).reshape(n_leaves, -1),
+        weights=_sums_of_children(np.array(tree.get("leaf_weights") or [1.0] * n_leaves, dtype=np.float64)),
     )
+
+
+def _sums_of_children(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of all nodes of a symmetric tree, level after level, from those of its leaves."""
+    levels = [weights]
+    while len(levels[0]) > 1:
+        levels.insert(0, levels[0][::2] + levels[0][1::2])
+    return np.concatenate(levels)
 
 
 def _other(tree: _Document, split_of: Callable[[_Document], _Split]) -> _Tree:
     """Return a tree of nodes within nodes."""
-    nodes, splits, values = [tree], [], []
+    nodes, splits, values, weights = [tree], [], [], []
     left, right = [], []
     for number, node in enumerate(nodes):  # which grows
         if "value" in node:
             splits.append((-1, 0.0, False))
             values.append(np.atleast_1d(node["value"]))
+            weights.append(float(node.get("weight", 1.0)))
             left.append(number)
             right.append(number)
         else:
             splits.append(split_of(node["split"]))
+            weights.append(0.0)
             left.append(len(nodes))
             right.append(len(nodes) + 1)
             nodes += [node["left"], node["right"]]
+    for number in reversed(range(len(nodes))):
+        if left[number] != number:
+            weights[number] = weights[left[number]] + weights[right[number]]
     column, threshold, missing_left = zip(*splits)
     return _Tree(
         column=np.array(column),
@@ -234,6 +250,7 @@ def _other(tree: _Document, split_of: Callable[[_Document], _Split]) -> _Tree:
         left=np.array(left),
         right=np.array(right),
         values=np.array(values, dtype=np.float64),
+        weights=np.array(weights),
     )
 
 

@@ -66,8 +66,9 @@ class Compiled:
 
     `predict` is the fitted model itself, for a matrix `(n_rows, n_features)`, with answers as of `Artifact.predict`.
     `steps` are done to the sums of `trees`, which are on the columns that the program `columns` makes, or on raw
-    features if there is none. A classifier has a `decision` on its label, a regression has None. A model without trees
-    is `linear`, a `network`, or `converted`: the graph of a general converter, which is named in `converter`.
+    features if there is none. `cover` `(n_nodes,)` is how many training rows came to each of their nodes. A classifier
+    has a `decision` on its label, a regression has None. A model without trees is `linear`, a `network`, or
+    `converted`: the graph of a general converter, which is named in `converter`.
     """
 
     algorithm: str
@@ -79,6 +80,7 @@ class Compiled:
     hyperparameters: dict[str, Any]
     packages: tuple[str, ...]
     trees: Trees | None = None
+    cover: NDArray[np.float64] | None = None
     columns: Columns | None = None
     linear: LinearEngine | None = None
     network: bytes | None = None
@@ -344,13 +346,13 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         features = foldable = _limits(model.ask, features, X, in_float32=in_float32)
     try:
         try:
-            compared, features = fold(trees, model.ask, foldable, X), foldable
+            (compared, cover), features = fold(trees, model.ask, foldable, X), foldable
         except NotFoldable as reason:
             features = tighten(features, X, of_columns(model.ask), n_rounds=0)
             columns = _columns_instead(reason, model, features, X)
             features = tighten(features, X, of_columns(columns.run))
             behind = frames_behind(model.in_between(X[:1]), columns, model.frames)
-            compared = compile_behind(
+            compared, cover = compile_behind(
                 trees,
                 lambda block: model.family.columns(model.estimator, behind.frame(block) if behind else block),
                 model.ask,
@@ -380,6 +382,7 @@ def _compile_trees(model: _Model, X: Matrix) -> Compiled:
         summary=summary,
         features=features,
         trees=compared,
+        cover=cover,
         columns=columns,
         steps=(*trees.steps, *model.back),
         decision=trees.decision if model.labels else None,

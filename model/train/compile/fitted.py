@@ -48,6 +48,7 @@ class FittedTrees:
     and is its own left and right child. `steps` are done to the sums, and give predictions or, for a classifier,
     the probability of each of `classes`. Its label is that of the largest probability, unless `decision`, one of
     those in `engine.steps`, says otherwise. With `finite_in_float32` the library refuses a row whose values are not.
+    `cover` `(n_nodes,)` is how many training rows came to each node, by their weights, as the library knows it.
     """
 
     roots: NDArray[np.int64]
@@ -62,6 +63,7 @@ class FittedTrees:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     leaves: NDArray[np.floating]
+    cover: NDArray[np.float64]
     goes_left: GoesLeft
     n_places: int = 0
     steps: Sequence[Step] = ()

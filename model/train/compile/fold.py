@@ -145,11 +145,12 @@ def _last(accepted: Accepted, guesses: Sequence[Guess], low: Matrix, high: Matri
     return largest(accepted, low, high)
 
 
-def fold(fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> Trees:
+def fold(fitted: FittedTrees, ask: Ask, features: Sequence[Feature], X: Matrix) -> tuple[Trees, Matrix]:
     """Return the trees on raw features, whose sums have the same bits for every row that the schema accepts.
 
-    `X` `(n_rows, n_features)` are rows of the training table. Raises `NotFoldable` for a column that depends on several
-    raw features, or that neither rises nor falls with its feature; `ExportError` for trees that take numbers for sets.
+    Beside them is the cover of their nodes, `(n_nodes,)`. `X` `(n_rows, n_features)` are rows of the training table.
+    Raises `NotFoldable` for a column that depends on several raw features, or that neither rises nor falls with its
+    feature; `ExportError` for trees that take numbers for sets.
     """
     return _Fold(fitted, ask, features, X).trees()
 
@@ -176,8 +177,8 @@ class _Fold:
         self._swapped = np.zeros(n_nodes, dtype=bool)
         self._goes = np.zeros(n_nodes, dtype=np.int8)  # where every row goes: 1 left, 2 right, 0 for a real split
 
-    def trees(self) -> Trees:
-        """Return the trees on raw features."""
+    def trees(self) -> tuple[Trees, Matrix]:
+        """Return the trees on raw features, and the cover of their nodes."""
         constant = self._splits[self._feature[self._splits] < 0]
         values = self._encoded(self._base)[0][np.searchsorted(self._columns, self._fitted.column[constant])]
         self._goes[constant] = np.where(self._goes_left(constant, values), 1, 2)
@@ -337,8 +338,8 @@ class _Fold:
         falling: NDArray[np.bool_] = np.logical_not(rises)
         return falling
 
-    def _pruned(self) -> Trees:
-        """Return the trees without the splits at which all rows go the same way."""
+    def _pruned(self) -> tuple[Trees, Matrix]:
+        """Return the trees without the splits at which all rows go the same way, and the cover of their nodes."""
         fitted = self._fitted
         left = np.where(self._swapped, fitted.right, fitted.left)
         right = np.where(self._swapped, fitted.left, fitted.right)
@@ -365,7 +366,7 @@ class _Fold:
         itself = np.arange(len(kept))
         codes = [self._codes.get(node, _NO_CODES) for node in kept.tolist()]
         leaf_number = np.cumsum(fitted.column < 0) - 1
-        return Trees(
+        trees = Trees(
             roots=np.searchsorted(tree, np.arange(len(fitted.roots))).astype(np.int32),
             output=fitted.output.astype(np.int32),
             feature=self._feature[kept].astype(np.int32),
@@ -377,6 +378,7 @@ class _Fold:
             right=np.where(is_split, number[stand_in[right[kept]]], itself).astype(np.int32),
             leaves=fitted.leaves[leaf_number[kept[~is_split]]],
         )
+        return trees, fitted.cover[kept]
 
 
 def largest(holds: Callable[[Matrix], NDArray[np.bool_]], low: Matrix, high: Matrix, *, at_once: int = 1) -> Matrix:

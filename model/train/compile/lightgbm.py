@@ -305,6 +305,12 @@ def _joined(name: str, trees: Sequence[_Lines], n_outputs: int, **answer: Any) -
     missing_left &= ~is_set
     column = np.full(len(itself), -1)
     column[split] = all_of("split_feature", np.int64)
+    cover = np.ones(len(itself))
+    cover[split] = all_of("internal_count", np.float64)
+    cover[is_leaf & (n_splits > 0)] = np.concatenate(
+        [np.array(tree["leaf_count"].split(), dtype=np.float64) for tree in trees if tree["num_leaves"] != "1"]
+        or [np.zeros(0)]
+    )
     sides = []
     for line in ("left_child", "right_child"):
         child = all_of(line, np.int64)  # a leaf is -1 less its number
@@ -332,6 +338,7 @@ def _joined(name: str, trees: Sequence[_Lines], n_outputs: int, **answer: Any) -
         left=sides[0],
         right=sides[1],
         leaves=all_of("leaf_value", np.float64)[:, np.newaxis],
+        cover=cover,
         goes_left=below_as_float64,
         n_places=1 + max((int(each.max()) for each in codes if len(each)), default=-1),
         **answer,

@@ -222,6 +222,7 @@ def _joined(members: Sequence[FittedTrees], n_columns: Sequence[int]) -> FittedT
         left=np.concatenate([each.left + first for each, first in zip(members, first_nodes)]),
         right=np.concatenate([each.right + first for each, first in zip(members, first_nodes)]),
         leaves=np.concatenate(leaves),
+        cover=np.concatenate([each.cover for each in members]),
         goes_left=members[0].goes_left,
         n_places=n_places,
         finite_in_float32=any(each.finite_in_float32 for each in members),

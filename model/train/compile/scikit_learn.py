@@ -147,12 +147,13 @@ def _joined(
         "missing_left": missing_left & ~is_leaf,
         "left": np.where(is_leaf, itself, start + left),
         "right": np.where(is_leaf, itself, start + right),
+        "cover": np.concatenate([tree.weighted_n_node_samples for tree in trees]),
     }
     leaves, roots = np.concatenate(values)[is_leaf], starts
     n_first = len(first)
     if n_first:
         constants = np.arange(n_first)
-        one = {"column": -1, "threshold": 0.0, "missing_left": False, "left": 0, "right": 0}
+        one = {"column": -1, "threshold": 0.0, "missing_left": False, "left": 0, "right": 0, "cover": 1.0}
         nodes = {name: np.concatenate([np.full(n_first, one[name]), array]) for name, array in nodes.items()}
         nodes["left"] = np.append(constants, nodes["left"][n_first:] + n_first)
         nodes["right"] = np.append(constants, nodes["right"][n_first:] + n_first)
@@ -219,6 +220,7 @@ def _histogram(estimator: Any) -> FittedTrees:
         left=np.concatenate([constants, np.where(is_leaf, itself, start + table["left"].astype(np.int64))]),
         right=np.concatenate([constants, np.where(is_leaf, itself, start + table["right"].astype(np.int64))]),
         leaves=np.concatenate([estimator._baseline_prediction.reshape(-1), table["value"][is_leaf]])[:, np.newaxis],
+        cover=behind_constants(table["count"].astype(np.float64), 1.0),
         goes_left=below_as_float64,
         n_places=n_places,
         is_set=behind_constants(is_set, False),

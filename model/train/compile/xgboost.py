@@ -279,6 +279,7 @@ def _joined(
         left=np.where(is_leaf, itself, start + nodes["left_children"]),
         right=np.where(is_leaf, itself, start + nodes["right_children"]),
         leaves=leaves[is_leaf, np.newaxis],
+        cover=np.concatenate([np.ones(len(first)), *(np.asarray(tree["sum_hessian"], dtype=float) for tree in trees)]),
         goes_left=under_as_float32,
         n_places=n_places,
         n_constants=len(first),

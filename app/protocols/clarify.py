@@ -1,0 +1,73 @@
+"""Explanations as SageMaker Clarify gives them: which rows an expression of JMESPath chooses, and the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BodyError
+from app.protocols import explanations, formats, tables
+from app.protocols.endpoint import Answer
+from app.web.body import CSV_TYPE
+from app.web.reply import JSON_TYPE, Reply, to_json
+from model import BOOLEAN, CATEGORY, Category
+
+HEADER = "X-Amzn-SageMaker-Enable-Explanations"
+_MAX_LENGTH = 64  # of an expression, as SageMaker has it
+PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "description": "an expression of JMESPath that chooses the rows to explain by their answers; `true` for all",
+    "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_LENGTH},
+}
+
+
+def encode(answer: Answer, predictions: NDArray[np.float64] | list[Category], expression: str) -> Reply:
+    """Return the predictions as text in CSV or JSON, and the contributions of the rows that the expression chooses.
+
+    Raises `BodyError` for an expression that cannot be evaluated, `ExplanationError` if nothing is offered.
+    """
+    listed = predictions.tolist() if isinstance(predictions, np.ndarray) else predictions
+    records = [each if isinstance(each, list) else [each] for each in listed]
+    chosen = _chosen(records, expression)
+    explained: list[Any] = [None] * len(records)
+    if chosen:
+        found = explanations.explain(answer._replace(X=answer.X[chosen]))
+        kinds = {
+            feature.name: "categorical" if feature.type in (CATEGORY, BOOLEAN) else "numerical"
+            for feature in answer.model.schema.features
+        }
+        heads = [{"feature_header": name, "feature_type": kinds.get(name, "numerical")} for name in found.names]
+        for row, numbers in zip(chosen, found.contributions.tolist()):
+            explained[row] = [
+                {**head, "attributions": [{"attribution": [number]}]} for head, number in zip(heads, numbers)
+            ]
+    as_csv = formats.reply_type(answer.environ, (JSON_TYPE, CSV_TYPE)) == CSV_TYPE
+    text = tables.to_csv(predictions) if as_csv else to_json({"predictions": predictions}).body.decode()
+    kind = CSV_TYPE if as_csv else JSON_TYPE
+    return to_json(
+        {
+            "version": "1.0",
+            "predictions": {"content_type": kind, "data": text},
+            "explanations": {"kernel_shap": explained},
+        }
+    )
+
+
+def _chosen(records: Sequence[list[Any]], expression: str) -> list[int]:
+    """Return the numbers of the rows for whose answers the expression is true."""
+    import jmespath  # here, since few requests need it
+
+    if not 0 < len(expression) <= _MAX_LENGTH:
+        raise BodyError(f"{HEADER} has {len(expression)} characters, not 1 to {_MAX_LENGTH}")
+    try:
+        compiled = jmespath.compile(expression)
+        found = [compiled.search(record) for record in records]
+    except (jmespath.exceptions.JMESPathError, ValueError, TypeError, RecursionError) as error:
+        raise BodyError(f"{HEADER} is not an expression of JMESPath that can be evaluated: {error}") from None
+    if any(type(each) is not bool for each in found):
+        raise BodyError(f"{HEADER} is not a condition: it is neither true nor false for a row, such as [0]>`0.8`")
+    return [number for number, is_chosen in enumerate(found) if is_chosen]

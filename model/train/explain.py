@@ -1,0 +1,87 @@
+"""What an artifact has for explaining its answers; it is proven before it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model.engine import explanation, steps
+from model.engine.columns import ColumnsEngine
+from model.engine.explanation import INTERVENTIONAL, PATH_DEPENDENT, Explainer, Facts, Numbers, TreeParts
+from model.engine.linear import LinearEngine
+from model.engine.trees import Trees
+from model.schema.features import Matrix
+from model.store.explanation import EXPLANATION, TOLERANCE, golden_of, replay
+from model.train.candidate import Candidate
+
+BACKGROUND_ROWS = 100
+_PROVEN_ROWS = 1_000  # of the table
+_WALKED_AT_ONCE = 2**26  # players on the paths of leaves that are computed for each row: some seconds
+_MOST_WALKED = 2**21  # of one row
+
+Explanations = tuple[dict[str, Any], dict[str, bytes]]
+"""What the manifest says about explanations, and the file for them, if they are offered."""
+
+
+def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix, X: Matrix) -> Explanations:
+    """Return how a candidate's answers are explained, or why they are not.
+
+    `names` are those of its features, `golden` and `X`, both `(n_rows, n_features)`, the golden rows and the training
+    table. Explanations are not offered if they do not add up to the answers, or if they are other ones where they are
+    computed leaf by leaf.
+    """
+    of_sums = steps.parse(candidate.engine_facts.get("steps", []))
+    if reason := explanation.not_offered(of_sums):
+        return _none(reason)
+    engine, trees, decision = candidate.engine, candidate.trees, candidate.engine_facts.get("decision")
+    inner = engine.engine if isinstance(engine, ColumnsEngine) else engine
+    if isinstance(inner, LinearEngine):
+        facts, methods = Facts(means=inner.columns.run(X).mean(axis=0)), [INTERVENTIONAL]
+    elif trees is not None:
+        background = np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS]
+        facts, methods = Facts(cover=candidate.cover, background=background), [PATH_DEPENDENT, INTERVENTIONAL]
+    else:
+        return _none("only trees and linear models are explained")
+
+    def made(**options: int) -> Explainer:
+        return explanation.explainer(engine, trees, facts, names, of_sums, decision, **options)
+
+    explainer, found, walked = made(), dict[str, Numbers](), 0
+    for method in methods:
+        try:
+            found[method] = golden_of(explainer, golden, method)
+        except ValueError:  # trees that are too large for this method, and not for the other
+            continue
+        walked = explainer.parts.walked if isinstance(explainer.parts, TreeParts) else 0
+        if walked > _MOST_WALKED:
+            return _none("its trees have too many leaves behind many features")
+        rows = np.vstack([golden, X[: max(1, min(_PROVEN_ROWS, _WALKED_AT_ONCE // max(1, walked)))]])
+        if not _adds_up(explainer, rows, method, trees):
+            return _none("they do not add up to the answers")
+    if trees is not None and PATH_DEPENDENT in found:
+        some = slice(max(1, min(len(golden), _WALKED_AT_ONCE // (100 * len(trees.leaves)))))
+        try:
+            replay(made(max_table_bytes=0), golden[some], {PATH_DEPENDENT: found[PATH_DEPENDENT][some]})
+        except ValueError as error:
+            return _none(f"two ways of computing them differ: {error}")
+    offer = {
+        "file": EXPLANATION,
+        "methods": list(found),
+        "explains": explanation.explains(of_sums, is_classifier=decision is not None),
+        "names": list(explainer.names),
+        "max_rows": max(1, _WALKED_AT_ONCE // walked) if walked else None,
+    }
+    return {"explanations": offer}, {EXPLANATION: facts.pack(found)}
+
+
+def _none(reason: str) -> Explanations:
+    return {"explanations": {"reason": reason}}, {}
+
+
+def _adds_up(explainer: Explainer, rows: Matrix, method: str, trees: Trees | None) -> bool:
+    """Return whether the residuals are those of rounding: of sums in float32, if the leaves are."""
+    found = explainer.explain(rows, method)
+    share = TOLERANCE if trees is None or trees.leaves.dtype == np.float64 else len(trees.roots) * 2.0**-23
+    scale = np.abs(found.contributions).sum(axis=1) + np.abs(found.bases)
+    return bool((np.abs(found.residuals) <= share * scale).all())
