@@ -15,6 +15,7 @@ from model.score import FORMATS
 
 if TYPE_CHECKING:
     from model.score.run import Progress
+    from model.store.artifact import Artifact
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -53,6 +54,14 @@ def add_predict(commands: Commands) -> None:
         "--interval", metavar="LEVEL", type=float, help="add the ends of prediction intervals, lower and upper"
     )
     predict.add_argument(
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="METHOD",
+        help="add what each feature contributed, as columns: base, contribution_NAME, residual and explained; by "
+        "path_dependent or interventional (default: the model's usual one)",
+    )
+    predict.add_argument(
         "--rejects",
         metavar="FILE",
         default="",
@@ -86,6 +95,14 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _method(model: Artifact, asked: str | None) -> str:
+    """Return the method by which answers are explained; "" for no explanations."""
+    if asked is None:
+        return ""
+    offer = model.manifest.explanations
+    return asked or (offer.methods[0] if offer else "explanations")
+
+
 def _predict(options: argparse.Namespace) -> None:
     from model.score import outputs
     from model.score.answered import to_json
@@ -102,6 +119,7 @@ def _predict(options: argparse.Namespace) -> None:
         version=options.with_version,
         probabilities=options.probabilities,
         interval=options.interval,
+        explain=_method(model, options.explain),
         plain=options.plain,
         given=given,
         format=options.output_format,

@@ -58,13 +58,8 @@ class Explained:
 
     def columns(self) -> dict[str, Numbers]:
         """Return base, contributions, residual and value as columns by name, `(n_rows,)` each."""
-        contributions = (np.ascontiguousarray(column) for column in self.contributions.T)
-        return {
-            "base": self.bases,
-            **{f"contribution_{name}": column for name, column in zip(self.names, contributions)},
-            "residual": self.residuals,
-            "explained": self.values,
-        }
+        columns = (self.bases, *np.ascontiguousarray(self.contributions.T), self.residuals, self.values)
+        return dict(zip(columns_of(self.names), columns))
 
     @property
     def residuals(self) -> Numbers:
@@ -74,6 +69,11 @@ class Explained:
             total = total + column
         residuals: Numbers = self.values - total
         return residuals
+
+
+def columns_of(names: Sequence[str]) -> list[str]:
+    """Return the names of the columns that explanations by `names` are: added from left to right, all but the last."""
+    return ["base", *(f"contribution_{name}" for name in names), "residual", "explained"]
 
 
 def players_of(names: Sequence[str], columns: Columns | None) -> tuple[tuple[str, ...], list[int]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from model.engine import explanation
 from model.errors import Problem
 from model.schema.arrow import convert, problems
+from model.schema.features import Matrix
 from model.score import text
 from model.score.answered import Answered, packed, to_json
 from model.score.plan import ARROW, CSV, JSON, Plan, Reject, Scored
@@ -60,7 +63,21 @@ class Answerer:
             X, numbers, table = X[accepted], numbers[accepted], table.take(text.indices(accepted))
         n_classes = len(model.manifest.classes)
         y = model.predict(X) if len(X) else np.empty((0, 1 + n_classes) if n_classes else 0)
-        return Answered(model, numbers, table, X, y), refused
+        return Answered(model, numbers, table, X, y, self._explained(plan, X)), refused
+
+    def _explained(self, plan: Plan, X: Matrix) -> dict[str, NDArray[np.float64]]:
+        """Return the columns of explanations, of as many rows at once as the model explains."""
+        offer = self._model.manifest.explanations
+        if not plan.explain or offer is None:
+            return {}
+        if not len(X):
+            return {name: np.empty(0) for name in explanation.columns_of(offer.names)}
+        most = offer.max_rows or len(X)
+        found = [
+            self._model.explanations.explain(X[start : start + most], plan.explain).columns()
+            for start in range(0, len(X), most)
+        ]
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def _rejects(plan: Plan, rows: Rows, faults: dict[int, str], piece: bytes) -> list[Reject]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from model.store.artifact import Artifact
 class Answered:
     """The rows that the model answers: their numbers in the piece, their columns, and their answers.
 
-    `X` and `y` are what the model was given and what it returned: see `Artifact.predict`.
+    `X` and `y` are what the model was given and what it returned: see `Artifact.predict`. `explained` are the columns
+    of explanations by name, if they are wanted.
     """
 
     model: Artifact
@@ -31,6 +32,7 @@ class Answered:
     table: pa.Table
     X: Matrix
     y: NDArray[np.float64]
+    explained: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def cells(self, plan: Plan) -> list[pa.Array]:
         """Return the columns of answers as cells of CSV."""
@@ -67,6 +69,8 @@ class Answered:
             return np.full(len(self.y), self.model.version, dtype=np.int64)
         if name in (LOWER, UPPER) and plan.interval is not None and manifest.intervals:
             return manifest.intervals.around(self.y, plan.interval)[name == UPPER]
+        if name in self.explained:
+            return self.explained[name]
         if name == plan.prediction:
             return self.y
         names = plan.answers(manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from model.engine import explanation
 from model.score.cells import Written
 from model.score.records import Marks
 from model.store.manifest import Manifest
@@ -25,8 +26,8 @@ class Plan:
 
     `names` are the columns of the table; none for lines of JSON that stay so. `only` are the columns of the output,
     empty for all, with the answers behind them. With `interval` these have the ends of a prediction interval of that
-    level, with `probabilities` one column for each class. Pieces of text are packed by `compression`: "" for none,
-    "gzip" or "zstd".
+    level, with `probabilities` one column for each class, with `explain`, a method, the columns of its explanations.
+    Pieces of text are packed by `compression`: "" for none, "gzip" or "zstd".
     """
 
     form: str
@@ -40,6 +41,7 @@ class Plan:
     version: bool = False
     probabilities: bool = False
     interval: float | None = None
+    explain: str = ""
     compression: str = ""
 
     def answers(self, manifest: Manifest) -> tuple[str, ...]:
@@ -47,6 +49,8 @@ class Plan:
         names = [VERSION] if self.version else []
         names += [self.prediction] + ([LOWER, UPPER] if self.interval is not None else [])
         names += [f"{PROBABILITY}{name}" for name in manifest.class_names] if self.probabilities else []
+        if self.explain and manifest.explanations:
+            names += explanation.columns_of(manifest.explanations.names)
         return tuple(names)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from model.errors import DataError, counted, one_line
+from model.errors import DataError, ExplanationError, counted, one_line
 from model.score import outputs
 from model.score.answered import packed, to_json
 from model.score.cells import Written
@@ -52,6 +52,7 @@ class Wanted:
     version: bool = False
     probabilities: bool = False
     interval: float | None = None
+    explain: str = ""
     plain: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
     format: str = ""
@@ -275,6 +276,7 @@ class _Run:
             version=wanted.version,
             probabilities=wanted.probabilities,
             interval=wanted.interval,
+            explain=wanted.explain,
             compression=compression,
         )
         self._check_columns(table, plan, columns)
@@ -353,6 +355,11 @@ def _check(model: Artifact, wanted: Wanted) -> None:
     manifest = model.manifest
     if wanted.probabilities and not manifest.classes:
         raise DataError(f"{model.name} is a regression, which has no probabilities; leave out --probabilities")
+    if wanted.explain:  # what that needs is made here, so that the processes share it
+        try:
+            model.explanations.explain(model.golden_rows[:1], wanted.explain)
+        except ExplanationError as error:
+            raise DataError(f"{model.name}@{model.version}: {error}") from None
     if wanted.interval is None:
         return
     if not manifest.intervals:

@@ -23,10 +23,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 import pytest
+from flask.testing import FlaskClient
 
 from model.cli.main import main
 from tests.support import classifiers, gems
-from tests.support.service import bits
+from tests.support.service import COLUMNS, TABLE, bits, strict_json
 
 HOUSE = "0,6.575,296.0,15.3,396.9,4.98"
 NAMES = "CHAS,RM,TAX,PTRATIO,B,LSTAT"
@@ -348,6 +349,11 @@ def test_lines_of_json_are_rejected_one_by_one(run: Run, tmp_path: Path) -> None
         (f"{NAMES},prediction\n{HOUSE},1\n", [], "has a column 'prediction' already; .* by --column"),
         (f"{NAMES}\n{HOUSE}\n", ["--only", "id"], "has no column 'id' for --only; there are 'CHAS'"),
         (f"{NAMES}\n{HOUSE}\n", ["--probabilities"], "is a regression, which has no probabilities"),
+        (
+            f"{NAMES}\n{HOUSE}\n",
+            ["--explain", "guess"],
+            "'guess' is not offered; choose one of: path_dependent, interv",
+        ),
         (f"{NAMES}\n{HOUSE}\n", ["--interval", "0.123"], r"no prediction interval of 0\.123; its levels are 0\."),
         (f"{NAMES}\n{HOUSE}\n", ["--rejects", "r.txt.gz"], "rejected rows are written as .csv or .jsonl"),
         (f"{NAMES}\n{HOUSE}\n", ["--resume"], "name a folder as the output"),
@@ -696,6 +702,31 @@ def test_standard_input_and_output(
         output = capsys.readouterr()
         assert output.out.splitlines()[-1].endswith(("25.002145787183498", '"prediction":25.002145787183498}'))
         assert output.err.startswith("1 row, 0 rejected, ")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("method", [[], ["interventional"]])
+def test_explanations_are_columns(
+    client: FlaskClient, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, method: list[str]
+) -> None:
+    """Each row has what the service answers for it: base, contributions and residual add up to the prediction."""
+    monkeypatch.chdir(tmp_path)
+    pd.read_csv(TABLE).to_parquet("table.parquet")
+    run("table.parquet", f"out.{form}", "--explain", *method)
+    read = {"csv": pa.csv.read_csv, "jsonl": pa.json.read_json, "parquet": pa.parquet.read_table}[form]
+    table = read(f"out.{form}")
+    houses = table.select(COLUMNS).to_pylist()
+    query = f"/predict?explain={method[0] if method else 'true'}"
+    replies = strict_json(client.post(query, json=houses))
+    for row, prediction, expected in zip(
+        table.to_pylist(), replies["prediction"], replies["explanations"], strict=True
+    ):
+        assert row["prediction"] == row["explained"] == expected["value"] == prediction
+        total = row["base"]
+        for name in COLUMNS:
+            assert row[f"contribution_{name}"] == expected["contributions"][name]
+            total += row[f"contribution_{name}"]
+        assert total + row["residual"] == row["prediction"]
 
 
 def test_labels_and_probabilities(

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "model.plots": {"model.metrics", "model.store"},
     "model.live": {"model.errors", "model.metrics", "model.schema", "model.store", "model.plots"},
     "model.table": {"model.errors", "model.task", "model.schema", "model.engine", "model.plots"},
-    "model.score": {"model.errors", "model.version", "model.schema", "model.store", "model.table"},
+    "model.score": {"model.errors", "model.version", "model.schema", "model.engine", "model.store", "model.table"},
     "model.train": {
         *("model.errors", "model.metrics", "model.task", "model.schema", "model.engine", "model.store", "model.plots"),
         "model.table",
