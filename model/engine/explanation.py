@@ -260,7 +260,6 @@ def explains(of_sums: Sequence[Step], *, is_classifier: bool) -> str:
 
 def explainer(
     engine: Predictor,
-    trees: Trees | None,
     facts: Facts,
     features: Sequence[str],
     of_sums: Sequence[Step],
@@ -268,21 +267,28 @@ def explainer(
     *,
     max_table_bytes: int = MAX_TABLE_BYTES,
 ) -> Explainer:
-    """Return what explains an engine's answers; `trees` are those of an engine of trees.
+    """Return what explains an engine's answers.
 
     `features` are the names of those that it takes, `of_sums` and `decision` are as in the engine. Raises `ValueError`
-    for another engine, for facts of another model, and for steps that take several sums together.
+    for another engine than one of trees or of a linear model, for facts of another model, and for steps that take
+    several sums together.
     """
-    columns, inner = (engine.columns, engine.engine) if isinstance(engine, ColumnsEngine) else (None, engine)
-    if isinstance(inner, LinearEngine):
-        names, players = players_of(features, inner.columns)
-        parts: Parts = LinearParts(inner, facts, players)
-        return Explainer(parts, inner.sums, inner.columns, names, len(inner.intercepts), of_sums, decision)
-    if not isinstance(inner, TreesEngine) or trees is None:
-        raise ValueError("only trees and linear models are explained")
+    columns, inner = parts_of(engine)
     names, players = players_of(features, columns)
-    parts = TreeParts(trees, facts, columns, players, max_table_bytes)
-    return Explainer(parts, inner.sums, columns, names, trees.n_outputs, of_sums, decision)
+    if isinstance(inner, LinearEngine):
+        parts: Parts = LinearParts(inner, facts, players)
+        return Explainer(parts, inner.sums, columns, names, len(inner.intercepts), of_sums, decision)
+    if isinstance(inner, TreesEngine):
+        parts = TreeParts(inner.trees, facts, columns, players, max_table_bytes)
+        return Explainer(parts, inner.sums, columns, names, inner.trees.n_outputs, of_sums, decision)
+    raise ValueError("only trees and linear models are explained")
+
+
+def parts_of(engine: Predictor) -> tuple[Columns | None, Predictor]:
+    """Return the program that makes an engine's columns, if there is one, and the engine behind it."""
+    if isinstance(engine, LinearEngine):
+        return engine.columns, engine
+    return (engine.columns, engine.engine) if isinstance(engine, ColumnsEngine) else (None, engine)
 
 
 def not_offered(of_sums: Sequence[Step]) -> str:

@@ -101,6 +101,7 @@ class TreesEngine:
         A regression has one output and no `decision`; a classifier decides on a label by one of `steps.DECISIONS`.
         Raises `ValueError` if the runtime cannot load the graph, or steps and decision do not fit.
         """
+        self.trees = trees
         result = result_of(trees)
         self._answers = Answers(trees.n_outputs, of_sums, decision)
         self._session = session(to_graph(trees, n_features, result))

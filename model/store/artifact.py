@@ -27,7 +27,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 from model.engine.columns import MAX_COLUMNS_BYTES, Columns, ColumnsEngine
 from model.engine.compare import differing, predict_by_batch_size
 from model.engine.converted import ConvertedEngine
+from model.engine.explanation import MAX_EXPLANATION_BYTES
 from model.engine.forest import BitVectors, Forest
 from model.engine.graph import MAX_GRAPH_BYTES
 from model.engine.linear import LinearEngine
@@ -45,10 +45,10 @@ from model.engine.trees import MAX_TREES_BYTES, Trees
 from model.errors import ArtifactError, GoldenRowsError
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
-from model.store import explanation, reference
 from model.store import manifest as manifests
+from model.store import reference
 from model.store.card import CARD
-from model.store.explanation import Explanations, places_of
+from model.store.explanation import EXPLANATION, Explanations
 from model.store.files import MAX_JSON_BYTES, open_regular, parse_json
 from model.store.manifest import CONVERTED_ENGINE, GRAPH_ENGINE, LINEAR_ENGINE, TREES_ENGINE, File, Manifest
 from model.store.reference import Reference
@@ -59,7 +59,7 @@ FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
-TREES = explanation.TREES
+TREES = "trees.npz"
 COLUMNS = "columns.npz"
 LINEAR = "linear.npz"
 FOREST = "forest.npz"
@@ -74,6 +74,7 @@ _MAX_BYTES = {
     TREES: MAX_TREES_BYTES,
     COLUMNS: MAX_COLUMNS_BYTES,
     LINEAR: MAX_COLUMNS_BYTES,
+    EXPLANATION: MAX_EXPLANATION_BYTES,
     FOREST: 2**25,
     GOLDEN: MAX_JSON_BYTES,
     REFERENCE: MAX_JSON_BYTES,
@@ -232,7 +233,7 @@ def load(folder: Path, *, converted: bool = True, signed: Signed | None = None) 
         golden_predictions=answers,
         tolerance=manifest.tolerance,
         reference=distribution,
-        explanations=Explanations(manifest, engine, rows, partial(_read_again, folder, manifest)),
+        explanations=Explanations(manifest, engine, rows, files.get(EXPLANATION, b"")),
         card=files[CARD].decode(errors="replace") if CARD in files else None,
     )
     check_golden_rows(loaded, replayed)
@@ -261,7 +262,7 @@ def _engine(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Pre
                 decision=manifest.decision,
             )
             return ColumnsEngine(columns, graph) if columns else graph
-        n_places = places_of(columns, manifest.schema)
+        n_places = columns.as_taken(manifest.schema.category_places) if columns else manifest.schema.n_places
         trees = Trees.unpack(files[TREES], n_places)
         engine = TreesEngine(trees, len(n_places), manifest.steps, manifest.decision)
         return ColumnsEngine(columns, engine) if columns else engine
@@ -495,17 +496,6 @@ def _read(folder: Path, relative: PurePosixPath, size: int, *, in_memory: bool) 
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     return sha256_of.hexdigest(), b"".join(chunks)
-
-
-def _read_again(folder: Path, manifest: Manifest, name: str) -> bytes:
-    """Return one of a loaded version's files. Raises `ArtifactError` if it has changed since."""
-    file = manifest.files[name]
-    if file.size > explanation.MAX_BYTES[name]:
-        raise ArtifactError(folder / name, f"has {file.size} bytes, more than are allowed", "do not use it")
-    sha256, content = _read(folder, PurePosixPath(name), file.size, in_memory=True)
-    if sha256 != file.sha256:
-        raise ArtifactError(folder / name, "was changed after it was verified: its hash differs", _RESTORE)
-    return content
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:

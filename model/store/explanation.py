@@ -1,4 +1,4 @@
-"""Explains a version's answers: what is needed for that is read when an explanation is first asked for.
+"""Explains a version's answers: what is needed for that is made when an explanation is first asked for.
 
 Before the first one is given, the contributions of the golden rows are computed again, and compared with those of the
 export.
@@ -6,34 +6,29 @@ export.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from threading import Lock
 
 import numpy as np
 
 from model.engine import explanation
-from model.engine.columns import Columns, ColumnsEngine
 from model.engine.explanation import Explained, Explainer, Numbers
-from model.engine.runtime import Predictor, TreesEngine
-from model.engine.trees import MAX_TREES_BYTES, Trees
+from model.engine.linear import LinearEngine
+from model.engine.runtime import Predictor
 from model.errors import ExplanationError
-from model.schema.features import Matrix, Schema
+from model.schema.features import Matrix
 from model.store.manifest import Manifest
 
-EXPLANATION, TREES = "explanation.npz", "trees.npz"
-MAX_BYTES = {EXPLANATION: explanation.MAX_EXPLANATION_BYTES, TREES: MAX_TREES_BYTES}
+EXPLANATION = "explanation.npz"
 TOLERANCE = 1e-9  # of the largest number that a row's contributions are made of
-
-Read = Callable[[str], bytes]
-"""The name of one of a version's files -> its content, after checking its hash; raises `ArtifactError`."""
 
 
 class Explanations:
     """Explains the answers of one version; may be used by several threads."""
 
-    def __init__(self, manifest: Manifest, engine: Predictor, golden_rows: Matrix, read: Read) -> None:
-        """Take the engine that the manifest describes; `read` is called at the first explanation."""
-        self._manifest, self._engine, self._golden_rows, self._read = manifest, engine, golden_rows, read
+    def __init__(self, manifest: Manifest, engine: Predictor, golden_rows: Matrix, content: bytes) -> None:
+        """Take the engine that the manifest describes, and the content of the version's file of explanations."""
+        self._manifest, self._engine, self._golden_rows, self._content = manifest, engine, golden_rows, content
         self._explainer: Explainer | None = None
         self._lock = Lock()
 
@@ -41,8 +36,7 @@ class Explanations:
         """Return what contributed to the answers for `X` `(n_rows, n_features)`, float64, 1 row or more.
 
         `method` is one of those that the manifest lists, the first if it is None. Raises `ExplanationError` for a
-        version that is not explained, for another method, and for more rows than its `max_rows`; `ArtifactError` if
-        the version's files have changed.
+        version that is not explained, for another method, and for more rows than its `max_rows`.
         """
         offer = self._manifest.explanations
         if offer is None:
@@ -62,26 +56,17 @@ class Explanations:
     def _load(self) -> Explainer:
         manifest, offer = self._manifest, self._manifest.explanations
         assert offer is not None
-        content, trees = self._read(EXPLANATION), None
-        engine = self._engine
-        columns, inner = (engine.columns, engine.engine) if isinstance(engine, ColumnsEngine) else (None, engine)
         try:
-            if isinstance(inner, TreesEngine):
-                trees = Trees.unpack(self._read(TREES), places_of(columns, manifest.schema))
-            facts, golden = explanation.unpack(content, offer.methods, is_linear=trees is None)
+            is_linear = isinstance(self._engine, LinearEngine)
+            facts, golden = explanation.unpack(self._content, offer.methods, is_linear=is_linear)
             names, steps = manifest.schema.names, manifest.steps
-            made = explanation.explainer(engine, trees, facts, names, steps, manifest.decision)
+            made = explanation.explainer(self._engine, facts, names, steps, manifest.decision)
             if made.names != offer.names:
                 raise ValueError("it explains other features than the manifest says")
             replay(made, self._golden_rows, golden)
         except ValueError as error:
             raise ExplanationError(f"explanations are not offered: {EXPLANATION} cannot be used ({error})") from None
         return made
-
-
-def places_of(columns: Columns | None, schema: Schema) -> list[int]:
-    """Return how many numbers the categories have of each column that trees compare, 0 for one of numbers."""
-    return columns.as_taken(schema.category_places) if columns else list(schema.n_places)
 
 
 def golden_of(explainer: Explainer, X: Matrix, method: str) -> Numbers:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine.runtime import Predict, Predictor
-from model.engine.trees import Trees
 from model.schema.feature import Feature
 from model.schema.features import Matrix
 
@@ -39,8 +38,8 @@ class Candidate:
     the model accepts; the export adds what is known of the table. `split_rows` `(n_rows, n_features)` are rows where
     the two would differ first, if there are any. `summary` describes the model's size, `packages` determine its bits.
     `files` go into the artifact, `facts` into its manifest. With an `allowance` the answers for a row may be apart by
-    that instead of `tolerance`; the golden rows then have the compiled model's answers. `trees` are those of an engine
-    of trees, and `cover` `(n_nodes,)` is how many training rows came to each of their nodes.
+    that instead of `tolerance`; the golden rows then have the compiled model's answers. `cover` `(n_nodes,)` is how
+    many training rows came to each node of an engine of trees.
     """
 
     algorithm: str
@@ -56,5 +55,4 @@ class Candidate:
     tolerance: float = 0.0
     allowance: Allowance | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
-    trees: Trees | None = None
     cover: NDArray[np.float64] | None = None

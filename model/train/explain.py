@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from model.engine import explanation, steps
-from model.engine.columns import ColumnsEngine
 from model.engine.explanation import INTERVENTIONAL, PATH_DEPENDENT, Explainer, Facts, Numbers, TreeParts
 from model.engine.linear import LinearEngine
+from model.engine.runtime import TreesEngine
 from model.engine.trees import Trees
 from model.schema.features import Matrix
 from model.store.explanation import EXPLANATION, TOLERANCE, golden_of, replay
@@ -34,8 +34,9 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
     of_sums = steps.parse(candidate.engine_facts.get("steps", []))
     if reason := explanation.not_offered(of_sums):
         return _none(reason)
-    engine, trees, decision = candidate.engine, candidate.trees, candidate.engine_facts.get("decision")
-    inner = engine.engine if isinstance(engine, ColumnsEngine) else engine
+    engine, decision = candidate.engine, candidate.engine_facts.get("decision")
+    _, inner = explanation.parts_of(engine)
+    trees = inner.trees if isinstance(inner, TreesEngine) else None
     if isinstance(inner, LinearEngine):
         facts, methods = Facts(means=inner.columns.run(X).mean(axis=0)), [INTERVENTIONAL]
     elif trees is not None:
@@ -45,7 +46,7 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
         return _none("only trees and linear models are explained")
 
     def made(**options: int) -> Explainer:
-        return explanation.explainer(engine, trees, facts, names, of_sums, decision, **options)
+        return explanation.explainer(engine, facts, names, of_sums, decision, **options)
 
     explainer, found, walked = made(), dict[str, Numbers](), 0
     for method in methods:

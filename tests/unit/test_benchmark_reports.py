@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import arrow, bulk, families, families_report, first_answer, own_table, report, shadow
+from benchmarks import arrow, bulk, explanations, families, families_report, first_answer, own_table, report, shadow
 from benchmarks.contenders import PEERS
 from benchmarks.families_report import ALONE, LIBRARY, OURS, RANDOM, SPLITS, Difference, Engine, Measured
 from benchmarks.servers import with_named
@@ -36,6 +36,7 @@ def rows_of(text: str) -> list[list[str]]:
         (shadow, "shadow.json", "shadow.md"),
         (arrow, "arrow.json", "arrow.md"),
         (bulk, "bulk.json", "bulk.md"),
+        (explanations, "explanations.json", "explanations.md"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -86,7 +86,6 @@ def candidate(fitted: Any, frames: Frames, X: Matrix, *, converted_within: float
         files={**files, **_pickled(fitted)},
         facts={"hyperparameters": compiled.hyperparameters, **_derived(fitted)},
         allowance=allowance,
-        trees=compiled.trees,
         cover=compiled.cover,
     )
 
