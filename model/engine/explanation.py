@@ -141,7 +141,8 @@ class TreeParts:
             raise ValueError("its background is not rows of the features")
         if not 0 < len(background) <= MAX_BACKGROUND_ROWS:
             raise ValueError(f"it has {len(background)} background rows; 1 to {MAX_BACKGROUND_ROWS:,} are allowed")
-        self._trees, self._cover, self._players, self._max_table_bytes = trees, cover, players, max_table_bytes
+        self._trees, self._cover, self._players = trees, cover, players
+        self._max_table_bytes = max_table_bytes // trees.n_outputs
         self._background = columns.run(background) if columns else background
         self._made: dict[tuple[int, str], TreeContributions] = {}
 

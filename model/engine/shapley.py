@@ -34,7 +34,7 @@ from model.engine.forest import Places
 from model.engine.trees import Trees
 from model.schema.features import Matrix
 
-MAX_TABLE_BYTES = 2**27  # of all tables of a model; leaves beyond are computed for each row
+MAX_TABLE_BYTES = 2**26  # of all tables of a model for one kind; leaves beyond are computed for each row
 _MAX_BITS = 8  # of a pattern
 _MAX_VECTOR_BYTES = 2**22  # of a block's vectors, which stay in the processor's caches
 _LARGEST_VECTORS = 2**26  # of a single tree
