@@ -360,6 +360,12 @@ class Config:
         "origins whose web pages may ask for predictions and send feedback, separated by commas, each as in "
         "`https://example.org`; empty: none",
     )
+    mcp: bool = setting(
+        "TABSERVE_MCP",
+        False,
+        _boolean,
+        "answer agents at `/mcp` by the Model Context Protocol: each model is a tool",
+    )
     aip_health_route: str = setting("AIP_HEALTH_ROUTE", "", _route, "path at which Vertex AI asks for readiness")
     aip_predict_route: str = setting(
         "AIP_PREDICT_ROUTE", "", _route, "path at which Vertex AI asks for predictions of the default model"

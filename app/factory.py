@@ -9,7 +9,7 @@ from wsgiref.types import WSGIEnvironment
 from flask import Flask, Response, request
 
 from app.config import Config
-from app.protocols import mlflow, native, v1, v2, vertex
+from app.protocols import mcp, mlflow, native, v1, v2, vertex
 from app.protocols.formats import is_arrow
 from app.protocols.runner import FastPath, Runner, add_routes
 from app.protocols.views import Views
@@ -116,6 +116,8 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     for endpoint in endpoints:
         add_routes(app, endpoint, runner)
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
+    if config.mcp:
+        app.register_blueprint(mcp.blueprint(config, serving, views, runner, recorder.record))
     document = Document(app, endpoints, views, config)
     app.register_blueprint(cards.blueprint(serving, views))
     app.register_blueprint(pages.blueprint(serving, views, document, server))
@@ -131,7 +133,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
 
     app.fast_path = FastPath(app, config, serving, runner, endpoints, views)
     # Pages of other origins may call predictions and feedback.
-    routes = {feedback.PATH, *(rule for endpoint in endpoints for rule in endpoint.rules)}
+    routes = {feedback.PATH, mcp.PATH, *(rule for endpoint in endpoints for rule in endpoint.rules)}
     cors = Cors(config.cors_origins, routes, config.sticky_header) if config.cors_origins else None
     middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)
     app.wsgi_app, app.answer_together = middleware, middleware.answer  # type: ignore[method-assign]

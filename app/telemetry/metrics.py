@@ -153,8 +153,14 @@ class Metrics:
             _observe_each(self._child(self._durations, route), seconds)
         for version, of_version in by_version.items():
             for outcome, seconds in (
-                ("success", [exchange.seconds for exchange in of_version if exchange.status < 400]),
-                ("failure", [exchange.seconds for exchange in of_version if exchange.status >= 400]),
+                (
+                    "success",
+                    [exchange.seconds for exchange in of_version if exchange.status < 400 and not exchange.is_refused],
+                ),
+                (
+                    "failure",
+                    [exchange.seconds for exchange in of_version if exchange.status >= 400 or exchange.is_refused],
+                ),
             ):
                 if seconds:
                     _add(self._child(self._inferences, *version, outcome), seconds)

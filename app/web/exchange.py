@@ -36,6 +36,7 @@ class Exchange:
     explained: Explained | None = None  # what contributed to them, if that was asked for
     engine_seconds: float = 0  # its share of a run for several requests
     status: int = 500
+    is_refused: bool = False  # in a protocol whose reply says so with status 200
     seconds: float = 0  # in the application
     time: float = 0  # of the reply, since the epoch
 

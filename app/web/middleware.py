@@ -12,6 +12,7 @@ from app.web.exchange import KEY, Exchange, WSGICall, request_id
 
 # Headers that a page of an allowed origin may send, and read from a reply (the Fetch standard, section 3.3).
 _CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
+_CORS_MCP = "MCP-Protocol-Version, Mcp-Method, Mcp-Name"
 _CORS_REPLY = "X-Request-Id, X-Model-Version, Inference-Header-Content-Length, Retry-After"
 _CORS_SECONDS = 600  # how long a browser caches the answer to a preflight request
 
@@ -34,7 +35,7 @@ class Cors:
             headers.append(("Access-Control-Allow-Origin", origin))
             if environ["REQUEST_METHOD"] == "OPTIONS":
                 headers.append(("Access-Control-Allow-Methods", "POST"))
-                headers.append(("Access-Control-Allow-Headers", f"{_CORS_REQUEST}, {self.sticky_header}"))
+                headers.append(("Access-Control-Allow-Headers", f"{_CORS_REQUEST}, {_CORS_MCP}, {self.sticky_header}"))
                 headers.append(("Access-Control-Max-Age", str(_CORS_SECONDS)))
             else:
                 headers.append(("Access-Control-Expose-Headers", _CORS_REPLY))

@@ -34,6 +34,12 @@ def test_clients_of_classifiers(classifiers_store: Path, tmp_path: Path, name: s
         run(FOLDER / "of_classifiers" / "test_labels.py", server, tmp_path)
 
 
+def test_client_of_agents(store: Path, tmp_path: Path) -> None:
+    """An agent's client lists the model, asks it, and is refused with reasons."""
+    with serve(store, tmp_path, TABSERVE_MCP="true") as server:
+        run(FOLDER / "of_agents" / "test_mcp_client.py", server, tmp_path)
+
+
 def run(path: Path, server: Server, tmp_path: Path) -> None:
     """Run the tests in a file, all of which must pass."""
     report = tmp_path / "report.xml"

@@ -48,7 +48,7 @@ def test_generated_requests_fit_the_document(
         "--max-examples",
         examples,
     ]
-    settings_of_server = {"TABSERVE_MAX_ROWS": "20", "TABSERVE_MODELS": models}
+    settings_of_server = {"TABSERVE_MAX_ROWS": "20", "TABSERVE_MODELS": models, "TABSERVE_MCP": "true"}
     with serve(request.getfixturevalue(name), tmp_path, **settings_of_server) as server:
         # It stores its findings in the working directory.
         done = subprocess.run(

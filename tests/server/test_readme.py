@@ -88,9 +88,10 @@ def test_notebooks_can_import_the_models() -> None:
 
 @pytest.fixture(scope="module")
 def logging_server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a prediction log, as `make run` starts it."""
+    """A server with a prediction log, as `make run` starts it, that answers agents."""
     folder = tmp_path_factory.mktemp("server")
-    with serve(store, folder, TABSERVE_PREDICTION_LOG=f"sqlite:///{folder}/predictions.db") as started:
+    log = f"sqlite:///{folder}/predictions.db"
+    with serve(store, folder, TABSERVE_PREDICTION_LOG=log, TABSERVE_MCP="true") as started:
         yield started
 
 

@@ -449,3 +449,14 @@ def test_defaults_cost_nothing(store: Path) -> None:
 
     assert service.serving.loaded.choices == {}
     assert threading.active_count() == before
+
+
+def test_calls_of_agents_are_for_challengers_too(two: Path, worse: float) -> None:
+    """A call of a model's tool is answered by its canary, as any request without a version."""
+    client = serve(two, *CANARY, mcp=True)
+    call = {"name": NAME, "arguments": {"rows": [HOUSE]}}
+    reply = client.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    found = reply.get_json()["result"]["structuredContent"]
+
+    assert (found["predictions"][0]["prediction"], found["version"]) == (worse, 2)
+    assert reply.headers["X-Model-Version"] == "2"

@@ -1,0 +1,1 @@
+"""Tests of the platforms' clients against a classifier."""
