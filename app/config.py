@@ -85,6 +85,7 @@ class Entry:
 
 
 _STORE: Path | str = Path("store")
+_NO_SHARE: float = False  # as it is written
 
 # Each parser returns a setting's text as a value, or raises `ValueError` with what is expected.
 
@@ -111,6 +112,17 @@ def _share(text: str) -> float:
     if not re.fullmatch(r"[01]|[01]?\.[0-9]+", text) or float(text) > 1:
         raise ValueError("not a number from 0 to 1")
     return float(text)
+
+
+def _share_or_all(text: str) -> float:
+    """Parse a share, or `true` for all and `false` for none."""
+    known = {"true": 1.0, "false": 0.0}.get(text.lower())
+    if known is not None:
+        return known
+    try:
+        return _share(text)
+    except ValueError as error:
+        raise ValueError(f"neither true nor false, and {error}") from None
 
 
 def _path(text: str) -> Path:
@@ -325,8 +337,12 @@ class Config:
     prediction_log_share: float = setting(
         "TABSERVE_PREDICTION_LOG_SHARE", 1.0, _share, "share of the requests that are logged there, from 0 to 1"
     )
-    prediction_log_features: bool = setting(
-        "TABSERVE_PREDICTION_LOG_FEATURES", False, _boolean, "log the features' values, too"
+    prediction_log_features: float = setting(
+        "TABSERVE_PREDICTION_LOG_FEATURES",
+        _NO_SHARE,
+        _share_or_all,
+        "log the features' values, too: `true`, or for a share of the logged requests, such as `0.01`, by which the "
+        "report judges their drift",
     )
     prediction_log_days: int = setting(
         "TABSERVE_PREDICTION_LOG_DAYS",

@@ -91,7 +91,8 @@ class LogWriter:
         """Queue the predictions of an exchange if it is in the logged share; drop them if too many rows wait."""
         if not self._is_logged(exchange):
             return
-        if not self._waiting.put(exchange if self._config.prediction_log_features else replace(exchange, X=None)):
+        has_features = self._is_in_share(exchange, self._config.prediction_log_features)
+        if not self._waiting.put(exchange if has_features else replace(exchange, X=None)):
             self._metrics.count_dropped(exchange.rows, "queue_full")
 
     def put_shadow(self, found: Shadowed) -> None:
@@ -100,8 +101,12 @@ class LogWriter:
             self._metrics.count_dropped(len(found.y), "queue_full")
 
     def _is_logged(self, exchange: Exchange) -> bool:
-        """Return whether a request is in the logged share: by its id, so that all pods choose the same requests."""
-        return zlib.crc32(exchange.request_id.encode()) < self._config.prediction_log_share * 2**32
+        """Return whether a request is in the logged share."""
+        return self._is_in_share(exchange, 1.0)
+
+    def _is_in_share(self, exchange: Exchange, share: float) -> bool:
+        """Return whether a request is in a share of the logged ones: by its id, so that all pods choose the same."""
+        return zlib.crc32(exchange.request_id.encode()) < self._config.prediction_log_share * share * 2**32
 
     def wait_for_write(self, n_seen: int, seconds: float) -> int:
         """Wait until `n_writes` is more than `n_seen`, for so many seconds at most, and return it."""

@@ -134,7 +134,8 @@ def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
         return (
             Verdict.UNKNOWN,
             "Drift of the features is unknown, because their values are not logged. A server with "
-            "TABSERVE_PREDICTION_LOG_FEATURES=true logs them; its metrics count their drift either way.",
+            "TABSERVE_PREDICTION_LOG_FEATURES=0.01 logs those of one request in 100, and with true those of all; its "
+            "metrics count their drift either way.",
         )
     drifting = [column for column in features if column.exceeded]
     if drifting:

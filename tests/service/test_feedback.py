@@ -268,6 +268,25 @@ def test_features_stay_out_of_the_log(store: Path, tmp_path: Path) -> None:
     assert prediction > 0
 
 
+def test_features_of_a_share(store: Path, tmp_path: Path) -> None:
+    """With a share, the features of some requests are in the log, those of the same ids in every process."""
+    found = []
+    for name in ("a", "b"):
+        url = f"sqlite:///{tmp_path / name}.db"
+        app = create_app(Config(store=store, prediction_log=url, prediction_log_features=0.25))
+        app.recorder.start()
+        for number in range(100):
+            app.test_client().post("/predict", json=[HOUSE, HOUSE], headers={"X-Request-Id": f"request-{number}"})
+        app.recorder.close()
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as connection:
+            rows = connection.execute("SELECT request_id, features IS NOT NULL FROM predictions").fetchall()
+        assert len(rows) == 200
+        found.append(sorted({request_id for request_id, has_features in rows if has_features}))
+
+    assert found[0] == found[1]
+    assert 15 <= len(found[0]) <= 35
+
+
 @pytest.mark.parametrize(("share", "n"), [(0.0, 0), (1.0, 50)])
 def test_no_share_and_all(store: Path, tmp_path: Path, share: float, n: int) -> None:
     """With a share of 0 no request is logged, with 1 every request."""

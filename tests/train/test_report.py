@@ -280,7 +280,7 @@ def test_features_that_are_not_logged(model: Artifact, table: Matrix, tmp_path: 
     page = render(model, url, tmp_path)
 
     assert page.verdict("Drift of the features is unknown") == "unknown"
-    assert "TABSERVE_PREDICTION_LOG_FEATURES=true" in page.text
+    assert "TABSERVE_PREDICTION_LOG_FEATURES=0.01" in page.text
     assert page.rows["prediction"][-1] == "no drift"
     assert "RM" not in page.rows
     assert page.rows["RMSE, root mean squared error"][0] == "1.000"

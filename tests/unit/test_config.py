@@ -67,6 +67,9 @@ def test_defaults() -> None:
         ("PREDICTION_LOG_SHARE", "0", "prediction_log_share", 0.0),
         ("PREDICTION_LOG_SHARE", "0.25", "prediction_log_share", 0.25),
         ("PREDICTION_LOG_SHARE", "1.0", "prediction_log_share", 1.0),
+        ("PREDICTION_LOG_FEATURES", "true", "prediction_log_features", 1.0),
+        ("PREDICTION_LOG_FEATURES", "False", "prediction_log_features", 0.0),
+        ("PREDICTION_LOG_FEATURES", "0.01", "prediction_log_features", 0.01),
     ],
 )
 def test_setting(name: str, text: str, field: str, expected: Any) -> None:
@@ -83,6 +86,16 @@ def test_invalid_share(text: str) -> None:
     message = mistakes({"TABSERVE_PREDICTION_LOG_SHARE": text})
 
     assert message == f"TABSERVE_PREDICTION_LOG_SHARE is {text!r}, not a number from 0 to 1"
+
+
+@pytest.mark.parametrize("text", ["", "yes", "1.1", "1%"])
+def test_invalid_share_or_all(text: str) -> None:
+    """A share that may be everything is true, false, or a plain number from 0 to 1."""
+    message = mistakes({"TABSERVE_PREDICTION_LOG_FEATURES": text})
+
+    assert (
+        message == f"TABSERVE_PREDICTION_LOG_FEATURES is {text!r}, neither true nor false, and not a number from 0 to 1"
+    )
 
 
 @pytest.mark.parametrize(
