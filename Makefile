@@ -50,8 +50,8 @@ SLOW_PROCESSES = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install dev lint format check test test-slow test-all conformance train run monitor notebook bench bench-bulk \
-	image image-cuda push deploy undeploy all clean
+.PHONY: help setup install dev lint format check test test-slow test-all conformance train run monitor demo notebook bench \
+	bench-bulk image image-cuda push deploy undeploy all clean
 
 help: ## list the targets, the most important ones first
 	@for rank in "[1-9]" ""; do \
@@ -102,6 +102,9 @@ run: $(INSTALLED) | $(CHAMPION) ##1 serve on PORT of HOST; trains first if there
 
 monitor: $(INSTALLED) ##7 run Prometheus with our rules against the server at URL
 	@exec $(BIN)/python -m monitoring run --url "$(URL)" --port "$(MONITOR_PORT)" $(ARGS)
+
+demo: $(INSTALLED) | $(CHAMPION) ##8 send a day of traffic with a drift to a server of its own, and say where to look
+	@exec $(BIN)/python -m monitoring demo --store "$(STORE)" $(ARGS)
 
 image: ##5 build the image; with MODEL=NAME, with that model in it; with EXTRAS=s3, for stores there
 	@$(BAKED) EXTRAS="$(EXTRAS)" docker/build.sh

@@ -1,4 +1,4 @@
-"""python -m monitoring write | run: write the generated files, or run Prometheus."""
+"""python -m monitoring write | run | demo: write the generated files, run Prometheus, or send a day of traffic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitoring import prometheus
+from monitoring import demo, prometheus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--hold", default="10m", help="how long drift must last for an alert (default: %(default)s)")
     run.add_argument("--interval", default="5s", help="how often it scrapes and evaluates (default: %(default)s)")
     run.add_argument("--folder", type=Path, help="keep what is collected there (default: a temporary folder)")
+    traffic = commands.add_parser("demo", help="send a day of traffic with a drift to a server, and say where to look")
+    traffic.add_argument("--url", help="the server (default: one that is started, with a prediction log of its own)")
+    traffic.add_argument("--store", default="store", help="the store of that server (default: %(default)s)")
+    traffic.add_argument("--seconds", type=_seconds, default=60, help="how long the day takes (default: %(default)s)")
+    traffic.add_argument("--seed", type=int, default=7, help="which rows are drawn, and when (default: %(default)s)")
+    traffic.add_argument(
+        "--exit", action="store_true", help="stop the server at the end, in place of waiting for Ctrl-C"
+    )
     options = parser.parse_args(arguments)
     if options.command == "write":
         return write()
+    if options.command == "demo":
+        return demo.main(
+            url=options.url, store=options.store, seconds=options.seconds, seed=options.seed, stays=not options.exit
+        )
     return prometheus.main(
         options.url,
         port=options.port,
@@ -35,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interval=options.interval,
         folder=options.folder,
     )
+
+
+def _seconds(text: str) -> int:
+    """Parse how long a day takes: with fewer seconds the alerts have no time to fire."""
+    if not text.isdecimal() or not 8 <= int(text) <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 8 to 86400")
+    return int(text)
 
 
 def write() -> int:

@@ -332,3 +332,12 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
     assert re.fullmatch(r".*Received SIGTERM, exiting gracefully.*\n", rest), rest
     assert not child.is_running()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_demo(store: Path) -> None:
+    """The day of traffic that `make demo` sends fires the alert of the feature that drifts, and of no other."""
+    command = [sys.executable, "-m", "monitoring", "demo", "--store", str(store), "--seconds", "30", "--exit"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    fired = re.findall(r"TabserveFeatureDrift (\w+)", done.stdout)
+
+    assert fired == ["LSTAT"]
