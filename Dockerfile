@@ -2,7 +2,7 @@
 #   docker build -t tabserve .                                       the server; mount a model at /models
 #   docker build -t tabserve --build-arg MODEL=boston-housing .      with that model in it
 #   docker build -t tabserve-cuda --build-arg VARIANT=cuda .         with PyTorch and CUDA from its own wheels
-#   docker build -t tabserve --build-arg EXTRAS=s3 .                 with the packages for stores on S3 (gcs, azure), or sqs
+#   docker build -t tabserve --build-arg EXTRAS=s3 .                 with the packages for stores on S3 (gcs, azure), sqs, or traces (otel)
 #   docker build -t tabserve-train --target train .                  for training
 ARG PYTHON_VERSION=3.11
 # The model is copied from store/ if it is there, else trained in the build.
@@ -14,7 +14,7 @@ ARG EXTRAS=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv/tabserve
 COPY constraints.txt requirements-serve.txt requirements-cuda.txt requirements-s3.txt requirements-sqs.txt \
-    requirements-gcs.txt requirements-azure.txt ./
+    requirements-gcs.txt requirements-azure.txt requirements-otel.txt ./
 # Without pip: the environment goes into the image unchanged.
 RUN python -m venv --without-pip /opt/venv \
     && case "${VARIANT}" in cpu) set=serve ;; cuda) set=cuda ;; *) echo "VARIANT is cpu or cuda" >&2; exit 1 ;; esac \

@@ -382,6 +382,20 @@ class Config:
         _boolean,
         "answer agents at `/mcp` by the Model Context Protocol: each model is a tool",
     )
+    otel: bool = setting(
+        "TABSERVE_OTEL",
+        False,
+        _boolean,
+        "send traces by OpenTelemetry's protocol over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT`; `requirements-otel.txt` "
+        "has what it needs",
+    )
+    otel_share: float = setting(
+        "TABSERVE_OTEL_SHARE",
+        0.01,
+        _share,
+        "share of the requests without a `traceparent` that are traced, from 0 to 1; where there is one, its flag "
+        "decides",
+    )
     aip_health_route: str = setting("AIP_HEALTH_ROUTE", "", _route, "path at which Vertex AI asks for readiness")
     aip_predict_route: str = setting(
         "AIP_PREDICT_ROUTE", "", _route, "path at which Vertex AI asks for predictions of the default model"

@@ -70,8 +70,8 @@ class Service(Flask):
         return super().make_response(rv.to_flask() if isinstance(rv, Reply) else rv)
 
     def log_exception(self, exc_info: Any) -> None:
-        """Log an exception as JSON, under the request's id."""
-        log_lines.failure(exc_info, exchange_of(request.environ).request_id)
+        """Log an exception as JSON, under the ids of its request."""
+        log_lines.failure(exc_info, exchange_of(request.environ))
 
 
 def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] = log_lines.write) -> Service:
@@ -101,7 +101,12 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     inference = Inference(serving)
     shadow = app.shadow = Shadow(serving, inference, metrics, writer, server)
     shadow.prepare(loaded)
-    recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None, shadow)
+    tracer = None
+    if config.otel:
+        from app.telemetry.tracing import Tracer  # here, since importing OpenTelemetry takes 0.15 s
+
+        tracer = Tracer(config.otel_share)
+    recorder = app.recorder = Recorder(metrics, writer, write_log if config.log_requests else None, shadow, tracer)
     runner = Runner(config, serving, inference, metrics, server)
 
     # The first route of a path wins. Vertex AI may name any path: at /predict its format then replaces the native one.

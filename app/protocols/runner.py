@@ -24,7 +24,7 @@ from app.serving.loaded import Loaded
 from app.telemetry import log_lines
 from app.telemetry.metrics import BUSY, FAILED, REFUSED, SLOW, Metrics
 from app.web import body, refusal
-from app.web.exchange import KEY, Exchange, WSGICall, exchange_of, request_id
+from app.web.exchange import KEY, Exchange, Trace, WSGICall, exchange_of, request_id
 from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
 from model import REASONS, Artifact, Schema, SchemaError
@@ -72,6 +72,8 @@ class Runner:
                     raise OverloadedError(f"more than {config.max_in_flight} requests are in flight here; try again")
                 max_table = config.max_rows * model.schema.max_row_bytes
                 content = body.read(environ, max_bytes=config.max_body_bytes, min_expanded_bytes=max_table)
+                if config.otel:
+                    exchange.trace = Trace(read_seconds=time.perf_counter() - started)
                 max_expanded = body.max_expanded_bytes(
                     len(content), max_bytes=config.max_body_bytes, min_expanded_bytes=max_table
                 )
@@ -97,6 +99,8 @@ class Runner:
                 replies[number] = self._refuse(environ, endpoint, error)
             now = time.perf_counter()
             exchange.seconds, started = now - started, now
+            if exchange.trace:
+                exchange.trace.decoded_seconds = exchange.seconds
         outcomes = self._inference.run(tables) if tables else []
         started = time.perf_counter()
         for (number, detail), (model, X), outcome in zip(decoded, tables, outcomes):
@@ -154,7 +158,7 @@ class Runner:
         elif isinstance(error, OverloadedError):
             self._metrics.count_overload()
         elif not isinstance(error, refusal.KNOWN):
-            log_lines.failure((type(error), error, error.__traceback__), exchange.request_id)
+            log_lines.failure((type(error), error, error.__traceback__), exchange)
         return endpoint.refuse(error)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from logging.config import dictConfig
 
 from app.config import Config, ConfigError
@@ -75,6 +76,10 @@ def from_environ(environ: Mapping[str, str]) -> ServerSettings:
             PredictionLog(service.prediction_log)
         except ModelError as error:
             raise ConfigError(f"TABSERVE_PREDICTION_LOG: {error}") from None
+    if service.otel and not _has_opentelemetry():
+        raise ConfigError(
+            "TABSERVE_OTEL is true and OpenTelemetry is not installed: pip install -r requirements-otel.txt"
+        )
     threads = _THREADS if service.max_batch_rows == 1 else _BATCH_THREADS
     connections = min(service.max_in_flight + _IDLE_CONNECTIONS, _raise_open_files() - _OTHER_FILES)
     mirror = None
@@ -129,6 +134,14 @@ def _addresses(environ: Mapping[str, str], host: str) -> str | list[str]:
     if port:
         return [f"0.0.0.0:{port}", *([f"[::]:{port}"] if _has_ipv6() else [])]
     return ""
+
+
+def _has_opentelemetry() -> bool:
+    """Return whether the packages for traces are installed."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
 
 
 def _has_ipv6() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import select
 import sys
 import traceback
@@ -20,12 +19,7 @@ from typing import Any
 
 import orjson
 
-from app.web.exchange import Exchange
-
-# W3C Trace Context: version, trace id, the client's span id, flags; later versions may append fields.
-_TRACEPARENT = re.compile(
-    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
-)
+from app.web.exchange import TRACEPARENT, Exchange
 
 _log = logging.getLogger("tabserve")
 
@@ -57,17 +51,26 @@ def request_line(exchange: Exchange) -> bytes:
         "status": exchange.status,
         "duration_ms": int(exchange.seconds * 1e6) / 1000,
     }
-    if trace := _TRACEPARENT.fullmatch(exchange.traceparent):
-        fields["trace_id"], fields["parent_span_id"] = trace[1], trace[2]
+    if exchange.traceparent:
+        fields |= _client_span(exchange)
+    if exchange.trace and exchange.trace.trace_id:
+        fields["trace_id"], fields["span_id"] = exchange.trace.trace_id, exchange.trace.span_id
     if exchange.model:
         fields["model"], fields["version"] = exchange.model.name, exchange.model.version
         fields["rows"] = exchange.rows or None
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def failure(exc_info: Any, request_id: str) -> None:
-    """Log an exception under the request's id, without its message, which may quote the payload."""
-    _log.error("request failed", exc_info=exc_info, extra={"fields": {"request_id": request_id}})
+def failure(exc_info: Any, exchange: Exchange) -> None:
+    """Log an exception under the ids of its request, without its message, which may quote the payload."""
+    fields = {"request_id": exchange.request_id, **_client_span(exchange)}
+    _log.error("request failed", exc_info=exc_info, extra={"fields": fields})
+
+
+def _client_span(exchange: Exchange) -> dict[str, str]:
+    """Return the ids of the client's trace and span, if it sent them."""
+    parent = TRACEPARENT.fullmatch(exchange.traceparent)
+    return {"trace_id": parent[1], "parent_span_id": parent[2]} if parent else {}
 
 
 class FirstFailures:

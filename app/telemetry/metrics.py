@@ -6,7 +6,8 @@ all of them. When a worker is killed, its exchanges of the last 0.2 s are lost: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from app.telemetry import definitions
 from app.telemetry.gauges import LiveErrors, ModelCollector, Served, Snapshot
@@ -29,6 +33,8 @@ OUTCOMES = ("accepted", "replaced", "repeated", "conflicting", "unknown")  # wha
 
 # Why the champion answered a request that was for a challenger.
 FALLBACKS = REFUSED, FAILED, SLOW, BUSY = "refused", "failed", "slow", "busy"
+
+_OPENMETRICS = "application/openmetrics-text"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -94,6 +100,7 @@ class Metrics:
         self._removed = definitions.REMOVED_ROWS(registry=registry)
         self._log_failures = definitions.LOG_FAILURES(registry=registry)
         self._feedback = definitions.FEEDBACK_ROWS(registry=registry)
+        self._exemplars: dict[tuple[str, str], Exemplar] = {}  # by route, and the end of a bucket of durations
         for reason in DROPPED:
             self._child(self._dropped, reason)
         for reason in REMOVED:
@@ -170,6 +177,14 @@ class Metrics:
         for version, (rows, waits) in self._served.take_runs().items():
             _observe_each(self._child(self._batch_rows, *version), rows)
             _observe_each(self._child(self._batch_waits, *version), waits)
+
+    def show(self, traced: Iterable[Exchange]) -> None:
+        """Keep traced requests as examples of the durations of their routes, for OpenMetrics."""
+        for exchange in traced:
+            if exchange.trace:
+                end = next(end for end in (*definitions.DURATION_BUCKETS, math.inf) if exchange.seconds <= end)
+                found = Exemplar({"trace_id": exchange.trace.trace_id}, exchange.seconds, exchange.time)
+                self._exemplars[exchange.route, floatToGoString(end)] = found  # type: ignore[no-untyped-call]
 
     def set_in_flight(self, requests: int) -> None:
         """Set how many requests this worker has accepted and not answered."""
@@ -287,9 +302,15 @@ class Metrics:
         return found
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Return all workers' metrics and their content type, in the format that the scraper asks for."""
+        """Return all workers' metrics and their content type, in the format that the scraper asks for.
+
+        OpenMetrics has this worker's traced requests as examples.
+        """
         encode, content_type = choose_encoder(accept)
-        return encode(self._all_workers()), content_type
+        registry = self._all_workers()
+        if self._exemplars and content_type.startswith(_OPENMETRICS):
+            registry = _WithExemplars(registry, definitions.DURATIONS.args[0], dict(self._exemplars))
+        return encode(registry), content_type
 
     def _all_workers(self) -> CollectorRegistry:
         """Return a registry of the metrics of all workers, or of this process if it is the only one."""
@@ -299,6 +320,26 @@ class Metrics:
         registry.register(self._models)
         registry.register(SharedCollector())
         return registry
+
+
+class _WithExemplars(CollectorRegistry):
+    """The metrics of another registry, in which a histogram of routes has exemplars."""
+
+    def __init__(self, inner: CollectorRegistry, name: str, exemplars: Mapping[tuple[str, str], Exemplar]) -> None:
+        super().__init__()
+        self._inner = inner
+        self._name = name
+        self._exemplars = exemplars
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        for metric in self._inner.collect():
+            if metric.name == self._name:
+                metric.samples = [
+                    sample._replace(exemplar=self._exemplars.get((sample.labels["route"], sample.labels.get("le", ""))))
+                    for sample in metric.samples
+                ]
+            yield metric
 
 
 # prometheus_client observes one value in a call, which takes several times as long as all counting here. So these do

@@ -46,6 +46,19 @@ class Shadowing(Protocol):
         """Answer or drop what is queued, and stop."""
 
 
+class Tracing(Protocol):
+    """What makes spans of exchanges; `tracing.py` implements it, which is imported only where requests are traced."""
+
+    def start(self) -> None:
+        """Start the thread, in the worker process."""
+
+    def record(self, exchanges: Iterable[Exchange]) -> Sequence[Exchange]:
+        """Make the spans of those that are sampled, and return these."""
+
+    def close(self) -> None:
+        """Send what is left, and stop."""
+
+
 class Recorder:
     """Records the exchanges of one process. The server calls `start` and `close`; without them nothing is queued."""
 
@@ -55,11 +68,13 @@ class Recorder:
         writer: LogWriter | None,
         write_log: Callable[[Iterable[bytes]], None] | None,
         shadow: Shadowing,
+        tracer: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
         self._writer = writer
         self._write_log = write_log
         self._shadow = shadow
+        self._tracer = tracer
         self._pending: deque[Exchange] = deque()
         self._pending_rows = 0
         self._pieces: deque[bytes] = deque(maxlen=_MAX_PIECES)
@@ -69,6 +84,8 @@ class Recorder:
 
     def start(self) -> None:
         """Start the threads; call it once, in the worker process."""
+        if self._tracer:
+            self._tracer.start()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
         if self._writer:
@@ -87,6 +104,8 @@ class Recorder:
         with self._counting:
             self._pending_rows = 0
             exchanges = [self._pending.popleft() for _ in range(len(self._pending))]
+            if self._tracer:  # first: the log lines have the ids of the spans
+                self._trace(self._tracer, exchanges)
             if self._write_log:
                 self._pieces.extend(
                     log_lines.in_pieces(
@@ -116,6 +135,15 @@ class Recorder:
         self._shadow.close()
         if self._writer:
             self._writer.close()
+        if self._tracer:
+            self._tracer.close()
+
+    def _trace(self, tracer: Tracing, exchanges: Sequence[Exchange]) -> None:
+        """Make the spans of exchanges, and show them in the metrics."""
+        try:
+            self._metrics.show(tracer.record(exchange for exchange in exchanges if is_logged(exchange)))
+        except Exception as error:  # whatever it is, the exchanges are counted
+            _log.error("requests were not traced: %s", type(error).__name__, exc_info=True)
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):

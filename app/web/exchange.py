@@ -17,6 +17,23 @@ KEY = "tabserve.exchange"  # of the exchange in the environment of its request
 _ID_KEY = "tabserve.request_id"  # of an id that was made for a request
 # A client's request id that is kept: it is sent back in a header and written to the log.
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# W3C Trace Context: version, trace id, the client's span id, flags; later versions may append fields.
+TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of a request for its trace: the ids of its span once that is made, and when its steps were over.
+
+    `read_seconds` and `decoded_seconds` are since the request's start.
+    """
+
+    trace_id: str = ""
+    span_id: str = ""
+    read_seconds: float = 0
+    decoded_seconds: float = 0
 
 
 @dataclass(slots=True)
@@ -39,6 +56,7 @@ class Exchange:
     is_refused: bool = False  # in a protocol whose reply says so with status 200
     seconds: float = 0  # in the application
     time: float = 0  # of the reply, since the epoch
+    trace: Trace | None = None  # where requests are traced
 
 
 def exchange_of(environ: WSGIEnvironment) -> Exchange:

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from app.factory import Service
 from app.telemetry.log_lines import in_pieces, write
+from model import Matrix
 from tests.support.service import HOUSE, PROTOCOLS, everywhere_client
 
 ORIGIN = "https://app.example.org"
@@ -180,6 +182,24 @@ def test_trace_of_the_client(client: FlaskClient, log_lines: list[dict[str, Any]
     client.post("/predict", json=HOUSE, headers={"traceparent": traceparent})
 
     assert [(line["trace_id"], line["parent_span_id"]) for line in log_lines] == [(TRACE, SPAN)]
+
+
+def test_trace_of_a_failed_request(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The log line of a defect has the ids of the request and of the client's trace."""
+
+    class Broken:
+        def predict(self, X: Matrix) -> Any:
+            raise ZeroDivisionError
+
+    service = cast(Service, client.application)
+    loaded = service.serving.loaded
+    service.swap(loaded.with_model(replace(loaded.get(None), engine=cast(Any, Broken()))))
+    reply = client.post("/predict", json=HOUSE, headers={"traceparent": f"00-{TRACE}-{SPAN}-01"})
+    (record,) = caplog.records
+
+    assert reply.status_code == 500
+    expected = {"request_id": reply.headers["X-Request-Id"], "trace_id": TRACE, "parent_span_id": SPAN}
+    assert getattr(record, "fields", None) == expected
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"boto3", "botocore", "cryptography", "joblibspark", "pyarrow", "pyspark"}
+HEAVY |= {"boto3", "botocore", "cryptography", "joblibspark", "opentelemetry", "pyarrow", "pyspark"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
@@ -81,6 +81,7 @@ MAY_IMPORT = {
     "model.score": {"fsspec", "pyarrow"},
     "app.protocols.arrow_stream": {"pyarrow"},
     "app.protocols.long_csv": {"pyarrow"},
+    "app.telemetry.tracing": {"opentelemetry"},
     "model.schema.arrow": {"pyarrow"},
     "model.train": HEAVY,
     "model.on_arrow": {"pyarrow"},
