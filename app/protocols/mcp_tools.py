@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from app.config import Config
 from app.errors import BodyError
-from app.protocols import describe, native, tables
+from app.protocols import describe, explanations, native, tables
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
+from app.protocols.explanations import EXPLAIN, EXPLAINED, EXPLANATIONS, Explain
 from app.protocols.intervals import DEFAULT_LEVEL, INTERVAL, LOWER, UPPER, level_of
 from app.protocols.json_rpc import INTERNAL_ERROR, INVALID_PARAMS
+from app.protocols.native import Asked
 from app.web.refusal import Refusal, refuser
 from app.web.reply import Reply, to_json
 from model import AS_MISSING, CATEGORY, DATE, Artifact, Feature, Intervals, Matrix, described, shortened
 
 ARGUMENTS = "tabserve.mcp.arguments"  # of a call in the environment of its request
 ROWS = "rows"
+
+
+class Wanted(NamedTuple):
+    """The level of the intervals in an answer, if there are any, and whether it explains; None if it may."""
+
+    level: float | None
+    explains: bool | None
 
 
 def endpoint() -> Endpoint:
@@ -40,11 +49,11 @@ _refuse = refuser(_render, unfit=422)
 
 
 def _decode(request: Request) -> Decoded:
-    """Return the rows of a call, whose detail is these rows and the level of their intervals, if there are any."""
+    """Return the rows of a call, and which intervals and explanations the answer is to have."""
     arguments = request.environ[ARGUMENTS]
     if not isinstance(arguments, dict) or not isinstance(arguments.get(ROWS), list):
         raise BodyError(f"the arguments are not an object with {ROWS}, a list of objects with the model's features")
-    unknown = [shortened(name) for name in arguments if name not in (ROWS, INTERVAL)]
+    unknown = [shortened(name) for name in arguments if name not in (ROWS, INTERVAL, EXPLAIN)]
     if unknown:
         raise BodyError(f"{unknown[0]!r} is not an argument; put features into the objects in {ROWS}")
     X = tables.from_records(arguments[ROWS], request.schema, max_rows=request.max_rows)
@@ -53,7 +62,10 @@ def _decode(request: Request) -> Decoded:
         level = level_of(level, request.intervals, request.schema)
     elif request.intervals:
         level = _default_level(request.intervals)
-    return Decoded(X, (X, level))
+    explains = arguments.get(EXPLAIN)
+    if explains is not None and not isinstance(explains, bool):
+        raise BodyError(f"{EXPLAIN} is neither true nor false")
+    return Decoded(X, Wanted(level, explains))
 
 
 def _default_level(intervals: Intervals) -> float | None:
@@ -63,18 +75,30 @@ def _default_level(intervals: Intervals) -> float | None:
 def _encode(answer: Answer) -> Reply:
     """Return an object with a prediction for each row, what it is about, and what to mind about the row."""
     model = answer.model
-    X, level = answer.detail
+    level, explains = answer.detail
     rows: list[JSON] = [{"prediction": each} for each in np.asarray(answer.predictions).tolist()]
-    for row, found in zip(rows, native.probabilities(answer._replace(detail=None)) if model.manifest.classes else ()):
-        row["probabilities"] = found
+    if model.manifest.classes:
+        for row, shares in zip(rows, native.probabilities(answer._replace(detail=Asked()))):
+            row["probabilities"] = shares
     if level is not None and model.manifest.intervals:
         for row, *ends in zip(rows, *model.manifest.intervals.around(answer.y, level)):
             row[INTERVAL] = {"level": level, **dict(zip((LOWER, UPPER), map(float, ends)))}
-    for row, warnings in zip(rows, _warnings(model, X)):
+    for row, warnings in zip(rows, _warnings(model, answer.X)):
         row["warnings"] = warnings
     target = model.schema.target
-    about = {"target": target.name, "unit": target.unit, "model": model.name, "version": model.version}
+    about: JSON = {"target": target.name, "unit": target.unit, "model": model.name, "version": model.version}
+    if _is_offered(model, len(rows)) if explains is None else explains:
+        found = explanations.fields(answer, Explain())
+        about[EXPLAINED] = found[EXPLAINED]
+        for row, explanation in zip(rows, found[EXPLANATIONS]):
+            row["explanation"] = explanation
     return to_json({"predictions": rows, **about, "request_id": answer.request_id})
+
+
+def _is_offered(model: Artifact, n_rows: int) -> bool:
+    """Return whether a model explains so many rows at once."""
+    offer = model.manifest.explanations
+    return offer is not None and (offer.max_rows is None or n_rows <= offer.max_rows)
 
 
 def _warnings(model: Artifact, X: Matrix) -> Iterator[list[str]]:
@@ -137,6 +161,9 @@ def _input(model: Artifact, max_rows: int) -> JSON:
         properties[INTERVAL] = {"description": "the level of the prediction intervals", "enum": intervals.levels}
         if default := _default_level(intervals):
             properties[INTERVAL]["default"] = default
+    if model.manifest.explanations:
+        what = "whether the answer says what each feature contributed to it"
+        properties[EXPLAIN] = {"type": "boolean", "description": what, "default": True}
     return {"type": "object", "required": [ROWS], "properties": properties, "additionalProperties": False}
 
 
@@ -155,6 +182,9 @@ def _output(model: Artifact) -> JSON:
     elif model.manifest.intervals:
         parts = dict.fromkeys(("level", LOWER, UPPER), number)
         row[INTERVAL] = {"type": "object", "required": list(parts), "properties": parts}
+    explained, _ = explanations.described(model)
+    if explained:
+        row["explanation"] = explained[EXPLANATIONS]["items"]
     properties = {
         "predictions": {
             "type": "array",
@@ -166,4 +196,7 @@ def _output(model: Artifact) -> JSON:
         "version": {"type": "integer"},
         "request_id": {"type": "string", "description": "with it, true values are sent to /feedback"},
     }
-    return {"type": "object", "required": list(properties), "properties": properties}
+    required = list(properties)
+    if explained:
+        properties[EXPLAINED] = explained[EXPLAINED]
+    return {"type": "object", "required": required, "properties": properties}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from app.factory import Service
 from app.protocols import mcp
 from tests.support import classifiers, gems
 from tests.support.metrics import MODEL, series, value
-from tests.support.service import ANSWER, HOUSE, everywhere_client, strict_json
+from tests.support.service import ANSWER, HOUSE, everywhere_client, rewrite, strict_json
 
 NAME = "boston-housing"
 META = {
@@ -187,6 +188,46 @@ def test_refused_values_say_why(agents: FlaskClient) -> None:
     assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="failure") == 1
     assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="success") == 0
     assert not call(agents, [HOUSE])["isError"]
+
+
+def test_contributions(shared: FlaskClient) -> None:
+    """An answer says what each feature contributed, which adds up to the prediction, unless the call wants none."""
+    structured = call(shared, [HOUSE])["structuredContent"]
+    explanation = structured["predictions"][0]["explanation"]
+    total = explanation["base"]
+    for number in (*explanation["contributions"].values(), explanation["residual"]):
+        total += number
+    without = call(shared, [HOUSE], explain=False)["structuredContent"]
+
+    assert structured["explained"] == "prediction"
+    assert list(explanation["contributions"]) == list(HOUSE)
+    assert total == explanation["value"] == ANSWER
+    assert "explained" not in without
+    assert "explanation" not in without["predictions"][0]
+    assert call(shared, [HOUSE], explain="yes")["isError"]
+
+
+def test_model_that_offers_no_contributions(store: Path, tmp_path: Path) -> None:
+    """A version without explanations answers without them, and refuses a call that wants them, with the reason."""
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    rewrite(own / NAME / "1", lambda manifest: manifest.pop("explanations"))
+    client = everywhere_client(own, lambda lines: None, mcp=True, models=(f"{NAME}@1",))
+    (tool,) = ask(client, "tools/list")["tools"]
+
+    assert "explain" not in tool["inputSchema"]["properties"]
+    assert "explanation" not in call(client, [HOUSE])["structuredContent"]["predictions"][0]
+    assert "not offered" in call(client, [HOUSE], explain=True)["content"][0]["text"]
+
+
+def test_more_rows_than_are_explained_at_once(store: Path, tmp_path: Path) -> None:
+    """A call of more rows than a model explains at once is answered without contributions, unless it wants them."""
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    rewrite(own / NAME / "1", lambda manifest: manifest["explanations"].update(max_rows=2))
+    client = everywhere_client(own, lambda lines: None, mcp=True, models=(f"{NAME}@1",))
+
+    found = [call(client, [HOUSE] * n_rows)["structuredContent"]["predictions"][0] for n_rows in (2, 3)]
+    assert ["explanation" in row for row in found] == [True, False]
+    assert "send at most 2" in call(client, [HOUSE] * 3, explain=True)["content"][0]["text"]
 
 
 @pytest.mark.parametrize(
