@@ -15,15 +15,19 @@ def add_report(commands: Commands) -> None:
     report.add_argument("model", help=REFERENCE)
     add_log(report)
     report.add_argument("--output", type=Path, default=Path("report.html"), help="the file (default: %(default)s)")
+    report.add_argument(
+        "--url", help="the running server: where the log has no features, what it counted of them since its start"
+    )
     report.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from model.live import report
+    from model.live import counted, report
     from model.live.prediction_log import PredictionLog
 
     model = store_of(options).load(options.model)
+    counts = counted.read(options.url, model) if options.url else None
     with closing(PredictionLog(options.log, read_only=True)) as log:
-        for _, sentence in report.write(model, log, options.output, days=options.days):
+        for _, sentence in report.write(model, log, options.output, days=options.days, counted=counts):
             print(sentence)
     print(f"{model.name} version {model.version}: written to {options.output}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -180,7 +180,7 @@ def judged_figure(scores: AnyScores) -> float:
 class Judgement:
     """The judgement on a slice of the log.
 
-    `features` is empty if no row logs them; `errors` is None for fewer than two truths.
+    `features` is empty if no row logs them, and the server was not asked; `errors` is None for fewer than two truths.
     """
 
     n_truths: int
@@ -201,16 +201,29 @@ class Periods:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The judgement on a version, over the whole time and over its last days, which the rest could hide."""
+    """The judgement on a version, over the whole time and over its last days, which the rest could hide.
+
+    `are_counted` says whether the features of the whole are those that a server counted since its start.
+    """
 
     logged: LoggedRows
     whole: Judgement
     recent: Judgement | None
     periods: Periods
+    are_counted: bool
 
 
-def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None = None) -> Findings:
-    """Return the judgement on a model by the log, which has at least one row; also on the rows since a time."""
+def judge(
+    model: Artifact,
+    logged: LoggedRows,
+    *,
+    recent_since: datetime | None = None,
+    counted: Mapping[str, NDArray[np.intp]] | None = None,
+) -> Findings:
+    """Return the judgement on a model by the log, which has at least one row; also on the rows since a time.
+
+    Where no row has features, the whole is judged by what `counted` has for each, by `bins.labels`.
+    """
     n_reference = model.manifest.metrics.training.rows
     with_features = logged.with_features
 
@@ -237,7 +250,13 @@ def judge(model: Artifact, logged: LoggedRows, *, recent_since: datetime | None 
         recent = judgement(slice(first, None)) if first < len(logged.times) else None
     name, starts, slices = _periods(logged.times)
     ratios = np.array([[column.ratio for column in distributions(rows)] for rows in slices], dtype=np.float64).T
-    return Findings(logged, judgement(slice(None)), recent, Periods(name, starts, slices, ratios))
+    whole = judgement(slice(None))
+    are_counted = counted is not None and not whole.features
+    if counted is not None and are_counted:
+        columns = model.reference.features.items()
+        found = [Distribution(name, bins, counted[name], n_reference) for name, bins in columns]
+        whole = replace(whole, features=found)
+    return Findings(logged, whole, recent, Periods(name, starts, slices, ratios), are_counted)
 
 
 def intervals(y: NDArray[np.float64], answers: NDArray[np.float64]) -> Mapping[str, Interval | None]:

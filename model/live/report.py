@@ -66,11 +66,17 @@ _MAX_POINTS = 5_000  # in a scatter plot: more hide each other
 
 
 def write(
-    model: Artifact, log: PredictionLog, output: Path, *, days: int = 30, now: datetime | None = None
+    model: Artifact,
+    log: PredictionLog,
+    output: Path,
+    *,
+    days: int = 30,
+    now: datetime | None = None,
+    counted: Mapping[str, NDArray[np.intp]] | None = None,
 ) -> list[tuple[Verdict, str]]:
     """Write the report on the last `days` atomically to `output` and return its verdicts with their sentences.
 
-    Raises `PredictionLogError`.
+    `counted` is what a server counted of each feature, for a log without features. Raises `PredictionLogError`.
     """
     now = now or datetime.now(UTC)
     since = now - timedelta(days=days)
@@ -86,7 +92,7 @@ def write(
     versions = log.rows_by_version(model.name, since=since)
     other_versions = {version: rows for version, rows in versions.items() if version != model.version}
     recent_since = now - timedelta(days=RECENT_DAYS) if days > RECENT_DAYS else None
-    findings = judge(model, logged, recent_since=recent_since) if len(logged.times) else None
+    findings = judge(model, logged, recent_since=recent_since, counted=counted) if len(logged.times) else None
     sentences = list(_sentences(model, findings, other_versions, days))
     rendered = _render(model, findings, sentences, other_versions, since=since, now=now, days=days)
     incoming = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
@@ -111,7 +117,7 @@ def _sentences(
         )
         return
     whole, recent = findings.whole, findings.recent
-    yield _features_sentence(whole)
+    yield _features_sentence(whole, " since the server started" if findings.are_counted else "")
     yield _prediction_sentence(whole)
     yield _errors_sentence(whole)
     if recent:
@@ -128,19 +134,19 @@ def _sentences(
             )
 
 
-def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
+def _features_sentence(judged: Judgement, when: str) -> tuple[Verdict, str]:
     features = judged.features
     if not features:
         return (
             Verdict.UNKNOWN,
             "Drift of the features is unknown, because their values are not logged. A server with "
-            "TABSERVE_PREDICTION_LOG_FEATURES=0.01 logs those of one request in 100, and with true those of all; its "
-            "metrics count their drift either way.",
+            "TABSERVE_PREDICTION_LOG_FEATURES=0.01 logs those of one request in 100, and with true those of all; it "
+            "counts their drift either way, for which --url asks it.",
         )
     drifting = [column for column in features if column.exceeded]
     if drifting:
         count = f"{len(drifting)} of {len(features)} features"
-        return Verdict.ATTENTION, f"{count} drifted away from training: {_reasons(drifting)}."
+        return Verdict.ATTENTION, f"{count} drifted away from training{when}: {_reasons(drifting)}."
     judged_features = [column for column in features if column.known >= MINIMUM_ROWS]
     if not judged_features:
         rows = max(column.known for column in features)
@@ -149,7 +155,7 @@ def _features_sentence(judged: Judgement) -> tuple[Verdict, str]:
     unknown = f" Too few values to judge {', '.join(others)} by." if others else ""
     return (
         Verdict.FINE,
-        f"None of the {len(judged_features)} features has drifted beyond what chance explains.{unknown}",
+        f"None of the {len(judged_features)} features has drifted beyond what chance explains{when}.{unknown}",
     )
 
 
