@@ -97,18 +97,18 @@ def prediction_distribution(
     if not isinstance(column, Bins):
         figure, axis = plt.subplots(figsize=(12, 3.6), layout="constrained")
         _bars(axis, column, counts, BLUE)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(loc="upper right", fontsize=8, frameon=False)
         return closed(figure)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     _bars(left, column, counts, BLUE)
-    left.legend(fontsize=8, frameon=False)
+    left.legend(loc="upper right", fontsize=8, frameon=False)
     shares = [0, *np.cumsum(column.shares)]
     right.plot([column.minimum, *column.edges], shares, color=GREY, marker="o", markersize=4, label="training")
     up_to = np.linspace(0, 1, 201)  # enough points for the eye, for any number of rows
     right.plot(np.quantile(predictions[np.isfinite(predictions)], up_to), up_to, color=BLUE, label="live")
     right.set(xlabel=f"predicted {label}", ylabel="predictions up to that value")
     right.yaxis.set_major_formatter("{x:.0%}")
-    right.legend(fontsize=8, frameon=False)
+    right.legend(loc="upper left", fontsize=8, frameon=False)
     hide_frame(right)
     return closed(figure)
 

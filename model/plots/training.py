@@ -34,7 +34,7 @@ def losses(training: Sequence[float], held_out: Sequence[float], *, best_epoch: 
     axis.axvline(best_epoch + 1, color=GREY, zorder=0, label="the weights that are kept")
     axis.set(xlabel="epoch", ylabel=f"mean squared error ({unit}²)" if unit else "mean squared error")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
+    axis.legend(loc="upper right")
     return closed(figure)
 
 
@@ -100,7 +100,7 @@ def reliability(y: NDArray[np.float64], answers: NDArray[np.float64], *, label: 
     upper.plot([0, 1], [0, 1], color=RED, label="as probable as predicted")
     _bars(upper, metrics.calibration(y, answers))
     upper.set(ylabel=words[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    upper.legend()
+    upper.legend(loc="upper left")
     lower.hist(probability, bins=np.linspace(0, 1, _N_BINS + 1).tolist(), color=BLUE)
     lower.set(xlabel=words[0], ylabel="rows")
     return closed(figure)
@@ -113,7 +113,7 @@ def calibration(bins: Sequence[Bin], *, label: str) -> Figure:
     axis.plot([min(means), max(means)], [min(means), max(means)], color=RED, label="actual = predicted")
     _bars(axis, bins)
     axis.set(xlabel=f"predicted {label}, mean of like predictions", ylabel=f"actual {label}, mean of the same rows")
-    axis.legend()
+    axis.legend(loc="upper left")
     return closed(figure)
 
 
@@ -222,7 +222,7 @@ def trials(results: Sequence[tuple[int, str, float, float, float]], *, metric: s
     if min(scores) < scores[0]:
         axis.set_ylim(top=scores[0] + 0.5 * (scores[0] - min(scores)))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(fontsize=8)
+    axis.legend(loc="upper right", fontsize=8)
     return closed(figure)
 
 
