@@ -156,10 +156,10 @@ $(TEST): requirements-test.txt $(INSTALLED)
 	@touch $@
 
 $(DEV): requirements-dev.txt requirements-extras.txt requirements-s3.txt requirements-sqs.txt requirements-gcs.txt \
-		requirements-azure.txt requirements-spark.txt requirements-otel.txt requirements-tables.txt $(TEST) $(TORCH)
+		requirements-azure.txt requirements-spark.txt requirements-otel.txt requirements-tables.txt requirements-page.txt $(TEST) $(TORCH)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) -c constraints.txt -c requirements-extras.txt $(TESTED_EXTRAS)
-	$(PIP) --no-deps -r requirements-tables.txt
+	$(PIP) --no-deps -r requirements-tables.txt -r requirements-page.txt
 	@touch $@
 
 $(CLIENTS): requirements-clients.txt constraints-clients.txt | $(SETUP)

@@ -125,7 +125,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
         app.register_blueprint(mcp.blueprint(config, serving, views, runner, recorder.record))
     document = Document(app, endpoints, views, config)
     app.register_blueprint(cards.blueprint(serving, views))
-    app.register_blueprint(pages.blueprint(serving, views, document, server))
+    app.register_blueprint(pages.blueprint(serving, views, document, server, config, metrics, recorder, live_errors))
     refusal.register(app, refusal.refuse_natively)
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 

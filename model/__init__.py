@@ -56,11 +56,11 @@ from model.schema.features import (
     shape_problems,
     shortened,
 )
-from model.store.artifact import Artifact
+from model.store.artifact import Artifact, file_content
 from model.store.card import card_of
 from model.store.differences import RowDifferences, check_comparable, row_differences, translated
 from model.store.manifest import Intervals
-from model.store.reference import AnyBins, Reference
+from model.store.reference import AnyBins, Bins, Reference
 from model.store.tries import pause_seconds
 from model.store.urls import folder_of
 from model.store.versions import CHAMPION, Store
@@ -91,6 +91,7 @@ __all__ = [
     "AnyBins",
     "Artifact",
     "ArtifactError",
+    "Bins",
     "Category",
     "DeviceError",
     "Explained",
@@ -119,6 +120,7 @@ __all__ = [
     "columns_from_csv",
     "described",
     "export",
+    "file_content",
     "first_line",
     "folder_of",
     "listed",

@@ -83,6 +83,7 @@ class Document:
                     # The name of a link to the operation, and of a generated client's function.
                     name = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
                     paths.setdefault(path, {})[method] = {**operation, "operationId": name}
+        used = {tag for methods in paths.values() for operation in methods.values() for tag in operation["tags"]}
         components = dict(_COMPONENTS)
         for model in loaded.all_versions:
             parts = {
@@ -103,7 +104,7 @@ class Document:
                 "description": "Serves exactly the models that were trained, to the last bit, over many protocols.",
             },
             "servers": [{"url": prefix or "/"}],
-            "tags": [{"name": name} for name in _TAGS],
+            "tags": [{"name": name} for name in _TAGS if name in used],
             "paths": paths,
             "components": {"schemas": components},
         }

@@ -1,49 +1,56 @@
-"""GET /, /docs and /openapi.json: what is served and how to call it, for people and tools."""
+"""GET /, /docs and /openapi.json: what is served and how to call it, for people and tools.
+
+The pages are files that know no model: their scripts ask for what they show, with a key where the service wants one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-import shlex
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import orjson
-from flask import Blueprint, Response, redirect, render_template, request, url_for
-from flask.sansio.blueprints import BlueprintSetupState
-from flask_swagger_ui import get_swaggerui_blueprint
+import flask_swagger_ui
+from flask import Blueprint, Response, redirect, request, send_from_directory
+from werkzeug.exceptions import NotFound
 
-from app.protocols import describe, native
+from app.config import Config
+from app.protocols import describe
 from app.protocols.describe import SERVICE
-from app.protocols.endpoint import Answer
-from app.protocols.intervals import DEFAULT_LEVEL
 from app.protocols.views import Views
+from app.routes.html import APPLICATION, secure
 from app.routes.openapi import Document
+from app.routes.page_data import SCHEMA, page_data
 from app.serving.current import Serving
-from app.serving.loaded import Loaded
+from app.telemetry.gauges import LiveErrors
+from app.telemetry.metrics import Metrics
+from app.telemetry.recorder import Recorder
 from app.web.reply import Reply, compress, to_json
 from app.web.server_facts import ServerFacts
-from model import Artifact, described, listed, short, to_text
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")  # never `//`, which would name another host
+_FILES = Path(__file__).parents[1] / "static"
+_SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
-def blueprint(serving: Serving, views: Views, document: Document, server: ServerFacts) -> Blueprint:
-    """Return the routes of the pages and of the OpenAPI document.
+def blueprint(
+    serving: Serving,
+    views: Views,
+    document: Document,
+    server: ServerFacts,
+    config: Config,
+    metrics: Metrics,
+    recorder: Recorder,
+    live_errors: LiveErrors,
+) -> Blueprint:
+    """Return the routes of the pages, of what they show and of the OpenAPI document.
 
-    Links are relative, so that they work behind a proxy that removes a prefix from the path. URLs that cannot be
-    relative start with the proxy's `X-Forwarded-Prefix`, if the server trusts its address.
+    Links are relative, so that they work behind a proxy that removes a prefix from the path. The document's URL starts
+    with the proxy's `X-Forwarded-Prefix`, if the server trusts its address.
     """
     routes = Blueprint("pages", __name__)
-    # Swagger UI comes from its package; without its validator no page loads anything from another host.
-    interactive = {"app_name": "Tabserve", "layout": "BaseLayout", "validatorUrl": None, "oauth2RedirectUrl": None}
-    swagger_ui = get_swaggerui_blueprint(".", "../openapi.json", config=interactive)
-
-    @swagger_ui.record_once  # type: ignore[untyped-decorator]
-    def describe_docs(state: BlueprintSetupState) -> None:
-        views.describe(describe.get(SERVICE, "These pages", html=True))(
-            state.app.view_functions["pages.swagger_ui.show"]
-        )
-
-    routes.register_blueprint(swagger_ui, url_prefix="/docs")
     alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}
 
     @routes.before_request
@@ -69,42 +76,63 @@ def blueprint(serving: Serving, views: Views, document: Document, server: Server
         describe.get(SERVICE, "The models as a web page, or as JSON whether the process is alive", alive, html=True)
     )
     def index() -> Response:
-        """Show every loaded model: version, those beside it, metrics, features, and a request that works.
+        """Show the page for people.
 
         A client that does not accept HTML, such as KServe's V1 client, gets `{"status": "alive"}`.
         """
         if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":
-            loaded = serving.loaded
-            models = [_describe(model, loaded) for model in loaded.models.values()]
-            reply = Response(render_template("index.html", models=models, reason=serving.unready, short=short))
+            reply = _file("index.html")
         else:
             reply = to_json({"status": "alive"}).to_flask()
-        reply.cache_control.no_store = True  # the page shows the host of the request
         reply.vary.add("Accept")
         return reply
 
-    def _describe(model: Artifact, loaded: Loaded) -> dict[str, Any]:
-        values = {} if model.name == loaded.default_name else {"name": model.name}
-        url = request.host_url.rstrip("/") + prefix() + url_for("predict", **values, _external=False)
-        body = orjson.dumps(describe.example(model)).decode()
-        answer = Answer(model.predict(model.golden_rows[:1]), model.golden_rows[:1], model, native.Asked(), "", {})
-        return {
-            "manifest": model.manifest,
-            "others": [(each.version, loaded.role(each)) for each in loaded.versions(model.name) if each is not model],
-            "features": [(feature, described(feature)) for feature in model.schema.features],
-            "curl": f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-            "answer": to_text(answer.predictions[0]),
-            "interval": _interval(model, answer),
-            "probabilities": (native.probabilities(answer) or [{}])[0] if model.manifest.classes else {},
-            "classes": listed(model.manifest.classes),
-        }
+    @routes.get("/static/<file>")
+    def static(file: str) -> Response:
+        """Return a file of the pages."""
+        return _file(file)
 
-    def _interval(model: Artifact, answer: Answer) -> tuple[float, float] | None:
-        """Return the ends of the answer's prediction interval of the default level; None if there is none."""
-        intervals = model.manifest.intervals
-        if not intervals or DEFAULT_LEVEL not in intervals.half_widths:
-            return None
-        lower, upper = intervals.around(answer.y, DEFAULT_LEVEL)
-        return float(lower[0]), float(upper[0])
+    @routes.get("/docs/")
+    @views.describe(describe.get(SERVICE, "Swagger UI of this document", html=True))
+    def docs() -> Response:
+        """Show Swagger UI, from the server's own files."""
+        return _file("docs.html")
+
+    @routes.get("/docs/<path:path>")
+    def swagger_ui(path: str) -> Response:
+        """Return a file of Swagger UI."""
+        return send_from_directory(_SWAGGER_UI, path)
+
+    @routes.get("/models/<name>/page")
+    @routes.get("/models/<name>/versions/<version>/page")
+    @views.describe(describe.get(SERVICE, "What the page for people shows", SCHEMA))
+    def page(name: str, version: str | None = None) -> Reply:
+        """Return the facts of a version for its page, and how it does in use since the server started."""
+        model = serving.loaded.get(name, version)
+        recorder.flush()
+        reply = to_json(page_data(model, serving.loaded, config, metrics, live_errors))
+        reply.headers.append(("Cache-Control", "no-store"))
+        return compress(reply, request.environ)
 
     return routes
+
+
+@cache  # of the files that exist
+def _content(name: str) -> tuple[bytes, str]:
+    """Return the bytes of a file of the pages, and a tag that changes with them. Raises `NotFound`."""
+    path = _FILES / name
+    if path.parent != _FILES or path.suffix not in _TYPES or not path.is_file():
+        raise NotFound
+    content = path.read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _file(name: str) -> Response:
+    """Return a file of the pages, which a browser asks for again each time, and gets if it has changed."""
+    content, tag = _content(name)
+    media_type = f"{_TYPES[Path(name).suffix]}; charset=utf-8"
+    reply = compress(Reply(content, media_type), request.environ).to_flask()
+    reply.cache_control.no_cache = True
+    reply.set_etag(tag, weak=True)  # the same for every coding
+    reply.make_conditional(request)
+    return secure(reply, APPLICATION)

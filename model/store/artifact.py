@@ -42,7 +42,7 @@ from model.engine.graph import MAX_GRAPH_BYTES
 from model.engine.linear import LinearEngine
 from model.engine.runtime import Engine, Predictor, TreesEngine
 from model.engine.trees import MAX_TREES_BYTES, Trees
-from model.errors import ArtifactError, GoldenRowsError
+from model.errors import ArtifactError, GoldenRowsError, NotInStoreError
 from model.schema.features import Matrix, Schema
 from model.schema.numbers import is_number
 from model.store import manifest as manifests
@@ -348,6 +348,25 @@ def manifest_content(model: Artifact) -> bytes:
     path, content = model.path / MANIFEST, _manifest_bytes(model.path)
     if parse_manifest(path, content) != model.manifest.document:
         raise ArtifactError(path, "has changed since it was verified", "try again")
+    return content
+
+
+def file_content(model: Artifact, name: str, max_bytes: int) -> bytes:
+    """Return the bytes of a file that a loaded version lists, as they were verified.
+
+    Raises `NotInStoreError` if it lists none of this name, or a larger one; `ArtifactError` if it has changed since.
+    """
+    listed = model.manifest.files.get(name)
+    if listed is None or listed.size > max_bytes:
+        raise NotInStoreError(f"{model.name} version {model.version} has no {name} of at most {max_bytes} bytes")
+    path = model.path / name
+    try:
+        with open_regular(path) as file:
+            content = file.read(listed.size + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise ArtifactError(path, "has changed since it was verified", _RESTORE)
     return content
 
 

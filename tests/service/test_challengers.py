@@ -132,8 +132,11 @@ def test_versions_are_listed(two: Path) -> None:
     assert [each["version"] for each in statuses] == ["1", "2"]
     assert client.get("/v2/models").json == client.get("/v1/models").json == {"models": [NAME]}
     assert client.get("/readyz").get_json()["models"] == {NAME: 1}
-    page = client.get("/", headers={"Accept": "text/html"}).text
-    assert f'Beside it: <a href="models/{NAME}/versions/2/card">version 2</a> (canary).' in page
+    versions = client.get(f"/models/{NAME}/page").get_json()["versions"]
+    assert [(each["version"], each["role"], each["is_loaded"]) for each in versions] == [
+        (2, "canary", True),
+        (1, "champion", True),
+    ]
 
 
 def test_openapi_describes_versions(two: Path) -> None:
@@ -404,7 +407,7 @@ def test_version_with_two_roles(two: Path) -> None:
 
     (model,) = client.get("/models").get_json()["models"]
     assert model["versions"] == [{"version": 1, "role": "champion"}, {"version": 2, "role": "canary, shadow"}]
-    assert "version 2</a> (canary, shadow)." in client.get("/", headers={"Accept": "text/html"}).text
+    assert client.get(f"/models/{NAME}/page").get_json()["versions"][0]["role"] == "canary, shadow"
     found = scrape(client)
     assert value(found, "tabserve_model_share", **WORSE, role="canary") == pytest.approx(0.15)
     assert value(found, "tabserve_model_share", **WORSE, role="shadow") == 0

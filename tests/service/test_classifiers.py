@@ -284,15 +284,14 @@ def test_regression_has_no_probabilities(everywhere: FlaskClient) -> None:
 
 
 def test_page_shows_a_classifier(client: FlaskClient) -> None:
-    """The page has the classes, the scores of a classifier, and the label and probabilities of its example."""
-    page = client.get("/", headers={"Accept": "text/html"}).text
+    """The page has the classes and the scores of a classifier."""
+    page = client.get("/models/stars/page").get_json()
 
-    assert "one of 4 classes: 1, 2, 3, 5." in page
-    assert "one of 25 classes: class 00, class 01, class 02, class 03, class 04 and 20 more." in page
-    assert "log loss" in page
-    assert "AUC" in page
-    assert "RMSE" not in page
-    assert "with the probabilities false: " in page
+    assert page["target"]["classes"] == [1, 2, 3, 5]
+    assert len(client.get("/models/many/page").get_json()["target"]["classes"]) == 25
+    assert client.get("/models/precious/page").get_json()["target"]["classes"] == [False, True]
+    if page["validation"]:
+        assert [each["name"] for each in page["validation"]["metrics"]] == ["log_loss", "brier", "accuracy", "auc"]
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:

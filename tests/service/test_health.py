@@ -1,10 +1,7 @@
-"""Owns /livez, /readyz and the page at /, which platforms and people request first."""
+"""Owns /livez and /readyz, which platforms request first."""
 
 from __future__ import annotations
 
-import html
-import json
-import shlex
 import shutil
 import zlib
 from pathlib import Path
@@ -16,7 +13,7 @@ from app import create_app
 from app.config import Config
 from model import Store
 from model.store.artifact import read_draft
-from tests.support.health import BROWSER, curl_line
+from tests.support.health import BROWSER
 from tests.support.service import HOUSE, rewrite
 
 NAME = "boston-housing"
@@ -127,53 +124,6 @@ def test_alias_of_another_version(own_store: Path) -> None:
     assert create_app(Config(store=own_store, models=(f"{NAME}@1",))).test_client().get("/readyz").status_code == 200
     assert reply.status_code == 503
     assert "is of another version than the alias was moved to" in reply.get_json()["reason"]
-
-
-def test_page(client: FlaskClient, store: Path) -> None:
-    """The page shows each model's name, version, metrics and features, and a request that works."""
-    page = client.get("/", headers=BROWSER).text
-    facts = json.loads((store / NAME / "1" / "manifest.json").read_bytes())
-
-    assert f"{NAME}, version 1" in page
-    for metric in ("rmse", "mae", "r2"):
-        assert f"{facts['metrics']['validation'][metric]:.3f}" in page
-    for feature in facts["features"]:
-        assert f"<td>{feature['name']}</td>" in page
-        assert f"{feature['minimum']:g} to {feature['maximum']:g} in training" in page
-    assert facts["digest"] in page
-    assert "Not ready" not in page
-
-
-def test_page_of_every_type(gems_everywhere: FlaskClient) -> None:
-    """The page has types, categories and what may be missing, and says that there are no validation rows."""
-    page = html.unescape(gems_everywhere.get("/", headers=BROWSER).text)
-
-    assert (
-        '<td class="kind">category</td><td class="number">Fair, Good, Ideal, Very Good; any other is refused</td>'
-        in page
-    )
-    assert "Congo, Peru; any other counts as missing; may be missing" in page
-    assert '<td class="kind">boolean</td><td class="number">true or false</td>' in page
-    assert '<td class="kind">integer</td><td class="number">1 to 8 in training</td>' in page
-    assert "No rows were held out for validation, so its error on new rows is not known." in page
-    assert "inf" not in page
-
-
-def test_request_of_the_page_works(gems_everywhere: FlaskClient) -> None:
-    """The body of the page's curl command gets the answer that the page shows."""
-    page = gems_everywhere.get("/", headers=BROWSER).text
-    body = shlex.split(curl_line(page))[-1]
-    answer = gems_everywhere.post("/predict", data=body, content_type="application/json").get_json()["prediction"]
-
-    assert f"<strong>{answer[0]}</strong>" in page
-
-
-def test_page_of_an_empty_store(tmp_path: Path) -> None:
-    """Without a model the page shows the reason and how to train one."""
-    page = create_app(Config(store=tmp_path)).test_client().get("/", headers=BROWSER).text
-
-    assert f"Not ready: the store {tmp_path} has no model" in html.unescape(page)
-    assert "python -m model train boston-housing" in page
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/openapi.json"])

@@ -86,7 +86,7 @@ def test_few_levels(few: FlaskClient) -> None:
     offered = "the interval is none of the model's levels: 0.5, 0.8, 0.83"
     assert refused(few.post("/predict?interval=0.9", json=ROWS), 400, "native") == offered
     assert refused(infer(few, outputs=[{"name": "lower"}]), 400) == offered
-    assert "?interval=0.9" not in few.get("/", headers={"Accept": "text/html"}).text
+    assert few.get(f"/models/{NAME}/page").get_json()["levels"] == [0.5, 0.8, 0.83]
 
 
 def test_bad_rows_are_reported_first(client: FlaskClient) -> None:
@@ -179,10 +179,9 @@ def test_documents(client: FlaskClient, gems_everywhere: FlaskClient) -> None:
     assert parameter not in without["/predict"]["post"]["parameters"]
     assert "lower" in json.dumps(with_intervals[INFER])
     assert "lower" not in json.dumps(without)
-    page = client.get("/", headers={"Accept": "text/html"}).text
-    reply = strict_json(client.post("/predict?interval=0.9", json=[HOUSE]))
-    assert f"{reply['lower'][0]:.4g} to {reply['upper'][0]:.4g}" in page
-    assert "with 95% confidence" in page
+    page = client.get(f"/models/{NAME}/page").get_json()
+    assert page["levels"] == parameter["schema"]["enum"]
+    assert all(each["interval"] for each in page["validation"]["metrics"])
 
 
 @pytest.mark.parametrize("name", ["format-1", "format-2"])

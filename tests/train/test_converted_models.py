@@ -238,9 +238,9 @@ def test_service_says_that_a_model_is_converted(table: pd.DataFrame, tmp_path: P
 
     predicted = client.post("/predict", json=rows).get_json()["prediction"]
     assert np.abs(predicted - fitted.predict(whole)).max() <= found.manifest.allowed_difference
-    page = client.get("/", headers={"Accept": "text/html"}).text
-    assert "This model is not compiled by Tabserve, but a graph of skl2onnx" in page
-    assert f"by at most {found.manifest.allowed_difference:.1e}; this was tried on 100," in page
+    exactness = client.get("/models/prices/page").get_json()["exactness"]
+    assert "This model is not compiled by Tabserve, but a graph of skl2onnx" in exactness
+    assert f"by at most {found.manifest.allowed_difference:.1e}; this was tried on 100," in exactness
     assert 'engine="converted"' in client.get("/metrics").text
 
 

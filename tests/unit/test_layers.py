@@ -67,8 +67,8 @@ ROOMS: dict[str, set[str]] = {
 }
 # What the service may import of the model beside its public names, each where it is needed and not before.
 LATE = {
-    *("model.engine.gpu", "model.engine.network", "model.live.comparison", "model.live.prediction_log"),
-    *("model.schema.arrow", "model.store.device", "model.store.signature"),
+    *("model.engine.gpu", "model.engine.network", "model.live.comparison", "model.live.judge"),
+    *("model.live.prediction_log", "model.schema.arrow", "model.store.device", "model.store.signature"),
 }
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}

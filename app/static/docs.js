@@ -1,0 +1,11 @@
+/** Swagger UI of /openapi.json, from the server's own files, with the key that this tab knows. */
+import { authorized, json } from "./api.js";
+
+const spec = await json("openapi.json");
+globalThis.SwaggerUIBundle({
+  spec,
+  dom_id: "#main",
+  deepLinking: true,
+  validatorUrl: null,
+  requestInterceptor: (request) => ({ ...request, headers: authorized(request.headers) }),
+});
