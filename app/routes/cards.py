@@ -44,7 +44,7 @@ def blueprint(serving: Serving, views: Views) -> Blueprint:
         model = serving.loaded.get(name, version)
         text = card_of(model.manifest.document, model.card)
         if request.accept_mimetypes.best_match((_MARKDOWN, "text/html")) == "text/html":
-            reply = _page(model, "model card", _to_html(text))
+            reply = _page(model, "model card", _card_html(text))
         else:
             reply = compress(Reply(text.encode(), f"{_MARKDOWN}; charset=utf-8"), request.environ).to_flask()
             reply.headers["X-Content-Type-Options"] = "nosniff"
@@ -111,10 +111,15 @@ def _plots(model: Artifact) -> Markup:
 
 
 @lru_cache(maxsize=_KEPT_PAGES)
+def _card_html(text: str) -> Markup:
+    """Return a card as HTML, which may take a second or two to render."""
+    return _to_html(text)
+
+
 def _to_html(text: str) -> Markup:
     """Return Markdown as HTML that has no raw HTML, link or image of the text.
 
-    A card comes with its artifact, so it is not trusted, and no card that is made here has any of these.
+    The text comes with an artifact, so it is not trusted, and no card that is made here has any of these.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.disable(["link", "image", "autolink", "reference", "html_block", "html_inline"])

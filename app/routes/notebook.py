@@ -17,6 +17,8 @@ from app.errors import BodyError, TooLargeError
 from app.web.body import parse_json
 
 MAX_BYTES = 2**23  # the example's has 300 KB
+# Of all cells together; what is beyond is shown as it is written. The worst text of this size takes seconds to render.
+_MAX_MARKDOWN = 2**16
 _MAX_CELLS = 1_000
 _PICTURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of a terminal, in errors
@@ -37,21 +39,20 @@ def to_html(content: bytes, markdown: Callable[[str], Markup]) -> Markup:
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list):
         return Markup("<p>The notebook of this version cannot be read.</p>")
-    parts = [part for cell in cells[:_MAX_CELLS] if isinstance(cell, dict) for part in _cell(cell, markdown)]
+    parts: list[Markup] = []
+    n_rendered = 0
+    for cell in (cell for cell in cells[:_MAX_CELLS] if isinstance(cell, dict)):
+        source = _joined(cell.get("source"))
+        if cell.get("cell_type") == "markdown" and n_rendered + len(source) <= _MAX_MARKDOWN:
+            n_rendered += len(source)
+            parts.append(markdown(source))
+        elif source:
+            parts.append(_TEXT.format("code", source))
+        outputs = cell.get("outputs")
+        for output in outputs if isinstance(outputs, list) else ():
+            if isinstance(output, dict):
+                parts += _output(output)
     return Markup("").join(parts)
-
-
-def _cell(cell: dict[str, Any], markdown: Callable[[str], Markup]) -> Iterator[Markup]:
-    source = _joined(cell.get("source"))
-    if cell.get("cell_type") == "markdown":
-        yield markdown(source)
-        return
-    if source:
-        yield _TEXT.format("code", source)
-    outputs = cell.get("outputs")
-    for output in outputs if isinstance(outputs, list) else ():
-        if isinstance(output, dict):
-            yield from _output(output)
 
 
 def _output(output: dict[str, Any]) -> Iterator[Markup]:

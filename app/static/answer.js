@@ -28,7 +28,7 @@ export function answerPanel(page, changed) {
     const ends = reply.lower && [reply.lower[0], reply.upper[0]];
     const [low, high] = plot.rangeOf(page.prediction);
     picture.replaceChildren(plot.numbers(page.prediction, { mark: y, band: ends, range: [Math.min(low, y), Math.max(high, y)] }));
-    interval.replaceChildren(...(ends ? [level, ` of true values are within ${short(ends[0])} to ${short(ends[1])}, for rows like those of training.`] : []));
+    interval.replaceChildren(...(ends ? [level, ` of true values are within ${short(ends[0])} to ${short(ends[1])}`, h("span", {}, ", for rows like those of training")] : []));
   }
 
   function label(reply) {
@@ -47,7 +47,8 @@ export function answerPanel(page, changed) {
       element.classList.remove("stale");
       const probabilities = target.classes.length > 0 ? label(reply) : number(reply);
       status.className = outside.length > 0 ? "status warning" : "status";
-      status.textContent = outside.length > 0 ? `Outside what training saw: ${outside.join(", ")}. Trust this answer less.` : "";
+      const other = reply.version === page.version ? "" : `Version ${reply.version} answered, which is tried beside version ${page.version}. `;
+      status.textContent = other + (outside.length > 0 ? `Outside what training saw: ${outside.join(", ")}. Trust this answer less.` : "");
       why.replaceChildren(...[probabilities, h("h3", {}, "Why"), ...explanation(reply, target, reason)].filter(Boolean));
     },
     fail(message) {
@@ -83,5 +84,5 @@ function bars(caption, header, rows, [low, high]) {
     return [name, h("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
       h("rect", { class: value < 0 ? "minus" : "plus", x: Math.min(zero, end), width: Math.max(Math.abs(end - zero), 0.5), y: 0, height: 10 }),
       low < 0 && h("rect", { class: "axis", x: zero - 0.15, width: 0.3, y: 0, height: 10 })), text];
-  }), [2]);
+  }), [2]).firstChild; // it is never wider than its place
 }

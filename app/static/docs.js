@@ -1,8 +1,8 @@
 /** Swagger UI of /openapi.json, from the server's own files, with the key that this tab knows. */
 import { authorized, json } from "./api.js";
 
-const spec = await json("openapi.json");
-globalThis.SwaggerUIBundle({
+const spec = await json("openapi.json").catch((error) => document.getElementById("main").replaceChildren(error.message));
+if (spec) globalThis.SwaggerUIBundle({
   spec,
   dom_id: "#main",
   deepLinking: true,

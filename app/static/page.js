@@ -145,7 +145,7 @@ async function modelView(name, version, inputs, signal) {
     state,
     page.limits && h("p", { class: "limits" }, page.limits),
     h("section", {}, h("div", { class: "row" }, h("h2", {}, "Try it"), page.examples.length > 1 && another, link),
-      h("div", { class: "try" }, panel.element, form.element, panel.why)),
+      h("div", { class: "try" }, h("div", { class: "side" }, panel.element, panel.why), form.element)),
     code.element,
     tableSection(page, predict),
     versions(page),

@@ -462,9 +462,8 @@ def test_contributions_are_shown(browser: Browser, service: Server, size: Any) -
     with gateway(service.url, amend=explaining) as url:
         browser.open(f"{url}/{MODEL}", size=size)
         browser.wait_for(".why", "From 25.38 on average to 25")
-        rows = browser.js(
-            "return [...document.querySelector('.why tbody').rows].map(({cells: [e, _, f]}) => [e.innerText, f.innerText])"
-        )
+        code = "return [...document.querySelector('.why tbody').rows].map(row => [...row.cells].map(e => e.innerText))"
+        rows = [[name, value] for name, _, value in browser.js(code)]
 
         assert rows == [
             ["LSTAT", "-2.5"],

@@ -321,6 +321,20 @@ def test_notebook(store: Path, tmp_path: Path) -> None:
         assert part in page
 
 
+def test_long_notebook_is_not_rendered_for_ever() -> None:
+    """Of a notebook with more Markdown than a card may have, the rest is shown as it is written."""
+    cells = [{"cell_type": "markdown", "source": "*" * 40_000} for _ in range(2)]
+    rendered: list[int] = []
+
+    def markdown(text: str) -> Markup:
+        rendered.append(len(text))
+        return Markup("<p></p>")
+
+    page = notebook.to_html(json.dumps({"cells": cells}).encode(), markdown)
+    assert rendered == [40_000]
+    assert "*" * 40_000 in page
+
+
 class Tags(HTMLParser):
     """The tags of a text of HTML, each with its attributes."""
 
