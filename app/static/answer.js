@@ -3,6 +3,7 @@ import { h, short, table } from "./dom.js";
 import * as plot from "./plot.js";
 
 const SHOWN = 10; // contributions and classes; the others are added up
+const ROUNDING = 1e-9; // of the largest contribution
 const LEVELS = [0.5, 0.8, 0.9, 0.95, 0.99];
 
 /** Return the panel of the answer; `changed` is called when another level of the interval is chosen. */
@@ -23,7 +24,7 @@ export function answerPanel(page, changed) {
 
   function number(reply) {
     const [y] = reply.prediction;
-    big.textContent = Number.isInteger(y) || short(y).length > 6 ? short(y) : y.toPrecision(4);
+    big.textContent = rounded(y);
     exact.textContent = Number(big.textContent) === y ? "" : `exactly ${y}`;
     const ends = reply.lower && [reply.lower[0], reply.upper[0]];
     const [low, high] = plot.rangeOf(page.prediction);
@@ -59,6 +60,9 @@ export function answerPanel(page, changed) {
   };
 }
 
+/** Return a number with four digits, also where the last ones are 0. */
+const rounded = (y) => (Number.isInteger(y) || short(y).length > 6 ? short(y) : y.toPrecision(4));
+
 /** Return what each feature contributed to an answer, or a sentence that says why this is not known. */
 function explanation(reply, target, reason) {
   const found = reply.explanations?.[0];
@@ -70,9 +74,9 @@ function explanation(reply, target, reason) {
   const isScore = reply.explained === "score";
   const what = isScore ? `the score${"class" in found ? ` of ${found.class}` : ""}, before it becomes an answer` : target.name;
   return [
-    h("p", {}, `From ${short(found.base)} on average to ${short(found.value)}: what each feature adds to ${what}.`),
+    h("p", {}, `From ${rounded(found.base)} on average to ${rounded(found.value)}: what each feature adds to ${what}.`),
     bars("What each feature adds", ["feature", "adds"], parts.map(([name, value]) => [name, value, (value > 0 ? "+" : "") + short(value)]), [-reach, reach]),
-    found.residual !== 0 && h("p", { class: "quiet" }, `${short(found.residual)} of it is not explained.`),
+    Math.abs(found.residual) > ROUNDING * reach && h("p", { class: "quiet" }, `${short(found.residual)} of it is not explained.`),
   ].filter(Boolean);
 }
 

@@ -452,7 +452,7 @@ def explaining(path: str, reply: Any) -> tuple[int, Any]:
         return 200, reply
     (y,) = reply["prediction"]
     parts = {"CHAS": 0.0, "RM": 1.25, "TAX": 0.25, "PTRATIO": 0.5, "B": 0.125, "LSTAT": -2.5}
-    entry = {"base": y - sum(parts.values()), "contributions": parts, "residual": 0.0, "value": y}
+    entry = {"base": y - sum(parts.values()), "contributions": parts, "residual": 1e-14, "value": y}
     return 200, {**reply, "explained": "prediction", "explanations": [entry]}
 
 
@@ -461,7 +461,7 @@ def test_contributions_are_shown(browser: Browser, service: Server, size: Any) -
     """What each feature added is listed with its sign, the largest first, each with a bar."""
     with gateway(service.url, amend=explaining) as url:
         browser.open(f"{url}/{MODEL}", size=size)
-        browser.wait_for(".why", "From 25.38 on average to 25")
+        browser.wait_for(".why", "From 25.38 on average to 25.00")
         code = "return [...document.querySelector('.why tbody').rows].map(row => [...row.cells].map(e => e.innerText))"
         rows = [[name, value] for name, _, value in browser.js(code)]
 
@@ -473,8 +473,17 @@ def test_contributions_are_shown(browser: Browser, service: Server, size: Any) -
             ["B", "+0.125"],
             ["CHAS", "0"],
         ]
+        assert "not explained" not in browser.text(".why")  # what is left is rounding
         assert browser.violations() == []
         assert browser.overflow() <= 0
+
+
+def test_challenger_is_named(browser: Browser, service: Server) -> None:
+    """Where another version answers than the one that the page is about, the answer says so."""
+    with gateway(service.url, amend=lambda path, reply: (200, {**reply, "version": 2})) as url:
+        browser.open(f"{url}/{MODEL}")
+
+        browser.wait_for(".status", "Version 2 answered, which is tried beside version 1.")
 
 
 def test_no_explanations(browser: Browser, service: Server) -> None:
