@@ -50,7 +50,7 @@ def page_data(model: Artifact, loaded: Loaded, config: Config, metrics: Metrics,
         "name": model.name,
         "version": model.version,
         "role": loaded.role(model),
-        "is_default": model.name == loaded.default_name,
+        "is_only_model": len(loaded.models) == 1,
         "title": manifest.title,
         "purpose": _text(document.get("purpose")),
         "owner": manifest.tags.get("owner", ""),
@@ -145,7 +145,7 @@ def _median(bins: Bins) -> float | None:
 def _bins(bins: AnyBins) -> JSON:
     if isinstance(bins, Bins):
         return {"minimum": bins.minimum, "edges": bins.edges, "shares": bins.shares, "missing": bins.missing}
-    return {"names": bins.names, "codes": bins.codes, "shares": bins.shares, "rest": bins.rest, "missing": bins.missing}
+    return {"codes": bins.codes, "shares": bins.shares, "rest": bins.rest, "missing": bins.missing}
 
 
 def _validation(model: Artifact) -> JSON | None:

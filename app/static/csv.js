@@ -12,7 +12,7 @@ export function parse(text, separator) {
   let start = { at: 0, line: 1 };
   function finish(end) {
     const raw = text.slice(start.at, end);
-    if (raw.trim() !== "") records.push({ cells: [...cells, cell], raw, line: start.line });
+    if (cells.length > 0 || raw.trim() !== "") records.push({ cells: [...cells, cell], raw, line: start.line });
     cells = [];
     cell = "";
   }

@@ -137,7 +137,7 @@ async function modelView(name, version, inputs, signal) {
 
   fill({ ...page.examples[0], ...given(inputs) });
   return [
-    h("p", { class: "crumbs" }, h("a", { href: "#/" }, "All models"), ` / ${page.name}`),
+    !page.is_only_model && h("p", { class: "crumbs" }, h("a", { href: "#/" }, "All models"), ` / ${page.name}`),
     h("h1", {}, page.title),
     h("p", { class: "lead" }, page.purpose || predicts(page)),
     h("p", { class: "quiet" }, [`${page.name}, version ${page.version}`, aliases(page), page.created_at && `trained ${day(page.created_at)}`, page.owner && `owner ${page.owner}`].filter(Boolean).join(" · ")),

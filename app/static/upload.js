@@ -9,6 +9,7 @@ const MAX_ROWS = 2_000; // of one request, so that progress shows
 const MAX_PROBLEMS = 1_000;
 const SHOWN_PROBLEMS = 50;
 const PREVIEW = 5;
+const MARK = "\ufeff"; // of byte order, by which spreadsheets know UTF-8
 const COMMA = /^[+-]?\d+,\d+$/;
 
 /** Return the section that takes a table. */
@@ -57,10 +58,13 @@ async function readTable(file, page) {
   if (file.size > MAX_BYTES) throw new Error(`${file.name} has more than 50 MB. For large tables there is: python -m model predict ${page.name} ${file.name} answered.csv`);
   let text;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await file.arrayBuffer());
   } catch {
     throw new Error(`${file.name} is not in UTF-8. Save it as "CSV UTF-8" and try again.`);
   }
+  const mark = text.startsWith(MARK) ? MARK : "";
+  text = text.slice(mark.length);
+  const end = text.includes("\r\n") ? "\r\n" : "\n";
   const names = page.features.map((feature) => feature.name);
   const separator = separatorOf(text, names);
   const [header, ...records] = parse(text, separator);
@@ -69,7 +73,7 @@ async function readTable(file, page) {
   const positions = names.filter((name) => columns.includes(name)).map((name) => columns.indexOf(name));
   if (positions.length === 0) throw new Error(`The first line of ${file.name} has none of the model's columns: ${names.join(", ")}.`);
   const decimals = separator === "," ? [] : page.features.filter((feature) => feature.type === "number").map((feature) => columns.indexOf(feature.name));
-  return { header, records, separator, columns, positions, decimals };
+  return { header, records, separator, columns, positions, decimals, mark, end };
 }
 
 /** Return the answer to each record, and the problems of those that have none; nothing if it is not wanted any more. */
@@ -125,11 +129,11 @@ function explained(error) {
 }
 
 /** Return what came of a table: how many answers, the problems by line, and the table to download. */
-function outcome(name, { header, records, separator, columns }, { answers, problems, isCut }) {
+function outcome(name, { header, records, separator, columns, mark, end }, { answers, problems, isCut }) {
   const column = columns.includes("prediction") ? "model_prediction" : "prediction";
   const given = answers.filter((answer) => answer !== undefined).length;
   const lines = [[header.raw, column], ...records.map((record, at) => [record.raw, answers[at] === undefined ? "" : written(answers[at], separator)])];
-  const blob = new Blob(lines.map(([raw, cell]) => `${raw}${separator}${cell}\n`), { type: "text/csv" });
+  const blob = new Blob([mark, ...lines.map(([raw, cell]) => `${raw}${separator}${cell}${end}`)], { type: "text/csv" });
   const listed = problems.slice(0, SHOWN_PROBLEMS);
   const count = (number, word) => `${number.toLocaleString("en-US")} ${word}${number === 1 ? "" : "s"}`;
   const inTable = new Set(problems.map((each) => each.at)).size;

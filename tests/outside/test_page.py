@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pandas as pd
 import pytest
 import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model.cli.main import main
 from tests.support import gems, sales
@@ -256,7 +258,7 @@ def downloaded(browser: Browser, downloads: Path, name: str) -> str:
     (downloads / name).unlink(missing_ok=True)
     browser.driver.find_element(By.CSS_SELECTOR, "a[download]").click()
     browser.wait((downloads / name).exists)
-    return (downloads / name).read_text()
+    return (downloads / name).read_bytes().decode()
 
 
 def test_table_is_answered(browser: Browser, service: Server, downloads: Path, tmp_path: Path) -> None:
@@ -305,14 +307,53 @@ def test_problems_of_a_table(browser: Browser, service: Server, downloads: Path,
 
 
 def test_table_of_a_spreadsheet(browser: Browser, service: Server, downloads: Path, tmp_path: Path) -> None:
-    """Semicolons, decimal commas, a byte order mark and lines of Windows are read, and kept but for the last."""
+    """Semicolons, decimal commas, a byte order mark and line ends of Windows are read, and kept."""
     lines = ["\ufeff" + ";".join(HOUSE), ";".join(str(cell).replace(".", ",") for cell in HOUSE.values())]
     (tmp_path / "houses.csv").write_bytes("\r\n".join(lines).encode() + b"\r\n")
     browser.open(f"{service.url}/{MODEL}")
     browser.upload(tmp_path / "houses.csv")
     browser.wait_for("[aria-live]", "1 row answered.")
 
-    assert downloaded(browser, downloads, "houses-answered.csv").splitlines()[1] == f"{lines[1]};{ANSWER}"
+    written = downloaded(browser, downloads, "houses-answered.csv")
+    assert written == f"{lines[0]};prediction\r\n{lines[1]};{ANSWER}\r\n"
+
+
+CELLS = st.text(st.sampled_from('ab1,;"\t\n é'), max_size=5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), min_size=1)),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_csv_is_read_and_written_as_python_does(
+    tab: Browser, csv_module: None, rows: list[list[str]], separator: str, end: str
+) -> None:
+    """The page reads what Python's csv writes, each record with its text and line, and Python reads what it writes."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator=end).writerows(rows)
+    code = """
+        const [text, separator] = arguments, records = module.parse(text, separator);
+        const lines = records.map(({cells}) => cells.map(cell => module.written(cell, separator)).join(separator));
+        return [records.map(({cells}) => cells), records.map(({raw}) => raw), records.map(({line}) => line), lines];
+    """
+    read, raw, starts, lines = tab.js(code, text.getvalue(), separator)
+    lines_before = [sum(each.count("\n") + 1 for each in raw[:number]) for number in range(len(raw))]
+
+    assert read == rows
+    assert "".join(f"{each}{end}" for each in raw) == text.getvalue()
+    assert starts == [1 + number for number in lines_before]
+    assert list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)) == rows
+
+
+@pytest.fixture(scope="module")
+def csv_module(tab: Browser, service: Server) -> None:
+    """The module that reads CSV, as the global `module` of the page."""
+    tab.open(f"{service.url}/")
+    tab.driver.execute_async_script(
+        "import('./static/csv.js').then(found => { globalThis.module = found; arguments[0](); })"
+    )
 
 
 @pytest.mark.parametrize(
