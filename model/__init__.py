@@ -25,6 +25,7 @@ from model.errors import (
     TooManyRowsError,
     first_line,
 )
+from model.keys import SCOPE, AccessKey, parse_rate, read_keys
 from model.metrics import short
 from model.schema.csv_table import columns_from_csv
 from model.schema.feature import (
@@ -86,8 +87,10 @@ __all__ = [
     "NOT_FINITE",
     "OUT_OF_RANGE",
     "REASONS",
+    "SCOPE",
     "UNKNOWN",
     "VERSION",
+    "AccessKey",
     "AnyBins",
     "Artifact",
     "ArtifactError",
@@ -124,7 +127,9 @@ __all__ = [
     "first_line",
     "folder_of",
     "listed",
+    "parse_rate",
     "pause_seconds",
+    "read_keys",
     "row_differences",
     "shape_problems",
     "short",

@@ -19,6 +19,7 @@ from model.cli import (
     diff,
     features,
     join,
+    key,
     life,
     mirror,
     own,
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     life.add_history(commands)
     runs.add_runs(commands)
     sign.add_sign(commands)
+    key.add_keys(commands)
     features.add_features(commands)
     predict.add_predict(commands)
     consume.add_consume(commands)

@@ -13,6 +13,7 @@ from tests.support.service import ROOT
 # Each room and the rooms that it may import from, from the lowest floor up. A module beside the rooms is a room.
 ROOMS: dict[str, set[str]] = {
     "model.errors": set(),
+    "model.keys": {"model.errors"},
     "model.metrics": set(),
     "model.task": {"model.metrics"},
     "model.version": set(),
@@ -30,8 +31,8 @@ ROOMS: dict[str, set[str]] = {
         "model.table",
     },
     "model.cli": {
-        *("model", "model.errors", "model.metrics", "model.schema", "model.store", "model.live", "model.table"),
-        *("model.plots", "model.score", "model.train", "model.on_mlflow", "model.on_queue"),
+        *("model", "model.errors", "model.keys", "model.metrics", "model.schema", "model.store", "model.live"),
+        *("model.table", "model.plots", "model.score", "model.train", "model.on_mlflow", "model.on_queue"),
     },
     "model.on_arrow": {"model.errors", "model.schema", "model.store"},
     "model.on_mlflow": {"model.errors", "model.schema", "model.store"},
@@ -63,7 +64,7 @@ ROOMS: dict[str, set[str]] = {
     "app.factory": {
         *("app.config", "app.web", "app.telemetry", "app.serving", "app.protocols", "app.routes", "model"),
     },
-    "app.server": {"app.config", "app.telemetry", "app.serving", "app.factory", "model"},
+    "app.server": {"app.config", "app.web", "app.telemetry", "app.serving", "app.factory", "model"},
 }
 # What the service may import of the model beside its public names, each where it is needed and not before.
 LATE = {
@@ -73,12 +74,13 @@ LATE = {
 
 HEAVY = {"sklearn", "pandas", "matplotlib", "joblib", "papermill", "onnx", "nbformat", "torch"}
 HEAVY |= {"xgboost", "lightgbm", "catboost", "mlflow", "skl2onnx", "duckdb", "fsspec", "optuna", "tomlkit"}
-HEAVY |= {"boto3", "botocore", "cryptography", "joblibspark", "opentelemetry", "pyarrow", "pyspark"}
+HEAVY |= {"boto3", "botocore", "cryptography", "joblibspark", "jwt", "opentelemetry", "pyarrow", "pyspark"}
 MAY_IMPORT = {
     "model.plots": {"matplotlib", "pandas"},
     "model.live": {"matplotlib"},
     "model.table": {"duckdb", "fsspec", "pandas", "pyarrow", "tomlkit"},
     "model.score": {"fsspec", "pyarrow"},
+    "app.web.tokens": {"jwt"},
     "app.protocols.arrow_stream": {"pyarrow"},
     "app.protocols.long_csv": {"pyarrow"},
     "app.telemetry.tracing": {"opentelemetry"},
