@@ -76,6 +76,7 @@ predictions = Table(
     Column("truth", Double),  # the same
     Column("truth_time", DateTime(timezone=True)),
     Column("probabilities", _Floats),  # of a classifier, in the order of the version's list of classes
+    Column("caller", String),  # the name of the key that asked for it, if the server asks for keys
     Index("predictions_time", "time"),
     Index("predictions_truth_time", "truth_time"),
 )
@@ -135,7 +136,12 @@ def _add_shadows(connection: Connection) -> None:
             connection.exec_driver_sql(f"GRANT {privilege} ON shadow_predictions TO {user}")
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_add_version, _add_classes, _add_shadows)
+def _add_caller(connection: Connection) -> None:
+    """From 3 to 4: predictions get the name of the key that asked for them."""
+    connection.exec_driver_sql("ALTER TABLE predictions ADD COLUMN caller VARCHAR")
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_add_version, _add_classes, _add_shadows, _add_caller)
 OLDEST_READABLE = 0
 OLDEST_WITH_CLASSES = 2
 OLDEST_WITH_SHADOWS = 3

@@ -293,13 +293,15 @@ class PredictionLog:
         oldest: datetime,
         replace: Collection[tuple[str, int]] = (),
         ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+        caller: str | None = None,
     ) -> list[Outcome]:
         """Store true values (request id, row, value) with their predictions; return the outcome of each.
 
         The value is a number, or a label of the classifier that made the prediction. A stored value is kept unless its
         (request id, row) is in `replace`. A prediction from before `oldest` counts as unknown even if it is not removed
-        yet. Raises `ImplausibleTruthsError` and stores nothing if a value is no label of its prediction's version, no
-        number, or outside the entry of `ranges` for its model.
+        yet, and with `caller`, the name of a key, so does one that another key asked for. Raises
+        `ImplausibleTruthsError` and stores nothing if a value is no label of its prediction's version, no number, or
+        outside the entry of `ranges` for its model.
         """
         table = _predictions.c
         keys = sorted({(request_id, row) for request_id, row, _ in truths})
@@ -307,12 +309,12 @@ class PredictionLog:
         outcomes, changes = [], {}
         problems: dict[int, Problem] = {}
         with self._transaction(writes=True) as connection:
-            known = self._find_truths(connection, keys, oldest)
+            known = self._find_truths(connection, keys, oldest, caller)
             labels: Mapping[tuple[str, int], Cells] = {}
             if known:  # again under a lock, which unknown ids do not take
                 if self._is_sqlite:
                     connection.exec_driver_sql(self._lock)
-                known = self._find_truths(connection, sorted(known), oldest, lock=True)
+                known = self._find_truths(connection, sorted(known), oldest, caller, lock=True)
                 labels = _labels_of(connection, {version for version, is_class, _ in known.values() if is_class})
             for number, (request_id, row, sent) in enumerate(truths):
                 key = request_id, row
@@ -348,7 +350,13 @@ class PredictionLog:
         return outcomes
 
     def _find_truths(
-        self, connection: Connection, keys: Sequence[tuple[str, int]], oldest: datetime, *, lock: bool = False
+        self,
+        connection: Connection,
+        keys: Sequence[tuple[str, int]],
+        oldest: datetime,
+        caller: str | None,
+        *,
+        lock: bool = False,
     ) -> dict[tuple[str, int], tuple[tuple[str, int], bool, float | None]]:
         """Return of the known rows the model's name and version, whether it is a classifier, and the truth.
 
@@ -358,6 +366,8 @@ class PredictionLog:
         is_class = table.probabilities.is_not(None).label("is_class")
         query = select(table.request_id, table.row, table.model, table.version, is_class, table.truth)
         query = query.where(table.time >= oldest)
+        if caller is not None:
+            query = query.where(table.caller == caller)
         if lock:  # in Python's order, so that transactions cannot deadlock
             order = collate(table.request_id, "BINARY" if self._is_sqlite else "C")
             query = query.order_by(order, table.row).with_for_update()

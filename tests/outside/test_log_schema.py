@@ -72,6 +72,20 @@ OLD_LOGS["postgresql"][2] = [
     *CLASSES,
     "COMMENT ON TABLE predictions IS 'tabserve prediction log, schema version 2'",
 ]
+OLD_LOGS["sqlite"][3] = [
+    *OLD_LOGS["sqlite"][2],
+    "CREATE TABLE shadow_predictions (request_id VARCHAR(128) NOT NULL, row INTEGER NOT NULL, version BIGINT NOT NULL, "
+    "prediction DOUBLE, probabilities BLOB, PRIMARY KEY (request_id, row, version), FOREIGN KEY(request_id, row) "
+    "REFERENCES predictions (request_id, row) ON DELETE CASCADE)",
+    "PRAGMA user_version = 3",
+]
+OLD_LOGS["postgresql"][3] = [
+    *OLD_LOGS["postgresql"][2],
+    "CREATE TABLE shadow_predictions (request_id VARCHAR(128) NOT NULL, row INTEGER NOT NULL, version BIGINT NOT NULL, "
+    "prediction DOUBLE PRECISION, probabilities BYTEA, PRIMARY KEY (request_id, row, version), "
+    "FOREIGN KEY(request_id, row) REFERENCES predictions (request_id, row) ON DELETE CASCADE)",
+    "COMMENT ON TABLE predictions IS 'tabserve prediction log, schema version 3'",
+]
 # Opens a log with steps that change its table, and is killed before the last of them where it is told so.
 UPGRADE = """
 import os, signal, sys
@@ -130,7 +144,7 @@ def found_in(url: str, *, read_only: bool = False) -> list[list[float]]:
 OLD = [[0.1, 0.1], [1.5, 2.5], [3.25]]
 
 
-@pytest.fixture(params=[0, 1, 2])
+@pytest.fixture(params=[0, 1, 2, 3])
 def old(url: str, request: pytest.FixtureRequest) -> str:
     """The URL of a log of an older version, with two rows and a truth."""
     execute(url, *OLD_LOGS[url.partition(":")[0]][request.param])
@@ -168,13 +182,14 @@ def test_old_log_is_read_without_an_upgrade(old: str) -> None:
 def test_classifier_needs_a_log_that_has_classes(old: str) -> None:
     """A reader of a classifier says which version of the log has its answers, and what upgrades an older one."""
     with closing(PredictionLog(old, read_only=True)) as log:
-        if version(old) == 2:
+        if version(old) >= 2:
             assert len(log.read("m", 1, features=(), since=LONG_AGO, n_classes=2).times) == 2
             return
         with pytest.raises(PredictionLogError, match=f"schema version {version(old)}, and version 2 or later can be"):
             log.read("m", 1, features=(), since=LONG_AGO, n_classes=2)
 
 
+@pytest.mark.parametrize("old", [0, 1, 2], indirect=True)
 def test_comparison_needs_a_log_that_has_shadows(old: str) -> None:
     """A reader of several versions' answers says which version of the log has them; an upgraded one takes them."""
     with (
@@ -192,11 +207,22 @@ def test_comparison_needs_a_log_that_has_shadows(old: str) -> None:
         assert not log.has_shadows()
 
 
+def test_truths_need_the_key_that_asked(old: str) -> None:
+    """An upgraded log keeps truths of a key from the predictions of another, and from those of before keys."""
+    row = {"request_id": "new", "time": NOON, "model": "m", "version": 1, "prediction": 7.5}
+    truths = [("old", 1, 4.0), ("new", 0, 1.0), ("new", 1, 2.0)]
+    with closing(PredictionLog(old)) as log:
+        assert log.write([{**row, "row": 0, "caller": "shop"}, {**row, "row": 1, "caller": "other"}]) == 2
+
+        assert log.add_truths(truths, oldest=LONG_AGO, caller="shop") == ["unknown", "accepted", "unknown"]
+        assert log.add_truths(truths, oldest=LONG_AGO) == ["accepted", "repeated", "accepted"]
+
+
 def test_log_that_is_too_old_to_be_read(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the queries need a newer schema, a reader says which, and what upgrades the log."""
-    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 3)
+    monkeypatch.setattr(log_schema, "OLDEST_READABLE", 4)
     before = version(old)
-    with pytest.raises(PredictionLogError, match=f"schema version {before}, and version 3 or later can be read; start"):
+    with pytest.raises(PredictionLogError, match=f"schema version {before}, and version 4 or later can be read; start"):
         found_in(old, read_only=True)
 
     assert found_in(old) == OLD
@@ -285,7 +311,7 @@ def test_user_that_may_not_upgrade(postgres: Postgres) -> None:
     url = postgres.url().replace("tabserve:", "writer:")
     try:
         assert found_in(url, read_only=True) == OLD
-        with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 3; start a server"):
+        with pytest.raises(PredictionLogError, match="its user may not upgrade it to version 4; start a server"):
             found_in(url)
         assert found_in(postgres.url()) == OLD
         assert found_in(url) == OLD
