@@ -35,6 +35,8 @@ URL = "https://models.example.com:9443/store.tar.gz"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 MODELS = ["model-volume", "model-pull"]
 # Every overlay, and cpu with every component that changes something.
+KEYS_FILE = {"secretKeyRef": {"name": "tabserve-keys", "key": "TABSERVE_KEYS", "optional": True}}
+LOG_URL = {"secretKeyRef": {"name": "tabserve-prediction-log", "key": "url"}}
 RENDERINGS = [*OVERLAYS, *MODELS, "hpa-in-flight", "prediction-log", "trusted-keys"]
 # These are applied beside the server of another overlay.
 BESIDE = {"canary", "fill", "monitoring", "shadow"}
@@ -261,7 +263,7 @@ def test_restricted(name: str) -> None:
             }
             assert not any("hostPort" in port for port in container.get("ports", []))
         for volume in pod["volumes"]:
-            assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim", "configMap"}
+            assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim", "configMap", "secret"}
     for account in of_kind(render(name), "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 
@@ -316,7 +318,8 @@ def test_resources(name: str) -> None:
 def test_settings(name: str) -> None:
     """The server starts with the pod's environment: every TABSERVE_ variable is a setting with a valid value.
 
-    Of a Secret there is only the prediction log's URL, which has a password in it. Kubernetes adds variables for every
+    Of Secrets there are only the prediction log's URL, which has a password in it, and where the server finds its keys,
+    if there are any. Kubernetes adds variables for every
     Service, and TABSERVE_PORT is no setting, so these are switched off.
     """
     maps = {item["metadata"]["name"]: item["data"] for item in of_kind(render(name), "ConfigMap")}
@@ -326,9 +329,13 @@ def test_settings(name: str) -> None:
             entries = container.get("env", [])
             environ = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
             secret = {entry["name"]: entry["valueFrom"] for entry in entries if "valueFrom" in entry}
-            expected = {"TABSERVE_PREDICTION_LOG": {"secretKeyRef": {"name": "tabserve-prediction-log", "key": "url"}}}
-            assert secret == (expected if name in ("prediction-log", "retrain") else {})
-            environ |= dict.fromkeys(secret, "postgresql://user:password@host/name")
+            expected: dict[str, object] = {"TABSERVE_KEYS": KEYS_FILE} if container["args"] == ["serve"] else {}
+            if name in ("prediction-log", "retrain"):
+                expected["TABSERVE_PREDICTION_LOG"] = LOG_URL
+            assert secret == expected
+            environ |= dict.fromkeys(secret, "/etc/tabserve/access/keys.jsonl")
+            if name in ("prediction-log", "retrain"):
+                environ["TABSERVE_PREDICTION_LOG"] = "postgresql://user:password@host/name"
             for source in container.get("envFrom", []):
                 environ |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else {}
             config = Config.from_environ(environ)
@@ -448,6 +455,23 @@ def test_model_is_read_only(component: str) -> None:
         assert init["resources"] == server["resources"]
 
 
+def test_keys_are_those_of_a_secret_if_it_is_there(name: str) -> None:
+    """A server starts without the Secret, and with it asks for the keys of a file that it mounts, which one may read.
+
+    The Secret itself says where the file is, so that a pod whose Secret has no file does not start open.
+    """
+    for pod, server in servers(render(name)):
+        assert {"name": "TABSERVE_KEYS", "valueFrom": KEYS_FILE} in server["env"]
+        (mount,) = [each for each in server["volumeMounts"] if each["name"] == "access-keys"]
+        assert mount == {"name": "access-keys", "mountPath": "/etc/tabserve/access", "readOnly": True}
+        (volume,) = [each["secret"] for each in pod["volumes"] if each["name"] == "access-keys"]
+        items = [{"key": "keys.jsonl", "path": "keys.jsonl"}]
+        assert volume == {"secretName": "tabserve-keys", "optional": True, "defaultMode": 0o440, "items": items}
+    page = (ROOT / "docs" / "keys.md").read_text()
+    assert "secret generic tabserve-keys --from-file=keys.jsonl=" in page
+    assert "--from-literal=TABSERVE_KEYS=/etc/tabserve/access/keys.jsonl" in page
+
+
 def test_url_with_credentials_is_in_a_secret() -> None:
     """The container that pulls reads the Secret after the settings, so that its URL wins; the server reads none."""
     ((pod, server),) = servers(render("model-pull"))
@@ -467,10 +491,10 @@ def test_overlay_offers_the_prediction_log(tmp_path: Path, overlay: str, there: 
     objects = kustomize(path.parent)
     ((_, server),) = servers(objects)
     (policy,) = of_kind(objects, "NetworkPolicy")
-    secrets = [entry["valueFrom"]["secretKeyRef"] for entry in server.get("env", []) if "valueFrom" in entry]
+    secrets = [entry["valueFrom"] for entry in server["env"] if "valueFrom" in entry]
     ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
 
-    assert secrets == ([{"name": "tabserve-prediction-log", "key": "url"}] if there else [])
+    assert [secret for secret in secrets if secret != KEYS_FILE] == ([LOG_URL] if there else [])
     assert (5432 in ports) == there
 
 
@@ -661,7 +685,7 @@ def test_kserve_runs_the_same_container() -> None:
     ((pod, container),) = servers(render("kserve"))
     ((own_pod, own),) = servers(render("cpu"))
     (settings,) = of_kind(render("cpu"), "ConfigMap")
-    environ = {entry["name"]: entry["value"] for entry in container["env"]}
+    environ = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
     differing = {"name", "env", "envFrom", "ports"}
 
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
