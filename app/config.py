@@ -140,6 +140,11 @@ def _place(text: str) -> Path | str:
     return text if "://" in text else _path(text)
 
 
+def _file(text: str) -> Path | None:
+    """Parse the path of a file; empty for none."""
+    return Path(text) if text else None
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -298,6 +303,33 @@ class Config:
         "PEM files of public keys, separated by commas: a version is loaded only if its signature by one of these keys "
         "verifies; empty: signatures are not looked at",
     )
+    keys: Path | None = setting(
+        "TABSERVE_KEYS",
+        None,
+        _file,
+        "file of access keys, which `python -m model key new` writes: every route but health checks and static pages "
+        "needs one; read again at SIGHUP; empty: no key is asked for",
+    )
+    key_rate: int = setting(
+        "TABSERVE_KEY_RATE",
+        0,
+        _whole_number(_MAX_REQUESTS, minimum=0),
+        "most requests a second, over all workers, by each key or token that has no limit of its own; 0: no limit",
+    )
+    jwks: Path | None = setting(
+        "TABSERVE_JWKS",
+        None,
+        _file,
+        "file of public keys (JWKS) whose tokens (JWT) are accepted as keys; read again at SIGHUP; empty: no tokens",
+    )
+    jwt_issuer: str = setting("TABSERVE_JWT_ISSUER", "", str, "the issuer, `iss`, that tokens must name")
+    jwt_audience: str = setting("TABSERVE_JWT_AUDIENCE", "", str, "the audience, `aud`, that tokens must name")
+    metrics_port: int = setting(
+        "TABSERVE_METRICS_PORT",
+        0,
+        _whole_number(65_535, minimum=0),
+        "port of its own for `/metrics`, which needs no key there and is then not on the main port; 0: none",
+    )
     max_in_flight: int = setting(
         "TABSERVE_MAX_IN_FLIGHT",
         512,
@@ -437,6 +469,9 @@ class Config:
             except ValueError as error:
                 shown = "" if item.metadata["is_secret"] else f"{text!r}, "
                 mistakes.append(f"{name} is {shown}{error}")
+        if values.get("jwks") and not (values.get("jwt_issuer") and values.get("jwt_audience")):
+            missing = "TABSERVE_JWT_ISSUER and TABSERVE_JWT_AUDIENCE"
+            mistakes.append(f"TABSERVE_JWKS is {str(values['jwks'])!r}, not of use without {missing}; set both")
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         return cls(**values)

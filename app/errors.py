@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from model import (
     DeviceError,
     ExplanationError,
@@ -36,15 +38,55 @@ class UnknownPredictionsError(Exception):
     """Feedback is for unknown predictions only."""
 
 
+class AccessError(Exception):
+    """The request's key does not allow it.
+
+    `reason` is one of `app.web.exchange.REFUSALS`, and `headers` go with the reply.
+    """
+
+    def __init__(self, reason: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.headers = headers
+
+
+class UnauthorizedError(AccessError):
+    """The request has no key, or none that is accepted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        # RFC 6750, section 3.1: no error is named to a client that sent nothing.
+        error = "" if reason == "missing" else ', error="invalid_token"'
+        super().__init__(reason, message, (("WWW-Authenticate", f'Bearer realm="tabserve"{error}'),))
+
+
+class ForbiddenError(AccessError):
+    """The request's key lacks the scope that the route needs."""
+
+    def __init__(self, name: str, scope: str) -> None:
+        challenge = f'Bearer realm="tabserve", error="insufficient_scope", scope="{scope}"'
+        super().__init__("scope", f"the key of {name} lacks the scope {scope}", (("WWW-Authenticate", challenge),))
+
+
+class TooManyRequestsError(AccessError):
+    """A key has sent too many requests, or an address too many unknown keys."""
+
+    def __init__(self, reason: str, message: str, seconds: float) -> None:
+        wait = max(1, math.ceil(seconds))
+        super().__init__(reason, f"{message}; try again in {wait} s", (("Retry-After", str(wait)),))
+
+
 STATUS: dict[type[Exception], int] = {
     BodyError: 400,
     ExplanationError: 400,
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
     NotInStoreError: 404,
     UnknownPredictionsError: 404,
     TooLargeError: 413,
     TooManyRowsError: 413,
     UnsupportedMediaTypeError: 415,
     SchemaError: 422,
+    TooManyRequestsError: 429,
     OverloadedError: 503,
     PredictionLogError: 503,
     DeviceError: 503,

@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 
 from app.config import Config
 from app.protocols import mcp, mlflow, native, v1, v2, vertex
+from app.protocols.access import Access
 from app.protocols.formats import is_arrow
 from app.protocols.runner import FastPath, Runner, add_routes
 from app.protocols.views import Views
@@ -26,6 +27,8 @@ from app.telemetry.prediction_writer import LogWriter
 from app.telemetry.recorder import Recorder
 from app.web import refusal
 from app.web.exchange import WSGICall, exchange_of
+from app.web.guard import Guard
+from app.web.keys import Keys, Sources
 from app.web.middleware import Cors, ExchangeMiddleware
 from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
@@ -47,6 +50,7 @@ class Service(Flask):
     shadow: Shadow
     server: ServerFacts
     fast_path: FastPath
+    guard: Guard | None
     answer_together: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]]
 
     def swap(self, loaded: Loaded) -> None:
@@ -74,8 +78,24 @@ class Service(Flask):
         log_lines.failure(exc_info, exchange_of(request.environ))
 
 
-def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] = log_lines.write) -> Service:
-    """Load the models and return the service. With a model that cannot be loaded it is live and not ready."""
+def read_keys(config: Config) -> Keys | None:
+    """Return what clients may send as keys, None if no key is asked for. Raises `KeyFileError`."""
+    if not (config.keys or config.jwks):
+        return None
+    return Keys(Sources(config.keys, config.jwks, config.jwt_issuer, config.jwt_audience, config.key_rate))
+
+
+def create_app(
+    config: Config,
+    *,
+    write_log: Callable[[Iterable[bytes]], None] = log_lines.write,
+    keys: Keys | None = None,
+) -> Service:
+    """Load the models and return the service. With a model that cannot be loaded it is live and not ready.
+
+    `keys` are those of `read_keys` where they outlive the service, else they are read.
+    """
+    keys = keys or read_keys(config)
     app = Service("app", static_folder=None)
     # No redirects, which some clients do not follow: `/models//predict` is 404, `/v2/` is `/v2`.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
@@ -123,10 +143,13 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     if config.mcp:
         app.register_blueprint(mcp.blueprint(config, serving, views, runner, recorder.record))
-    document = Document(app, endpoints, views, config)
+    access = Access(app, endpoints, views, serving, config)
+    document = Document(app, endpoints, views, config, access if keys else None)
     app.register_blueprint(cards.blueprint(serving, views))
     app.register_blueprint(pages.blueprint(serving, views, document, server, config, metrics, recorder, live_errors))
     refusal.register(app, refusal.refuse_natively)
+    if keys:
+        metrics.count_refusals_from_zero()
     metrics.count_failures_from_zero(rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ()))
 
     @app.before_request
@@ -140,6 +163,7 @@ def create_app(config: Config, *, write_log: Callable[[Iterable[bytes]], None] =
     # Pages of other origins may call predictions and feedback.
     routes = {feedback.PATH, mcp.PATH, *(rule for endpoint in endpoints for rule in endpoint.rules)}
     cors = Cors(config.cors_origins, routes, config.sticky_header) if config.cors_origins else None
-    middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors)
+    app.guard = Guard(keys, access.need_of, server) if keys or config.metrics_port else None
+    middleware = ExchangeMiddleware(app.fast_path.answer, recorder.record, cors, app.guard)
     app.wsgi_app, app.answer_together = middleware, middleware.answer  # type: ignore[method-assign]
     return app

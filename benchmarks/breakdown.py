@@ -35,6 +35,7 @@ from app.web import body
 from app.web.exchange import WSGICall
 from app.web.middleware import ExchangeMiddleware
 from app.web.reply import Reply
+from model.keys import AccessKey, add_key, digest_of, new_key
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -51,9 +52,12 @@ def main(store: Path) -> None:
         reserve_slots(1)
         take_slot(0, [])
         log = f"sqlite:///{folder}/predictions.db"
-        silent = create_app(Config(store=store, prediction_log="", log_requests=False))
-        service = create_app(Config(store=store, prediction_log=""))
-        logged = create_app(Config(store=store, prediction_log=log, prediction_log_features=True))
+        keys, key, limited = Path(folder) / "keys.jsonl", new_key(), new_key()
+        add_key(keys, AccessKey("benchmark", digest_of(key), ("predict:*",)))
+        add_key(keys, AccessKey("limited", digest_of(limited), ("predict:*",), rate=1e6, burst=10**6))
+        silent = create_app(Config(store=store, prediction_log="", log_requests=False, keys=keys))
+        service = create_app(Config(store=store, prediction_log="", keys=keys))
+        logged = create_app(Config(store=store, prediction_log=log, prediction_log_features=True, keys=keys))
         all_steps: dict[str, WSGIApplication] = {
             **steps(silent),
             "metrics, drift counts": silent,
@@ -63,13 +67,16 @@ def main(store: Path) -> None:
         seconds_by_step: dict[str, list[float]] = {}
         for instance in (silent, service, logged):
             instance.recorder.start()
+        checks = check_seconds(silent, key), check_seconds(silent, limited)
         with lines_discarded():
             batched_seconds: list[float] = []
             for _ in range(ROUNDS):
                 for name, application in all_steps.items():
                     settle = SETTLED_SECONDS if application is logged else 0
-                    seconds_by_step.setdefault(name, []).append(cpu_seconds(service, application, settle=settle))
-                batched_seconds.append(cpu_seconds(service, service, clients=N_CLIENTS))
+                    seconds_by_step.setdefault(name, []).append(
+                        cpu_seconds(service, application, key=key, settle=settle)
+                    )
+                batched_seconds.append(cpu_seconds(service, service, key=key, clients=N_CLIENTS))
             for instance in (silent, service, logged):
                 instance.recorder.close()
     print("| step | CPU, µs a request | together |\n|---|---|---|")
@@ -80,6 +87,7 @@ def main(store: Path) -> None:
         total_before = total
     total = statistics.median(batched_seconds) * 1e6
     print(f"\nOf {N_CLIENTS} requests that come at once each takes {total:.1f}, its log line included.")
+    print(f"The check of a key takes {checks[0] * 1e6:.1f} by itself, and {checks[1] * 1e6:.1f} if the key has a rate.")
 
 
 def steps(service: Service) -> dict[str, WSGIApplication]:
@@ -124,14 +132,44 @@ def steps(service: Service) -> dict[str, WSGIApplication]:
         "engine": application(predicting),
         "reply": application(encoding),
         "route, limits, id": ExchangeMiddleware(service.fast_path.answer, lambda exchange: None),
+        "key": ExchangeMiddleware(service.fast_path.answer, lambda exchange: None, guard=service.guard),
     }
 
 
-def cpu_seconds(service: Service, application: WSGIApplication, *, clients: int = 1, settle: float = 0) -> float:
-    """Return the CPU seconds per request for one row, client included, with `clients` concurrent requests."""
+def check_seconds(service: Service, key: str) -> float:
+    """Return the CPU seconds that the check of a key adds to a request: in the rounds with the least noise."""
+    path = f"/models/{next(iter(service.serving.loaded.models))}/predict"
+    asked = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "HTTP_AUTHORIZATION": f"Bearer {key}"}
+
+    def least_seconds(middleware: ExchangeMiddleware) -> float:
+        def round_seconds() -> float:
+            started = time.process_time()
+            for _ in range(REQUESTS):
+                middleware.answer([({**asked}, lambda status, headers, exc_info=None: lambda data: None)])
+            return (time.process_time() - started) / REQUESTS
+
+        return min(round_seconds() for _ in range(3 * ROUNDS))
+
+    def answer(calls: Sequence[WSGICall]) -> list[Any]:
+        return [()] * len(calls)
+
+    without, guarded = (
+        ExchangeMiddleware(answer, lambda exchange: None, guard=guard) for guard in (None, service.guard)
+    )
+    return least_seconds(guarded) - least_seconds(without)
+
+
+def cpu_seconds(
+    service: Service, application: WSGIApplication, *, key: str, clients: int = 1, settle: float = 0
+) -> float:
+    """Return the CPU seconds per request for one row, client included, with `clients` concurrent requests.
+
+    Every request has a key, which some applications check.
+    """
     model = next(iter(service.serving.loaded.models.values()))
     row = json.dumps(dict(zip(model.schema.names, model.golden_rows[0].tolist()))).encode()
     head = f"POST /models/{model.name}/predict HTTP/1.1\r\nHost: localhost:8000\r\nUser-Agent: benchmark\r\n"
+    head += f"Authorization: Bearer {key}\r\n"
     request = f"{head}Content-Type: application/json\r\nContent-Length: {len(row)}\r\n\r\n".encode() + row
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -42,7 +42,14 @@ FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _ERROR = describe.MLFLOW_ERROR
 _PARAMETERS = {"type": "object", "required": ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"]}
 _CUSTOM_ATTRIBUTES = re.compile(r"[ -~]{1,1024}")
-_ERROR_CODES = {404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+_ERROR_CODES = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 
 
 def blueprint(serving: Serving, views: Views, config: Config) -> Blueprint:

@@ -29,7 +29,8 @@ from app.telemetry import prediction_writer, recorder
 from app.telemetry.metrics import OUTCOMES, Metrics
 from app.telemetry.prediction_writer import LogWriter
 from app.web import body
-from app.web.exchange import REQUEST_ID
+from app.web.caller import FEEDBACK
+from app.web.exchange import REQUEST_ID, exchange_of
 from app.web.refusal import MAX_DETAILS
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import (
@@ -97,7 +98,8 @@ def blueprint(
 
         The first truth of a row stays, unless another one has `replace`. If predictions of few requests are unknown,
         one feedback request at a time waits for them to be written: until this worker has written its own, and for
-        those of other workers and pods until they must be there.
+        those of other workers and pods until they must be there. To a key without the scope `feedback` the predictions
+        of other keys are unknown.
         """
         body.content_type(request.environ, (JSON_TYPE,))
         content = body.read(request.environ, max_bytes=config.max_body_bytes)
@@ -115,12 +117,13 @@ def blueprint(
         if log is None or writer is None:
             raise UnknownPredictionsError("no prediction log is kept; set TABSERVE_PREDICTION_LOG to a database")
         oldest = datetime.now(UTC) - timedelta(days=config.prediction_log_days)
+        caller = exchange_of(request.environ).caller
+        its_name = None if caller is None or caller.may(FEEDBACK) else caller.name
 
         def add(indexes: Sequence[int]) -> list[str]:
             try:
-                return [
-                    *log.add_truths([truths[index] for index in indexes], oldest=oldest, replace=replace, ranges=ranges)
-                ]
+                sent = [truths[index] for index in indexes]
+                return [*log.add_truths(sent, oldest=oldest, replace=replace, ranges=ranges, caller=its_name)]
             except ImplausibleTruthsError as error:
                 problems = {
                     dataclasses.replace(problem, row=item_numbers[indexes[index]]): None
@@ -155,7 +158,7 @@ def blueprint(
         if counts["unknown"] == len(truths):
             raise UnknownPredictionsError(
                 "none of these predictions is known: they are not in this server's log, or older than "
-                f"{config.prediction_log_days} days"
+                f"{config.prediction_log_days} days" + (", or another key asked for them" if its_name else "")
             )
 
         def rows_with(outcome: str) -> list[dict[str, Any]]:

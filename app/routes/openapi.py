@@ -9,17 +9,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from werkzeug.routing import Rule
 
 from app.config import Config
 from app.protocols import describe, native
+from app.protocols.access import Access
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Endpoint
 from app.protocols.paths import paths_of
 from app.protocols.views import Views
 from app.serving.loaded import Loaded
 from app.version import VERSION
+from app.web.caller import predict
+from app.web.exchange import exchange_of
 from model import Artifact
 
 _TAGS = (describe.NATIVE, describe.V2, describe.V1, describe.MLFLOW, describe.VERTEX, describe.SERVICE)
@@ -62,24 +65,48 @@ _COMPONENTS: JSON = {
     },
 }
 
+_SECURITY: JSON = {
+    "securitySchemes": {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+}
+_REFUSALS = {
+    "401": "no key, or none that is accepted",
+    "403": "the key lacks the scope that the route needs",
+    "429": "the key has sent too many requests, or the address too many unknown keys; try again after Retry-After",
+}
+
 
 class Document:
-    """Makes the document of a service from its routes."""
+    """Makes the document of a service from its routes. With `access` a key is asked for.
 
-    def __init__(self, app: Flask, endpoints: Iterable[Endpoint], views: Views, config: Config) -> None:
+    Then the document describes those models that the key of its request may use.
+    """
+
+    def __init__(
+        self, app: Flask, endpoints: Iterable[Endpoint], views: Views, config: Config, access: Access | None = None
+    ) -> None:
         self._app = app
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._views = views
         self._config = config
+        self._access = access
 
     def render(self, loaded: Loaded, *, prefix: str = "") -> JSON:
         """Return the document for the loaded models, with `prefix` before all paths."""
+        caller = exchange_of(request.environ).caller if self._access else None
+        if caller:
+            loaded = loaded.only(name for name in loaded.models if caller.may(predict(name)))
         paths: JSON = {}
         urls = self._app.url_map.bind("")
         for rule in self._app.url_map.iter_rules():
             for method, path, operation in self._operations(rule, loaded):
                 # Several rules may match a path: Flask's own map decides.
-                if urls.match(path, method.upper(), return_rule=True)[0] is rule:
+                found, values = urls.match(path, method.upper(), return_rule=True)
+                if found is rule:
+                    if self._access and self._access.scope_of(rule, values) is not None:
+                        operation = _with_key(operation)
                     # The name of a link to the operation, and of a generated client's function.
                     name = re.sub(r"\W+", "_", f"{method}{path}").strip("_")
                     paths.setdefault(path, {})[method] = {**operation, "operationId": name}
@@ -106,7 +133,7 @@ class Document:
             "servers": [{"url": prefix or "/"}],
             "tags": [{"name": name} for name in _TAGS if name in used],
             "paths": paths,
-            "components": {"schemas": components},
+            "components": {"schemas": components, **(_SECURITY if self._access else {})},
         }
 
     def _operations(self, rule: Rule, loaded: Loaded) -> Iterator[tuple[str, str, JSON]]:
@@ -146,3 +173,15 @@ def _of_version(value: Any, model: Artifact, loaded: Loaded) -> Any:
     if isinstance(value, str) and value.startswith(prefix):
         return f"{prefix}{model.version}.{value.removeprefix(prefix)}"
     return value
+
+
+def _with_key(operation: JSON) -> JSON:
+    """Return an operation that needs a key, with the replies to a request without one."""
+    failures = (reply["content"] for status, reply in operation["responses"].items() if status in ("404", "503"))
+    content = next(failures, {"application/json": {"schema": describe.NATIVE_ERROR}})
+    refusals = {status: {"description": text, "content": content} for status, text in _REFUSALS.items()}
+    return {
+        **operation,
+        "responses": {**operation["responses"], **refusals},
+        "security": [{"bearer": []}, {"key": []}],
+    }

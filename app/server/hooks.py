@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import ipaddress
+import logging
 import os
 import signal
 import socket
 from contextlib import suppress
 from dataclasses import fields
+from logging.config import dictConfig
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.sock import TCP6Socket
@@ -17,30 +20,53 @@ from app.config import Config
 from app.server import loading
 from app.server.mirror import Mirror
 from app.server.worker import ServiceWorker
+from app.telemetry.log_lines import LOGGING
 from app.telemetry.shared_values import reserve_slots, share_values, take_slot
+from model import KeyFileError
 
 if TYPE_CHECKING:
     from app.factory import Service
+    from app.web.keys import Keys
 
 _M_ARENA_MAX = -8  # from malloc.h
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 _settings: Config  # read by gunicorn.conf.py at the start and at every reload
 _mirror: Mirror | None = None  # of the start
+_keys: Keys | None = None  # read at the start, and again at every reload
+_metrics_listener: socket.socket | None = None
 _has_started = False
+
+_log = logging.getLogger("tabserve")
 
 
 def before_load(settings: Config, mirror: Mirror | None = None) -> None:
     """Prepare the process before any model or metric is created; keep the settings for `load`."""
-    global _settings, _mirror
+    global _settings, _mirror, _keys
     _settings = settings
     _mirror = _mirror or mirror
     share_values()
+    if _keys:
+        _keys.read_again()
+    elif settings.keys or settings.jwks:
+        _keys = _read_keys_or_exit(settings)
     # glibc keeps a heap for each thread, as large as the largest request that the thread has answered. Our threads take
     # turns anyway, so they share a heap.
     if settings.device == "cpu" and "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def _read_keys_or_exit(settings: Config) -> Keys | None:
+    """Return the keys that clients may send; if their file is broken, log one line and end the process."""
+    from app.factory import read_keys
+
+    try:
+        return read_keys(settings)
+    except KeyFileError as error:
+        dictConfig(LOGGING)
+        _log.critical("%s", error)
+        raise SystemExit(2) from None
 
 
 def load() -> Service:
@@ -51,7 +77,7 @@ def load() -> Service:
     _has_started = True
     from app.factory import create_app  # here, so that wrong settings end the start before the slow imports
 
-    return create_app(_settings)
+    return create_app(_settings, keys=_keys)
 
 
 def on_starting(server: Any) -> None:
@@ -76,6 +102,26 @@ def on_starting(server: Any) -> None:
     reserve_slots(2 * server.cfg.workers + 8)
     # gunicorn has no setting for IPV6_V6ONLY, and our own socket (fd://) would not survive its reload and re-execution.
     TCP6Socket.bind = _bind_ipv6
+    if _settings.metrics_port:
+        _listen_for_metrics(server)
+
+
+def _listen_for_metrics(server: Any) -> None:
+    """Open the port for metrics. It is no address of gunicorn's, which a reload or a flag would replace."""
+    global _metrics_listener
+    host = _settings.host or ("" if os.environ.get("PORT") else "127.0.0.1")
+    family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
+    dual = not host and socket.has_dualstack_ipv6()
+    try:
+        _metrics_listener = socket.create_server(
+            (host, _settings.metrics_port),
+            family=family if host or dual else socket.AF_INET,
+            reuse_port=True,  # a new master listens before the old one ends (USR2)
+            dualstack_ipv6=dual,
+        )
+    except OSError as error:
+        server.log.critical("TABSERVE_METRICS_PORT %d cannot be used: %s", _settings.metrics_port, error.strerror)
+        raise SystemExit(2) from None
 
 
 def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
@@ -91,8 +137,18 @@ def _bind_ipv6(listener: Any, sock: socket.socket) -> None:
 def when_ready(settings: Config, server: Any) -> None:
     """Watch the store, and keep the garbage collector from copying the memory pages that workers share."""
     loading.start_watching(settings, server, _mirror)
+    if not _keys and not all(_is_local(listener.getsockname()) for listener in server.LISTENERS):
+        _log.warning(
+            "no key is asked for, and other machines may reach this server; set TABSERVE_KEYS, or TABSERVE_HOST to "
+            "127.0.0.1"
+        )
     gc.collect()
     gc.freeze()
+
+
+def _is_local(address: Any) -> bool:
+    """Return whether an address is of this machine alone; one that is no pair is a Unix socket."""
+    return not isinstance(address, tuple) or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -111,6 +167,8 @@ def post_worker_init(settings: Config, worker: Any) -> None:
     worker.read_seconds = settings.max_read_seconds
     worker.max_body_bytes = settings.max_body_bytes
     worker.gives_memory_back = settings.device == "cpu"
+    if _metrics_listener:
+        worker.sockets = [*worker.sockets, _metrics_listener]
     service = worker.wsgi
     service.serving.open()
     service.server.in_flight = lambda: worker.loop.in_flight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -126,6 +126,16 @@ class Loaded:
         """Return whether the model that `find` returns makes requests wait for a batch."""
         model = self.find(name, version)
         return model is not None and isinstance(model.engine, Batcher)
+
+    def only(self, names: Iterable[str]) -> Loaded:
+        """Return the snapshot with the models of these names alone; the default stays the same, if it is one."""
+        kept = frozenset(names)
+        return replace(
+            self,
+            models={name: model for name, model in self.models.items() if name in kept},
+            challengers={name: found for name, found in self.challengers.items() if name in kept},
+            further={name: found for name, found in self.further.items() if name in kept},
+        )
 
     def with_model(self, model: Artifact) -> Loaded:
         """Return the snapshot with another engine of a version, or another version that answers for its name."""

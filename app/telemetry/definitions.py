@@ -113,6 +113,18 @@ RELOAD_REFUSED = partial(
 # Is there more load than capacity? Then scale out.
 OVERLOAD = partial(Counter, "tabserve_overload_rejections_total", "Requests refused because too many wait.")
 
+# Whose requests are these? A token counts as jwt, whoever has it.
+KEY_REQUESTS = partial(Counter, "tabserve_key_requests_total", "Requests with an accepted key.", ["key", "status"])
+
+# Does somebody try keys, or has a client a wrong or an old one?
+REFUSED_REQUESTS = partial(
+    Counter,
+    "tabserve_refused_requests_total",
+    "Requests refused for their key: missing, unknown, expired, without the scope, too many (rate), or from an address "
+    "that sent too many unknown ones (guesses).",
+    ["reason"],
+)
+
 # Do features and predictions still look like the training data? Recording rules compute drift from these.
 FEATURE_BINS = partial(
     Counter,

@@ -55,6 +55,10 @@ def request_line(exchange: Exchange) -> bytes:
         fields |= _client_span(exchange)
     if exchange.trace and exchange.trace.trace_id:
         fields["trace_id"], fields["span_id"] = exchange.trace.trace_id, exchange.trace.span_id
+    if exchange.caller:
+        fields["key"] = exchange.caller.name
+    if exchange.refused:
+        fields["refused"] = exchange.refused
     if exchange.model:
         fields["model"], fields["version"] = exchange.model.name, exchange.model.version
         fields["rows"] = exchange.rows or None

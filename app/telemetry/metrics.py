@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 from app.telemetry import definitions
 from app.telemetry.gauges import LiveErrors, ModelCollector, Served, Snapshot
 from app.telemetry.shared_values import SharedCollector, are_shared
-from app.web.exchange import Exchange
+from app.web.exchange import REFUSALS, Exchange
 from model import MISSING, AnyBins, Artifact, RowDifferences
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
@@ -101,6 +101,8 @@ class Metrics:
         self._fallbacks = definitions.FALLBACKS(registry=registry)
         self._reload_refused = definitions.RELOAD_REFUSED(registry=registry)
         self._overload = definitions.OVERLOAD(registry=registry)
+        self._key_requests = definitions.KEY_REQUESTS(registry=registry)
+        self._refused_requests = definitions.REFUSED_REQUESTS(registry=registry)
         self._feature_bins = definitions.FEATURE_BINS(registry=registry)
         self._prediction_bins = definitions.PREDICTION_BINS(registry=registry)
         self._shadow_rows = definitions.SHADOW_ROWS(registry=registry)
@@ -156,19 +158,35 @@ class Metrics:
             for status in (500, 503):
                 self._child(self._requests, "POST", route, status)
 
+    def count_refusals_from_zero(self) -> None:
+        """Start the counters of requests that are refused for their keys at 0."""
+        for reason in REFUSALS:
+            self._child(self._refused_requests, reason)
+
     def count(self, exchanges: Iterable[Exchange]) -> None:
         """Count exchanges: many at once cost little more than one."""
         requests: dict[tuple[str, str, int], int] = {}
         durations: dict[str, list[float]] = {}
         by_version: dict[tuple[str, int], list[Exchange]] = {}
+        by_key: dict[tuple[str, int], int] = {}
+        refused: dict[str, int] = {}
         for exchange in exchanges:
             key = exchange.method, exchange.route, exchange.status
             requests[key] = requests.get(key, 0) + 1
             durations.setdefault(exchange.route, []).append(exchange.seconds)
+            if exchange.caller:
+                caller = exchange.caller.label, exchange.status
+                by_key[caller] = by_key.get(caller, 0) + 1
+            if exchange.refused:
+                refused[exchange.refused] = refused.get(exchange.refused, 0) + 1
             if exchange.model:
                 by_version.setdefault((exchange.model.name, exchange.model.version), []).append(exchange)
         for (method, route, status), n_requests in requests.items():
             self._child(self._requests, method if method in _METHODS else "other", route, status).inc(n_requests)
+        for caller, n_requests in by_key.items():
+            self._child(self._key_requests, *caller).inc(n_requests)
+        for reason, n_requests in refused.items():
+            self._child(self._refused_requests, reason).inc(n_requests)
         for route, seconds in durations.items():
             _observe_each(self._child(self._durations, route), seconds)
         for version, of_version in by_version.items():

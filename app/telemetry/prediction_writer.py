@@ -220,6 +220,7 @@ class LogWriter:
             "time": _time(exchange),
             "model": exchange.model.name,
             "version": exchange.model.version,
+            "caller": exchange.caller and exchange.caller.name,
         }
         schema = exchange.model.schema
         rows: Iterable[Sequence[Any] | None] = repeat(None) if exchange.X is None else schema.to_log(exchange.X)

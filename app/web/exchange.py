@@ -10,8 +10,10 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import numpy as np
 from numpy.typing import NDArray
 
+from app.web.caller import Caller
 from model import Artifact, Explained, Matrix
 
+REFUSALS = ("missing", "unknown", "expired", "scope", "rate", "guesses")  # why a request is refused for its key
 UNMATCHED = "unmatched"  # the route of unknown paths, which must not make series of their own
 KEY = "tabserve.exchange"  # of the exchange in the environment of its request
 _ID_KEY = "tabserve.request_id"  # of an id that was made for a request
@@ -45,6 +47,8 @@ class Exchange:
     route: str = UNMATCHED
     is_probe: bool = False  # a health check
     traceparent: str = ""  # as the client sent it
+    caller: Caller | None = None  # whose key it has, where keys are asked for
+    refused: str = ""  # why its key was, one of `REFUSALS`
     model: Artifact | None = None  # which the request is for, also if it is refused
     names_version: bool = False  # the path does
     rows: int = 0  # rows with a prediction

@@ -1,4 +1,4 @@
-"""The outermost WSGI middleware: it gives each request an id, adds headers to its reply and records the exchange."""
+"""The outermost WSGI middleware: it gives each request an id, checks its key, adds headers and records the exchange."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from app.web.exchange import KEY, Exchange, WSGICall, request_id
+from app.web.guard import Guard
 
 # Headers that a page of an allowed origin may send, and read from a reply (the Fetch standard, section 3.3).
-_CORS_REQUEST = "Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, traceparent"
 _CORS_MCP = "MCP-Protocol-Version, Mcp-Method, Mcp-Name"
+_CORS_REQUEST = (
+    "Authorization, X-API-Key, Content-Type, Content-Encoding, Inference-Header-Content-Length, X-Request-Id, "
+    "traceparent"
+)
 _CORS_REPLY = "X-Request-Id, X-Model-Version, Inference-Header-Content-Length, Retry-After"
 _CORS_SECONDS = 600  # how long a browser caches the answer to a preflight request
 
@@ -53,10 +57,12 @@ class ExchangeMiddleware:
         inner: Callable[[Sequence[WSGICall]], list[Iterable[bytes] | Exception]],
         record: Callable[[Exchange], None],
         cors: Cors | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._inner = inner
         self._record = record
         self._cors = cors
+        self._guard = guard
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -69,17 +75,25 @@ class ExchangeMiddleware:
         """Return for each call what a WSGI application would return, or the exception that it would raise."""
         exchanges = [_exchange(environ) for environ, _ in calls]
         try:
-            return self._inner(
-                [
-                    (environ, _completing(environ, exchange, start_response, self._cors))
-                    for exchange, (environ, start_response) in zip(exchanges, calls)
-                ]
-            )
+            completed = [
+                (environ, _completing(environ, exchange, start_response, self._cors))
+                for exchange, (environ, start_response) in zip(exchanges, calls)
+            ]
+            return self._admit(self._guard, completed) if self._guard else self._inner(completed)
         finally:
             now = time.time()
             for exchange in exchanges:
                 exchange.time = now
                 self._record(exchange)
+
+    def _admit(self, guard: Guard, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
+        """Answer those calls whose keys allow it, and refuse the others before anything reads their bodies."""
+        refusals = [guard.check(environ) for environ, _ in calls]
+        if not any(refusals):
+            return self._inner(calls)
+        admitted = [call for call, refusal in zip(calls, refusals) if not refusal]
+        answers = iter(self._inner(admitted) if admitted else ())
+        return [refusal(*call) if refusal else next(answers) for call, refusal in zip(calls, refusals)]
 
 
 def _exchange(environ: WSGIEnvironment) -> Exchange:

@@ -43,6 +43,8 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_rows": "counter",
         "tabserve_rejected_rows": "counter",
         "tabserve_overload_rejections": "counter",
+        "tabserve_key_requests": "counter",
+        "tabserve_refused_requests": "counter",
         "tabserve_batch_rows": "histogram",
         "tabserve_batch_wait_seconds": "histogram",
         "tabserve_gpu_memory_used_bytes": "gauge",

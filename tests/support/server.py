@@ -55,15 +55,19 @@ def serve(
     folder: Path,
     *,
     wait: str = "/readyz",
+    host: str = "127.0.0.1",
     port: str = "",
     prefix: Sequence[str] = (),
+    tls: Sequence[str] = (),
     **settings: str,
 ) -> Iterator[Server]:
-    """Run gunicorn as `make run` does until the block ends; `wait` for a path to reply 200. Port "" is any free one.
+    """Run gunicorn as `make run` does until the block ends; `wait` for a path to reply 200. Port "" is any free one,
+    and `host` an address by which 127.0.0.1 is reached, too.
 
     `settings` are environment variables, as in `WEB_CONCURRENCY="1"`; by default there is no prediction log, and models
     are loaded again at SIGHUP alone.
-    `prefix` is a command that runs the server.
+    `prefix` is a command that runs the server. `tls` are the files by which a client asks: of the authority
+    of the server's certificate, and of the client's own certificate and its key, if it needs one.
     """
     if not port:
         with socket.socket() as free:
@@ -73,22 +77,23 @@ def serve(
     environ = {**kept, "TABSERVE_STORE": str(store), "TABSERVE_PREDICTION_LOG": "", "TABSERVE_RELOAD_SECONDS": "0"}
     environ |= {"TMPDIR": str(folder), **settings}
     stdout, stderr = folder / "stdout.log", folder / "stderr.log"
-    command = [*prefix, str(Path(sys.executable).parent / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
+    command = [*prefix, str(Path(sys.executable).parent / "gunicorn"), "--bind", f"{host}:{port}"]
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=err)
-    server = Server(f"http://127.0.0.1:{port}", process, stdout, stderr)
+    server = Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}", process, stdout, stderr)
     try:
-        _wait_for(server, wait)
+        _wait_for(server, wait, tls)
         yield server
     finally:
         end(process)
 
 
-def _wait_for(server: Server, path: str) -> None:
+def _wait_for(server: Server, path: str, tls: Sequence[str]) -> None:
+    verify, cert = (tls[0], (tls[1], tls[2]) if tls[1:] else None) if tls else (True, None)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if requests.get(server.url + path, timeout=5).status_code == 200:
+            if requests.get(server.url + path, timeout=5, verify=verify, cert=cert).status_code == 200:
                 return
         except requests.RequestException:
             if server.process.poll() is not None:
