@@ -28,12 +28,12 @@ from app.web.refusal import Refuse
 METRICS_PATH = "/metrics"
 
 # Pages whose data comes from other routes, by the key that a person types into them. Health checks are open, too.
-OPEN = frozenset({"/", "/docs/", "/docs/<path:path>"})
+OPEN = frozenset({"/", "/static/<file>", "/docs/", "/docs/<path:path>"})
 # What any key may ask: the names of the models, which health checks show as well, and what depends on the key itself.
 ANY_KEY = frozenset(
     {
         *("/models", "/v1/models", "/v2", "/v2/models", "/v2/repository/index", "/version", "/execution-parameters"),
-        *("/openapi.json", "/feedback"),
+        *("/openapi.json", "/feedback", "/mcp"),
     }
 )
 SCOPES = {METRICS_PATH: "metrics", "/v2/models/stats": predict("*")}

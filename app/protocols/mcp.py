@@ -34,13 +34,13 @@ from app.protocols.json_rpc import (
 from app.protocols.runner import Routed, Runner
 from app.protocols.views import Views
 from app.serving.current import Serving
-from app.serving.loaded import Loaded
 from app.version import VERSION
 from app.web import body, refusal
+from app.web.caller import predict
 from app.web.exchange import KEY, Exchange, exchange_of, request_id
 from app.web.refusal import Refusal
 from app.web.reply import JSON_TYPE, Reply, to_json
-from model import card_of, shortened
+from model import Artifact, card_of, shortened
 
 PATH = "/mcp"
 
@@ -65,6 +65,9 @@ _INITIALIZE, _DISCOVER, _CALL, _READ = "initialize", "server/discover", "tools/c
 _NAMES = {_CALL: "name", _READ: "uri"}
 _CARD = "tabserve://models/{}/card"
 _BASE64 = ("=?base64?", "?=")
+
+Models = Mapping[str, Artifact]
+"""The models that a request may use, by name."""
 
 # The status of an error in the revision without a handshake; in the others it is 200.
 _STATUS = {METHOD_NOT_FOUND: 404, INTERNAL_ERROR: 500}
@@ -104,7 +107,7 @@ class _Server:
         self._runner = runner
         self._record = record
         self._tools = mcp_tools.endpoint()
-        self._methods: Mapping[str, Callable[[Mapping[str, Any]], JSON]] = {
+        self._methods: Mapping[str, Callable[[Mapping[str, Any], Models], JSON]] = {
             "tools/list": self._list_tools,
             "resources/list": self._list_cards,
             "resources/templates/list": _list_templates,
@@ -129,10 +132,10 @@ class _Server:
             return Reply(b"", status=202)
         try:
             if message.method == _CALL:
-                self._check_tool(message)
+                self._check_tool(message, environ)
                 (reply,) = self._call([message], [environ], is_stateless=is_stateless)
                 return reply
-            return to_json(json_rpc.result(message.id, self._result(message, is_stateless=is_stateless)))
+            return to_json(json_rpc.result(message.id, self._result(message, environ, is_stateless=is_stateless)))
         except RpcError as error:
             return _failure(message.id, error, status=_STATUS.get(error.code, 400) if is_stateless else 200)
 
@@ -165,10 +168,10 @@ class _Server:
                 if message.id is None:
                     continue
                 if message.method == _CALL:
-                    self._check_tool(message)
+                    self._check_tool(message, environ)
                     calls[number] = message
                 else:
-                    replies[number] = json_rpc.result(message.id, self._result(message, is_stateless=False))
+                    replies[number] = json_rpc.result(message.id, self._result(message, environ, is_stateless=False))
             except RpcError as error:
                 replies[number] = json_rpc.error(json_rpc.id_of(value), error.code, str(error), error.data)
         # The exchange of the request is that of the first call; each further call is counted and logged as its own.
@@ -182,11 +185,13 @@ class _Server:
         found = [reply for reply in replies if reply is not None]
         return to_json(found) if found else Reply(b"", status=202)
 
-    def _check_tool(self, message: Message) -> None:
-        """Raise `RpcError` unless a call is of a configured model."""
+    def _check_tool(self, message: Message, environ: WSGIEnvironment) -> None:
+        """Raise `RpcError` unless a call is of a configured model that the request's key may use."""
         name = message.params.get("name")
         if name not in self._serving.loaded.requested:
             raise RpcError(INVALID_PARAMS, f"there is no tool {shortened(str(name))}; see tools/list")
+        if not _may_use(environ, name):
+            raise RpcError(INVALID_PARAMS, f"the key lacks the scope {predict(name)}")
 
     def _call(
         self, messages: Sequence[Message], environs: Sequence[WSGIEnvironment], *, is_stateless: bool
@@ -204,11 +209,12 @@ class _Server:
             for message, answer, environ in zip(messages, answers, environs)
         ]
 
-    def _result(self, message: Message, *, is_stateless: bool) -> JSON:
+    def _result(self, message: Message, environ: WSGIEnvironment, *, is_stateless: bool) -> JSON:
         """Return the result of any other request. Raises `RpcError`."""
         method = message.method
         if method in self._methods:
-            found = self._methods[method](message.params)
+            models = self._serving.loaded.models.items()
+            found = self._methods[method](message.params, {k: v for k, v in models if _may_use(environ, k)})
         elif not is_stateless and method == _INITIALIZE:
             return _initialize(message.params)
         elif not is_stateless and method == "ping":
@@ -223,11 +229,11 @@ class _Server:
         fresh = {"ttlMs": 1_000 * self._config.reload_seconds, "cacheScope": "private"}
         return {**_stateless(found), **fresh}
 
-    def _list_tools(self, params: Mapping[str, Any]) -> JSON:
+    def _list_tools(self, params: Mapping[str, Any], models: Models) -> JSON:
         _check_cursor(params)
-        return {"tools": [self._tools.describe(model, self._config) for model in self._loaded.models.values()]}
+        return {"tools": [self._tools.describe(model, self._config) for model in models.values()]}
 
-    def _list_cards(self, params: Mapping[str, Any]) -> JSON:
+    def _list_cards(self, params: Mapping[str, Any], models: Models) -> JSON:
         _check_cursor(params)
         return {
             "resources": [
@@ -238,21 +244,17 @@ class _Server:
                     "description": f"Purpose, data, errors and limits of {name}",
                     "mimeType": "text/markdown",
                 }
-                for name, model in self._loaded.models.items()
+                for name, model in models.items()
             ]
         }
 
-    def _read_card(self, params: Mapping[str, Any]) -> JSON:
+    def _read_card(self, params: Mapping[str, Any], models: Models) -> JSON:
         uri = params.get("uri")
-        for name, model in self._loaded.models.items():
+        for name, model in models.items():
             if uri == _CARD.format(name):
                 text = card_of(model.manifest.document, model.card)
                 return {"contents": [{"uri": uri, "mimeType": "text/markdown", "text": text}]}
         raise RpcError(INVALID_PARAMS, "there is no such resource; see resources/list", {"uri": shortened(str(uri))})
-
-    @property
-    def _loaded(self) -> Loaded:
-        return self._serving.loaded
 
 
 def _is_stateless(message: Message, environ: WSGIEnvironment) -> bool:
@@ -306,7 +308,13 @@ def _initialize(params: Mapping[str, Any]) -> JSON:
     }
 
 
-def _list_templates(params: Mapping[str, Any]) -> JSON:
+def _may_use(environ: WSGIEnvironment, name: str) -> bool:
+    """Return whether the key of a request, if one is asked for, has the scope of a model."""
+    caller = exchange_of(environ).caller
+    return caller is None or caller.may(predict(name))
+
+
+def _list_templates(params: Mapping[str, Any], models: Models) -> JSON:
     _check_cursor(params)
     return {"resourceTemplates": []}
 

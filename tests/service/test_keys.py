@@ -33,12 +33,13 @@ MODEL, OTHER = "mine", "grade"
 DEFAULT = sorted(LABELS)[0]
 NEEDS_ANY_KEY = {
     *("/models", "/v1/models", "/v2", "/v2/models", "/v2/repository/index", "/version", "/execution-parameters"),
-    *("/openapi.json", "/feedback"),
+    *("/openapi.json", "/feedback", "/mcp"),
 }
 IS_OPEN = {
     *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/ping", "/health", "/vertex/health"),
     *("/v2/models/<name>/ready", "/v2/models/<name>/versions/<version>/ready"),
-    *("/v1/models/<name>", "/v1/models/<name>/versions/<version>", "/", "/docs/", "/docs/<path:path>"),
+    *("/v1/models/<name>", "/v1/models/<name>/versions/<version>", "/", "/static/<file>"),
+    *("/docs/", "/docs/<path:path>"),
 }
 OF_DEFAULT = {"/predict", "/invocations", "/vertex/predict"}
 
@@ -65,6 +66,7 @@ class Guarded:
             store=store,
             prediction_log="",
             keys=self.file,
+            mcp=True,
             aip_health_route="/vertex/health",
             aip_predict_route="/vertex/predict",
             cors_origins=("https://example.org",),
@@ -88,7 +90,7 @@ class Guarded:
 
     def routes(self) -> Iterator[Route]:
         """Yield every rule of Flask with each of its methods and a path."""
-        values = {"name": MODEL, "version": "1", "path": "index.css"}
+        values = {"name": MODEL, "version": "1", "path": "index.css", "file": "page.css"}
         for rule in self.app.url_map.iter_rules():
             built = rule.build({name: values[name] for name in rule.arguments})
             assert built
@@ -204,6 +206,32 @@ def test_unknown_path_needs_a_key_too(guarded: Guarded, path: str) -> None:
 def test_wrong_method_needs_a_key_too(guarded: Guarded, method: str) -> None:
     """A method that a path does not have is 401 without a key, and 405 with any."""
     assert [guarded.status(method, "/predict"), guarded.status(method, "/predict", guarded.metrics)] == [401, 405]
+
+
+def test_agents_see_and_call_the_models_of_their_key(guarded: Guarded) -> None:
+    """A key of one model lists its tool and its card alone, and is refused another model's by the scope that lacks."""
+
+    def asked(key: str, method: str, **params: Any) -> Any:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        reply = guarded.client.post("/mcp", json=message, headers=bearer(key))
+        assert reply.status_code == 200
+        return reply.json
+
+    def names(key: str) -> tuple[list[str], list[str]]:
+        tools = asked(key, "tools/list")["result"]["tools"]
+        cards = asked(key, "resources/list")["result"]["resources"]
+        return [each["name"] for each in tools], [each["name"] for each in cards]
+
+    every = sorted(LABELS)
+    assert names(guarded.of_model) == ([MODEL], [f"{MODEL}-card"])
+    assert names(guarded.of_all) == names(guarded.admin) == (every, [f"{name}-card" for name in every])
+    assert names(guarded.feedback) == ([], [])
+    row = {"carat": 1.98, "depth": 57.6, "pieces": 5}
+    assert asked(guarded.of_model, "tools/call", name=MODEL, arguments={"rows": [row]})["result"]["isError"] is False
+    refused = asked(guarded.of_model, "tools/call", name=OTHER, arguments={"rows": [row]})["error"]["message"]
+    assert refused == f"the key lacks the scope predict:{OTHER}"
+    assert "error" in asked(guarded.of_model, "resources/read", uri=f"tabserve://models/{OTHER}/card")
+    assert "result" in asked(guarded.of_model, "resources/read", uri=f"tabserve://models/{MODEL}/card")
 
 
 def test_unknown_model_is_not_told_apart(guarded: Guarded) -> None:
