@@ -8,7 +8,7 @@ import { tableSection } from "./upload.js";
 
 const MAIN = document.getElementById("main");
 const TYPING_MS = 200;
-const STATE_MS = 15_000;
+const STATE_MS = 30_000;
 const MAX_DESCRIBED = 24; // models of a list whose titles are asked for
 let stop = () => {};
 
