@@ -65,6 +65,13 @@ _COMPONENTS: JSON = {
     },
 }
 
+# The form of an error where it is not the native one.
+_ERRORS = {
+    describe.V2: describe.MESSAGE,
+    describe.V1: describe.MESSAGE,
+    describe.VERTEX: describe.MESSAGE,
+    describe.MLFLOW: describe.MLFLOW_ERROR,
+}
 _SECURITY: JSON = {
     "securitySchemes": {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -177,8 +184,8 @@ def _of_version(value: Any, model: Artifact, loaded: Loaded) -> Any:
 
 def _with_key(operation: JSON) -> JSON:
     """Return an operation that needs a key, with the replies to a request without one."""
-    failures = (reply["content"] for status, reply in operation["responses"].items() if status in ("404", "503"))
-    content = next(failures, {"application/json": {"schema": describe.NATIVE_ERROR}})
+    error = _ERRORS.get(operation["tags"][0], describe.NATIVE_ERROR)
+    content = {"application/json": {"schema": error}}
     refusals = {status: {"description": text, "content": content} for status, text in _REFUSALS.items()}
     return {
         **operation,

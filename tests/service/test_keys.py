@@ -704,3 +704,15 @@ def test_own_port_of_metrics_needs_no_key(store: Path, tmp_path: Path) -> None:
         assert (
             client.get("/metrics", headers=bearer(key), environ_overrides={"SERVER_PORT": port}).status_code == status
         )
+
+
+def test_refusals_are_as_the_document_says(guarded: Guarded) -> None:
+    """The 401 of every operation that needs a key has the fields that the document requires of it, and no others."""
+    document = guarded.client.get("/openapi.json", headers=bearer(guarded.admin)).get_json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if "security" in operation:
+                schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
+                described = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+                reply = guarded.client.open(path, method=method.upper())
+                assert sorted(reply.get_json()) == sorted(described["required"]), path
