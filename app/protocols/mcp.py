@@ -176,12 +176,12 @@ class _Server:
                 replies[number] = json_rpc.error(json_rpc.id_of(value), error.code, str(error), error.data)
         # The exchange of the request is that of the first call; each further call is counted and logged as its own.
         environs = [environ, *(_with_own_exchange(environ) for _ in range(len(calls) - 1))]
-        for number, reply in zip(calls, self._call(list(calls.values()), environs, is_stateless=False)):
+        for number, each, reply in zip(calls, environs, self._call(list(calls.values()), environs, is_stateless=False)):
             replies[number] = orjson.Fragment(reply.body)
-        for further in environs[1:]:
-            exchange = exchange_of(further)
-            exchange.status, exchange.time = 200, time.time()
-            self._record(exchange)
+            if each is not environ:
+                exchange = exchange_of(each)
+                exchange.status, exchange.time = reply.status, time.time()
+                self._record(exchange)
         found = [reply for reply in replies if reply is not None]
         return to_json(found) if found else Reply(b"", status=202)
 
@@ -336,12 +336,12 @@ def _called(message: Message, answer: Reply, exchange: Exchange, *, is_stateless
     of the protocol.
     """
     text = answer.body.decode()
-    if answer.status >= 400:
+    exchange.is_refused = answer.status >= 400
+    if exchange.is_refused:
         error = RpcError(**orjson.loads(answer.body))
         if answer.status >= 500:
             return _failure(message.id, error, status=answer.status, headers=answer.headers)
         text = f"{error}. Correct this and call the tool again."
-    exchange.is_refused = answer.status >= 400
     result: JSON = {"content": [{"type": "text", "text": text}], "isError": exchange.is_refused}
     if not exchange.is_refused:
         result["structuredContent"] = orjson.Fragment(answer.body)

@@ -402,6 +402,18 @@ def test_batch(agents: FlaskClient, log_lines: list[dict[str, Any]]) -> None:
     assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="failure") == 1
 
 
+def test_failures_in_a_batch(agents: FlaskClient) -> None:
+    """Calls of a batch that fail are errors within it, and each counts as a failure."""
+    cast(Service, agents.application).server.in_flight = lambda: 600
+    calls = [message("tools/call", id=each, name=NAME, arguments={"rows": [HOUSE]}) for each in (1, 2)]
+    answers = strict_json(post(agents, calls))
+    found = series(agents.get("/metrics").text)
+
+    assert [answer["error"]["code"] for answer in answers] == [-32603, -32603]
+    assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="failure") == 2
+    assert value(found, "tabserve_inference_duration_seconds_count", **MODEL, outcome="success") == 0
+
+
 def test_batches_of_one_revision(shared: FlaskClient) -> None:
     """Later revisions have no batches, a batch of notifications gets 202, and one of too many messages is refused."""
     ping = message("ping")
