@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -170,18 +170,9 @@ def serving(store: str, folder: Path) -> Iterator[str]:
         "TABSERVE_LOG_REQUESTS": "false",
         "PORT": str(port),
     }
-    program = str(Path(sys.executable).parent / "gunicorn")
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([program], cwd=ROOT, env=environ, stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        with closing(Client(url)) as client:
-            if not _is_ready(client, "/readyz", process):
-                raise RuntimeError(f"the server did not become ready; see {folder / 'server.log'}")
+    command = [str(Path(sys.executable).parent / "gunicorn")]
+    with _running(command, environ, folder / "server.log", f"http://127.0.0.1:{port}", "/readyz") as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -190,14 +181,21 @@ def watching(url: str, folder: Path, *, window: str) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "monitoring", "run", "--url", url, "--port", str(port), "--window", window]
     command += ["--hold", f"{HOLD_SECONDS}s", "--interval", "1s", "--folder", str(folder / "prometheus")]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    log = folder / "prometheus.log"
+    with _running(command, os.environ, log, f"http://127.0.0.1:{port}", "/-/ready") as watched:
+        yield watched
+
+
+@contextmanager
+def _running(command: Sequence[str], environ: Mapping[str, str], log: Path, url: str, ready: str) -> Iterator[str]:
+    """Run a command that serves a URL, and yield that once the path `ready` is answered 200."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
     try:
-        address = f"http://127.0.0.1:{port}"
-        with closing(Client(address)) as client:
-            if not _is_ready(client, "/-/ready", process):
-                raise RuntimeError(f"Prometheus did not become ready; see {folder / 'prometheus.log'}")
-        yield address
+        with closing(Client(url)) as client:
+            if not _is_ready(client, ready, process):
+                raise RuntimeError(f"{command[0]} did not become ready; its last words: {log.read_text()[-1_000:]}")
+        yield url
     finally:
         process.terminate()
         process.wait()

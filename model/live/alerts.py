@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from model.errors import ArchiveError, ModelError
-from model.store.download import download, parse_url
+from model.errors import ModelError
+from model.store.download import ask
 from model.store.files import MAX_JSON_BYTES, parse_json
 
 ALERTS = ("TabserveFeatureDrift", "TabserveLiveErrorHigh")
 """Those for which a model is trained again, unless others are named."""
-
-_MAX_SECONDS = 30.0
 
 
 def firing(url: str, model: str, version: int, names: Collection[str] = ALERTS) -> list[str]:
@@ -22,18 +18,11 @@ def firing(url: str, model: str, version: int, names: Collection[str] = ALERTS) 
 
     An alert without a version is of every version. Raises `ModelError` if Prometheus cannot be asked.
     """
-    where = "by this URL"
+    content, shown = ask(f"{url.rstrip('/')}/api/v1/alerts", "Prometheus", max_bytes=MAX_JSON_BYTES)
     try:
-        request, shown = parse_url(f"{url.rstrip('/')}/api/v1/alerts")
-        where = f"at {shown}"
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "alerts.json"
-            download(request, file, max_bytes=MAX_JSON_BYTES, max_seconds=_MAX_SECONDS, stall_seconds=_MAX_SECONDS)
-            reply = parse_json(file.read_bytes())
+        reply = parse_json(content)
         alerts = reply["data"]["alerts"]
         found = {_name(alert, model, version) for alert in alerts}
-    except ArchiveError as error:
-        raise ModelError(f"Prometheus cannot be asked {where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(f"{shown} is no list of alerts of a Prometheus") from None
     return sorted(found & {*names})

@@ -6,19 +6,16 @@ So drift can be judged where no value of a feature is logged.
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ArchiveError, ModelError
+from model.errors import ModelError
 from model.store.artifact import Artifact
-from model.store.download import download, parse_url
+from model.store.download import ask
 
 # Each bin of each feature of each version is a line.
 _MAX_BYTES = 2**26
-_MAX_SECONDS = 30.0
 # Prometheus's text format: a name, labels with three escapes, a value.
 _SAMPLE = re.compile(r"tabserve_feature_bin_total\{(.*)\} (\d[\d.e+]*)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -30,16 +27,8 @@ def read(url: str, model: Artifact) -> dict[str, NDArray[np.intp]]:
 
     Raises `ModelError` if it cannot be asked, or does not serve this version.
     """
-    where = "by this URL"
-    try:
-        request, shown = parse_url(f"{url.rstrip('/')}/metrics")
-        where = f"at {shown}"
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "metrics"
-            download(request, file, max_bytes=_MAX_BYTES, max_seconds=_MAX_SECONDS, stall_seconds=_MAX_SECONDS)
-            lines = file.read_bytes().decode(errors="replace").splitlines()
-    except ArchiveError as error:
-        raise ModelError(f"the server cannot be asked {where}: {error}") from None
+    content, shown = ask(f"{url.rstrip('/')}/metrics", "the server", max_bytes=_MAX_BYTES)
+    lines = content.decode(errors="replace").splitlines()
     positions = {
         (name, label): position
         for name, bins in model.reference.features.items()
@@ -54,7 +43,7 @@ def read(url: str, model: Artifact) -> dict[str, NDArray[np.intp]]:
             is_served = True
             counts[labels["feature"]][position] = round(float(sample[2]))
     if not is_served:
-        raise ModelError(f"the server {where} does not serve {model.name} version {model.version}")
+        raise ModelError(f"the server at {shown} does not serve {model.name} version {model.version}")
     return counts
 
 

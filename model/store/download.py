@@ -16,15 +16,17 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from model.errors import ArchiveError
+from model.errors import ArchiveError, ModelError
 from model.store.files import open_regular
 
 _CHUNK_BYTES = 2**16
+_ASK_SECONDS = 30.0
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -46,6 +48,23 @@ def parse_url(url: str) -> tuple[Request, str]:
         # Not an ordinary header: urllib would send it to the target of a redirect.
         request.add_unredirected_header("Authorization", f"Basic {credentials}")
     return request, urlunsplit(bare._replace(query=""))
+
+
+def ask(url: str, who: str, *, max_bytes: int) -> tuple[bytes, str]:
+    """Return what a server answers at a URL, and the URL for messages.
+
+    Raises `ModelError`, by which `who` cannot be asked.
+    """
+    where = "by this URL"
+    try:
+        request, shown = parse_url(url)
+        where = f"at {shown}"
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "answer"
+            download(request, file, max_bytes=max_bytes, max_seconds=_ASK_SECONDS, stall_seconds=_ASK_SECONDS)
+            return file.read_bytes(), shown
+    except ArchiveError as error:
+        raise ModelError(f"{who} cannot be asked {where}: {error}") from None
 
 
 def download(request: Request, file: Path, *, max_bytes: int, max_seconds: float, stall_seconds: float) -> str:
