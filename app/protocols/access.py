@@ -59,9 +59,9 @@ class Access:
 
     def need_of(self, environ: WSGIEnvironment) -> Need:
         """Return what a request needs."""
-        if self._loaded is not self._serving.loaded:
-            self._loaded = self._serving.loaded
-            self._table = self._needs(self._loaded)
+        loaded = self._serving.loaded
+        if self._loaded is not loaded:
+            self._table, self._loaded = self._needs(loaded), loaded
         need = self._table.get((environ["REQUEST_METHOD"], environ["PATH_INFO"])) or self._match(environ)
         return self._by_port(need, environ) if self._metrics_port else need
 

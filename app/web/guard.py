@@ -64,7 +64,9 @@ class Guard:
         exchange: Exchange = environ[KEY]
         try:
             # In few calls: between other work each takes several times as long as in a loop.
-            presented = environ.get("HTTP_X_API_KEY") or _bearer(environ.get("HTTP_AUTHORIZATION", ""))
+            header = environ.get("HTTP_AUTHORIZATION", "")
+            bearer = header[7:].strip() if header[:7] == "Bearer " else _bearer(header)
+            presented = environ.get("HTTP_X_API_KEY") or bearer
             caller = exchange.caller = keys.find(presented) or self._verify(keys, presented, environ)
             if need.scope not in caller.scopes and not caller.may(need.scope):
                 raise ForbiddenError(caller.name, need.scope)

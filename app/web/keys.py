@@ -51,11 +51,6 @@ class Sources(NamedTuple):
     rate: float = 0
 
 
-class _Known(NamedTuple):
-    by_digest: dict[bytes, tuple[bytes, Caller]]
-    tokens: Tokens | None
-
-
 class Keys:
     """What a server accepts, read when it starts and again at SIGHUP. Raises `KeyFileError`.
 
@@ -66,12 +61,12 @@ class Keys:
         self._sources = sources
         self.rates = Buckets(_BUCKETS)
         self._buckets: dict[str, int] = {}  # of names
-        self._known = self._read()
+        self._by_digest, self._tokens = self._read()
 
     def read_again(self) -> None:
         """Read the files again, before workers are forked; keep what was read if one of them is broken."""
         try:
-            self._known = self._read()
+            self._by_digest, self._tokens = self._read()
         except KeyFileError as error:
             _log.error("the keys are not read again, and those from before are accepted: %s", error)
 
@@ -81,23 +76,22 @@ class Keys:
         Raises `UnauthorizedError` for a key that has expired.
         """
         digest: bytes = _sha256(presented.encode()).digest()
-        known = self._known
-        found = known.by_digest.get(digest)
+        found = self._by_digest.get(digest)
         if found and hmac.compare_digest(found[0], digest):
             caller = found[1]
             if caller.expires <= time.time():
                 raise UnauthorizedError("expired", f"the key of {caller.name} has expired; get a new one")
             return caller
-        return known.tokens.known(digest) if known.tokens else None
+        return self._tokens.known(digest) if self._tokens else None
 
     def verify(self, presented: str) -> Caller:
         """Return the caller of a token that is not known yet, which takes some time. Raises `UnauthorizedError`."""
-        tokens = self._known.tokens
+        tokens = self._tokens
         if not tokens or presented.count(".") != 2:
             raise UnauthorizedError("unknown", "the key is not known here")
         return tokens.verify(presented, _sha256(presented.encode()).digest())
 
-    def _read(self) -> _Known:
+    def _read(self) -> tuple[dict[bytes, tuple[bytes, Caller]], Tokens | None]:
         sources = self._sources
         by_digest: dict[bytes, tuple[bytes, Caller]] = {}
         for key in read_keys(sources.keys) if sources.keys else []:
@@ -121,7 +115,7 @@ class Keys:
             tokens = Tokens(
                 sources.jwks, issuer=sources.issuer, audience=sources.audience, caller=self._caller_of_token
             )
-        return _Known(by_digest, tokens)
+        return by_digest, tokens
 
     def _caller_of_token(self, subject: str, scopes: frozenset[str], expires: float) -> Caller:
         name, rate = _TOKEN_NAME.format(subject), self._sources.rate
