@@ -18,6 +18,9 @@ def add_report(commands: Commands) -> None:
     report.add_argument(
         "--url", help="the running server: where the log has no features, what it counted of them since its start"
     )
+    report.add_argument(
+        "--key-file", type=Path, help="a file with an access key of the scope metrics, where that server asks for one"
+    )
     report.set_defaults(run=_report)
 
 
@@ -26,7 +29,8 @@ def _report(options: argparse.Namespace) -> None:
     from model.live.prediction_log import PredictionLog
 
     model = store_of(options).load(options.model)
-    counts = counted.read(options.url, model) if options.url else None
+    key = options.key_file.read_text("utf-8").strip() if options.key_file else ""
+    counts = counted.read(options.url, model, key=key) if options.url else None
     with closing(PredictionLog(options.log, read_only=True)) as log:
         for _, sentence in report.write(model, log, options.output, days=options.days, counted=counts):
             print(sentence)

@@ -22,12 +22,13 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
 
 
-def read(url: str, model: Artifact) -> dict[str, NDArray[np.intp]]:
+def read(url: str, model: Artifact, *, key: str = "") -> dict[str, NDArray[np.intp]]:
     """Return for each feature how many values were in each bin of `bins.labels`, by the server at `url`.
 
-    Raises `ModelError` if it cannot be asked, or does not serve this version.
+    `key` has the scope `metrics`, where the server asks for one. Raises `ModelError` if it cannot be asked, or does not
+    serve this version.
     """
-    content, shown = ask(f"{url.rstrip('/')}/metrics", "the server", max_bytes=_MAX_BYTES)
+    content, shown = ask(f"{url.rstrip('/')}/metrics", "the server", max_bytes=_MAX_BYTES, key=key)
     lines = content.decode(errors="replace").splitlines()
     positions = {
         (name, label): position

@@ -50,8 +50,8 @@ def parse_url(url: str) -> tuple[Request, str]:
     return request, urlunsplit(bare._replace(query=""))
 
 
-def ask(url: str, who: str, *, max_bytes: int) -> tuple[bytes, str]:
-    """Return what a server answers at a URL, and the URL for messages.
+def ask(url: str, who: str, *, max_bytes: int, key: str = "") -> tuple[bytes, str]:
+    """Return what a server answers at a URL, to an access key if it asks for one, and the URL for messages.
 
     Raises `ModelError`, by which `who` cannot be asked.
     """
@@ -59,6 +59,8 @@ def ask(url: str, who: str, *, max_bytes: int) -> tuple[bytes, str]:
     try:
         request, shown = parse_url(url)
         where = f"at {shown}"
+        if key:
+            request.add_header("Authorization", f"Bearer {key}")
         with TemporaryDirectory() as folder:
             file = Path(folder) / "answer"
             download(request, file, max_bytes=max_bytes, max_seconds=_ASK_SECONDS, stall_seconds=_ASK_SECONDS)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from model.cli.main import main
 from model.keys import revoke_keys
 from tests.support.keys import AUDIENCE, ISSUER, bearer, make_key, token, write_jwks
 from tests.support.metrics import series, value
@@ -90,6 +91,24 @@ def test_probes_stay_open(store: Path, tmp_path: Path, file: Path) -> None:
         refused = requests.head(f"{server.url}/models", timeout=10)
         assert (refused.status_code, refused.content) == (401, b"")
         assert server.terminate() == 0
+
+
+def test_report_sends_the_key_in_a_file(
+    store: Path, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report --url` asks a guarded server for its counts with a key; without one, or with another, it says so."""
+    keys = {name: make_key(file, name, name) for name in ("metrics", "feedback")}
+    for name, key in keys.items():
+        (tmp_path / name).write_text(f"{key}\n")
+    log = f"sqlite:///{tmp_path}/predictions.db"
+    with serve(store, tmp_path, TABSERVE_KEYS=str(file), TABSERVE_PREDICTION_LOG=log) as server:
+        command = ["--store", str(store), "report", "boston-housing", "--log", log, "--url", server.url]
+        command += ["--output", str(tmp_path / "report.html")]
+        wait_until(lambda: (tmp_path / "predictions.db").exists())
+        assert main([*command, "--key-file", str(tmp_path / "metrics")]) == 0
+        assert main([*command, "--key-file", str(tmp_path / "feedback")]) == 1
+        assert main(command) == 1
+    assert capsys.readouterr().err.count("the server cannot be asked") == 2
 
 
 def test_limits_are_over_all_workers(store: Path, tmp_path: Path, file: Path) -> None:
