@@ -338,7 +338,7 @@ def test_requests_for_a_challenger_are_counted(two: Path) -> None:
 
 def test_challenger_that_hangs(two: Path, hanging: Callable[[Matrix], Any]) -> None:
     """A request waits for the deadline once; while the run hangs, others go to the champion at once."""
-    client = serve(two, *CANARY, challenger_milliseconds=20)
+    client = serve(two, *CANARY, challenger_milliseconds=500)
     break_challenger(client, hanging)
 
     for _ in range(5):
