@@ -16,11 +16,12 @@ from model import BOOLEAN, CATEGORY, DATE, ERROR, INTEGER, MAX_LISTED, Artifact,
 JSON = dict[str, Any]
 
 NATIVE, V2, V1 = "Native", "Open Inference Protocol V2", "KServe V1 and TensorFlow Serving"
-MLFLOW, VERTEX, SERVICE = "MLflow and SageMaker", "Vertex AI", "Service"
+MLFLOW, VERTEX, MCP, SERVICE = "MLflow and SageMaker", "Vertex AI", "Model Context Protocol", "Service"
 
 NATIVE_ERROR = {"$ref": "#/components/schemas/Error"}
 MESSAGE = {"$ref": "#/components/schemas/Message"}
 MLFLOW_ERROR = {"$ref": "#/components/schemas/MLflowError"}
+RPC_ERROR = {"$ref": "#/components/schemas/RpcError"}
 
 _TEXT_TYPES = ("text/plain", "application/openmetrics-text")
 MAX_ENUM = 200  # categories; a longer list is described

@@ -377,14 +377,9 @@ def _operation() -> JSON:
     batch = {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "description": f"messages; {WITH_BATCHES} alone"}
     example = {"jsonrpc": json_rpc.VERSION, "id": 1, "method": "tools/list"}
     content = {JSON_TYPE: {"schema": {"anyOf": [message, batch]}, "example": example}}
-    error: JSON = {
-        "type": "object",
-        "required": ["jsonrpc", "id", "error"],
-        "properties": {"error": {"type": "object", "required": ["code", "message"]}},
-    }
     reply = {"type": ["object", "array"], "description": "the result of each message, or why there is none"}
     more = {"403": "the page of a browser has an origin that is not allowed"}
-    operation = describe.post(describe.SERVICE, "The Model Context Protocol", content, reply, error, unfit=more)
+    operation = describe.post(describe.MCP, "Messages of an agent", content, reply, describe.RPC_ERROR, unfit=more)
     operation["responses"]["202"] = {"description": "nothing is to be answered"}
     revision = {"name": "MCP-Protocol-Version", "in": "header", "schema": {"enum": list(REVISIONS)}}
     repeated = [{"name": name, "in": "header", "schema": {"type": "string"}} for name in ("Mcp-Method", "Mcp-Name")]

@@ -25,7 +25,7 @@ from app.web.caller import predict
 from app.web.exchange import exchange_of
 from model import Artifact
 
-_TAGS = (describe.NATIVE, describe.V2, describe.V1, describe.MLFLOW, describe.VERTEX, describe.SERVICE)
+_TAGS = (describe.NATIVE, describe.V2, describe.V1, describe.MLFLOW, describe.VERTEX, describe.MCP, describe.SERVICE)
 
 _COMPONENTS: JSON = {
     "Error": {
@@ -63,6 +63,11 @@ _COMPONENTS: JSON = {
         "required": ["error_code", "message"],
         "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
     },
+    "RpcError": {
+        "type": "object",
+        "required": ["jsonrpc", "id", "error"],
+        "properties": {"error": {"type": "object", "required": ["code", "message"]}},
+    },
 }
 
 # The form of an error where it is not the native one.
@@ -71,6 +76,7 @@ _ERRORS = {
     describe.V1: describe.MESSAGE,
     describe.VERTEX: describe.MESSAGE,
     describe.MLFLOW: describe.MLFLOW_ERROR,
+    describe.MCP: describe.RPC_ERROR,
 }
 _SECURITY: JSON = {
     "securitySchemes": {
