@@ -139,6 +139,15 @@ PREDICTION_BINS = partial(
     [*_VERSION, "bin"],
 )
 
+# What moved the predictions? Of the rows whose explanations clients asked for.
+CONTRIBUTIONS = partial(
+    Counter,
+    "tabserve_feature_contribution_total",
+    "Absolute contributions to explained answers, by feature; what several contribute together counts evenly.",
+    [*_VERSION, "feature"],
+)
+EXPLAINED_ROWS = partial(Counter, "tabserve_explained_rows_total", "Rows whose answers were explained.", _VERSION)
+
 # What would change if a challenger were the champion, before any truth comes? The exact share of answers.
 SHADOW_ROWS = partial(
     Counter,

@@ -111,6 +111,12 @@ class ModelCollector(Collector):
         rows = GaugeMetricFamily(
             "tabserve_reference_rows", "Training rows behind the reference shares.", labels=version
         )
+        # Which features does the model use? Drift of these is what matters.
+        importance = GaugeMetricFamily(
+            "tabserve_feature_importance_ratio",
+            "Share of a feature in the mean absolute contributions to the answers for training rows.",
+            labels=[*version, "feature"],
+        )
         for (name, number), equal in self._served.loaded.golden.items():
             golden.add_metric([name, str(number)], equal)
         for model in self._served.loaded.all_versions:
@@ -120,9 +126,11 @@ class ModelCollector(Collector):
             for feature, bins in model.reference.features.items():
                 for label, share in zip(bins.labels, bins.all_shares):
                     shares.add_metric([*labels, feature, label], share)
+            for feature, share in model.explanations.importance.items():
+                importance.add_metric([*labels, feature], share)
             for label, share in zip(model.reference.prediction.labels, model.reference.prediction.all_shares):
                 prediction_shares.add_metric([*labels, label], share)
-        yield from (info, golden, shares, prediction_shares, rows)
+        yield from (info, golden, shares, prediction_shares, rows, importance)
         yield from (*self._roles(), *self._errors(), *self._comparisons(), *self._gpu())
 
     def _roles(self) -> Iterable[GaugeMetricFamily]:

@@ -23,7 +23,7 @@ from app.telemetry import definitions
 from app.telemetry.gauges import LiveErrors, ModelCollector, Served, Snapshot
 from app.telemetry.shared_values import SharedCollector, are_shared
 from app.web.exchange import REFUSALS, Exchange
-from model import MISSING, AnyBins, Artifact, RowDifferences
+from model import MISSING, OUT_OF_RANGE, UNKNOWN_CATEGORY, AnyBins, Artifact, Bins, RowDifferences
 
 DROPPED = ("queue_full", "refused", "repeated", "stopped")  # why a row is missing from the prediction log
 REMOVED = ("age", "size")  # why a row was removed from it
@@ -105,6 +105,8 @@ class Metrics:
         self._refused_requests = definitions.REFUSED_REQUESTS(registry=registry)
         self._feature_bins = definitions.FEATURE_BINS(registry=registry)
         self._prediction_bins = definitions.PREDICTION_BINS(registry=registry)
+        self._contributions = definitions.CONTRIBUTIONS(registry=registry)
+        self._explained_rows = definitions.EXPLAINED_ROWS(registry=registry)
         self._shadow_rows = definitions.SHADOW_ROWS(registry=registry)
         self._shadow_differences = definitions.SHADOW_DIFFERENCES(registry=registry)
         self._largest_shadow_difference = definitions.LARGEST_SHADOW_DIFFERENCE(registry=registry)
@@ -127,17 +129,25 @@ class Metrics:
     def count_versions_from_zero(self, loaded: Snapshot) -> None:
         """Start the counters of every bin of these versions at 0, so that the first value in a bin is an increase.
 
-        The same for refused missing values, which are in no bin, and for requests for challengers.
+        The same for values that are refused and are therefore in no bin, for contributions, and for requests for
+        challengers.
         """
         for model in loaded.all_versions:
             if model is not loaded.models.get(model.name):
                 self._child(self._challenger_requests, model.name, model.version)
                 for reason in FALLBACKS:
                     self._child(self._fallbacks, model.name, model.version, reason)
+            explains = model.manifest.explanations is not None
             for name, bins in model.reference.features.items():
-                self._child(self._rejected, model.name, model.version, MISSING, name)
+                outside = OUT_OF_RANGE if isinstance(bins, Bins) else UNKNOWN_CATEGORY
+                for reason in (MISSING, outside):
+                    self._child(self._rejected, model.name, model.version, reason, name)
                 for label in bins.labels:
                     self._child(self._feature_bins, model.name, model.version, name, label)
+                if explains:
+                    self._child(self._contributions, model.name, model.version, name)
+            if explains:
+                self._child(self._explained_rows, model.name, model.version)
             for label in model.reference.prediction.labels:
                 self._child(self._prediction_bins, model.name, model.version, label)
 
@@ -205,6 +215,9 @@ class Metrics:
             answered = [exchange for exchange in of_version if exchange.rows]
             if answered:
                 self._count_answered(answered)
+            explained = [exchange for exchange in of_version if exchange.explained]
+            if explained:
+                self._count_explained(explained)
         for version, (rows, waits) in self._served.take_runs().items():
             _observe_each(self._child(self._batch_rows, *version), rows)
             _observe_each(self._child(self._batch_waits, *version), waits)
@@ -305,6 +318,19 @@ class Metrics:
         for (name, bins), column in zip(model.reference.features.items(), X.T):
             self._count(self._feature_bins, (*version, name), bins, column)
         self._count(self._prediction_bins, version, model.reference.prediction, predictions)
+
+    def _count_explained(self, exchanges: Sequence[Exchange]) -> None:
+        """Count what contributed to the answers of one version, and drop it: the exchanges may wait elsewhere."""
+        model = exchanges[0].model
+        assert model
+        sizes = [np.abs(exchange.explained.contributions) for exchange in exchanges if exchange.explained]
+        for exchange in exchanges:
+            exchange.explained = None
+        finite = [rows[np.isfinite(rows).all(axis=1)] for rows in sizes]  # others would be in the sums for ever
+        self._child(self._explained_rows, model.name, model.version).inc(sum(map(len, finite)))
+        sums = model.explanations.by_feature(np.sum([rows.sum(axis=0) for rows in finite], axis=0))
+        for feature, amount in zip(model.reference.features, sums.tolist()):
+            self._child(self._contributions, model.name, model.version, feature).inc(amount)
 
     def _count(self, metric: Counter, labels: tuple[object, ...], bins: AnyBins, values: NDArray[np.float64]) -> None:
         for label, count in zip(bins.labels, bins.count(values).tolist()):

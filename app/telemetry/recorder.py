@@ -96,6 +96,8 @@ class Recorder:
         """Queue an exchange whose reply was made."""
         self._pending.append(exchange)
         self._pending_rows += exchange.rows
+        if exchange.explained is not None and exchange.X is not None:  # has more numbers in memory than the rows have
+            self._pending_rows += exchange.explained.contributions.size // exchange.X.shape[1]
         if len(self._pending) >= _MAX_PENDING or self._pending_rows >= _MAX_PENDING_ROWS or not self._thread:
             self.flush()
 

@@ -76,19 +76,37 @@ def columns_of(names: Sequence[str]) -> list[str]:
     return ["base", *(f"contribution_{name}" for name in names), "residual", "explained"]
 
 
-def players_of(names: Sequence[str], columns: Columns | None) -> tuple[tuple[str, ...], list[int]]:
-    """Return the names that have contributions, and the number of its name for each column.
+def members_of(n_features: int, columns: Columns | None) -> list[tuple[int, ...]]:
+    """Return for each name that has contributions the features behind it: for what is made of several, all of these.
 
     First are all features, then what is made of several, such as `width & length`.
     """
+    joint = {tuple(sorted(each)) for each in columns.sources() if len(each) > 1} if columns else set()
+    return [*((feature,) for feature in range(n_features)), *sorted(joint)]
+
+
+def players_of(names: Sequence[str], columns: Columns | None) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names that have contributions, in the order of `members_of`, and for each column its name's number."""
     if columns is None:
         return tuple(names), list(range(len(names)))
-    sources = columns.sources()
-    joint = sorted({tuple(sorted(each)) for each in sources if len(each) > 1})
-    number = {each: len(names) + place for place, each in enumerate(joint)}
+    members = members_of(len(names), columns)
+    number = {each: place for place, each in enumerate(members)}
     # A column of no feature is the same in every row, and contributes nothing to any.
-    of_columns = [number[tuple(sorted(each))] if len(each) > 1 else min(each, default=0) for each in sources]
-    return (*names, *(" & ".join(names[feature] for feature in each) for each in joint)), of_columns
+    of_columns = [number[tuple(sorted(each))] if each else 0 for each in columns.sources()]
+    return tuple(" & ".join(names[feature] for feature in each) for each in members), of_columns
+
+
+def by_feature(members: Sequence[Sequence[int]], n_features: int, amounts: Numbers) -> Numbers:
+    """Return the amounts of names `(n_names,)` as amounts of features `(n_features,)`.
+
+    What several features make together is divided evenly among them, as Shapley values do with what no part of a group
+    does alone.
+    """
+    found = np.zeros(n_features)
+    for each, amount in zip(members, amounts.tolist()):
+        for feature in each:
+            found[feature] += amount / len(each)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

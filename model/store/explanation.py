@@ -6,7 +6,8 @@ export.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -52,6 +53,27 @@ class Explanations:
             with self._lock:
                 self._explainer = self._explainer or self._load()
         return self._explainer.explain(X, method or offer.methods[0])
+
+    @cached_property
+    def importance(self) -> Mapping[str, float]:
+        """Return by feature its share of the contributions to answers for training rows; empty if that is not known."""
+        offer = self._manifest.explanations
+        if offer is None or not offer.mean_absolute:
+            return {}
+        sizes = self.by_feature(np.array(list(offer.mean_absolute.values())))
+        total = float(sizes.sum())
+        return dict(zip(self._manifest.schema.names, (sizes / total).tolist())) if total > 0 else {}
+
+    def by_feature(self, amounts: Numbers) -> Numbers:
+        """Return amounts of the names that are explained `(n_names,)` as amounts of the features `(n_features,)`.
+
+        What several features contribute together counts evenly for each.
+        """
+        return explanation.by_feature(self._members, len(self._manifest.schema.names), amounts)
+
+    @cached_property
+    def _members(self) -> Sequence[Sequence[int]]:
+        return explanation.members_of(len(self._manifest.schema.names), explanation.parts_of(self._engine)[0])
 
     def _load(self) -> Explainer:
         manifest, offer = self._manifest, self._manifest.explanations

@@ -157,13 +157,15 @@ class Offer:
     """What explanations a version offers, as `engine.explanation` has them.
 
     `methods` begin with the usual one. `explains` says which number is made up, `names` of what. `max_rows` is how many
-    rows may be explained at once, None where it does not matter.
+    rows may be explained at once, None where it does not matter. `mean_absolute` has by name, in the order of `names`,
+    the mean absolute contribution to the answers for rows of the training table; it is empty where that is not known.
     """
 
     methods: tuple[str, ...]
     explains: str
     names: tuple[str, ...]
     max_rows: int | None
+    mean_absolute: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +384,16 @@ def _explanations(document: Mapping[str, Any]) -> Offer | None:
         raise ValueError(f"explanations.names is not a list of at most {MAX_EXPLAINED} strings")
     if found.get("explains") not in explanation.KINDS or not (max_rows is None or _is_count(max_rows)):
         raise ValueError("explanations does not say which number it explains, or for how many rows")
-    return Offer(tuple(methods), found["explains"], tuple(names), max_rows)
+    sizes = found.get("mean_absolute")
+    if sizes is not None and not (
+        isinstance(sizes, dict)
+        and sizes.keys() == set(names)
+        and len(sizes) == len(names)
+        and all(is_number(size) and size >= 0 for size in sizes.values())
+    ):
+        raise ValueError("explanations.mean_absolute is not a number of at least 0 for each of explanations.names")
+    in_order = {name: float(sizes[name]) for name in names} if sizes else {}
+    return Offer(tuple(methods), found["explains"], tuple(names), max_rows, in_order)
 
 
 def derived(document: Mapping[str, Any]) -> tuple[Derived, ...]:

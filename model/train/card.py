@@ -41,8 +41,9 @@ def render(
     proof: Proof,
     evaluation: Evaluation | None,
     intervals: Mapping[str, Any] | None,
+    explanations: Mapping[str, Any],
 ) -> str:
-    """Return the model card as Markdown; `intervals` are those of the manifest.
+    """Return the model card as Markdown; `intervals` and `explanations` are those of the manifest.
 
     Every card has the same sections. What is not known is said to be so.
     """
@@ -82,7 +83,8 @@ Predicts {inline(target.name)}{what}{unit}.
 
 {_baselines(evaluation, subject)}
 
-{_calibration(evaluation, subject)}{_importance(evaluation, subject)}{_prediction_intervals(intervals, subject)}\
+{_calibration(evaluation, subject)}{_importance(evaluation, subject)}{_contributions(explanations)}\
+{_prediction_intervals(intervals, subject)}\
 ## What is served is what was trained
 
 {_equality(proof, candidate, subject.task)}
@@ -355,6 +357,27 @@ in a linear model whose factors for them cancel out they look more important tha
 | column | rise | 95 % interval |
 |---|---|---|
 {lines}
+
+"""
+
+
+def _contributions(explanations: Mapping[str, Any]) -> str:
+    """Return a table of how much each feature contributes to answers; a sentence if that is not known."""
+    heading = "### What moves its answers\n\n"
+    if reason := explanations.get("reason"):
+        return f"{heading}Not known, since {inline(reason)}.\n\n"
+    means, n_rows = explanations["mean_absolute"], explanations["mean_absolute_rows"]
+    total = sum(means.values()) or 1.0
+    largest = sorted(means.items(), key=lambda each: -each[1])[:_MAX_ROWS]
+    lines = "\n".join(f"| {inline(name)} | {short(mean)} | {mean / total:.1%} |" for name, mean in largest)
+    more = len(means) - len(largest)
+    rest = f"\n\nThe manifest lists {more:,} more." if more > 0 else ""
+    return f"""{heading}The mean absolute contribution to the {explanations["explains"]}, over {n_rows:,} training rows,
+and its share of all contributions. It says what the model uses, whether or not that makes it better.
+
+| column | contribution | share |
+|---|---|---|
+{lines}{rest}
 
 """
 

@@ -103,7 +103,9 @@ def draft_of(
         artifact.REFERENCE: artifact.to_json(reference.reference(X_train, predictions, schema)),
         **candidate.files,
         **explanation_files,
-        CARD: card.render(subject, candidate, schema, scores, comparison, found, intervals).encode(),
+        CARD: card.render(
+            subject, candidate, schema, scores, comparison, found, intervals, explained["explanations"]
+        ).encode(),
         **{f"plots/{name}.png": style.to_png(figure) for name, figure in pictures.items()},
     }
     draft = Draft(manifest=facts, files=files)

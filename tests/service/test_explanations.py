@@ -16,7 +16,10 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from model import ArtifactError, Store
 from tests.support import classifiers
+from tests.support.examples import BOSTON_HOUSING, rows_of
+from tests.support.metrics import MODEL, Series, by_label, series, value
 from tests.support.service import COLUMNS, HOUSE, bits, refused, rewrite, strict_json
 from tests.support.v2 import INFER, JSON_LENGTH
 
@@ -287,3 +290,85 @@ def test_the_document_describes_them(client: FlaskClient) -> None:
     assert {"explain", "top"} <= set(names)
     assert EXPLAIN in paths
     assert paths["/invocations"]["post"]["parameters"][0]["name"] == SAGEMAKER
+
+
+def contributed(found: Series) -> dict[str, float]:
+    """Return the sum of the absolute contributions of each feature."""
+    by_feature = by_label(found, "tabserve_feature_contribution_total", "feature")
+    return {feature: amount for (feature,), amount in by_feature.items()}
+
+
+def test_contributions_are_counted_for_what_is_explained(client: FlaskClient) -> None:
+    """In every protocol, and in whichever form, also where a reply shows only the largest; others count nothing."""
+    rows = strict_json(client.post("/predict?explain=true&top=2", json=ROWS))["explanations"]
+    whole = strict_json(client.post("/predict?explain=true", json=ROWS))["explanations"]
+    client.post("/predict", json=ROWS)
+    client.post("/predict?explain=true", json={"RM": 1})
+    client.post(EXPLAIN, json={"instances": ROWS})
+    infer(client, outputs=[{"name": "contributions"}])
+    chosen = client.post("/invocations", json={"dataframe_records": ROWS}, headers={SAGEMAKER: "[0]>`20`"})
+    found = series(client.get("/metrics").text)
+
+    assert len(rows) == len(whole) == 3
+    explained = strict_json(chosen)["explanations"]["kernel_shap"]
+    counted = [row for row, each in zip(whole, explained) if each is not None] + 4 * whole
+    assert value(found, "tabserve_explained_rows_total", **MODEL) == len(counted) == 14
+    sums = {name: sum(abs(row["contributions"][name]) for row in counted) for name in COLUMNS}
+    assert contributed(found) == pytest.approx(sums)
+
+
+def test_importance_is_the_share_of_the_contributions_in_training(client: FlaskClient, store: Path) -> None:
+    means = json.loads((store / NAME / "1" / "manifest.json").read_text())["explanations"]["mean_absolute"]
+    found = series(client.get("/metrics").text)
+    shares = {name: share for (name,), share in by_label(found, "tabserve_feature_importance_ratio", "feature").items()}
+
+    assert shares == pytest.approx({name: means[name] / sum(means.values()) for name in COLUMNS})
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_means_over_the_table_are_those_of_its_rows(client: FlaskClient, store: Path) -> None:
+    """Up to 1,000 rows they are of all."""
+    offer = json.loads((store / NAME / "1" / "manifest.json").read_text())["explanations"]
+    rows = rows_of(BOSTON_HOUSING).X_train
+    body = {"columns": COLUMNS, "data": rows.tolist()}
+    explained = strict_json(client.post("/predict?explain=true", json=body))["explanations"]
+
+    assert offer["mean_absolute_rows"] == len(rows)
+    sums = {name: np.mean([abs(row["contributions"][name]) for row in explained]) for name in COLUMNS}
+    assert offer["mean_absolute"] == pytest.approx(sums)
+
+
+@pytest.mark.parametrize(
+    "means", [None, dict.fromkeys(COLUMNS, 0.0)], ids=["a version of before", "one answer for all"]
+)
+def test_no_importance_is_told_where_none_is_known(store: Path, tmp_path: Path, means: dict[str, float] | None) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        del manifest["explanations"]["mean_absolute"]
+        if means is not None:
+            manifest["explanations"]["mean_absolute"] = means
+
+    client = changed(store, tmp_path, change)
+    assert client.post("/predict?explain=true", json=HOUSE).status_code == 200
+    found = series(client.get("/metrics").text)
+
+    assert by_label(found, "tabserve_feature_importance_ratio", "feature") == {}
+    assert value(found, "tabserve_explained_rows_total", **MODEL) == 1
+
+
+@pytest.mark.parametrize(
+    "means",
+    [
+        [],
+        {},
+        dict.fromkeys(COLUMNS[1:], 1.0),
+        dict.fromkeys([*COLUMNS, "ZN"], 1.0),
+        {**dict.fromkeys(COLUMNS, 1.0), "RM": -1.0},
+        {**dict.fromkeys(COLUMNS, 1.0), "RM": "1"},
+        {**dict.fromkeys(COLUMNS, 1.0), "RM": None},
+    ],
+)
+def test_means_that_are_no_numbers_for_the_names_are_refused(store: Path, tmp_path: Path, means: Any) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "store"))
+    rewrite(copy / NAME / "1", lambda manifest: manifest["explanations"].update(mean_absolute=means))
+    with pytest.raises(ArtifactError, match=r"explanations\.mean_absolute is not a number of at least 0 for each"):
+        Store(copy).load(f"{NAME}@1")

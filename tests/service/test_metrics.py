@@ -63,6 +63,9 @@ def test_names_and_labels(client: FlaskClient) -> None:
         "tabserve_prediction_bin": "counter",
         "tabserve_prediction_bin_reference_ratio": "gauge",
         "tabserve_reference_rows": "gauge",
+        "tabserve_feature_importance_ratio": "gauge",
+        "tabserve_feature_contribution": "counter",
+        "tabserve_explained_rows": "counter",
         "tabserve_shadow_rows": "counter",
         "tabserve_shadow_missed_rows": "counter",
         "tabserve_shadow_difference": "histogram",
@@ -93,6 +96,9 @@ def test_names_and_labels(client: FlaskClient) -> None:
     assert labels["tabserve_rejected_rows"] == {"model", "version", "reason", "feature"}
     assert labels["tabserve_feature_bin"] == {"model", "version", "feature", "bin"}
     assert labels["tabserve_feature_bin_reference_ratio"] == {"model", "version", "feature", "bin"}
+    assert labels["tabserve_feature_contribution"] == {"model", "version", "feature"}
+    assert labels["tabserve_feature_importance_ratio"] == {"model", "version", "feature"}
+    assert labels["tabserve_explained_rows"] == {"model", "version"}
     assert labels["tabserve_prediction_bin"] == {"model", "version", "bin"}
     assert labels["tabserve_prediction_bin_reference_ratio"] == {"model", "version", "bin"}
     assert labels["tabserve_golden_check_success"] == labels["tabserve_reference_rows"] == {"model", "version"}
@@ -179,6 +185,7 @@ def test_labels_are_bounded(client: FlaskClient) -> None:
 
     assert {reason for (reason,) in by_label(found, "tabserve_rejected_rows_total", "reason")} == {
         "missing",
+        "out of range",
         "unknown",
         "repeated",
         "shape",
@@ -232,7 +239,9 @@ def test_every_bin_is_counted_from_zero(client: FlaskClient) -> None:
         counts = by_label(found, f"tabserve_{kind}_bin_total", *labels)
         assert counts == dict.fromkeys(by_label(found, f"tabserve_{kind}_bin_reference_ratio", *labels), 0)
     refused = by_label(found, "tabserve_rejected_rows_total", "reason", "feature")
-    assert refused == dict.fromkeys((("missing", name) for name in HOUSE), 0)
+    assert refused == dict.fromkeys(((reason, name) for name in HOUSE for reason in ("missing", "out of range")), 0)
+    assert by_label(found, "tabserve_feature_contribution_total", "feature") == dict.fromkeys(((n,) for n in HOUSE), 0)
+    assert value(found, "tabserve_explained_rows_total", **MODEL) == 0
 
 
 def test_rows_are_counted_into_bins(client: FlaskClient, houses: pd.DataFrame) -> None:

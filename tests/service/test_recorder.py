@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from flask.testing import FlaskClient
 from app.factory import Service
 from model import Artifact
 from tests.support import recorder as shared
-from tests.support.metrics import series
+from tests.support.metrics import MODEL, by_label, series, value
 from tests.support.recorder import Counts, answered, bins, counted, expected, n_predictions
-from tests.support.service import COLUMNS
+from tests.support.service import COLUMNS, HOUSE
 
 model = shared.model
 reference = shared.reference
@@ -108,6 +109,40 @@ def test_many_requests_are_counted_by_one_of_them(service: Service, model: Artif
     service.recorder.record(answered("one more", model, X, y))
 
     assert n_predictions(counted(service)) == 256
+
+
+@pytest.mark.usefixtures("no_interval")
+def test_explained_rows_wait_for_twice_their_memory(service: Service, model: Artifact, houses: pd.DataFrame) -> None:
+    """Contributions count like as many more rows in what waits, and nothing keeps them once they are counted."""
+    X = np.resize(houses.to_numpy(), (2_500, len(COLUMNS)))
+    y, explained = model.predict(X), model.explanations.explain(X)
+    service.recorder.start()
+    first, second = (answered(str(number), model, X, y) for number in range(2))
+    for exchange in (first, second):
+        exchange.explained = explained
+    service.recorder.record(first)
+    assert n_predictions(counted(service)) == 0
+    service.recorder.record(second)
+
+    assert n_predictions(counted(service)) == 5_000
+    assert first.explained is second.explained is None
+
+
+def test_contributions_that_are_no_numbers_are_not_in_the_sums(service: Service, model: Artifact) -> None:
+    X = np.array([list(HOUSE.values())])
+    explained = model.explanations.explain(X)
+    for number in (np.nan, np.inf, 1.0):
+        exchange = answered("odd", model, X, model.predict(X))
+        contributions = np.full((1, len(COLUMNS)), 2.0)
+        contributions[0, 1] = number
+        exchange.explained = replace(explained, contributions=contributions)
+        service.recorder.record(exchange)
+    service.recorder.flush()
+    found = series(service.metrics.render("")[0].decode())
+
+    assert value(found, "tabserve_explained_rows_total", **MODEL) == 1
+    sums = by_label(found, "tabserve_feature_contribution_total", "feature")
+    assert sums == {(name,): 1.0 if name == COLUMNS[1] else 2.0 for name in COLUMNS}
 
 
 def test_close_counts_the_rest(service: Service, model: Artifact, houses: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ SECTIONS = [
     "How good it is",
     "By group",
     "Beside simpler models",
+    "What moves its answers",
     "What is served is what was trained",
     "Limits",
     "How to call it",

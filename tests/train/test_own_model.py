@@ -788,3 +788,30 @@ def test_product_of_a_constant_column_is_no_category(tmp_path: Path) -> None:
     rows = [{"x": x, "town": town} for x, town in zip(others["x"], others["town"])]
     served = found.predict(found.schema.matrix_from_records(rows))
     assert np.array_equal(bits(served), bits(fitted.predict(others)))
+
+
+def product_of(names: list[str], store: Path) -> artifact.Artifact:
+    """Return a model of a table whose target is the product of the first two columns."""
+    random = np.random.default_rng(2)
+    table = pd.DataFrame({name: random.normal(size=300) for name in names})
+    target = 3 * table[names[0]] * table[names[1]]
+    fitted = make_pipeline(PolynomialFeatures(interaction_only=True, include_bias=False), LinearRegression())
+    return export(fitted.fit(table, target), table, target, name="products", store=store)
+
+
+def test_what_features_contribute_together_counts_evenly(tmp_path: Path) -> None:
+    """As important as a product is, each of its factors is half of it; the card and the manifest have it by name."""
+    model = product_of(["a", "b", "c"], tmp_path)
+    offer = model.manifest.explanations
+    assert offer is not None
+
+    assert offer.names == ("a", "b", "c", "a & b", "a & c", "b & c")
+    assert model.explanations.importance == pytest.approx({"a": 0.5, "b": 0.5, "c": 0}, abs=1e-6)
+    first = re.search(r"### What moves its answers.*?\n\| a & b \| \S+ \| 100\.0% \|", model.card or "", re.DOTALL)
+    assert first, model.card
+
+
+def test_two_contributions_of_one_name_are_not_offered(tmp_path: Path) -> None:
+    model = product_of(["a", "b", "a & b"], tmp_path)
+    assert model.manifest.explanations is None
+    assert model.manifest.not_explained == "a column of several features would have the name of another feature"
