@@ -1,4 +1,4 @@
-"""The Grafana dashboard: health of the service, models, batches, drift, versions and live errors."""
+"""The Grafana dashboard: health of the service, models, batches, drift, contributions, data, versions, live errors."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ SERVICE = 'namespace=~"$namespace", job=~"$job"'
 MODEL = f'{SERVICE}, model=~"$model", version=~"$version"'
 ROUTES = f"http_requests_total{{{SERVICE}, {PREDICTIONS}}}"
 VERSION = "{{model}} {{version}}"
+FEATURE = f"{VERSION} {{{{feature}}}}"
 PAIR = f"{VERSION} against {{{{against}}}}"
 
 
@@ -55,6 +56,8 @@ def to_json() -> str:
         ("Model", model()),
         ("Batches", batches()),
         ("Drift", drift()),
+        ("Contributions", contributions()),
+        ("Data quality", quality()),
         ("Versions", versions()),
         ("Truth", truth()),
     ):
@@ -227,9 +230,10 @@ def drift() -> Sequence[Panel]:
     return [
         graph(
             "How near to an alert",
-            "PSI or KS over its threshold, whichever is larger. Above 1 for 10 minutes raises an alert.",
+            "PSI or KS over its threshold, whichever is larger, for a feature times its weight. Above 1 for 10 minutes "
+            "raises an alert.",
             "none",
-            (f"tabserve:feature_drift:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
+            (f"tabserve:feature_drift_weighted:ratio{{{MODEL}}}", FEATURE),
             (f"tabserve:prediction_drift:ratio{{{MODEL}}}", f"{VERSION} predictions"),
             ("vector(1)", "limit"),
         ),
@@ -261,12 +265,70 @@ def drift() -> Sequence[Panel]:
             f"avg by (bin) (tabserve:prediction_bin:ratio{{{MODEL}}})",
             f"avg by (bin) (tabserve:prediction_bin_reference:ratio{{{MODEL}}})",
         ),
+    ]
+
+
+def contributions() -> Sequence[Panel]:
+    """Return the panels on what moved the predictions that clients had explained."""
+    importance = f"tabserve:feature_importance:max{{{MODEL}}}"
+    mean = (
+        f"sum by (model, version, feature) (rate(tabserve_feature_contribution_total{{{MODEL}}}[$__rate_interval])) /\n"
+        "on (model, version) group_left ()\n"
+        f"(sum by (model, version) (rate(tabserve_explained_rows_total{{{MODEL}}}[$__rate_interval])) > 0)"
+    )
+    return [
+        stacked(
+            graph(
+                "What moved the predictions",
+                "Share of each feature in the absolute contributions of the last hour, of rows that were explained.",
+                "percentunit",
+                (f"tabserve:feature_contribution:ratio{{{MODEL}}}", FEATURE),
+            )
+        ),
+        bars(
+            "Importance against training",
+            "The same shares of the last hour and of training rows.",
+            f"avg by (feature) (tabserve:feature_contribution:ratio{{{MODEL}}})",
+            f"avg by (feature) ({importance})",
+            by="feature",
+        ),
+        graph(
+            "Mean absolute contribution",
+            "By how much a feature moved an explained answer, up or down: in the target's unit, or that of the score.",
+            "none",
+            (mean, FEATURE),
+        ),
+    ]
+
+
+def quality() -> Sequence[Panel]:
+    """Return the panels on broken data."""
+
+    def share(title: str, name: str, description: str) -> timeseries.Panel:
+        return graph(
+            title,
+            f"Share of the rows of the last hour {description}, refused or answered.",
+            "percentunit",
+            (f"tabserve:feature_{name}:ratio{{{MODEL}}}", FEATURE),
+            (f"max(tabserve:feature_{name}_threshold{{{MODEL}}})", "limit"),
+        )
+
+    return [
         graph(
             "Missing",
             "Share of the rows of the last hour in which a feature was missing, refused or answered.",
             "percentunit",
-            (f"tabserve:feature_missing:ratio{{{MODEL}}}", f"{VERSION} {{{{feature}}}}"),
-            (f"tabserve:feature_missing_threshold{{{MODEL}}}", f"{VERSION} {{{{feature}}}} limit"),
+            (f"tabserve:feature_missing:ratio{{{MODEL}}}", FEATURE),
+            (f"tabserve:feature_missing_threshold{{{MODEL}}}", f"{FEATURE} limit"),
+        ),
+        share("Outside the training range", "outside", "in which a number was below or above all of training"),
+        share("Unseen categories", "unseen", "in which a category was one that training did not have"),
+        graph(
+            "Shares of one bin",
+            "The largest share of a bin of the feature in the last hour. A feature that is at 1 and varied in training "
+            "raises an alert.",
+            "percentunit",
+            (f"max by (model, version, feature) (tabserve:feature_bin:ratio{{{MODEL}}})", FEATURE),
         ),
     ]
 

@@ -1,17 +1,21 @@
-"""Rules for drift of features and predictions, and for missing values.
+"""Rules for drift of features and predictions.
 
 A pod counts rows in the bins of the training data. The rules sum the counts over pods and a window and compare them
 with the training shares. `below` and `above` are outside the training range, `01` to `10` are its quantiles (fewer for
 a feature of few values; the last is always `10`), and `missing` counts NaN. A category or a boolean has bins for its
 frequent values, such as `=Ideal`, then `rest` for the other known ones, and `unseen`. The constants are explained in
 model/live/drift.py, which computes the same statistics for the report.
+
+A feature that the model uses less than others must drift more before it is worth a look: its drift is weighted by its
+importance, relative to the mean of all features. None has a weight above 1, so that weights raise no alert that chance
+alone would not. Features of a version that has no contributions have the weight 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from model.live.drift import EMPTY_ROWS, MINIMUM_KS, MINIMUM_MISSING, MINIMUM_PSI, SMALLEST_SHARE, C, Z
+from model.live.drift import EMPTY_ROWS, MINIMUM_KS, MINIMUM_PSI, SMALLEST_SHARE, C, Z
 from model.store.reference import BINS, Bins
 from monitoring.rule import FEATURE, VERSION, Rule, alert, record
 
@@ -26,15 +30,15 @@ def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
         record("tabserve:reference_rows:max", reference_rows),
         *_distribution("feature", FEATURE, window, minimum_rows),
         *_distribution("prediction", VERSION, window, minimum_rows),
-        *_missing(window, minimum_rows),
+        *_weighted(window),
         alert(
             "TabserveFeatureDrift",
-            "tabserve:feature_drift:ratio > 1",
+            "tabserve:feature_drift_weighted:ratio > 1",
             hold=hold,
             severity="warning",
             summary="Values of {{ $labels.feature }} are no longer those that {{ $labels.model }} was trained on.",
             description="PSI or KS of {{ $labels.feature }} for {{ $labels.model }} version {{ $labels.version }} was "
-            "{{ $value | humanize }} times its threshold in the last " + window + ".",
+            "{{ $value | humanize }} times its threshold in the last " + window + ", weighted by its importance.",
         ),
         alert(
             "TabservePredictionShift",
@@ -44,15 +48,6 @@ def rules(*, window: str, hold: str, minimum_rows: int) -> list[Rule]:
             summary="{{ $labels.model }} predicts other values than on its training data.",
             description="PSI or KS of the predictions of {{ $labels.model }} version {{ $labels.version }} was "
             "{{ $value | humanize }} times its threshold in the last " + window + ".",
-        ),
-        alert(
-            "TabserveMissingValues",
-            "tabserve:feature_missing:ratio > tabserve:feature_missing_threshold",
-            hold=hold,
-            severity="warning",
-            summary="{{ $labels.feature }} is missing more often than when {{ $labels.model }} was trained.",
-            description="{{ $labels.feature }} was missing in {{ $value | humanizePercentage }} of the rows that "
-            "{{ $labels.model }} version {{ $labels.version }} was sent in the last " + window + ".",
         ),
     ]
 
@@ -134,36 +129,23 @@ def _distribution(what: str, by: str, window: str, minimum_rows: int) -> list[Ru
     ]
 
 
-def _missing(window: str, minimum_rows: int) -> list[Rule]:
-    """Return the rules for the share of rows in which a feature is missing, rejected rows included."""
-    rows = "tabserve:feature_bin_rows:increase"
-    all_rows = f"sum by ({FEATURE}) ({rows})"
-    refused = f"increase(tabserve_rejected_rows_total[{window}])"
-    refused_for_it = f'increase(tabserve_rejected_rows_total{{reason="missing", feature!=""}}[{window}])'
-    usual = "tabserve:feature_missing_usual:ratio"
+def _weighted(window: str) -> list[Rule]:
+    """Return the rules that weigh the drift of features, and those for what moved the predictions of the window."""
+    importance, weight = "tabserve:feature_importance:max", "tabserve:feature_weight:ratio"
+    contributions = f"sum by ({FEATURE}) (increase(tabserve_feature_contribution_total[{window}]))"
     return [
-        # A row counts once for each feature and reason, so the largest count is a lower bound of the rows.
+        record(importance, f"max by ({FEATURE}) (last_over_time(tabserve_feature_importance_ratio[{window}]))"),
+        # An importance is the share of all contributions, so the mean is 1 divided by the number of features.
         record(
-            "tabserve:rejected_rows:increase",
-            f"max by ({VERSION}) (sum by ({FEATURE}, reason) ({refused})) or 0 * sum by ({VERSION}) ({rows})",
+            weight,
+            f"clamp_max({importance} * on ({VERSION}) group_left () count by ({VERSION}) ({importance}), 1) or\n"
+            f"1 + 0 * sum by ({FEATURE}) (tabserve:feature_bin_rows:increase)",
         ),
+        record("tabserve:feature_drift_weighted:ratio", f"tabserve:feature_drift:ratio * {weight}"),
+        record("tabserve:feature_contribution:increase", contributions),
         record(
-            "tabserve:feature_sent_rows:sum",
-            f"{all_rows} + on ({VERSION}) group_left () tabserve:rejected_rows:increase >= {minimum_rows}",
-        ),
-        record(
-            "tabserve:feature_missing:ratio",
-            f'(\n  sum by ({FEATURE}) ({rows}{{bin="missing"}}) +\n'
-            f"  (sum by ({FEATURE}) ({refused_for_it}) or 0 * {all_rows})\n) / tabserve:feature_sent_rows:sum",
-        ),
-        record(
-            usual,
-            f'clamp_max(sum by ({FEATURE}) (tabserve:feature_bin_reference:max{{bin="missing"}}) '
-            f"+ {MINIMUM_MISSING}, 1)",
-        ),
-        # The score test of a proportion: the smallest share that chance does not explain if the usual one is true.
-        record(
-            "tabserve:feature_missing_threshold",
-            f"{usual} + {Z:.3f} * sqrt({usual} * (1 - {usual}) / tabserve:feature_sent_rows:sum)",
+            "tabserve:feature_contribution:ratio",
+            f"tabserve:feature_contribution:increase / on ({VERSION}) group_left ()\n"
+            f"(sum by ({VERSION}) (tabserve:feature_contribution:increase) > 0)",
         ),
     ]

@@ -55,12 +55,12 @@ def stacked(panel: timeseries.Panel) -> timeseries.Panel:
     return panel.fill_opacity(20).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
 
 
-def bars(title: str, description: str, live: str, reference: str) -> barchart.Panel:
-    """Return a panel with two bars per bin: live and training."""
-    panel = titled(barchart.Panel(), title, description).unit("percentunit").x_field("bin")
+def bars(title: str, description: str, live: str, reference: str, *, by: str = "bin") -> barchart.Panel:
+    """Return a panel with two bars for each value of a label, such as a bin: live and training."""
+    panel = titled(barchart.Panel(), title, description).unit("percentunit").x_field(by)
     panel.with_target(instant_query(live).ref_id("live")).with_target(instant_query(reference).ref_id("training"))
-    panel.with_transformation(DataTransformerConfig("joinByField", options={"byField": "bin", "mode": "outer"}))
-    panel.with_transformation(DataTransformerConfig("sortBy", options={"sort": [{"field": "bin"}]}))
+    panel.with_transformation(DataTransformerConfig("joinByField", options={"byField": by, "mode": "outer"}))
+    panel.with_transformation(DataTransformerConfig("sortBy", options={"sort": [{"field": by}]}))
     return flat(panel, {"Value #live": "live", "Value #training": "training"})
 
 

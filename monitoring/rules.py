@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.live.judge import MINIMUM_ROWS
-from monitoring import comparison, drift, service, shadow
+from monitoring import comparison, drift, quality, service, shadow
 
 
 def groups(
@@ -25,6 +25,9 @@ def groups(
         {
             "name": "tabserve-drift",
             "interval": interval,
-            "rules": drift.rules(window=window, hold=hold, minimum_rows=minimum_rows),
+            "rules": [
+                *drift.rules(window=window, hold=hold, minimum_rows=minimum_rows),
+                *quality.rules(window=window, hold=hold, minimum_rows=minimum_rows),
+            ],
         },
     ]

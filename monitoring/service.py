@@ -217,7 +217,7 @@ def live_errors(*, hold: str) -> list[Rule]:
             "tabserve:live_error_rmse:avg > tabserve:live_error_rmse_threshold or\n"
             "tabserve:live_error_log_loss:avg > tabserve:live_error_log_loss_threshold",
             hold=hold,
-            severity="warning",
+            severity="critical",
             summary="{{ $labels.model }} has a larger error than in validation.",
             description="The error of {{ $labels.model }} version {{ $labels.version }} on the true values, its RMSE "
             "or a classifier's log loss, is {{ $value | humanize }}, more than chance explains compared with "

@@ -210,6 +210,8 @@ def test_dashboard_is_valid() -> None:
         "Model",
         "Batches",
         "Drift",
+        "Contributions",
+        "Data quality",
         "Versions",
         "Truth",
     ]
@@ -236,7 +238,7 @@ def test_predictions_are_every_route_that_predicts(store: Path) -> None:
 
     assert {route for route in posts if re.fullmatch(left_out[1], route)} == {"/feedback", "/v2/repository/index"}
     for route in posts.keys() - {"/feedback", "/v2/repository/index"}:
-        assert re.search(r"predict|infer|invocations", route), route
+        assert re.search(r"predict|infer|invocations|explain", route), route
 
 
 def histograms() -> Iterator[tuple[str, Floats, Floats]]:

@@ -25,8 +25,9 @@ import requests
 from numpy.typing import NDArray
 
 from model.live import verdict
+from model.live.judge import MINIMUM_ROWS
 from monitoring import dashboard, rules
-from tests.support import classifiers
+from tests.support import classifiers, gems
 from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.server import Server, serve
 from tests.support.service import COLUMNS, HOUSE, ROOT, rewrite
@@ -151,17 +152,47 @@ def distances(trained: Floats, live: Floats) -> tuple[float, float]:
     )
 
 
-@pytest.mark.parametrize("shift", [0, 1], ids=["drawn from training", "RM shifted"])
-def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
-    """Rows of the training data fire no alert; with RM a standard deviation higher, only RM's feature alert fires.
+def as_in_training(rows: Floats) -> None:
+    """Leave rows as they are."""
 
-    So does that of the predictions, which are others then. When both servers have gone, what they counted still
-    counts, and PSI and KS are numpy's of the rows that were sent, to 1e-6.
+
+def more_rooms(rows: Floats) -> None:
+    """Shift the column RM by a standard deviation, which also brings some rows out of the training range."""
+    rows[:, COLUMNS.index("RM")] += rows[:, COLUMNS.index("RM")].std()
+
+
+def more_at_the_river(rows: Floats) -> None:
+    """Have CHAS at 1 in 45 % of the rows instead of 7 %, which hardly changes a prediction."""
+    rows[: int(0.4 * len(rows)), COLUMNS.index("CHAS")] = 1
+
+
+ALERTS_OF_ROOMS = {
+    ("TabserveFeatureDrift", "RM", "firing"),
+    ("TabserveOutOfRange", "RM", "firing"),
+    ("TabservePredictionShift", "", "firing"),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "drifting", "expected"),
+    [(as_in_training, [], set()), (more_rooms, ["RM"], ALERTS_OF_ROOMS), (more_at_the_river, ["CHAS"], set())],
+)
+def test_drift(
+    store: Path,
+    tmp_path: Path,
+    pipeline: Any,
+    change: Callable[[Floats], None],
+    drifting: Sequence[str],
+    expected: set[tuple[str, str, str]],
+) -> None:
+    """Rows of the training data fire no alert; those of a feature that matters fire, and of one that does not do not.
+
+    So does that of the predictions, where they are others. When both servers have gone, what they counted still
+    counts, and PSI and KS are numpy's of the rows that were sent, to 1e-6. What moved the explained answers is known.
     """
     X = rows_of(BOSTON_HOUSING).X_train
     rows = np.random.default_rng(4).choice(X, N_ROWS)
-    rows[:, COLUMNS.index("RM")] += shift * X[:, COLUMNS.index("RM")].std()
-    expected = {("TabserveFeatureDrift", "RM", "firing"), ("TabservePredictionShift", "", "firing")} if shift else set()
+    change(rows)
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
@@ -174,9 +205,13 @@ def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
         for server, part in zip((first, second), np.split(rows, 2)):
             for batch in np.split(part, 2):  # of fewer requests than five no objective makes an alert
                 body = {"columns": COLUMNS, "data": batch.tolist()}
-                assert requests.post(f"{server.url}/predict", json=body, timeout=30).ok
+                assert requests.post(f"{server.url}/predict?explain=true", json=body, timeout=30).ok
         prometheus.wait_for(f"tabserve:prediction_rows:sum offset {HOLD_SECONDS + 3}s > {N_ROWS - 1}")
         assert prometheus.alerts() == expected
+        drifts = prometheus.query("tabserve:feature_drift:ratio > 1")
+        assert [series["metric"]["feature"] for series in drifts] == drifting
+        moved = prometheus.query('tabserve:feature_contribution:ratio{feature=~"RM|LSTAT"} > 0.2')
+        assert len(moved) == 2
 
         kill_evenly(prometheus, (first, second))
         assert prometheus.alerts() == expected | {("TabserveDown", "", "pending")}
@@ -195,6 +230,37 @@ def test_drift(store: Path, tmp_path: Path, pipeline: Any, shift: int) -> None:
         assert recorded[f"tabserve:prediction_{statistic}"] == pytest.approx({"": answers[number]}, rel=0, abs=1e-6)
 
 
+def test_broken_data(store: Path, tmp_path: Path) -> None:
+    """A column that is constant, out of range or missing raises an alert of its own, and one that matters a page.
+
+    LSTAT is missing in three of four rows, which are refused; in the others RM is the same, and PTRATIO is ten times as
+    large.
+    """
+    rows = np.random.default_rng(4).choice(rows_of(BOSTON_HOUSING).X_train, 2_000)
+    rows[:, COLUMNS.index("RM")] = 6.2
+    rows[:, COLUMNS.index("PTRATIO")] *= 10
+    cells = rows.astype(object)
+    cells[500:, COLUMNS.index("LSTAT")] = None
+
+    with serve(store, tmp_path, WEB_CONCURRENCY="2") as server, watch(tmp_path, server) as prometheus:
+        replies = [
+            requests.post(f"{server.url}/predict", json={"columns": COLUMNS, "data": part.tolist()}, timeout=30)
+            for part in np.split(cells, 4)
+        ]
+        prometheus.wait_for(f"tabserve:feature_sent_rows:sum offset {HOLD_SECONDS + 3}s > 1999")
+        found = prometheus.query('ALERTS{alertname!~"TabserveFeatureDrift|TabservePredictionShift"}')
+
+    assert [reply.status_code for reply in replies] == [200, 422, 422, 422]
+    alerts = {tuple(series["metric"][label] for label in ("alertname", "feature", "severity")) for series in found}
+    assert {series["metric"]["alertstate"] for series in found} == {"firing"}
+    assert alerts == {
+        ("TabserveConstantFeature", "RM", "warning"),
+        ("TabserveOutOfRange", "PTRATIO", "warning"),
+        ("TabserveMissingValues", "LSTAT", "warning"),
+        ("TabserveMissingValues", "LSTAT", "critical"),
+    }
+
+
 def variables(prometheus: Prometheus, board: dict[str, Any]) -> dict[str, str]:
     """Return a value for each variable of the dashboard as Grafana does: the first, or all of them."""
     chosen = {"$__rate_interval": "30s"}
@@ -211,10 +277,13 @@ def filled(expr: str, chosen: dict[str, str]) -> str:
     return re.sub(r"\$\w+", lambda name: chosen[name[0]], expr)
 
 
-def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: Path, tmp_path: Path) -> None:
+def test_dashboard_has_data(
+    store: Path, worse_store: Path, classifiers_store: Path, gems_store: Path, tmp_path: Path
+) -> None:
     """After predictions, errors and truths every query of the dashboard has data, except those about a GPU.
 
-    Those about live errors have it for a regression or for a classifier, and those about shadows for version 2.
+    Those about live errors have it for a regression or for a classifier, those about shadows for version 2, and those
+    about categories for a model that has some.
     """
     both = tmp_path / "both"
     for name, champion, challenger in (
@@ -224,6 +293,7 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
         shutil.copytree(champion / name, both / name)
         shutil.copytree(challenger / name / "1", both / name / "2")
         rewrite(both / name / "2", lambda manifest: manifest.update(version=2))
+    (tmp_path / "gems").mkdir()
     stones = classifiers.table(100, seed=1)
     labels = classifiers.labels("precious", stones, seed=1).tolist()
     table = rows_of(BOSTON_HOUSING)
@@ -239,7 +309,8 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
             TABSERVE_BATCH_ROWS="64",
             TABSERVE_PREDICTION_LOG=f"sqlite:///{tmp_path}/predictions.db",
         ) as server,
-        watch(tmp_path, server) as prometheus,
+        serve(gems_store, tmp_path / "gems", TABSERVE_MODELS=gems.NAME) as typed,
+        watch(tmp_path, server, typed) as prometheus,
     ):
 
         def post(path: str, body: object, **headers: str) -> int:
@@ -247,13 +318,14 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
 
         for request_id in ("first", "second"):  # what comes up with the first request is a rate from the second on
             house = {"columns": COLUMNS, "data": X.tolist()}
-            assert post("/predict", house, **{"X-Request-Id": request_id}) == 200
+            assert post("/predict?explain=true", house, **{"X-Request-Id": request_id}) == 200
             assert post("/predict", {**HOUSE, "RM": None}) == 422
             assert post("/models/none/predict", HOUSE) == 404
             assert post("/feedback", {"request_id": request_id, "truth": truth}) == 200
             assert post("/feedback", {"request_id": "none", "truth": 1}) == 404
             of_stones = {"X-Request-Id": f"{request_id}-stones"}
             assert post("/models/precious/predict", classifiers.rows(stones), **of_stones) == 200
+            assert requests.post(f"{typed.url}/predict", json=[gems.GEM] * MINIMUM_ROWS, timeout=30).ok
             assert post("/feedback", {"request_id": f"{request_id}-stones", "truth": labels}) == 200
             time.sleep(1.5)
         ids = [f"r{number}" for number in range(verdict.START + 20)]
@@ -265,17 +337,18 @@ def test_dashboard_has_data(store: Path, worse_store: Path, classifiers_store: P
         prometheus.wait_for("tabserve:live_error_rmse_threshold")
         prometheus.wait_for("tabserve:live_error_log_loss_threshold")
         for _ in range(3):  # rates are over the last seconds
-            assert post("/predict", house) == 200
+            assert post("/predict?explain=true", house) == 200
             time.sleep(1.5)
         chosen = variables(prometheus, board)
         classifier = chosen | {"$model": "precious", "$feature": "carat"}
+        with_categories = chosen | {"$model": "gems", "$feature": "cut"}
         panels = [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel.get("targets", [])]
         empty = [
             (title, expr)
             for title, expr in panels
             if not any(
                 prometheus.query(filled(expr, {**which, "$version": version}))
-                for which in (chosen, classifier)
+                for which in (chosen, classifier, with_categories)
                 for version in "12"
             )
         ]
@@ -315,7 +388,9 @@ def test_make_monitor(server: Server, tmp_path: Path) -> None:
         pages = [requests.get(link, timeout=10) for link in links]
         prometheus = Prometheus(port)
         prometheus.wait_for('up{job="tabserve"} == 1')
-        wait_until(lambda: "unknown" not in str(prometheus.get("rules")))  # as long as a rule was not evaluated
+        wait_until(
+            lambda: "'health': 'unknown'" not in str(prometheus.get("rules"))
+        )  # as long as a rule was not evaluated
         groups = prometheus.get("rules")["groups"]
         (child,) = psutil.Process(process.pid).children(recursive=True)
     finally:
