@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import beside, contenders, families, families_report, first_answer, servers, side_by_side
+from benchmarks import beside, contenders, families, families_report, first_answer, servers, side_by_side, watched
 from benchmarks.contenders import COLUMNS, CONTENDERS, Contender
 from benchmarks.hostile import bodies
 from benchmarks.load import Load, load, slow_clients
@@ -377,3 +377,16 @@ def test_costliest_bodies_are_made() -> None:
     made = {(body.route, body.name) for body in bodies(contenders.MODEL, list(COLUMNS), [0.0] * len(COLUMNS))}
 
     assert made >= beside.COSTLIEST
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs prometheus (Debian: apt-get install prometheus)")
+def test_watched(tmp_path: Path) -> None:
+    """Every phase is sent, watched by a Prometheus and drawn."""
+    picture = tmp_path / "watched.png"
+    few = ["--seconds", "2", "--window", "4", "--picture", str(picture)]
+    command = [sys.executable, "-m", "benchmarks.watched", *few]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    assert [line[:16].strip() for line in done.stdout.splitlines()[-7:-2]] == [phase.title for phase in watched.PHASES]
+    assert picture.read_bytes().startswith(b"\x89PNG")
