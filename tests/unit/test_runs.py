@@ -121,7 +121,8 @@ def test_any_changed_byte_is_found(run: Run, data: st.DataObject) -> None:
 
     if changed != content:
         with pytest.raises(
-            ValueError, match=r"it |its |a fact|Expecting|Invalid|Extra|Unterminated|codec|control|Out of range"
+            ValueError,
+            match=r"it |its |a fact|`started_at` is|Expecting|Invalid|Extra|Unterminated|codec|control|Out of range",
         ):
             decode(changed)
 
