@@ -16,6 +16,12 @@ from app.web.reply import JSON_TYPE, Reply, to_json
 from model import BOOLEAN, CATEGORY, Category
 
 HEADER = "X-Amzn-SageMaker-Enable-Explanations"
+KEY = "HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS"  # in a request's environment
+# Parts of a condition. Others make lists and objects, which a short expression can make very long.
+_CONDITIONS = {
+    *("comparator", "and_expression", "or_expression", "not_expression", "field", "current", "identity", "literal"),
+    *("index", "index_expression", "subexpression", "function_expression"),
+}
 _MAX_LENGTH = 64  # of an expression, as SageMaker has it
 PARAMETER = {
     "name": HEADER,
@@ -63,11 +69,20 @@ def _chosen(records: Sequence[list[Any]], expression: str) -> list[int]:
 
     if not 0 < len(expression) <= _MAX_LENGTH:
         raise BodyError(f"{HEADER} has {len(expression)} characters, not 1 to {_MAX_LENGTH}")
+    chosen = []
     try:
         compiled = jmespath.compile(expression)
-        found = [compiled.search(record) for record in records]
+        is_condition = _parts(compiled.parsed) <= _CONDITIONS
+        for number, record in enumerate(records):
+            found = compiled.search(record) if is_condition else None
+            if type(found) is not bool:
+                raise BodyError(f"{HEADER} is not a condition that is true or false for a row, such as [0]>`0.8`")
+            chosen += [number] if found else []
     except (jmespath.exceptions.JMESPathError, ValueError, TypeError, RecursionError) as error:
         raise BodyError(f"{HEADER} is not an expression of JMESPath that can be evaluated: {error}") from None
-    if any(type(each) is not bool for each in found):
-        raise BodyError(f"{HEADER} is not a condition: it is neither true nor false for a row, such as [0]>`0.8`")
-    return [number for number, is_chosen in enumerate(found) if is_chosen]
+    return chosen
+
+
+def _parts(parsed: Any) -> set[str]:
+    """Return the kinds of parts of a parsed expression."""
+    return {parsed["type"]}.union(*(_parts(child) for child in parsed["children"]))

@@ -63,13 +63,18 @@ class Answer(NamedTuple):
         return np.ascontiguousarray(self.y[:, 1:])
 
 
+def _never(environ: WSGIEnvironment) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One way to ask for predictions, by POST.
 
     `rules` are Flask's; `<name>` and `<version>` in a rule choose the model, else it is the default one. A request has
     one of the `media_types`; if there are none, its type is ignored. `decode` raises what `refuse` makes a reply of,
-    in the protocol's words. `describe` returns the operation in the OpenAPI document for a model.
+    in the protocol's words. `describe` returns the operation in the OpenAPI document for a model. `may_block` says of a
+    small request whether its reply may take long: the server's event loop then answers others meanwhile.
     """
 
     name: str
@@ -79,3 +84,4 @@ class Endpoint:
     refuse: Refuse
     describe: Callable[[Artifact, Config], Mapping[str, Any]]
     media_types: Sequence[str] = ()
+    may_block: Callable[[WSGIEnvironment], bool] = _never

@@ -108,6 +108,7 @@ def endpoint() -> Endpoint:
         encode=_encode,
         refuse=_refuse,
         describe=_describe,
+        may_block=lambda environ: clarify.KEY in environ,
     )
 
 
@@ -120,7 +121,7 @@ def _decode(request: Request) -> Decoded:
 def _encode(answer: Answer) -> Reply:
     """Return `{"predictions": […]}`, or the format that the client prefers to JSON: CSV, an array or Arrow."""
     predictions = answer.probabilities if answer.detail else answer.predictions
-    expression = answer.environ.get("HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS")
+    expression = answer.environ.get(clarify.KEY)
     if expression is not None:
         return _with_attributes(clarify.encode(answer, predictions, expression), answer)
     wanted = formats.reply_type(answer.environ, (JSON_TYPE, CSV_TYPE, NPY_TYPE, ARROW_TYPE))

@@ -27,7 +27,7 @@ from app.protocols import describe, explanations, formats, tables
 from app.protocols.classification import has_classes
 from app.protocols.describe import JSON
 from app.protocols.endpoint import Answer, Decoded, Endpoint, Request
-from app.protocols.explanations import Explain
+from app.protocols.explanations import EXPLAIN, Explain
 from app.protocols.intervals import INTERVAL, LOWER, UPPER, level_of
 from app.protocols.views import Views
 from app.serving.current import Serving
@@ -90,6 +90,7 @@ def endpoint() -> Endpoint:
         encode=_encode,
         refuse=refusal.refuse_natively,
         describe=_describe,
+        may_block=lambda environ: f"{EXPLAIN}=" in environ.get("QUERY_STRING", ""),
     )
 
 

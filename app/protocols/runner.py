@@ -203,11 +203,13 @@ class FastPath:
         return (method, path) in self._current().immediate
 
     def may_block(self, environ: WSGIEnvironment) -> bool:
-        """Return whether a request is for a challenger, or asks for explanations, at a path that never blocks else."""
-        if "explain=" in environ.get("QUERY_STRING", "") or "HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS" in environ:
+        """Return whether a request is for a challenger, or its endpoint says so, at a path that never blocks else."""
+        paths, path = self._current(), environ["PATH_INFO"]
+        choice = paths.choices.get(path)
+        if choice is not None and choice.pick(sticky(environ, self._config)) is not None:
             return True
-        choice = self._current().choices.get(environ["PATH_INFO"])
-        return choice is not None and choice.pick(sticky(environ, self._config)) is not None
+        route = paths.routes.get(path)
+        return route is not None and route.endpoint.may_block(environ)
 
     def answer(self, calls: Sequence[WSGICall]) -> list[Iterable[bytes] | Exception]:
         """Return for each call what a WSGI application would return, or the exception that it would raise.

@@ -29,6 +29,7 @@ from model import Artifact, Matrix, Schema
 
 SIGNATURE = "serving_default"
 
+_EXPLAIN = "explain"
 _READY = {"type": "object", "required": ["name", "ready"]}
 
 
@@ -75,9 +76,10 @@ def endpoints() -> tuple[Endpoint, Endpoint]:
             encode=encode,
             refuse=refusal.refuse_in_one_message,
             describe=describe,
+            may_block=lambda environ: verb == _EXPLAIN,
         )
 
-    return endpoint("predict", _encode, _describe), endpoint("explain", _encode_explained, _describe_explained)
+    return endpoint("predict", _encode, _describe), endpoint(_EXPLAIN, _encode_explained, _describe_explained)
 
 
 def _decode(request: Request) -> Decoded:

@@ -6,7 +6,9 @@ bodies in gzip and deflate. Parameters about sequences, priorities and time-outs
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from wsgiref.types import WSGIEnvironment
 
 from flask import Blueprint, request
 
@@ -230,7 +232,14 @@ def endpoint() -> Endpoint:
         encode=_encode,
         refuse=refusal.refuse_in_one_message,
         describe=_describe,
+        may_block=_may_ask_for_contributions,
     )
+
+
+def _may_ask_for_contributions(environ: WSGIEnvironment) -> bool:
+    """Return whether the name of that output is in a small body."""
+    body = environ.get("wsgi.input")
+    return isinstance(body, io.BytesIO) and v2_tensors.CONTRIBUTIONS.encode() in body.getvalue()
 
 
 def _decode(request: Request) -> Decoded:

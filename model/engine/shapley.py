@@ -37,7 +37,7 @@ from model.schema.features import Matrix
 MAX_TABLE_BYTES = 2**26  # of all tables of a model for one kind; leaves beyond are computed for each row
 _MAX_BITS = 8  # of a pattern
 _MAX_VECTOR_BYTES = 2**22  # of a block's vectors, which stay in the processor's caches
-_LARGEST_VECTORS = 2**26  # of a single tree
+_LARGEST_VECTORS = 2**24  # bytes, of one column of a block; larger blocks have no tables
 _NUMBERS_PER_CHUNK = 160_000  # that a row takes from tables, times rows
 _NUMBERS_PER_WALK = 2**19  # of leaves that are computed for each row
 _TABLES_AT_ONCE = 256  # leaves
@@ -227,7 +227,8 @@ class _Block:
         order = np.argsort(n_bytes / (paths.n_splits[nodes] + 1), kind="stable")
         is_kept = np.zeros(len(nodes), dtype=np.bool_)
         is_kept[order] = np.cumsum(n_bytes[order]) <= max_bytes
-        return is_kept
+        most_splits = np.bincount(self._part.feature[self._part.feature >= 0], minlength=1).max()
+        return is_kept if most_splits * np.count_nonzero(is_kept) <= _LARGEST_VECTORS else np.zeros_like(is_kept)
 
     def _fill(
         self, paths: _Paths, group_of: Integers, nodes: Integers, slots: _Slots, background: Matrix | None

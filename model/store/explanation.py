@@ -30,7 +30,7 @@ class Explanations:
     def __init__(self, manifest: Manifest, engine: Predictor, golden_rows: Matrix, content: bytes) -> None:
         """Take the engine that the manifest describes, and the content of the version's file of explanations."""
         self._manifest, self._engine, self._golden_rows, self._content = manifest, engine, golden_rows, content
-        self._explainer: Explainer | None = None
+        self._made: Explainer | str | None = None  # or why it cannot be made
         self._lock = Lock()
 
     def explain(self, X: Matrix, method: str | None = None) -> Explained:
@@ -44,15 +44,19 @@ class Explanations:
             raise ExplanationError(f"explanations are not offered: {self._manifest.not_explained}")
         if method is not None and method not in offer.methods:
             raise ExplanationError(f"{method!r} is not offered; choose one of: {', '.join(offer.methods)}")
-        if offer.max_rows is not None and len(X) > offer.max_rows:
+        if len(X) > offer.most_rows:
             raise ExplanationError(
-                f"{len(X):,} rows are too many to explain at once, since the trees are large; send at most "
-                f"{offer.max_rows:,}"
+                f"{len(X):,} rows are too many to explain at once with this model; send at most {offer.most_rows:,}"
             )
-        if self._explainer is None:
-            with self._lock:
-                self._explainer = self._explainer or self._load()
-        return self._explainer.explain(X, method or offer.methods[0])
+        with self._lock:
+            if self._made is None:
+                self._made = self._load()
+        if isinstance(self._made, str):
+            raise ExplanationError(f"explanations are not offered: {EXPLANATION} cannot be used ({self._made})")
+        try:
+            return self._made.explain(X, method or offer.methods[0])
+        except ValueError as error:  # of the tables for a label that no golden row has
+            raise ExplanationError(f"an answer cannot be explained: {error}") from None
 
     @cached_property
     def importance(self) -> Mapping[str, float]:
@@ -75,7 +79,8 @@ class Explanations:
     def _members(self) -> Sequence[Sequence[int]]:
         return explanation.members_of(len(self._manifest.schema.names), explanation.parts_of(self._engine)[0])
 
-    def _load(self) -> Explainer:
+    def _load(self) -> Explainer | str:
+        """Return what explains answers, after replaying the golden rows; or why it cannot be used."""
         manifest, offer = self._manifest, self._manifest.explanations
         assert offer is not None
         try:
@@ -87,7 +92,7 @@ class Explanations:
                 raise ValueError("it explains other features than the manifest says")
             replay(made, self._golden_rows, golden)
         except ValueError as error:
-            raise ExplanationError(f"explanations are not offered: {EXPLANATION} cannot be used ({error})") from None
+            return str(error)
         return made
 
 
@@ -103,6 +108,8 @@ def replay(explainer: Explainer, X: Matrix, golden: Mapping[str, Numbers]) -> No
         found = golden_of(explainer, X, method)
         if expected.shape != found.shape:
             raise ValueError(f"its golden contributions have the shape {expected.shape}, not {found.shape}")
+        if not np.isfinite(expected).all():
+            raise ValueError("its golden contributions are not finite")
         scale = np.abs(expected).max(axis=1, keepdims=True)
         different = ~(np.abs(found - expected) <= TOLERANCE * scale).all(axis=1)  # negated, for NaN
         if different.any():

@@ -42,6 +42,7 @@ MAX_DERIVED = 1_000
 MAX_CLASSES = 1_000  # each is a number in every answer
 MAX_LEVELS = 100  # of prediction intervals
 MAX_EXPLAINED = 2**16  # names, each a number in every explanation
+MAX_NUMBERS = 2**21  # contributions in one reply: about 64 MB of JSON
 MAX_STANDINGS = 50  # of a leaderboard
 _MAX_LAYERS = 1_000
 _FORMAT_WITHOUT_TOLERANCE = 1  # in which every model is exact to the last bit
@@ -166,6 +167,12 @@ class Offer:
     names: tuple[str, ...]
     max_rows: int | None
     mean_absolute: Mapping[str, float]
+
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows may be explained at once: `max_rows`, and no more than give `MAX_NUMBERS`."""
+        of_size = max(1, MAX_NUMBERS // len(self.names))
+        return of_size if self.max_rows is None else min(self.max_rows, of_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,10 +385,13 @@ def _explanations(document: Mapping[str, Any]) -> Offer | None:
     if not isinstance(found, dict) or "methods" not in found:
         return None
     methods, names, max_rows = found["methods"], found.get("names"), found.get("max_rows")
-    if not (isinstance(methods, list) and methods and all(method in explanation.METHODS for method in methods)):
+    known = isinstance(methods, list) and all(method in explanation.METHODS for method in methods)
+    if not (known and methods and len(set(methods)) == len(methods)):
         raise ValueError(f"explanations.methods is not a list of some of: {', '.join(explanation.METHODS)}")
-    if not (isinstance(names, list) and all(map(_is_text, names)) and len(names) <= MAX_EXPLAINED):
-        raise ValueError(f"explanations.names is not a list of at most {MAX_EXPLAINED} strings")
+    if not (isinstance(names, list) and 0 < len(names) <= MAX_EXPLAINED and all(map(_is_text, names))):
+        raise ValueError(f"explanations.names is not a list of 1 to {MAX_EXPLAINED} strings")
+    if len(set(names)) < len(names):
+        raise ValueError("explanations.names has a name more than once")
     if found.get("explains") not in explanation.KINDS or not (max_rows is None or _is_count(max_rows)):
         raise ValueError("explanations does not say which number it explains, or for how many rows")
     sizes = found.get("mean_absolute")

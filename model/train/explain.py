@@ -13,6 +13,7 @@ from model.engine.runtime import TreesEngine
 from model.engine.trees import Trees
 from model.schema.features import Matrix
 from model.store.explanation import EXPLANATION, TOLERANCE, golden_of, replay
+from model.store.manifest import MAX_EXPLAINED
 from model.train.candidate import Candidate
 
 BACKGROUND_ROWS = 100
@@ -51,6 +52,8 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
 
     explainer, found, walked = made(), dict[str, Numbers](), 0
     means, n_rows = dict[str, float](), 0
+    if len(explainer.names) > MAX_EXPLAINED:
+        return _none(f"it has more than {MAX_EXPLAINED:,} features and columns of several features")
     if len(set(explainer.names)) < len(explainer.names):
         return _none("a column of several features would have the name of another feature")
     for method in methods:
@@ -68,6 +71,8 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
         if not means:
             of_table = explained.contributions[len(golden) :]
             means, n_rows = dict(zip(explainer.names, np.abs(of_table).mean(axis=0).tolist())), len(of_table)
+    if not found:
+        return _none("its trees are too large")
     if trees is not None and PATH_DEPENDENT in found:
         some = slice(max(1, min(len(golden), _WALKED_AT_ONCE // (100 * len(trees.leaves)))))
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from app.factory import Service
 from model import ArtifactError, Store
+from model.store import manifest
 from tests.support import classifiers
 from tests.support.examples import BOSTON_HOUSING, rows_of
 from tests.support.metrics import MODEL, Series, by_label, series, value
@@ -202,7 +205,9 @@ def test_sagemaker_gets_csv_within_json(client: FlaskClient) -> None:
     [
         ("[0", "is not an expression of JMESPath that can be evaluated"),
         ("abs('a')", "is not an expression of JMESPath that can be evaluated"),
-        ("[0]", "is not a condition"),
+        ("[0]", "is not a condition that is true or false for a row"),
+        ("[@,@,@,@][]|[@,@,@,@][]", "is not a condition that is true or false for a row"),
+        ("map(&@, @)", "is not a condition that is true or false for a row"),
         ("x" * 65, "has 65 characters, not 1 to 64"),
         ("", "has 0 characters, not 1 to 64"),
     ],
@@ -259,21 +264,49 @@ def test_more_rows_than_large_trees_explain_at_once_are_refused(store: Path, tmp
     client = changed(store, tmp_path, lambda manifest: manifest["explanations"].update(max_rows=2))
     assert client.post("/predict?explain=true", json=ROWS[:2]).status_code == 200
     message = refused(client.post("/predict?explain=true", json=ROWS), 400, "native")
-    assert message == "3 rows are too many to explain at once, since the trees are large; send at most 2"
+    assert message == "3 rows are too many to explain at once with this model; send at most 2"
 
 
+def test_more_numbers_than_a_reply_may_have_are_refused(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of rows times names bounds the size of a reply, of any model."""
+    monkeypatch.setattr(manifest, "MAX_NUMBERS", 2 * len(COLUMNS))
+    assert client.post("/predict?explain=true", json=ROWS[:2]).status_code == 200
+    message = refused(client.post("/predict?explain=true&top=1", json=ROWS), 400, "native")
+    assert message == "3 rows are too many to explain at once with this model; send at most 2"
+
+
+def test_explanations_are_made_in_threads(client: FlaskClient) -> None:
+    """The first makes tables, which takes long: no request that asks for one is answered in the server's event loop."""
+    service = cast(Service, client.application)
+
+    def is_immediate(path: str, body: bytes = b"{}", **facts: str) -> bool:
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "CONTENT_TYPE": "application/json", **facts}
+        return service.is_immediate({**environ, "wsgi.input": io.BytesIO(body)})
+
+    v1 = f"/v1/models/{NAME}"
+    asking = b'{"outputs": [{"name": "contributions"}]}'
+    assert [is_immediate(path) for path in ("/predict", "/invocations", f"{v1}:predict", INFER)] == [True] * 4
+    assert not is_immediate("/predict", QUERY_STRING="explain=true")
+    assert not is_immediate(f"/models/{NAME}/predict", QUERY_STRING="top=1&explain=interventional")
+    assert not is_immediate("/invocations", HTTP_X_AMZN_SAGEMAKER_ENABLE_EXPLANATIONS="`true`")
+    assert not is_immediate(f"{v1}:explain")
+    assert not is_immediate(INFER, asking)
+
+
+@pytest.mark.parametrize("how", [1.0, np.inf])
 @pytest.mark.parametrize("array", ["cover", "path_dependent", "background"])
-def test_nothing_is_explained_that_differs_from_the_export(store: Path, tmp_path: Path, array: str) -> None:
+def test_nothing_is_explained_that_differs_from_the_export(store: Path, tmp_path: Path, array: str, how: float) -> None:
     """The contributions of the golden rows are computed again before the first explanation is given."""
     path = store / NAME / "1" / "explanation.npz"
     with np.load(path) as arrays:
         damaged = {name: arrays[name].copy() for name in arrays}
-    damaged[array][5] += 1.0
+    damaged[array][5] += 1.0 if array == "background" else how
     written = io.BytesIO()
     np.savez(written, **damaged)
     client = changed(store, tmp_path, lambda manifest: None, {"explanation.npz": written.getvalue()})
-    message = refused(client.post("/predict?explain=true", json=HOUSE), 400, "native")
-    assert "golden rows are explained differently than at the export" in message
+    for _ in range(2):
+        message = refused(client.post("/predict?explain=true", json=HOUSE), 400, "native")
+        assert re.search("golden rows are explained differently|are not finite|its cover is not", message)
     assert client.post("/predict", json=HOUSE).status_code == 200
 
 

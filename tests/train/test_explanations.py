@@ -31,6 +31,7 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 
 from model import Artifact, Matrix, export
 from model.engine.shapley import TreeContributions
@@ -291,6 +292,17 @@ def test_trees_that_are_too_large_are_walked_and_then_refused(
     refused = artifact.load(model.path.parent / "2")
     assert refused.manifest.explanations is None
     assert "too many leaves" in refused.manifest.not_explained
+
+
+@pytest.mark.parametrize("n_features", [1, 4])
+def test_a_tree_of_very_many_leaves_is_exported(exported: Callable[..., Artifact], n_features: int) -> None:
+    """Where tables for interventional values would be too large, they are not offered; the others add up."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(size=(20_000, n_features)), columns=[f"x{n}" for n in range(n_features)])
+    target = random.normal(size=len(frame))
+    model = exported(DecisionTreeRegressor(random_state=0).fit(frame, target), frame, target)
+    assert model.manifest.explanations is not None
+    assert_adds_up(model, frame.to_numpy()[:20], "path_dependent")
 
 
 def test_nothing_is_offered_that_does_not_add_up(
