@@ -294,10 +294,10 @@ def _of_dictionary(
 
 
 def _is_beyond(values: NDArray[Any]) -> bool:
-    """Return whether there are integers that may not be float64."""
+    """Return whether there are integers that may not be float64, or that others would be rounded to."""
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
         return False
-    return bool(values.max() > _EXACT or values.min() < -_EXACT)
+    return bool(values.max() >= _EXACT or values.min() <= -_EXACT)
 
 
 def _seconds(array: pa.Array) -> Vector:

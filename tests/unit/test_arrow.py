@@ -325,3 +325,11 @@ def test_threads_convert_at_the_same_time() -> None:
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(lambda table: convert(table, schema).X, tables * 4))
     assert all(same_bits(X, alone[n % 8]) for n, X in enumerate(together))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_whole_number_is_not_the_category_beside_it(sign: int) -> None:
+    """2**53 and 2**53 + 1 are one float64, and two categories."""
+    feature = Feature("f", type=CATEGORY, categories=(sign * (2**53 + 1), 7))
+    table = pa.table({"f": pa.array([sign * 2**53, sign * (2**53 + 1)])})
+    check(one(feature), table, {"f": table["f"].to_pylist()}, texts=False)
