@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,8 +44,10 @@ def asked(query: Mapping[str, Sequence[str]]) -> Explain | None:
 
 def explain(answer: Answer, method: str | None = None) -> Explained:
     """Return what contributed to an answer, and have it counted. Raises `ExplanationError`."""
-    found = answer.model.explanations.explain(answer.X, method)
-    exchange_of(answer.environ).explained = found
+    exchange, started = exchange_of(answer.environ), time.perf_counter()
+    found = exchange.explained = answer.model.explanations.explain(answer.X, method)
+    if exchange.trace:
+        exchange.trace.explained_seconds = time.perf_counter() - started
     return found
 
 

@@ -125,4 +125,6 @@ def _steps(exchange: Exchange, trace: Trace) -> Iterator[tuple[str, float]]:
     yield "decode", max(decoded - trace.read_seconds, 0)
     if exchange.engine_seconds:
         yield "engine", exchange.engine_seconds
-        yield "encode", max(exchange.seconds - exchange.engine_seconds - decoded, 0)
+        if trace.explained_seconds:
+            yield "explain", trace.explained_seconds
+        yield "encode", max(exchange.seconds - exchange.engine_seconds - decoded - trace.explained_seconds, 0)

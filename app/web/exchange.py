@@ -29,13 +29,14 @@ TRACEPARENT = re.compile(
 class Trace:
     """What is known of a request for its trace: the ids of its span once that is made, and when its steps were over.
 
-    `read_seconds` and `decoded_seconds` are since the request's start.
+    `read_seconds` and `decoded_seconds` are since the request's start, `explained_seconds` is what explaining took.
     """
 
     trace_id: str = ""
     span_id: str = ""
     read_seconds: float = 0
     decoded_seconds: float = 0
+    explained_seconds: float = 0
 
 
 @dataclass(slots=True)

@@ -151,6 +151,19 @@ def test_what_is_not_sampled(store: Path, tmp_path: Path, receiver: Receiver) ->
     assert len(receiver.requests()) == 1
 
 
+def test_explaining_is_a_step_of_its_own(store: Path, tmp_path: Path, receiver: Receiver) -> None:
+    """The first explanation takes longest of all: its span says so."""
+    with traced(store, tmp_path, receiver.url) as server:
+        asked = {"params": {"explain": "true"}, "headers": {"traceparent": SAMPLED}, "timeout": 10}
+        assert requests.post(f"{server.url}/predict", json=HOUSE, **asked).ok
+        wait_until(lambda: bool(receiver.requests()))
+    (span,) = receiver.requests()
+    steps = {step.name: step.end_time_unix_nano - step.start_time_unix_nano for step in receiver.steps(span)}
+
+    assert list(steps) == ["read", "decode", "engine", "explain", "encode"]
+    assert max(steps, key=steps.__getitem__) == "explain"
+
+
 def test_requests_without_a_parent(store: Path, tmp_path: Path, receiver: Receiver) -> None:
     """With a share of 1 a request that has no parent begins a trace; refused ones and other routes have theirs, too."""
     settings = {"TABSERVE_OTEL_SHARE": "1", "OTEL_SERVICE_NAME": "prices"}
