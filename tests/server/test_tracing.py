@@ -154,8 +154,8 @@ def test_what_is_not_sampled(store: Path, tmp_path: Path, receiver: Receiver) ->
 def test_explaining_is_a_step_of_its_own(store: Path, tmp_path: Path, receiver: Receiver) -> None:
     """The first explanation takes longest of all: its span says so."""
     with traced(store, tmp_path, receiver.url) as server:
-        asked = {"params": {"explain": "true"}, "headers": {"traceparent": SAMPLED}, "timeout": 10}
-        assert requests.post(f"{server.url}/predict", json=HOUSE, **asked).ok
+        url, headers = f"{server.url}/predict?explain=true", {"traceparent": SAMPLED}
+        assert requests.post(url, json=HOUSE, headers=headers, timeout=10).ok
         wait_until(lambda: bool(receiver.requests()))
     (span,) = receiver.requests()
     steps = {step.name: step.end_time_unix_nano - step.start_time_unix_nano for step in receiver.steps(span)}
