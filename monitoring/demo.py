@@ -168,6 +168,8 @@ def serving(store: str, folder: Path) -> Iterator[str]:
         "TABSERVE_PREDICTION_LOG": f"sqlite:///{folder}/predictions.db",
         "TABSERVE_PREDICTION_LOG_FEATURES": str(FEATURES_SHARE),
         "TABSERVE_LOG_REQUESTS": "false",
+        "TABSERVE_KEYS": "",  # it has no key
+        "TABSERVE_JWKS": "",
         "PORT": str(port),
     }
     command = [str(Path(sys.executable).parent / "gunicorn")]
@@ -229,6 +231,8 @@ def main(*, url: str | None, store: str, seconds: int, seed: int, stays: bool) -
             client = stack.enter_context(closing(Client(served)))
             if client.ask(f"/v2/models/{MODEL}/ready")[0] != 200:
                 raise RuntimeError(f"{served} does not serve {MODEL}; train it with `make train`")
+            if client.ask("/models")[0] == 401:
+                raise RuntimeError(f"{served} asks for keys, which the demo does not send; leave out --url")
             alerts, watched = None, ""
             # Four hours of the day, and at least five scrapes.
             window = max(seconds * 4 // HOURS, 5)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.server import Server
+from tests.support.keys import make_key
+from tests.support.server import Server, serve
 from tests.support.service import ROOT
 
 COMMAND = [sys.executable, "-m", "monitoring", "demo", "--seconds", "8"]
@@ -57,6 +58,17 @@ def test_a_server_that_runs(server: Server) -> None:
 
     assert "314 of status 200" in done.stdout
     assert re.search(r"truths +0 accepted, \d+ not", done.stdout)
+
+
+def test_a_server_that_asks_for_keys(store: Path, tmp_path: Path) -> None:
+    """The demo has no key, and says so before it sends anything."""
+    make_key(tmp_path / "keys.jsonl", "shop", "predict:*")
+    with serve(store, tmp_path, TABSERVE_KEYS=str(tmp_path / "keys.jsonl")) as guarded:
+        command = [*COMMAND, "--url", guarded.url, "--exit"]
+        done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert f"{guarded.url} asks for keys, which the demo does not send" in done.stderr
 
 
 def test_a_server_that_is_not_there() -> None:
