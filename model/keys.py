@@ -159,7 +159,7 @@ def _expires(value: dict[str, Any]) -> datetime | None:
     text = value.get("expires")
     if text is None:
         return None
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):  # the last for a time that UTC puts after the year 9999
         found = datetime.fromisoformat(text)
         if found.tzinfo:
             return found.astimezone(UTC)

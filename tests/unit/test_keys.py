@@ -110,6 +110,8 @@ def test_link_to_a_file_stays(tmp_path: Path) -> None:
         (line(expires="2027-01-31"), "line 2: with expires that is no time with its zone"),
         (line(expires="2027-01-31T12:00:00"), "line 2: with expires that is no time with its zone"),
         (line(expires=5), "line 2: with expires that is no time with its zone"),
+        (line(expires="9999-12-31T23:59:59-05:00"), "line 2: with expires that is no time with its zone"),
+        (line(expires="0001-01-01T00:00:00+05:00"), "line 2: with expires that is no time with its zone"),
         (line(rate="fast"), "line 2: not a rate such as 100/s"),
         (line(rate=5), "line 2: with a rate that is not a text"),
         (line(burst=5), "line 2: with a burst that is not a whole number from 1 to 1000000 beside a rate"),
