@@ -32,6 +32,7 @@ KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCOPE = re.compile(r"admin|feedback|metrics|predict:(\*|[a-z0-9]+(-[a-z0-9]+)*)")
 SCOPES = "admin, feedback, metrics, predict:* or predict:MODEL"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OF_NOTHING = hashlib.sha256().hexdigest()  # such as a script writes whose key is an unset variable
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _FIELDS = frozenset({"name", "sha256", "scopes", "expires", "rate", "burst"})
@@ -150,6 +151,8 @@ def _key(line: str) -> AccessKey:
         raise ValueError("without a name of 1 to 64 letters, digits, dots, dashes and underscores")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ValueError("without sha256, the key's SHA-256 in 64 lower-case hexadecimal digits")
+    if digest == _OF_NOTHING:
+        raise ValueError("with the SHA-256 of an empty text, which is no key")
     if not isinstance(scopes, list) or not scopes or not all(isinstance(s, str) and SCOPE.fullmatch(s) for s in scopes):
         raise ValueError(f"without scopes, a list of {SCOPES}")
     return AccessKey(name, digest, tuple(scopes), _expires(value), _rate(value), _burst(value))

@@ -67,7 +67,7 @@ class Guard:
             header = environ.get("HTTP_AUTHORIZATION", "")
             bearer = header[7:].strip() if header[:7] == "Bearer " else _bearer(header)
             presented = environ.get("HTTP_X_API_KEY") or bearer
-            caller = exchange.caller = keys.find(presented) or self._verify(keys, presented, environ)
+            caller = exchange.caller = (presented and keys.find(presented)) or self._verify(keys, presented, environ)
             if need.scope not in caller.scopes and not caller.may(need.scope):
                 raise ForbiddenError(caller.name, need.scope)
             if caller.rate and (wait := keys.rates.take(caller.bucket, rate=caller.rate, burst=caller.burst)):

@@ -104,6 +104,7 @@ def test_link_to_a_file_stays(tmp_path: Path) -> None:
         (line(name=None), "line 2: without a name"),
         (line(name="a:b"), "line 2: without a name"),
         (line(sha256="secret"), "line 2: without sha256"),
+        (line(sha256=digest_of("")), "line 2: with the SHA-256 of an empty text, which is no key"),
         (line(scopes=[]), "line 2: without scopes"),
         (line(scopes=["predict:"]), "line 2: without scopes, a list of admin, feedback, metrics, predict:"),
         (line(scopes="admin"), "line 2: without scopes"),
