@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from model import (
     DeviceError,
@@ -11,7 +12,10 @@ from model import (
     PredictionLogError,
     SchemaError,
     TooManyRowsError,
+    shortened,
 )
+
+_SCOPE_TOKEN = re.compile(r"[!#-\[\]-~]+")  # RFC 6749, section 3.3
 
 
 class BodyError(Exception):
@@ -63,8 +67,11 @@ class ForbiddenError(AccessError):
     """The request's key lacks the scope that the route needs."""
 
     def __init__(self, name: str, scope: str) -> None:
-        challenge = f'Bearer realm="tabserve", error="insufficient_scope", scope="{scope}"'
-        super().__init__("scope", f"the key of {name} lacks the scope {scope}", (("WWW-Authenticate", challenge),))
+        challenge = 'Bearer realm="tabserve", error="insufficient_scope"'
+        if _SCOPE_TOKEN.fullmatch(scope):  # it has the model's name from the path, which may be anything
+            challenge += f', scope="{scope}"'
+        message = f"the key of {name} lacks the scope {shortened(scope)}"
+        super().__init__("scope", message, (("WWW-Authenticate", challenge),))
 
 
 class TooManyRequestsError(AccessError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jwt
 import pytest
@@ -270,6 +271,37 @@ def test_refusal_is_in_the_words_of_the_protocol(guarded: Guarded, protocol: str
     scope = f"predict:{DEFAULT if path in OF_DEFAULT else OTHER}"
     assert lacking.headers["WWW-Authenticate"] == f'{challenge}, error="insufficient_scope", scope="{scope}"'
     assert scope in lacking.get_json()[form.message]
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("grade", "grade"),
+        ("any[1]~!", "any[1]~!"),
+        ("%CE%BB", None),
+        ("a%00b", None),
+        ("a%0D%0AX-Injected:%201", None),
+        ('a",%20error="none', None),
+        ("a%5Cb", None),
+        ("a%20b", None),
+    ],
+)
+def test_scope_is_in_the_header_where_it_is_plain(guarded: Guarded, name: str, named: str | None) -> None:
+    """`WWW-Authenticate` names only scopes that RFC 6749 allows, so no path writes into it; the message names any."""
+    reply = guarded.client.get(f"/models/{name}/card", headers=bearer(guarded.of_model))
+    challenge = 'Bearer realm="tabserve", error="insufficient_scope"'
+
+    assert reply.status_code == 403
+    assert reply.headers["WWW-Authenticate"] == challenge + (f', scope="predict:{named}"' if named else "")
+    assert f"lacks the scope predict:{unquote(name)}" in reply.get_json()["error"]
+
+
+def test_long_name_of_a_path_is_cut_off(guarded: Guarded) -> None:
+    """The message of a 403 does not repeat a path of any length."""
+    reply = guarded.client.get(f"/models/{'a' * 5_000}/card", headers=bearer(guarded.of_model))
+
+    assert reply.status_code == 403
+    assert len(reply.get_json()["error"]) < 500
 
 
 def test_key_is_checked_before_the_body(guarded: Guarded) -> None:
