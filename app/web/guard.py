@@ -104,7 +104,11 @@ class Guard:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return address
-        return str(ipaddress.ip_network((parsed, _IPV6_NETWORK), strict=False)) if parsed.version == 6 else address
+        if isinstance(parsed, ipaddress.IPv4Address):
+            return str(parsed)
+        if parsed.ipv4_mapped:  # as a socket for both families names an IPv4 client
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, _IPV6_NETWORK), strict=False))
 
 
 def _bearer(header: str) -> str:

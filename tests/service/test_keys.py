@@ -445,7 +445,7 @@ def test_guesses_are_counted_and_limited(own: tuple[FlaskClient, Path, Config]) 
 
 
 def test_guesses_are_by_network_and_behind_a_proxy_by_its_client(own: tuple[FlaskClient, Path, Config]) -> None:
-    """An IPv6 client has one limit for its network; a trusted proxy says whose guess it is, and nobody else does."""
+    """An IPv6 client has one limit for its network or its IPv4 address; only a trusted proxy says whose a guess is."""
     _, _, config = own
     app: Service = create_app(config, write_log=lambda pieces: None)
     app.server.trusts_proxy = lambda address: address == "10.0.0.1"
@@ -457,6 +457,9 @@ def test_guesses_are_by_network_and_behind_a_proxy_by_its_client(own: tuple[Flas
 
     assert [status(f"2001:db8::{number:x}") for number in range(25)][-1] == 429
     assert status("2001:db8:0:1::1") == 401
+    assert [status(f"::ffff:203.0.113.{number}") for number in range(25)] == [401] * 25
+    assert [status("203.0.113.100") for _ in range(25)][-1] == 429
+    assert status("::ffff:203.0.113.100") == status("::ffff:cb00:7164") == 429
     assert [status("10.0.0.1", f"{number}, 192.0.2.7") for number in range(25)][-1] == 429
     assert status("10.0.0.1", "192.0.2.7, 192.0.2.8") == 401
     assert [status("192.0.2.9", f"198.51.100.{number}") for number in range(25)][-1] == 429
