@@ -12,7 +12,7 @@ import flask
 from flask import Flask
 
 from app.config import Config
-from app.errors import OverloadedError
+from app.errors import BodyError, OverloadedError
 from app.protocols.endpoint import Answer, Endpoint, Request
 from app.protocols.paths import Paths, paths_for
 from app.protocols.views import Views
@@ -27,7 +27,7 @@ from app.web import body, refusal
 from app.web.exchange import KEY, Exchange, Trace, WSGICall, exchange_of, request_id
 from app.web.reply import Reply
 from app.web.server_facts import ServerFacts
-from model import REASONS, Artifact, Schema, SchemaError
+from model import REASONS, Artifact, ExplanationError, Schema, SchemaError
 
 Routed = tuple[WSGIEnvironment, Endpoint, Mapping[str, str], Artifact | None]
 """A request, its endpoint, the values that its path has for the endpoint's rule, and the model if it is known."""
@@ -141,6 +141,8 @@ class Runner:
             return BUSY
         except SlowError:
             return SLOW
+        except (BodyError, ExplanationError):  # the request's mistake, or what this version does not offer
+            return REFUSED
         except Exception as error:  # whatever it is, the champion answers
             if reason == FAILED:
                 self._failures.log(model.name, model.version, error, exchange.request_id)

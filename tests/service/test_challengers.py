@@ -24,7 +24,7 @@ from model import Artifact, Matrix, Store
 from model.store.artifact import read_draft
 from tests.support import gems
 from tests.support.metrics import series, value
-from tests.support.service import ANSWER, HOUSE, PROTOCOLS, bits, everywhere_client
+from tests.support.service import ANSWER, HOUSE, PROTOCOLS, bits, everywhere_client, rewrite
 
 NAME = "boston-housing"
 WORSE = {"model": NAME, "version": "2"}
@@ -363,6 +363,22 @@ def test_challenger_with_other_columns(two: Path, gems_store: Path, tmp_path: Pa
         assert (refused.status_code, refused.data) == (expected.status_code, expected.data)
     fallbacks = value(scrape(client), "tabserve_challenger_fallbacks_total", model=NAME, version="3", reason="refused")
     assert fallbacks == len(PROTOCOLS)
+
+
+def test_challenger_that_cannot_answer_as_asked(two: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a challenger finds wrong with a request only when it writes the reply is refused by it, and no failure."""
+    own = Path(shutil.copytree(two, tmp_path / "store"))
+    rewrite(own / NAME / "2", lambda manifest: manifest.pop("explanations"))
+    client = serve(own, NAME, f"{NAME}@2:canary=100%")
+
+    with caplog.at_level(logging.ERROR):
+        reply = client.post("/predict?explain=true", json=HOUSE)
+    found = scrape(client)
+    assert (reply.status_code, reply.headers["X-Model-Version"]) == (200, "1")
+    assert "explanations" in reply.get_json()
+    assert value(found, "tabserve_challenger_fallbacks_total", **WORSE, reason="refused") == 1
+    assert value(found, "tabserve_challenger_fallbacks_total", **WORSE, reason="failed") == 0
+    assert not caplog.records
 
 
 def test_challenger_that_cannot_be_loaded(two: Path, tmp_path: Path) -> None:
