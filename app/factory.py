@@ -142,7 +142,7 @@ def create_app(
         add_routes(app, endpoint, runner)
     app.register_blueprint(feedback.blueprint(config, metrics, log, writer, serving, views))
     if config.mcp:
-        app.register_blueprint(mcp.blueprint(config, serving, views, runner, recorder.record))
+        app.register_blueprint(mcp.blueprint(config, serving, views, runner, recorder.record, keys))
     access = Access(app, endpoints, views, serving, config)
     document = Document(app, endpoints, views, config, access if keys else None)
     app.register_blueprint(cards.blueprint(serving, views))

@@ -20,6 +20,7 @@ from flask import Blueprint, request
 from werkzeug.exceptions import Forbidden
 
 from app.config import Config
+from app.errors import STATUS, TooManyRequestsError
 from app.protocols import describe, json_rpc, mcp_tools
 from app.protocols.describe import JSON
 from app.protocols.json_rpc import (
@@ -38,6 +39,7 @@ from app.version import VERSION
 from app.web import body, refusal
 from app.web.caller import predict
 from app.web.exchange import KEY, Exchange, exchange_of, request_id
+from app.web.keys import Keys
 from app.web.refusal import Refusal
 from app.web.reply import JSON_TYPE, Reply, to_json
 from model import Artifact, card_of, shortened
@@ -74,12 +76,17 @@ _STATUS = {METHOD_NOT_FOUND: 404, INTERNAL_ERROR: 500}
 
 
 def blueprint(
-    config: Config, serving: Serving, views: Views, runner: Runner, record: Callable[[Exchange], None]
+    config: Config,
+    serving: Serving,
+    views: Views,
+    runner: Runner,
+    record: Callable[[Exchange], None],
+    keys: Keys | None,
 ) -> Blueprint:
-    """Return the route of the protocol; `record` gets the exchanges of a batch's further calls."""
+    """Return the route of the protocol; a batch's further calls go to `record` and count for their key in `keys`."""
     routes = Blueprint("mcp", __name__)
     refusal.register(routes, _refuse)
-    server = _Server(config, serving, runner, record)
+    server = _Server(config, serving, runner, record, keys)
 
     @routes.post(PATH)
     @views.describe(_operation())
@@ -101,11 +108,19 @@ _refuse = refusal.refuser(_render, unfit=400)
 class _Server:
     """Answers the bodies of requests to the protocol's path."""
 
-    def __init__(self, config: Config, serving: Serving, runner: Runner, record: Callable[[Exchange], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        serving: Serving,
+        runner: Runner,
+        record: Callable[[Exchange], None],
+        keys: Keys | None,
+    ) -> None:
         self._config = config
         self._serving = serving
         self._runner = runner
         self._record = record
+        self._keys = keys
         self._tools = mcp_tools.endpoint()
         self._methods: Mapping[str, Callable[[Mapping[str, Any], Models], JSON]] = {
             "tools/list": self._list_tools,
@@ -169,6 +184,8 @@ class _Server:
                     continue
                 if message.method == _CALL:
                     self._check_tool(message, environ)
+                    if calls:
+                        self._check_rate(environ)
                     calls[number] = message
                 else:
                     replies[number] = json_rpc.result(message.id, self._result(message, environ, is_stateless=False))
@@ -179,9 +196,7 @@ class _Server:
         for number, each, reply in zip(calls, environs, self._call(list(calls.values()), environs, is_stateless=False)):
             replies[number] = orjson.Fragment(reply.body)
             if each is not environ:
-                exchange = exchange_of(each)
-                exchange.status, exchange.time = reply.status, time.time()
-                self._record(exchange)
+                self._finish(exchange_of(each), reply.status)
         found = [reply for reply in replies if reply is not None]
         return to_json(found) if found else Reply(b"", status=202)
 
@@ -192,6 +207,23 @@ class _Server:
             raise RpcError(INVALID_PARAMS, f"there is no tool {shortened(str(name))}; see tools/list")
         if not _may_use(environ, name):
             raise RpcError(INVALID_PARAMS, f"the key lacks the scope {predict(name)}")
+
+    def _check_rate(self, environ: WSGIEnvironment) -> None:
+        """Count a further call of a batch towards the rate of its key. Raises `RpcError` if it is one too many."""
+        caller = exchange_of(environ).caller
+        if self._keys and caller:
+            try:
+                self._keys.take(caller)
+            except TooManyRequestsError as error:
+                exchange = exchange_of(_with_own_exchange(environ))
+                exchange.refused = error.reason
+                self._finish(exchange, STATUS[TooManyRequestsError])
+                raise RpcError(INVALID_REQUEST, str(error)) from None
+
+    def _finish(self, exchange: Exchange, status: int) -> None:
+        """Have a further call of a batch counted and logged."""
+        exchange.status, exchange.time = status, time.time()
+        self._record(exchange)
 
     def _call(
         self, messages: Sequence[Message], environs: Sequence[WSGIEnvironment], *, is_stateless: bool
@@ -358,7 +390,7 @@ def _failure(id: json_rpc.Id, error: RpcError, *, status: int, headers: Sequence
 def _with_own_exchange(environ: WSGIEnvironment) -> WSGIEnvironment:
     """Return a request's environment with another exchange, which has an id of its own."""
     outer = exchange_of(environ)
-    own = Exchange(request_id({}), outer.method, outer.route, traceparent=outer.traceparent)
+    own = Exchange(request_id({}), outer.method, outer.route, traceparent=outer.traceparent, caller=outer.caller)
     return {**environ, KEY: own}
 
 

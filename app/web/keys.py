@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.errors import UnauthorizedError
+from app.errors import TooManyRequestsError, UnauthorizedError
 from app.web.caller import Caller
 from app.web.limits import Buckets
 from model import KeyFileError, read_keys
@@ -90,6 +90,11 @@ class Keys:
         if not tokens or presented.count(".") != 2:
             raise UnauthorizedError("unknown", "the key is not known here")
         return tokens.verify(presented, _sha256(presented.encode()).digest())
+
+    def take(self, caller: Caller) -> None:
+        """Count a request of a caller towards its rate. Raises `TooManyRequestsError` if it is one too many."""
+        if caller.rate and (wait := self.rates.take(caller.bucket, rate=caller.rate, burst=caller.burst)):
+            raise TooManyRequestsError("rate", f"{caller.name} has sent more than {caller.rate:g} requests/s", wait)
 
     def _read(self) -> tuple[dict[bytes, tuple[bytes, Caller]], Tokens | None]:
         sources = self._sources

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -233,6 +234,33 @@ def test_agents_see_and_call_the_models_of_their_key(guarded: Guarded) -> None:
     assert refused == f"the key lacks the scope predict:{OTHER}"
     assert "error" in asked(guarded.of_model, "resources/read", uri=f"tabserve://models/{OTHER}/card")
     assert "result" in asked(guarded.of_model, "resources/read", uri=f"tabserve://models/{MODEL}/card")
+
+
+def test_each_call_of_a_batch_counts_for_its_key(store: Path, tmp_path: Path) -> None:
+    """Calls of a batch have the name of the key, and take of its rate; those beyond it are told how long to wait."""
+    file, lines = tmp_path / "keys.jsonl", list[dict[str, Any]]()
+    shop = make_key(file, "shop", "predict:*", rate=1 / 3600, burst=3)
+    ops = make_key(file, "ops", "metrics")
+    config = Config(store=store, prediction_log="", keys=file, mcp=True)
+    client = create_app(config, write_log=parsing(lines.extend)).test_client()
+    params = {"name": "boston-housing", "arguments": {"rows": [HOUSE]}}
+    batch = [{"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params} for number in range(5)]
+    unknown = {**batch[0], "id": 5, "params": {"name": "none"}}
+    answers = client.post("/mcp", json=[unknown, *batch], headers=bearer(shop)).get_json()
+
+    assert [answer["id"] for answer in answers] == [5, 0, 1, 2, 3, 4]
+    assert ["result" in answer for answer in answers] == [False, True, True, True, False, False]
+    for answer in answers[4:]:
+        assert answer["error"]["code"] == -32600
+        assert re.search(r"shop has sent more than .* requests/s; try again in 3[56]\d\d s", answer["error"]["message"])
+    assert [(line["key"], line["status"], line.get("refused")) for line in lines] == [
+        *[("shop", 429, "rate")] * 2,
+        *[("shop", 200, None)] * 3,
+    ]
+    found = series(client.get("/metrics", headers=bearer(ops)).text)
+    assert value(found, "tabserve_key_requests_total", key="shop", status="200") == 3
+    assert value(found, "tabserve_key_requests_total", key="shop", status="429") == 2
+    assert value(found, "tabserve_refused_requests_total", reason="rate") == 2
 
 
 def test_unknown_model_is_not_told_apart(guarded: Guarded) -> None:
