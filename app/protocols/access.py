@@ -106,7 +106,8 @@ class Access:
         is_for_metrics = environ["SERVER_PORT"] == self._metrics_port and environ["REMOTE_ADDR"] != ""
         if need.route == METRICS_PATH:
             return need._replace(scope=None) if is_for_metrics else need._replace(is_hidden=True)
-        return need._replace(is_hidden=True) if is_for_metrics and need.scope is not None else need
+        is_probe = need.scope is None and need.route not in OPEN and environ["REQUEST_METHOD"] != "OPTIONS"
+        return need if is_probe or not is_for_metrics else need._replace(is_hidden=True)
 
     def _need(self, rule: Rule, values: Mapping[str, Any]) -> Need:
         return Need(rule.rule, self.scope_of(rule, values), self._refuse_of(rule.endpoint.rpartition(".")[0]))

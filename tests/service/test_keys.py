@@ -745,14 +745,22 @@ def test_without_keys_nothing_changes(store: Path, tmp_path: Path) -> None:
 
 def test_metrics_on_a_port_of_their_own(store: Path) -> None:
     """With a port for metrics they are there alone, and nothing else is but health checks."""
-    client = client_of(Config(store=store, prediction_log="", metrics_port=9100))
+    origins = ("https://example.org",)
+    client = client_of(Config(store=store, prediction_log="", metrics_port=9100, cors_origins=origins))
 
     def status(path: str, port: str, address: str = "10.0.0.1") -> int:
         overrides = {"SERVER_PORT": port, "REMOTE_ADDR": address}
         return client.open(path, method="POST" if "predict" in path else "GET", environ_overrides=overrides).status_code
 
     assert [status(path, "9100") for path in ("/metrics", "/livez", "/predict", "/models")] == [200, 200, 404, 404]
-    assert [status(path, "8000") for path in ("/metrics", "/livez", "/models")] == [404, 200, 200]
+    assert [status(path, "9100") for path in ("/", "/docs/", "/docs/index.css", "/static/page.css")] == [404] * 4
+    assert [status(path, "9100") for path in ("/v2/health/ready", "/ping", "/health")] == [200] * 3
+    assert [status(path, "8000") for path in ("/metrics", "/livez", "/models", "/")] == [404, 200, 200, 200]
+    preflight = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    for port, expected in (("9100", 404), ("8000", 200)):
+        overrides = {"SERVER_PORT": port, "REMOTE_ADDR": "10.0.0.1"}
+        reply = client.options("/predict", headers=preflight, environ_overrides=overrides)
+        assert reply.status_code == expected
     assert status("/metrics", "9100", address="") == 404  # a Unix socket's client, who chose the port in its Host
 
 
