@@ -173,7 +173,7 @@ def _measured(model: Artifact, fitted: Any, table: pd.DataFrame, method: str, ro
     started = time.perf_counter()
     model.explanations.explain(X[:1], method)
     found.first_ms = (time.perf_counter() - started) * 1e3
-    timed = X[:TIMED]
+    timed = X[: min(TIMED, model.manifest.explanations.most_rows if model.manifest.explanations else TIMED)]
     # woodelf-explainer makes its tables for each call, which pays off for many rows alone.
     n_rows = {name: len(timed) if name == WOODELF else _affordable(explain, timed) for name, explain in others.items()}
     for _ in range(rounds):
@@ -190,13 +190,17 @@ def _measured(model: Artifact, fitted: Any, table: pd.DataFrame, method: str, ro
         for row in X[:1_000]:
             model.explanations.explain(row[np.newaxis], method)
         found.one_row.append((time.perf_counter() - started) / min(1_000, len(X)) * 1e6)
-    explained = model.explanations.explain(X, method)
-    total = explained.bases
-    for column in explained.contributions.T:
-        total = total + column
-    is_exact = (total + explained.residuals == model.predict(X)) & (explained.values == model.predict(X))
-    found.rows_that_add_up = int(np.count_nonzero(is_exact))
-    found.largest_residual = float(np.abs(explained.residuals).max())
+    offer = model.manifest.explanations
+    assert offer is not None
+    for start in range(0, len(X), offer.most_rows):
+        rows = X[start : start + offer.most_rows]
+        explained, predictions = model.explanations.explain(rows, method), model.predict(rows)
+        total = explained.bases
+        for column in explained.contributions.T:
+            total = total + column
+        is_exact = (total + explained.residuals == predictions) & (explained.values == predictions)
+        found.rows_that_add_up += int(np.count_nonzero(is_exact))
+        found.largest_residual = max(found.largest_residual, float(np.abs(explained.residuals).max()))
     return found
 
 
