@@ -173,7 +173,7 @@ def _measured(model: Artifact, fitted: Any, table: pd.DataFrame, method: str, ro
     started = time.perf_counter()
     model.explanations.explain(X[:1], method)
     found.first_ms = (time.perf_counter() - started) * 1e3
-    timed = X[: min(TIMED, model.manifest.explanations.most_rows if model.manifest.explanations else TIMED)]
+    timed = X[: min(TIMED, model.manifest.explanations.most_rows(method) if model.manifest.explanations else TIMED)]
     # woodelf-explainer makes its tables for each call, which pays off for many rows alone.
     n_rows = {name: len(timed) if name == WOODELF else _affordable(explain, timed) for name, explain in others.items()}
     for _ in range(rounds):
@@ -192,8 +192,8 @@ def _measured(model: Artifact, fitted: Any, table: pd.DataFrame, method: str, ro
         found.one_row.append((time.perf_counter() - started) / min(1_000, len(X)) * 1e6)
     offer = model.manifest.explanations
     assert offer is not None
-    for start in range(0, len(X), offer.most_rows):
-        rows = X[start : start + offer.most_rows]
+    for start in range(0, len(X), offer.most_rows(method)):
+        rows = X[start : start + offer.most_rows(method)]
         explained, predictions = model.explanations.explain(rows, method), model.predict(rows)
         total = explained.bases
         for column in explained.contributions.T:

@@ -98,7 +98,7 @@ def _encode(answer: Answer) -> Reply:
 def _is_offered(model: Artifact, n_rows: int) -> bool:
     """Return whether a model explains so many rows at once."""
     offer = model.manifest.explanations
-    return offer is not None and (offer.max_rows is None or n_rows <= offer.max_rows)
+    return offer is not None and n_rows <= offer.most_rows(offer.methods[0])
 
 
 def _warnings(model: Artifact, X: Matrix) -> Iterator[list[str]]:

@@ -169,10 +169,9 @@ class TreeParts:
         made = self.made(number, method)
         return made.base, made(block)
 
-    @property
-    def walked(self) -> int:
-        """Return how many players on the paths of leaves are computed for each row, at most for one sum."""
-        return max((made.n_walked for made in self._made.values()), default=0)
+    def walked(self, method: str) -> int:
+        """Return what is computed for each row, as `n_walked` of those sums whose contributions were made."""
+        return max((made.n_walked for (_, its_method), made in self._made.items() if its_method == method), default=0)
 
     def made(self, number: int, method: str) -> TreeContributions:
         """Return the contributions to a sum. Raises `ValueError` for a method that the trees are too large for."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import factorial
+from math import comb, factorial
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ _MAX_VECTOR_BYTES = 2**22  # of a block's vectors, which stay in the processor's
 _LARGEST_VECTORS = 2**24  # bytes, of one column of a block; larger blocks have no tables
 _NUMBERS_PER_CHUNK = 160_000  # that a row takes from tables, times rows
 _NUMBERS_PER_WALK = 2**19  # of leaves that are computed for each row
+_INTEGRALS_PER_BACKGROUND = 4  # rows that take as long as an integral
 _TABLES_AT_ONCE = 256  # leaves
 
 Numbers = NDArray[np.float64]
@@ -77,7 +78,7 @@ class TreeContributions:
             self._blocks.append(block)
         self.base = float(sum(block.base for block in self._blocks))
         self.n_walked = sum(block.n_walked for block in self._blocks)
-        """How many players on the paths of leaves are computed for each row."""
+        """What is computed for each row, as a number of players on the paths of leaves; 0 if tables have all."""
 
     def __call__(self, X: Matrix) -> Numbers:
         """Return `(n_rows, n_players)` for `X` `(n_rows, n_columns)`; a row's numbers and `base` add up to its sum."""
@@ -206,11 +207,7 @@ class _Block:
         self._columns: list[tuple[int, Places | None, NDArray[np.uint8]]] = []
         self._walk = None
         if not in_group.all():
-            if background is not None:
-                raise ValueError(
-                    "a tree has leaves behind too many features for interventional values; ask for path_dependent ones"
-                )
-            self._walk = _Walk(part, paths, slots.of(~in_group))
+            self._walk = _Walk(part, paths, slots.of(~in_group), background)
             self.base += self._walk.base
             self.n_walked = self._walk.size
         self._pair_players: Integers = np.zeros(0, dtype=np.intp)
@@ -529,6 +526,35 @@ def _weights(n_players: int) -> Numbers:
     return np.stack(of_players, axis=-1)
 
 
+def _mean_over(seen: NDArray[np.bool_], met: NDArray[np.bool_]) -> Numbers:
+    """Return what leaves of 1 contribute, `(n_players, n_leaves, n_rows)`, on average over background rows.
+
+    `seen` `(n_players, n_leaves, n_background)` and `met` `(n_players, n_leaves, n_rows)` say who passes which players.
+    """
+    raises, lowers = _weights_of_counts(len(met))
+    found = np.zeros(met.shape)
+    for background in np.moveaxis(seen, -1, 0)[..., np.newaxis]:
+        of_row, of_background = met & ~background, background & ~met
+        n_row, n_background = of_row.sum(axis=0), of_background.sum(axis=0)
+        can_be_reached = (met | background).all(axis=0)
+        found += of_row * (raises[n_row, n_background] * can_be_reached)
+        found -= of_background * (lowers[n_row, n_background] * can_be_reached)
+    found /= seen.shape[-1]
+    return found
+
+
+@cache
+def _weights_of_counts(n_players: int) -> tuple[Numbers, Numbers]:
+    """Return by how much a leaf of 1 is raised, or lowered, by each of the players that only one of two rows passes.
+
+    By how many only the row passes, and how many only the background row: as in `_weights`.
+    """
+    counts = range(n_players + 1)
+    raises = [[1 / (row * comb(row + other, row)) if row else 0.0 for other in counts] for row in counts]
+    lowers = [[1 / (other * comb(row + other, other)) if other else 0.0 for other in counts] for row in counts]
+    return np.array(raises), np.array(lowers)
+
+
 @cache
 def _bits(n_players: int) -> NDArray[np.intp]:
     """Return the bits of each pattern, `(2**n_players, n_players)`."""
@@ -537,11 +563,13 @@ def _bits(n_players: int) -> NDArray[np.intp]:
 
 
 class _Walk:
-    """Leaves whose contributions are computed for each row, by the same integral as in the tables."""
+    """Leaves whose contributions are computed for each row, as in the tables.
 
-    def __init__(self, part: _Part, paths: _Paths, slots: _Slots) -> None:
+    `size` is how many players on their paths that is; background rows make it as much work as several times as many.
+    """
+
+    def __init__(self, part: _Part, paths: _Paths, slots: _Slots, background: Matrix | None) -> None:
         self._part = part
-        self.base = float((slots.shares.prod(axis=1) * slots.values).sum())
         n_leaves, self._most = slots.player.shape
         leaf, place = np.nonzero(paths.node[slots.leaves] >= 0)
         split, slot = paths.node[slots.leaves][leaf, place], paths.player[slots.leaves][leaf, place]
@@ -561,22 +589,36 @@ class _Walk:
         self._by_player = self._at[by_player]
         self._player_starts = np.flatnonzero(np.diff(players[by_player], prepend=-1))
         self._players = players[by_player][self._player_starts]
-        self.size = len(self._at)
-        self._n_leaves = n_leaves
+        self.size, self._n_leaves = len(self._at), n_leaves
         self._chunk_rows = max(1, _NUMBERS_PER_WALK // (self._most * n_leaves))
+        self._seen: NDArray[np.bool_] | None = None
+        if background is None:
+            self.base = float((slots.shares.prod(axis=1) * slots.values).sum())
+        else:
+            self._seen = self._met(background)
+            self.base = float((self._seen.all(axis=0) * self._values).sum() / len(background))
+            self.size = max(1, self.size * len(background) // _INTEGRALS_PER_BACKGROUND)
 
     def add(self, X: Matrix, found: Numbers) -> None:
         """Add the leaves' contributions to `found` `(n_rows, n_players)`."""
         for start in range(0, len(X), self._chunk_rows):
             rows = slice(start, start + self._chunk_rows)
-            n_rows = len(X[rows])
-            stays = self._goes_left == self._left(X[rows])[self._split_of]  # (n_splits_on_paths, n_rows)
-            passes = np.ones((self._most * self._n_leaves, n_rows))
-            passes[self._at] = np.logical_and.reduceat(stays, self._starts, axis=0)
-            met = passes.reshape(self._most, self._n_leaves, n_rows)
-            numbers = _integrate(met, self._shares, self._most) * (met - self._shares) * self._values
-            numbers = numbers.reshape(-1, n_rows)[self._by_player]
+            met = self._met(X[rows])
+            if self._seen is None:
+                passes = met.astype(np.float64)
+                numbers = _integrate(passes, self._shares, self._most) * (passes - self._shares)
+            else:
+                numbers = _mean_over(self._seen, met)
+            numbers *= self._values
+            numbers = numbers.reshape(-1, len(X[rows]))[self._by_player]
             found[rows, self._players] += np.add.reduceat(numbers, self._player_starts, axis=0).T
+
+    def _met(self, X: Matrix) -> NDArray[np.bool_]:
+        """Return which rows pass which slots, `(most, n_leaves, n_rows)`; all pass those that are not in use."""
+        stays = self._goes_left == self._left(X)[self._split_of]  # (n_splits_on_paths, n_rows)
+        met = np.ones((self._most * self._n_leaves, len(X)), dtype=np.bool_)
+        met[self._at] = np.logical_and.reduceat(stays, self._starts, axis=0)
+        return met.reshape(self._most, self._n_leaves, len(X))
 
     def _left(self, X: Matrix) -> NDArray[np.bool_]:
         """Return which splits send which rows left, `(n_splits, n_rows)`."""

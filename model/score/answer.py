@@ -72,7 +72,7 @@ class Answerer:
             return {}
         if not len(X):
             return {name: np.empty(0) for name in explanation.columns_of(offer.names)}
-        most = offer.most_rows
+        most = offer.most_rows(plan.explain)
         found = [
             self._model.explanations.explain(X[start : start + most], plan.explain).columns()
             for start in range(0, len(X), most)

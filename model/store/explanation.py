@@ -44,9 +44,10 @@ class Explanations:
             raise ExplanationError(f"explanations are not offered: {self._manifest.not_explained}")
         if method is not None and method not in offer.methods:
             raise ExplanationError(f"{method!r} is not offered; choose one of: {', '.join(offer.methods)}")
-        if len(X) > offer.most_rows:
+        method = method or offer.methods[0]
+        if len(X) > (most := offer.most_rows(method)):
             raise ExplanationError(
-                f"{len(X):,} rows are too many to explain at once with this model; send at most {offer.most_rows:,}"
+                f"{len(X):,} rows are too many to explain at once with this model; send at most {most:,}"
             )
         with self._lock:
             if self._made is None:
@@ -54,7 +55,7 @@ class Explanations:
         if isinstance(self._made, str):
             raise ExplanationError(f"explanations are not offered: {EXPLANATION} cannot be used ({self._made})")
         try:
-            return self._made.explain(X, method or offer.methods[0])
+            return self._made.explain(X, method)
         except ValueError as error:  # of the tables for a label that no golden row has
             raise ExplanationError(f"an answer cannot be explained: {error}") from None
 

@@ -158,21 +158,20 @@ class Offer:
     """What explanations a version offers, as `engine.explanation` has them.
 
     `methods` begin with the usual one. `explains` says which number is made up, `names` of what. `max_rows` is how many
-    rows may be explained at once, None where it does not matter. `mean_absolute` has by name, in the order of `names`,
+    rows may be explained at once by a method, where that matters. `mean_absolute` has by name, in the order of `names`,
     the mean absolute contribution to the answers for rows of the training table; it is empty where that is not known.
     """
 
     methods: tuple[str, ...]
     explains: str
     names: tuple[str, ...]
-    max_rows: int | None
+    max_rows: Mapping[str, int]
     mean_absolute: Mapping[str, float]
 
-    @property
-    def most_rows(self) -> int:
+    def most_rows(self, method: str) -> int:
         """Return how many rows may be explained at once: `max_rows`, and no more than give `MAX_NUMBERS`."""
         of_size = max(1, MAX_NUMBERS // len(self.names))
-        return of_size if self.max_rows is None else min(self.max_rows, of_size)
+        return min(self.max_rows.get(method, of_size), of_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +383,7 @@ def _explanations(document: Mapping[str, Any]) -> Offer | None:
     found = document.get("explanations")
     if not isinstance(found, dict) or "methods" not in found:
         return None
-    methods, names, max_rows = found["methods"], found.get("names"), found.get("max_rows")
+    methods, names, max_rows = found["methods"], found.get("names"), found.get("max_rows", {})
     known = isinstance(methods, list) and all(method in explanation.METHODS for method in methods)
     if not (known and methods and len(set(methods)) == len(methods)):
         raise ValueError(f"explanations.methods is not a list of some of: {', '.join(explanation.METHODS)}")
@@ -392,8 +391,10 @@ def _explanations(document: Mapping[str, Any]) -> Offer | None:
         raise ValueError(f"explanations.names is not a list of 1 to {MAX_EXPLAINED} strings")
     if len(set(names)) < len(names):
         raise ValueError("explanations.names has a name more than once")
-    if found.get("explains") not in explanation.KINDS or not (max_rows is None or _is_count(max_rows)):
-        raise ValueError("explanations does not say which number it explains, or for how many rows")
+    if found.get("explains") not in explanation.KINDS:
+        raise ValueError(f"explanations.explains is none of: {', '.join(explanation.KINDS)}")
+    if not (isinstance(max_rows, dict) and max_rows.keys() <= set(methods) and all(map(_is_count, max_rows.values()))):
+        raise ValueError("explanations.max_rows is not a number of rows by method")
     sizes = found.get("mean_absolute")
     if sizes is not None and not (
         isinstance(sizes, dict)

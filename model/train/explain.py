@@ -50,7 +50,7 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
     def made(**options: int) -> Explainer:
         return explanation.explainer(engine, facts, names, of_sums, decision, **options)
 
-    explainer, found, walked = made(), dict[str, Numbers](), 0
+    explainer, found, max_rows = made(), dict[str, Numbers](), dict[str, int]()
     means, n_rows = dict[str, float](), 0
     if len(explainer.names) > MAX_EXPLAINED:
         return _none(f"it has more than {MAX_EXPLAINED:,} features and columns of several features")
@@ -58,12 +58,15 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
         return _none("a column of several features would have the name of another feature")
     for method in methods:
         try:
-            found[method] = golden_of(explainer, golden, method)
-        except ValueError:  # trees that are too large for this method, and not for the other
+            explainer.explain(golden[:1], method)
+        except ValueError:  # categories of so many values that there is no room for tables
             continue
-        walked = explainer.parts.walked if isinstance(explainer.parts, TreeParts) else 0
+        walked = explainer.parts.walked(method) if isinstance(explainer.parts, TreeParts) else 0
         if walked > _MOST_WALKED:
-            return _none("its trees have too many leaves behind many features")
+            continue
+        if walked:
+            max_rows[method] = max(1, _WALKED_AT_ONCE // walked)
+        found[method] = golden_of(explainer, golden, method)
         rows = np.vstack([golden, sample[: max(1, _WALKED_AT_ONCE // max(1, walked))]])
         explained = explainer.explain(rows, method)
         if not _adds_up(explained, trees):
@@ -72,7 +75,7 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
             of_table = explained.contributions[len(golden) :]
             means, n_rows = dict(zip(explainer.names, np.abs(of_table).mean(axis=0).tolist())), len(of_table)
     if not found:
-        return _none("its trees are too large")
+        return _none("its trees have too many leaves behind many features")
     if trees is not None and PATH_DEPENDENT in found:
         some = slice(max(1, min(len(golden), _WALKED_AT_ONCE // (100 * len(trees.leaves)))))
         try:
@@ -84,7 +87,7 @@ def explanations_of(candidate: Candidate, names: tuple[str, ...], golden: Matrix
         "methods": list(found),
         "explains": explanation.explains(of_sums, is_classifier=decision is not None),
         "names": list(explainer.names),
-        "max_rows": max(1, _WALKED_AT_ONCE // walked) if walked else None,
+        **({"max_rows": max_rows} if max_rows else {}),
         "mean_absolute": means,
         "mean_absolute_rows": n_rows,
     }

@@ -261,7 +261,7 @@ def test_a_method_that_is_not_offered_is_refused(store: Path, tmp_path: Path) ->
 
 
 def test_more_rows_than_large_trees_explain_at_once_are_refused(store: Path, tmp_path: Path) -> None:
-    client = changed(store, tmp_path, lambda manifest: manifest["explanations"].update(max_rows=2))
+    client = changed(store, tmp_path, lambda manifest: manifest["explanations"].update(max_rows={"path_dependent": 2}))
     assert client.post("/predict?explain=true", json=ROWS[:2]).status_code == 200
     message = refused(client.post("/predict?explain=true", json=ROWS), 400, "native")
     assert message == "3 rows are too many to explain at once with this model; send at most 2"

@@ -282,11 +282,12 @@ def test_trees_that_are_too_large_are_walked_and_then_refused(
     model = exported(fitted, frame, target)
     offer = model.manifest.explanations
     assert offer is not None
-    assert offer.methods == ("path_dependent",)
-    assert offer.max_rows is not None
+    assert offer.methods == ("path_dependent", "interventional")
+    assert offer.max_rows["interventional"] < offer.max_rows["path_dependent"]
     X = frame.to_numpy()[:50]
     expected = shap.TreeExplainer(fitted).shap_values(X)
     np.testing.assert_allclose(model.explanations.explain(X).contributions, expected, rtol=0, atol=1e-10)
+    assert_adds_up(model, X[:5], "interventional")
     monkeypatch.setattr(explain, "_MOST_WALKED", 100)
     export(fitted, frame, target, name="model", store=model.path.parents[1])
     refused = artifact.load(model.path.parent / "2")
@@ -296,7 +297,7 @@ def test_trees_that_are_too_large_are_walked_and_then_refused(
 
 @pytest.mark.parametrize("n_features", [1, 4])
 def test_a_tree_of_very_many_leaves_is_exported(exported: Callable[..., Artifact], n_features: int) -> None:
-    """Where tables for interventional values would be too large, they are not offered; the others add up."""
+    """Its leaves are computed for each row, since the tables would be too large."""
     random = np.random.default_rng(0)
     frame = pd.DataFrame(random.normal(size=(20_000, n_features)), columns=[f"x{n}" for n in range(n_features)])
     target = random.normal(size=len(frame))

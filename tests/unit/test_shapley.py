@@ -121,25 +121,30 @@ def test_contributions_are_those_of_the_definition(
                 assert_close([made.base, *contributions], [base, *expected])
 
 
+@pytest.mark.parametrize("max_table_bytes", [MAX_TABLE_BYTES, 4_096, 0], ids=["tables", "some tables", "no tables"])
 @pytest.mark.parametrize("players", PLAYERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_interventional_contributions_are_those_of_the_definition(shape: dict[str, Any], players: list[int]) -> None:
+def test_interventional_contributions_are_those_of_the_definition(
+    shape: dict[str, Any], players: list[int], max_table_bytes: int
+) -> None:
     random = np.random.default_rng(len(str(shape)))
     trees = random_trees(random, n_features=N_FEATURES, n_trees=4, max_code=6, **shape)
     X, background = random_rows(random, 3), random_rows(random, 7)
     for output in range(trees.n_outputs):
-        made = TreeContributions(trees, output, random_cover(random, trees), players, background)
+        made = TreeContributions(trees, output, random_cover(random, trees), players, background, max_table_bytes)
         found = made(X)
         for row, contributions in zip(X, found):
             base, expected = by_definition(interventional(trees, background, players, row, output), made.n_players)
             assert_close([made.base, *contributions], [base, *expected], 1e-6 if "dtype" in shape else 1e-11)
 
 
+@pytest.mark.parametrize("is_interventional", [False, True])
 @pytest.mark.parametrize("max_table_bytes", [MAX_TABLE_BYTES, 0], ids=["tables", "no tables"])
-def test_a_row_has_the_same_bits_alone_and_among_others(max_table_bytes: int) -> None:
+def test_a_row_has_the_same_bits_alone_and_among_others(max_table_bytes: int, is_interventional: bool) -> None:
     random = np.random.default_rng(0)
     trees = random_trees(random, n_features=N_FEATURES, n_trees=60, max_leaves=20, n_categories=1)
-    made = TreeContributions(trees, 0, random_cover(random, trees), range(N_FEATURES), max_table_bytes=max_table_bytes)
+    background, cover = random_rows(random, 9) if is_interventional else None, random_cover(random, trees)
+    made = TreeContributions(trees, 0, cover, range(N_FEATURES), background, max_table_bytes)
     X = random_rows(random, 700)
     together = made(X)
     assert np.array_equal(together, np.vstack([made(row[np.newaxis]) for row in X]))
@@ -155,10 +160,3 @@ def test_many_trees_are_divided_and_add_up_to_the_same() -> None:
     assert_close(made(X).sum(axis=1) + made.base, walk(trees, X)[:, 0], 1e-9)
     walked = TreeContributions(trees, 0, cover, range(N_FEATURES), max_table_bytes=0)
     assert_close(made(X), walked(X), 1e-10)
-
-
-def test_interventional_contributions_of_leaves_behind_many_features_are_refused() -> None:
-    trees = random_trees(np.random.default_rng(0), n_features=40, n_trees=1, max_leaves=400)
-    cover = np.ones(len(trees.feature))
-    with pytest.raises(ValueError, match="behind too many features"):
-        TreeContributions(trees, 0, cover, range(40), np.zeros((1, 40)))
