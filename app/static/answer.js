@@ -56,6 +56,7 @@ export function answerPanel(page, changed) {
       element.classList.add("stale");
       status.className = "status problem";
       status.textContent = message;
+      why.replaceChildren();
     },
   };
 }

@@ -33,10 +33,10 @@ function field(feature, number, examples, changed) {
   const isOutside = () => value() !== null && inner.isOutside();
   function show() {
     inner.input.disabled = Boolean(missing?.checked);
-    if (inner.slider) inner.slider.disabled = inner.input.disabled;
+    if (inner.slider) inner.slider.disabled = typeof value() !== "number";
     picture.replaceChildren(...[inner.picture?.(value()), inner.slider].filter(Boolean));
     picture.classList.toggle("outside", isOutside());
-    const outside = isOutside() && `Outside what training saw${feature.n_categories ? "" : `: ${range(feature)}`}.`;
+    const outside = isOutside() && (feature.n_categories ? "Training did not see it." : `Training saw ${range(feature)}.`);
     note.replaceChildren(problems.length > 0 ? problems.join(" ") : outside || hint(feature, value()));
     note.className = problems.length > 0 ? "note problem" : outside ? "note warning" : "note";
     inner.input.setAttribute("aria-invalid", problems.length > 0);

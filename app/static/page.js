@@ -15,9 +15,17 @@ let stop = () => {};
 /** Return what the address asks for: a model, its version, the view and the inputs. */
 function asked() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [reference, view] = decodeURIComponent(path).split("/");
+  const [reference, view] = decoded(path).split("/");
   const [name, version] = reference.split("@");
   return { name, version, view, inputs: new URLSearchParams(query) };
+}
+
+function decoded(path) {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
 }
 
 const pathOf = (name, version) => `models/${encodeURIComponent(name)}${version ? `/versions/${encodeURIComponent(version)}` : ""}`;
@@ -103,7 +111,7 @@ async function modelView(name, version, inputs, signal) {
     code.set(url(predict), row);
     const query = Object.entries(row).map(([key, cell]) => `${encodeURIComponent(key)}=${encodeURIComponent(JSON.stringify(cell))}`);
     history.replaceState(null, "", `${addressOf(name, version)}?${query.join("&")}`);
-    const question = new URLSearchParams({ ...(explains && { explain: "true" }), ...(panel.level() && { interval: panel.level() }) });
+    const question = new URLSearchParams({ ...(explains && { explain: "true" }), ...(panel.level() && { interval: panel.level() }), ...(page.target.classes.length > 0 && { probabilities: "true" }) });
     try {
       const reply = await json(`${predict}?${question}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify([row]), signal: own });
       panel.show(reply, form.outside(), reason);
@@ -166,17 +174,23 @@ function given(inputs) {
 
 function aliases({ version, versions: all, role }) {
   const own = all.find((each) => each.version === version);
-  return [...new Set([...(own?.aliases ?? []), role])].filter(Boolean).join(", ");
+  return knownAs({ aliases: own?.aliases ?? [], role });
+}
+
+/** Return what a version is called; a champion need not be called a candidate as well. */
+function knownAs({ aliases: names, role }) {
+  const all = new Set([...names, role].filter(Boolean));
+  if (all.has("champion")) all.delete("candidate");
+  return [...all].join(", ");
 }
 
 function versions({ name, versions: all }) {
   const metric = all.find((each) => each.metric)?.metric;
   const rows = all.map((each) => [
-    each.is_loaded ? h("a", { href: addressOf(name, each.version) }, `version ${each.version}`) : `version ${each.version}`,
-    [...new Set([...each.aliases, each.role])].filter(Boolean).join(", "),
-    each.value === null ? "" : short(each.value), day(each.created_at), each.is_loaded ? "served" : "in the store"]);
+    each.is_loaded ? h("span", {}, h("a", { href: addressOf(name, each.version) }, `version ${each.version}`), ", served") : `version ${each.version}`,
+    knownAs(each), each.value === null ? "" : short(each.value), day(each.created_at)]);
   return h("section", {}, h("h2", {}, "Versions"),
-    table("Versions", ["version", "known as", metric ? `${metric} of validation` : "metric", "trained", "state"], rows, [2]));
+    table("Versions", ["version", "known as", metric ? `${metric} of validation` : "metric", "trained"], rows, [2]));
 }
 
 function about(page, path) {

@@ -72,6 +72,8 @@ async function readTable(file, page) {
   const columns = header.cells.map((name) => name.trim());
   const positions = names.filter((name) => columns.includes(name)).map((name) => columns.indexOf(name));
   if (positions.length === 0) throw new Error(`The first line of ${file.name} has none of the model's columns: ${names.join(", ")}.`);
+  const repeated = positions.filter((at) => columns.lastIndexOf(columns[at]) !== at).map((at) => `${columns[at]} is repeated`);
+  if (repeated.length > 0) throw new Error(`The columns do not fit: ${repeated.join(", ")}.`);
   const decimals = separator === "," ? [] : page.features.filter((feature) => feature.type === "number").map((feature) => columns.indexOf(feature.name));
   return { header, records, separator, columns, positions, decimals, mark, end };
 }

@@ -138,7 +138,7 @@ def test_value_outside_training(browser: Browser, service: Server) -> None:
     browser.type("RM", "12")
     browser.wait_for(".status", "Outside what training saw: RM.")
 
-    assert "Outside what training saw: 3.561 to 8.725." in browser.text("#field-1-note")
+    assert "Training saw 3.561 to 8.725." in browser.text("#field-1-note")
 
 
 def test_problem_is_at_its_field(browser: Browser, service: Server) -> None:
@@ -149,6 +149,9 @@ def test_problem_is_at_its_field(browser: Browser, service: Server) -> None:
     browser.wait_for(".status", "No answer: TAX must change.")
 
     assert browser.text("#field-2-note") == "Not a number."
+    assert [browser.text(part) for part in (".value", ".interval", ".why")] == ["", "", ""]
+    assert browser.js("return getComputedStyle(document.querySelector('.answer .mark')).visibility") == "hidden"
+    assert browser.js("return document.querySelectorAll('.field [type=range]')[2].disabled")
     assert browser.field("TAX").get_dom_attribute("aria-invalid") == "true"
     assert "field-2-note" in browser.field("TAX").get_dom_attribute("aria-describedby")
     browser.type("TAX", "300")
@@ -214,6 +217,33 @@ def test_classifier(browser: Browser, service: Server) -> None:
     for name, share in reply["probability"][0].items():
         assert name in browser.text(".why")
         assert f"{100 * share:#.3g} %" in browser.text(".why")
+
+
+def test_probabilities_of_many_classes(browser: Browser, service: Server) -> None:
+    """The ten most probable classes are shown also where a reply has probabilities only if they are asked for."""
+
+    def of_many(path: str, reply: Any) -> tuple[int, Any]:
+        shares = [{f"class {number}": number / 325 for number in range(26)}]
+        return 200, {**reply, "probability": shares} if "probabilities=true" in path else reply
+
+    with gateway(service.url, amend=of_many) as url:
+        browser.open(f"{url}/#/mine")
+        answered(browser)
+        shown = browser.js("return [...document.querySelector('.why tbody').rows].map(row => row.cells[0].innerText)")
+
+    assert shown == [f"class {number}" for number in range(25, 15, -1)]
+
+
+def test_versions_fit_a_phone(browser: Browser, service: Server) -> None:
+    """The table of versions is not cut on a phone, and a champion is not called a candidate as well."""
+    browser.open(f"{service.url}/{MODEL}", size=PHONE)
+    cells = browser.js(
+        "return [...document.querySelector('[aria-label=Versions] tbody tr').cells].map(e => e.innerText)"
+    )
+    cut = browser.js("const e = document.querySelector('[aria-label=Versions]'); return e.scrollWidth - e.clientWidth")
+
+    assert cells[:2] == ["version 1, served", "champion"]
+    assert cut == 0
 
 
 def test_link_carries_the_inputs(browser: Browser, service: Server) -> None:
@@ -370,6 +400,7 @@ def csv_module(tab: Browser, service: Server) -> None:
         (b"RM,TAX\n", "table.csv has no rows below its header."),
         (b"", "table.csv has no rows below its header."),
         (b"RM,\xff\n6,300\n", 'table.csv is not in UTF-8. Save it as "CSV UTF-8" and try again.'),
+        (f"{','.join(HOUSE)},RM\n1,2,3,4,5,6,7\n".encode(), "The columns do not fit: RM is repeated."),
         (b'RM,TAX\n6,"300\n', "A quotation mark that is opened in line 2 is not closed."),
     ],
 )
@@ -571,6 +602,8 @@ def test_no_model(browser: Browser, tmp_path: Path) -> None:
         assert "python -m model train boston-housing" in browser.text("pre")
         browser.open(f"{server.url}/#/other")
         assert "Not available" in browser.text("h1")
+        browser.open(f"{server.url}/#/%E0%A4%A")
+        assert "'%E0%A4%A'" in browser.text("main")
 
 
 def test_pictures_of_the_docs_are_small() -> None:
