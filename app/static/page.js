@@ -1,6 +1,6 @@
 /** The page for people: the list of models, and a page for each, by the address behind `#`. */
 import { answerPanel } from "./answer.js";
-import { hasKey, json, request, url } from "./api.js";
+import { askKey, hasKey, json, request, url } from "./api.js";
 import { copy, day, h, short, table } from "./dom.js";
 import { rowForm } from "./form.js";
 import { requestSection } from "./snippets.js";
@@ -48,8 +48,9 @@ async function show() {
     }
     if (!controller.signal.aborted) MAIN.replaceChildren(...found);
   } catch (error) {
-    if (controller.signal.aborted) return;
+    if (controller.signal.aborted || error.status === 401) return;
     MAIN.replaceChildren(h("h1", {}, "Not available"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: "#/" }, "All models")));
+    if (error.status === 403) askKey(error.message);
   }
   MAIN.removeAttribute("aria-busy");
 }
@@ -61,7 +62,11 @@ async function listView({ models, default: first }) {
     return [h("h1", {}, "No model is served"), h("p", { class: "problem" }, ready.reason ?? ""),
       h("p", {}, "Train the example in a clone of Tabserve, and this page shows it:"), h("pre", {}, "python -m model train boston-housing")];
   }
-  const described = await Promise.all(models.slice(0, MAX_DESCRIBED).map((each) => json(`${pathOf(each.name)}/page`).catch(() => null)));
+  const allowed = hasKey() && (await json("openapi.json")).paths;
+  const described = await Promise.all(models.slice(0, MAX_DESCRIBED).map(({ name }) => {
+    const path = `${pathOf(name)}/page`;
+    return (!allowed || `/${path}` in allowed) && json(path).catch(() => null);
+  }));
   return [h("h1", {}, `${models.length} models`), h("ul", { class: "models" }, models.map((each, number) => {
     const page = described[number];
     return h("li", {}, h("h2", {}, h("a", { href: addressOf(each.name) }, page?.title || each.name)),

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from model.cli.main import main
 from tests.support import gems, sales
 from tests.support.browser import DESK, IS_THERE, PHONE, REASON, Browser, chromium, gateway
+from tests.support.keys import make_key
 from tests.support.server import Server, serve
 from tests.support.service import ANSWER, HOUSE, ROOT, TABLE, rewrite
 
@@ -494,19 +495,29 @@ def test_report_fits_a_phone(browser: Browser, store: Path, tmp_path: Path, hous
     assert browser.overflow() <= 0
 
 
-def test_key_is_asked_for_once(browser: Browser, service: Server) -> None:
-    """Where the service wants a key, the page asks for it, says when it is wrong, and keeps it for this tab."""
+def give(browser: Browser, key: str) -> None:
+    """Type a key into the field for it, once it is there, and use it; the page is loaded anew."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.expected_conditions import staleness_of
 
+    field = browser.wait(lambda: browser.driver.find_elements(By.ID, "key-field"))[0]
+    field.send_keys(key, Keys.ENTER)
+    browser.wait(lambda: staleness_of(field)(browser.driver))
+
+
+def test_key_is_asked_for_once(browser: Browser, service: Server) -> None:
+    """Where the service wants a key, the page asks for it, says when it is wrong, and keeps it for this tab."""
     with gateway(service.url, key=KEY) as url:
         browser.driver.get(f"{url}/{MODEL}")
-        field = browser.wait(lambda: browser.driver.find_elements(By.ID, "key-field"))[0]
-        assert browser.text("#key-why") == "This service asks for a key. It is kept until you close this tab."
+        browser.wait_for("#key-why", "This service asks for a key. It is kept until you close this tab.")
         assert browser.violations() == []
-        field.send_keys("wrong", Keys.ENTER)
-        browser.wait_for("#key-why", "This key is not known, or has expired.")
-        browser.driver.find_element(By.ID, "key-field").send_keys(KEY, Keys.ENTER)
+        for _ in range(2):
+            give(browser, "wrong")
+            browser.wait_for("#key-why.problem", "This key is not known, or has expired.")
+            assert browser.js("return document.getElementById('key-field').ariaInvalid") == "true"
+            assert browser.violations() == []
+        give(browser, KEY)
         assert answered(browser) == "25.00"
         assert "$TABSERVE_KEY" in browser.text("pre")
         assert KEY not in browser.text("body")
@@ -516,6 +527,30 @@ def test_key_is_asked_for_once(browser: Browser, service: Server) -> None:
             assert browser.overflow() <= 0
         browser.open(f"{url}/docs/")
         browser.wait_for("main", "Predictions of boston-housing")
+
+
+def test_key_of_one_model(browser: Browser, many: Path, tmp_path: Path) -> None:
+    """The page asks for nothing that the key may not have; where a person does, it offers to use another key."""
+    from selenium.webdriver.common.by import By
+
+    keys = tmp_path / "keys.jsonl"
+    houses, all_models = make_key(keys, "houses", f"predict:{NAME}"), make_key(keys, "all", "predict:*")
+    with serve(many, tmp_path, WEB_CONCURRENCY="1", TABSERVE_KEYS=str(keys)) as server:
+        browser.driver.get(f"{server.url}/")
+        give(browser, houses)
+        browser.wait_for("main", "Predicts MEDV")
+        loaded = browser.js("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert [url for url in loaded if url.endswith("/page")] == [f"{server.url}/models/{NAME}/page"]
+        assert browser.text("footer") == "livez readyz"
+        assert browser.violations() == []
+        browser.open(f"{server.url}/#/{gems.NAME}")
+        assert "lacks the scope" in browser.text("#key-why")
+        assert browser.violations() == []
+        give(browser, all_models)
+        answered(browser)
+        browser.driver.find_element(By.CSS_SELECTOR, "#key button").click()
+        give(browser, houses)
+        browser.wait_for("#key-why", "lacks the scope")
 
 
 def explaining(path: str, reply: Any) -> tuple[int, Any]:
