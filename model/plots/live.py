@@ -66,7 +66,7 @@ def distances(
         axis.vlines(thresholds, ticks - 0.45, ticks + 0.45, color="black", linewidth=2, label="threshold")
         axis.set_yticks(ticks, names)
         axis.set(xlabel=label, xlim=(0, None))
-        axis.legend(loc="lower right", fontsize=8)
+        _legend_above(axis)
         hide_frame(axis)
     axes[0].invert_yaxis()
     return closed(figure)
@@ -97,18 +97,18 @@ def prediction_distribution(
     if not isinstance(column, Bins):
         figure, axis = plt.subplots(figsize=(12, 3.6), layout="constrained")
         _bars(axis, column, counts, BLUE)
-        axis.legend(loc="upper right", fontsize=8, frameon=False)
+        _legend_above(axis)
         return closed(figure)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     _bars(left, column, counts, BLUE)
-    left.legend(loc="upper right", fontsize=8, frameon=False)
+    _legend_above(left)
     shares = [0, *np.cumsum(column.shares)]
     right.plot([column.minimum, *column.edges], shares, color=GREY, marker="o", markersize=4, label="training")
     up_to = np.linspace(0, 1, 201)  # enough points for the eye, for any number of rows
     right.plot(np.quantile(predictions[np.isfinite(predictions)], up_to), up_to, color=BLUE, label="live")
     right.set(xlabel=f"predicted {label}", ylabel="predictions up to that value")
     right.yaxis.set_major_formatter("{x:.0%}")
-    right.legend(loc="upper left", fontsize=8, frameon=False)
+    _legend_above(right)
     hide_frame(right)
     return closed(figure)
 
@@ -150,6 +150,11 @@ def to_svg(figure: Figure) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "tabserve"}):
         figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _legend_above(axis: Axes) -> None:
+    """Explain the colours above the axes, where nothing is drawn."""
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
 
 
 def _numbers(*values: float) -> list[str]:

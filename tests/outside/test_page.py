@@ -480,7 +480,7 @@ def test_api_page_fits_a_phone(browser: Browser, service: Server) -> None:
 
 
 def test_report_fits_a_phone(browser: Browser, store: Path, tmp_path: Path, houses: pd.DataFrame) -> None:
-    """The report of a version is no wider than a phone."""
+    """The report is no wider than a phone, its tables scroll by keyboard, too, and axe-core finds nothing."""
     log, report = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "report.html"
     settings = {"TABSERVE_PREDICTION_LOG": log, "TABSERVE_PREDICTION_LOG_FEATURES": "true"}
     with serve(store, tmp_path, WEB_CONCURRENCY="1", **settings) as server:
@@ -491,8 +491,18 @@ def test_report_fits_a_phone(browser: Browser, store: Path, tmp_path: Path, hous
     assert main(["--store", str(store), "report", NAME, "--log", log, "--output", str(report)]) == 0
     browser.open(report.as_uri(), size=PHONE)
 
-    assert "Live performance" in browser.text("body")
+    assert "Live performance" in browser.text("main")
     assert browser.overflow() <= 0
+    assert browser.violations() == []
+    places = (
+        "return [...document.querySelectorAll('table')].map(e => [e.parentElement.ariaLabel, e.parentElement.tabIndex])"
+    )
+    assert browser.js(places) == [["Live performance", 0], ["Drift", 0]]
+    verdict = browser.js(
+        "return document.querySelector('[aria-label=Drift] th:last-child').getBoundingClientRect().right"
+    )
+    assert verdict <= PHONE[0]  # it stays in sight while the others scroll
+    assert browser.js("return [...document.querySelectorAll('th')].filter(e => !e.innerText).length") == 0
 
 
 def give(browser: Browser, key: str) -> None:
