@@ -95,15 +95,14 @@ def _read(path: Path) -> list[tuple[str, str | None, Any]]:
         with path.open("rb") as file:
             document = orjson.loads(file.read(_MAX_FILE_BYTES))
         found = document["keys"]
-        keys = [_key(each) for each in found if each.get("use", "sig") == "sig"]
+        keys = [key for each in found if each.get("use", "sig") == "sig" and (key := _key(each))]
     except OSError as error:
         raise KeyFileError(path, f"cannot be read ({error.strerror})", remedy) from None
     except (KeyError, TypeError, AttributeError, ValueError, jwt.PyJWTError) as error:
         raise KeyFileError(path, f"is no JWKS that can be used ({error})", remedy) from None
-    keys = [key for key in keys if key]
     if not keys:
         raise KeyFileError(path, "has no key that can be used", remedy)
-    return [key for key in keys if key]
+    return keys
 
 
 def _key(value: dict[str, Any]) -> tuple[str, str | None, Any] | None:
