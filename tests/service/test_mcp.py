@@ -222,7 +222,7 @@ def test_model_that_offers_no_contributions(store: Path, tmp_path: Path) -> None
 def test_more_rows_than_are_explained_at_once(store: Path, tmp_path: Path) -> None:
     """A call of more rows than a model explains at once is answered without contributions, unless it wants them."""
     own = Path(shutil.copytree(store, tmp_path / "store"))
-    rewrite(own / NAME / "1", lambda manifest: manifest["explanations"].update(max_rows=2))
+    rewrite(own / NAME / "1", lambda manifest: manifest["explanations"].update(max_rows={"path_dependent": 2}))
     client = everywhere_client(own, lambda lines: None, mcp=True, models=(f"{NAME}@1",))
 
     found = [call(client, [HOUSE] * n_rows)["structuredContent"]["predictions"][0] for n_rows in (2, 3)]
