@@ -39,7 +39,10 @@ _SECONDS = 10.0  # in which a server says that it is there
 _RETRIES = 2  # of a request; MLflow's own 7 take minutes
 _RESERVED = re.compile(r"latest|v[0-9]+")  # aliases that MLflow keeps for itself
 # What of this package answers requests, by which MLflow serves a version where there is nothing else of it.
-_SERVING = ("__init__.py", "errors.py", "keys.py", "metrics.py", "pyfunc.py", "task.py", "version.py", "engine", "schema", "store")
+_SERVING = (
+    *("__init__.py", "errors.py", "keys.py", "metrics.py", "pyfunc.py", "task.py", "version.py"),
+    *("engine", "schema", "store"),
+)
 
 
 @dataclass(frozen=True, slots=True)
