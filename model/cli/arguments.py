@@ -15,7 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns, for which argparse has no public name."""
 
 LOG = "sqlite:///predictions.db"  # what a server writes to unless it is told otherwise
-_MAX_DAYS = 36_500  # a hundred years ago is within what a date can be
+_MAX_DAYS = 36_500  # a hundred years ago, or ahead, is within what a date can be
 
 REFERENCE = "the model: NAME, NAME@ALIAS or NAME@VERSION"
 
@@ -64,7 +64,7 @@ def add_log(command: argparse.ArgumentParser) -> None:
         default=LOG,
         help="the prediction log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (default: %(default)s)",
     )
-    command.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
+    command.add_argument("--days", type=days_away, default=30, help="how far back in the log (default: %(default)s)")
 
 
 def add_words(command: argparse.ArgumentParser) -> None:
@@ -108,8 +108,8 @@ def days(text: str) -> int:
     return int(number)
 
 
-def days_back(text: str) -> int:
-    """Return how many days ago something is, 1 or more, as `days` does. Raises argparse's error for anything else."""
+def days_away(text: str) -> int:
+    """Return how many days ago or ahead something is, 1 or more, as `days` does. Raises argparse's error otherwise."""
     number = days(text)
     if not 1 <= number <= _MAX_DAYS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to {_MAX_DAYS:,}, such as 30d")

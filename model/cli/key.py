@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from model.cli.arguments import Commands, count, days, print_table
+from model.cli.arguments import Commands, count, days_away, print_table
 from model.keys import (
     KEY_NAME,
     SCOPE,
@@ -21,7 +21,6 @@ from model.keys import (
 )
 
 _SHOWN_DIGITS = 12  # of a SHA-256, enough to tell keys apart
-_MAX_DAYS = 36_500
 
 
 def add_keys(commands: Commands) -> None:
@@ -33,7 +32,7 @@ def add_keys(commands: Commands) -> None:
     new.add_argument(
         "--scope", type=_scope, action="append", required=True, help=f"what it may do: {SCOPES}; several times for more"
     )
-    new.add_argument("--expires", type=_days, metavar="DAYS", help="such as 90d (default: never)")
+    new.add_argument("--expires", type=days_away, metavar="DAYS", help="such as 90d (default: never)")
     new.add_argument("--rate", type=_rate, help="most requests, such as 100/s, 6000/m or 500/h (default: as set)")
     new.add_argument("--burst", type=count, help="how many of them may come at once (default: those of a second)")
     _add_file(new)
@@ -68,13 +67,6 @@ def _scope(text: str) -> str:
     if not SCOPE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not {SCOPES}")
     return text
-
-
-def _days(text: str) -> int:
-    number = days(text)
-    if not 1 <= number <= _MAX_DAYS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to {_MAX_DAYS:,}, such as 90d")
-    return number
 
 
 def _rate(text: str) -> float:

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 from model import Artifact, ModelError, NotInStoreError, Store
-from model.cli.arguments import LOG, REFERENCE, Commands, add_reasons, count, days_back, print_table, store_of
+from model.cli.arguments import LOG, REFERENCE, Commands, add_reasons, count, days_away, print_table, store_of
 from model.cli.compare import STATUS, add_judging, judge
 from model.cli.diff import golden, name_of, print_answers, rows_of
 from model.cli.reading import add_dialect
@@ -35,7 +35,7 @@ def add_promote(commands: Commands) -> None:
     promote.add_argument(
         "--log", metavar="URL", help=f"a prediction log that keeps features (default: {LOG}, if it can be read)"
     )
-    promote.add_argument("--days", type=days_back, default=7, help="how far back in the log (default: %(default)s)")
+    promote.add_argument("--days", type=days_away, default=7, help="how far back in the log (default: %(default)s)")
     promote.add_argument(
         "--if-better",
         action="store_true",

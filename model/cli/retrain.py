@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model import Artifact, ModelError, Store
-from model.cli.arguments import LOG, REFERENCE, Commands, count, days_back, given, seconds, store_of
+from model.cli.arguments import LOG, REFERENCE, Commands, count, days_away, given, seconds, store_of
 from model.cli.life import add_new_tag, check_tag, promote_new, tag_new
 from model.cli.reading import add_dialect, reading
 from model.cli.sign import add_signing, sign_new, signing_key
@@ -62,7 +62,7 @@ def add_retrain(commands: Commands) -> None:
         help="the new rows: those of the prediction log with features and true values: sqlite:///FILE or "
         f"postgresql://USER:PASSWORD@HOST/NAME (default: {LOG})",
     )
-    retrain.add_argument("--days", type=days_back, default=30, help="how far back in the log (default: %(default)s)")
+    retrain.add_argument("--days", type=days_away, default=30, help="how far back in the log (default: %(default)s)")
     retrain.add_argument("--with", dest="old", metavar="SOURCE", help="the old rows, which are trained on, too")
     retrain.add_argument(
         "--key",

@@ -224,8 +224,8 @@ class _Block:
         order = np.argsort(n_bytes / (paths.n_splits[nodes] + 1), kind="stable")
         is_kept = np.zeros(len(nodes), dtype=np.bool_)
         is_kept[order] = np.cumsum(n_bytes[order]) <= max_bytes
-        most_splits = np.bincount(self._part.feature[self._part.feature >= 0], minlength=1).max()
-        return is_kept if most_splits * np.count_nonzero(is_kept) <= _LARGEST_VECTORS else np.zeros_like(is_kept)
+        most_places = np.bincount(self._part.feature[self._part.feature >= 0], minlength=1).max() + 2
+        return is_kept if most_places * np.count_nonzero(is_kept) <= _LARGEST_VECTORS else np.zeros_like(is_kept)
 
     def _fill(
         self, paths: _Paths, group_of: Integers, nodes: Integers, slots: _Slots, background: Matrix | None
@@ -295,7 +295,8 @@ class _Block:
             places = None
             if any(map(len, listed)):
                 n_places = max(int(each.max()) for each in listed if len(each)) + 3
-                self._check_size(n_places, conditions.n_groups)
+                if n_places * conditions.n_groups > _LARGEST_VECTORS:
+                    raise ValueError(f"a column of {n_places:,} categories is compared in too many parts of trees")
                 is_met = np.ones((n_places, len(different)), dtype=np.bool_)
                 for codes, left, key in zip(listed, goes_left.tolist(), same.tolist()):
                     passes = np.full(n_places, not left)
@@ -304,7 +305,6 @@ class _Block:
             else:
                 edges, rank = np.unique(np.append(part.threshold[node], np.inf), return_inverse=True)
                 n_places, places = len(edges) + 1, Places(edges)
-                self._check_size(n_places, conditions.n_groups)
                 low, high = np.zeros(len(different), dtype=np.intp), np.full(len(different), n_places - 1)
                 above = rank[:-1] + 1  # the first place that goes right
                 np.minimum.at(high, same[goes_left], above[goes_left])
@@ -318,11 +318,6 @@ class _Block:
                 of_bit = bit == number
                 vectors[:, group[of_bit]] |= is_met[:, of_bit].astype(np.uint8) << np.uint8(number)
             yield column, places, vectors
-
-    @staticmethod
-    def _check_size(n_places: int, n_groups: int) -> None:
-        if n_places * n_groups > _LARGEST_VECTORS:
-            raise ValueError(f"a column is compared in {n_groups:,} parts of trees with {n_places:,} values, too many")
 
     def _patterns(self, X: Matrix) -> NDArray[np.uint8]:
         """Return the bit pattern of each group, `(n_rows, n_groups)`."""

@@ -103,8 +103,8 @@ class Artifact:
 
     `golden_predictions` are the trained model's for `golden_rows` `(n_rows, n_features)`, in the form of `predict`.
     Every engine of this version reproduces them to the `tolerance`, or to the last bit if it is 0. `explanations` say
-    how the answers are made up. `card` is the text
-    of its model card, None if there is none of at most `MAX_CARD_BYTES`.
+    how the answers are made up. `card` is the text of its model card, None if there is none of at most
+    `MAX_CARD_BYTES`.
     """
 
     path: Path
